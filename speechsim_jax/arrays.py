@@ -1,0 +1,132 @@
+"""`compare_activations`: the same statistics and scores on anybody's features."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from speechsim_jax import provenance
+from speechsim_jax.engine import build_result
+from speechsim_jax.errors import UserError
+from speechsim_jax.measures import resolve
+from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.rows import MomentsStream, x64
+
+Key = str | tuple[str, int]
+Rows = np.ndarray | Iterable[np.ndarray]
+
+
+def compare_activations(
+    activations: Mapping[Key, Rows],
+    measures: str | list[str] | tuple[str, ...] = "paper",
+    *,
+    levels: list[str] | tuple[str, ...] | None = None,
+    stats_dtype: Literal["float32", "float64"] | None = None,
+    rank_tolerance: float | None = None,
+    rows_per_update: int = 4096,
+    progress: bool = False,
+) -> SimilarityResult:
+    """How alike are these networks, on the same rows?
+
+    `activations`: name -> array [rows, neurons] (memory-mapped ones are read in blocks), or an
+    iterable of such arrays one after the other. "model/3" or ("model", 3) is layer 3 of a model; a
+    key without a layer is a model of one layer, 0. `stats_dtype` defaults to float64 on a CPU and to
+    compensated float32 elsewhere. Raises UserError for arrays that are not [rows, neurons] of the
+    same number of rows, and for NaN or inf, with the row.
+    """
+    if not activations:
+        raise UserError("no activations given")
+    chosen, rankings = resolve(measures, levels)
+    names = [_network_name(key) for key in activations]
+    if len(set(names)) < len(names):
+        raise UserError("two keys of activations name the same model and layer")
+    if stats_dtype is None:
+        stats_dtype = "float64" if jax.default_backend() == "cpu" else "float32"
+    labels = [str(name) for name in names]
+    blocks = [_blocks(n, rows, rows_per_update) for n, rows in zip(labels, activations.values())]
+    first = [next(block, None) for block in blocks]
+    _check_aligned(labels, first, 0)
+    widths = [block.shape[1] for block in first if block is not None]
+    streams = _streams(widths)
+    statistic = MomentsStream(streams, rows_per_update, stats_dtype, rows_dtype=stats_dtype)
+    current: list[np.ndarray | None] = first
+    while current[0] is not None:
+        _append(statistic, streams, [block for block in current if block is not None], stats_dtype)
+        current = [next(block, None) for block in blocks]
+        _check_aligned(labels, current, statistic.rows)
+    moments = statistic.finish(rank_tolerance)
+    attributes = provenance.record(
+        frames=moments.rows,
+        numeric={"stats_dtype": moments.dtype, "rank_tolerance": moments.rank_tolerance},
+    )
+    return build_result(names, moments, chosen, rankings, attributes, progress)
+
+
+def _network_name(key: Key) -> NetworkName:
+    if isinstance(key, tuple):
+        return NetworkName(str(key[0]), int(key[1]))
+    model, _, layer = key.rpartition("/")
+    return NetworkName(model, int(layer)) if model and layer.isdigit() else NetworkName(key, 0)
+
+
+def _blocks(name: str, rows: Rows, size: int) -> Iterator[np.ndarray]:
+    """Blocks of exactly `size` rows, but for the last."""
+    pending: list[np.ndarray] = []
+    held = seen = 0
+    for chunk in [rows] if isinstance(rows, np.ndarray) else rows:
+        if chunk.ndim != 2 or chunk.shape[1] == 0:
+            raise UserError(f"{name}: expected an array [rows, neurons], got shape {chunk.shape}")
+        for start in range(0, len(chunk), size):
+            part = np.asarray(chunk[start : start + size])
+            bad = np.flatnonzero(~np.isfinite(part).all(axis=1))
+            if len(bad):
+                raise UserError(f"{name}: NaN or inf in row {seen + int(bad[0])}")
+            seen += len(part)
+            pending.append(part)
+            held += len(part)
+            while held >= size:
+                joined = np.concatenate(pending)
+                yield joined[:size]
+                pending, held = [joined[size:]], held - size
+    if held:
+        yield np.concatenate(pending)
+
+
+def _check_aligned(labels: list[str], blocks: list[np.ndarray | None], before: int) -> None:
+    """All networks must have the same rows."""
+    lengths = [0 if block is None else len(block) for block in blocks]
+    for label, length in zip(labels, lengths):
+        if length != lengths[0]:
+            raise UserError(
+                f"{labels[0]} and {label} differ in rows ({before + lengths[0]} and "
+                f"{before + length} so far); every network needs the same rows"
+            )
+    if before == 0 and lengths[0] < 2:
+        raise UserError(f"at least 2 rows are needed, got {lengths[0]}")
+
+
+def _streams(widths: list[int]) -> tuple[Stream, ...]:
+    """Neighbours of one width are one stream."""
+    streams: list[Stream] = []
+    for width in widths:
+        if streams and streams[-1].neurons == width:
+            streams[-1] = Stream(streams[-1].layers + 1, width)
+        else:
+            streams.append(Stream(1, width))
+    return tuple(streams)
+
+
+def _append(
+    statistic: MomentsStream, streams: tuple[Stream, ...], blocks: list[np.ndarray], dtype: str
+) -> None:
+    hidden: list[Any] = []
+    start = 0
+    for stream in streams:
+        parts = [block.astype(dtype) for block in blocks[start : start + stream.layers]]
+        with x64(dtype == "float64"):
+            hidden.append(jnp.asarray(np.stack(parts)[:, None]))
+        start += stream.layers
+    statistic.append(tuple(hidden), np.arange(len(blocks[0])))

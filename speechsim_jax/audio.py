@@ -1,0 +1,401 @@
+"""Audio in: folders, manifests, lists and arrays become 16 kHz mono utterances."""
+
+import csv
+import hashlib
+import json
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import soundfile
+import soxr
+from jaxtyping import Float32, Shaped
+
+from speechsim_jax.errors import UserError
+
+SAMPLE_RATE_HZ = 16_000
+MIN_SAMPLES = 400  # one frame of a wav2vec2-style encoder
+AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")
+
+# soundfile raises TypeError for headerless formats, MemoryError when a header claims too much.
+_DECODE_ERRORS = (soundfile.SoundFileError, OSError, TypeError, MemoryError)
+
+log = logging.getLogger(__name__)
+
+
+class AudioError(Exception):
+    """This one file cannot be used; the message is the reason, without the file's name."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file, or one array in memory, not yet decoded; `seconds` is None until known."""
+
+    id: str
+    path: Path | None = None
+    seconds: float | None = None
+    speaker: str = ""
+    transcript: str = ""
+    samples: Shaped[np.ndarray, "samples"] | None = field(default=None, repr=False, compare=False)
+    sample_rate_hz: int = SAMPLE_RATE_HZ  # of `samples`; a file's header overrides it
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """Decoded speech, 16 kHz mono float32."""
+
+    id: str
+    samples: Float32[np.ndarray, "samples"]
+    speaker: str = ""
+    transcript: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return len(self.samples) / SAMPLE_RATE_HZ
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A source left out, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An ordered set of sources with unique ids; `origin` says where they came from."""
+
+    origin: str
+    sources: tuple[Source, ...]
+
+    def fingerprint(self) -> str:
+        """SHA-256 in hex over the sorted (id, file size or array digest); decodes nothing."""
+        digest = hashlib.sha256()
+        for source in sorted(self.sources, key=lambda source: source.id):
+            # JSON escapes what could be confused with a separator, and undecodable file names.
+            digest.update(json.dumps([source.id, _content_key(source)]).encode())
+        return digest.hexdigest()
+
+
+AudioInput: TypeAlias = Corpus | str | os.PathLike[str] | Mapping[Any, Any] | Sequence[Any]
+
+
+def open_corpus(audio: AudioInput) -> Corpus:
+    """List the audio in a folder, manifest (.tsv, .csv), list (.txt), file, or sequence.
+
+    A sequence holds paths or 1-D arrays at 16 kHz (float, or int16 PCM); a mapping is id -> array.
+    An id is the path relative to the root (the folder, or the manifest's folder), the manifest's
+    `id`, or the position in a sequence of arrays. Nothing is decoded; a missing file in a
+    manifest, list or sequence is only found by `read`. Raises `UserError`.
+    """
+    if isinstance(audio, Corpus):
+        return audio
+    if isinstance(audio, str | os.PathLike):
+        path = Path(audio).expanduser()
+        origin, sources = str(path), _open_path(path)
+    elif isinstance(audio, Mapping):
+        origin = "arrays"
+        sources = [_array_source(str(key), array) for key, array in audio.items()]
+    elif isinstance(audio, Sequence):
+        origin, sources = "sequence", _open_sequence(audio)
+    else:
+        raise UserError(
+            f"audio: got {type(audio).__name__}; pass a folder, a manifest, a list of paths, "
+            "or a list or mapping of 1-D arrays"
+        )
+    if not sources:
+        raise UserError(f"audio: {origin} names no audio; expected at least one file or array")
+    id_, uses = Counter(source.id for source in sources).most_common(1)[0]
+    if uses > 1:
+        raise UserError(f"audio: id {id_!r} appears {uses} times in {origin}; make ids unique")
+    return Corpus(origin, tuple(sources))
+
+
+def durations(corpus: Corpus, workers: int = 4) -> Corpus:
+    """Fill every unknown `seconds` from the file's header; an unreadable header leaves None."""
+    with ThreadPoolExecutor(workers) as pool:
+        return replace(corpus, sources=tuple(pool.map(_with_seconds, corpus.sources)))
+
+
+def select(corpus: Corpus, max_minutes: float | int, seed: int) -> Corpus:
+    """At most `max_minutes` of a corpus, chosen by `seed` and balanced over speakers.
+
+    Speakers and their utterances are shuffled and taken in turn, passing over what no longer fits;
+    the order of `corpus.sources` does not matter, and the result is sorted by id. When even the
+    shortest utterance is too long, it alone is taken. A file without a readable header counts as
+    0 s, so that `read` can report it. Raises `UserError` unless `max_minutes` > 0.
+    """
+    if not max_minutes > 0:
+        raise UserError(f"max_minutes={max_minutes:g}: expected a positive number of minutes")
+    sources = durations(corpus).sources
+    timed = [source for source in sources if source.seconds]
+    shortest = min(timed, key=lambda source: (source.seconds, source.id), default=None)
+    shortest_seconds = shortest.seconds or 0.0 if shortest else 0.0
+    room_seconds = 60.0 * max_minutes
+    chosen: list[Source] = []
+    for source in _round_robin(sources, seed):
+        if room_seconds < shortest_seconds:
+            break
+        if (seconds := source.seconds or 0.0) <= room_seconds:
+            chosen.append(source)
+            room_seconds -= seconds
+    if not chosen and shortest:
+        chosen = [shortest]
+    return replace(corpus, sources=tuple(sorted(chosen, key=lambda source: source.id)))
+
+
+def read(source: Source) -> Utterance:
+    """Decode, mix to mono and resample (soxr HQ) one source to 16 kHz float32.
+
+    Raises `AudioError` if unreadable, empty, silent, not finite or shorter than `MIN_SAMPLES`.
+    """
+    if source.path is not None:
+        channels, rate_hz = _decode(source.path)
+    elif source.samples is not None:
+        channels, rate_hz = _as_float(source.samples)[:, None], source.sample_rate_hz
+    else:
+        raise AudioError("has neither a file nor samples")
+    if not len(channels):
+        raise AudioError("is empty")
+    with np.errstate(over="ignore", invalid="ignore"):  # reported just below
+        mono = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
+    finite = np.isfinite(mono)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        raise AudioError(f"has {'NaN' if np.isnan(mono[first]) else 'inf'} at sample {first}")
+    resampled = mono
+    if rate_hz != SAMPLE_RATE_HZ:
+        resampled = soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+    if len(resampled) < MIN_SAMPLES:
+        # Rounding down keeps 399 samples from reading as "25 ms; at least 25 ms are needed".
+        ms, least_ms = (1000 * n / SAMPLE_RATE_HZ for n in (len(resampled), MIN_SAMPLES))
+        raise AudioError(
+            f"is too short: {math.floor(10 * ms) / 10:g} ms; at least {least_ms:g} ms are needed"
+        )
+    if mono.min() == mono.max():
+        raise AudioError(f"is silent: every sample is {mono[0]:g}")
+    return Utterance(source.id, np.ascontiguousarray(resampled), source.speaker, source.transcript)
+
+
+def _open_path(path: Path) -> list[Source]:
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.exists():
+        raise UserError(f"audio: {path} does not exist; pass a folder, manifest, list or file")
+    if suffix in (".tsv", ".csv"):
+        return _open_manifest(path)
+    if suffix == ".txt":
+        lines = (line.strip() for line in _text_lines(path))
+        return [_file_source(line, path.parent) for line in lines if line and line[0] != "#"]
+    if suffix in AUDIO_SUFFIXES:
+        return [_file_source(path.name, path.parent)]
+    raise UserError(
+        f"audio: {path} has an unknown suffix; expected a folder, a manifest (.tsv .csv), "
+        f"a list (.txt) or audio ({' '.join(AUDIO_SUFFIXES)})"
+    )
+
+
+def _open_folder(root: Path) -> list[Source]:
+    """Every audio file below `root`, sorted by id, with LibriSpeech transcripts where found."""
+    sources: list[Source] = []
+    for folder, names in _walk(root):
+        transcripts: dict[str, str] = {}
+        for name in names:
+            if name.endswith(".trans.txt"):
+                pairs = (line.strip().partition(" ") for line in _text_lines(folder / name))
+                transcripts.update({stem: text.strip() for stem, _, text in pairs})
+            elif Path(name).suffix.lower() not in AUDIO_SUFFIXES:
+                log.debug("ignored %s: not audio", folder / name)
+        for name in names:
+            if Path(name).suffix.lower() in AUDIO_SUFFIXES:
+                relative = (folder / name).relative_to(root)
+                source = _file_source(str(relative), root)
+                sources.append(replace(source, transcript=transcripts.get(relative.stem, "")))
+    if not sources:
+        raise UserError(
+            f"audio: no audio below {root}; expected files ending in {' '.join(AUDIO_SUFFIXES)}"
+        )
+    return sorted(sources, key=lambda source: source.id)
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders below `root` with their visible files; follows links, each folder once."""
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"audio: cannot read folder {error.filename}: {error.strerror}") from error
+
+    seen: set[tuple[int, int]] = set()
+    for folder, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link back up would never end
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if name[0] != ".")
+        yield Path(folder), [name for name in names if name[0] != "."]
+
+
+def _open_manifest(path: Path) -> list[Source]:
+    tab_separated = path.suffix.lower() == ".tsv"
+    reader = csv.DictReader(
+        _text_lines(path),
+        delimiter="\t" if tab_separated else ",",
+        quoting=csv.QUOTE_NONE if tab_separated else csv.QUOTE_MINIMAL,
+    )
+    try:
+        if "path" not in (reader.fieldnames or ()):
+            raise UserError(
+                f"audio: {path} has no column 'path', only {list(reader.fieldnames or ())}; "
+                "a manifest starts with a header line"
+            )
+        return [_row_source(row, path, reader.line_num) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"audio: {path} line {reader.line_num}: {error}") from error
+
+
+def _row_source(row: dict[Any, Any], manifest: Path, line: int) -> Source:
+    where = f"audio: {manifest} line {line}"
+    if None in row:
+        raise UserError(f"{where}: more fields than the header has columns; check the separators")
+    if not (name := (row["path"] or "").strip()):
+        raise UserError(f"{where}: 'path' is empty; expected a path relative to the manifest")
+    source = _file_source(name, manifest.parent)
+    seconds = None
+    if text := (row.get("seconds") or "").strip():
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < math.inf:
+            raise UserError(f"{where}: seconds={text!r}; expected a number of seconds, or nothing")
+    return replace(
+        source,
+        id=row.get("id") or source.id,
+        seconds=seconds,
+        speaker=(row["speaker"] or "") if "speaker" in row else source.speaker,
+        transcript=row.get("transcript") or "",
+    )
+
+
+def _open_sequence(items: Sequence[Any]) -> list[Source]:
+    digits = len(str(len(items) - 1))
+    sources: list[Source] = []
+    for position, item in enumerate(items):
+        if isinstance(item, str | os.PathLike):
+            path = Path(item).expanduser()
+            if path.is_dir():
+                raise UserError(f"audio: {path} is a folder; a list holds files, or pass it alone")
+            # There is no root, so a mere folder says nothing about the speaker.
+            sources.append(Source(path.as_posix(), path, speaker=_librispeech_speaker(path)))
+        else:
+            sources.append(_array_source(f"{position:0{digits}d}", item))
+    return sources
+
+
+def _file_source(name: str, root: Path) -> Source:
+    """A file given by a path relative to `root` (or absolute), speaker taken from the path."""
+    path = root / name
+    relative = path.relative_to(root) if path.is_relative_to(root) else path
+    speaker = _librispeech_speaker(path)
+    inside = not relative.is_absolute() and relative.parts[0] != ".."
+    if not speaker and inside and len(relative.parts) > 1:
+        speaker = relative.parts[0]
+    return Source(relative.as_posix(), path, speaker=speaker)
+
+
+def _librispeech_speaker(path: Path) -> str:
+    """The speaker in .../<speaker>/<chapter>/<speaker>-<chapter>-<nnnn>.flac, else ''."""
+    folders, numbers = path.absolute().parts[-3:-1], path.stem.split("-")
+    matches = len(numbers) == 3 and all(part.isdigit() for part in numbers)
+    return numbers[0] if matches and list(folders) == numbers[:2] else ""
+
+
+def _array_source(id_: str, array: Any) -> Source:
+    if not hasattr(array, "__array__"):
+        raise UserError(
+            f"audio: item {id_!r} is a {type(array).__name__}; expected a 1-D array or a path"
+        )
+    samples = np.asarray(array)
+    pcm = samples.dtype.kind == "i" and samples.dtype.itemsize == 2
+    if samples.ndim != 1 or not (pcm or samples.dtype.kind == "f"):
+        raise UserError(
+            f"audio: array {id_!r} is {samples.dtype} of shape {samples.shape}; expected 1-D float "
+            "or int16 samples at 16 kHz, so mix channels first"
+        )
+    return Source(id_, seconds=len(samples) / SAMPLE_RATE_HZ, samples=samples)
+
+
+def _text_lines(path: Path) -> list[str]:
+    """Lines with their ends kept, as csv wants them."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return list(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"audio: cannot read {path} as UTF-8 text: {error}") from error
+
+
+def _content_key(source: Source) -> int | str:
+    if source.samples is not None:
+        data = np.ascontiguousarray(source.samples)
+        return data.dtype.str + hashlib.sha256(data.tobytes()).hexdigest()
+    try:
+        return source.path.stat().st_size if source.path else -1
+    except OSError:
+        return -1
+
+
+def _with_seconds(source: Source) -> Source:
+    if source.seconds is not None or source.path is None:
+        return source
+    try:
+        return replace(source, seconds=float(soundfile.info(source.path).duration))
+    except _DECODE_ERRORS as error:
+        log.debug("no header in %s: %s", source.path, error)
+        return source
+
+
+def _round_robin(sources: Sequence[Source], seed: int) -> list[Source]:
+    """Every source once: speakers in a seeded order, one utterance each, again and again."""
+    by_speaker: dict[str, list[Source]] = {}
+    for source in sorted(sources, key=lambda source: (source.speaker, source.id)):
+        by_speaker.setdefault(source.speaker, []).append(source)
+    rng = np.random.default_rng(seed)
+    queues = list(by_speaker.values())
+    turns = [
+        (turn, place, queues[speaker][index])
+        for place, speaker in enumerate(rng.permutation(len(queues)))
+        for turn, index in enumerate(rng.permutation(len(queues[speaker])))
+    ]
+    return [source for _, _, source in sorted(turns, key=lambda turn: turn[:2])]
+
+
+def _decode(path: Path) -> tuple[Float32[np.ndarray, "samples channels"], int]:
+    try:
+        if not path.is_file():
+            raise AudioError(f"is not a file: {path}")
+        with soundfile.SoundFile(path) as file:
+            promised = file.frames
+            samples = file.read(dtype="float32", always_2d=True)
+            # An MP3's length may be a guess of its encoder; elsewhere it is a fact.
+            if len(samples) < promised and file.format != "MP3":
+                raise AudioError(f"is damaged: {len(samples)} of {promised} samples decode")
+            return samples, file.samplerate
+    except _DECODE_ERRORS as error:
+        raise AudioError(f"cannot be decoded: {error}") from error
+
+
+def _as_float(samples: Shaped[np.ndarray, "samples"]) -> Float32[np.ndarray, "samples"]:
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) / np.float32(32768)
+    with np.errstate(over="ignore"):  # becomes inf, which `read` reports
+        return samples.astype(np.float32)

@@ -1,0 +1,38 @@
+"""Neurons from layers: how well does the whole of y predict each neuron of x?"""
+
+import numpy as np
+
+from speechsim_jax.measures.base import Measure, Pair
+from speechsim_jax.statistics.finished import Vector
+
+
+def multiple_correlations(pair: Pair) -> Vector:
+    """r_i = |W' R_y,xi| for each live neuron i of x, W the whitening of y.
+
+    The correlation of x_i with its least-squares prediction from all of y.
+    """
+    return np.linalg.norm(pair.live_correlation @ pair.white_y.matrix, axis=1)
+
+
+def linreg(pair: Pair) -> float:
+    """Mean over live neurons of x of r, the multiple correlation with y (not R^2).
+
+    In [0, 1], asymmetric. Directions of y below the rank tolerance are left out (the published
+    code keeps them, which inflates r when frames are few). Source: Wu et al. 2020, section 4.1
+    ("linreg"); "mixedsim" in El Kheir et al. 2024.
+    """
+    r = multiple_correlations(pair)
+    return float(r.mean()) if r.size else float("nan")
+
+
+MEASURES = (
+    Measure(
+        name="linreg",
+        level="mixed",
+        summary="mean over neurons of x of the multiple correlation r with all of y",
+        function=linreg,
+        symmetric=False,
+        limits=(0.0, 1.0),
+        reference="Wu et al. 2020 (arXiv 2005.01172), section 4.1",
+    ),
+)

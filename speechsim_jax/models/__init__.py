@@ -1,0 +1,1 @@
+"""Encoders: configuration, modules, checkpoints and the weight table between them."""

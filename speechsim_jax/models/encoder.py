@@ -1,0 +1,240 @@
+"""The whole encoder: samples in, activations out."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from speechsim_jax.errors import UserError
+from speechsim_jax.models import modules
+from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.typing import (
+    AttentionBias,
+    Attentions,
+    FrameMask,
+    Hidden,
+    HiddenStates,
+    Lengths,
+    Projections,
+    Waveforms,
+)
+
+# Wav2Vec2FeatureExtractor's, added to the variance of the samples.
+_SAMPLE_VARIANCE_EPS = 1e-7
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a forward pass should return; nothing else is kept, and no layer above is computed.
+
+    `layers`: hidden states by number (0 is the input of the first transformer layer), all if None.
+    `last_layer` says how the last hidden state of a stable-layer-norm model is read: "normed" is
+    after the encoder's final layer norm (transformers 4, the published analysis), "raw" before it
+    (transformers 5). It changes nothing for post-norm models.
+    """
+
+    layers: tuple[int, ...] | None = None
+    attentions: bool = False
+    projections: bool = False
+    features: bool = False
+    last_layer: Literal["normed", "raw"] = "normed"
+
+    def resolve(self, config: EncoderConfig) -> "Outputs":
+        """Name the layers; raises UserError for one that the model lacks."""
+        depth = config.num_hidden_layers
+        layers = tuple(range(depth + 1)) if self.layers is None else self.layers
+        wrong = [layer for layer in layers if not 0 <= layer <= depth]
+        if wrong or not layers:
+            raise UserError(f"no layer {wrong}: the model has layers 0 to {depth}")
+        return dataclasses.replace(self, layers=layers)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Activations:
+    """What an encoder says about a batch; frames where `frame_mask` is False mean nothing.
+
+    `queries`, `keys` and `attention_bias` are what attentions are made of:
+    attentions = softmax over keys (queries . keys + attention_bias); queries are already scaled.
+    `features` are the normed outputs of the convolutions (`extract_features` in transformers).
+    """
+
+    hidden_states: HiddenStates
+    frame_mask: FrameMask
+    attentions: Attentions | None = None
+    queries: Projections | None = None
+    keys: Projections | None = None
+    attention_bias: AttentionBias | None = None
+    features: Hidden | None = None
+
+
+class Transformer(nnx.Module):
+    """Positions and transformer layers, with the encoder's one layer norm before or after them."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.pos_conv_embed = modules.PositionalConv(config, rngs)
+        self.layer_norm = modules.layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
+        self.layers = modules.Stack(
+            modules.EncoderLayer(config, i, rngs) for i in range(config.num_hidden_layers)
+        )
+
+    def __call__(
+        self, x: Hidden, mask: FrameMask, outputs: Outputs
+    ) -> tuple[list[Hidden], list[dict[str, Array]]]:
+        """Hidden states 0 to the highest one wanted, and the attention's parts of each block."""
+        stable = self.config.do_stable_layer_norm
+        x = jnp.where(mask[:, :, None], x, 0)
+        x = x + self.pos_conv_embed(x, mask)
+        states = [x if stable else self.layer_norm(x)]
+        blocks = []
+        bias = self._position_bias(x.shape[1])
+        assert outputs.layers is not None
+        for layer in list(self.layers)[: max(outputs.layers)]:
+            x, parts = layer(states[-1], mask, bias)
+            states.append(x)
+            blocks.append(parts)
+        if (
+            stable
+            and outputs.last_layer == "normed"
+            and len(states) > self.config.num_hidden_layers
+        ):
+            states[-1] = self.layer_norm(states[-1])
+        return states, blocks
+
+    def _position_bias(self, frames: int) -> Float[Array, "head query key"] | None:
+        """WavLM's bias before gating: the first layer's embedding of the bucketed distance."""
+        if self.config.family != "wavlm":
+            return None
+        buckets = modules.relative_position_buckets(
+            frames, self.config.num_buckets, self.config.max_bucket_distance
+        )
+        first = next(iter(self.layers))
+        return first.attention.rel_attn_embed(jnp.asarray(buckets)).transpose(2, 0, 1)
+
+
+class Network(nnx.Module):
+    """Feature extractor, projection and transformer; paths of parameters are HF's names."""
+
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.feature_extractor = modules.FeatureExtractor(config, rngs)
+        self.feature_projection = modules.FeatureProjection(config, rngs)
+        self.encoder = Transformer(config, rngs)
+
+    def __call__(
+        self,
+        samples: Float[Array, "batch sample"],
+        lengths: Int[Array, " batch"],
+        outputs: Outputs,
+    ) -> Activations:
+        """`samples`: 16 kHz in [-1, 1], anything past `lengths` is ignored; 0 marks a filler row."""
+        outputs = outputs.resolve(self.config)
+        inside = jnp.arange(samples.shape[1]) < lengths[:, None]
+        samples = jnp.where(inside, samples, 0)
+        if self.config.do_normalize:
+            samples = normalize(samples, lengths)
+        x, features = self.feature_projection(self.feature_extractor(samples, lengths))
+        mask = jnp.arange(x.shape[1]) < self.config.frames(lengths)[:, None]
+        states, blocks = self.encoder(x, mask, outputs)
+        assert outputs.layers is not None
+
+        def stacked(name: str, wanted: bool) -> Array | None:
+            found = [parts[name] for parts in blocks if name in parts]
+            return jnp.stack(found) if wanted and found else None
+
+        return Activations(
+            hidden_states=jnp.stack([states[layer] for layer in outputs.layers]),
+            frame_mask=mask,
+            attentions=stacked("attentions", outputs.attentions),
+            queries=stacked("queries", outputs.projections),
+            keys=stacked("keys", outputs.projections),
+            attention_bias=stacked("attention_bias", outputs.projections),
+            features=features if outputs.features else None,
+        )
+
+
+def normalize(
+    samples: Float[Array, "batch sample"], lengths: Int[Array, " batch"]
+) -> Float[Array, "batch sample"]:
+    """Each utterance to mean 0 and variance 1 over its own samples; 0 elsewhere.
+
+    (x - mean) / sqrt(var + 1e-7), as Wav2Vec2FeatureExtractor does for an utterance alone.
+    """
+    inside = jnp.arange(samples.shape[1]) < lengths[:, None]
+    count = jnp.maximum(lengths, 1).astype(samples.dtype)[:, None]
+    mean = jnp.sum(samples, axis=1, keepdims=True, where=inside) / count
+    centred = jnp.where(inside, samples - mean, 0)
+    var = jnp.sum(jnp.square(centred), axis=1, keepdims=True) / count
+    return centred * jax.lax.rsqrt(var + _SAMPLE_VARIANCE_EPS)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SpeechEncoder:
+    """A loaded encoder: a pure function of its parameters, and where they come from.
+
+    `parameters` is a pytree of float32 arrays; `provenance` holds source, resolved revision and
+    weight hash for the result's record.
+    """
+
+    name: str
+    config: EncoderConfig
+    graph: nnx.GraphDef
+    parameters: Any
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def apply(
+        self,
+        parameters: Any,
+        samples: Waveforms,
+        lengths: Lengths,
+        outputs: Outputs = Outputs(),
+        precision: str = "highest",
+    ) -> Activations:
+        """The forward pass, to be called under `jax.jit`; `precision` is that of its products."""
+        with jax.default_matmul_precision(precision):
+            network = nnx.merge(self.graph, parameters)
+            return network(jnp.asarray(samples), jnp.asarray(lengths), outputs)
+
+    def __call__(
+        self,
+        waveforms: Sequence[Float[np.ndarray, " _"]],
+        *,
+        layers: Sequence[int] | None = None,
+        attentions: bool = False,
+        projections: bool = False,
+        features: bool = False,
+        last_layer: Literal["normed", "raw"] = "normed",
+    ) -> Activations:
+        """Encode 16 kHz mono waveforms in [-1, 1], of any lengths, as one batch.
+
+        Each utterance gets what it would get alone. Raises UserError for a waveform shorter than
+        one frame.
+        """
+        lengths = np.array([len(wave) for wave in waveforms], np.int32)
+        if not len(lengths) or lengths.min() < self.config.window_samples:
+            raise UserError(
+                f"every waveform needs at least {self.config.window_samples} samples (one frame); "
+                f"got lengths {lengths.tolist()}"
+            )
+        samples = np.zeros((len(lengths), lengths.max()), np.float32)
+        for row, wave in zip(samples, waveforms):
+            row[: len(wave)] = wave
+        outputs = Outputs(
+            tuple(layers) if layers is not None else None,
+            attentions,
+            projections,
+            features,
+            last_layer,
+        )
+        return self._jitted(self.parameters, samples, lengths, outputs=outputs)
+
+    @functools.cached_property
+    def _jitted(self) -> Callable[..., Activations]:
+        return jax.jit(self.apply, static_argnames="outputs")

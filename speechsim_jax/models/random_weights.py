@@ -1,0 +1,113 @@
+"""Encoders with the weights that training would start from: baselines, and folders to try things on."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from speechsim_jax.models import weights
+from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.weights import Weight
+
+
+def random_tensors(config: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
+    """Torch tensors by HF name, drawn as transformers' `_init_weights` of the family draws them.
+
+    Linear N(0, 0.02), convolutions He normal, norms 1 and 0; wav2vec2 and WavLM draw the projection
+    and the convolutions' biases uniformly and the positional kernel with a wider normal. The
+    quantity drawn for a name does not depend on the other names.
+    """
+    return {row.name: _draw(config, row, seed) for row in weights.weight_table(config)}
+
+
+def _draw(config: EncoderConfig, row: Weight, seed: int) -> np.ndarray:
+    rng = np.random.default_rng([seed, *config.family.encode(), *row.name.encode()])
+    shape = row.shape[::-1] if row.transposed else row.shape
+    kind = row.path[-1]
+    plain = config.family == "hubert"
+    if kind in ("scale", "var", "gru_rel_pos_const"):
+        values = np.ones(shape)
+    elif kind == "mean" or (kind == "bias" and row.path[-2] in ("layer_norm", "batch_norm")):
+        values = np.zeros(shape)
+    elif row.name.startswith("encoder.pos_conv_embed.conv"):
+        values = _positional(config, kind, shape, seed)
+    elif row.name.startswith("feature_projection.projection") and not plain:
+        bound = math.sqrt(1 / config.conv_dim[-1])
+        values = rng.uniform(-bound, bound, shape)
+    elif row.name.startswith("feature_extractor"):
+        values = _convolution(config, row, rng, shape)
+    elif kind == "bias":
+        values = np.zeros(shape)
+    else:
+        values = rng.normal(0, 1.0 if kind == "embedding" else 0.02, shape)
+    return values.astype(np.float32)
+
+
+def _convolution(config: EncoderConfig, row: Weight, rng, shape: tuple[int, ...]) -> np.ndarray:
+    index = int(row.path[2])
+    fan_in = (1 if index == 0 else config.conv_dim[index - 1]) * config.conv_kernel[index]
+    if row.path[-1] == "kernel":
+        return rng.normal(0, math.sqrt(2 / fan_in), shape)
+    if config.family == "hubert":
+        return np.zeros(shape)
+    return rng.uniform(-math.sqrt(1 / fan_in), math.sqrt(1 / fan_in), shape)
+
+
+def _positional(config: EncoderConfig, kind: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """The positional kernel; `weight_g` is the norm of the drawn `weight_v`, tap by tap."""
+    if kind == "bias":
+        return np.zeros(shape)
+    taps, groups = config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
+    size = config.hidden_size
+    if config.family == "hubert":
+        scale = math.sqrt(2 / (taps * size / groups))
+    else:
+        scale = 2 * math.sqrt(1 / (taps * size))
+    rng = np.random.default_rng([seed, *config.family.encode(), *b"encoder.pos_conv_embed"])
+    kernel = rng.normal(0, scale, (size, size // groups, taps))
+    if kind == "weight_g":
+        return np.sqrt(np.sum(np.square(kernel), axis=(0, 1), keepdims=True))
+    return kernel
+
+
+def hf_config(config: EncoderConfig) -> dict[str, Any]:
+    """The `config.json` of an encoder, as transformers reads it."""
+    names = {
+        "wav2vec2": "Wav2Vec2Model",
+        "hubert": "HubertModel",
+        "wavlm": "WavLMModel",
+    }
+    values = dataclasses.asdict(config)
+    values.pop("do_normalize")
+    family = values.pop("family")
+    if family != "hubert":
+        values = {k: v for k, v in values.items() if k not in _HUBERT_ONLY}
+    if family != "wavlm":
+        values = {k: v for k, v in values.items() if k not in _WAVLM_ONLY}
+    return {"architectures": [names[family]], "model_type": family, **values}
+
+
+_HUBERT_ONLY = ("feat_proj_layer_norm", "conv_pos_batch_norm")
+_WAVLM_ONLY = ("num_buckets", "max_bucket_distance")
+
+
+def save_folder(folder: Path, config: EncoderConfig, tensors: dict[str, np.ndarray]) -> Path:
+    """Write a Hugging Face folder: config.json, preprocessor_config.json, model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    preprocessor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": 16000,
+        "padding_value": 0.0,
+        "padding_side": "right",
+        "do_normalize": config.do_normalize,
+        "return_attention_mask": config.feat_extract_norm == "layer",
+    }
+    (folder / "config.json").write_text(json.dumps(hf_config(config), indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder

@@ -1,0 +1,191 @@
+"""The table that maps Hugging Face weight names to parameters, strict in both directions.
+
+Parameter paths equal HF's names but for the last part, so the table is generated from the network
+itself; what it adds is the transposition that turns a torch tensor into a parameter.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from speechsim_jax.errors import UserError
+from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.encoder import Network
+
+Path = tuple[str, ...]
+
+# torch keeps [out, in] and [out, in, tap] (weight norm: [1, 1, tap]); here [in, out], [tap, in, out].
+_TRANSPOSED = {"kernel": "weight", "weight_g": "weight_g", "weight_v": "weight_v"}
+# parameters that are torch's `weight` as it stands, and the statistics of a batch norm
+_RENAMED = {"scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
+
+# Other spellings of the same tensor in released files.
+_ALIASES = (
+    (re.compile(r"\.parametrizations\.weight\.original0$"), ".weight_g"),
+    (re.compile(r"\.parametrizations\.weight\.original1$"), ".weight_v"),
+    (re.compile(r"(layer_norm|LayerNorm)\.gamma$"), r"\1.weight"),
+    (re.compile(r"(layer_norm|LayerNorm)\.beta$"), r"\1.bias"),
+)
+
+# Inside the encoder's prefix, needed only in training.
+_IGNORED = re.compile(
+    r"^(masked_spec_embed|mask_time_emb_vector|.*\.num_batches_tracked"
+    r"|(quantizer|project_q|project_hid|label_embs|final_proj)\b.*)$"
+)
+_HEADS = re.compile(
+    r"^(lm_head|projector|classifier|layer_weights|tdnn|objective|feature_extractor_head)\b"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One row of the table: HF's name (without prefix), the parameter's path and shape."""
+
+    name: str
+    path: Path
+    shape: tuple[int, ...]
+    transposed: bool
+
+    def from_torch(self, tensor: np.ndarray) -> np.ndarray:
+        """The parameter (float32) of a torch tensor, whose axes are reversed if transposed."""
+        tensor = tensor.astype(np.float32)
+        return np.ascontiguousarray(tensor.T) if self.transposed else tensor
+
+    def to_torch(self, parameter: np.ndarray) -> np.ndarray:
+        """The torch tensor of a parameter."""
+        return np.ascontiguousarray(parameter.T) if self.transposed else parameter
+
+
+def abstract_network(config: EncoderConfig) -> tuple[nnx.GraphDef, Any]:
+    """The network's graph and its state of shapes, without making a parameter."""
+    network = nnx.eval_shape(lambda: Network(config, nnx.Rngs(0)))
+    return nnx.split(network)
+
+
+def weight_table(config: EncoderConfig) -> tuple[Weight, ...]:
+    """Every parameter of the encoder and its HF name."""
+    _, state = abstract_network(config)
+    rows = []
+    for path, shape in _flatten(nnx.to_pure_dict(state)):
+        *parents, last = path
+        transposed = last in _TRANSPOSED
+        name = ".".join([*parents, (_TRANSPOSED | _RENAMED).get(last, last)])
+        rows.append(Weight(name, path, tuple(shape.shape), transposed))
+    return tuple(rows)
+
+
+def _flatten(tree: Mapping[Any, Any], path: Path = ()) -> list[tuple[Path, Any]]:
+    leaves = []
+    for key, value in tree.items():
+        here = (*path, str(key))
+        leaves += _flatten(value, here) if isinstance(value, Mapping) else [(here, value)]
+    return leaves
+
+
+def strip_prefix(
+    tensors: Mapping[str, np.ndarray], family: str
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The encoder's tensors by their canonical names, and the names of all others.
+
+    A file saved from a model with a head has the encoder under a prefix ("wav2vec2."); whatever is
+    outside it is somebody's head. A file without the prefix is all encoder, but for HF's own heads.
+    """
+    prefix = f"{family}."
+    prefixed = any(name.startswith(prefix) for name in tensors)
+    encoder, others = {}, []
+    for name, tensor in tensors.items():
+        short = name.removeprefix(prefix)
+        if prefixed != name.startswith(prefix) or (not prefixed and _HEADS.match(name)):
+            others.append(name)
+            continue
+        for pattern, replacement in _ALIASES:
+            short = pattern.sub(replacement, short)
+        encoder[short] = tensor
+    return encoder, others
+
+
+def fill(
+    config: EncoderConfig,
+    tensors: Mapping[str, np.ndarray],
+    origin: str,
+    table: tuple[Weight, ...] | None = None,
+) -> tuple[nnx.GraphDef, Any, list[str]]:
+    """Put a checkpoint's tensors into the network: its graph, parameters, and notes for the user.
+
+    `origin` names the checkpoint in messages; `table` replaces `weight_table(config)`. Raises one
+    UserError that lists every missing, unexpected and misshapen tensor.
+    """
+    table = table or weight_table(config)
+    encoder, others = strip_prefix(tensors, config.family)
+    notes = [f"{origin}: left out {_names(others)} (not part of the encoder)"] if others else []
+    encoder, note = _with_conv_biases(config, encoder, table)
+    notes += [f"{origin}: {note}"] if note else []
+    _check(encoder, table, origin)
+    graph, state = abstract_network(config)
+    values: dict[str, Any] = {}
+    for row in table:
+        node = values
+        for key in row.path[:-1]:
+            node = node.setdefault(key, {})
+        node[row.path[-1]] = jnp.asarray(row.from_torch(encoder[row.name]))
+    nnx.replace_by_pure_dict(state, values)
+    return graph, state, notes
+
+
+def _with_conv_biases(
+    config: EncoderConfig, encoder: dict[str, np.ndarray], table: tuple[Weight, ...]
+) -> tuple[dict[str, np.ndarray], str]:
+    """Zeros for the biases of the convolutions where a file has none at all of them.
+
+    hubert-large's config.json says conv_bias=true, but the training code had no such bias.
+    """
+    names = [row for row in table if re.match(r"feature_extractor.*\.conv\.bias$", row.name)]
+    if not config.conv_bias or any(row.name in encoder for row in names):
+        return encoder, ""
+    zeros = {row.name: np.zeros(row.shape, np.float32) for row in names}
+    return encoder | zeros, "no convolution has a bias in the file; taken as zero"
+
+
+def _check(encoder: Mapping[str, np.ndarray], table: tuple[Weight, ...], origin: str) -> None:
+    rows = {row.name: row for row in table}
+    missing = [name for name in rows if name not in encoder]
+    unexpected = [name for name in encoder if name not in rows and not _IGNORED.match(name)]
+    misshapen = []
+    for name in rows.keys() & encoder.keys():
+        row, shape = rows[name], encoder[name].shape
+        expected = row.shape[::-1] if row.transposed else row.shape
+        if shape != expected:
+            misshapen.append(f"{name} {list(shape)} instead of {list(expected)}")
+    problems = [
+        f"{len(found)} {kind}: {_names(found)}"
+        for kind, found in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", sorted(misshapen)),
+        )
+        if found
+    ]
+    if problems:
+        raise UserError(
+            f"{origin}: the weights do not fit config.json; tensors {'; '.join(problems)}"
+        )
+
+
+def _names(names: list[str], most: int = 4) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def export(config: EncoderConfig, parameters: Any) -> dict[str, np.ndarray]:
+    """The parameters as torch tensors under HF's names (without prefix), float32."""
+    values = dict(_flatten(nnx.to_pure_dict(parameters)))
+    return {
+        row.name: row.to_torch(np.asarray(jax.device_get(values[row.path])))
+        for row in weight_table(config)
+    }

@@ -1,0 +1,31 @@
+"""How a result was made: versions, device, time, and whatever the caller adds."""
+
+import datetime
+import importlib.metadata
+import platform
+from typing import Any
+
+import jax
+
+_PACKAGES = (
+    "speechsim_jax", "jax", "jaxlib", "flax", "numpy", "scipy", "soundfile", "soxr",
+)  # fmt: skip
+
+
+def record(**facts: Any) -> dict[str, Any]:
+    """The facts, with library versions, device and the time (UTC) beside them."""
+    device = jax.devices()[0]
+    return {
+        **facts,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+            "machine": platform.machine(),
+        },
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,393 @@
+"""`SimilarityResult`: labelled similarity matrices with their provenance, as an xarray Dataset."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+
+from speechsim_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import pandas
+
+FORMAT = "speechsim_jax.SimilarityResult"
+FORMAT_VERSION = 1
+NETWORK_DIMS = ("x", "y")
+ATTENTION_DIMS = ("x_attention", "y_attention")
+_SUMMARY_WIDTH = 100
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True)
+class NetworkName:
+    """One layer of one model; `str(name)` is "model/3"."""
+
+    model: str
+    layer: int
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.layer}"
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarityResult:
+    """How well every network y accounts for every network x, one variable per measure.
+
+    Dims `x` and `y` run over networks, with the labels "model/3" as index and the coordinates
+    `x_model`, `x_layer`, `y_model`, `y_layer`; attention measures run over `x_attention` and
+    `y_attention`, labelled the same way.
+    """
+
+    dataset: xr.Dataset
+
+    @classmethod
+    def build(
+        cls,
+        networks: Sequence[NetworkName],
+        matrices: Mapping[str, Float[np.ndarray, "_ _"]],
+        extras: Mapping[str, tuple[tuple[str, ...], np.ndarray]] = {},
+        measures: Mapping[str, Mapping[str, Any]] = {},
+        attributes: Mapping[str, Any] = {},
+        attention_networks: Sequence[NetworkName] = (),
+        dims: Mapping[str, tuple[str, str]] = {},
+    ) -> "SimilarityResult":
+        """Label `matrices` (measure -> row x, column y) and whatever goes with them.
+
+        `extras` are further arrays with their dims; `measures` describes each measure (symmetric,
+        range, level, summary, reference); `attributes` is any nesting of mappings, lists and
+        simple values. `dims` names the dims of a matrix where they are not `x` and `y`; those over
+        `attention_networks` are `x_attention` and `y_attention`.
+
+        Raises:
+            UserError: no or repeated networks, a repeated name, or a shape that does not fit.
+        """
+        coords = _coordinates(NETWORK_DIMS, networks)
+        if attention_networks:
+            coords |= _coordinates(ATTENTION_DIMS, attention_networks)
+        entries = {name: (dims.get(name, NETWORK_DIMS), matrices[name]) for name in matrices}
+        if repeated := (entries.keys() & extras.keys()) | (
+            coords.keys() & (entries.keys() | extras.keys())
+        ):
+            raise UserError(f"names used twice in one result: {', '.join(sorted(repeated))}")
+        if any("model" in names for names, _ in extras.values()):
+            coords["model"] = ("model", _text(_unique(n.model for n in networks)))
+        sizes = {dim: len(values) for dim, values in coords.values()}
+        variables = {}
+        for name, (names, values) in {**entries, **dict(extras)}.items():
+            _check_shape(name, names, values, sizes)
+            attrs = _measure_attrs(measures.get(name, {})) if name in entries else {"kind": "extra"}
+            variables[name] = (names, values, attrs)
+        return cls(xr.Dataset(variables, coords, _provenance_attrs(attributes)))
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of the measures, in the order they were computed."""
+        found = self.dataset.data_vars.items()
+        return tuple(str(name) for name, v in found if v.attrs.get("kind") == "measure")
+
+    @property
+    def networks(self) -> tuple[NetworkName, ...]:
+        """The networks along `x` and `y`."""
+        return _networks(self.dataset, "x")
+
+    @property
+    def attention_networks(self) -> tuple[NetworkName, ...]:
+        """The networks along `x_attention` and `y_attention`; empty without attention measures."""
+        return _networks(self.dataset, "x_attention") if "x_attention" in self.dataset.dims else ()
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models, in order, each once."""
+        return _unique(network.model for network in self.networks)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The nested attributes given to `build` (tuples as lists, as JSON keeps them)."""
+        return json.loads(self.dataset.attrs["provenance"])
+
+    def definition(self, measure: str) -> dict[str, Any]:
+        """What is known of a measure: symmetric, range, level, summary, reference."""
+        return json.loads(self.matrix(measure).attrs["definition"])
+
+    def matrix(self, measure: str) -> xr.DataArray:
+        """The matrix of one measure, row x and column y, labelled.
+
+        Raises:
+            UserError: the result has no such measure.
+        """
+        if measure not in self.measures:
+            raise UserError(
+                f"no measure {measure!r} in this result; it has: {', '.join(self.measures)}"
+            )
+        return self.dataset[measure]
+
+    def select(
+        self,
+        models: Sequence[str] | str | None = None,
+        layers: Sequence[int] | int | None = None,
+    ) -> "SimilarityResult":
+        """Keep these models, in the order given, and these layers, on every axis.
+
+        Raises:
+            UserError: an unknown model, or nothing is left.
+        """
+        given = [models] if isinstance(models, str) else models
+        wanted = self.models if given is None else _unique(given)
+        if unknown := [model for model in wanted if model not in self.models]:
+            raise UserError(
+                f"no model {unknown[0]!r} in this result; it has: {', '.join(self.models)}"
+            )
+        depths = {layers} if isinstance(layers, int) else layers
+        kept = {}
+        for dim in (*NETWORK_DIMS, *ATTENTION_DIMS):
+            if dim in self.dataset.dims:
+                names = _networks(self.dataset, dim)
+                kept[dim] = [
+                    i
+                    for model in wanted
+                    for i, name in enumerate(names)
+                    if name.model == model and (depths is None or name.layer in depths)
+                ]
+        if not kept["x"]:
+            raise UserError(f"no network of {', '.join(wanted)} has a layer among {layers}")
+        if "model" in self.dataset.dims:
+            kept["model"] = [self.models.index(model) for model in wanted]
+        chosen = self.dataset.isel(kept)
+        return SimilarityResult(chosen.drop_dims([dim for dim, rows in kept.items() if not rows]))
+
+    def block(self, measure: str, x_model: str, y_model: str) -> xr.DataArray:
+        """The layers of `x_model` (rows) against those of `y_model` (columns).
+
+        Raises:
+            UserError: an unknown measure or model.
+        """
+        matrix = self.matrix(measure)
+        kept = {}
+        for dim, model in zip(matrix.dims, (x_model, y_model), strict=True):
+            kept[dim] = np.flatnonzero(matrix[f"{dim}_model"].values == model)
+            if not kept[dim].size:
+                present = ", ".join(_unique(matrix[f"{dim}_model"].values))
+                raise UserError(f"no model {model!r} under {measure}; it has: {present}")
+        return matrix.isel(kept)
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """One row per pair of networks, one column per measure (NaN where it has no such pair)."""
+        labels = list(dict.fromkeys([*self.networks, *self.attention_networks]))
+        index = _text(map(str, labels))
+        pairs = [(x.model, x.layer, y.model, y.layer) for x in labels for y in labels]
+        keys = zip(
+            ("x_model", "x_layer", "y_model", "y_layer"), zip(*pairs, strict=True), strict=True
+        )
+        columns: dict[str, Any] = {key: ("pair", list(values)) for key, values in keys}
+        for measure in self.measures:
+            matrix = self.matrix(measure).drop_attrs()
+            rows, cols = matrix.dims
+            whole = matrix.reindex({rows: index, cols: index})
+            columns[measure] = ("pair", whole.values.ravel())
+        return xr.Dataset(columns).to_dataframe().reset_index(drop=True)
+
+    def plot(
+        self,
+        measure: str,
+        *,
+        limits: tuple[int | float, int | float] | None = None,
+        title: str | None = None,
+        width: int | float | None = None,
+    ) -> "matplotlib.figure.Figure":
+        """The heat map of one measure (`figures.heatmap`); `figures` has the curves."""
+        from speechsim_jax import figures
+
+        return figures.heatmap(self, measure, limits=limits, title=title, width=width)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a compressed netCDF file; a reader sees the old file or the new one, never half."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        encoding: dict[Any, Any] = {
+            name: {"compression": "gzip", "compression_opts": 4, "shuffle": True}
+            for name, variable in self.dataset.data_vars.items()
+            if variable.ndim and variable.size and variable.dtype.kind in "biuf"
+        }
+        try:
+            self.dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "SimilarityResult":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: no such file, or not a result this version can read.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"{path}: no such result file")
+        try:
+            dataset = xr.load_dataset(path, engine="h5netcdf")
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise UserError(f"{path}: not a readable result file ({error})") from error
+        if dataset.attrs.get("format") != FORMAT or not {"x_model", "y_layer"} <= set(
+            dataset.coords
+        ):
+            raise UserError(f"{path}: a netCDF file, but not one that SimilarityResult.save wrote")
+        if dataset.attrs["format_version"] > FORMAT_VERSION:
+            raise UserError(f"{path}: written by a newer speechsim_jax; upgrade to read it")
+        return cls(dataset)
+
+    def summary(self) -> str:
+        """A table of block means, one row per pair of models, one column per measure.
+
+        A network's similarity with itself is left out of the mean, and NaNs too.
+        """
+        pairs = [(x, y) for x in self.models for y in self.models]
+        first = [[side[:40] for side in ("x", *(pair[i] for pair in pairs))] for i in (0, 1)]
+        first[1][0] = "y"
+        names = [[text.ljust(max(map(len, side))) for text in side] for side in first]
+        columns = []
+        for measure in self.measures:
+            means = [f"{self._block_mean(measure, x, y):.3f}" for x, y in pairs]
+            width = max(map(len, (measure, *means)))
+            columns.append([text.rjust(width) for text in (measure, *means)])
+        tables = [
+            "\n".join("  ".join(row) for row in zip(*names, *group, strict=True))
+            for group in _fitting(columns, _SUMMARY_WIDTH - sum(len(n[0]) + 2 for n in names))
+        ]
+        heading = "mean over layers of how well y accounts for x, self-similarity left out"
+        return "\n\n".join([f"{self!r}\n{heading}", *tables])
+
+    def _block_mean(self, measure: str, x_model: str, y_model: str) -> float:
+        matrix = self.matrix(measure)
+        if not {x_model, y_model} <= set(matrix[f"{matrix.dims[0]}_model"].values):
+            return math.nan
+        values = self.block(measure, x_model, y_model).values
+        keep = np.isfinite(values)
+        if x_model == y_model:
+            keep &= ~np.eye(len(values), dtype=bool)
+        return float(values[keep].mean()) if keep.any() else math.nan
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self.models)} models", f"{len(self.networks)} networks", *self.notes()]
+        return f"SimilarityResult({', '.join(parts)})\n  measures: {', '.join(self.measures)}"
+
+    def notes(self) -> list[str]:
+        """What a caption must say of the data: frames, utterances, and the attribute `note`."""
+        given = self.attributes
+        counts = [f"{given[k]:,} {k}" for k in ("frames", "utterances") if k in given]
+        return [*counts, str(given["note"])] if given.get("note") else counts
+
+
+def _networks(dataset: xr.Dataset, dim: str) -> tuple[NetworkName, ...]:
+    pairs = zip(dataset[f"{dim}_model"].values, dataset[f"{dim}_layer"].values, strict=True)
+    return tuple(NetworkName(str(model), int(layer)) for model, layer in pairs)
+
+
+def _coordinates(dims: tuple[str, str], networks: Sequence[NetworkName]) -> dict[str, Any]:
+    if not networks:
+        raise UserError("a result needs at least one network")
+    if len(set(networks)) < len(networks):
+        again = next(n for i, n in enumerate(networks) if n in networks[:i])
+        raise UserError(
+            f"network {again} is given twice; every layer of every model must be unique"
+        )
+    coords: dict[str, Any] = {}
+    for dim in dims:
+        coords[dim] = (dim, _text(map(str, networks)))
+        coords[f"{dim}_model"] = (dim, _text(n.model for n in networks))
+        coords[f"{dim}_layer"] = (dim, np.array([n.layer for n in networks], dtype=np.int64))
+    return coords
+
+
+def _check_shape(
+    name: str, dims: tuple[str, ...], values: np.ndarray, sizes: dict[str, int]
+) -> None:
+    if len(dims) != values.ndim:
+        raise UserError(f"{name}: shape {values.shape} does not have the dims {', '.join(dims)}")
+    for dim, size in zip(dims, values.shape, strict=True):
+        if sizes.setdefault(dim, size) != size:
+            raise UserError(f"{name}: {size} entries along {dim}, expected {sizes[dim]}")
+
+
+def _measure_attrs(definition: Mapping[str, Any]) -> dict[str, Any]:
+    text = json.dumps(definition, default=_plain)
+    attrs = {**_simple(definition), "kind": "measure", "definition": text}
+    if ends := definition.get("range"):
+        open_ends = zip(ends, (-math.inf, math.inf), strict=True)
+        attrs["range"] = np.array([e if end is None else end for end, e in open_ends], float)
+    return attrs
+
+
+def _provenance_attrs(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    # ASCII JSON carries what netCDF attributes cannot: booleans, None, nesting, undecodable paths.
+    text = json.dumps(attributes, default=_plain)
+    return {
+        **_simple(json.loads(text)),
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "provenance": text,
+    }
+
+
+def _simple(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The attributes that netCDF can hold, flattened to "config.batch_size", to be read there."""
+    flat: dict[str, Any] = {}
+    for key, value in attributes.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= _simple(value, f"{name}.")
+        elif name.replace(".", "_").isidentifier() and _fits_netcdf(value):
+            flat[name] = int(value) if isinstance(value, bool) else value
+    return flat
+
+
+def _fits_netcdf(value: Any) -> bool:
+    if isinstance(value, str):
+        return 0 < len(value) <= 1000 and value.isprintable()
+    return isinstance(value, float) or (isinstance(value, int) and value in _INT64)
+
+
+def _plain(value: Any) -> Any:
+    """JSON's stand-in for what a configuration may hold besides mappings, lists and numbers."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, os.PathLike | np.dtype):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"attributes cannot hold a {type(value).__name__}: {value!r}")
+
+
+def _text(values: Iterable[str]) -> np.ndarray:
+    return np.array(list(values), dtype=object)
+
+
+def _unique(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _fitting(columns: list[list[str]], width: int) -> list[list[list[str]]]:
+    """Split the columns of a table into groups no wider than `width` (at least one column each)."""
+    groups: list[list[list[str]]] = []
+    room = 0
+    for column in columns:
+        room -= len(column[0]) + 2
+        if not groups or room < 0:
+            groups.append([])
+            room = width - len(column[0]) - 2
+        groups[-1].append(column)
+    return groups

@@ -1,0 +1,213 @@
+"""First, second and cross moments of every layer pair of every model, in one pass.
+
+A *stream* is one model: its layers' rows (frames) as [layer, row, neuron]. With the pilot p, a
+first guess at the mean that never changes, and x = row - p for each network (layer of a stream),
+
+    first = sum x              cross(l, m) = sum x_l x_m'                e_l = |x_l|^2
+    energy = sum e             energy_cross = sum e e'                   energy_first = sum e x'
+
+is everything that the measures on moments read. The layer pairs of two streams are a *tile*; within
+one stream a tile holds l <= m only.
+
+Subtracting the pilot keeps squares small (E[ab] - E[a]E[b] is never formed on raw data; Chan, Golub
+& LeVeque 1983), and every sum carries what its rounding lost (TwoSum: Knuth 1969, section 4.2.2,
+theorem B), so float32 sums keep nearly twice their digits over any number of rows.
+
+States with one pilot merge by addition, in any order; `zero` is the identity.
+"""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Int32
+
+from speechsim_jax.typing import StreamRows
+
+# A count is kept as (multiples of this, remainder): int32 alone ends at 2^31 rows.
+_COUNT_BASE = 2**30
+
+Compensated = Float[Array, "2 ..."]
+"""A sum and, behind it, what rounding it has lost so far; their sum is the value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """The shape of one model's rows."""
+
+    layers: int
+    neurons: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """Layer pairs (l, m) of stream `a` against stream `b`."""
+
+    a: int
+    b: int
+    pairs: tuple[tuple[int, int], ...]
+
+
+def all_tiles(streams: tuple[Stream, ...]) -> tuple[Tile, ...]:
+    """Every layer pair once: all of a against all of b for a < b, l <= m within a stream."""
+    tiles = []
+    for a, b in itertools.combinations_with_replacement(range(len(streams)), 2):
+        pairs = itertools.product(range(streams[a].layers), range(streams[b].layers))
+        tiles.append(Tile(a, b, tuple((l, m) for l, m in pairs if a < b or l <= m)))
+    return tuple(tiles)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """The compensated sums; see the module's docstring. One `first` and `energy_first` a stream."""
+
+    first: tuple[Float[Array, "2 layer neuron"], ...]
+    cross: tuple[Float[Array, "pair 2 x y"], ...]
+    energy: Float[Array, "2 network"]
+    energy_cross: Float[Array, "2 network network"]
+    energy_first: tuple[Float[Array, "2 network layer neuron"], ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """The running state over `count` rows."""
+
+    count: Int32[Array, "2"]
+    pilot: tuple[Float[Array, "layer neuron"], ...]
+    sums: Sums
+    streams: tuple[Stream, ...] = dataclasses.field(metadata={"static": True})
+    tiles: tuple[Tile, ...] = dataclasses.field(metadata={"static": True})
+
+
+def zero(
+    streams: tuple[Stream, ...],
+    tiles: tuple[Tile, ...] | None = None,
+    dtype: jnp.dtype | type = jnp.float32,
+    pilot: tuple[Float[Array, "layer neuron"], ...] | None = None,
+) -> Moments:
+    """The state of no rows; all tiles and a pilot of 0 unless given."""
+    tiles = all_tiles(streams) if tiles is None else tiles
+    if pilot is None:
+        pilot = tuple(jnp.zeros((s.layers, s.neurons), dtype) for s in streams)
+    networks = sum(stream.layers for stream in streams)
+
+    def zeros(*shape: int) -> Array:
+        return jnp.zeros(shape, dtype)
+
+    sums = Sums(
+        first=tuple(zeros(2, s.layers, s.neurons) for s in streams),
+        cross=tuple(
+            zeros(len(t.pairs), 2, streams[t.a].neurons, streams[t.b].neurons) for t in tiles
+        ),
+        energy=zeros(2, networks),
+        energy_cross=zeros(2, networks, networks),
+        energy_first=tuple(zeros(2, networks, s.layers, s.neurons) for s in streams),
+    )
+    pilot = tuple(p.astype(dtype) for p in pilot)
+    return Moments(jnp.zeros(2, jnp.int32), pilot, sums, streams, tiles)
+
+
+def pilot_mean(
+    rows: tuple[StreamRows, ...], valid: Int[Array, ""]
+) -> tuple[Float[Array, "layer neuron"], ...]:
+    """The mean of the first `valid` rows; exactly the value of a neuron that is constant there."""
+
+    def mean(x: StreamRows) -> Float[Array, "layer neuron"]:
+        inside = jnp.arange(x.shape[1])[:, None] < valid
+        base = x[:, :1]
+        total = jnp.sum(x - base, axis=1, where=inside)
+        return base[:, 0] + total / jnp.maximum(valid, 1).astype(x.dtype)
+
+    return tuple(mean(x) for x in rows)
+
+
+def update(state: Moments, rows: tuple[StreamRows, ...], valid: Int[Array, ""]) -> Moments:
+    """Add the first `valid` rows of each stream (the same frames in all); the rest is ignored."""
+    shifted = [_shift(x, pilot, valid) for x, pilot in zip(rows, state.pilot)]
+    energies = jnp.concatenate([jnp.sum(jnp.square(x), axis=2) for x in shifted])
+    old = state.sums
+    sums = Sums(
+        first=tuple(add(s, jnp.sum(x, axis=1)) for s, x in zip(old.first, shifted)),
+        cross=tuple(
+            _add_products(acc, tile, shifted[tile.a], shifted[tile.b])
+            for acc, tile in zip(old.cross, state.tiles)
+        ),
+        energy=add(old.energy, jnp.sum(energies, axis=1)),
+        energy_cross=add(old.energy_cross, _einsum("nr,mr->nm", energies, energies)),
+        energy_first=tuple(
+            add(s, _einsum("nr,lrd->nld", energies, x)) for s, x in zip(old.energy_first, shifted)
+        ),
+    )
+    count = _carry(state.count + jnp.array([0, 1], jnp.int32) * valid.astype(jnp.int32))
+    return dataclasses.replace(state, count=count, sums=sums)
+
+
+def _shift(x: StreamRows, pilot: Float[Array, "layer neuron"], valid: Int[Array, ""]) -> StreamRows:
+    inside = jnp.arange(x.shape[1])[:, None] < valid
+    return jnp.where(inside, x.astype(pilot.dtype) - pilot[:, None], 0)
+
+
+def _einsum(formula: str, a: Array, b: Array) -> Array:
+    """Full precision on every device; TPU and recent GPUs would round float32 operands."""
+    return jnp.einsum(formula, a, b, precision=lax.Precision.HIGHEST)
+
+
+def _add_products(
+    acc: Float[Array, "pair 2 x y"], tile: Tile, a: StreamRows, b: StreamRows
+) -> Float[Array, "pair 2 x y"]:
+    """acc[k] += a[l]' b[m] for each pair (l, m) of the tile.
+
+    A loop, so that the compiler holds one product at a time. Sum and lost digits lie in one array
+    because two would each be copied whole at every step (both are read before either is written).
+    """
+    l_of, m_of = np.array(tile.pairs, np.int32).T
+
+    def step(k: Int[Array, ""], acc: Array) -> Array:
+        x = lax.dynamic_index_in_dim(a, jnp.asarray(l_of)[k], keepdims=False)
+        y = lax.dynamic_index_in_dim(b, jnp.asarray(m_of)[k], keepdims=False)
+        old = lax.dynamic_index_in_dim(acc, k, keepdims=False)
+        return lax.dynamic_update_index_in_dim(acc, add(old, _einsum("rx,ry->xy", x, y)), k, 0)
+
+    return lax.fori_loop(0, len(tile.pairs), step, acc)
+
+
+def add(total: Compensated, term: Array) -> Compensated:
+    """Add a term to a compensated sum."""
+    high, lost = two_sum(total[0], term)
+    return jnp.stack([high, total[1] + lost])
+
+
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """a + b rounded, and what rounding lost: the two add up to a + b exactly."""
+    total = a + b
+    shadow = total - a
+    return total, (a - (total - shadow)) + (b - shadow)
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """The state over the rows of both; they must share pilot, streams and tiles."""
+
+    def join(x: Compensated, y: Compensated) -> Compensated:
+        return add(x, y[0]) + jnp.stack([jnp.zeros_like(y[1]), y[1]])
+
+    cross = tuple(jax.vmap(join)(x, y) for x, y in zip(a.sums.cross, b.sums.cross))
+    rest = jax.tree.map(
+        join, dataclasses.replace(a.sums, cross=()), dataclasses.replace(b.sums, cross=())
+    )
+    sums = dataclasses.replace(rest, cross=cross)
+    return dataclasses.replace(a, count=_carry(a.count + b.count), sums=sums)
+
+
+def _carry(count: Int32[Array, "2"]) -> Int32[Array, "2"]:
+    return jnp.stack([count[0] + count[1] // _COUNT_BASE, count[1] % _COUNT_BASE])
+
+
+def count_of(state: Moments) -> int:
+    """Rows seen so far."""
+    high, low = np.asarray(state.count).tolist()
+    return high * _COUNT_BASE + low

@@ -1,0 +1,114 @@
+"""Rows on their way into a statistic: gathered into a buffer of fixed size, then added at once.
+
+One product over thousands of rows runs several times faster than many over a few hundred, and a
+buffer of one shape means one compiled update, whatever the batches look like.
+"""
+
+import contextlib
+
+import jax
+import jax.experimental
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int32, Int64
+
+from speechsim_jax.statistics import moments
+from speechsim_jax.statistics.finished import FinishedMoments
+from speechsim_jax.statistics.moments import Moments, Stream
+from speechsim_jax.typing import HiddenStates, StreamRows
+
+
+def x64(enabled: bool) -> contextlib.AbstractContextManager:
+    """A context in which JAX keeps 64-bit types, under the name it has in this release."""
+    if not enabled:
+        return contextlib.nullcontext()
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    return jax.experimental.enable_x64(True)
+
+
+class MomentsStream:
+    """Adds frames of all models to `Moments`, `rows_per_update` at a time.
+
+    The first full buffer (or all there is) gives the pilot. Buffers and state are donated, so
+    device memory is constant from the first update on.
+    """
+
+    def __init__(
+        self,
+        streams: tuple[Stream, ...],
+        rows_per_update: int,
+        stats_dtype: str = "float32",
+        rows_dtype: str = "float32",
+    ):
+        self._streams = streams
+        self._stats_dtype = stats_dtype
+        self._x64 = "float64" in (stats_dtype, rows_dtype)
+        self._fill = 0
+        self._state: Moments | None = None
+        self._size = rows_per_update
+        with x64(self._x64):
+            self._buffers = tuple(
+                jnp.zeros((s.layers, rows_per_update, s.neurons), rows_dtype) for s in streams
+            )
+            # One jitted function for each stream object: a cache cannot outlive its shapes.
+            self._pack = jax.jit(pack, donate_argnums=0)
+            self._update = jax.jit(moments.update, donate_argnums=0)
+
+    @property
+    def rows(self) -> int:
+        """Rows added so far, those in the buffer included."""
+        return self._fill + (moments.count_of(self._state) if self._state is not None else 0)
+
+    def append(
+        self, hidden: tuple[HiddenStates, ...], positions: Int64[np.ndarray, " row"]
+    ) -> None:
+        """Add the frames at `positions` of the flattened [batch * frame] axis of each stream."""
+        start = 0
+        while start < len(positions):
+            taken = min(self._size - self._fill, len(positions) - start)
+            source = np.full(self._size, -1, np.int32)
+            source[self._fill : self._fill + taken] = positions[start : start + taken]
+            with x64(self._x64):
+                self._buffers = self._pack(self._buffers, hidden, source)
+            self._fill += taken
+            start += taken
+            if self._fill == self._size:
+                self._flush()
+
+    def _flush(self) -> None:
+        with x64(self._x64):
+            valid = jnp.asarray(self._fill, jnp.int32)
+            if self._state is None:
+                pilot = jax.jit(moments.pilot_mean)(self._buffers, valid)
+                self._state = moments.zero(self._streams, dtype=self._stats_dtype, pilot=pilot)
+            self._state = self._update(self._state, self._buffers, valid)
+        self._fill = 0
+
+    def wait(self) -> None:
+        """Block until everything appended so far has been computed."""
+        jax.block_until_ready((self._buffers, self._state))
+
+    def finish(self, rank_tolerance: float | None = None) -> FinishedMoments:
+        """Add what is left in the buffer, free it, and return the finished statistic."""
+        if self._fill or self._state is None:
+            self._flush()
+        assert self._state is not None
+        self._buffers = ()
+        return FinishedMoments(self._state, rank_tolerance)
+
+
+def pack(
+    buffers: tuple[StreamRows, ...],
+    hidden: tuple[HiddenStates, ...],
+    source: Int32[Array | np.ndarray, " row"],
+) -> tuple[StreamRows, ...]:
+    """buffer[:, r] = hidden frame source[r] (index into batch * frame); kept where source is -1."""
+    source = jnp.asarray(source)
+
+    def fill(buffer: StreamRows, states: HiddenStates) -> StreamRows:
+        frames = states.reshape(states.shape[0], -1, states.shape[-1])
+        chosen = jnp.take(frames, jnp.maximum(source, 0), axis=1)
+        return jnp.where((source >= 0)[:, None], chosen.astype(buffer.dtype), buffer)
+
+    return tuple(fill(buffer, states) for buffer, states in zip(buffers, hidden))

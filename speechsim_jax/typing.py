@@ -1,0 +1,33 @@
+"""The axis legend, and the array types that signatures are written in.
+
+| axis       | meaning                                                             |
+|------------|---------------------------------------------------------------------|
+| `batch`    | utterances of a batch, filler rows included                         |
+| `sample`   | audio samples at 16 kHz                                             |
+| `frame`    | encoder frames (20 ms apart, 25 ms wide)                            |
+| `query`, `key` | frames, as the two sides of an attention map                    |
+| `layer`    | hidden states: 0 is the input of the first transformer layer        |
+| `block`    | transformer layers: block l makes hidden state l                    |
+| `neuron`   | dimensions of one hidden state                                      |
+| `head`     | attention heads of one block                                        |
+| `row`      | frames gathered from many utterances, as samples of a statistic     |
+| `pair`     | layer pairs of two models                                          |
+| `network`  | one layer of one model, as the unit that is compared                |
+| `x`, `y`   | networks, or neurons of the first and the second network of a pair  |
+"""
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int32
+
+Waveforms = Float32[jax.Array | np.ndarray, "batch sample"]
+Lengths = Int32[jax.Array | np.ndarray, "*batch"]
+
+Hidden = Float[jax.Array, "batch frame neuron"]
+HiddenStates = Float[jax.Array, "layer batch frame neuron"]
+Attentions = Float[jax.Array, "block batch head query key"]
+Projections = Float[jax.Array, "block batch frame head neuron"]
+AttentionBias = Float[jax.Array, "block batch head query key"]
+FrameMask = Bool[jax.Array, "batch frame"]
+
+StreamRows = Float[jax.Array, "layer row neuron"]

@@ -1,0 +1,138 @@
+"""Write the parity fixtures: tiny torch models, their inputs and everything they compute.
+
+    python -m tests.make_parity_fixtures          (needs the [parity] extra)
+
+Each layout becomes tests/data/parity/<layout>/: a checkpoint folder as transformers saves it, and
+expected.npz with three waveforms and, for each alone (float32, eager attention), hidden states
+(last one raw, as transformers 5 gives it), attentions, keys (by a hook: softmax hides the keys'
+bias) and the normed last hidden state. **Every** tensor is drawn at random first, also biases,
+norms' gains and shifts and weight-norm gains, which transformers starts at 0 and 1.
+"""
+
+import json
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import (
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+    WavLMConfig,
+    WavLMModel,
+)
+
+FOLDER = Path(__file__).parent / "data" / "parity"
+LENGTHS = (400, 4321, 7000)
+
+SMALL = dict(
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=40,
+    conv_dim=(24,) * 7,
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=4,
+    vocab_size=8,
+)
+STABLE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
+
+LAYOUTS = {
+    "wav2vec2-base": (Wav2Vec2Model, Wav2Vec2Config, {}),
+    "wav2vec2-large": (Wav2Vec2Model, Wav2Vec2Config, STABLE),
+    "hubert-base": (HubertModel, HubertConfig, {}),
+    "hubert-large": (HubertModel, HubertConfig, STABLE),
+    "hubert-no-projection-norm": (HubertModel, HubertConfig, dict(feat_proj_layer_norm=False)),
+    "hubert-batch-norm": (HubertModel, HubertConfig, dict(conv_pos_batch_norm=True)),
+    "wavlm-base": (WavLMModel, WavLMConfig, {}),
+    "wavlm-large": (WavLMModel, WavLMConfig, STABLE | dict(conv_bias=False)),
+}
+NOT_NORMALIZED = ("wavlm-base", "hubert-no-projection-norm")
+
+
+def redraw(model: torch.nn.Module, seed: int) -> None:
+    """Draw every parameter and buffer of the model at random, at sizes that keep signals alive."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if not tensor.is_floating_point():
+                continue
+            draw = torch.randn(tensor.shape, generator=generator)
+            if name.endswith(("running_var", "original0", "weight_g")):
+                tensor.copy_(0.5 + draw.abs())
+            elif tensor.ndim == 1 and name.endswith("weight") or name.endswith("rel_pos_const"):
+                tensor.copy_(1 + 0.3 * draw)
+            elif tensor.ndim == 1:
+                tensor.copy_(0.3 * draw)
+            else:
+                tensor.copy_(draw * (tensor[0].numel() ** -0.5) * 1.2)
+
+
+def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
+    """Everything a model computes for one utterance [1, sample]."""
+    keys = []
+    hooks = [
+        layer.attention.k_proj.register_forward_hook(lambda *args: keys.append(args[2]))
+        for layer in model.encoder.layers
+    ]
+    with torch.no_grad():
+        out = model(samples, output_hidden_states=True, output_attentions=True)
+    for hook in hooks:
+        hook.remove()
+    arrays = {
+        "hidden_states": torch.stack(out.hidden_states)[:, 0].numpy(),
+        "attentions": torch.stack(out.attentions)[:, 0].numpy(),
+        "last_hidden_state": out.last_hidden_state[0].numpy(),
+    }
+    if keys:  # WavLM hands the weights to a fused function instead of calling k_proj
+        arrays["keys"] = torch.stack(keys)[:, 0].numpy()
+    return arrays
+
+
+def make(layout: str, seed: int = 0, sizes: dict | None = None):
+    """A redrawn torch model of a layout and its feature extractor."""
+    model_class, config_class, changes = LAYOUTS[layout]
+    config = config_class(**(SMALL if sizes is None else sizes) | changes)
+    model = model_class._from_config(config, attn_implementation="eager").eval()
+    redraw(model, zlib.crc32(layout.encode()) + seed)
+    extractor = Wav2Vec2FeatureExtractor(
+        do_normalize=layout not in NOT_NORMALIZED,
+        return_attention_mask=config.feat_extract_norm == "layer",
+    )
+    return model, extractor
+
+
+def write(layout: str) -> None:
+    """Write one layout's fixture."""
+    model, extractor = make(layout)
+    folder = FOLDER / layout
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as saved:
+        model.save_pretrained(saved)
+        save_file(
+            load_file(f"{saved}/model.safetensors"), folder / "model.safetensors", {"format": "pt"}
+        )
+        config = json.loads(Path(saved, "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    preprocessor = json.dumps(extractor.to_dict(), indent=1, sort_keys=True)
+    (folder / "preprocessor_config.json").write_text(preprocessor + "\n")
+    rng = np.random.default_rng(7)
+    expected = {}
+    for index, length in enumerate(LENGTHS):
+        wave = (0.1 * rng.standard_normal(length) + 0.03).astype(np.float32)
+        values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
+        expected[f"wave_{index}"] = wave
+        for name, array in run(model, torch.from_numpy(values)).items():
+            expected[f"{name}_{index}"] = array
+    np.savez_compressed(folder / "expected.npz", **expected)
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or LAYOUTS:
+        write(wanted)

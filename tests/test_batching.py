@@ -1,0 +1,323 @@
+import os
+import threading
+import time
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speechsim_jax import batching
+from speechsim_jax.audio import AudioError, Corpus, Skipped, Source, open_corpus, read
+from speechsim_jax.batching import Batch, Bucket, batches, plan_buckets
+from speechsim_jax.errors import UserError
+
+SPEECH = os.environ.get("SPEECHSIM_SPEECH")
+needs_speech = pytest.mark.skipif(not SPEECH, reason="SPEECHSIM_SPEECH names no folder of speech")
+
+
+def arrays(lengths: list[int]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {f"u{i:03d}": rng.standard_normal(n).astype(np.float32) for i, n in enumerate(lengths)}
+
+
+def rows(stream) -> dict[str, np.ndarray]:
+    """Every real row without its padding; an id that comes twice fails."""
+    found: dict[str, np.ndarray] = {}
+    for batch in stream:
+        for row, id_ in enumerate(batch.ids):
+            assert id_ not in found
+            found[id_] = batch.samples[row, : batch.lengths[row]]
+    return found
+
+
+def refuse(skipped: Skipped) -> None:
+    raise AssertionError(f"skipped {skipped}")
+
+
+def reader_threads() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("speechsim-audio")]
+
+
+def padded_samples(needed: list[int], lengths: tuple[int, ...]) -> int:
+    return sum(min(n for n in lengths if n >= samples) for samples in needed)
+
+
+# ---------------------------------------------------------------- buckets
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(400, 80_000).map(lambda n: n / 16_000), min_size=1, max_size=12),
+    st.integers(1, 4),
+)
+def test_plan_is_as_good_as_brute_force(durations, count):
+    buckets = plan_buckets(durations, count=count)
+    lengths = tuple(bucket.samples for bucket in buckets)
+    # The grid: half seconds, each with the 80 samples that complete the last frame.
+    cells = [8_000 * -(-round(16_000 * s) // 8_000) + 80 for s in durations]
+    grid = sorted(set(cells))
+    best = min(
+        padded_samples(cells, (*chosen, grid[-1]))
+        for k in range(count)
+        for chosen in combinations(grid[:-1], min(k, len(grid) - 1))
+    )
+    assert padded_samples(cells, lengths) == best
+    assert lengths == tuple(sorted(set(lengths))) and set(lengths) <= set(grid)
+    assert len(lengths) == min(count, len(grid))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.floats(0.025, 200.0), min_size=1, max_size=30),
+    st.floats(0.5, 70.0),
+    st.floats(0.1, 100.0),
+)
+def test_every_bucket_holds_whole_frames_and_keeps_its_budget(durations, limit, batch_seconds):
+    buckets = plan_buckets(durations, max_seconds=limit, batch_seconds=batch_seconds)
+    for bucket in buckets:
+        assert (bucket.samples - 80) % 320 == 0
+        assert bucket.samples < 16_000 * limit + 321
+        assert bucket.batch == max(1, int(batch_seconds / (bucket.samples / 16_000)))
+    largest = buckets[-1].samples
+    longest_uncut = max((s for s in durations if s <= limit), default=0.0)
+    assert largest >= int(16_000 * longest_uncut)
+    # No utterance needs more pieces than the limit itself asks for.
+    for seconds in durations:
+        assert np.ceil(int(16_000 * seconds) / largest) <= np.ceil(seconds / limit)
+
+
+def test_an_utterance_of_exactly_max_seconds_fits():
+    assert plan_buckets([60.0, 3.0])[-1].samples >= 60 * 16_000
+    assert plan_buckets([30.0], max_seconds=30)[-1].samples >= 30 * 16_000
+    assert plan_buckets([30.0], max_seconds=30)[-1].samples < 30.02 * 16_000
+
+
+def test_longer_ones_are_planned_as_pieces():
+    assert [bucket.samples for bucket in plan_buckets([61.0], max_seconds=60)] == [488_080]
+    # Six pieces of 50.2 s outweigh two utterances of 40 s; as one row they would not.
+    plan = plan_buckets([40.0, 40.0, 301.0, 60.0], count=2, max_seconds=60)
+    assert [bucket.samples for bucket in plan] == [808_080, 960_080]
+
+
+def test_plan_of_few_durations_is_small_and_known():
+    assert plan_buckets([10.0]) == (Bucket(3, 160_080),)
+    assert plan_buckets([1.0, 1.0, 0.7]) == (Bucket(39, 16_080),)
+    assert plan_buckets([1.0] * 50 + [9.0, 10.0], count=2) == (
+        Bucket(39, 16_080),
+        Bucket(3, 160_080),
+    )
+
+
+def test_plan_does_not_depend_on_the_order_and_is_fast():
+    durations = np.random.default_rng(0).gamma(4.0, 3.0, 300_000)
+    start = time.perf_counter()
+    plan = plan_buckets(durations)
+    assert time.perf_counter() - start < 2.0
+    assert len(plan) == 4
+    assert plan_buckets(durations[::-1].tolist()) == plan
+
+
+@pytest.mark.parametrize(
+    "seconds, settings_",
+    [
+        ([], {}),
+        ([1.0, float("nan")], {}),
+        ([-1.0], {}),
+        ([1.0], {"count": 0}),
+        ([1.0], {"batch_seconds": 0}),
+        ([1.0], {"max_seconds": 0.4}),
+        ([1.0], {"max_seconds": float("nan")}),
+    ],
+)
+def test_plan_refuses_nonsense(seconds, settings_):
+    with pytest.raises(UserError, match=r"expected|need"):
+        plan_buckets(seconds, **settings_)
+
+
+# ---------------------------------------------------------------- batches
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(400, 9_000), min_size=1, max_size=20),
+    st.lists(st.tuples(st.integers(1, 4), st.integers(800, 6_000)), min_size=1, max_size=3),
+)
+def test_every_sample_comes_out_exactly_once(lengths, shapes):
+    corpus = arrays(lengths)
+    buckets = [Bucket(batch, samples) for batch, samples in shapes]
+    largest = max(bucket.samples for bucket in buckets)
+    found = rows(batches(open_corpus(corpus), buckets, on_skip=refuse))
+    for id_, samples in corpus.items():
+        count = -(-len(samples) // largest)
+        names = [id_] if count == 1 else [f"{id_}#{piece}" for piece in range(count)]
+        pieces = [found.pop(name) for name in names]
+        np.testing.assert_array_equal(np.concatenate(pieces), samples)
+        assert all(len(piece) >= 400 for piece in pieces)
+        assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
+    assert not found
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(400, 3_000), min_size=1, max_size=20))
+def test_batches_have_their_shape_and_the_smallest_bucket(lengths):
+    buckets = (Bucket(3, 1_040), Bucket(2, 2_000), Bucket(1, 3_280))
+    leftovers: set[int] = set()
+    for batch in batches(open_corpus(arrays(lengths)), buckets, on_skip=refuse):
+        bucket = next(b for b in buckets if batch.samples.shape == (b.batch, b.samples))
+        real = len(batch.ids)
+        assert (batch.lengths[:real] > 0).all() and not batch.lengths[real:].any()
+        smaller = max((b.samples for b in buckets if b.samples < bucket.samples), default=0)
+        assert (batch.lengths[:real] > smaller).all()
+        valid = np.arange(bucket.samples) < batch.lengths[:, None]
+        assert not batch.samples[~valid].any()
+        assert batch.seconds == batch.lengths.sum() / 16_000
+        assert bucket.samples not in leftovers, "a partial batch comes last"
+        if real < bucket.batch:
+            leftovers.add(bucket.samples)
+
+
+def test_full_batches_come_in_the_order_of_the_corpus():
+    stream = batches(
+        open_corpus(arrays([500, 900, 1_500, 600, 700])),
+        [Bucket(2, 1_000), Bucket(1, 2_000)],
+        on_skip=refuse,
+    )
+    assert [batch.ids for batch in stream] == [("u000", "u001"), ("u002",), ("u003", "u004")]
+
+
+@pytest.mark.parametrize("workers, lookahead", [(1, 1), (2, 3), (4, 32)])
+def test_threads_do_not_change_the_batches(monkeypatch, workers, lookahead):
+    def slow_read(source: Source):
+        time.sleep(0.003 if source.id.endswith(("0", "3", "7")) else 0)
+        return read(source)
+
+    corpus = open_corpus(arrays(list(range(400, 2_400, 100))))
+    buckets = [Bucket(3, 1_200), Bucket(2, 2_400)]
+    expected = list(batches(corpus, buckets, on_skip=refuse))
+    monkeypatch.setattr(batching, "read", slow_read)
+    got = list(batches(corpus, buckets, workers=workers, lookahead=lookahead, on_skip=refuse))
+    assert [batch.ids for batch in got] == [batch.ids for batch in expected]
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one.samples, other.samples)
+        np.testing.assert_array_equal(one.lengths, other.lengths)
+
+
+def broken_corpus() -> Corpus:
+    good = arrays([500, 600])
+    silent, short = np.zeros(800, np.float32), np.ones(10, np.float32)
+    corpus = open_corpus({"a": good["u000"], "mute": silent, "short": short, "z": good["u001"]})
+    return Corpus("broken", (Source("gone.wav", Path("gone.wav")), *corpus.sources))
+
+
+def test_unusable_sources_are_reported_in_order_and_skipped():
+    skipped: list[Skipped] = []
+    (batch,) = batches(broken_corpus(), [Bucket(2, 1_000)], on_skip=skipped.append)
+    assert batch.ids == ("a", "z")
+    assert [one.id for one in skipped] == ["gone.wav", "mute", "short"]
+    assert [one.reason.split(":")[0] for one in skipped] == [
+        "is not a file",
+        "is silent",
+        "is too short",
+    ]
+
+
+def test_strict_makes_them_fatal():
+    with pytest.raises(UserError, match=r"gone\.wav is not a file") as caught:
+        list(batches(broken_corpus(), [Bucket(2, 1_000)], strict=True, on_skip=refuse))
+    assert isinstance(caught.value.__cause__, AudioError)
+    assert not reader_threads()
+
+
+def test_only_skipped_sources_give_no_batches():
+    corpus = open_corpus([np.zeros(800, np.float32)])
+    skipped: list[Skipped] = []
+    assert list(batches(corpus, [Bucket(1, 1_000)], on_skip=skipped.append)) == []
+    assert len(skipped) == 1
+
+
+@pytest.mark.parametrize("lookahead", [1, 4])
+def test_reading_ahead_is_bounded_and_stops_when_closed(monkeypatch, lookahead):
+    started: list[str] = []
+
+    def counting_read(source: Source):
+        started.append(source.id)
+        return read(source)
+
+    monkeypatch.setattr(batching, "read", counting_read)
+    corpus = open_corpus(arrays([500] * 200))
+    stream = batches(corpus, [Bucket(2, 1_000)], lookahead=lookahead, on_skip=refuse)
+    assert not started and not reader_threads()  # nothing happens before the first batch
+    next(stream)
+    next(stream)
+    time.sleep(0.05)
+    assert 4 <= len(started) <= 4 + lookahead
+    stream.close()
+    assert not reader_threads()
+    assert len(started) <= 4 + lookahead
+
+
+def test_breaking_out_cancels_what_waits(monkeypatch):
+    started: list[str] = []
+
+    def slow_read(source: Source):
+        started.append(source.id)
+        time.sleep(0.02)
+        return read(source)
+
+    monkeypatch.setattr(batching, "read", slow_read)
+    corpus = open_corpus(arrays([500] * 100))
+    stream = batches(corpus, [Bucket(1, 1_000)], workers=2, lookahead=100, on_skip=refuse)
+    start = time.perf_counter()
+    for _ in stream:
+        break
+    stream.close()
+    assert time.perf_counter() - start < 0.5  # all of it would take a second
+    assert len(started) < 20
+    assert not reader_threads()
+
+
+def test_a_bug_in_a_worker_surfaces(monkeypatch):
+    def broken_read(source: Source):
+        if source.id == "u002":
+            raise ZeroDivisionError("a bug")
+        return read(source)
+
+    monkeypatch.setattr(batching, "read", broken_read)
+    seen: list[Batch] = []
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        for batch in batches(open_corpus(arrays([500] * 5)), [Bucket(1, 1_000)], on_skip=refuse):
+            seen.append(batch)
+    assert [batch.ids for batch in seen] == [("u000",), ("u001",)]
+    assert not reader_threads()
+
+
+@pytest.mark.parametrize(
+    "buckets, options",
+    [
+        ([], {}),
+        ([Bucket(1, 720)], {}),
+        ([Bucket(1, 1_040)], {"workers": 0}),
+        ([Bucket(1, 1_040)], {"lookahead": 0}),
+    ],
+)
+def test_batches_refuses_nonsense_before_any_work(buckets, options):
+    with pytest.raises(UserError, match=r"hold 800|at least 1"):
+        batches(open_corpus(arrays([500])), buckets, on_skip=refuse, **options)
+
+
+@needs_speech
+def test_real_speech_comes_through_whole():
+    corpus = open_corpus(Path(str(SPEECH)) / "manifest.tsv")
+    sources = corpus.sources[::40] + tuple(s for s in corpus.sources if s.id.endswith("p001.mp3"))
+    corpus = Corpus("some", sources)
+    seconds = [source.seconds for source in sources if source.seconds]
+    stream = list(batches(corpus, plan_buckets(seconds, max_seconds=20.0), on_skip=refuse))
+    assert sum(batch.seconds for batch in stream) == pytest.approx(sum(seconds), abs=1e-2)
+    assert {id_.partition("#")[0] for batch in stream for id_ in batch.ids} == {
+        source.id for source in sources
+    }
+    assert len({batch.samples.shape for batch in stream}) <= 4
+    assert sum(batch.samples.size for batch in stream) < 16_000 * 4 * sum(seconds)

@@ -1,0 +1,344 @@
+"""Figures: what is drawn is what was measured, and every label can be read."""
+
+from itertools import combinations
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+
+from speechsim_jax import figures
+from speechsim_jax.errors import UserError
+from speechsim_jax.results import NetworkName, SimilarityResult
+
+PAPER = {
+    "facebook/hubert-base-ls960": 13,
+    "facebook/hubert-large-ll60k": 24,
+    "facebook/wav2vec2-base-960h": 13,
+    "facebook/wav2vec2-large-lv60": 24,
+}
+UNEQUAL = {
+    "log-mel": 1,
+    "mfcc": 2,
+    "org/hubert-large-ll60k": 24,
+    "microsoft/wavlm-large": 25,
+    "org/data2vec-audio-base-960h": 13,
+    "org/xls-r-$1b$-a_very-long-name-to-shorten-somewhere": 35,
+}
+SHAPES = {
+    "two": {"a0": 1, "b": 1},
+    "four": {"facebook/hubert-base-ls960": 2, "facebook/wav2vec2-base-960h": 2},
+    "one-model": {"facebook/hubert-base-ls960": 13},
+    "paper": PAPER,
+    "unequal": UNEQUAL,
+    "many": {f"network-{i}": 1 for i in range(60)},
+}
+MEASURES = {
+    "lincka": {"symmetric": True, "range": (0, 1), "summary": "Linear CKA"},
+    "maxcorr": {"symmetric": False, "range": (0, 1)},
+}
+
+
+def _result(models: dict[str, int], seed: int = 0) -> SimilarityResult:
+    networks = [NetworkName(model, i) for model, depth in models.items() for i in range(depth)]
+    steps = np.random.default_rng(seed).standard_normal((len(networks), 60)).cumsum(axis=0)
+    values = np.abs(np.corrcoef(steps))
+    skewed = values * np.linspace(0.5, 1, len(networks))
+    attributes = {"frames": 2703511, "utterances": 2703, "note": "random weights"}
+    matrices = {"lincka": values, "maxcorr": skewed}
+    return SimilarityResult.build(networks, matrices, {}, MEASURES, attributes)
+
+
+def _axes(figure: Figure, label: str) -> Axes:
+    return next(axes for axes in figure.axes if axes.get_label() == label)
+
+
+def _drawn_texts(figure: Figure) -> list[Text]:
+    """Every text with ink on the page, after drawing."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    found = [t for t in figure.findobj(Text) if isinstance(t, Text) and t.get_text().strip()]
+    hidden = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        for tick in axis.get_major_ticks():
+            if not low <= tick.get_loc() <= high:  # matplotlib keeps such ticks, but draws none
+                hidden |= {id(tick.label1), id(tick.label2)}
+    return [t for t in found if t.get_visible() and id(t) not in hidden]
+
+
+def _assert_readable(figure: Figure) -> None:
+    """No text under 6 pt, none outside the page, no two over each other."""
+    texts = _drawn_texts(figure)
+    assert len(texts) > 4
+    page = figure.bbox
+    boxes = [(t.get_text(), t.get_window_extent()) for t in texts]
+    for text in texts:
+        assert text.get_fontsize() >= 6, text.get_text()
+    for name, box in boxes:
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.x1 and box.y1 <= page.y1
+        assert inside, f"{name!r} leaves the page: {box}"
+    for (name, box), (other, that) in combinations(boxes, 2):
+        wide = min(box.x1, that.x1) - max(box.x0, that.x0)
+        high = min(box.y1, that.y1) - max(box.y0, that.y0)
+        assert wide <= 0.5 or high <= 0.5, f"{name!r} overlaps {other!r}"
+
+
+@pytest.mark.parametrize("width", [None, 3.5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_heatmap_text_is_readable(shape: str, width: float | None) -> None:
+    figure = figures.heatmap(_result(SHAPES[shape]), "maxcorr", width=width)
+    _assert_readable(figure)
+    assert 3.5 <= figure.get_figwidth() <= 7
+    cells = _axes(figure, "map").get_window_extent()
+    assert cells.width == pytest.approx(cells.height)  # square cells
+
+
+def test_heatmap_shows_the_matrix() -> None:
+    result = _result(PAPER)
+    axes = _axes(figures.heatmap(result, "maxcorr"), "map")
+    (image,) = axes.images
+    np.testing.assert_array_equal(image.get_array(), result.matrix("maxcorr"))
+    assert axes.get_ylim() == (73.5, -0.5)  # row 0 on top, as in a printed matrix
+    assert axes.get_xlim() == (-0.5, 73.5)
+    assert image.get_clim() == (0.0, 1.0)
+    assert not [p for p in axes.patches if p.get_gid() == "undefined"]
+
+
+def test_heatmap_blocks_are_separated_and_named() -> None:
+    axes = _axes(figures.heatmap(_result(PAPER), "lincka"), "map")
+    lines = [line for line in axes.lines if line.get_gid() == "separator"]
+    horizontal = [line.get_ydata()[0] for line in lines if np.ptp(line.get_ydata()) == 0]
+    vertical = [line.get_xdata()[0] for line in lines if np.ptp(line.get_xdata()) == 0]
+    assert horizontal == vertical == [12.5, 36.5, 49.5]
+    assert {line.get_color() for line in lines} == {"white"}
+    for gid, rotation, coordinate in (("x name", 90, 1), ("y name", 0, 0)):
+        names = [t for t in axes.texts if t.get_gid() == gid and isinstance(t, Annotation)]
+        joined = [t.get_text().replace("\n", "") for t in names]
+        assert joined == [model.removeprefix("facebook/") for model in PAPER]
+        assert [t.xy[coordinate] for t in names] == pytest.approx([6, 24.5, 43, 61.5])
+        assert {t.get_rotation() for t in names} == {rotation}
+
+
+def test_heatmap_names_the_layers() -> None:
+    axes = _axes(figures.heatmap(_result(PAPER), "lincka"), "map")
+    starts = np.repeat([0, 13, 37, 50], [13, 24, 13, 24])
+    for positions, labels in (
+        (axes.get_xticks(), axes.get_xticklabels()),
+        (axes.get_yticks(), axes.get_yticklabels()),
+    ):
+        layers = [int(label.get_text()) for label in labels]
+        assert layers == [int(p) - starts[int(p)] for p in positions]
+        assert {0, 13, 37, 50} <= set(positions)
+        assert all(layer % 6 == 0 for layer in layers)
+
+
+def test_heatmap_says_which_way_it_reads() -> None:
+    result = _result(PAPER)
+    directed = figures.heatmap(result, "maxcorr")
+    assert _axes(directed, "bar").get_ylabel() == "maxcorr\nrow x accounted for by column y"
+    assert _axes(directed, "map").get_ylabel() == "row x (layer)"
+    assert _axes(directed, "map").get_xlabel() == "column y (layer)"
+    assert _axes(figures.heatmap(result, "lincka"), "bar").get_ylabel() == "lincka"
+
+
+def test_heatmap_title_and_caption() -> None:
+    result = _result(PAPER)
+
+    def texts(**options: str) -> list[str]:
+        return [t.get_text() for t in figures.heatmap(result, "lincka", **options).texts]
+
+    caption = "2,703,511 frames · 2,703 utterances · random weights"
+    assert texts() == ["Linear CKA", caption]
+    assert texts(title="Mine") == ["Mine", caption]
+    assert texts(title="") == []
+
+
+def test_blocks_too_small_for_a_name_get_a_key() -> None:
+    figure = figures.heatmap(_result(UNEQUAL), "lincka")
+    names = [t.get_text() for t in _axes(figure, "map").texts if t.get_gid() == "y name"]
+    assert names[:3] == ["A", "B", "hubert-large-ll60k"]
+    caption = next(t.get_text() for t in figure.texts if t.get_gid() == "caption")
+    assert caption.endswith("A: log-mel · B: mfcc")
+    unnamed = figures.heatmap(_result(UNEQUAL), "lincka", title="")
+    assert [t.get_text() for t in unnamed.texts] == ["A: log-mel · B: mfcc"]
+
+
+def test_undefined_cells_are_hatched() -> None:
+    result = _result(PAPER)
+    values = result.matrix("lincka").values.copy()
+    values[3, 40] = np.nan
+    values[60, 2] = np.inf
+    holes = SimilarityResult.build(result.networks, {"lincka": values}, measures=MEASURES)
+    figure = figures.heatmap(holes, "lincka")
+    axes = _axes(figure, "map")
+    shown = axes.images[0].get_array()
+    assert isinstance(shown, np.ma.MaskedArray)
+    assert sorted(zip(*np.nonzero(shown.mask), strict=True)) == [(3, 40), (60, 2)]
+    (below,) = [p for p in axes.patches if p.get_gid() == "undefined"]
+    assert below.get_hatch() and below.get_zorder() < axes.images[0].get_zorder()
+    assert any("hatched: not defined" in t.get_text() for t in figure.texts)
+    pixels = _pixels(figure)
+    cells = axes.get_window_extent()
+    side = cells.width / 74
+    hole = _patch(pixels, cells.x0 + 40 * side, cells.y1 - 4 * side, side)
+    colour = _patch(pixels, cells.x0 + 41 * side, cells.y1 - 4 * side, side)
+    assert np.ptp(hole, axis=-1).max() == 0  # grey: the hatch shows through
+    assert np.ptp(colour, axis=-1).min() > 0
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[::-1, :, :3].astype(int)
+
+
+def _patch(pixels: np.ndarray, x: float, y: float, side: float) -> np.ndarray:
+    inner = slice(int(y) + 3, int(y + side) - 3), slice(int(x) + 3, int(x + side) - 3)
+    return pixels[inner]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "declared", "expected"),
+    [
+        (0.12, 1.0, (0, 1), (0.0, 1.0)),  # fills the range: all of it
+        (0.12, 1.0 + 1e-7, (0, 1), (0.0, 1.0)),
+        (0.83, 0.97, (0, 1), (0.8, 1.0)),  # a narrow band: stretched, to round numbers
+        (0.31, 0.42, (0, 1), (0.3, 0.45)),
+        (-0.02, 1.0, (0, 1), (-0.02, 1.0)),  # beyond the range: the data decide
+        (-5.39, 0.99, (None, 1), (-5.5, 1.0)),
+        (-5.39, 0.99, None, (-5.5, 1.0)),
+        (1.0, 1.0, (0, 1), (0.995, 1.0)),
+        (0.5, 0.5, None, (0.495, 0.505)),
+    ],
+)
+def test_colour_limits(
+    low: float, high: float, declared: tuple | None, expected: tuple[float, float]
+) -> None:
+    values = np.array([[low, np.nan], [high, (low + high) / 2]])
+    assert figures.colour_limits(values, declared) == pytest.approx(expected)
+
+
+def test_colour_limits_without_numbers() -> None:
+    assert figures.colour_limits(np.full((2, 2), np.nan), (0, 1)) == (0.0, 1.0)
+
+
+def test_given_limits_are_kept_and_marked() -> None:
+    figure = figures.heatmap(_result(PAPER), "lincka", limits=(0.4, 0.9))
+    (image,) = _axes(figure, "map").images
+    assert image.get_clim() == (0.4, 0.9)
+    assert image.colorbar is not None and image.colorbar.extend == "both"
+    with pytest.raises(UserError, match="must increase"):
+        figures.heatmap(_result(PAPER), "lincka", limits=(0.9, 0.4))
+
+
+def test_colours_keep_their_order_in_grey() -> None:
+    (image,) = _axes(figures.heatmap(_result(PAPER), "lincka"), "map").images
+    grey = image.cmap(np.linspace(0, 1, 64))[:, :3] @ [0.299, 0.587, 0.114]
+    assert np.diff(grey).min() > 0
+
+
+def test_heatmap_refuses_what_it_cannot_draw() -> None:
+    with pytest.raises(UserError, match=r"'cka'.*lincka"):
+        figures.heatmap(_result(PAPER), "cka")
+    with pytest.raises(UserError, match="at least 3 in"):
+        figures.heatmap(_result(PAPER), "lincka", width=1)
+
+
+def test_result_plots_itself() -> None:
+    figure = _result(PAPER).plot("lincka", limits=(0, 2), title="T", width=5)
+    assert figure.get_figwidth() == 5
+    assert _axes(figure, "map").images[0].get_clim() == (0, 2)
+    assert figure._repr_png_()[:4] == b"\x89PNG"
+
+
+def test_trend_is_best_layer_and_layer_at_the_same_depth() -> None:
+    values = np.arange(25.0).reshape(5, 5) % 7
+    networks = [NetworkName("a", i) for i in range(3)] + [NetworkName("b", i) for i in range(2)]
+    result = SimilarityResult.build(networks, {"maxcorr": values, "procrustes_distance": values})
+    first, second = (axes for axes in figures.layer_trend(result, "maxcorr").axes)
+    lines = {line.get_gid(): line for line in first.lines}
+    np.testing.assert_array_equal(lines["best"].get_xdata(), [0, 0.5, 1])
+    np.testing.assert_array_equal(lines["best"].get_ydata(), values[:3, 3:].max(axis=1))
+    same = [values[0, 3], values[1, 3], values[2, 4]]
+    np.testing.assert_array_equal(lines["same"].get_ydata(), same)
+    back = {line.get_gid(): line for line in second.lines}
+    np.testing.assert_array_equal(back["best"].get_ydata(), values[3:, :3].max(axis=1))
+    np.testing.assert_array_equal(back["same"].get_ydata(), [values[3, 0], values[4, 2]])
+    assert lines["same"].get_linestyle() == "--" and lines["best"].get_linestyle() == "-"
+    near = figures.layer_trend(result, "procrustes_distance").axes[0].lines[0]
+    np.testing.assert_array_equal(near.get_ydata(), values[:3, 3:].min(axis=1))
+
+
+def test_trend_of_one_model_leaves_self_similarity_out() -> None:
+    result = _result({"a": 4})
+    values = result.matrix("lincka").values
+    (axes,) = figures.layer_trend(result, "lincka").axes
+    best, following = (line.get_ydata() for line in axes.lines)
+    np.testing.assert_array_equal(best, (values - 2 * np.eye(4)).max(axis=1))
+    np.testing.assert_array_equal(following, [*np.diagonal(values, 1), np.nan])
+
+
+def test_trend_with_undefined_cells() -> None:
+    values = np.full((4, 4), np.nan)
+    values[0, 2] = 0.5
+    networks = [NetworkName(m, i) for m in "ab" for i in range(2)]
+    result = SimilarityResult.build(networks, {"lincka": values})
+    line = figures.layer_trend(result, "lincka").axes[0].lines[0]
+    np.testing.assert_array_equal(line.get_ydata(), [0.5, np.nan])
+
+
+@pytest.mark.parametrize("shape", ["four", "one-model", "paper", "unequal"])
+def test_trend_text_is_readable(shape: str) -> None:
+    models = SHAPES[shape]
+    figure = figures.layer_trend(_result(models), "maxcorr")
+    _assert_readable(figure)
+    assert len(figure.axes) == len(models)
+    others = 1 if len(models) == 1 else len(models) - 1
+    assert {len(axes.lines) for axes in figure.axes} == {2 * others}
+
+
+def test_trend_survives_grey_and_colour_blindness() -> None:
+    figure = figures.layer_trend(_result(UNEQUAL), "maxcorr")
+    (legend,) = figure.legends
+    (panel, *_) = figure.axes
+    solid = [line for line in panel.lines if line.get_gid() == "best"]
+    assert len({line.get_marker() for line in solid}) == len(solid)
+    assert len({to_hex(line.get_color()) for line in solid}) == len(solid)
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels[0] == "y: log-mel" and labels[-2] == "best layer of y"
+    assert len(labels) == len(UNEQUAL) + 2
+
+
+def test_trend_needs_layers() -> None:
+    with pytest.raises(UserError, match="at least two layers"):
+        figures.layer_trend(_result(SHAPES["two"]), "lincka")
+
+
+def test_save_figures(tmp_path: Path) -> None:
+    paths = figures.save_figures(_result(SHAPES["four"]), tmp_path / "figures")
+    names = [f"{kind}_{m}.png" for m in ("lincka", "maxcorr") for kind in ("heatmap", "trend")]
+    assert [path.name for path in paths] == names
+    pixels = matplotlib.image.imread(paths[0])
+    assert pixels.shape[1] == 3.5 * 200
+    single = figures.save_figures(_result(SHAPES["two"]), tmp_path)
+    assert [path.name for path in single] == ["heatmap_lincka.png", "heatmap_maxcorr.png"]
+
+
+def test_short_names_stay_apart() -> None:
+    assert figures.short_names(["org/a", "b", "runs/c/"]) == ["a", "b", "c"]
+    assert figures.short_names(["one/a", "two/a", "b"]) == ["one/a", "two/a", "b"]
+
+
+@pytest.mark.parametrize("limit", [12.0, 30.0, 60.0])
+def test_ellipsised_fits_and_keeps_both_ends(limit: float) -> None:
+    name = "wav2vec2-large-lv60"
+    short = figures.ellipsised(name, limit, 7)
+    assert figures.text_width(short, 7) <= max(limit, figures.text_width("w…0", 7))
+    assert short[0] == "w" and short[-1] == "0" and "…" in short
+    assert figures.ellipsised(name, 1000, 7) == name

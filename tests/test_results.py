@@ -1,0 +1,269 @@
+"""SimilarityResult: labels, selection, and files that read back as they were."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from speechsim_jax.errors import UserError
+from speechsim_jax.results import NetworkName, SimilarityResult
+
+MODELS = {"org/modèle-é": 3, "b": 2}
+NETWORKS = [NetworkName(model, layer) for model, depth in MODELS.items() for layer in range(depth)]
+ATTENTION = [network for network in NETWORKS if network.layer > 0]
+MEASURES = {
+    "lincka": {"symmetric": True, "range": (0.0, 1.0), "level": "layer", "summary": "Linear CKA"},
+    "maxcorr": {"symmetric": False, "range": (None, 1), "reference": "Wu et al. 2020"},
+}
+
+
+@dataclass(frozen=True)
+class _Settings:
+    stride: int = 2
+    root: Path = Path("corpus")
+
+
+ATTRIBUTES = {
+    "config": {
+        "models": ["a", "b"],
+        "strict": False,
+        "resume": None,
+        "nothing": "",
+        "rate": 1 / 3,
+        "seed": 2**70,
+        "a/b": 1,
+        "settings": _Settings(),
+    },
+    "frames": np.int64(1234567),
+    "utterances": 12,
+    "note": "poids aléatoires",
+    "undecodable": "\udcff.wav",
+    "skipped": [f"{i:04d}/" + "x" * 100 for i in range(1500)],
+    "matrix": np.eye(2),
+}
+
+
+def _matrix(seed: int, size: int = 5) -> np.ndarray:
+    values = np.random.default_rng(seed).random((size, size))
+    np.fill_diagonal(values, 1.0)
+    return values
+
+
+@pytest.fixture
+def result() -> SimilarityResult:
+    lincka = _matrix(0)
+    lincka[0, 4] = np.nan
+    return SimilarityResult.build(
+        NETWORKS,
+        {"lincka": lincka, "maxcorr": _matrix(1).astype(np.float32), "attn_js": _matrix(2, 3)},
+        extras={
+            "best_corr": (("x", "y", "neuron"), np.random.default_rng(3).random((5, 5, 4))),
+            "best_match": (("x", "y", "neuron"), np.arange(100).reshape(5, 5, 4)),
+            "normed": (("x",), np.array([False, False, True, False, True])),
+            "revision": (("model",), np.array(["ø1", "β2"])),
+            "threshold": ((), np.array(0.99)),
+        },
+        measures=MEASURES,
+        attributes=ATTRIBUTES,
+        attention_networks=ATTENTION,
+        dims={"attn_js": ("x_attention", "y_attention")},
+    )
+
+
+def test_labels(result: SimilarityResult) -> None:
+    assert result.networks == tuple(NETWORKS)
+    assert result.attention_networks == tuple(ATTENTION)
+    assert result.models == tuple(MODELS)
+    assert result.measures == ("lincka", "maxcorr", "attn_js")
+    matrix = result.matrix("maxcorr")
+    assert matrix.dims == ("x", "y")
+    assert matrix.sel(x="org/modèle-é/2", y="b/1").item() == _matrix(1).astype(np.float32)[2, 4]
+    assert list(matrix.x_model.values) == [n.model for n in NETWORKS]
+    assert list(matrix.y_layer.values) == [0, 1, 2, 0, 1]
+    assert str(NETWORKS[2]) == "org/modèle-é/2"
+
+
+def test_definitions(result: SimilarityResult) -> None:
+    assert result.definition("lincka") == {**MEASURES["lincka"], "range": [0.0, 1.0]}
+    assert result.definition("maxcorr")["range"] == [None, 1]
+    assert result.definition("maxcorr")["symmetric"] is False
+    assert result.definition("attn_js") == {}
+    assert result.matrix("lincka").attrs["summary"] == "Linear CKA"
+    np.testing.assert_array_equal(result.matrix("maxcorr").attrs["range"], [-np.inf, 1.0])
+
+
+def test_attributes_keep_what_netcdf_cannot(result: SimilarityResult) -> None:
+    attributes = result.attributes
+    assert attributes["config"] == {
+        **ATTRIBUTES["config"],
+        "settings": {"stride": 2, "root": "corpus"},
+    }
+    assert attributes["config"]["strict"] is False
+    assert attributes["matrix"] == [[1.0, 0.0], [0.0, 1.0]]
+    assert attributes["undecodable"] == "\udcff.wav"
+    assert result.dataset.attrs["config.rate"] == 1 / 3
+    assert result.dataset.attrs["config.settings.stride"] == 2
+    assert "config.seed" not in result.dataset.attrs
+
+
+def test_attributes_of_no_json_type_are_refused() -> None:
+    with pytest.raises(TypeError, match="cannot hold a object"):
+        SimilarityResult.build(NETWORKS[:1], {"m": np.ones((1, 1))}, attributes={"a": object()})
+
+
+def test_save_then_load_is_identical(result: SimilarityResult, tmp_path: Path) -> None:
+    path = result.save(tmp_path / "new" / "résultat.nc")
+    loaded = SimilarityResult.load(str(path))
+    xr.testing.assert_identical(loaded.dataset, result.dataset)
+    assert loaded.attributes == result.attributes
+    assert loaded.dataset["normed"].dtype == bool
+    assert loaded.matrix("maxcorr").dtype == np.float32
+    assert loaded.definition("lincka") == result.definition("lincka")
+    chosen = loaded.select("b")
+    again = SimilarityResult.load(chosen.save(path))  # over the file it was read from
+    xr.testing.assert_identical(again.dataset, chosen.dataset)
+    assert [p.name for p in path.parent.iterdir()] == ["résultat.nc"]
+
+
+def test_saved_arrays_are_compressed(tmp_path: Path) -> None:
+    networks = [NetworkName("m", layer) for layer in range(200)]
+    result = SimilarityResult.build(networks, {"lincka": np.ones((200, 200))})
+    assert result.save(tmp_path / "r.nc").stat().st_size < 200 * 200 * 8 / 4
+
+
+def test_failed_save_keeps_the_old_file(result: SimilarityResult, tmp_path: Path) -> None:
+    path = result.save(tmp_path / "r.nc")
+    before = path.read_bytes()
+    broken = SimilarityResult(result.dataset.assign_attrs(bad=object()))
+    with pytest.raises(Exception, match=r"bad|attr"):
+        broken.save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_are_no_result(result: SimilarityResult, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing\.nc: no such result file"):
+        SimilarityResult.load(tmp_path / "missing.nc")
+    text = tmp_path / "notes.nc"
+    text.write_text("not a netCDF file")
+    with pytest.raises(UserError, match=r"notes\.nc: not a readable result"):
+        SimilarityResult.load(text)
+    half = tmp_path / "half.nc"
+    whole = result.save(tmp_path / "r.nc").read_bytes()
+    half.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"half\.nc"):
+        SimilarityResult.load(half)
+    other = tmp_path / "other.nc"
+    xr.Dataset({"a": ("t", np.arange(3))}).to_netcdf(other, engine="h5netcdf")
+    with pytest.raises(UserError, match="not one that SimilarityResult"):
+        SimilarityResult.load(other)
+    newer = SimilarityResult(result.dataset.assign_attrs(format_version=99)).save(other)
+    with pytest.raises(UserError, match="newer speechsim_jax"):
+        SimilarityResult.load(newer)
+
+
+def test_unknown_measure_lists_the_known(result: SimilarityResult) -> None:
+    with pytest.raises(UserError, match=r"'cka'.*lincka, maxcorr, attn_js"):
+        result.matrix("cka")
+    with pytest.raises(UserError, match="best_corr"):
+        result.matrix("best_corr")
+
+
+def test_select_by_model_and_layer(result: SimilarityResult) -> None:
+    chosen = result.select(["b", "org/modèle-é"], layers=[1, 2])
+    assert [str(n) for n in chosen.networks] == ["b/1", "org/modèle-é/1", "org/modèle-é/2"]
+    rows = [4, 1, 2]
+    np.testing.assert_array_equal(chosen.matrix("lincka"), _matrix(0)[np.ix_(rows, rows)])
+    np.testing.assert_array_equal(
+        chosen.matrix("attn_js"), _matrix(2, 3)[np.ix_([2, 0, 1], [2, 0, 1])]
+    )
+    assert chosen.dataset["best_corr"].shape == (3, 3, 4)
+    assert list(chosen.dataset["revision"].values) == ["β2", "ø1"]
+    assert chosen.attributes == result.attributes
+
+
+def test_select_without_attention_layers_drops_them(result: SimilarityResult) -> None:
+    chosen = result.select(layers=0)
+    assert chosen.measures == ("lincka", "maxcorr")
+    assert chosen.attention_networks == ()
+
+
+def test_select_refuses_what_is_not_there(result: SimilarityResult) -> None:
+    with pytest.raises(UserError, match=r"'c'.*org/modèle-é, b"):
+        result.select("c")
+    with pytest.raises(UserError, match="no network of b has a layer among"):
+        result.select("b", layers=[7])
+
+
+def test_block(result: SimilarityResult) -> None:
+    block = result.block("lincka", "org/modèle-é", "b")
+    np.testing.assert_array_equal(block, result.matrix("lincka").values[:3, 3:])
+    assert list(block.x_layer.values) == [0, 1, 2]
+    assert result.block("attn_js", "b", "org/modèle-é").shape == (1, 2)
+    with pytest.raises(UserError, match="no model 'c' under lincka"):
+        result.block("lincka", "b", "c")
+
+
+def test_frame_has_a_row_for_every_pair(result: SimilarityResult) -> None:
+    frame = result.to_frame()
+    keys = ["x_model", "x_layer", "y_model", "y_layer"]
+    assert list(frame.columns) == [*keys, "lincka", "maxcorr", "attn_js"]
+    assert len(frame) == 25
+    np.testing.assert_array_equal(frame["lincka"], result.matrix("lincka").values.ravel())
+    by_pair = frame.set_index(keys)["attn_js"]
+    assert by_pair["org/modèle-é", 2, "b", 1] == _matrix(2, 3)[1, 2]
+    assert by_pair.notna().sum() == 9
+
+
+def test_summary_leaves_self_similarity_out(result: SimilarityResult) -> None:
+    text = result.summary()
+    values = result.matrix("lincka").values
+    across = np.nanmean(values[:3, 3:])
+    within = (values[3, 4] + values[4, 3]) / 2
+    rows = {tuple(line.split()[:2]): line.split()[2:] for line in text.splitlines()}
+    assert rows["x", "y"] == ["lincka", "maxcorr", "attn_js"]
+    assert rows["org/modèle-é", "b"][0] == f"{across:.3f}"
+    assert rows["b", "b"] == [f"{within:.3f}", rows["b", "b"][1], "nan"]
+    assert "1,234,567 frames" in text and "poids aléatoires" in text
+
+
+def test_summary_stays_within_a_terminal() -> None:
+    matrices = {f"a_long_measure_{i}": np.eye(2) for i in range(12)}
+    result = SimilarityResult.build([NetworkName("a", 0), NetworkName("b", 0)], matrices)
+    table = result.summary().splitlines()[3:]
+    assert max(map(len, table)) <= 100
+    assert sum("a_long_measure" in line for line in table) > 1
+
+
+def test_repr(result: SimilarityResult) -> None:
+    first, second = repr(result).splitlines()
+    assert "2 models, 5 networks, 1,234,567 frames, 12 utterances" in first
+    assert second == "  measures: lincka, maxcorr, attn_js"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"networks": [], "matrices": {}}, "at least one network"),
+        ({"networks": [NETWORKS[0]] * 2, "matrices": {}}, "modèle-é/0 is given twice"),
+        ({"matrices": {"m": np.ones((4, 5))}}, "m: 4 entries along x, expected 5"),
+        ({"matrices": {}, "extras": {"e": (("x",), np.ones((5, 2)))}}, "e: shape"),
+        (
+            {"matrices": {"m": np.ones((5, 5))}, "extras": {"m": ((), np.array(1))}},
+            "used twice in one result: m",
+        ),
+    ],
+)
+def test_build_refuses(arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SimilarityResult.build(**{"networks": NETWORKS, **arguments})
+
+
+def test_import_is_light() -> None:
+    code = "import sys, speechsim_jax.results; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
