@@ -1,1 +1,1 @@
-"""Experiment scripts: `python -m experiments.NAME --flags`, each a thin main over `run(Config(...))`."""
+"""Scripts: `python -m experiments.NAME --flags`, each a thin main over `run(Config(...))`."""

@@ -1,20 +1,24 @@
-"""Flags that several scripts share, and how a script starts and fails."""
+"""Flags that several scripts share, and how a script starts, logs and fails."""
 
+import contextlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
+import absl.logging
 import jax
+import tqdm.auto
 from absl import app, flags
 
 from speechsim_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for results; made if missing.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results in --workdir.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of every random choice.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of every random choice.", lower_bound=0)
 COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
@@ -25,31 +29,38 @@ COMPILATION_CACHE = flags.DEFINE_string(
 
 def start(main: Callable[[], None]) -> None:
     """Parse the flags and run `main`; a user's mistake prints one line and exits with code 2."""
-    app.run(lambda _: _guarded(main), flags_parser=_parse)
+    app.run(lambda _: guarded(main), flags_parser=parse)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def parse(argv: Sequence[str]) -> list[str]:
+    """Read the flags; what is wrong with them prints one line and exits with code 2."""
     try:
         rest = flags.FLAGS(list(argv))
-        if rest[1:]:
-            raise UserError(f"unexpected argument {rest[1]!r}; every option is a --flag=value")
-    except (flags.Error, UserError) as error:
-        _fail(error)
+    except SystemExit:  # --help, which absl ends with code 1
+        sys.exit(0)
+    except flags.Error as error:
+        _fail(f"{error}; see --help")
+    if rest[1:]:
+        _fail(f"unexpected argument {rest[1]!r}; every option is a --flag=value, see --help")
+    if flags.FLAGS["verbosity"].using_default_value:  # at INFO, jax tells which TPUs it misses
+        flags.FLAGS["verbosity"].value = absl.logging.WARNING
+        flags.FLAGS["verbosity"].using_default_value = False
     return rest
 
 
-def _guarded(main: Callable[[], None]) -> None:
+def guarded(main: Callable[[], None]) -> None:
+    """Run `main`; a user's mistake prints one line and exits with code 2, ctrl-C with 130."""
     try:
         main()
     except UserError as error:
-        _fail(error)
+        _fail(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def _fail(error: Exception) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+def _fail(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -75,34 +86,52 @@ class _JsonLines(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
-def log_to(folder: Path) -> Callable[[], None]:
-    """Send the package's log to stderr and `folder`/log.jsonl; returns a function that ends it."""
+class _AboveTheBar(logging.Handler):
+    """Lines on stderr that do not run into a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record).encode("utf-8", "backslashreplace").decode()
+        tqdm.auto.tqdm.write(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def log_to(folder: Path) -> Iterator[None]:
+    """Send the package's log to stderr and `folder`/log.jsonl for as long as this lasts.
+
+    The file also keeps what is too fine for stderr, and the error that ended it.
+    """
     logger = logging.getLogger("speechsim_jax")
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    console = logging.StreamHandler()
-    console.setFormatter(logging.Formatter("%(message)s"))
-    file = logging.FileHandler(folder / "log.jsonl", encoding="utf-8")
+    before = logger.level, logger.propagate, logger.handlers
+    # An undecodable file name becomes \udcXX, which is how JSON writes it too.
+    file = logging.FileHandler(folder / "log.jsonl", encoding="utf-8", errors="backslashreplace")
     file.setFormatter(_JsonLines())
-    logger.handlers = [console, file]
-
-    def close() -> None:
-        logger.handlers = []
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.handlers = [_AboveTheBar(logging.INFO), file]
+    try:
+        yield
+    except BaseException as error:
+        said = str(error) or type(error).__name__
+        file.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, said, (), None))
+        raise
+    finally:
+        level, logger.propagate, logger.handlers = before
+        logger.setLevel(level)
         file.close()
-
-    return close
 
 
 def new_workdir(path: str | Path, overwrite: bool) -> Path:
     """Make the folder; raises UserError if it holds a result that may not be replaced."""
-    folder = Path(path)
-    if (folder / "result.nc").exists() and not overwrite:
-        raise UserError(
-            f"{folder / 'result.nc'} exists; choose another --workdir or pass --overwrite"
-        )
+    folder = Path(path).expanduser()
     try:
+        if (folder / "result.nc").exists() and not overwrite:
+            raise UserError(
+                f"{folder / 'result.nc'} exists; choose another --workdir or pass --overwrite"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "log.jsonl").touch()
     except OSError as error:
-        raise UserError(f"--workdir={folder} cannot be written: {error.strerror}") from error
+        raise UserError(
+            f"--workdir={path} cannot be written ({error.strerror}); choose another folder"
+        ) from error
     return folder

@@ -9,7 +9,9 @@ writes config.json, result.nc, figures/*.png and log.jsonl into the workdir. Fro
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -29,13 +31,22 @@ _LAST_LAYER = flags.DEFINE_enum(
 _MAX_MINUTES = flags.DEFINE_float(
     "max_minutes", None, "At most so much audio: a seeded choice, balanced over speakers."
 )
-_BATCH_SECONDS = flags.DEFINE_float("batch_seconds", 40.0, "Audio in one batch.")
+_BATCH_SECONDS = flags.DEFINE_float(
+    "batch_seconds", 40.0, "Audio in one batch.", upper_bound=86_400.0
+)
 _MAX_SECONDS = flags.DEFINE_float("max_seconds", 60.0, "Longer utterances are cut in pieces.")
+_ROWS_PER_UPDATE = flags.DEFINE_integer(
+    "rows_per_update", 4096, "Frames gathered before the statistics are updated.", lower_bound=1
+)
 _STATS_DTYPE = flags.DEFINE_enum(
     "stats_dtype", "float32", ["float32", "float64"], "Statistics (float32 is compensated)."
 )
 _RANK_TOLERANCE = flags.DEFINE_float(
-    "rank_tolerance", None, "Smallest relative eigenvalue kept (default: by --stats_dtype)."
+    "rank_tolerance",
+    None,
+    "Smallest relative eigenvalue kept (default: by --stats_dtype).",
+    lower_bound=0.0,
+    upper_bound=1.0,
 )
 _STRICT = flags.DEFINE_bool("strict", False, "Stop at an unusable file instead of skipping it.")
 _REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of hub models.")
@@ -43,6 +54,23 @@ _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Cache of hub models (defaul
 _OFFLINE = flags.DEFINE_bool("local_files_only", False, "Never ask the hub, use its cache only.")
 _NOTE = flags.DEFINE_string("note", "", "A remark to keep in the result and under its figures.")
 _HELP_MEASURES = flags.DEFINE_bool("help_measures", False, "List the measures and stop.")
+flags.adopt_module_key_flags(_flags)  # so that --help lists them too
+
+
+# Each is a field of `ss.Settings` of the same name.
+_SETTINGS = (
+    _MAX_MINUTES,
+    _flags.SEED,
+    _LAST_LAYER,
+    _BATCH_SECONDS,
+    _MAX_SECONDS,
+    _ROWS_PER_UPDATE,
+    _STATS_DTYPE,
+    _RANK_TOLERANCE,
+    _STRICT,
+)
+
+_log = logging.getLogger("speechsim_jax.experiments.compare")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +82,7 @@ class Config:
     workdir: str
     measures: str = "paper"
     levels: tuple[str, ...] = ()
-    settings: ss.Settings = ss.Settings()
+    settings: ss.Settings = dataclasses.field(default_factory=ss.Settings)
     revision: str | None = None
     cache_dir: str | None = None
     local_files_only: bool = False
@@ -65,9 +93,9 @@ class Config:
 def run(config: Config) -> ss.SimilarityResult:
     """Compare, save and draw; returns the result that was saved. Raises UserError."""
     workdir = _flags.new_workdir(config.workdir, config.overwrite)
-    (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    close_log = _flags.log_to(workdir)
-    try:
+    given = dataclasses.asdict(config)
+    with _flags.log_to(workdir):
+        _log.debug("config: %s", json.dumps(given))
         result = ss.compare(
             config.models,
             config.audio,
@@ -79,38 +107,30 @@ def run(config: Config) -> ss.SimilarityResult:
             local_files_only=config.local_files_only,
             **{f.name: getattr(config.settings, f.name) for f in dataclasses.fields(ss.Settings)},
         )
+        # Only now: a run that fails must not pair an older result with its own configuration.
+        (workdir / "config.json").write_text(json.dumps(given, indent=2) + "\n")
         result.save(workdir / "result.nc")
+        for stale in (workdir / "figures").glob("*.png"):
+            stale.unlink()
         figures.save_figures(result, workdir / "figures")
-    finally:
-        close_log()
     return result
 
 
 def config_from_flags() -> Config:
     """The flags as a Config; raises UserError for what is missing or malformed."""
-    for name, value in (("models", _MODELS.value), ("audio", _AUDIO.value)):
-        if not value:
-            raise UserError(f"--{name} is required; see --help")
-    if not _flags.WORKDIR.value:
-        raise UserError("--workdir is required; see --help")
-    settings = ss.Settings(
-        layers=_layers(_LAYERS.value),
-        max_minutes=_MAX_MINUTES.value,
-        seed=_flags.SEED.value,
-        last_layer=_LAST_LAYER.value,
-        batch_seconds=_BATCH_SECONDS.value,
-        max_seconds=_MAX_SECONDS.value,
-        stats_dtype=_STATS_DTYPE.value,
-        rank_tolerance=_RANK_TOLERANCE.value,
-        strict=_STRICT.value,
-    )
+    for flag in (_MODELS, _AUDIO, _flags.WORKDIR):
+        if not flag.value:
+            raise UserError(f"--{flag.name} is required; see --help")
+    if not all(_MODELS.value):
+        raise UserError(f"--models={','.join(_MODELS.value)}: expected hub ids or folders")
+    settings: dict[str, Any] = {flag.name: flag.value for flag in _SETTINGS}
     return Config(
         models=tuple(_MODELS.value),
-        audio=_AUDIO.value,
-        workdir=_flags.WORKDIR.value,
+        audio=str(_AUDIO.value),
+        workdir=str(_flags.WORKDIR.value),
         measures=_MEASURES.value,
         levels=tuple(_LEVELS.value),
-        settings=settings,
+        settings=ss.Settings(layers=_layers(_LAYERS.value), **settings),
         revision=_REVISION.value,
         cache_dir=_CACHE_DIR.value,
         local_files_only=_OFFLINE.value,

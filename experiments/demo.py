@@ -12,11 +12,15 @@ import itertools
 from pathlib import Path
 
 import soundfile
+from absl import flags
 
+import speechsim_jax as ss
 from experiments import _flags, compare
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.random_weights import random_tensors, save_folder
+
+flags.adopt_module_key_flags(_flags)  # for --help
 
 NOTE = "encoders with random weights (not trained), synthetic speech"
 
@@ -95,16 +99,16 @@ def write_speech(folder: Path) -> Path:
     return folder
 
 
-def run(config: Config):
+def run(config: Config) -> ss.SimilarityResult:
     """Write encoders and speech, then compare them; returns the result."""
-    workdir = Path(config.workdir)
+    workdir = _flags.new_workdir(config.workdir, overwrite=True)
     models = write_encoders(workdir / "models", config.seed)
     audio = write_speech(workdir / "speech")
     return compare.run(
         compare.Config(
             models=tuple(str(model) for model in models),
             audio=str(audio),
-            workdir=config.workdir,
+            workdir=str(workdir),
             note=NOTE,
             overwrite=True,
         )
@@ -113,6 +117,10 @@ def run(config: Config):
 
 def main() -> None:
     """Run the demo and say what was made."""
+    # Importing `compare` brought its flags along, and none may be ignored in silence.
+    for flag in flags.FLAGS.flags_by_module_dict()[compare.__name__]:
+        if flag.present:
+            raise UserError(f"--{flag.name} is not for the demo; use experiments.compare")
     config = Config(workdir=_flags.WORKDIR.value or "runs/demo", seed=_flags.SEED.value)
     _flags.use_compilation_cache()
     result = run(config)

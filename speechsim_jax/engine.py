@@ -13,22 +13,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm.auto
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Int32, Int64
 
 from speechsim_jax import audio as sound
-from speechsim_jax import batching, provenance
+from speechsim_jax import batching, provenance, selection
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import resolve
 from speechsim_jax.measures.base import Measure, Ranking
 from speechsim_jax.measures.finalise import score_all
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import Outputs, SpeechEncoder
+from speechsim_jax.models.encoder import Activations, Outputs, SpeechEncoder
 from speechsim_jax.models.loading import load_encoder
 from speechsim_jax.results import NetworkName, SimilarityResult
 from speechsim_jax.statistics.finished import FinishedMoments
 from speechsim_jax.statistics.moments import Stream
 from speechsim_jax.statistics.rows import MomentsStream
-from speechsim_jax.typing import HiddenStates
+from speechsim_jax.typing import FrameMask
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +61,13 @@ class Settings:
     rank_tolerance: float | None = None
     model_precision: str = "highest"
     strict: bool = False
+
+
+_CHOICES = {
+    "stats_dtype": ("float32", "float64"),
+    "last_layer": ("normed", "raw"),
+    "model_precision": ("highest", "high", "default"),
+}
 
 
 def compare(
@@ -97,8 +104,8 @@ def compare(
     _check_frame_rates(encoders)
     layers = [_layers_of(encoder, options.layers) for encoder in encoders]
     if options.max_minutes is not None:
-        corpus = sound.select(corpus, options.max_minutes, options.seed)
-    corpus = sound.durations(corpus)
+        corpus = selection.select(corpus, options.max_minutes, options.seed)
+    corpus = selection.durations(corpus)
     seen = Seen()
     moments = _accumulate(encoders, layers, corpus, options, seen, progress)
     names = [NetworkName(e.name, l) for e, ls in zip(encoders, layers) for l in ls]
@@ -183,18 +190,24 @@ def _accumulate(
         batch_seconds=options.batch_seconds,
         max_seconds=options.max_seconds,
     )
-    encode = [_encode_step(e, ls, options) for e, ls in zip(encoders, layers)]
+    outputs = [Outputs(layers=ls, last_layer=options.last_layer) for ls in layers]
     streams = tuple(Stream(len(ls), e.config.hidden_size) for e, ls in zip(encoders, layers))
     statistic = MomentsStream(streams, options.rows_per_update, options.stats_dtype)
     batches = batching.batches(corpus, buckets, strict=options.strict, on_skip=seen.skip)
-    checks: collections.deque[Finite] = collections.deque()
+    checks: collections.deque[FiniteCheck] = collections.deque()
+    names = [encoder.name for encoder in encoders]
     started = time.monotonic()
     with _progress_bar(sum(seconds), progress) as bar:
         for batch in batches:
-            outputs = [step(batch.samples, batch.lengths) for step in encode]
-            hidden = tuple(states for states, _ in outputs)
-            statistic.append(hidden, frame_positions(encoders[0].config, batch, hidden[0]))
-            checks.append(Finite(encoders, batch.ids, [finite for _, finite in outputs]))
+            acts = [
+                encoder.apply(batch.samples, batch.lengths, wanted, options.model_precision)
+                for encoder, wanted in zip(encoders, outputs)
+            ]
+            positions = frame_positions(encoders[0].config, batch, acts[0].frame_mask)
+            statistic.append(tuple(a.hidden_states for a in acts), positions)
+            first_bad = [_first_bad_frame(a) for a in acts]
+            checks.append(FiniteCheck(names, batch.ids, acts[0].frame_mask.shape[1], first_bad))
+            del acts
             # One batch behind: the device is never idle, and never has two batches waiting.
             if len(checks) > 1:
                 checks.popleft().check()
@@ -222,44 +235,37 @@ def _accumulate(
 
 
 def frame_positions(
-    config: EncoderConfig, batch: batching.Batch, hidden: HiddenStates
-) -> np.ndarray:
+    config: EncoderConfig, batch: batching.Batch, mask: FrameMask
+) -> Int64[np.ndarray, " row"]:
     """Where the valid frames of a batch are on its flattened [batch * frame] axis, in order."""
-    frames = hidden.shape[2]
-    counts = config.frames(batch.lengths)
-    return np.flatnonzero(np.arange(frames) < counts[:, None])
+    return np.flatnonzero(np.arange(mask.shape[1]) < config.frames(batch.lengths)[:, None])
 
 
-def _encode_step(encoder: SpeechEncoder, layers: tuple[int, ...], options: Settings):
-    """The jitted forward pass: (samples, lengths) -> hidden states, finite [batch, frame]."""
-    outputs = Outputs(layers=layers, last_layer=options.last_layer)
-
-    @jax.jit
-    def encode(parameters, samples, lengths) -> tuple[HiddenStates, Bool[Array, "batch frame"]]:
-        acts = encoder.apply(parameters, samples, lengths, outputs, options.model_precision)
-        finite = jnp.isfinite(acts.hidden_states).all(axis=(0, 3)) | ~acts.frame_mask
-        return acts.hidden_states, finite
-
-    return functools.partial(encode, encoder.parameters)
+@jax.jit
+def _first_bad_frame(acts: Activations) -> Int32[Array, ""]:
+    """The first valid frame, on the flattened [batch * frame] axis, that is NaN or inf; or -1."""
+    finite = jnp.isfinite(acts.hidden_states).all(axis=(0, 3)) | ~acts.frame_mask
+    flat = finite.reshape(-1)
+    return jnp.where(flat.all(), -1, jnp.argmin(flat)).astype(jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
-class Finite:
-    """Whether the frames of a batch are finite, per model; looked at once they are computed."""
+class FiniteCheck:
+    """Where the hidden states of a batch are not finite, per model; looked at once computed."""
 
-    encoders: Sequence[SpeechEncoder]
+    names: Sequence[str]
     ids: tuple[str, ...]
-    finite: Sequence[Bool[Array, "batch frame"]]
+    frames: int
+    first_bad: Sequence[Int32[Array, ""]]
 
     def check(self) -> None:
         """Raise UserError that names model, utterance and frame if a hidden state is NaN or inf."""
-        for encoder, finite in zip(self.encoders, self.finite):
-            bad = np.argwhere(~np.asarray(finite))
-            if len(bad):
-                row, frame = bad[0].tolist()
+        for name, first_bad in zip(self.names, self.first_bad):
+            if int(first_bad) >= 0:
+                row, frame = divmod(int(first_bad), self.frames)
                 raise UserError(
-                    f"{encoder.name}: hidden states of utterance {self.ids[row]!r} are NaN or inf at "
-                    f"frame {frame}; the checkpoint does not fit this audio or precision"
+                    f"{name}: hidden states of utterance {self.ids[row]!r} are NaN or inf at frame "
+                    f"{frame}; the checkpoint does not fit this audio or precision"
                 )
 
 
@@ -281,11 +287,11 @@ def _settings(given: dict[str, Any]) -> Settings:
             raise UserError(f"unknown setting {name!r}; known: {', '.join(sorted(known))}")
     if given.get("layers") is not None:
         given = given | {"layers": tuple(given["layers"])}
+    for name, allowed in _CHOICES.items():
+        if given.get(name, allowed[0]) not in allowed:
+            expected = " or ".join(map(repr, allowed))
+            raise UserError(f"{name} is {given[name]!r}; expected {expected}")
     options = Settings(**given)
-    if options.last_layer not in ("normed", "raw"):
-        raise UserError(f"last_layer is {options.last_layer!r}; expected 'normed' or 'raw'")
-    if options.stats_dtype not in ("float32", "float64"):
-        raise UserError(f"stats_dtype is {options.stats_dtype!r}; expected 'float32' or 'float64'")
     if options.stats_dtype == "float64" and jax.default_backend() != "cpu":
         raise UserError("stats_dtype='float64' needs a CPU; accelerators use compensated float32")
     if options.rows_per_update < 1:

@@ -5,38 +5,42 @@ the page. Layouts are computed from text extents; nothing is left to a tight bou
 """
 
 import os
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
 from io import BytesIO
-from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from speechsim_jax.errors import UserError
+from speechsim_jax.labels import (
+    CROWD,
+    GAP,
+    LINE,
+    MEDIUM,
+    NO_SIDE,
+    SMALL,
+    Block,
+    Side,
+    blocks,
+    ellipsised,
+    headline,
+    short_names,
+    side_labels,
+    text_width,
+    unique,
+)
 from speechsim_jax.results import SimilarityResult
 
 DPI = 200
-SMALL, MEDIUM, LARGE = 6.0, 7.0, 8.5
-_LINE = 1.25  # line height, in font sizes
-_GAP = 3.0
-_LEGIBLE = 7  # the fewest characters that a shortened line of a name may keep
-_LETTER = 10.0  # room for one letter, in points
-_CROWD = 12  # more blocks than this are too many for a key
-_ELLIPSIS = "…"
 # Okabe and Ito's colours that stay apart from white paper; markers repeat the distinction in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LEGEND: dict[str, Any] = {
@@ -56,32 +60,6 @@ class PrintFigure(Figure):
         buffer = BytesIO()
         self.savefig(buffer, format="png")
         return buffer.getvalue()
-
-
-class Block(NamedTuple):
-    """A run of neighbouring networks of one model: positions `start` to `stop` (exclusive)."""
-
-    model: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class _Side:
-    """The labels along one axis of a heat map: positions in cells, sizes in points."""
-
-    ticks: list[tuple[int, str]]
-    names: list[tuple[float, str]]
-    key: dict[str, str]
-    tick_depth: float
-    name_depth: float
-
-    @property
-    def depth(self) -> float:
-        return self.tick_depth + self.name_depth
-
-
-_NO_SIDE = _Side([], [], {}, 0.0, 0.0)
 
 
 def heatmap(
@@ -111,18 +89,18 @@ def heatmap(
     if not low < high:
         raise UserError(f"colour limits must increase, not {low} to {high}")
     directed = definition.get("symmetric") is False
-    bar_space = 38 + MEDIUM * _LINE * (2 if directed else 1)
-    axis_label = MEDIUM * _LINE + _GAP + 2
+    bar_space = 38 + MEDIUM * LINE * (2 if directed else 1)
+    axis_label = MEDIUM * LINE + GAP + 2
     left, needed = 0.0, 2 * axis_label
-    cell, side_x, side_y = 0.0, _NO_SIDE, _NO_SIDE
+    cell, side_x, side_y = 0.0, NO_SIDE, NO_SIDE
     while left < needed:  # the depth of the labels depends on the size of the map, and the reverse
         left = needed
         cell = (72 * width - left - bar_space) / columns
-        side_x, side_y = _side(matrix, 0, cell), _side(matrix, 1, cell)
+        side_x, side_y = side_labels(matrix, 0, cell), side_labels(matrix, 1, cell)
         needed = side_x.depth + axis_label
     notes = [f"{letter}: {name}" for letter, name in side_x.key.items()]
     notes += ["hatched: not defined"] if np.isnan(values).any() else []
-    head = _headline(result, measure, title, width, notes)
+    head = headline(result, measure, title, width, notes)
     below, map_width, map_height = side_y.depth + axis_label, cell * columns, cell * rows
     points = np.array([72 * width, below + map_height + head.depth])
     figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
@@ -150,7 +128,7 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
     Raises:
         UserError: an unknown measure, or no model with two layers.
     """
-    models = _unique(run.model for run in blocks(result.matrix(measure), 0))
+    models = unique(run.model for run in blocks(result.matrix(measure), 0))
     alone = len(models) == 1
     depths = {m: relative_depth(result.block(measure, m, m)) for m in models}
     if max(map(len, depths.values())) < 2:
@@ -158,7 +136,7 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
     columns = min(len(models), 2 if len(models) in (2, 4) else 3)
     width = (3.5, 5.5, 7.0)[columns - 1]
     short = dict(zip(models, short_names(models), strict=True))
-    head = _headline(result, measure, title, width)
+    head = headline(result, measure, title, width)
     handles = _trend_handles([] if alone else list(short.values()), 72 * width - 60)
     widest = max(text_width(str(handle.get_label()), SMALL) for handle in handles)
     legend_columns = max(1, int((72 * width - 12) // (widest + 32)))
@@ -205,13 +183,6 @@ def save_figures(result: SimilarityResult, folder: str | os.PathLike[str]) -> li
             paths.append(folder / f"{kind}_{measure}.png")
             figure.savefig(paths[-1], dpi=DPI)
     return paths
-
-
-def blocks(matrix: xr.DataArray, axis: int) -> list[Block]:
-    """The runs of one model along an axis of a result's matrix."""
-    names = [str(name) for name in matrix[f"{matrix.dims[axis]}_model"].values]
-    cuts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
-    return [Block(names[i], i, j) for i, j in zip(cuts, [*cuts[1:], len(names)], strict=True)]
 
 
 def colour_limits(
@@ -267,145 +238,6 @@ def trend(
     return nearest.reduce(values, axis=1), same
 
 
-def short_names(models: Sequence[str]) -> list[str]:
-    """Drop the organisation or folder before the last "/", where names stay apart without it."""
-    short = [model.rstrip("/").rsplit("/", 1)[-1] for model in models]
-    return [s if short.count(s) == 1 else m for s, m in zip(short, models, strict=True)]
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
-
-
-@lru_cache(maxsize=4096)
-def text_width(text: str, size: int | float, bold: bool = False) -> float:
-    """The width of a line of text in points."""
-    font = FontProperties(size=size, weight="bold" if bold else "normal")
-    # A dollar would start mathematics; the figures draw it as it is.
-    path = TextPath((0, 0), text.replace("$", "S"), prop=font)
-    return float(path.get_extents().width) if len(path.vertices) else 0.0
-
-
-def ellipsised(text: str, limit: int | float, size: int | float) -> str:
-    """The text with its middle left out, if it is wider than `limit` points."""
-    for kept in range(len(text), 1, -1):
-        head, tail = -(-kept // 2), kept // 2
-        line = text if kept == len(text) else f"{text[:head]}{_ELLIPSIS}{text[-tail:]}"
-        if text_width(line, size) <= limit:
-            break
-    else:
-        return text if len(text) <= 2 else f"{text[0]}{_ELLIPSIS}{text[-1]}"
-    return line
-
-
-def _wrapped(text: str, limit: int | float, size: int | float, bold: bool = False) -> list[str]:
-    """Lines of whole words within `limit` points."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer, size, bold) <= limit:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
-
-
-def _folded(name: str, count: int) -> list[str]:
-    """The name over `count` lines, broken after hyphens, its widest line as narrow as can be."""
-    parts = re.findall(r"[^-_. ]+[-_. ]*|[-_. ]+", name)
-    best = [name]
-    for cuts in combinations(range(1, len(parts)), min(count, len(parts)) - 1):
-        edges = [0, *cuts, len(parts)]
-        lines = ["".join(parts[i:j]).strip() for i, j in pairwise(edges)]
-        if max(map(len, lines)) < max(map(len, best)):
-            best = lines
-    return best
-
-
-def _spread(centres: Sequence[float], widths: Sequence[float], side: float) -> list[float]:
-    """Move labels apart as little as needed, within 0 to `side`."""
-    placed = [min(max(c, w / 2), side - w / 2) for c, w in zip(centres, widths, strict=True)]
-    for i in range(1, len(placed)):
-        placed[i] = max(placed[i], placed[i - 1] + (widths[i - 1] + widths[i]) / 2 + _GAP)
-    end = side
-    for i in reversed(range(len(placed))):
-        placed[i] = min(placed[i], end - widths[i] / 2)
-        end = placed[i] - widths[i] / 2 - _GAP
-    return placed
-
-
-def _name_lines(name: str, room: float) -> list[str] | None:
-    """The name in as few lines as fit the room, middles left out; None if little would be left."""
-    lines = [name]
-    for count in (1, 2, 3):
-        lines = _folded(name, count)
-        if max(text_width(line, MEDIUM) for line in lines) <= room:
-            return lines
-    short = [ellipsised(line, room, MEDIUM) for line in lines]
-    cut = [line for line, whole in zip(short, lines, strict=True) if line != whole]
-    return short if min(map(len, cut)) >= _LEGIBLE else None
-
-
-def _place_names(
-    runs: Sequence[Block], cell: float
-) -> tuple[list[tuple[float, str]], dict[str, str]]:
-    """Model names with their positions in points, and a key for blocks too small for a name."""
-    side = cell * runs[-1].stop
-    crowded = len(runs) > _CROWD
-    every = max(1, int(np.ceil(_LETTER * 4 * len(runs) / side))) if crowded else 1
-    models = _unique(run.model for run in runs)
-    short = dict(zip(models, short_names(models), strict=True))
-    spans = [cell * (run.stop - run.start) * every for run in runs[::every]]
-    # Letters beside blocks narrower than a letter take their room from the names.
-    excess = sum(max(0.0, _LETTER - span) for span in spans)
-    share = excess / max(1, sum(span > _LETTER for span in spans))
-    placed, labels, key = [], [], {}
-    for run, span in zip(runs[::every], spans, strict=True):
-        room = span - _GAP - share
-        lines = _name_lines(short[run.model], room)
-        if lines is None and crowded:
-            lines = [ellipsised(short[run.model], room, MEDIUM)]
-        if lines is None:
-            letter = next((a for a, m in key.items() if m == short[run.model]), chr(65 + len(key)))
-            key[letter] = short[run.model]
-            lines = [letter]
-        labels.append(lines)
-        placed.append(cell * (run.start + run.stop) / 2)
-    widths = [max(text_width(line, MEDIUM) for line in lines) for lines in labels]
-    placed = _spread(placed, widths, side)
-    return [(p, "\n".join(lines)) for p, lines in zip(placed, labels, strict=True)], key
-
-
-def _place_ticks(
-    runs: Sequence[Block], layers: Sequence[int], cell: float
-) -> list[tuple[int, str]]:
-    """The layers to name, by position: each block's first, then multiples of a common step."""
-    if len(runs) == len(layers):
-        return []  # single layers: the model's name says all
-    widest = max(text_width(str(layer), SMALL) for layer in layers)
-    steps = (1, 2, 3, 6, 12, 24, 48)
-    step = next((s for s in steps if s * cell >= 2.2 * widest), steps[-1])
-    firsts = [run.start for run in sorted(runs, key=lambda run: run.start - run.stop)]
-    taken: dict[int, float] = {}
-    for i in (*firsts, *(i for i, layer in enumerate(layers) if layer % step == 0)):
-        half = max(text_width(str(layers[i]), SMALL), SMALL) / 2
-        if all(abs(i - j) * cell >= half + other + 2 for j, other in taken.items()):
-            taken[i] = half
-    return [(i, str(layers[i])) for i in sorted(taken)]
-
-
-def _side(matrix: xr.DataArray, axis: int, cell: float) -> _Side:
-    runs = blocks(matrix, axis)
-    layers = [int(layer) for layer in matrix[f"{matrix.dims[axis]}_layer"].values]
-    ticks = _place_ticks(runs, layers, cell)
-    names, key = _place_names(runs, cell)
-    extent = max((text_width(label, SMALL) for _, label in ticks), default=0.0)
-    lines = max(name.count("\n") + 1 for _, name in names)
-    tick_depth = (extent + 1.5, SMALL)[axis] + 3.5 if ticks else 0.0
-    centred = [(position / cell - 0.5, name) for position, name in names]
-    return _Side(ticks, centred, key, tick_depth, lines * MEDIUM * _LINE + _GAP)
-
-
 def _draw_cells(axes: Axes, values: Float[np.ndarray, "x y"], low: float, high: float) -> AxesImage:
     rows, columns = values.shape
     if np.isnan(values).any():
@@ -420,7 +252,7 @@ def _draw_cells(axes: Axes, values: Float[np.ndarray, "x y"], low: float, high: 
 
 
 def _draw_separators(axes: Axes, rows: Sequence[Block], columns: Sequence[Block]) -> None:
-    if len(rows) > _CROWD and len(rows) == rows[-1].stop:
+    if len(rows) > CROWD and len(rows) == rows[-1].stop:
         return  # single networks: a grid would hide the cells
     for run in rows[:-1]:
         axes.axhline(run.stop - 0.5, color="white", linewidth=0.8, gid="separator")
@@ -428,7 +260,7 @@ def _draw_separators(axes: Axes, rows: Sequence[Block], columns: Sequence[Block]
         axes.axvline(run.stop - 0.5, color="white", linewidth=0.8, gid="separator")
 
 
-def _draw_sides(axes: Axes, x: _Side, y: _Side, directed: bool) -> None:
+def _draw_sides(axes: Axes, x: Side, y: Side, directed: bool) -> None:
     """Layers and names of the rows (network x, on the left) and the columns (y, below)."""
     axes.set_yticks([i for i, _ in x.ticks], [label for _, label in x.ticks])
     axes.set_xticks([i for i, _ in y.ticks], [label for _, label in y.ticks])
@@ -442,7 +274,7 @@ def _draw_sides(axes: Axes, x: _Side, y: _Side, directed: bool) -> None:
     axes.set_xlabel(f"{column}{kind}", fontsize=MEDIUM, labelpad=y.name_depth + 1)
 
 
-def _draw_names(axes: Axes, side: _Side, gid: str, **style: Any) -> None:
+def _draw_names(axes: Axes, side: Side, gid: str, **style: Any) -> None:
     upright = gid == "x name"
     transform = axes.get_yaxis_transform() if upright else axes.get_xaxis_transform()
     offset = -side.tick_depth - 1
@@ -455,7 +287,7 @@ def _draw_names(axes: Axes, side: _Side, gid: str, **style: Any) -> None:
             textcoords="offset points",
             annotation_clip=False,
             fontsize=MEDIUM,
-            linespacing=_LINE,
+            linespacing=LINE,
             multialignment="center",
             parse_math=False,
             gid=gid,
@@ -471,55 +303,12 @@ def _draw_bar(axes: Axes, image: AxesImage, label: str, extend: str) -> None:
     bar.update_ticks()
     bar.outline.set_linewidth(0.5)  # pyright: ignore[reportCallIssue]
     axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=2)
-    bar.set_label(label, fontsize=MEDIUM, linespacing=_LINE, labelpad=3)
+    bar.set_label(label, fontsize=MEDIUM, linespacing=LINE, labelpad=3)
 
 
 def _extend(values: Float[np.ndarray, "x y"], low: float, high: float) -> str:
     below, above = bool((values < low - 1e-4).any()), bool((values > high + 1e-4).any())
     return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[(below, above)]
-
-
-@dataclass(frozen=True)
-class _Headline:
-    title: list[str]
-    caption: list[str]
-
-    @property
-    def depth(self) -> float:
-        return (len(self.title) * LARGE + len(self.caption) * SMALL) * _LINE + 10
-
-    def draw(self, figure: Figure) -> None:
-        width, height = figure.get_size_inches() * 72
-        top = height - 4
-        for lines, size, style in (
-            (self.title, LARGE, {"weight": "bold", "gid": "title"}),
-            (self.caption, SMALL, {"color": "#404040", "gid": "caption"}),
-        ):
-            if lines:
-                artist = figure.text(6 / width, top / height, "\n".join(lines), parse_math=False)
-                artist.set(fontsize=size, va="top", linespacing=_LINE, **style)
-            top -= len(lines) * size * _LINE
-
-
-def _headline(
-    result: SimilarityResult,
-    measure: str,
-    title: str | None,
-    width: float,
-    key: Sequence[str] = (),
-) -> _Headline:
-    text = result.definition(measure).get("summary") or measure if title is None else title
-    notes = [*result.notes(), *key] if text else key
-    room = 72 * width - 12
-    caption: list[str] = []
-    for note in notes:
-        first, *rest = _wrapped(note, room, SMALL) or [""]
-        if caption and text_width(f"{caption[-1]} · {first}", SMALL) <= room:
-            caption[-1] += f" · {first}"
-        else:
-            caption.append(first)
-        caption += rest
-    return _Headline(_wrapped(text, room, LARGE, bold=True), caption)
 
 
 def _dress_panel(axes: Axes, title: str) -> None:

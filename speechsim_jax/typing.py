@@ -14,6 +14,8 @@
 | `pair`     | layer pairs of two models                                          |
 | `network`  | one layer of one model, as the unit that is compared                |
 | `x`, `y`   | networks, or neurons of the first and the second network of a pair  |
+
+A leading underscore marks an axis whose size may differ from array to array in one signature.
 """
 
 import jax
@@ -23,11 +25,11 @@ from jaxtyping import Bool, Float, Float32, Int32
 Waveforms = Float32[jax.Array | np.ndarray, "batch sample"]
 Lengths = Int32[jax.Array | np.ndarray, "*batch"]
 
-Hidden = Float[jax.Array, "batch frame neuron"]
-HiddenStates = Float[jax.Array, "layer batch frame neuron"]
+Hidden = Float[jax.Array, "batch frame _neuron"]
+HiddenStates = Float[jax.Array, "_layer batch frame _neuron"]
 Attentions = Float[jax.Array, "block batch head query key"]
 Projections = Float[jax.Array, "block batch frame head neuron"]
 AttentionBias = Float[jax.Array, "block batch head query key"]
 FrameMask = Bool[jax.Array, "batch frame"]
 
-StreamRows = Float[jax.Array, "layer row neuron"]
+StreamRows = Float[jax.Array, "_layer row _neuron"]

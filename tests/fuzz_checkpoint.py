@@ -1,7 +1,7 @@
 """Feeds mutated weight files to the readers: `python -m tests.fuzz_checkpoint --cases=10000`.
 
 Cases are read in a child process with bounded address space and two seconds for each; an audit
-hook counts whatever smells of execution. Also the home of a small writer of torch's ZIP format.
+hook counts whatever smells of execution.
 """
 
 import argparse
@@ -14,121 +14,26 @@ import struct
 import subprocess
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import checkpoint, torch_zip
+from speechsim_jax.models import checkpoint, torch_pickle, torch_zip
+from tests.torch_writer import (
+    METADATA,
+    Member,
+    members,
+    state_dict,
+    storage,
+    tensor,
+    text,
+    zip_file,
+)
 
 SECONDS_PER_CASE = 2.0
 MEMORY_BYTES = 512 * 2**20
-
-# --- a writer of torch's format: pickle fragments, and a ZIP with every field in reach ------------
-
-ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
-REBUILD_V2 = b"ctorch._utils\n_rebuild_tensor_v2\n"
-
-
-def text(value: str) -> bytes:
-    raw = value.encode("utf-8", "surrogatepass")
-    return b"X" + struct.pack("<L", len(raw)) + raw
-
-
-def number(value: int) -> bytes:
-    if 0 <= value < 256:
-        return b"K" + bytes([value])
-    if -(2**31) <= value < 2**31:
-        return b"J" + struct.pack("<i", value)
-    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8a" + bytes([len(raw)]) + raw
-
-
-def row(*parts: bytes) -> bytes:
-    return b"(" + b"".join(parts) + b"t"
-
-
-def storage(kind: str, key: str, numel: int) -> bytes:
-    module, _, name = kind.rpartition(".")
-    place = b"c" + f"{module or 'torch'}\n{name}\n".encode()
-    return row(text("storage"), place, text(key), text("cpu"), number(numel)) + b"Q"
-
-
-def tensor(
-    block: bytes, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, more: bytes = b""
-) -> bytes:
-    shape = row(*map(number, size)) + row(*map(number, stride))
-    return REBUILD_V2 + row(block, number(offset), shape, b"\x89", ORDERED_DICT, more) + b"R"
-
-
-def state_dict(tensors: dict[str, bytes], after: bytes = b"") -> bytes:
-    items = b"".join(text(name) + value for name, value in tensors.items())
-    return b"\x80\x02" + ORDERED_DICT + b"(" + items + b"u" + after + b"."
-
-
-METADATA = (
-    b"}" + text("_metadata") + ORDERED_DICT + b"(" + text("") + b"}" + text("version")
-) + b"K\x01susb"
-
-
-@dataclass
-class Member:
-    """One ZIP entry; what is None is derived from the data."""
-
-    name: str
-    data: bytes
-    method: int = 0
-    flags: int = 0x0808
-    size: int | None = None
-    packed: int | None = None
-    local_name: str | None = None
-    header: int | None = None
-    zip64: bool = False
-
-
-def zip_file(members: list[Member], *, zip64: bool = False, count: int | None = None) -> bytes:
-    """A ZIP as torch writes it: stored entries, aligned to 64 bytes, sizes in the directory."""
-    body, directory = b"", b""
-    for member in members:
-        name = member.name.encode()
-        local = (member.local_name or member.name).encode()
-        header = len(body) if member.header is None else member.header
-        pad = -(len(body) + 34 + len(local)) % 64
-        body += struct.pack(
-            "<L5H3L2H", 0x04034B50, 0, member.flags, 0, 0, 0, 0, 0, 0, len(local), 4 + pad
-        )
-        body += local + b"FB" + struct.pack("<H", pad) + b"Z" * pad + member.data
-        crc = zlib.crc32(member.data)
-        size = len(member.data) if member.size is None else member.size
-        packed = size if member.packed is None else member.packed
-        extra, shown = b"", (packed, size, header)
-        if member.zip64:
-            extra = struct.pack("<2HL2H3Q", 0x4642, 4, 0, 1, 24, size, packed, header)
-            shown = (0xFFFFFFFF,) * 3
-        directory += struct.pack("<L6H", 0x02014B50, 0, 0, member.flags, member.method, 0, 0)
-        directory += struct.pack(
-            "<3L5H2L", crc, *shown[:2], len(name), len(extra), 0, 0, 0, 0, shown[2]
-        )
-        directory += name + extra
-    count = len(members) if count is None else count
-    start, size = len(body), len(directory)
-    tail = b""
-    if zip64:
-        tail += struct.pack("<LQ2H2L4Q", 0x06064B50, 44, 0, 0, 0, 0, count, count, size, start)
-        tail += struct.pack("<LLQL", 0x07064B50, 0, start + size, 1)
-        count, size, start = 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF
-    tail += struct.pack("<L4H2LH", 0x06054B50, 0, 0, count, count, size, start, 0)
-    return body + directory + tail
-
-
-def members(pickled: bytes, blocks: dict[str, bytes], byteorder: bytes = b"little") -> list[Member]:
-    small = {"data.pkl": pickled, "byteorder": byteorder, "version": b"3\n"}
-    stored = {f"data/{key}": block for key, block in blocks.items()}
-    return [Member(f"archive/{name}", data) for name, data in (small | stored).items()]
-
 
 # --- mutations ------------------------------------------------------------------------------------
 
@@ -139,24 +44,10 @@ KINDS = {
     "LongStorage": 8,
     "BoolStorage": 1,
 }
-NUMBERS = (
-    -1,
-    0,
-    1,
-    2,
-    3,
-    7,
-    255,
-    2**16,
-    2**31 - 1,
-    2**31,
-    2**32,
-    2**62,
-    2**63 - 1,
-    2**63,
-    2**64,
-    2**2000,
-)
+SMALL_NUMBERS = (-1, 0, 1, 2, 3, 7, 255, 2**16)
+LARGE_NUMBERS = (2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1, 2**63, 2**64)
+JSON_NUMBERS = SMALL_NUMBERS + LARGE_NUMBERS
+NUMBERS = (*JSON_NUMBERS, 2**2000)
 HOSTILE = (
     b"cos\nsystem\n(" + text("true") + b"tR",
     b"c__builtin__\neval\n(" + text("1") + b"tR",
@@ -293,7 +184,7 @@ def safetensors_case(rng: random.Random) -> bytes:
     if field == "dtype":
         victim[field] = rng.choice(("F64", "I8", "F8_E4M3", "BOOL", "X", 3, "F4"))
     elif field != "none":
-        victim[field] = [rng.choice(NUMBERS[:-1]) for _ in range(rng.randint(0, 4))]
+        victim[field] = [rng.choice(JSON_NUMBERS) for _ in range(rng.randint(0, 4))]
     if rng.random() < 0.2:
         header["__metadata__"] = rng.choice(({"format": "tf"}, {}, [], {"format": 3}))
     raw = json.dumps(header).encode()
@@ -317,8 +208,8 @@ class Watch:
         self.executions = 0
         self.stages: set[str] = set()
         sys.addaudithook(self._audit)
-        self._note(torch_zip._Machine, "run", "pickle")
-        self._note(torch_zip._Machine, "_tensor", "tensor")
+        self._note(torch_pickle.Machine, "run", "pickle")
+        self._note(torch_zip._Tensors, "_tensor", "tensor")
         self._note(checkpoint, "safe_open", "header")
 
     def _audit(self, event: str, arguments: tuple) -> None:

@@ -4,9 +4,10 @@
 
 Each layout becomes tests/data/parity/<layout>/: a checkpoint folder as transformers saves it, and
 expected.npz with three waveforms and, for each alone (float32, eager attention), hidden states
-(last one raw, as transformers 5 gives it), attentions, keys (by a hook: softmax hides the keys'
-bias) and the normed last hidden state. **Every** tensor is drawn at random first, also biases,
-norms' gains and shifts and weight-norm gains, which transformers starts at 0 and 1.
+(last one raw, as transformers 5 gives it), attentions, the normed last hidden state, and by hooks
+the keys (softmax hides their bias) and the features (what is projected; `extract_features` where
+transformers returns it). **Every** tensor is drawn at random first, also biases, norms' gains and
+shifts and weight-norm gains, which transformers starts at 0 and 1.
 """
 
 import json
@@ -29,7 +30,7 @@ from transformers import (
 )
 
 FOLDER = Path(__file__).parent / "data" / "parity"
-LENGTHS = (400, 4321, 7000)
+LENGTHS = (400, 1700, 5000)
 
 SMALL = dict(
     hidden_size=32,
@@ -42,6 +43,8 @@ SMALL = dict(
     vocab_size=8,
 )
 STABLE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
+# Few enough that 15 frames reach the exact, the logarithmic and the clipped buckets.
+FEW_BUCKETS = dict(num_buckets=16, max_bucket_distance=12)
 
 LAYOUTS = {
     "wav2vec2-base": (Wav2Vec2Model, Wav2Vec2Config, {}),
@@ -51,7 +54,7 @@ LAYOUTS = {
     "hubert-no-projection-norm": (HubertModel, HubertConfig, dict(feat_proj_layer_norm=False)),
     "hubert-batch-norm": (HubertModel, HubertConfig, dict(conv_pos_batch_norm=True)),
     "wavlm-base": (WavLMModel, WavLMConfig, {}),
-    "wavlm-large": (WavLMModel, WavLMConfig, STABLE | dict(conv_bias=False)),
+    "wavlm-large": (WavLMModel, WavLMConfig, STABLE | FEW_BUCKETS | dict(conv_bias=False)),
 }
 NOT_NORMALIZED = ("wavlm-base", "hubert-no-projection-norm")
 
@@ -66,33 +69,44 @@ def redraw(model: torch.nn.Module, seed: int) -> None:
             draw = torch.randn(tensor.shape, generator=generator)
             if name.endswith(("running_var", "original0", "weight_g")):
                 tensor.copy_(0.5 + draw.abs())
-            elif tensor.ndim == 1 and name.endswith("weight") or name.endswith("rel_pos_const"):
+            elif (tensor.ndim == 1 and name.endswith("weight")) or name.endswith("rel_pos_const"):
                 tensor.copy_(1 + 0.3 * draw)
             elif tensor.ndim == 1:
                 tensor.copy_(0.3 * draw)
             else:
-                tensor.copy_(draw * (tensor[0].numel() ** -0.5) * 1.2)
+                tensor.copy_(0.8 * draw * tensor[0].numel() ** -0.5)
 
 
 def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
     """Everything a model computes for one utterance [1, sample]."""
-    keys = []
+    keys, features = [], []
+
+    def note_keys(attention, args, kwargs):  # WavLM's fused function never calls k_proj
+        states = args[0] if args else kwargs["hidden_states"]
+        keys.append(attention.k_proj(states))
+
     hooks = [
-        layer.attention.k_proj.register_forward_hook(lambda *args: keys.append(args[2]))
+        layer.attention.register_forward_pre_hook(note_keys, with_kwargs=True)
         for layer in model.encoder.layers
     ]
+    hooks.append(
+        model.feature_projection.projection.register_forward_pre_hook(
+            lambda _, args: features.append(args[0])
+        )
+    )
     with torch.no_grad():
         out = model(samples, output_hidden_states=True, output_attentions=True)
     for hook in hooks:
         hook.remove()
-    arrays = {
+    if hasattr(out, "extract_features"):
+        assert torch.equal(out.extract_features, features[0])
+    return {
         "hidden_states": torch.stack(out.hidden_states)[:, 0].numpy(),
         "attentions": torch.stack(out.attentions)[:, 0].numpy(),
         "last_hidden_state": out.last_hidden_state[0].numpy(),
+        "keys": torch.stack(keys).detach()[:, 0].numpy(),
+        "features": features[0][0].numpy(),
     }
-    if keys:  # WavLM hands the weights to a fused function instead of calling k_proj
-        arrays["keys"] = torch.stack(keys)[:, 0].numpy()
-    return arrays
 
 
 def make(layout: str, seed: int = 0, sizes: dict | None = None):

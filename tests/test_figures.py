@@ -14,6 +14,7 @@ from matplotlib.text import Annotation, Text
 
 from speechsim_jax import figures
 from speechsim_jax.errors import UserError
+from speechsim_jax.labels import ellipsised, short_names, text_width
 from speechsim_jax.results import NetworkName, SimilarityResult
 
 PAPER = {
@@ -331,14 +332,14 @@ def test_save_figures(tmp_path: Path) -> None:
 
 
 def test_short_names_stay_apart() -> None:
-    assert figures.short_names(["org/a", "b", "runs/c/"]) == ["a", "b", "c"]
-    assert figures.short_names(["one/a", "two/a", "b"]) == ["one/a", "two/a", "b"]
+    assert short_names(["org/a", "b", "runs/c/"]) == ["a", "b", "c"]
+    assert short_names(["one/a", "two/a", "b"]) == ["one/a", "two/a", "b"]
 
 
 @pytest.mark.parametrize("limit", [12.0, 30.0, 60.0])
 def test_ellipsised_fits_and_keeps_both_ends(limit: float) -> None:
     name = "wav2vec2-large-lv60"
-    short = figures.ellipsised(name, limit, 7)
-    assert figures.text_width(short, 7) <= max(limit, figures.text_width("w…0", 7))
+    short = ellipsised(name, limit, 7)
+    assert text_width(short, 7) <= max(limit, text_width("w…0", 7))
     assert short[0] == "w" and short[-1] == "0" and "…" in short
-    assert figures.ellipsised(name, 1000, 7) == name
+    assert ellipsised(name, 1000, 7) == name

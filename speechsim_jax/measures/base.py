@@ -8,7 +8,13 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from speechsim_jax.statistics.finished import Energies, FinishedMoments, Matrix, Vector, Whitening
+from speechsim_jax.statistics.finished import (
+    Energies,
+    FinishedMoments,
+    Matrix,
+    NetworkMoments,
+    Vector,
+)
 
 Level = Literal["neuron", "mixed", "layer"]
 
@@ -16,8 +22,8 @@ Level = Literal["neuron", "mixed", "layer"]
 class Pair:
     """Networks x and y of finished moments. Pieces that several measures read are made once."""
 
-    def __init__(self, moments: FinishedMoments, i: int, j: int):
-        self.moments, self.i, self.j = moments, i, j
+    def __init__(self, moments: FinishedMoments, x: NetworkMoments, y: NetworkMoments):
+        self.moments, self.x, self.y = moments, x, y
 
     @property
     def rows(self) -> int:
@@ -27,51 +33,37 @@ class Pair:
     @property
     def same(self) -> bool:
         """Whether x and y are one network."""
-        return self.i == self.j
-
-    @property
-    def white_x(self) -> Whitening:
-        """Whitening of x."""
-        return self.moments.whitening(self.i)
-
-    @property
-    def white_y(self) -> Whitening:
-        """Whitening of y."""
-        return self.moments.whitening(self.j)
+        return self.x is self.y
 
     @functools.cached_property
     def swapped(self) -> "Pair":
         """The pair (y, x), sharing what both directions need."""
-        other = Pair(self.moments, self.j, self.i)
-        other.__dict__["swapped"] = self
+        other = Pair(self.moments, self.y, self.x)
+        for name in ("scatter", "correlation", "live_correlation"):
+            other.__dict__[name] = getattr(self, name).T
         return other
 
     @functools.cached_property
     def scatter(self) -> Matrix:
         """S_xy = Xc'Yc."""
-        if "swapped" in self.__dict__ and "scatter" in self.swapped.__dict__:
-            return self.swapped.scatter.T
-        return self.moments.scatter(self.i, self.j)
+        return self.moments.scatter(self.x, self.y)
 
     @functools.cached_property
     def correlation(self) -> Matrix:
         """R_xy, 0 for dead neurons."""
-        if "swapped" in self.__dict__ and "correlation" in self.swapped.__dict__:
-            return self.swapped.correlation.T
-        return self.moments.correlate(self.scatter, self.i, self.j)
+        return self.moments.correlate(self.scatter, self.x, self.y)
 
     @functools.cached_property
     def live_correlation(self) -> Matrix:
         """R_xy of the live neurons of both."""
-        live_x, live_y = self.moments.live(self.i), self.moments.live(self.j)
-        if live_x.all() and live_y.all():
+        if self.x.live.all() and self.y.live.all():
             return self.correlation
-        return self.correlation[np.ix_(live_x, live_y)]
+        return self.correlation[np.ix_(self.x.live, self.y.live)]
 
     @functools.cached_property
     def energies(self) -> Energies:
         """Sums of squared norms."""
-        return self.moments.energies(self.i, self.j)
+        return self.moments.energies(self.x, self.y)
 
 
 @dataclasses.dataclass(frozen=True)

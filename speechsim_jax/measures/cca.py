@@ -46,16 +46,15 @@ def kept_directions(white: Whitening, share: float = SVCCA_SHARE) -> int:
 
 def canonical(pair: Pair) -> Canonical:
     """The SVD of Wx' R_xy Wy on the directions that SVCCA keeps; made once for both directions."""
-    if "canonical" in pair.__dict__:
-        return pair.__dict__["canonical"]
-    if "canonical" in pair.swapped.__dict__:
-        return pair.swapped.__dict__["canonical"].swapped
-    x = pair.white_x.first(kept_directions(pair.white_x))
-    y = pair.white_y.first(kept_directions(pair.white_y))
-    product = x.matrix.T @ pair.live_correlation @ y.matrix
-    left, rho, right = scipy.linalg.svd(product, full_matrices=False, check_finite=False)
-    pair.__dict__["canonical"] = Canonical(x, y, left, rho, right.T)
-    return pair.__dict__["canonical"]
+    made = pair.__dict__
+    if "canonical" not in made:
+        whole = pair.x.whitening, pair.y.whitening
+        x, y = (white.first(kept_directions(white)) for white in whole)
+        product = x.matrix.T @ pair.live_correlation @ y.matrix
+        left, rho, right = scipy.linalg.svd(product, full_matrices=False, check_finite=False)
+        made["canonical"] = Canonical(x, y, left, rho, right.T)
+        pair.swapped.__dict__["canonical"] = made["canonical"].swapped
+    return made["canonical"]
 
 
 def svcca(pair: Pair) -> float:
@@ -83,11 +82,11 @@ def pwcca(pair: Pair) -> float:
     2018 (arXiv 1806.05759), equation 2, on the subspaces and scale of Wu et al. 2020.
     """
     if pair.same:
-        return 1.0 if pair.white_x.rank else float("nan")
+        return 1.0 if pair.x.whitening.rank else float("nan")
     parts = canonical(pair)
     if not parts.rho.size:
         return float("nan")
-    std = pair.moments.std(pair.i)[pair.moments.live(pair.i)]
+    std = pair.x.std[pair.x.live]
     loadings = (parts.x.vectors * np.sqrt(parts.x.values)).T * std
     weights = np.abs(parts.left.T @ loadings).sum(axis=1)
     return float(weights @ parts.rho / weights.sum())

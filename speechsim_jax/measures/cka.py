@@ -12,8 +12,7 @@ def lincka(pair: Pair) -> float:
     Source: Kornblith et al. 2019 (arXiv 1905.00414), equation 4; Wu et al. 2020.
     """
     numerator = float(np.sum(np.square(pair.scatter)))
-    norms = pair.moments.scatter_norm(pair.i) * pair.moments.scatter_norm(pair.j)
-    return divide(numerator, norms)
+    return divide(numerator, pair.x.scatter_norm * pair.y.scatter_norm)
 
 
 MEASURES = (

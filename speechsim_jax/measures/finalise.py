@@ -1,13 +1,16 @@
 """All measures over all pairs of networks, from one finished statistic."""
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from speechsim_jax.measures.base import Measure, Pair, Ranking
 from speechsim_jax.measures.cca import kept_directions
-from speechsim_jax.statistics.finished import FinishedMoments
+from speechsim_jax.statistics.finished import FinishedMoments, NetworkMoments
+from speechsim_jax.statistics.threads import map_in_threads
 
 Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
@@ -31,18 +34,23 @@ def score_all(
 
     `on_pair` is called after each unordered pair, for progress.
     """
-    count = moments.networks
+    count = len(moments.networks)
     matrices = {measure.name: np.full((count, count), np.nan) for measure in measures}
     extras: Extras = {}
-    longest = {"neuron": max(moments.width(i) for i in range(count))}
-    longest["k"] = longest["neuron"]
-    for i in range(count):
-        for j in range(i, count):
-            pair = Pair(moments, i, j)
-            for view in (pair, pair.swapped) if i != j else (pair,):
-                for measure in measures:
-                    _score(view, measure, matrices, extras, longest)
-            on_pair()
+    longest = max(network.width for network in moments.networks)
+    pairs = list(itertools.combinations_with_replacement(range(count), 2))
+    score = functools.partial(_score, moments, measures)
+    for scored in map_in_threads(score, pairs):
+        for view in scored:
+            for name, value in view.scores.items():
+                matrices[name][view.i, view.j] = value
+            for name, (dim, values) in view.details.items():
+                if name not in extras:
+                    empty = np.nan if values.dtype.kind == "f" else -1
+                    shape = (count, count, longest)
+                    extras[name] = ("x", "y", dim), np.full(shape, empty, values.dtype)
+                extras[name][1][view.i, view.j, : len(values)] = values
+        on_pair()
     if "svcca_rho" in extras:
         dims, rho = extras["svcca_rho"]
         extras["svcca_rho"] = dims, rho[:, :, : int(np.isfinite(rho).sum(axis=2).max(initial=1))]
@@ -51,25 +59,33 @@ def score_all(
     return Scores(matrices, extras | network_facts(moments))
 
 
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """Scores and details of one ordered pair."""
+
+    i: int
+    j: int
+    scores: dict[str, float]
+    details: dict[str, tuple[str, np.ndarray]]
+
+
 def _score(
-    pair: Pair,
-    measure: Measure,
-    matrices: dict[str, np.ndarray],
-    extras: Extras,
-    longest: dict[str, int],
-) -> None:
-    i, j = pair.i, pair.j
-    matrix = matrices[measure.name]
-    mirrored = measure.symmetric and not np.isnan(matrix[j, i])
-    matrix[i, j] = matrix[j, i] if mirrored else measure.function(pair)
-    if measure.details is None:
-        return
-    for name, (dim, values) in measure.details(pair).items():
-        if name not in extras:
-            shape = (*matrix.shape, longest[dim])
-            empty = np.nan if values.dtype.kind == "f" else -1
-            extras[name] = ("x", "y", dim), np.full(shape, empty, values.dtype)
-        extras[name][1][i, j, : len(values)] = values
+    moments: FinishedMoments, measures: Sequence[Measure], indices: tuple[int, int]
+) -> list[_View]:
+    """Both directions of a pair; symmetric measures are computed once."""
+    i, j = indices
+    pair = Pair(moments, moments.networks[i], moments.networks[j])
+    views = []
+    for view in (pair,) if pair.same else (pair, pair.swapped):
+        scores, details = {}, {}
+        for measure in measures:
+            again = views and measure.symmetric
+            scores[measure.name] = (
+                views[0].scores[measure.name] if again else measure.function(view)
+            )
+            details |= measure.details(view) if measure.details else {}
+        views.append(_View(*(indices if view is pair else (j, i)), scores, details))
+    return views
 
 
 def rank_neurons(
@@ -105,21 +121,19 @@ def rank_neurons(
 
 def network_facts(moments: FinishedMoments) -> Extras:
     """What to know about each network before believing a score: ranks, condition, dead neurons."""
-    whites = [moments.whitening(i) for i in range(moments.networks)]
+    networks = moments.networks
     facts = {
-        "width": [moments.width(i) for i in range(moments.networks)],
-        "rank": [white.rank for white in whites],
-        "condition": [white.condition for white in whites],
-        "svcca_directions": [kept_directions(white) for white in whites],
-        "dead_neurons": [int(np.sum(~moments.live(i))) for i in range(moments.networks)],
-        "mean_to_std": [_mean_to_std(moments, i) for i in range(moments.networks)],
+        "width": [network.width for network in networks],
+        "rank": [network.whitening.rank for network in networks],
+        "condition": [network.whitening.condition for network in networks],
+        "svcca_directions": [kept_directions(network.whitening) for network in networks],
+        "dead_neurons": [int(np.sum(~network.live)) for network in networks],
+        "mean_to_std": [_mean_to_std(network) for network in networks],
     }
     return {name: (("x",), np.array(values)) for name, values in facts.items()}
 
 
-def _mean_to_std(moments: FinishedMoments, i: int) -> float:
+def _mean_to_std(network: NetworkMoments) -> float:
     """The largest |mean| / std of a live neuron: how much float32 had to cancel."""
-    live = moments.live(i)
-    if not live.any():
-        return float("nan")
-    return float(np.max(np.abs(moments.mean(i)[live]) / moments.std(i)[live]))
+    live = network.live
+    return float(np.max(np.abs(network.mean[live]) / network.std[live], initial=0))

@@ -11,7 +11,7 @@ def multiple_correlations(pair: Pair) -> Vector:
 
     The correlation of x_i with its least-squares prediction from all of y.
     """
-    return np.linalg.norm(pair.live_correlation @ pair.white_y.matrix, axis=1)
+    return np.linalg.norm(pair.live_correlation @ pair.y.whitening.matrix, axis=1)
 
 
 def linreg(pair: Pair) -> float:

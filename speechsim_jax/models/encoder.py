@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -191,16 +191,20 @@ class SpeechEncoder:
 
     def apply(
         self,
-        parameters: Any,
         samples: Waveforms,
         lengths: Lengths,
-        outputs: Outputs = Outputs(),
+        outputs: Outputs = Outputs(),  # noqa: B008 (frozen)
         precision: str = "highest",
     ) -> Activations:
-        """The forward pass, to be called under `jax.jit`; `precision` is that of its products."""
-        with jax.default_matmul_precision(precision):
-            network = nnx.merge(self.graph, parameters)
-            return network(jnp.asarray(samples), jnp.asarray(lengths), outputs)
+        """The jitted forward pass of a padded batch; `precision` is that of its products."""
+        return forward(
+            self.parameters,
+            samples,
+            lengths,
+            graph=self.graph,
+            outputs=outputs,
+            precision=precision,
+        )
 
     def __call__(
         self,
@@ -233,8 +237,20 @@ class SpeechEncoder:
             features,
             last_layer,
         )
-        return self._jitted(self.parameters, samples, lengths, outputs=outputs)
+        return self.apply(samples, lengths, outputs)
 
-    @functools.cached_property
-    def _jitted(self) -> Callable[..., Activations]:
-        return jax.jit(self.apply, static_argnames="outputs")
+
+@functools.partial(jax.jit, static_argnames=("graph", "outputs", "precision"))
+def forward(
+    parameters: Any,
+    samples: Waveforms,
+    lengths: Lengths,
+    *,
+    graph: nnx.GraphDef,
+    outputs: Outputs,
+    precision: str,
+) -> Activations:
+    """The forward pass as a pure function; models of one architecture share its compilations."""
+    with jax.default_matmul_precision(precision):
+        network = nnx.merge(graph, parameters)
+        return network(jnp.asarray(samples), jnp.asarray(lengths), outputs)

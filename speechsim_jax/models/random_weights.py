@@ -17,9 +17,11 @@ from speechsim_jax.models.weights import Weight
 def random_tensors(config: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
     """Torch tensors by HF name, drawn as transformers' `_init_weights` of the family draws them.
 
-    Linear N(0, 0.02), convolutions He normal, norms 1 and 0; wav2vec2 and WavLM draw the projection
-    and the convolutions' biases uniformly and the positional kernel with a wider normal. The
-    quantity drawn for a name does not depend on the other names.
+    Linear and embedding N(0, 0.02), convolutions He normal, norms 1 and 0; wav2vec2 and WavLM draw
+    the projection and the convolutions' biases uniformly and the positional kernel with a normal of
+    its own. (transformers 5 then loses what it drew for the positional kernel, as weight norm makes
+    it a copy, and keeps torch's uniform default; here the draw counts, as in fairseq.) The quantity
+    drawn for a name does not depend on the other names.
     """
     return {row.name: _draw(config, row, seed) for row in weights.weight_table(config)}
 
@@ -43,7 +45,7 @@ def _draw(config: EncoderConfig, row: Weight, seed: int) -> np.ndarray:
     elif kind == "bias":
         values = np.zeros(shape)
     else:
-        values = rng.normal(0, 1.0 if kind == "embedding" else 0.02, shape)
+        values = rng.normal(0, 0.02, shape)
     return values.astype(np.float32)
 
 
@@ -88,6 +90,8 @@ def hf_config(config: EncoderConfig) -> dict[str, Any]:
         values = {k: v for k, v in values.items() if k not in _HUBERT_ONLY}
     if family != "wavlm":
         values = {k: v for k, v in values.items() if k not in _WAVLM_ONLY}
+    # Otherwise transformers expects the embedding of masked frames, which is no part of the encoder.
+    values |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
     return {"architectures": [names[family]], "model_type": family, **values}
 
 
@@ -109,5 +113,8 @@ def save_folder(folder: Path, config: EncoderConfig, tensors: dict[str, np.ndarr
     }
     (folder / "config.json").write_text(json.dumps(hf_config(config), indent=2) + "\n")
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+    if config.conv_pos_batch_norm:  # a counter that only training reads
+        counter = "encoder.pos_conv_embed.batch_norm.num_batches_tracked"
+        tensors = {counter: np.zeros((), np.int64)} | tensors
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -5,6 +5,7 @@ itself; what it adds is the transposition that turns a torch tensor into a param
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -63,9 +64,15 @@ class Weight:
 
 
 def abstract_network(config: EncoderConfig) -> tuple[nnx.GraphDef, Any]:
-    """The network's graph and its state of shapes, without making a parameter."""
-    network = nnx.eval_shape(lambda: Network(config, nnx.Rngs(0)))
-    return nnx.split(network)
+    """The network's graph and its state of shapes (a copy), without making a parameter."""
+    graph, state = _traced_network(config)
+    return graph, jax.tree.map(lambda shape: shape, state)
+
+
+@functools.lru_cache(maxsize=16)
+def _traced_network(config: EncoderConfig) -> tuple[nnx.GraphDef, Any]:
+    # Tracing takes seconds for a deep network, and loading asks twice.
+    return nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))
 
 
 def weight_table(config: EncoderConfig) -> tuple[Weight, ...]:

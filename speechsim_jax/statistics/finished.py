@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from speechsim_jax.statistics import moments
 from speechsim_jax.statistics.moments import Moments
+from speechsim_jax.statistics.threads import map_in_threads
 
 Matrix = Float[np.ndarray, "x y"]
 Vector = Float[np.ndarray, " x"]
@@ -52,6 +53,16 @@ class Whitening:
         return Whitening(self.vectors[:, :k], self.values[:k])
 
 
+def whiten(correlation: Float[np.ndarray, "live live"], tolerance: float) -> Whitening:
+    """Eigenvectors of a correlation matrix above `tolerance` times its largest eigenvalue."""
+    if not len(correlation):
+        return Whitening(np.zeros((0, 0)), np.zeros(0))
+    values, vectors = scipy.linalg.eigh(correlation, check_finite=False, driver="evd")
+    values, vectors = values[::-1], vectors[:, ::-1]
+    rank = int(np.sum(values > tolerance * values[0]))
+    return Whitening(np.ascontiguousarray(vectors[:, :rank]), values[:rank])
+
+
 class FinishedMoments:
     """Moments at the end of the stream.
 
@@ -62,11 +73,8 @@ class FinishedMoments:
 
     def __init__(self, state: Moments, rank_tolerance: float | None = None):
         self.rows = moments.count_of(state)
-        self.streams = state.streams
         self.dtype = str(state.pilot[0].dtype)
-        self._sums = state.sums
-        self._pilot = state.pilot
-        self._network = [(s, l) for s, x in enumerate(state.streams) for l in range(x.layers)]
+        self._state = state
         self._place = {
             (tile.a, l, tile.b, m): (t, k)
             for t, tile in enumerate(state.tiles)
@@ -75,90 +83,84 @@ class FinishedMoments:
         widest = max(stream.neurons for stream in state.streams)
         default = 1e-6 if self.dtype == "float32" else widest * 2.2e-16
         self.rank_tolerance = default if rank_tolerance is None else rank_tolerance
+        places = [(s, l) for s, x in enumerate(state.streams) for l in range(x.layers)]
+        self.networks = tuple(map_in_threads(self._network, places))
 
-    @property
-    def networks(self) -> int:
-        """How many networks (layers of all models) there are."""
-        return len(self._network)
+    def _network(self, place: tuple[int, int]) -> "NetworkMoments":
+        """Work out one network's own moments."""
+        stream, layer = place
+        first = np.asarray(_total(self._state.sums.first[stream][:, layer]))
+        pilot = np.asarray(self._state.pilot[stream][layer], np.float64)
+        scatter = self._shifted_cross(place, place) - np.outer(first, first) / self.rows
+        mean = pilot + first / self.rows
+        std = np.sqrt(np.maximum(np.diagonal(scatter), 0) / self.rows)
+        std = np.where(std <= _DEAD_STD[self.dtype] * np.maximum(np.abs(mean), 1e-30), 0.0, std)
+        live = std > 0
+        correlation = (scatter / self.rows)[np.ix_(live, live)] / np.outer(std[live], std[live])
+        return NetworkMoments(
+            stream=stream,
+            layer=layer,
+            pilot=pilot,
+            first=first,
+            mean=mean,
+            std=std,
+            live=live,
+            scatter_norm=float(np.linalg.norm(scatter)),
+            whitening=whiten(correlation, self.rank_tolerance),
+        )
 
-    def width(self, i: int) -> int:
-        """Neurons of network i."""
-        return self.streams[self._network[i][0]].neurons
+    def _shifted_cross(self, x: tuple[int, int], y: tuple[int, int]) -> Matrix:
+        """Sum of x y' over rows, pilot-shifted but not centred; x and y are (stream, layer)."""
+        swapped = x + y not in self._place
+        tile, k = self._place[y + x if swapped else x + y]
+        block = np.asarray(_total(self._state.sums.cross[tile][k]))
+        return block.T if swapped else block
 
-    def first(self, i: int) -> Vector:
-        """Sum of the pilot-shifted rows of network i."""
-        stream, layer = self._network[i]
-        return _total(self._sums.first[stream][:, layer])
+    def scatter(self, x: "NetworkMoments", y: "NetworkMoments") -> Matrix:
+        """S_xy = Xc' Yc."""
+        shifted = self._shifted_cross((x.stream, x.layer), (y.stream, y.layer))
+        return shifted - np.outer(x.first, y.first) / self.rows
 
-    def pilot(self, i: int) -> Vector:
-        """The pilot of network i."""
-        stream, layer = self._network[i]
-        return np.asarray(self._pilot[stream][layer], np.float64)
-
-    def mean(self, i: int) -> Vector:
-        """Mean of each neuron of network i."""
-        return self.pilot(i) + self.first(i) / self.rows
-
-    def shifted_cross(self, i: int, j: int) -> Matrix:
-        """Sum of x y' for networks i and j, pilot-shifted but not centred."""
-        key = (*self._network[i], *self._network[j])
-        if key in self._place:
-            tile, k = self._place[key]
-            return _total(self._sums.cross[tile][k])
-        tile, k = self._place[(*self._network[j], *self._network[i])]
-        return _total(self._sums.cross[tile][k]).T
-
-    def scatter(self, i: int, j: int) -> Matrix:
-        """S_xy = Xc' Yc for networks i (x) and j (y)."""
-        return self.shifted_cross(i, j) - np.outer(self.first(i), self.first(j)) / self.rows
-
-    @functools.cache  # noqa: B019 (one small vector a network, for the life of the object)
-    def std(self, i: int) -> Vector:
-        """Population standard deviation of each neuron of network i, 0 where it is dead."""
-        std = np.sqrt(np.maximum(np.diagonal(self.scatter(i, i)), 0) / self.rows)
-        limit = _DEAD_STD[self.dtype] * np.maximum(np.abs(self.mean(i)), 1e-30)
-        return np.where(std <= limit, 0.0, std)
-
-    def live(self, i: int) -> Bool[np.ndarray, " x"]:
-        """Which neurons of network i vary at all."""
-        return self.std(i) > 0
-
-    def correlate(self, scatter: Matrix, i: int, j: int) -> Matrix:
+    def correlate(self, scatter: Matrix, x: "NetworkMoments", y: "NetworkMoments") -> Matrix:
         """R_xy of S_xy, 0 for dead neurons."""
-        scale = [np.where(self.live(k), self.std(k), np.inf) for k in (i, j)]
+        scale = [np.where(network.live, network.std, np.inf) for network in (x, y)]
         return scatter / (self.rows * scale[0][:, None] * scale[1])
 
-    @functools.cache  # noqa: B019
-    def scatter_norm(self, i: int) -> float:
-        """||S_xx||_F of network i."""
-        return float(np.linalg.norm(self.scatter(i, i)))
-
-    @functools.cache  # noqa: B019
-    def whitening(self, i: int) -> Whitening:
-        """The whitening of network i."""
-        live = self.live(i)
-        if not live.any():
-            return Whitening(np.zeros((0, 0)), np.zeros(0))
-        correlation = self.correlate(self.scatter(i, i), i, i)[np.ix_(live, live)]
-        values, vectors = scipy.linalg.eigh(correlation, check_finite=False, driver="evd")
-        values, vectors = values[::-1], vectors[:, ::-1]
-        rank = int(np.sum(values > self.rank_tolerance * values[0]))
-        return Whitening(np.ascontiguousarray(vectors[:, :rank]), values[:rank])
-
-    def energies(self, i: int, j: int) -> "Energies":
-        """The sums of squared norms of networks i and j."""
-        sums = self._sums
+    def energies(self, x: "NetworkMoments", y: "NetworkMoments") -> "Energies":
+        """The sums of squared norms of two networks."""
+        sums = self._state.sums
+        i, j = self.networks.index(x), self.networks.index(y)
         return Energies(
             energy_x=float(_total(sums.energy[:, i])),
             energy_y=float(_total(sums.energy[:, j])),
             cross=float(_total(sums.energy_cross[:, i, j])),
-            y_energy_x=self._energy_first(j, i),
-            x_energy_y=self._energy_first(i, j),
+            y_energy_x=np.asarray(_total(sums.energy_first[x.stream][:, j, x.layer])),
+            x_energy_y=np.asarray(_total(sums.energy_first[y.stream][:, i, y.layer])),
         )
 
-    def _energy_first(self, weighing: int, summed: int) -> Vector:
-        stream, layer = self._network[summed]
-        return _total(self._sums.energy_first[stream][:, weighing, layer])
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NetworkMoments:
+    """One layer of one stream: its own moments.
+
+    `first`: sum of the pilot-shifted rows. `std`: population standard deviation, 0 where a neuron is
+    dead, that is not `live`. `scatter_norm`: ||S_xx||_F. `whitening`: of the live neurons.
+    """
+
+    stream: int
+    layer: int
+    pilot: Vector
+    first: Vector
+    mean: Vector
+    std: Vector
+    live: Bool[np.ndarray, " x"]
+    scatter_norm: float
+    whitening: Whitening
+
+    @property
+    def width(self) -> int:
+        """Neurons, dead ones included."""
+        return len(self.first)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +174,7 @@ class Energies:
     x_energy_y: Float[np.ndarray, " y"]
 
 
-def _total(compensated) -> np.ndarray:
+def _total(compensated) -> np.ndarray | np.float64:
     """Sum and lost digits -> float64."""
     high, lost = np.asarray(compensated, np.float64)
     return high + lost

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Int32
 
 from speechsim_jax.typing import StreamRows
@@ -65,11 +66,11 @@ def all_tiles(streams: tuple[Stream, ...]) -> tuple[Tile, ...]:
 class Sums:
     """The compensated sums; see the module's docstring. One `first` and `energy_first` a stream."""
 
-    first: tuple[Float[Array, "2 layer neuron"], ...]
-    cross: tuple[Float[Array, "pair 2 x y"], ...]
+    first: tuple[Float[Array, "2 _layer _neuron"], ...]
+    cross: tuple[Float[Array, "_pair 2 _x _y"], ...]
     energy: Float[Array, "2 network"]
     energy_cross: Float[Array, "2 network network"]
-    energy_first: tuple[Float[Array, "2 network layer neuron"], ...]
+    energy_first: tuple[Float[Array, "2 network _layer _neuron"], ...]
 
 
 @jax.tree_util.register_dataclass
@@ -78,7 +79,7 @@ class Moments:
     """The running state over `count` rows."""
 
     count: Int32[Array, "2"]
-    pilot: tuple[Float[Array, "layer neuron"], ...]
+    pilot: tuple[Float[Array, "_layer _neuron"], ...]
     sums: Sums
     streams: tuple[Stream, ...] = dataclasses.field(metadata={"static": True})
     tiles: tuple[Tile, ...] = dataclasses.field(metadata={"static": True})
@@ -87,8 +88,8 @@ class Moments:
 def zero(
     streams: tuple[Stream, ...],
     tiles: tuple[Tile, ...] | None = None,
-    dtype: jnp.dtype | type = jnp.float32,
-    pilot: tuple[Float[Array, "layer neuron"], ...] | None = None,
+    dtype: DTypeLike = jnp.float32,
+    pilot: tuple[Float[Array, "_layer _neuron"], ...] | None = None,
 ) -> Moments:
     """The state of no rows; all tiles and a pilot of 0 unless given."""
     tiles = all_tiles(streams) if tiles is None else tiles
@@ -114,10 +115,10 @@ def zero(
 
 def pilot_mean(
     rows: tuple[StreamRows, ...], valid: Int[Array, ""]
-) -> tuple[Float[Array, "layer neuron"], ...]:
+) -> tuple[Float[Array, "_layer _neuron"], ...]:
     """The mean of the first `valid` rows; exactly the value of a neuron that is constant there."""
 
-    def mean(x: StreamRows) -> Float[Array, "layer neuron"]:
+    def mean(x: StreamRows) -> Float[Array, "_layer _neuron"]:
         inside = jnp.arange(x.shape[1])[:, None] < valid
         base = x[:, :1]
         total = jnp.sum(x - base, axis=1, where=inside)
@@ -147,7 +148,9 @@ def update(state: Moments, rows: tuple[StreamRows, ...], valid: Int[Array, ""]) 
     return dataclasses.replace(state, count=count, sums=sums)
 
 
-def _shift(x: StreamRows, pilot: Float[Array, "layer neuron"], valid: Int[Array, ""]) -> StreamRows:
+def _shift(
+    x: StreamRows, pilot: Float[Array, "_layer _neuron"], valid: Int[Array, ""]
+) -> StreamRows:
     inside = jnp.arange(x.shape[1])[:, None] < valid
     return jnp.where(inside, x.astype(pilot.dtype) - pilot[:, None], 0)
 
@@ -158,8 +161,8 @@ def _einsum(formula: str, a: Array, b: Array) -> Array:
 
 
 def _add_products(
-    acc: Float[Array, "pair 2 x y"], tile: Tile, a: StreamRows, b: StreamRows
-) -> Float[Array, "pair 2 x y"]:
+    acc: Float[Array, "_pair 2 _x _y"], tile: Tile, a: StreamRows, b: StreamRows
+) -> Float[Array, "_pair 2 _x _y"]:
     """acc[k] += a[l]' b[m] for each pair (l, m) of the tile.
 
     A loop, so that the compiler holds one product at a time. Sum and lost digits lie in one array

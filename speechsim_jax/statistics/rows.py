@@ -51,9 +51,6 @@ class MomentsStream:
             self._buffers = tuple(
                 jnp.zeros((s.layers, rows_per_update, s.neurons), rows_dtype) for s in streams
             )
-            # One jitted function for each stream object: a cache cannot outlive its shapes.
-            self._pack = jax.jit(pack, donate_argnums=0)
-            self._update = jax.jit(moments.update, donate_argnums=0)
 
     @property
     def rows(self) -> int:
@@ -70,7 +67,7 @@ class MomentsStream:
             source = np.full(self._size, -1, np.int32)
             source[self._fill : self._fill + taken] = positions[start : start + taken]
             with x64(self._x64):
-                self._buffers = self._pack(self._buffers, hidden, source)
+                self._buffers = _pack(self._buffers, hidden, source)
             self._fill += taken
             start += taken
             if self._fill == self._size:
@@ -80,9 +77,9 @@ class MomentsStream:
         with x64(self._x64):
             valid = jnp.asarray(self._fill, jnp.int32)
             if self._state is None:
-                pilot = jax.jit(moments.pilot_mean)(self._buffers, valid)
+                pilot = _pilot_mean(self._buffers, valid)
                 self._state = moments.zero(self._streams, dtype=self._stats_dtype, pilot=pilot)
-            self._state = self._update(self._state, self._buffers, valid)
+            self._state = _update(self._state, self._buffers, valid)
         self._fill = 0
 
     def wait(self) -> None:
@@ -112,3 +109,8 @@ def pack(
         return jnp.where((source >= 0)[:, None], chosen.astype(buffer.dtype), buffer)
 
     return tuple(fill(buffer, states) for buffer, states in zip(buffers, hidden))
+
+
+_pack = jax.jit(pack, donate_argnums=0)
+_update = jax.jit(moments.update, donate_argnums=0)
+_pilot_mean = jax.jit(moments.pilot_mean)

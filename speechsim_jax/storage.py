@@ -1,0 +1,109 @@
+"""Results as netCDF files: writing, reading, and attributes that netCDF can hold."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from speechsim_jax.errors import UserError
+
+FORMAT = "speechsim_jax.SimilarityResult"
+FORMAT_VERSION = 1
+_INT64 = range(-(2**63), 2**63)
+
+
+def write(dataset: xr.Dataset, path: Path) -> Path:
+    """Write a compressed netCDF file; a reader sees the old file or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    encoding: dict[Any, Any] = {
+        name: {"compression": "gzip", "compression_opts": 4, "shuffle": True}
+        for name, variable in dataset.data_vars.items()
+        if variable.ndim and variable.size and variable.dtype.kind in "biuf"
+    }
+    try:
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read(path: Path) -> xr.Dataset:
+    """Read what `write` wrote.
+
+    Raises:
+        UserError: no such file, or not a result this version can read.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such result file")
+    try:
+        dataset = xr.load_dataset(path, engine="h5netcdf")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{path}: not a readable result file ({error})") from error
+    if dataset.attrs.get("format") != FORMAT or not {"x_model", "y_layer"} <= set(dataset.coords):
+        raise UserError(f"{path}: a netCDF file, but not one that SimilarityResult.save wrote")
+    if dataset.attrs["format_version"] > FORMAT_VERSION:
+        raise UserError(f"{path}: written by a newer speechsim_jax; upgrade to read it")
+    return dataset
+
+
+def measure_attributes(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """The netCDF attributes of a measure: its definition as JSON, and its simple values."""
+    text = json.dumps(definition, default=_plain)
+    attrs = {**_simple(definition), "kind": "measure", "definition": text}
+    if ends := definition.get("range"):
+        open_ends = zip(ends, (-math.inf, math.inf), strict=True)
+        attrs["range"] = np.array([e if end is None else end for end, e in open_ends], float)
+    return attrs
+
+
+def provenance_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The netCDF attributes of a result: format, provenance as JSON, and its simple values."""
+    # ASCII JSON carries what netCDF attributes cannot: booleans, None, nesting, undecodable paths.
+    text = json.dumps(attributes, default=_plain)
+    return {
+        **_simple(json.loads(text)),
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "provenance": text,
+    }
+
+
+def _simple(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The attributes that netCDF can hold, flattened to "config.batch_size", to be read there."""
+    flat: dict[str, Any] = {}
+    for key, value in attributes.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= _simple(value, f"{name}.")
+        elif name.replace(".", "_").isidentifier() and _fits_netcdf(value):
+            flat[name] = int(value) if isinstance(value, bool) else value
+    return flat
+
+
+def _fits_netcdf(value: Any) -> bool:
+    if isinstance(value, str):
+        return 0 < len(value) <= 1000 and value.isprintable()
+    return isinstance(value, float) or (isinstance(value, int) and value in _INT64)
+
+
+def _plain(value: Any) -> Any:
+    """JSON's stand-in for what a configuration may hold besides mappings, lists and numbers."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, os.PathLike | np.dtype):
+        return str(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    raise TypeError(f"attributes cannot hold a {type(value).__name__}: {value!r}")

@@ -1,0 +1,17 @@
+"""Fixtures that more than one test file uses."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def speech() -> Path:
+    """The folder of real speech that $SPEECHSIM_SPEECH names; without it the test is skipped."""
+    folder = os.environ.get("SPEECHSIM_SPEECH")
+    if not folder:
+        pytest.skip("SPEECHSIM_SPEECH names no folder of real speech")
+    path = Path(folder)
+    assert path.is_dir(), f"SPEECHSIM_SPEECH={folder} is no folder"
+    return path

@@ -1,0 +1,74 @@
+"""`compare_activations`: anybody's arrays, in any form."""
+
+import numpy as np
+import pytest
+
+import speechsim_jax as ss
+from speechsim_jax.errors import UserError
+
+
+def arrays(rows: int = 230) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((rows, 3))
+    return {
+        name: shared @ rng.standard_normal((3, width)) + rng.standard_normal((rows, width))
+        for name, width in (("a/0", 6), ("a/1", 6), ("b/2", 4), ("c", 7))
+    }
+
+
+def test_names_and_order_are_kept():
+    data = arrays()
+    keys = {"c": data["c"], ("a", 1): data["a/1"], "b/2": data["b/2"], "org/a/0": data["a/0"]}
+    result = ss.compare_activations(keys, measures="lincka")
+    assert [str(n) for n in result.networks] == ["c/0", "a/1", "b/2", "org/a/0"]
+    plain = ss.compare_activations(data, measures="lincka").matrix("lincka").values
+    order = [3, 1, 2, 0]
+    np.testing.assert_allclose(
+        result.matrix("lincka").values, plain[np.ix_(order, order)], atol=1e-12
+    )
+
+
+def test_memory_mapped_files_and_chunks_equal_arrays(tmp_path):
+    data = arrays()
+    whole = ss.compare_activations(data, rows_per_update=64)
+    mapped, chunked = {}, {}
+    for index, (name, x) in enumerate(data.items()):
+        np.save(tmp_path / f"{index}.npy", x)
+        mapped[name] = np.load(tmp_path / f"{index}.npy", mmap_mode="r")
+        cuts = sorted(np.random.default_rng(index).integers(0, 230, 4))
+        chunked[name] = iter(np.split(x, cuts))
+    for other in (mapped, chunked):
+        result = ss.compare_activations(other, rows_per_update=64)
+        for name in whole.measures:
+            difference = result.matrix(name).values - whole.matrix(name).values
+            assert np.abs(difference).max() < 1e-12, name
+
+
+def test_float16_and_float32_inputs():
+    data = arrays()
+    exact = ss.compare_activations({k: x.astype(np.float16).astype(float) for k, x in data.items()})
+    half = ss.compare_activations({k: x.astype(np.float16) for k, x in data.items()})
+    single = ss.compare_activations(data, stats_dtype="float32")
+    for name in exact.measures:
+        np.testing.assert_allclose(half.matrix(name), exact.matrix(name), atol=1e-12)
+        assert np.abs(single.matrix(name).values - exact.matrix(name).values).max() < 0.01
+
+
+def test_mistakes_are_named():
+    data = arrays()
+    with pytest.raises(UserError, match="no activations"):
+        ss.compare_activations({})
+    with pytest.raises(UserError, match=r"a/0 and c/0 differ in rows \(230 and 229 so far\)"):
+        ss.compare_activations(data | {"c": data["c"][1:]})
+    with pytest.raises(UserError, match=r"a/0 and b/2 differ in rows"):
+        ss.compare_activations(data | {"b/2": iter([])}, rows_per_update=100)
+    bad = data["b/2"].copy()
+    bad[201, 2] = np.inf
+    with pytest.raises(UserError, match="b/2: NaN or inf in row 201"):
+        ss.compare_activations(data | {"b/2": bad}, rows_per_update=64)
+    with pytest.raises(UserError, match=r"c/0: expected an array \[rows, neurons\]"):
+        ss.compare_activations(data | {"c": data["c"][:, 0]})
+    with pytest.raises(UserError, match="same model and layer"):
+        ss.compare_activations(data | {("a", 1): data["a/1"]})
+    with pytest.raises(UserError, match="at least 2 rows"):
+        ss.compare_activations({"a": data["c"][:1]})

@@ -1,0 +1,201 @@
+"""`compare` from waveforms to scores, against each utterance encoded alone and whole arrays."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import speechsim_jax as ss
+from speechsim_jax import engine
+from speechsim_jax.models import weights
+from tests import reference
+
+FOLDER = Path(__file__).parent / "data" / "parity"
+MODELS = [FOLDER / "wav2vec2-base", FOLDER / "hubert-large"]
+
+
+def waves(count: int = 9, seed: int = 0) -> dict[str, np.ndarray]:
+    """Noise of three lengths and different loudness."""
+    rng = np.random.default_rng(seed)
+    return {
+        f"utterance{i:03}": (
+            rng.uniform(0.02, 0.2) * np.convolve(rng.standard_normal(n), np.ones(8) / 8, "same")
+        ).astype(np.float32)
+        for i, n in enumerate(rng.choice([6_000, 11_111, 20_000], count))
+    }
+
+
+@pytest.fixture(scope="module")
+def encoders() -> list[ss.SpeechEncoder]:
+    return [ss.load_encoder(folder) for folder in MODELS]
+
+
+@pytest.fixture(scope="module")
+def rows(encoders) -> dict[tuple[str, int], np.ndarray]:
+    """Every network's frames, each utterance encoded alone."""
+    found: dict[tuple[str, int], list[np.ndarray]] = {}
+    for wave in waves().values():
+        for encoder in encoders:
+            for layer, states in enumerate(np.asarray(encoder([wave]).hidden_states)):
+                found.setdefault((encoder.name, layer), []).append(states[0])
+    return {key: np.concatenate(parts).astype(np.float64) for key, parts in found.items()}
+
+
+@pytest.fixture(scope="module")
+def result(encoders) -> ss.SimilarityResult:
+    return ss.compare(
+        encoders, waves(), batch_seconds=3, buckets=2, rows_per_update=100, progress=False
+    )
+
+
+def test_scores_equal_the_oracle_on_whole_arrays(result, rows):
+    assert [(n.model, n.layer) for n in result.networks] == list(rows)
+    pairs = [(0, 1), (3, 5), (6, 2), (7, 4)]
+    arrays = list(rows.values())
+    for name, oracle in reference.MEASURES.items():
+        for i, j in pairs:
+            got = result.matrix(name).values[i, j]
+            assert got == pytest.approx(oracle(arrays[i], arrays[j]), abs=2e-5), (name, i, j)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_seconds": 1, "rows_per_update": 64, "buckets": 2},
+        {"batch_seconds": 20, "rows_per_update": 4096, "buckets": 1},
+        {"stats_dtype": "float64", "rank_tolerance": 1e-6},
+    ],
+)
+def test_batching_and_precision_do_not_change_the_scores(result, encoders, settings):
+    other = ss.compare(encoders, waves(), progress=False, **settings)
+    assert other.attributes["frames"] == result.attributes["frames"]
+    for name in result.measures:
+        difference = np.abs(other.matrix(name).values - result.matrix(name).values).max()
+        assert difference < 1e-5, name
+
+
+def test_order_of_utterances_does_not_change_the_scores(result, encoders):
+    backwards = dict(reversed(waves().items()))
+    other = ss.compare(
+        encoders, backwards, batch_seconds=3, buckets=2, rows_per_update=100, progress=False
+    )
+    for name in result.measures:
+        assert np.abs(other.matrix(name).values - result.matrix(name).values).max() < 1e-5, name
+    assert other.attributes["corpus"]["fingerprint"] == result.attributes["corpus"]["fingerprint"]
+
+
+def test_provenance(result, encoders, rows):
+    facts = result.attributes
+    assert facts["utterances"] == 9
+    assert facts["frames"] == len(next(iter(rows.values())))
+    assert facts["seconds"] == pytest.approx(sum(len(w) for w in waves().values()) / 16_000)
+    assert facts["settings"] == dataclasses.asdict(
+        ss.Settings(batch_seconds=3, buckets=2, rows_per_update=100)
+    )
+    assert facts["numeric"]["rank_tolerance"] == 1e-6
+    assert set(facts["models"]) == {"wav2vec2-base", "hubert-large"}
+    for encoder in encoders:
+        assert facts["models"][encoder.name]["sha256"] == encoder.provenance["sha256"]
+    assert {"jax", "jaxlib", "flax", "numpy", "speechsim_jax"} <= set(facts["versions"])
+
+
+def test_layers_select_and_count_from_the_end(result, encoders):
+    other = ss.compare(encoders, waves(), layers=[-1, 1], measures="lincka", progress=False)
+    assert [str(n) for n in other.networks] == [
+        "wav2vec2-base/1", "wav2vec2-base/3", "hubert-large/1", "hubert-large/3",
+    ]  # fmt: skip
+    kept = result.select(layers=[1, 3]).matrix("lincka").values
+    np.testing.assert_allclose(other.matrix("lincka").values, kept, atol=1e-6)
+
+
+def test_last_layer_readings(encoders):
+    large = [encoders[1]]
+    raw = ss.compare(large, waves(3), last_layer="raw", measures="lincka", progress=False)
+    normed = ss.compare(large, waves(3), last_layer="normed", measures="lincka", progress=False)
+    difference = np.abs(raw.matrix("lincka").values - normed.matrix("lincka").values)
+    assert difference[:3, :3].max() < 1e-6
+    assert difference[3, 0] > 1e-3
+
+
+def test_max_minutes_takes_a_seeded_part(encoders):
+    some = [
+        ss.compare(
+            encoders[:1], waves(), max_minutes=0.08, seed=s, measures="lincka", progress=False
+        )
+        for s in (0, 0, 1)
+    ]
+    seconds = [r.attributes["seconds"] for r in some]
+    assert 0 < seconds[0] <= 4.8
+    prints = [r.attributes["corpus"]["fingerprint"] for r in some]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_the_same_model_twice_gets_two_names(encoders):
+    result = ss.compare([MODELS[0], MODELS[0]], waves(2), measures="maxcorr", progress=False)
+    assert result.models == ("wav2vec2-base#1", "wav2vec2-base#2")
+    block = result.block("maxcorr", *result.models).values
+    np.testing.assert_allclose(np.diagonal(block), 1, atol=1e-6)
+
+
+def test_non_finite_hidden_states_name_utterance_and_frame(encoders):
+    table = weights.weight_table(encoders[0].config)
+    tensors = weights.export(encoders[0].config, encoders[0].parameters)
+    tensors["encoder.layers.1.final_layer_norm.bias"] = np.full(32, np.nan, np.float32)
+    _, broken, _ = weights.fill(encoders[0].config, tensors, "broken", table)
+    bad = dataclasses.replace(encoders[0], parameters=broken)
+    with pytest.raises(ss.UserError, match=r"wav2vec2-base: .*'utterance00.'.*frame 0"):
+        ss.compare([bad], waves(2), progress=False)
+
+
+def test_unusable_audio_is_listed(encoders, caplog):
+    audio = waves(3) | {"silence": np.zeros(8000, np.float32), "short": np.ones(10, np.float32)}
+    with caplog.at_level(logging.WARNING):
+        result = ss.compare(encoders[:1], audio, measures="maxcorr", progress=False)
+    assert {s["id"] for s in result.attributes["skipped"]} == {"silence", "short"}
+    assert result.attributes["utterances"] == 3
+    with pytest.raises(ss.UserError, match="silence|short"):
+        ss.compare(encoders[:1], audio, measures="maxcorr", strict=True, progress=False)
+    with pytest.raises(ss.UserError, match="no usable audio"):
+        ss.compare(encoders[:1], {"silence": np.zeros(8000, np.float32)}, progress=False)
+
+
+def test_settings_are_checked_before_any_work():
+    for wrong, message in (
+        ({"lairs": [1]}, "unknown setting 'lairs'"),
+        ({"stats_dtype": "bfloat16"}, "stats_dtype"),
+        ({"last_layer": "first"}, "last_layer"),
+        ({"rows_per_update": 0}, "rows_per_update"),
+        ({"measures": "cka"}, "unknown measure"),
+    ):
+        with pytest.raises(ss.UserError, match=message):
+            ss.compare(["no/such/folder"], "no-such-audio", **wrong)
+
+
+def test_frame_rates_must_agree(encoders):
+    config = dataclasses.replace(encoders[0].config, conv_stride=(5, 2, 2, 2, 2, 2, 1))
+    other = dataclasses.replace(encoders[0], name="fast", config=config)
+    with pytest.raises(ss.UserError, match="frame every 320 samples.*every 160"):
+        ss.compare([encoders[0], other], waves(1), progress=False)
+
+
+def test_device_memory_does_not_grow_with_the_audio(encoders, monkeypatch):
+    """After each batch, the bytes that live on the device peak at the same value for 8x the audio."""
+    peaks = []
+    append = engine.MomentsStream.append
+
+    def spy(self, *args):
+        append(self, *args)
+        self.wait()
+        peaks[-1] = max(peaks[-1], sum(a.nbytes for a in jax.live_arrays()))
+
+    monkeypatch.setattr(engine.MomentsStream, "append", spy)
+    short = {f"a{i}": w for i, w in enumerate(list(waves(12).values()))}
+    long = {f"{k}-{name}": w for k in range(8) for name, w in short.items()}
+    for audio in (short, short, long):
+        peaks.append(0)
+        ss.compare(encoders, audio, batch_seconds=3, buckets=2, rows_per_update=100, progress=False)
+    assert peaks[0] > 0
+    assert peaks[2] == peaks[1]

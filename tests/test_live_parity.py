@@ -1,0 +1,194 @@
+"""Parity with transformers and torch themselves: `python -m pytest -m parity tests/test_live_parity.py -s`.
+
+Tiny models with other weights and inputs than the committed fixtures, models of full size, and our
+own exports loaded by transformers. Needs the [parity] extra.
+"""
+
+import gc
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from speechsim_jax.models import modules, weights  # noqa: E402
+from speechsim_jax.models.config import EncoderConfig  # noqa: E402
+from speechsim_jax.models.encoder import Activations, SpeechEncoder  # noqa: E402
+from speechsim_jax.models.random_weights import random_tensors, save_folder  # noqa: E402
+from tests import tolerances  # noqa: E402
+from tests.make_parity_fixtures import LAYOUTS, SMALL, make, run  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+EVERYTHING = dict(attentions=True, projections=True, features=True)
+LARGE = dict(
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+    vocab_size=8,
+)
+FULL_SIZE = {
+    "wav2vec2-base": dict(vocab_size=8),
+    "wavlm-base": dict(vocab_size=8),
+    "hubert-large": LARGE,
+    "wav2vec2-large": LARGE,
+}
+
+
+def port(model, extractor) -> SpeechEncoder:
+    """Our encoder with a torch model's weights."""
+    config = EncoderConfig.from_hf(model.config.to_dict(), extractor.to_dict())
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    graph, parameters, notes = weights.fill(config, tensors, "torch")
+    assert notes == []
+    return SpeechEncoder("port", config, graph, parameters)
+
+
+def theirs(model, extractor, wave: np.ndarray) -> dict[str, np.ndarray]:
+    values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
+    return run(model, torch.from_numpy(values))
+
+
+def ours(found: Activations, row: int, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One utterance of a batch, shaped as transformers gives it alone (last hidden state normed)."""
+    frames = len(like["last_hidden_state"])
+    hidden = np.asarray(found.hidden_states[:, row, :frames])
+    keys = np.asarray(found.keys[:, row, :frames])
+    attentions = np.asarray(found.attentions[:, row, :, :frames, :frames])
+    if found.attention_bias is not None:  # transformers repeats WavLM's mean over heads
+        attentions = np.broadcast_to(attentions.mean(1, keepdims=True), attentions.shape)
+    return {
+        "hidden_states": np.concatenate([hidden[:-1], like["hidden_states"][-1:]]),
+        "last_hidden_state": hidden[-1],
+        "keys": keys.reshape(*keys.shape[:2], -1),
+        "attentions": attentions,
+        "features": np.asarray(found.features[row, :frames]),
+    }
+
+
+def noise(rng: np.random.Generator, samples: int) -> np.ndarray:
+    loud = rng.uniform(0.02, 0.3)
+    return (loud * rng.standard_normal(samples) + rng.uniform(-0.05, 0.05)).astype(np.float32)
+
+
+def worst(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, float]:
+    assert a.keys() == b.keys()
+    assert all(a[name].shape == b[name].shape for name in a)
+    return {name: float(np.abs(a[name] - b[name]).max()) for name in a}
+
+
+def assert_close(errors: dict[str, float]) -> None:
+    assert errors["attentions"] <= tolerances.PARITY_ATTENTION, errors
+    assert max(errors.values()) <= tolerances.PARITY, errors
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tiny_models_at_fresh_inputs(layout):
+    model, extractor = make(layout, seed=1)
+    rng = np.random.default_rng(2)
+    waves = [noise(rng, samples) for samples in (400, 1039, 8000, 3201)]
+    encoder = port(model, extractor)
+    found = encoder(waves, **EVERYTHING)
+    raw = encoder(waves, last_layer="raw")
+    for row, wave in enumerate(waves):
+        expected = theirs(model, extractor, wave)
+        errors = worst(ours(found, row, expected), expected)
+        frames = len(expected["last_hidden_state"])
+        last = np.asarray(raw.hidden_states[-1, row, :frames])
+        errors["raw"] = float(np.abs(last - expected["hidden_states"][-1]).max())
+        print(layout, len(wave), {name: f"{error:.1e}" for name, error in errors.items()})
+        assert_close(errors)
+
+
+@pytest.mark.parametrize("layout", FULL_SIZE)
+def test_full_size(layout):
+    model, extractor = make(layout, sizes=FULL_SIZE[layout])
+    wave = noise(np.random.default_rng(3), 32_000)
+    expected = theirs(model, extractor, wave)
+    encoder = port(model, extractor)
+    del model
+    gc.collect()
+    found = encoder([wave], attentions=True, projections=True, features=True)
+    result = ours(found, 0, expected)
+    raw = encoder([wave], layers=[encoder.config.num_hidden_layers], last_layer="raw")
+    result["hidden_states"][-1] = np.asarray(raw.hidden_states[0, 0])
+    states = [*zip(result["hidden_states"], expected["hidden_states"])]
+    states.append((result["last_hidden_state"], expected["last_hidden_state"]))
+    errors = [relative_error(a, b) for a, b in states]
+    attention = np.abs(result["attentions"] - expected["attentions"]).max()
+    print(f"\n{layout}: largest attention error {attention:.1e}")
+    for layer, (error, (a, b)) in enumerate(zip(errors, states)):
+        label = "normed" if layer == len(states) - 1 else f"{layer:6d}"
+        print(f"  {label} relative {error:.1e}  absolute {np.abs(a - b).max():.1e}", end="")
+        print(f"  of {np.abs(b).max():.1f}")
+    jax.clear_caches()
+    gc.collect()
+    assert max(errors) <= tolerances.FULL_SIZE_RELATIVE
+    assert attention <= tolerances.FULL_SIZE_ATTENTION
+
+
+def relative_error(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest over neurons of rms(a - b) / rms(b); [frame, neuron]."""
+    assert a.shape == b.shape
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float(np.sqrt(np.square(a - b).mean(0) / np.square(b).mean(0)).max())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_transformers_loads_our_folders(layout, tmp_path):
+    model_class, config_class, changes = LAYOUTS[layout]
+    config = EncoderConfig.from_hf(config_class(**SMALL | changes).to_dict())
+    tensors = random_tensors(config, seed=5)
+    rng = np.random.default_rng(6)
+    for name in tensors:  # norms and biases at 1 and 0 would hide an exchange
+        if np.ptp(tensors[name]) == 0:
+            draw = 0.1 * np.abs(rng.standard_normal(tensors[name].shape))
+            tensors[name] = tensors[name] + draw.astype(np.float32)
+    folder = save_folder(tmp_path / layout, config, tensors)
+    model, report = model_class.from_pretrained(
+        folder, attn_implementation="eager", output_loading_info=True
+    )
+    assert not any(report.values()), report
+    _, extractor = make(layout)
+    extractor = type(extractor).from_pretrained(folder)
+    assert extractor.do_normalize == config.do_normalize
+    encoder = port(model, extractor)
+    assert encoder.config == config
+    exported = weights.export(config, encoder.parameters)
+    assert exported.keys() == tensors.keys()
+    assert all(np.array_equal(exported[name], tensors[name]) for name in tensors)
+    wave = noise(rng, 4000)
+    expected = theirs(model.eval(), extractor, wave)
+    assert_close(worst(ours(encoder([wave], **EVERYTHING), 0, expected), expected))
+
+
+@pytest.mark.parametrize("layout", ["wav2vec2-large", "hubert-large", "wavlm-base"])
+def test_random_weights_are_spread_as_those_of_transformers(layout):
+    model_class, config_class, changes = LAYOUTS[layout]
+    sizes = dict(hidden_size=128, intermediate_size=200, conv_dim=(64,) * 7)
+    torch.manual_seed(0)
+    model = model_class(config_class(**SMALL | sizes | changes))
+    found = random_tensors(EncoderConfig.from_hf(model.config.to_dict()), seed=0)
+    for name, tensor in model.state_dict().items():
+        # weight norm makes transformers lose what it draws for the positional kernel
+        if name == "masked_spec_embed" or "pos_conv_embed.conv.param" in name:
+            continue
+        a, b = tensor.numpy().astype(np.float64), found[name].astype(np.float64)
+        near = 10 * (a.std() + b.std()) / np.sqrt(a.size)
+        assert abs(a.mean() - b.mean()) <= near, name
+        assert abs(a.std() - b.std()) <= near, name
+
+
+@pytest.mark.parametrize("num_buckets, max_distance", [(320, 800), (16, 12), (32, 128)])
+def test_position_buckets(num_buckets, max_distance):
+    from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+    attention = WavLMAttention(8, 2, num_buckets=num_buckets, max_distance=max_distance)
+    frames = 2000
+    place = torch.arange(frames)
+    expected = attention._relative_positions_bucket(place[None, :] - place[:, None]).numpy()
+    found = modules.relative_position_buckets(frames, num_buckets, max_distance)
+    assert np.array_equal(found, expected)

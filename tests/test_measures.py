@@ -1,0 +1,210 @@
+"""The measures: golden values, oracles on whole arrays, rankings, and bad data."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import speechsim_jax as ss
+from speechsim_jax import measures
+from speechsim_jax.errors import UserError
+from tests import reference
+
+GOLDEN = np.load(Path(__file__).parent / "data" / "measures.npz")
+NAMES = [str(name) for name in GOLDEN["networks"]]
+GOLDEN_MEASURES = ("maxcorr", "linreg", "lincka", "svcca", "pwcca")
+
+
+def golden_inputs() -> dict[tuple[str, int], np.ndarray]:
+    """Keys (model, layer) of the golden networks a0, a1, a2, b0, b1."""
+    return {(name[0], int(name[1])): GOLDEN[f"x_{name}"] for name in NAMES}
+
+
+def worst(result: ss.SimilarityResult, name: str) -> float:
+    """Largest error against the golden matrix; its diagonal is not defined."""
+    return float(np.nanmax(np.abs(result.matrix(name).values - GOLDEN[name])))
+
+
+def test_golden_in_float64():
+    result = ss.compare_activations(golden_inputs(), stats_dtype="float64", rows_per_update=128)
+    for name in GOLDEN_MEASURES:
+        assert worst(result, name) <= 1e-9, name
+
+
+@pytest.mark.parametrize("size", [37, 900])
+def test_golden_through_float32(size):
+    result = ss.compare_activations(golden_inputs(), stats_dtype="float32", rows_per_update=size)
+    for name in GOLDEN_MEASURES:
+        assert worst(result, name) <= (1e-5 if name in ("maxcorr", "lincka") else 2e-4), name
+
+
+def test_oracles_on_whole_arrays():
+    rng = np.random.default_rng(3)
+    shared = rng.standard_normal((400, 5))
+    x = shared @ rng.standard_normal((5, 9)) + 0.5 * rng.standard_normal((400, 9)) + 4
+    y = shared @ rng.standard_normal((5, 7)) * 3 + rng.standard_normal((400, 7)) * rng.random(7)
+    result = ss.compare_activations({"x": x, "y": y})
+    for name, oracle in reference.MEASURES.items():
+        matrix = result.matrix(name).values
+        assert matrix[0, 1] == pytest.approx(oracle(x, y), abs=1e-10), name
+        assert matrix[1, 0] == pytest.approx(oracle(y, x), abs=1e-10), name
+        assert matrix[0, 0] == pytest.approx(1, abs=1e-9), name
+
+
+def test_winners_are_the_best_neurons():
+    x, y = GOLDEN["x_a0"], GOLDEN["x_b0"]
+    result = ss.compare_activations({"x": x, "y": y}, measures=["maxcorr"])
+    for (a, b), (i, j) in {(0, 1): ("x", "y"), (1, 0): ("y", "x")}.items():
+        left, right = {"x": x, "y": y}[i], {"x": x, "y": y}[j]
+        corr = np.abs(reference.correlations(left, right))
+        match = result.dataset["best_match"].values[a, b]
+        best = result.dataset["best_corr"].values[a, b]
+        np.testing.assert_array_equal(match[: len(corr)], corr.argmax(1))
+        np.testing.assert_allclose(best[: len(corr)], corr.max(1), atol=1e-6)
+        assert np.all(match[len(corr) :] == -1)
+        assert np.all(np.isnan(best[len(corr) :]))
+
+
+def test_rankings_against_a_written_out_loop():
+    rng = np.random.default_rng(5)
+    shared = rng.standard_normal((300, 4))
+    data = {
+        (model, layer): shared @ rng.standard_normal((4, width)) + rng.standard_normal((300, width))
+        for model, width in (("a", 5), ("b", 6), ("c", 5))
+        for layer in range(2)
+    }
+    result = ss.compare_activations(data, measures=["mincorr"])
+    assert result.measures == ("maxcorr",)
+    for row, ((model, _), x) in enumerate(data.items()):
+        for name, choose in (("mincorr", min),):
+            scores = []
+            for i in range(x.shape[1]):
+                best = {}
+                for (other, _), y in data.items():
+                    if other == model:
+                        continue
+                    for j in range(y.shape[1]):
+                        r = abs(np.corrcoef(x[:, i], y[:, j])[0, 1])
+                        best[other] = max(best.get(other, 0), r)
+                scores.append(choose(best.values()))
+            got = result.dataset[f"{name}_neuron"].values[row][: len(scores)]
+            np.testing.assert_allclose(got, scores, atol=1e-6)
+            order = result.dataset[f"{name}_order"].values[row]
+            expected = sorted(range(len(scores)), key=lambda i: -scores[i])
+            assert order[order >= 0].tolist() == expected
+
+
+def test_both_rankings_come_with_the_paper_measures():
+    result = ss.compare_activations({"a": GOLDEN["x_a0"], "b": GOLDEN["x_b0"]})
+    smallest = result.dataset["mincorr_neuron"].values
+    largest = result.dataset["maxcorr_neuron"].values
+    np.testing.assert_array_equal(smallest, largest)  # one other model: min and max agree
+    assert result.measures == GOLDEN_MEASURES
+
+
+def test_one_model_has_no_ranking():
+    result = ss.compare_activations({("a", 0): GOLDEN["x_a0"], ("a", 1): GOLDEN["x_a1"]})
+    assert "mincorr_neuron" not in result.dataset
+
+
+def test_post_norm_layers_are_singular_and_do_no_harm():
+    """A real post-norm layer: its neurons satisfy one linear equation exactly.
+
+    Without a cut, float32 moments turn the null direction into canonical correlations above 1.
+    """
+    folder = Path(__file__).parent / "data" / "parity"
+    rng = np.random.default_rng(0)
+    waves = [(0.1 * rng.standard_normal(24_000)).astype(np.float32) for _ in range(20)]
+    data = {}
+    for name in ("wav2vec2-base", "hubert-base"):
+        acts = ss.load_encoder(folder / name)(waves)
+        states = np.asarray(acts.hidden_states)
+        for layer, rows in enumerate(states):
+            data[(name, layer)] = rows.reshape(-1, rows.shape[-1])
+    ranks = []
+    for size in (1, 2, 7, 50, 100, 128, 333, 500, 1000, 4096)[1:] + (64,):
+        result = ss.compare_activations(data, stats_dtype="float32", rows_per_update=size)
+        ranks.append(result.dataset["rank"].values.tolist())
+        for name in GOLDEN_MEASURES:
+            assert result.matrix(name).values.max() <= 1 + 1e-6, (name, size)
+        assert np.nanmax(result.dataset["svcca_rho"].values) <= 1 + 1e-6
+    assert ranks == [[31] * 8] * 10
+
+
+def test_dead_neurons_have_defined_outcomes():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((200, 6)), rng.standard_normal((200, 5))
+    y[:, 0] = x[:, 0] + 0.1 * y[:, 0]
+    dead = x.copy()
+    dead[:, 3] = 7.25
+    full = ss.compare_activations({"x": x, "y": y})
+    result = ss.compare_activations({"x": dead, "y": y})
+    assert result.dataset["dead_neurons"].values.tolist() == [1, 0]
+    best = result.dataset["best_corr"].values[0, 1]
+    assert best[3] == 0
+    assert result.dataset["best_match"].values[0, 1, 3] == -1
+    # counted as 0 by maxcorr, left out of linreg's mean
+    others = np.delete(full.dataset["best_corr"].values[0, 1], 3)
+    assert result.matrix("maxcorr").values[0, 1] == pytest.approx(others.sum() / 6, abs=1e-6)
+    kept = np.delete(x, 3, 1)
+    expected = reference.linreg(kept, y)
+    assert result.matrix("linreg").values[0, 1] == pytest.approx(expected, abs=1e-10)
+    assert result.matrix("svcca").values[0, 1] == pytest.approx(reference.svcca(kept, y), abs=1e-10)
+
+
+def test_a_network_without_variance_gives_nan_not_a_warning():
+    rng = np.random.default_rng(0)
+    data = {"x": np.full((50, 4), 3.0), "y": rng.standard_normal((50, 3))}
+    result = ss.compare_activations(data)
+    for name in ("linreg", "lincka", "svcca", "pwcca"):
+        assert np.isnan(result.matrix(name).values[0, 1]), name
+    assert result.matrix("maxcorr").values[0, 1] == 0
+    assert result.matrix("linreg").values[1, 0] == 0  # nothing of y is accounted for
+
+
+def test_one_dominating_component_keeps_one_direction():
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal((300, 1))
+    x = common + 0.01 * rng.standard_normal((300, 8))
+    y = common + 0.01 * rng.standard_normal((300, 6))
+    result = ss.compare_activations({"x": x, "y": y})
+    assert result.dataset["svcca_directions"].values.tolist() == [1, 1]
+    assert result.matrix("svcca").values[0, 1] == pytest.approx(reference.svcca(x, y), abs=1e-10)
+
+
+def test_fewer_rows_than_neurons_report_their_rank():
+    rng = np.random.default_rng(0)
+    result = ss.compare_activations(
+        {"x": rng.standard_normal((20, 64)), "y": rng.standard_normal((20, 64))}
+    )
+    assert result.dataset["rank"].values.tolist() == [19, 19]
+    assert result.matrix("linreg").values[0, 1] == pytest.approx(1, abs=1e-9)
+
+
+def test_resolve():
+    chosen, rankings = measures.resolve("paper")
+    assert tuple(m.name for m in chosen) == GOLDEN_MEASURES
+    assert {r.name for r in rankings} == {"maxcorr", "mincorr"}
+    assert {m.name for m in measures.resolve("all")[0]} == set(measures.MEASURES)
+    assert [m.name for m in measures.resolve("lincka,svcca")[0]] == ["lincka", "svcca"]
+    assert [m.name for m in measures.resolve("paper", ["neuron"])[0]] == ["maxcorr"]
+    with pytest.raises(UserError, match="unknown measure 'cka'"):
+        measures.resolve("cka")
+    with pytest.raises(UserError, match="unknown level 'heads'"):
+        measures.resolve("paper", ["heads"])
+
+
+def test_list_measures_names_each_once():
+    names = [entry.name for entry in ss.list_measures()]
+    assert len(names) == len(set(names))
+    assert set(measures.PAPER) <= set(names)
+    for entry in ss.list_measures():
+        assert entry.summary
+        assert entry.reference
+
+
+def test_scores_do_not_depend_on_jax_precision_flags():
+    assert jnp.zeros(1).dtype == jnp.float32  # x64 is never switched on globally
+    ss.compare_activations(golden_inputs(), measures="lincka", stats_dtype="float64")
+    assert jnp.zeros(1).dtype == jnp.float32

@@ -1,0 +1,222 @@
+"""`Moments` against float64 sums, over every way of cutting the stream."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speechsim_jax.statistics import moments, rows
+from speechsim_jax.statistics.finished import FinishedMoments
+from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.rows import MomentsStream, x64
+
+STREAMS = (Stream(2, 5), Stream(3, 4))
+
+
+def draw(rows: int, seed: int = 0, mean: float = 3.0) -> list[np.ndarray]:
+    """Correlated rows with means, one [layer, row, neuron] a stream, float64."""
+    rng = np.random.default_rng(seed)
+    shared = rng.standard_normal((rows, 3))
+    return [
+        rng.standard_normal((s.layers, rows, s.neurons))
+        + shared @ rng.standard_normal((s.layers, 3, s.neurons))
+        + mean * rng.standard_normal((s.layers, 1, s.neurons))
+        for s in STREAMS
+    ]
+
+
+def networks(data: list[np.ndarray]) -> list[np.ndarray]:
+    """The rows of each network, in order."""
+    return [layer for stream in data for layer in stream]
+
+
+def stream(
+    data: list[np.ndarray], cuts: list[int], size: int, dtype: str = "float32"
+) -> FinishedMoments:
+    """Feed the data in pieces that end at `cuts` through buffers of `size` rows."""
+    shapes = tuple(Stream(len(x), x.shape[2]) for x in data)
+    statistic = MomentsStream(shapes, size, dtype, rows_dtype=dtype)
+    edges = [0, *sorted(cuts), data[0].shape[1]]
+    for start, stop in itertools.pairwise(edges):
+        with x64(dtype == "float64"):
+            piece = tuple(jnp.asarray(x[:, None, start:stop], dtype) for x in data)
+        statistic.append(piece, np.arange(stop - start))
+    return statistic.finish()
+
+
+def assert_matches(finished: FinishedMoments, data: list[np.ndarray], rtol: float) -> None:
+    """Means, scatters and energies equal those of the whole arrays, relative to their sizes."""
+    arrays = networks(data)
+    assert finished.rows == len(arrays[0])
+    for i, x in enumerate(arrays):
+        own = finished.networks[i]
+        np.testing.assert_allclose(own.mean, x.mean(0), rtol=rtol, atol=rtol * x.std())
+        for j, y in enumerate(arrays):
+            expected = (x - x.mean(0)).T @ (y - y.mean(0))
+            scale = np.sqrt(np.outer(x.var(0), y.var(0))) * len(x)
+            np.testing.assert_array_less(
+                np.abs(finished.scatter(own, finished.networks[j]) - expected) / scale,
+                rtol,
+                err_msg=f"{i} {j}",
+            )
+            shifted = [a - finished.networks[k].pilot for k, a in ((i, x), (j, y))]
+            norms = [np.sum(a**2, 1) for a in shifted]
+            energies = finished.energies(own, finished.networks[j])
+            np.testing.assert_allclose(energies.energy_x, norms[0].sum(), rtol=rtol)
+            np.testing.assert_allclose(energies.energy_y, norms[1].sum(), rtol=rtol)
+            np.testing.assert_allclose(energies.cross, norms[0] @ norms[1], rtol=rtol)
+            for value, weight, summed in (
+                (energies.x_energy_y, norms[0], shifted[1]),
+                (energies.y_energy_x, norms[1], shifted[0]),
+            ):
+                bound = np.abs(summed).T @ weight
+                np.testing.assert_array_less(np.abs(value - weight @ summed) / bound, rtol)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-6), ("float64", 1e-13)])
+def test_equals_the_whole_array(dtype, rtol):
+    data = draw(300)
+    assert_matches(stream(data, [40, 41, 170], 64, dtype), data, rtol)
+
+
+@given(
+    cuts=st.lists(st.integers(0, 200), max_size=5),
+    size=st.integers(1, 250),
+    seed=st.integers(0, 3),
+)
+@settings(deadline=None, max_examples=15)
+def test_any_cut_and_any_buffer_give_the_same(cuts, size, seed):
+    data = draw(200, seed)
+    assert_matches(stream(data, cuts, size), data, 2e-6)
+
+
+def test_order_of_rows_does_not_matter():
+    data = draw(500)
+    order = np.random.default_rng(1).permutation(500)
+    assert_matches(stream([x[:, order] for x in data], [123], 128), data, 1e-6)
+
+
+def test_rows_past_valid_are_ignored_whatever_they_hold():
+    data = draw(50)
+    padded = [np.concatenate([x, np.full_like(x[:, :7], np.nan)], 1) for x in data]
+    blocks = tuple(jnp.asarray(x, jnp.float32) for x in padded)
+    pilot = moments.pilot_mean(blocks, jnp.int32(50))
+    state = moments.update(moments.zero(STREAMS, pilot=pilot), blocks, jnp.int32(50))
+    assert_matches(FinishedMoments(state), data, 1e-6)
+
+
+def random_state(seed: int) -> moments.Moments:
+    """A state of 40 rows, all with one pilot."""
+    blocks = tuple(jnp.asarray(x, jnp.float32) for x in draw(40, seed, 0.3))
+    pilot = moments.pilot_mean(
+        tuple(jnp.asarray(x, jnp.float32) for x in draw(9, 0, 0.3)), jnp.int32(9)
+    )
+    return moments.update(moments.zero(STREAMS, pilot=pilot), blocks, jnp.int32(40))
+
+
+def values(state: moments.Moments) -> list[np.ndarray]:
+    """Every sum in float64, lost digits included."""
+    sums = dataclasses.replace(state.sums, cross=())
+    leaves = [np.asarray(leaf, np.float64).sum(0) for leaf in jax.tree.leaves(sums)]
+    leaves += [np.asarray(leaf, np.float64).sum(1) for leaf in state.sums.cross]
+    return [np.asarray(moments.count_of(state)), *leaves]
+
+
+def assert_same(a: moments.Moments, b: moments.Moments, rtol: float = 1e-12) -> None:
+    """Equal to the digits that sum and lost digits hold together."""
+    for x, y in zip(values(a), values(b)):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * np.abs(x).max())
+
+
+def test_merge_is_a_commutative_monoid():
+    a, b, c = (random_state(seed) for seed in (1, 2, 3))
+    empty = moments.zero(STREAMS, pilot=a.pilot)
+    merge = moments.merge
+    assert_same(merge(a, empty), a, 0)
+    assert_same(merge(empty, a), a, 0)
+    assert_same(merge(a, b), merge(b, a))
+    assert_same(merge(merge(a, b), c), merge(a, merge(b, c)))
+    assert moments.count_of(merge(merge(a, b), c)) == 120
+
+
+def test_merge_equals_one_stream():
+    a, b = draw(40, 1, 0.3), draw(40, 2, 0.3)
+    merged = FinishedMoments(moments.merge(random_state(1), random_state(2)))
+    assert_matches(merged, [np.concatenate(pair, 1) for pair in zip(a, b)], 1e-6)
+
+
+def test_counts_past_two_to_the_31():
+    state = random_state(1)
+    state = dataclasses.replace(state, count=jnp.array([5, 2**30 - 3], jnp.int32))
+    assert moments.count_of(state) == 6 * 2**30 - 3
+    twice = moments.merge(state, state)
+    assert moments.count_of(twice) == 2 * (6 * 2**30 - 3)
+    blocks = tuple(jnp.asarray(x, jnp.float32) for x in draw(40))
+    more = moments.update(twice, blocks, jnp.int32(40))
+    assert moments.count_of(more) == 2 * (6 * 2**30 - 3) + 40
+
+
+def test_two_sum_is_exact_when_compiled():
+    rng = np.random.default_rng(0)
+    a = (rng.standard_normal(10_000) * 10.0 ** rng.integers(-6, 7, 10_000)).astype(np.float32)
+    b = (rng.standard_normal(10_000) * 10.0 ** rng.integers(-6, 7, 10_000)).astype(np.float32)
+    high, lost = (np.asarray(v, np.float64) for v in jax.jit(moments.two_sum)(a, b))
+    exact = a.astype(np.float64) + b.astype(np.float64)
+    assert np.abs(lost).max() > 0
+    np.testing.assert_array_equal(high + lost, exact)
+
+
+def test_float32_sums_keep_their_digits_over_many_updates():
+    """3000 updates at mean/std = 30: lost digits and pilot both matter (plain sums: 1e-4)."""
+    rng = np.random.default_rng(0)
+    size, width, updates = 64, 6, 3000
+    base = rng.standard_normal((1, size, width)) @ rng.standard_normal((width, width)) + 30
+    block = base.astype(np.float32)
+    state = moments.zero(
+        (Stream(1, width),),
+        pilot=moments.pilot_mean((jnp.asarray(block[:, :5]),), jnp.int32(5)),
+    )
+    update = jax.jit(moments.update, donate_argnums=0)
+    for _ in range(updates):
+        state = update(state, (jnp.asarray(block),), jnp.int32(size))
+    x = block[0].astype(np.float64)
+    centred = x - x.mean(0)
+    finished = FinishedMoments(state)
+    (network,) = finished.networks
+    error = finished.scatter(network, network) / updates - centred.T @ centred
+    assert np.linalg.norm(error) / np.linalg.norm(centred.T @ centred) < 3e-7
+
+
+def test_a_constant_neuron_is_dead_and_nothing_else_is():
+    for dtype in ("float32", "float64"):
+        data = draw(400)
+        data[0][0, :, 2] = 0.1
+        data[1][1, :, 0] = -1234.567
+        finished = stream(data, [11], 32, dtype)
+        dead = [np.flatnonzero(~network.live).tolist() for network in finished.networks]
+        assert dead == [[2], [], [], [0], []]
+        assert finished.networks[0].whitening.rank == 4
+        assert finished.networks[0].std[2] == 0
+
+
+def test_update_compiles_once():
+    statistic = MomentsStream(STREAMS, 16)
+    before = rows._update._cache_size()
+    for length in (5, 40, 3, 3, 60):
+        piece = tuple(jnp.asarray(x[:, None], jnp.float32) for x in draw(length))
+        statistic.append(piece, np.arange(length))
+    assert statistic.rows == 111
+    statistic.finish()
+    assert rows._update._cache_size() == before + 1
+
+
+def test_tiles_hold_every_pair_once():
+    tiles = moments.all_tiles(STREAMS)
+    pairs = [(t.a, l, t.b, m) for t in tiles for l, m in t.pairs]
+    assert len(pairs) == len(set(pairs)) == 5 * 6 // 2
+    assert all((a, l) <= (b, m) for a, l, b, m in pairs)
