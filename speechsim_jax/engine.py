@@ -1,4 +1,4 @@
-"""`compare`: audio through every model, once, into running statistics, and the scores at the end."""
+"""`compare`: audio through every model, once, into running statistics; scores at the end."""
 
 import collections
 import dataclasses
@@ -85,10 +85,11 @@ def compare(
 ) -> SimilarityResult:
     """How alike are all layers of all models on this audio?
 
-    `models`: hub ids, folders or loaded encoders. `audio`: whatever `open_corpus` takes: a folder, a
-    manifest, a list, a file, or waveforms. `measures`: "paper", "all" or names (`list_measures`).
-    `note` is kept in the result and shown under its figures. `settings`: the fields of `Settings`. Activations are never stored: memory does not depend on the
-    amount of audio. Raises UserError for anything wrong with what was given.
+    `models`: hub ids, folders or loaded encoders. `audio`: whatever `open_corpus` takes: a folder,
+    a manifest, a list, a file, or waveforms. `measures`: "paper", "all" or names (`list_measures`).
+    `note` is kept in the result and shown under its figures. `settings`: the fields of `Settings`.
+    Activations are never stored: memory does not depend on the amount of audio. Raises UserError
+    for anything wrong with what was given.
     """
     options = _settings(settings)
     chosen, rankings = resolve(measures, levels)

@@ -1,4 +1,4 @@
-"""Slow oracles: the definitions of the measures written out on whole float64 arrays [row, neuron]."""
+"""Slow oracles: the measures written out on whole float64 arrays [row, neuron]."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def maxcorr(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def linreg(x: np.ndarray, y: np.ndarray) -> float:
-    """Mean multiple correlation by least squares, directions below 1e-6 of the variance left out."""
+    """Mean multiple correlation by least squares, without directions below 1e-6 of the variance."""
     total = 0.0
     y = zscore(y)
     for column in (x - x.mean(0)).T:

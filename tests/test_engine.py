@@ -156,7 +156,7 @@ def test_unusable_audio_is_listed(encoders, caplog):
         result = ss.compare(encoders[:1], audio, measures="maxcorr", progress=False)
     assert {s["id"] for s in result.attributes["skipped"]} == {"silence", "short"}
     assert result.attributes["utterances"] == 3
-    with pytest.raises(ss.UserError, match="silence|short"):
+    with pytest.raises(ss.UserError, match=r"silence|short"):
         ss.compare(encoders[:1], audio, measures="maxcorr", strict=True, progress=False)
     with pytest.raises(ss.UserError, match="no usable audio"):
         ss.compare(encoders[:1], {"silence": np.zeros(8000, np.float32)}, progress=False)
@@ -177,12 +177,12 @@ def test_settings_are_checked_before_any_work():
 def test_frame_rates_must_agree(encoders):
     config = dataclasses.replace(encoders[0].config, conv_stride=(5, 2, 2, 2, 2, 2, 1))
     other = dataclasses.replace(encoders[0], name="fast", config=config)
-    with pytest.raises(ss.UserError, match="frame every 320 samples.*every 160"):
+    with pytest.raises(ss.UserError, match=r"frame every 320 samples.*every 160"):
         ss.compare([encoders[0], other], waves(1), progress=False)
 
 
 def test_device_memory_does_not_grow_with_the_audio(encoders, monkeypatch):
-    """After each batch, the bytes that live on the device peak at the same value for 8x the audio."""
+    """The bytes that live on the device after any batch peak at the same value for 8x the audio."""
     peaks = []
     append = engine.MomentsStream.append
 

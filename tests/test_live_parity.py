@@ -1,4 +1,4 @@
-"""Parity with transformers and torch themselves: `python -m pytest -m parity tests/test_live_parity.py -s`.
+"""Parity with transformers and torch themselves: `python -m pytest -m parity -s`.
 
 Tiny models with other weights and inputs than the committed fixtures, models of full size, and our
 own exports loaded by transformers. Needs the [parity] extra.
@@ -53,7 +53,7 @@ def theirs(model, extractor, wave: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def ours(found: Activations, row: int, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One utterance of a batch, shaped as transformers gives it alone (last hidden state normed)."""
+    """One utterance of a batch, shaped as transformers gives it alone."""
     frames = len(like["last_hidden_state"])
     hidden = np.asarray(found.hidden_states[:, row, :frames])
     keys = np.asarray(found.keys[:, row, :frames])

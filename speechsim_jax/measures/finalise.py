@@ -17,7 +17,7 @@ Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """`matrices`: measure -> [x, y]. `extras`: name -> (dimensions, array), NaN or -1 where short."""
+    """`matrices`: measure -> [x, y]. `extras`: name -> (dimensions, array), ended by NaN or -1."""
 
     matrices: dict[str, np.ndarray]
     extras: Extras
@@ -28,7 +28,7 @@ def score_all(
     measures: Sequence[Measure],
     rankings: Sequence[Ranking] = (),
     models: Sequence[str] = (),
-    on_pair: Callable[[], None] = lambda: None,
+    on_pair: Callable[[], object] = lambda: None,
 ) -> Scores:
     """Score every ordered pair; `models` names the model of each network, for the rankings.
 

@@ -19,7 +19,7 @@ def maxcorr(pair: Pair) -> float:
 
 
 def maxcorr_winners(pair: Pair) -> Mapping[str, tuple[str, np.ndarray]]:
-    """For each neuron of x its best |correlation| in y and the neuron of y that has it (-1: none)."""
+    """The best |correlation| in y of each neuron of x, and the neuron that has it (-1: none)."""
     value, index = winners(pair.correlation)
     return {
         "best_corr": ("neuron", value.astype(np.float32)),

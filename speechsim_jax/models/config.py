@@ -1,4 +1,4 @@
-"""What an encoder looks like: the fields of a Hugging Face `config.json` that change the forward pass."""
+"""What an encoder looks like: the fields of a `config.json` that change the forward pass."""
 
 import dataclasses
 import math
@@ -123,7 +123,8 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
         raise UserError("config.json has add_adapter=true; adapter models are not supported")
     if config.get("adapter_attn_dim") is not None:
         raise UserError(
-            "config.json sets adapter_attn_dim (an MMS checkpoint); per-language adapters are not supported"
+            "config.json sets adapter_attn_dim (an MMS checkpoint); "
+            "per-language adapters are not supported"
         )
     for name in ("hidden_act", "feat_extract_activation"):
         if config.get(name, "gelu") != "gelu":

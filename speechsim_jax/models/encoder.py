@@ -134,7 +134,7 @@ class Network(nnx.Module):
         lengths: Int[Array, " batch"],
         outputs: Outputs,
     ) -> Activations:
-        """`samples`: 16 kHz in [-1, 1], anything past `lengths` is ignored; 0 marks a filler row."""
+        """`samples`: 16 kHz in [-1, 1], ignored past `lengths`; length 0 marks a filler row."""
         outputs = outputs.resolve(self.config)
         inside = jnp.arange(samples.shape[1]) < lengths[:, None]
         samples = jnp.where(inside, samples, 0)
@@ -193,7 +193,7 @@ class SpeechEncoder:
         self,
         samples: Waveforms,
         lengths: Lengths,
-        outputs: Outputs = Outputs(),  # noqa: B008 (frozen)
+        outputs: Outputs = Outputs(),
         precision: str = "highest",
     ) -> Activations:
         """The jitted forward pass of a padded batch; `precision` is that of its products."""

@@ -1,4 +1,4 @@
-"""The parts of a wav2vec 2.0 style encoder, named as in transformers so that paths equal weight names.
+"""The parts of a wav2vec 2.0 style encoder, named so that paths equal transformers' weight names.
 
 Every layer of the three families (Baevski et al. 2020; Hsu et al. 2021; Chen et al. 2022) is built
 from these. All of them act on each utterance of a batch as if it were alone: statistics over time
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.typing import FrameMask, Hidden
 
-# torch's default for the norms inside the convolutional feature encoder, whatever layer_norm_eps is.
+# torch's default, which the norms among the convolutions keep whatever layer_norm_eps is.
 _CONV_NORM_EPS = 1e-5
 
 
@@ -45,7 +45,7 @@ class Stack(nnx.Module):
 
 
 def layer_norm(size: int, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """A LayerNorm with a two-pass variance; E[x^2] - E[x]^2 loses digits where the mean is large."""
+    """A LayerNorm with a two-pass variance; E[x^2] - E[x]^2 loses digits to a large mean."""
     return nnx.LayerNorm(size, epsilon=eps, use_fast_variance=False, rngs=rngs)
 
 
@@ -89,22 +89,20 @@ class ConvLayer(nnx.Module):
             rngs=rngs,
         )
         self.by_blocks = channels_in == 1 and kernel % stride == 0
-        self.kind = "none"
+        self.stride = stride
         if config.feat_extract_norm == "layer":
-            self.kind = "layer"
             self.layer_norm = layer_norm(channels, _CONV_NORM_EPS, rngs)
-        elif index == 0:
-            self.kind = "group"
-            self.layer_norm = MaskedGroupNorm(channels)
+        else:
+            self.layer_norm = MaskedGroupNorm(channels) if index == 0 else None
 
     def __call__(
         self, x: Float[Array, "batch time channel"], count: Int[Array, " batch"]
     ) -> Float[Array, "batch frame features"]:
         """`count`: valid output frames of each utterance."""
         x = self._convolve_blocks(x) if self.by_blocks else self.conv(x)
-        if self.kind == "group":
+        if isinstance(self.layer_norm, MaskedGroupNorm):
             x = self.layer_norm(x, count)
-        elif self.kind == "layer":
+        elif self.layer_norm is not None:
             x = self.layer_norm(x)
         return gelu(x)
 
@@ -115,10 +113,10 @@ class ConvLayer(nnx.Module):
         this is about twice as fast as `lax.conv` with its single input channel.
         """
         kernel = self.conv.kernel[...]
-        stride = self.conv.strides[0]
-        width = kernel.shape[0] // stride
-        frames = (x.shape[1] - kernel.shape[0]) // stride + 1
-        blocks = x[:, : (frames + width - 1) * stride, 0].reshape(x.shape[0], -1, stride)
+        width = kernel.shape[0] // self.stride
+        frames = (x.shape[1] - kernel.shape[0]) // self.stride + 1
+        whole = x[:, : (frames + width - 1) * self.stride, 0]
+        blocks = whole.reshape(x.shape[0], -1, self.stride)
         windows = jnp.concatenate([blocks[:, i : i + frames] for i in range(width)], axis=-1)
         out = windows @ kernel[:, 0, :]
         return out if self.conv.bias is None else out + self.conv.bias[...]
@@ -160,7 +158,7 @@ class FeatureProjection(nnx.Module):
 class WeightNormConv(nnx.Module):
     """A grouped convolution whose kernel is g v / |v|, one norm per tap (Salimans & Kingma 2016).
 
-    Parameters keep the checkpoint's split: `weight_g` [tap, 1, 1], `weight_v` [tap, in/groups, out].
+    Parameters keep the checkpoint's split: `weight_g` [tap, 1, 1], `weight_v` [tap, fan_in, out].
     """
 
     def __init__(self, features: int, taps: int, groups: int, rngs: nnx.Rngs):
@@ -192,7 +190,7 @@ class PlainConv(nnx.Module):
 
 
 def same_pad_conv(x: Hidden, kernel: Float[Array, "tap fan_in neuron"], groups: int) -> Hidden:
-    """A length-keeping convolution: padding taps // 2 on both sides, less one at the end if even."""
+    """A length-keeping convolution: taps // 2 zeros on both sides, one less at the end if even."""
     taps = kernel.shape[0]
     return lax.conv_general_dilated(
         x,
@@ -220,7 +218,7 @@ class BatchNorm(nnx.Module):
 
 
 class PositionalConv(nnx.Module):
-    """Convolutional relative positions: x -> gelu(conv(x)), conv over `num_conv_pos_embeddings` frames."""
+    """Convolutional relative positions: x -> gelu(conv(x))."""
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         taps, groups = config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups

@@ -1,4 +1,4 @@
-"""Encoders with the weights that training would start from: baselines, and folders to try things on."""
+"""Encoders with the weights that training starts from: baselines, and folders to try things on."""
 
 import dataclasses
 import json
@@ -90,7 +90,7 @@ def hf_config(config: EncoderConfig) -> dict[str, Any]:
         values = {k: v for k, v in values.items() if k not in _HUBERT_ONLY}
     if family != "wavlm":
         values = {k: v for k, v in values.items() if k not in _WAVLM_ONLY}
-    # Otherwise transformers expects the embedding of masked frames, which is no part of the encoder.
+    # Otherwise transformers expects the embedding of masked frames, no part of the encoder.
     values |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
     return {"architectures": [names[family]], "model_type": family, **values}
 

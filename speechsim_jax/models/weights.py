@@ -21,7 +21,7 @@ from speechsim_jax.models.encoder import Network
 
 Path = tuple[str, ...]
 
-# torch keeps [out, in] and [out, in, tap] (weight norm: [1, 1, tap]); here [in, out], [tap, in, out].
+# torch keeps [out, in] and [out, in, tap]; here they are [in, out] and [tap, in, out].
 _TRANSPOSED = {"kernel": "weight", "weight_g": "weight_g", "weight_v": "weight_v"}
 # parameters that are torch's `weight` as it stands, and the statistics of a batch norm
 _RENAMED = {"scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}

@@ -143,8 +143,8 @@ class FinishedMoments:
 class NetworkMoments:
     """One layer of one stream: its own moments.
 
-    `first`: sum of the pilot-shifted rows. `std`: population standard deviation, 0 where a neuron is
-    dead, that is not `live`. `scatter_norm`: ||S_xx||_F. `whitening`: of the live neurons.
+    `first`: sum of the pilot-shifted rows. `std`: population standard deviation, 0 where a neuron
+    is dead, that is not `live`. `scatter_norm`: ||S_xx||_F. `whitening`: of the live neurons.
     """
 
     stream: int

@@ -5,9 +5,9 @@ buffer of one shape means one compiled update, whatever the batches look like.
 """
 
 import contextlib
+import importlib
 
 import jax
-import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32, Int64
@@ -22,9 +22,8 @@ def x64(enabled: bool) -> contextlib.AbstractContextManager:
     """A context in which JAX keeps 64-bit types, under the name it has in this release."""
     if not enabled:
         return contextlib.nullcontext()
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    return jax.experimental.enable_x64(True)
+    switch = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
+    return switch.enable_x64(True)
 
 
 class MomentsStream:
