@@ -34,8 +34,8 @@ def compare_activations(
     `activations`: name -> array [rows, neurons] (memory-mapped ones are read in blocks), or an
     iterable of such arrays one after the other. "model/3" or ("model", 3) is layer 3 of a model; a
     key without a layer is a model of one layer, 0. `stats_dtype` defaults to float64 on a CPU and
-    to compensated float32 elsewhere. Raises UserError for arrays that are not [rows, neurons] of the
-    same number of rows, and for NaN or inf, with the row.
+    to compensated float32 elsewhere. Raises UserError for arrays that are not [rows, neurons] of
+    the same number of rows, and for NaN or inf, with the row.
     """
     if not activations:
         raise UserError("no activations given")

@@ -59,7 +59,7 @@ LAYOUTS = {
 NOT_NORMALIZED = ("wavlm-base", "hubert-no-projection-norm")
 
 
-def redraw(model: torch.nn.Module, seed: int, scale: float) -> None:
+def redraw(model: torch.nn.Module, seed: int) -> None:
     """Draw every parameter and buffer of the model at random, at sizes that keep signals alive."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def redraw(model: torch.nn.Module, seed: int, scale: float) -> None:
             elif tensor.ndim == 1:
                 tensor.copy_(0.3 * draw)
             else:
-                tensor.copy_(scale * draw * tensor[0].numel() ** -0.5)
+                tensor.copy_(0.8 * draw * tensor[0].numel() ** -0.5)
 
 
 def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
@@ -109,12 +109,12 @@ def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
     }
 
 
-def make(layout: str, seed: int = 0, sizes: dict | None = None, scale: float = 0.8):
-    """A redrawn torch model of a layout (its matrices keep `scale` of a norm), and its extractor."""
+def make(layout: str, seed: int = 0, sizes: dict | None = None):
+    """A redrawn torch model of a layout and its feature extractor."""
     model_class, config_class, changes = LAYOUTS[layout]
     config = config_class(**(SMALL if sizes is None else sizes) | changes)
     model = model_class._from_config(config, attn_implementation="eager").eval()
-    redraw(model, zlib.crc32(layout.encode()) + seed, scale)
+    redraw(model, zlib.crc32(layout.encode()) + seed)
     extractor = Wav2Vec2FeatureExtractor(
         do_normalize=layout not in NOT_NORMALIZED,
         return_attention_mask=config.feat_extract_norm == "layer",

@@ -115,13 +115,13 @@ def test_post_norm_layers_are_singular_and_do_no_harm():
     """
     folder = Path(__file__).parent / "data" / "parity"
     rng = np.random.default_rng(0)
-    waves = [(0.1 * rng.standard_normal(24_000)).astype(np.float32) for _ in range(20)]
+    waves = [(0.1 * rng.standard_normal(24_000)).astype(np.float32) for _ in range(12)]
     data = {}
     for name in ("wav2vec2-base", "hubert-base"):
         acts = ss.load_encoder(folder / name)(waves)
         states = np.asarray(acts.hidden_states)
-        for layer, rows in enumerate(states):
-            data[(name, layer)] = rows.reshape(-1, rows.shape[-1])
+        for layer in (0, 3):
+            data[(name, layer)] = states[layer].reshape(-1, states.shape[-1])
     ranks = []
     for size in (2, 7, 50, 64, 100, 128, 333, 500, 1000, 4096):
         result = ss.compare_activations(data, stats_dtype="float32", rows_per_update=size)
@@ -129,7 +129,7 @@ def test_post_norm_layers_are_singular_and_do_no_harm():
         for name in GOLDEN_MEASURES:
             assert result.matrix(name).values.max() <= 1 + 1e-6, (name, size)
         assert np.nanmax(result.dataset["svcca_rho"].values) <= 1 + 1e-6
-    assert ranks == [[31] * 8] * 10
+    assert ranks == [[31] * 4] * 10
 
 
 def test_dead_neurons_have_defined_outcomes():
