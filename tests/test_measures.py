@@ -16,6 +16,15 @@ NAMES = [str(name) for name in GOLDEN["networks"]]
 GOLDEN_MEASURES = ("maxcorr", "linreg", "lincka", "svcca", "pwcca")
 
 
+# name in the golden file -> measure; its diagonal is defined for these.
+OWN_GOLDEN = {
+    "own_debiased_lincka": "lincka_debiased",
+    "own_lincka_zscored": "lincka_zscored",
+    "own_procrustes_cos": "procrustes",
+    "own_mean_cca": "mean_cca",
+}
+
+
 def golden_inputs() -> dict[tuple[str, int], np.ndarray]:
     """Keys (model, layer) of the golden networks a0, a1, a2, b0, b1."""
     return {(name[0], int(name[1])): GOLDEN[f"x_{name}"] for name in NAMES}
@@ -30,6 +39,57 @@ def test_golden_in_float64():
     result = ss.compare_activations(golden_inputs(), stats_dtype="float64", rows_per_update=128)
     for name in GOLDEN_MEASURES:
         assert worst(result, name) <= 1e-9, name
+
+
+@pytest.mark.parametrize(("dtype", "bar"), [("float64", 1e-9), ("float32", 2e-4)])
+def test_golden_of_the_variants(dtype, bar):
+    names = list(OWN_GOLDEN.values())
+    result = ss.compare_activations(golden_inputs(), names, stats_dtype=dtype)
+    for key, name in OWN_GOLDEN.items():
+        limit = 1e-5 if dtype == "float32" and "lincka" in name else bar
+        assert np.nanmax(np.abs(result.matrix(name).values - GOLDEN[key])) <= limit, name
+
+
+def test_published_values_of_other_libraries():
+    """nacloos/similarity-repository, figures/metric_vs_repo.csv: X, Y uniform [30, 25], seed 0.
+
+    Its SVCCA values are of centred neurons that are not z-scored, which is no measure here.
+    """
+    rng = np.random.RandomState(0)
+    x, y = rng.uniform(size=(30, 25)), rng.uniform(size=(30, 25))
+    result = ss.compare_activations({"x": x, "y": y}, "all")
+    published = {
+        "lincka": 0.4893427391,
+        "lincka_debiased": 0.0235986986,
+        "mean_cca": 0.8901049738,
+        "mean_cca2": 0.8583001426,
+        "procrustes_distance": 0.7629815799,
+        "maxcorr": 0.4219492238,
+    }
+    for name, value in published.items():
+        assert result.matrix(name).values[0, 1] == pytest.approx(value, abs=1e-9), name
+    assert result.matrix("maxcorr").values[1, 0] == pytest.approx(0.4231431993, abs=1e-9)
+    r = result.matrix("linreg").values
+    assert sorted([r[0, 1], r[1, 0]]) == pytest.approx([0.9279311943, 0.9304012401], abs=1e-9)
+    global_r2 = result.matrix("linreg_r2_global").values
+    assert min(abs(global_r2[0, 1] - 0.8634248159), abs(global_r2[1, 0] - 0.8634248159)) < 1e-9
+
+
+def test_privileged_basis_is_told_from_a_shared_subspace():
+    """The same neurons, permuted: maxcorr 1. The same subspace, rotated: maxcorr = rotcorr."""
+    rng = np.random.default_rng(0)
+    x = rng.laplace(size=(4000, 24)) @ np.diag(rng.uniform(0.5, 3, 24))
+    mixed = x @ np.linalg.qr(rng.standard_normal((24, 24)))[0]
+    data = {"x": x, "permuted": -x[:, rng.permutation(24)], "rotated": mixed}
+    result = ss.compare_activations(data, ["maxcorr", "rotcorr", "matchcorr", "mean_cca"])
+    scores = {name: result.matrix(name).values[0] for name in result.measures}
+    spread = result.dataset["rotcorr_spread"].values[0]
+    assert scores["mean_cca"] == pytest.approx([1, 1, 1], abs=1e-9)
+    assert scores["maxcorr"][1] == pytest.approx(1, abs=1e-9)
+    assert scores["matchcorr"][1] == pytest.approx(1, abs=1e-9)
+    assert scores["rotcorr"][1] < 0.7
+    assert abs(scores["maxcorr"][2] - scores["rotcorr"][2]) < 0.1
+    assert np.all((spread > 0) & (spread < 0.1))
 
 
 @pytest.mark.parametrize("size", [37, 900])
@@ -50,6 +110,16 @@ def test_oracles_on_whole_arrays():
         assert matrix[0, 1] == pytest.approx(oracle(x, y), abs=1e-10), name
         assert matrix[1, 0] == pytest.approx(oracle(y, x), abs=1e-10), name
         assert matrix[0, 0] == pytest.approx(1, abs=1e-9), name
+
+
+def test_svcca_ge_takes_one_direction_more():
+    rng = np.random.RandomState(0)
+    x, y = rng.uniform(size=(30, 25)), rng.uniform(size=(30, 25))
+    result = ss.compare_activations({"x": x, "y": y}, ["svcca", "svcca_ge"])
+    assert result.dataset["svcca_directions"].values.tolist() == [20, 20]
+    left, right = (np.linalg.svd(reference.zscore(a))[0][:, :21] for a in (x, y))
+    expected = np.linalg.svd(left.T @ right, compute_uv=False).mean()
+    assert result.matrix("svcca_ge").values[0, 1] == pytest.approx(expected, abs=1e-10)
 
 
 def test_winners_are_the_best_neurons():

@@ -106,7 +106,7 @@ def test_rows_past_valid_are_ignored_whatever_they_hold():
     padded = [np.concatenate([x, np.full_like(x[:, :7], np.nan)], 1) for x in data]
     blocks = tuple(jnp.asarray(x, jnp.float32) for x in padded)
     pilot = moments.pilot_mean(blocks, jnp.int32(50))
-    state = moments.update(moments.zero(STREAMS, pilot=pilot), blocks, jnp.int32(50))
+    state = moments.update(moments.with_pilot(moments.zero(STREAMS), pilot), blocks, jnp.int32(50))
     assert_matches(FinishedMoments(state), data, 1e-6)
 
 
@@ -116,7 +116,7 @@ def random_state(seed: int) -> moments.Moments:
     pilot = moments.pilot_mean(
         tuple(jnp.asarray(x, jnp.float32) for x in draw(9, 0, 0.3)), jnp.int32(9)
     )
-    return moments.update(moments.zero(STREAMS, pilot=pilot), blocks, jnp.int32(40))
+    return moments.update(moments.with_pilot(moments.zero(STREAMS), pilot), blocks, jnp.int32(40))
 
 
 def values(state: moments.Moments) -> list[np.ndarray]:
@@ -135,7 +135,7 @@ def assert_same(a: moments.Moments, b: moments.Moments, rtol: float = 1e-12) -> 
 
 def test_merge_is_a_commutative_monoid():
     a, b, c = (random_state(seed) for seed in (1, 2, 3))
-    empty = moments.zero(STREAMS, pilot=a.pilot)
+    empty = moments.with_pilot(moments.zero(STREAMS), a.pilot)
     merge = moments.merge
     assert_same(merge(a, empty), a, 0)
     assert_same(merge(empty, a), a, 0)
@@ -177,10 +177,8 @@ def test_float32_sums_keep_their_digits_over_many_updates():
     size, width, updates = 64, 6, 3000
     base = rng.standard_normal((1, size, width)) @ rng.standard_normal((width, width)) + 30
     block = base.astype(np.float32)
-    state = moments.zero(
-        (Stream(1, width),),
-        pilot=moments.pilot_mean((jnp.asarray(block[:, :5]),), jnp.int32(5)),
-    )
+    pilot = moments.pilot_mean((jnp.asarray(block[:, :5]),), jnp.int32(5))
+    state = moments.with_pilot(moments.zero((Stream(1, width),)), pilot)
     update = jax.jit(moments.update, donate_argnums=0)
     for _ in range(updates):
         state = update(state, (jnp.asarray(block),), jnp.int32(size))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.measures import cca, cka, neuron, regression
+from speechsim_jax.measures import cca, cka, neuron, regression, shape
 from speechsim_jax.measures.base import Measure, Pair, Ranking
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
 
 MEASURES: dict[str, Measure] = {
     measure.name: measure
-    for family in (neuron, regression, cka, cca)
+    for family in (neuron, regression, cka, cca, shape)
     for measure in family.MEASURES
 }
 RANKINGS: dict[str, Ranking] = {ranking.name: ranking for ranking in neuron.RANKINGS}

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -24,6 +24,7 @@ class Pair:
 
     def __init__(self, moments: FinishedMoments, x: NetworkMoments, y: NetworkMoments):
         self.moments, self.x, self.y = moments, x, y
+        self.made: dict[Callable, Any] = {}
 
     @property
     def rows(self) -> int:
@@ -71,8 +72,8 @@ class Measure:
     """One similarity (or distance) of a pair of networks.
 
     `function` gives the score of (x, y): how well y accounts for x where it is asymmetric.
-    `details` gives named vectors beside the score, each with its dimension ("neuron" of x, or
-    "k" for canonical correlations).
+    `details` gives named arrays beside the score, each with its dimension ("neuron" of x, "k" for
+    canonical correlations, None for a single number).
     """
 
     name: str
@@ -82,7 +83,7 @@ class Measure:
     symmetric: bool
     limits: tuple[float, float]
     reference: str
-    details: Callable[[Pair], Mapping[str, tuple[str, np.ndarray]]] | None = None
+    details: Callable[[Pair], Mapping[str, tuple[str | None, np.ndarray]]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

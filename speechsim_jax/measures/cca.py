@@ -1,7 +1,7 @@
 """Canonical correlations between subspaces: SVCCA and PWCCA."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,9 @@ from speechsim_jax.statistics.finished import Whitening
 
 # Share of the variance of z-scored neurons below which directions are kept.
 SVCCA_SHARE = 0.99
+
+
+Cut = Callable[[Whitening], int]
 
 
 class Canonical(NamedTuple):
@@ -44,17 +47,33 @@ def kept_directions(white: Whitening, share: float = SVCCA_SHARE) -> int:
     return max(1, int(np.sum(cumulative < share)))
 
 
-def canonical(pair: Pair) -> Canonical:
-    """The SVD of Wx' R_xy Wy on the directions that SVCCA keeps; made once for both directions."""
-    made = pair.__dict__
-    if "canonical" not in made:
+def directions_to_reach(white: Whitening, share: float = SVCCA_SHARE) -> int:
+    """The fewest directions whose cumulative share of the variance is at least `share`."""
+    if not white.rank:
+        return 0
+    cumulative = np.cumsum(white.values) / white.values.sum()
+    return min(int(np.searchsorted(cumulative, share)) + 1, white.rank)
+
+
+def all_directions(white: Whitening) -> int:
+    """Every direction above the rank tolerance."""
+    return white.rank
+
+
+def canonical(pair: Pair, cut: Cut = kept_directions) -> Canonical:
+    """The SVD of Wx' R_xy Wy on the directions that `cut` keeps; made once for both orders."""
+    if cut not in pair.made:
         whole = pair.x.whitening, pair.y.whitening
-        x, y = (white.first(kept_directions(white)) for white in whole)
+        x, y = (white.first(cut(white)) for white in whole)
         product = x.matrix.T @ pair.live_correlation @ y.matrix
         left, rho, right = scipy.linalg.svd(product, full_matrices=False, check_finite=False)
-        made["canonical"] = Canonical(x, y, left, rho, right.T)
-        pair.swapped.__dict__["canonical"] = made["canonical"].swapped
-    return made["canonical"]
+        pair.made[cut] = Canonical(x, y, left, rho, right.T)
+        pair.swapped.made[cut] = pair.made[cut].swapped
+    return pair.made[cut]
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")
 
 
 def svcca(pair: Pair) -> float:
@@ -64,11 +83,36 @@ def svcca(pair: Pair) -> float:
     one). In [0, 1], symmetric. NaN if a network has no variance. Source: Raghu et al. 2017
     (arXiv 1706.05806); the cut is that of Wu et al. 2020.
     """
-    rho = canonical(pair).rho
-    return float(rho.mean()) if rho.size else float("nan")
+    return _mean(canonical(pair).rho)
 
 
-def canonical_correlations(pair: Pair) -> Mapping[str, tuple[str, np.ndarray]]:
+def svcca_ge(pair: Pair) -> float:
+    """SVCCA keeping directions until at least 99 % of the variance is reached.
+
+    The cut of most other libraries, one direction more than `svcca`'s. In [0, 1], symmetric.
+    Source: Raghu et al. 2017 (arXiv 1706.05806).
+    """
+    return _mean(canonical(pair, directions_to_reach).rho)
+
+
+def mean_cca(pair: Pair) -> float:
+    """Mean canonical correlation of all directions above the rank tolerance.
+
+    In [0, 1], symmetric; invariant to any invertible linear map. With few frames it is high for
+    anything. Source: Hotelling 1936.
+    """
+    return _mean(canonical(pair, all_directions).rho)
+
+
+def mean_cca2(pair: Pair) -> float:
+    """Mean squared canonical correlation (R^2_CCA). In [0, 1], symmetric.
+
+    Source: Kornblith et al. 2019 (arXiv 1905.00414), table 1.
+    """
+    return _mean(np.square(canonical(pair, all_directions).rho))
+
+
+def canonical_correlations(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
     """The canonical correlations themselves, falling."""
     return {"svcca_rho": ("k", canonical(pair).rho.astype(np.float32))}
 
@@ -81,13 +125,26 @@ def pwcca(pair: Pair) -> float:
     1 for a network with itself by definition (its variates are not unique). Source: Morcos et al.
     2018 (arXiv 1806.05759), equation 2, on the subspaces and scale of Wu et al. 2020.
     """
+    return _projection_weighted(pair, pair.x.std[pair.x.live])
+
+
+def pwcca_zscored(pair: Pair) -> float:
+    """PWCCA whose weights read z-scored neurons, so that large neurons do not set them.
+
+    a = row sums of |(Wx u)' R_xx|. In [0, 1], asymmetric; 1 for a network with itself. Source:
+    Morcos et al. 2018 (arXiv 1806.05759), equation 2, on z-scored data.
+    """
+    return _projection_weighted(pair, np.ones(int(pair.x.live.sum())))
+
+
+def _projection_weighted(pair: Pair, scale: np.ndarray) -> float:
+    """sum a s / sum a, a = row sums of |(Wx u)' R_xx diag(scale)|."""
     if pair.same:
         return 1.0 if pair.x.whitening.rank else float("nan")
     parts = canonical(pair)
     if not parts.rho.size:
         return float("nan")
-    std = pair.x.std[pair.x.live]
-    loadings = (parts.x.vectors * np.sqrt(parts.x.values)).T * std
+    loadings = (parts.x.vectors * np.sqrt(parts.x.values)).T * scale
     weights = np.abs(parts.left.T @ loadings).sum(axis=1)
     return float(weights @ parts.rho / weights.sum())
 
@@ -109,5 +166,33 @@ MEASURES = (
         function=pwcca,
         symmetric=False,
         reference="Morcos et al. 2018 (arXiv 1806.05759), equation 2; scale of Wu et al. 2020",
+    ),
+    _layer(
+        name="pwcca_zscored",
+        summary="PWCCA with weights from z-scored neurons",
+        function=pwcca_zscored,
+        symmetric=False,
+        reference="Morcos et al. 2018 (arXiv 1806.05759), equation 2",
+    ),
+    _layer(
+        name="svcca_ge",
+        summary="mean canonical correlation of the directions that reach 99 % of the variance",
+        function=svcca_ge,
+        symmetric=True,
+        reference="Raghu et al. 2017 (arXiv 1706.05806)",
+    ),
+    _layer(
+        name="mean_cca",
+        summary="mean canonical correlation of all directions",
+        function=mean_cca,
+        symmetric=True,
+        reference="Hotelling 1936",
+    ),
+    _layer(
+        name="mean_cca2",
+        summary="mean squared canonical correlation of all directions",
+        function=mean_cca2,
+        symmetric=True,
+        reference="Kornblith et al. 2019 (arXiv 1905.00414), table 1",
     ),
 )

@@ -15,6 +15,47 @@ def lincka(pair: Pair) -> float:
     return divide(numerator, pair.x.scatter_norm * pair.y.scatter_norm)
 
 
+def lincka_zscored(pair: Pair) -> float:
+    """Linear CKA of z-scored neurons: ||R_xy||_F^2 / (||R_xx||_F ||R_yy||_F).
+
+    In [0, 1], symmetric. Beside `lincka` it tells how much a few neurons of high variance decide.
+    Source: Kornblith et al. 2019, equation 4, on correlation matrices.
+    """
+    numerator = float(np.sum(np.square(pair.correlation)))
+    return divide(numerator, pair.x.correlation_norm * pair.y.correlation_norm)
+
+
+def lincka_debiased(pair: Pair) -> float:
+    """Linear CKA with the unbiased HSIC estimator, exact, from sums of one pass.
+
+    HSIC1(x, y) / sqrt(HSIC1(x, x) HSIC1(y, y)); near 0 for independent rows (frames are not
+    independent in time), at most 1, and slightly negative values are kept. Symmetric. NaN if
+    n < 4 or a self-term is not positive. Source: Song et al. 2012 (JMLR 13), equation 5.
+    """
+    if pair.rows < 4:
+        return float("nan")
+    own = [_hsic1(Pair(pair.moments, network, network)) for network in (pair.x, pair.y)]
+    if min(own) <= 0:
+        return float("nan")
+    return _hsic1(pair) / (own[0] * own[1]) ** 0.5
+
+
+def _hsic1(pair: Pair) -> float:
+    """Song et al.'s U-statistic with linear kernels; rows are shifted by the pilot.
+
+    With sx = sum x, C = sum x y', qx = sum |x|^2, p = sum |x|^2 |y|^2, vy = sum |x|^2 y:
+    tr = |C|^2 - p; a = |sx|^2 - qx; b = |sy|^2 - qy; m = sx'C sy - vy.sy - vx.sx + p;
+    [tr + a b / ((n-1)(n-2)) - 2 m / (n-2)] / (n (n-3)).
+    """
+    n = pair.rows
+    sums, sx, sy = pair.energies, pair.x.first, pair.y.first
+    cross = pair.moments.shifted_cross(pair.x, pair.y)
+    trace = float(np.sum(np.square(cross))) - sums.cross
+    a, b = sx @ sx - sums.energy_x, sy @ sy - sums.energy_y
+    middle = sx @ cross @ sy - sums.x_energy_y @ sy - sums.y_energy_x @ sx + sums.cross
+    return float((trace + a * b / ((n - 1) * (n - 2)) - 2 * middle / (n - 2)) / (n * (n - 3)))
+
+
 MEASURES = (
     Measure(
         name="lincka",
@@ -24,5 +65,23 @@ MEASURES = (
         symmetric=True,
         limits=(0.0, 1.0),
         reference="Kornblith et al. 2019 (arXiv 1905.00414), equation 4",
+    ),
+    Measure(
+        name="lincka_zscored",
+        level="layer",
+        summary="linear CKA, biased, on z-scored neurons",
+        function=lincka_zscored,
+        symmetric=True,
+        limits=(0.0, 1.0),
+        reference="Kornblith et al. 2019 (arXiv 1905.00414), equation 4, on correlations",
+    ),
+    Measure(
+        name="lincka_debiased",
+        level="layer",
+        summary="linear CKA with the unbiased estimator of HSIC",
+        function=lincka_debiased,
+        symmetric=True,
+        limits=(-1.0, 1.0),
+        reference="Song et al. 2012 (JMLR 13), equation 5",
     ),
 )

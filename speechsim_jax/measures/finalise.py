@@ -46,10 +46,9 @@ def score_all(
                 matrices[name][view.i, view.j] = value
             for name, (dim, values) in view.details.items():
                 if name not in extras:
-                    empty = np.nan if values.dtype.kind == "f" else -1
-                    shape = (count, count, longest)
-                    extras[name] = ("x", "y", dim), np.full(shape, empty, values.dtype)
-                extras[name][1][view.i, view.j, : len(values)] = values
+                    extras[name] = _empty(dim, values.dtype, count, longest)
+                place = (view.i, view.j) if dim is None else (view.i, view.j, slice(len(values)))
+                extras[name][1][place] = values
         on_pair()
     if "svcca_rho" in extras:
         dims, rho = extras["svcca_rho"]
@@ -59,6 +58,15 @@ def score_all(
     return Scores(matrices, extras | network_facts(moments))
 
 
+def _empty(
+    dim: str | None, dtype: np.dtype, count: int, longest: int
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """An array over all pairs, and along `dim` if there is one, of NaN or -1."""
+    dims = ("x", "y") if dim is None else ("x", "y", dim)
+    shape = (count, count, longest)[: len(dims)]
+    return dims, np.full(shape, np.nan if dtype.kind == "f" else -1, dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class _View:
     """Scores and details of one ordered pair."""
@@ -66,7 +74,7 @@ class _View:
     i: int
     j: int
     scores: dict[str, float]
-    details: dict[str, tuple[str, np.ndarray]]
+    details: dict[str, tuple[str | None, np.ndarray]]
 
 
 def _score(

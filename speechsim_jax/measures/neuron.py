@@ -1,11 +1,16 @@
 """Single neurons: is the same neuron found again in the other network?"""
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
+import scipy.optimize
 
 from speechsim_jax.measures.base import Measure, Pair, Ranking
 from speechsim_jax.statistics.finished import winners
+
+# Random rotations behind `rotcorr`.
+_ROTATIONS = 3
 
 
 def maxcorr(pair: Pair) -> float:
@@ -18,13 +23,61 @@ def maxcorr(pair: Pair) -> float:
     return float(value.mean())
 
 
-def maxcorr_winners(pair: Pair) -> Mapping[str, tuple[str, np.ndarray]]:
+def maxcorr_winners(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
     """The best |correlation| in y of each neuron of x, and the neuron that has it (-1: none)."""
     value, index = winners(pair.correlation)
     return {
         "best_corr": ("neuron", value.astype(np.float32)),
         "best_match": ("neuron", index.astype(np.int32)),
     }
+
+
+def matchcorr(pair: Pair) -> float:
+    """Mean |correlation| under the best one-to-one matching of neurons.
+
+    Over the smaller side; in [0, 1], symmetric. Below `maxcorr` where many neurons of x share one
+    of y. Source: Li et al. 2016 (arXiv 1511.07543), "bipartite matching".
+    """
+    magnitude = np.abs(pair.correlation)
+    return float(magnitude[scipy.optimize.linear_sum_assignment(magnitude, maximize=True)].mean())
+
+
+def rotcorr(pair: Pair) -> float:
+    """The maxcorr to expect if y's axes meant nothing: its mean over random rotations of y.
+
+    Correlations of x with Q y, y z-scored: R_xy Q' / sqrt(diag(Q R_yy Q')), Q Haar, a few seeded
+    draws that all pairs share. In [0, 1], asymmetric. maxcorr well above it means that single
+    neurons, not only the subspace, are shared (the "privileged basis" of El Kheir et al. 2024).
+    """
+    return float(np.mean(_rotated_maxcorr(pair)))
+
+
+def rotcorr_spread(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
+    """The standard deviation of maxcorr over the draws of `rotcorr`."""
+    return {"rotcorr_spread": (None, np.array(np.std(_rotated_maxcorr(pair), ddof=1)))}
+
+
+def _rotated_maxcorr(pair: Pair) -> list[float]:
+    if _rotated_maxcorr not in pair.made:
+        pair.made[_rotated_maxcorr] = [_one_rotation(pair, draw) for draw in range(_ROTATIONS)]
+    return pair.made[_rotated_maxcorr]
+
+
+def _one_rotation(pair: Pair, draw: int) -> float:
+    white = pair.y.whitening
+    rotation = _haar(len(white.vectors), draw)
+    std = np.sqrt(np.square(rotation @ (white.vectors * np.sqrt(white.values))).sum(axis=1))
+    correlation = pair.correlation[:, pair.y.live] @ rotation.T
+    best = np.abs(correlation / np.where(std > 0, std, np.inf)).max(axis=1, initial=0)
+    return float(best.mean())
+
+
+@functools.lru_cache(maxsize=16)
+def _haar(size: int, draw: int) -> np.ndarray:
+    """A rotation drawn uniformly (Mezzadri 2007, arXiv math-ph/0609050)."""
+    rng = np.random.default_rng([draw, size])
+    q, r = np.linalg.qr(rng.standard_normal((size, size)))
+    return q * np.sign(np.diagonal(r))
 
 
 MEASURES = (
@@ -37,6 +90,25 @@ MEASURES = (
         symmetric=False,
         limits=(0.0, 1.0),
         reference="Wu et al. 2020 (arXiv 2005.01172), section 4.1",
+    ),
+    Measure(
+        name="matchcorr",
+        level="neuron",
+        summary="mean |correlation| under the best one-to-one matching of neurons",
+        function=matchcorr,
+        symmetric=True,
+        limits=(0.0, 1.0),
+        reference="Li et al. 2016 (arXiv 1511.07543)",
+    ),
+    Measure(
+        name="rotcorr",
+        level="neuron",
+        summary="baseline of maxcorr: its mean after random rotations of y's axes",
+        function=rotcorr,
+        details=rotcorr_spread,
+        symmetric=False,
+        limits=(0.0, 1.0),
+        reference="after Khosla & Williams 2023 (arXiv 2311.09466)",
     ),
 )
 

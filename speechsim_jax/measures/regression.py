@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from speechsim_jax.measures.base import Measure, Pair
+from speechsim_jax.measures.base import Measure, Pair, divide
 from speechsim_jax.statistics.finished import Vector
 
 
@@ -25,6 +25,24 @@ def linreg(pair: Pair) -> float:
     return float(r.mean()) if r.size else float("nan")
 
 
+def linreg_r2(pair: Pair) -> float:
+    """Mean over live neurons of x of r^2, the share of each neuron's variance that y explains.
+
+    In [0, 1], asymmetric; every neuron weighs the same.
+    """
+    r = multiple_correlations(pair)
+    return float(np.square(r).mean()) if r.size else float("nan")
+
+
+def linreg_r2_global(pair: Pair) -> float:
+    """Explained over total variance of x: sum r_i^2 var_i / sum var_i.
+
+    In [0, 1], asymmetric; neurons weigh by their variance.
+    """
+    var = np.square(pair.x.std[pair.x.live])
+    return divide(float(np.square(multiple_correlations(pair)) @ var), float(var.sum()))
+
+
 MEASURES = (
     Measure(
         name="linreg",
@@ -34,5 +52,23 @@ MEASURES = (
         symmetric=False,
         limits=(0.0, 1.0),
         reference="Wu et al. 2020 (arXiv 2005.01172), section 4.1",
+    ),
+    Measure(
+        name="linreg_r2",
+        level="mixed",
+        summary="mean over neurons of x of the explained share of variance r^2",
+        function=linreg_r2,
+        symmetric=False,
+        limits=(0.0, 1.0),
+        reference="Kornblith et al. 2019 (arXiv 1905.00414), section 3, on z-scored neurons",
+    ),
+    Measure(
+        name="linreg_r2_global",
+        level="mixed",
+        summary="explained over total variance of x, given all of y",
+        function=linreg_r2_global,
+        symmetric=False,
+        limits=(0.0, 1.0),
+        reference="Kornblith et al. 2019 (arXiv 1905.00414), section 3",
     ),
 )

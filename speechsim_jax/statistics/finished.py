@@ -91,7 +91,7 @@ class FinishedMoments:
         stream, layer = place
         first = np.asarray(_total(self._state.sums.first[stream][:, layer]))
         pilot = np.asarray(self._state.pilot[stream][layer], np.float64)
-        scatter = self._shifted_cross(place, place) - np.outer(first, first) / self.rows
+        scatter = self._block(place, place) - np.outer(first, first) / self.rows
         mean = pilot + first / self.rows
         std = np.sqrt(np.maximum(np.diagonal(scatter), 0) / self.rows)
         std = np.where(std <= _DEAD_STD[self.dtype] * np.maximum(np.abs(mean), 1e-30), 0.0, std)
@@ -106,20 +106,24 @@ class FinishedMoments:
             std=std,
             live=live,
             scatter_norm=float(np.linalg.norm(scatter)),
+            correlation_norm=float(np.linalg.norm(correlation)),
             whitening=whiten(correlation, self.rank_tolerance),
         )
 
-    def _shifted_cross(self, x: tuple[int, int], y: tuple[int, int]) -> Matrix:
+    def _block(self, x: tuple[int, int], y: tuple[int, int]) -> Matrix:
         """Sum of x y' over rows, pilot-shifted but not centred; x and y are (stream, layer)."""
         swapped = x + y not in self._place
         tile, k = self._place[y + x if swapped else x + y]
         block = np.asarray(_total(self._state.sums.cross[tile][k]))
         return block.T if swapped else block
 
+    def shifted_cross(self, x: "NetworkMoments", y: "NetworkMoments") -> Matrix:
+        """Sum of x y' over rows, pilot-shifted but not centred."""
+        return self._block((x.stream, x.layer), (y.stream, y.layer))
+
     def scatter(self, x: "NetworkMoments", y: "NetworkMoments") -> Matrix:
         """S_xy = Xc' Yc."""
-        shifted = self._shifted_cross((x.stream, x.layer), (y.stream, y.layer))
-        return shifted - np.outer(x.first, y.first) / self.rows
+        return self.shifted_cross(x, y) - np.outer(x.first, y.first) / self.rows
 
     def correlate(self, scatter: Matrix, x: "NetworkMoments", y: "NetworkMoments") -> Matrix:
         """R_xy of S_xy, 0 for dead neurons."""
@@ -144,7 +148,8 @@ class NetworkMoments:
     """One layer of one stream: its own moments.
 
     `first`: sum of the pilot-shifted rows. `std`: population standard deviation, 0 where a neuron
-    is dead, that is not `live`. `scatter_norm`: ||S_xx||_F. `whitening`: of the live neurons.
+    is dead, that is not `live`. `scatter_norm`: ||S_xx||_F.
+    `correlation_norm`: ||R_xx||_F. `whitening`: of the live neurons.
     """
 
     stream: int
@@ -155,6 +160,7 @@ class NetworkMoments:
     std: Vector
     live: Bool[np.ndarray, " x"]
     scatter_norm: float
+    correlation_norm: float
     whitening: Whitening
 
     @property

@@ -85,16 +85,16 @@ class Moments:
     tiles: tuple[Tile, ...] = dataclasses.field(metadata={"static": True})
 
 
+Pilot = tuple[Float[Array, "_layer _neuron"], ...]
+
+
 def zero(
     streams: tuple[Stream, ...],
     tiles: tuple[Tile, ...] | None = None,
     dtype: DTypeLike = jnp.float32,
-    pilot: tuple[Float[Array, "_layer _neuron"], ...] | None = None,
 ) -> Moments:
-    """The state of no rows; all tiles and a pilot of 0 unless given."""
+    """The state of no rows, with a pilot of 0; all tiles unless given."""
     tiles = all_tiles(streams) if tiles is None else tiles
-    if pilot is None:
-        pilot = tuple(jnp.zeros((s.layers, s.neurons), dtype) for s in streams)
     networks = sum(stream.layers for stream in streams)
 
     def zeros(*shape: int) -> Array:
@@ -109,8 +109,14 @@ def zero(
         energy_cross=zeros(2, networks, networks),
         energy_first=tuple(zeros(2, networks, s.layers, s.neurons) for s in streams),
     )
-    pilot = tuple(p.astype(dtype) for p in pilot)
+    pilot = tuple(zeros(s.layers, s.neurons) for s in streams)
     return Moments(jnp.zeros(2, jnp.int32), pilot, sums, streams, tiles)
+
+
+def with_pilot(state: Moments, pilot: Pilot) -> Moments:
+    """A state of no rows, shifted by another pilot from now on."""
+    pilot = tuple(new.astype(old.dtype) for new, old in zip(pilot, state.pilot))
+    return dataclasses.replace(state, pilot=pilot)
 
 
 def pilot_mean(

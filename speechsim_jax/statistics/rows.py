@@ -14,7 +14,7 @@ from jaxtyping import Array, Int32, Int64
 
 from speechsim_jax.statistics import moments
 from speechsim_jax.statistics.finished import FinishedMoments
-from speechsim_jax.statistics.moments import Moments, Stream
+from speechsim_jax.statistics.moments import Stream
 from speechsim_jax.typing import HiddenStates, StreamRows
 
 
@@ -29,8 +29,8 @@ def x64(enabled: bool) -> contextlib.AbstractContextManager:
 class MomentsStream:
     """Adds frames of all models to `Moments`, `rows_per_update` at a time.
 
-    The first full buffer (or all there is) gives the pilot. Buffers and state are donated, so
-    device memory is constant from the first update on.
+    The first full buffer (or all there is) gives the pilot. Buffers and state are made at once and
+    donated, so device memory is constant.
     """
 
     def __init__(
@@ -40,21 +40,20 @@ class MomentsStream:
         stats_dtype: str = "float32",
         rows_dtype: str = "float32",
     ):
-        self._streams = streams
-        self._stats_dtype = stats_dtype
         self._x64 = "float64" in (stats_dtype, rows_dtype)
         self._fill = 0
-        self._state: Moments | None = None
+        self._has_pilot = False
         self._size = rows_per_update
         with x64(self._x64):
             self._buffers = tuple(
                 jnp.zeros((s.layers, rows_per_update, s.neurons), rows_dtype) for s in streams
             )
+            self._state = moments.zero(streams, dtype=stats_dtype)
 
     @property
     def rows(self) -> int:
         """Rows added so far, those in the buffer included."""
-        return self._fill + (moments.count_of(self._state) if self._state is not None else 0)
+        return self._fill + moments.count_of(self._state)
 
     def append(
         self, hidden: tuple[HiddenStates, ...], positions: Int64[np.ndarray, " row"]
@@ -75,9 +74,10 @@ class MomentsStream:
     def _flush(self) -> None:
         with x64(self._x64):
             valid = jnp.asarray(self._fill, jnp.int32)
-            if self._state is None:
+            if not self._has_pilot:
                 pilot = _pilot_mean(self._buffers, valid)
-                self._state = moments.zero(self._streams, dtype=self._stats_dtype, pilot=pilot)
+                self._state = moments.with_pilot(self._state, pilot)
+                self._has_pilot = True
             self._state = _update(self._state, self._buffers, valid)
         self._fill = 0
 
@@ -87,9 +87,8 @@ class MomentsStream:
 
     def finish(self, rank_tolerance: float | None = None) -> FinishedMoments:
         """Add what is left in the buffer, free it, and return the finished statistic."""
-        if self._fill or self._state is None:
+        if self._fill:
             self._flush()
-        assert self._state is not None
         self._buffers = ()
         return FinishedMoments(self._state, rank_tolerance)
 
