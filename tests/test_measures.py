@@ -75,6 +75,37 @@ def test_published_values_of_other_libraries():
     assert min(abs(global_r2[0, 1] - 0.8634248159), abs(global_r2[1, 0] - 0.8634248159)) < 1e-9
 
 
+def test_floors_are_the_means_over_permutations_of_the_rows():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 5)) * [1, 2, 3, 4, 5]
+    y = x[:, :4] + rng.standard_normal((60, 4))
+    data = {"x": x, **{f"y{k}": y[rng.permutation(60)] for k in range(60)}}
+    names = ["lincka", "linreg_r2", "linreg", "svcca"]
+    result = ss.compare_activations(data, names)
+    rho = result.dataset["svcca_rho"].values[0, 1:]
+    means = {
+        "lincka_floor": result.matrix("lincka").values[0, 1:],
+        "linreg_r2_floor": result.matrix("linreg_r2").values[0, 1:],
+        "svcca_rho2_floor": np.nanmean(np.square(rho), axis=1),
+    }
+    for name, values in means.items():
+        floor = result.dataset[name].values[0, 1:]
+        assert np.ptp(floor) < 1e-12
+        error = values.std() / np.sqrt(len(values))
+        assert abs(values.mean() - floor[0]) < 4 * error, name
+        assert error < 0.15 * floor[0]
+
+
+def test_outlier_share():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 200))
+    x[:, [3, 77]] *= 20
+    share = ss.compare_activations({"x": x}, "lincka").dataset["outlier_share"].values
+    expected = np.sort(x.var(0))[-2:].sum() / x.var(0).sum()
+    assert share[0] == pytest.approx(expected, rel=1e-9)
+    assert share[0] > 0.7
+
+
 def test_privileged_basis_is_told_from_a_shared_subspace():
     """The same neurons, permuted: maxcorr 1. The same subspace, rotated: maxcorr = rotcorr."""
     rng = np.random.default_rng(0)

@@ -113,8 +113,17 @@ def mean_cca2(pair: Pair) -> float:
 
 
 def canonical_correlations(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
-    """The canonical correlations themselves, falling."""
-    return {"svcca_rho": ("k", canonical(pair).rho.astype(np.float32))}
+    """The canonical correlations, falling, and the mean of their squares for unrelated networks.
+
+    With independent rows that mean is max(kx, ky) / (n - 1) for kx and ky kept directions. Frames
+    are correlated in time, so the floor of unrelated speech is higher.
+    """
+    parts = canonical(pair)
+    floor = max(parts.x.rank, parts.y.rank) / (pair.rows - 1)
+    return {
+        "svcca_rho": ("k", parts.rho.astype(np.float32)),
+        "svcca_rho2_floor": (None, np.array(floor)),
+    }
 
 
 def pwcca(pair: Pair) -> float:

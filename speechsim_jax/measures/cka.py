@@ -1,5 +1,7 @@
 """Centred kernel alignment with a linear kernel."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from speechsim_jax.measures.base import Measure, Pair, divide
@@ -13,6 +15,18 @@ def lincka(pair: Pair) -> float:
     """
     numerator = float(np.sum(np.square(pair.scatter)))
     return divide(numerator, pair.x.scatter_norm * pair.y.scatter_norm)
+
+
+def lincka_floor(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
+    """The lincka to expect of unrelated networks with as many independent rows.
+
+    tr(S_xx) tr(S_yy) / ((n - 1) ||S_xx||_F ||S_yy||_F), the mean over permutations of the rows.
+    Frames are correlated in time, so the floor of unrelated speech is higher.
+    """
+    traces = [network.std @ network.std * pair.rows for network in (pair.x, pair.y)]
+    norms = pair.x.scatter_norm * pair.y.scatter_norm
+    floor = divide(float(traces[0] * traces[1]), (pair.rows - 1) * norms)
+    return {"lincka_floor": (None, np.array(floor))}
 
 
 def lincka_zscored(pair: Pair) -> float:
@@ -62,6 +76,7 @@ MEASURES = (
         level="layer",
         summary="linear CKA, biased, on centred neurons",
         function=lincka,
+        details=lincka_floor,
         symmetric=True,
         limits=(0.0, 1.0),
         reference="Kornblith et al. 2019 (arXiv 1905.00414), equation 4",

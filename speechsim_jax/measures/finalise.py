@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from speechsim_jax.measures.base import Measure, Pair, Ranking
+from speechsim_jax.measures.base import Measure, Pair, Ranking, divide
 from speechsim_jax.measures.cca import kept_directions
 from speechsim_jax.statistics.finished import FinishedMoments, NetworkMoments
 from speechsim_jax.statistics.threads import map_in_threads
@@ -128,7 +128,7 @@ def rank_neurons(
 
 
 def network_facts(moments: FinishedMoments) -> Extras:
-    """What to know about each network before believing a score: ranks, condition, dead neurons."""
+    """What to know about each network before believing a score."""
     networks = moments.networks
     facts = {
         "width": [network.width for network in networks],
@@ -136,9 +136,17 @@ def network_facts(moments: FinishedMoments) -> Extras:
         "condition": [network.whitening.condition for network in networks],
         "svcca_directions": [kept_directions(network.whitening) for network in networks],
         "dead_neurons": [int(np.sum(~network.live)) for network in networks],
+        "outlier_share": [_outlier_share(network) for network in networks],
         "mean_to_std": [_mean_to_std(network) for network in networks],
     }
     return {name: (("x",), np.array(values)) for name, values in facts.items()}
+
+
+def _outlier_share(network: NetworkMoments) -> float:
+    """Share of the variance that the top 1 % of the neurons (at least one) hold."""
+    variance = np.sort(np.square(network.std))[::-1]
+    top = max(1, round(0.01 * len(variance)))
+    return divide(float(variance[:top].sum()), float(variance.sum()))
 
 
 def _mean_to_std(network: NetworkMoments) -> float:

@@ -1,5 +1,7 @@
 """Neurons from layers: how well does the whole of y predict each neuron of x?"""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from speechsim_jax.measures.base import Measure, Pair, divide
@@ -23,6 +25,14 @@ def linreg(pair: Pair) -> float:
     """
     r = multiple_correlations(pair)
     return float(r.mean()) if r.size else float("nan")
+
+
+def linreg_floor(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
+    """The r^2 to expect of unrelated networks with as many independent rows: rank(y) / (n - 1).
+
+    Frames are correlated in time, so the floor of unrelated speech is higher.
+    """
+    return {"linreg_r2_floor": (None, np.array(pair.y.whitening.rank / (pair.rows - 1)))}
 
 
 def linreg_r2(pair: Pair) -> float:
@@ -49,6 +59,7 @@ MEASURES = (
         level="mixed",
         summary="mean over neurons of x of the multiple correlation r with all of y",
         function=linreg,
+        details=linreg_floor,
         symmetric=False,
         limits=(0.0, 1.0),
         reference="Wu et al. 2020 (arXiv 2005.01172), section 4.1",
