@@ -219,14 +219,11 @@ def _accumulate(
         waiting.check()
     statistic.wait()
     if statistic.rows < 2:
-        raise UserError(
-            f"{corpus.origin}: no usable audio ({len(seen.skipped)} files skipped"
-            + (
-                f", the first: {seen.skipped[0].id} {seen.skipped[0].reason})"
-                if seen.skipped
-                else ")"
-            )
+        first = (
+            f", the first: {seen.skipped[0].id} {seen.skipped[0].reason}" if seen.skipped else ""
         )
+        skipped = f"({len(seen.skipped)} files skipped{first})"
+        raise UserError(f"{corpus.origin}: no usable audio {skipped}")
     elapsed = time.monotonic() - started
     _log.info(
         "read %d utterances, %.1f s of audio, %d frames in %.1f s (%.2f audio-seconds per second)",
