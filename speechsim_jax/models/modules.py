@@ -109,8 +109,8 @@ class ConvLayer(nnx.Module):
     def _convolve_blocks(self, x: Float[Array, "batch time 1"]) -> Float[Array, "batch frame out"]:
         """A one-channel convolution with kernel = k strides as one matrix product.
 
-        The samples are cut into blocks of one stride; a window is k blocks side by side. On CPU
-        this is about twice as fast as `lax.conv` with its single input channel.
+        The samples are cut into blocks of one stride; a window is k blocks side by side. On a
+        CPU `lax.conv` is slow with a single input channel.
         """
         kernel = self.conv.kernel[...]
         width = kernel.shape[0] // self.stride
