@@ -20,10 +20,14 @@ from experiments import _flags
 from speechsim_jax import figures
 from speechsim_jax.errors import UserError
 
-_MODELS = flags.DEFINE_list("models", [], "Hub ids or folders of encoders.")
+_MODELS = flags.DEFINE_list(
+    "models", [], "Hub ids or folders of encoders; random:ID for untrained."
+)
 _AUDIO = flags.DEFINE_string("audio", None, "Folder, manifest (.tsv), list (.txt) or sound file.")
 _MEASURES = flags.DEFINE_string("measures", "paper", "paper, all, or names; see --help_measures.")
-_LEVELS = flags.DEFINE_list("levels", [], "Only measures of these levels: neuron, mixed, layer.")
+_LEVELS = flags.DEFINE_list(
+    "levels", [], "Only measures of these levels: neuron, mixed, layer, attention (only if named)."
+)
 _LAYERS = flags.DEFINE_list("layers", [], "Only these hidden states, e.g. 0,6,-1 (default: all).")
 _LAST_LAYER = flags.DEFINE_enum(
     "last_layer", "normed", ["normed", "raw"], "Last hidden state of pre-norm models: reading."
@@ -48,6 +52,30 @@ _RANK_TOLERANCE = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
+_SAMPLE_FRAMES = flags.DEFINE_integer(
+    "sample_frames", 2000, "Frames of the seeded sample that rbfcka, mutual_knn and rsa read."
+)
+_FRAME_STRIDE = flags.DEFINE_integer(
+    "frame_stride", 1, "Compare every k-th frame of an utterance.", lower_bound=1
+)
+_POOL = flags.DEFINE_enum(
+    "pool", "none", ["none", "utterance", "segment"], "Average the frames of each to one row."
+)
+_ALIGNMENTS = flags.DEFINE_string(
+    "alignments", None, "Segments: .tsv, .ctm or .TextGrid file, or a folder of TextGrid files."
+)
+_ALIGNMENT_TIER = flags.DEFINE_string(
+    "alignment_tier", None, "Tier of --alignments to use, where there are several."
+)
+_DROP_LABELS = flags.DEFINE_list(
+    "drop_labels", [], "Leave out frames in segments of --alignments with these labels, e.g. SIL."
+)
+_MODEL_DTYPE = flags.DEFINE_enum(
+    "model_dtype", "float32", ["float32", "bfloat16"], "Numbers that the encoders multiply."
+)
+_ATTENTION_MAX_SECONDS = flags.DEFINE_float(
+    "attention_max_seconds", None, "Attention level: a seeded choice of so much audio."
+)
 _STRICT = flags.DEFINE_bool("strict", False, "Stop at an unusable file instead of skipping it.")
 _REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of hub models.")
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Cache of hub models (default: HF_HOME).")
@@ -67,7 +95,14 @@ _SETTINGS = (
     _ROWS_PER_UPDATE,
     _STATS_DTYPE,
     _RANK_TOLERANCE,
+    _MODEL_DTYPE,
+    _ATTENTION_MAX_SECONDS,
     _STRICT,
+    _SAMPLE_FRAMES,
+    _FRAME_STRIDE,
+    _POOL,
+    _ALIGNMENTS,
+    _ALIGNMENT_TIER,
 )
 
 _log = logging.getLogger("speechsim_jax.experiments.compare")
@@ -124,6 +159,7 @@ def config_from_flags() -> Config:
     if not all(_MODELS.value):
         raise UserError(f"--models={','.join(_MODELS.value)}: expected hub ids or folders")
     settings: dict[str, Any] = {flag.name: flag.value for flag in _SETTINGS}
+    settings["drop_labels"] = tuple(_DROP_LABELS.value)
     return Config(
         models=tuple(_MODELS.value),
         audio=str(_AUDIO.value),
@@ -150,7 +186,7 @@ def main() -> None:
     """Run from the flags and print what came out."""
     if _HELP_MEASURES.value:
         for measure in ss.list_measures():
-            print(f"{measure.name:12} {measure.level:8} {measure.summary}  [{measure.reference}]")
+            print(f"{measure.name:20} {measure.level:9} {measure.summary}  [{measure.reference}]")
         return
     config = config_from_flags()
     _flags.use_compilation_cache()

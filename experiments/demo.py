@@ -18,7 +18,8 @@ import speechsim_jax as ss
 from experiments import _flags, compare
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.random_weights import random_tensors, save_folder
+from speechsim_jax.models.random_weights import random_tensors
+from speechsim_jax.models.saving import save_folder
 
 flags.adopt_module_key_flags(_flags)  # for --help
 

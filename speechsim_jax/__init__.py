@@ -10,24 +10,33 @@ Importing this touches no device, flag or configuration.
 import importlib.metadata
 
 from speechsim_jax.arrays import compare_activations
+from speechsim_jax.attention_maps import compare_attentions
 from speechsim_jax.engine import Settings, compare
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import list_measures
+from speechsim_jax.models.ctc import Recognizer, load_recognizer
 from speechsim_jax.models.encoder import Activations, SpeechEncoder
-from speechsim_jax.models.loading import load_encoder
+from speechsim_jax.models.loading import load_encoder, random_like
 from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.transcripts import ErrorRates, error_rates
 
 __version__ = importlib.metadata.version("speechsim_jax")
 
 __all__ = [
     "Activations",
+    "ErrorRates",
     "NetworkName",
+    "Recognizer",
     "Settings",
     "SimilarityResult",
     "SpeechEncoder",
     "UserError",
     "compare",
     "compare_activations",
+    "compare_attentions",
+    "error_rates",
     "list_measures",
     "load_encoder",
+    "load_recognizer",
+    "random_like",
 ]

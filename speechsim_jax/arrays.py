@@ -1,19 +1,21 @@
 """`compare_activations`: the same statistics and scores on anybody's features."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from speechsim_jax import provenance
-from speechsim_jax.engine import build_result
+from speechsim_jax.accumulate import Finished, build_result
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import resolve
 from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.settings import check_sample_frames
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import MomentsStream, x64
+from speechsim_jax.statistics.rows import BatchRows, MomentsStream, x64
+from speechsim_jax.statistics.sample import SampleStream
 
 Key = str | tuple[str, int]
 Rows = np.ndarray | Iterable[np.ndarray]
@@ -27,6 +29,9 @@ def compare_activations(
     stats_dtype: Literal["float32", "float64"] | None = None,
     rank_tolerance: float | None = None,
     rows_per_update: int = 4096,
+    sample_frames: int = 2000,
+    seed: int = 0,
+    utterances: Sequence[str] | np.ndarray | None = None,
     progress: bool = False,
 ) -> SimilarityResult:
     """How alike are these networks, on the same rows?
@@ -34,12 +39,18 @@ def compare_activations(
     `activations`: name -> array [rows, neurons] (memory-mapped ones are read in blocks), or an
     iterable of such arrays one after the other. "model/3" or ("model", 3) is layer 3 of a model; a
     key without a layer is a model of one layer, 0. `stats_dtype` defaults to float64 on a CPU and
-    to compensated float32 elsewhere. Raises UserError for arrays that are not [rows, neurons] of
-    the same number of rows, and for NaN or inf, with the row.
+    to compensated float32 elsewhere. Measures on the frame sample read `sample_frames` rows, which
+    `seed` and the row numbers choose (all, if there are no more). `utterances` names the utterance
+    of each row; without it, `mutual_knn` cannot leave neighbours in time out. Raises UserError for
+    arrays that are not [rows, neurons] of the same number of rows, and for NaN or inf, with the
+    row.
     """
     if not activations:
         raise UserError("no activations given")
-    chosen, rankings = resolve(measures, levels)
+    check_sample_frames(sample_frames)
+    chosen = resolve(measures, levels)
+    if chosen.attention:
+        raise UserError(f"{chosen.attention[0].name} compares maps; use compare_attentions")
     names = [_network_name(key) for key in activations]
     if len(set(names)) < len(names):
         raise UserError("two keys of activations name the same model and layer")
@@ -52,17 +63,46 @@ def compare_activations(
     widths = [block.shape[1] for block in first if block is not None]
     streams = _streams(widths)
     statistic = MomentsStream(streams, rows_per_update, stats_dtype, rows_dtype=stats_dtype)
+    sample = None
+    if any(measure.statistic == "sample" for measure in chosen.measures):
+        sample = SampleStream(streams, sample_frames, seed, rows_dtype=stats_dtype)
     current: list[np.ndarray | None] = first
     while current[0] is not None:
-        _append(statistic, streams, [block for block in current if block is not None], stats_dtype)
+        blocks_now = [block for block in current if block is not None]
+        rows = _rows(statistic.rows, len(blocks_now[0]), utterances)
+        hidden = _as_streams(streams, blocks_now, stats_dtype)
+        statistic.append(hidden, rows.positions)
+        if sample is not None:
+            sample.append(hidden, rows)
         current = [next(block, None) for block in blocks]
         _check_aligned(labels, current, statistic.rows)
+    if utterances is not None and len(utterances) != statistic.rows:
+        raise UserError(f"utterances names {len(utterances)} rows, but there are {statistic.rows}")
     moments = statistic.finish(rank_tolerance)
     attributes = provenance.record(
         frames=moments.rows,
         numeric={"stats_dtype": moments.dtype, "rank_tolerance": moments.rank_tolerance},
+        settings={"sample_frames": sample_frames, "seed": seed},
     )
-    return build_result(names, moments, chosen, rankings, attributes, progress)
+    taken = sample.finish() if sample else None
+    return build_result(names, Finished(moments, taken), chosen, attributes, progress)
+
+
+def _rows(start: int, count: int, utterances: Sequence[str] | np.ndarray | None) -> BatchRows:
+    """`count` rows from row `start` on; a row is known by its number, whatever its utterance."""
+    names, utterance = np.array([""]), np.zeros(count, np.int64)
+    if utterances is not None:
+        given = np.asarray(utterances[start : start + count]).astype(str)
+        if len(given) < count:
+            raise UserError(f"utterances names {len(utterances)} rows, but there are more")
+        names, utterance = np.unique(given, return_inverse=True)
+    return BatchRows(
+        positions=np.arange(count),
+        utterance=utterance,
+        number=np.arange(start, start + count),
+        ids=("",) * len(names),
+        wholes=tuple(names.tolist()),
+    )
 
 
 def _network_name(key: Key) -> NetworkName:
@@ -119,14 +159,15 @@ def _streams(widths: list[int]) -> tuple[Stream, ...]:
     return tuple(streams)
 
 
-def _append(
-    statistic: MomentsStream, streams: tuple[Stream, ...], blocks: list[np.ndarray], dtype: str
-) -> None:
-    hidden: list[Any] = []
+def _as_streams(
+    streams: tuple[Stream, ...], blocks: list[np.ndarray], dtype: str
+) -> tuple[jax.Array, ...]:
+    """The blocks of all networks as [layer, 1, row, neuron], one a stream."""
+    hidden: list[jax.Array] = []
     start = 0
     for stream in streams:
         parts = [block.astype(dtype) for block in blocks[start : start + stream.layers]]
         with x64(dtype == "float64"):
             hidden.append(jnp.asarray(np.stack(parts)[:, None]))
         start += stream.layers
-    statistic.append(tuple(hidden), np.arange(len(blocks[0])))
+    return tuple(hidden)

@@ -4,70 +4,31 @@ import collections
 import dataclasses
 import functools
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tqdm.auto
-from jaxtyping import Array, Int32, Int64
+from jaxtyping import Array, Int32
 
 from speechsim_jax import audio as sound
-from speechsim_jax import batching, provenance, selection
+from speechsim_jax import batching, frames, provenance, selection
+from speechsim_jax.accumulate import Statistics, build_result
+from speechsim_jax.alignments import Segments, read_alignments
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import resolve
-from speechsim_jax.measures.base import Measure, Ranking
-from speechsim_jax.measures.finalise import score_all
-from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import Activations, Outputs, SpeechEncoder
 from speechsim_jax.models.loading import load_encoder
 from speechsim_jax.results import NetworkName, SimilarityResult
-from speechsim_jax.statistics.finished import FinishedMoments
-from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import MomentsStream
-from speechsim_jax.typing import FrameMask
+from speechsim_jax.settings import Settings, settings_from
 
 _log = logging.getLogger(__name__)
 
 ModelSource = str | Path | SpeechEncoder
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How `compare` works; everything that can change a number is here and in the result.
-
-    `layers`: hidden states to compare, in every model (-1 is the last), all if None.
-    `max_minutes`: a seeded choice of utterances, balanced over speakers.
-    `batch_seconds`, `buckets`, `max_seconds`: audio in one batch, how many padded lengths are
-    compiled, and the length beyond which an utterance is cut into equal pieces.
-    `rows_per_update`: frames gathered before the statistics are updated.
-    `rank_tolerance`: smallest eigenvalue kept in whitening, relative to the largest (default:
-    1e-6 for float32 statistics, width * 2.2e-16 for float64).
-    `strict`: a file that cannot be used is an error instead of being skipped and listed.
-    """
-
-    layers: tuple[int, ...] | None = None
-    max_minutes: float | int | None = None
-    seed: int = 0
-    last_layer: Literal["normed", "raw"] = "normed"
-    batch_seconds: float | int = 40.0
-    buckets: int = 4
-    max_seconds: float | int = 60.0
-    rows_per_update: int = 4096
-    stats_dtype: Literal["float32", "float64"] = "float32"
-    rank_tolerance: float | None = None
-    model_precision: str = "highest"
-    strict: bool = False
-
-
-_CHOICES = {
-    "stats_dtype": ("float32", "float64"),
-    "last_layer": ("normed", "raw"),
-    "model_precision": ("highest", "high", "default"),
-}
 
 
 def compare(
@@ -85,14 +46,16 @@ def compare(
 ) -> SimilarityResult:
     """How alike are all layers of all models on this audio?
 
-    `models`: hub ids, folders or loaded encoders. `audio`: whatever `open_corpus` takes: a folder,
-    a manifest, a list, a file, or waveforms. `measures`: "paper", "all" or names (`list_measures`).
+    `models`: hub ids, folders, "random:ID" (untrained, `random_like`) or loaded encoders. `audio`:
+    whatever `open_corpus` takes: a folder, a manifest, a list, a file, or waveforms. `measures`:
+    "paper", "all" or names (`list_measures`); "paper" and "all" take in the attention level only if
+    `levels` names it.
     `note` is kept in the result and shown under its figures. `settings`: the fields of `Settings`.
     Activations are never stored: memory does not depend on the amount of audio. Raises UserError
     for anything wrong with what was given.
     """
-    options = _settings(settings)
-    chosen, rankings = resolve(measures, levels)
+    options = settings_from(settings)
+    chosen = resolve(measures, levels)
     load = functools.partial(
         load_encoder, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
     )
@@ -100,40 +63,57 @@ def compare(
         models = [models]
     if not models:
         raise UserError("no models given; expected hub ids or folders")
-    corpus = sound.open_corpus(audio)
+    seen = Seen()
+    corpus, segments, facts = _open(audio, options, seen)
     encoders = _distinct_names([m if isinstance(m, SpeechEncoder) else load(m) for m in models])
+    encoders = [encoder.astype(options.model_dtype) for encoder in encoders]
     _check_frame_rates(encoders)
     layers = [_layers_of(encoder, options.layers) for encoder in encoders]
     if options.max_minutes is not None:
         corpus = selection.select(corpus, options.max_minutes, options.seed)
     corpus = selection.durations(corpus)
-    seen = Seen()
-    moments = _accumulate(encoders, layers, corpus, options, seen, progress)
+    choice = frames.FrameChoice(
+        config=encoders[0].config,
+        ids=frozenset(source.id for source in corpus.sources),
+        stride=options.frame_stride,
+        pool=options.pool,
+        segments=segments,
+        drop_labels=options.drop_labels,
+    )
+    outputs = [
+        Outputs(layers=ls, last_layer=options.last_layer, projections=bool(chosen.attention))
+        for ls in layers
+    ]
+    statistics = Statistics(chosen, encoders, layers, options, corpus)
+    started = time.monotonic()
+    _read(encoders, outputs, corpus, choice, statistics, options, seen, progress)
+    statistics.wait()
+    _report(corpus, statistics.rows(seen.frames), seen, time.monotonic() - started)
+    finished = statistics.finish(options.rank_tolerance)
     names = [NetworkName(e.name, l) for e, ls in zip(encoders, layers) for l in ls]
     attributes = provenance.record(
         note=note,
         models={encoder.name: dict(encoder.provenance) for encoder in encoders},
         corpus={"origin": corpus.origin, "fingerprint": corpus.fingerprint()},
         settings=dataclasses.asdict(options),
-        numeric={
-            "stats_dtype": moments.dtype,
-            "rank_tolerance": moments.rank_tolerance,
-            "stats_precision": "highest",
-        },
-        frames=moments.rows,
+        numeric={"stats_precision": "highest"} | finished.numeric,
+        frames=seen.frames,
+        rows=statistics.rows(seen.frames),
         utterances=seen.utterances,
         seconds=seen.seconds,
         skipped=[dataclasses.asdict(skipped) for skipped in seen.skipped],
+        **facts,
     )
-    return build_result(names, moments, chosen, rankings, attributes, progress)
+    return build_result(names, finished, chosen, attributes, progress)
 
 
 @dataclasses.dataclass
 class Seen:
-    """What the stream has brought so far."""
+    """What the stream has brought so far; `frames` are those that were chosen."""
 
     utterances: int = 0
     seconds: float = 0.0
+    frames: int = 0
     skipped: list[sound.Skipped] = dataclasses.field(default_factory=list)
 
     def skip(self, skipped: sound.Skipped) -> None:
@@ -142,48 +122,30 @@ class Seen:
         self.skipped.append(skipped)
 
 
-def build_result(
-    names: Sequence[NetworkName],
-    moments: FinishedMoments,
-    chosen: Sequence[Measure],
-    rankings: Sequence[Ranking],
-    attributes: dict[str, Any],
-    progress: bool,
-) -> SimilarityResult:
-    """Score all pairs of networks and label what comes out."""
-    pairs = len(names) * (len(names) + 1) // 2
-    started = time.monotonic()
-    with tqdm.auto.tqdm(total=pairs, desc="scores", unit="pair", disable=not progress) as bar:
-        models = [name.model for name in names]
-        scores = score_all(moments, chosen, rankings, models, bar.update)
-    _log.info("scored %d pairs in %.1f s", pairs, time.monotonic() - started)
-    return SimilarityResult.build(
-        names,
-        scores.matrices,
-        scores.extras,
-        measures={
-            m.name: {
-                "symmetric": m.symmetric,
-                "range": m.limits,
-                "level": m.level,
-                "summary": m.summary,
-                "reference": m.reference,
-            }
-            for m in chosen
-        },
-        attributes=attributes,
-    )
+def _open(
+    audio: sound.AudioInput, options: Settings, seen: Seen
+) -> tuple[sound.Corpus, dict[str, Segments] | None, dict[str, Any]]:
+    """The corpus, with its alignments if they are asked for, and what the result says of these."""
+    corpus = sound.open_corpus(audio)
+    if options.alignments is None:
+        return corpus, None, {}
+    aligned = read_alignments(options.alignments, options.alignment_tier)
+    frames.check_labels(aligned, options.drop_labels)
+    corpus, segments = frames.aligned_corpus(corpus, aligned, seen.skip, options.strict)
+    return corpus, segments, {"alignments": {"tier": aligned.tier, "sha256": aligned.sha256}}
 
 
-def _accumulate(
+def _read(
     encoders: Sequence[SpeechEncoder],
-    layers: Sequence[tuple[int, ...]],
+    outputs: Sequence[Outputs],
     corpus: sound.Corpus,
+    choice: frames.FrameChoice,
+    statistics: Statistics,
     options: Settings,
     seen: Seen,
     progress: bool,
-) -> FinishedMoments:
-    """One pass over the corpus: every model encodes every batch once."""
+) -> None:
+    """One pass over the corpus: every model encodes every batch once, every statistic sees it."""
     seconds = [source.seconds for source in corpus.sources if source.seconds]
     buckets = batching.plan_buckets(
         seconds or [options.max_seconds],
@@ -191,52 +153,49 @@ def _accumulate(
         batch_seconds=options.batch_seconds,
         max_seconds=options.max_seconds,
     )
-    outputs = [Outputs(layers=ls, last_layer=options.last_layer) for ls in layers]
-    streams = tuple(Stream(len(ls), e.config.hidden_size) for e, ls in zip(encoders, layers))
-    statistic = MomentsStream(streams, options.rows_per_update, options.stats_dtype)
     batches = batching.batches(corpus, buckets, strict=options.strict, on_skip=seen.skip)
     checks: collections.deque[FiniteCheck] = collections.deque()
     names = [encoder.name for encoder in encoders]
-    started = time.monotonic()
     with _progress_bar(sum(seconds), progress) as bar:
         for batch in batches:
             acts = [
                 encoder.apply(batch.samples, batch.lengths, wanted, options.model_precision)
                 for encoder, wanted in zip(encoders, outputs)
             ]
-            positions = frame_positions(encoders[0].config, batch, acts[0].frame_mask)
-            statistic.append(tuple(a.hidden_states for a in acts), positions)
-            first_bad = [_first_bad_frame(a) for a in acts]
-            checks.append(FiniteCheck(names, batch.ids, acts[0].frame_mask.shape[1], first_bad))
+            width = acts[0].frame_mask.shape[1]
+            checks.append(FiniteCheck(names, batch.ids, width, [_first_bad_frame(a) for a in acts]))
+            picked = choice.of(batch, width)
+            acts = [frames.pooled(a, picked) for a in acts]
+            statistics.append(acts, batch, picked.rows)
             del acts
             # One batch behind: the device is never idle, and never has two batches waiting.
             if len(checks) > 1:
                 checks.popleft().check()
+            seen.frames += picked.frames
             seen.utterances += len(batch.ids)
             seen.seconds += batch.seconds
             bar.update(batch.seconds)
     for waiting in checks:
         waiting.check()
-    statistic.wait()
-    if statistic.rows < 2:
-        first = (
-            f", the first: {seen.skipped[0].id} {seen.skipped[0].reason}" if seen.skipped else ""
+
+
+def _report(corpus: sound.Corpus, rows: int, seen: Seen, elapsed_seconds: float) -> None:
+    """Log what was read; raises UserError unless it gave two rows."""
+    if rows < 2 and seen.utterances:
+        raise UserError(
+            f"{corpus.origin}: {seen.frames} frames of {seen.utterances} utterances are chosen and "
+            f"give {rows} rows; at least 2 are needed (frame_stride, pool, drop_labels)"
         )
-        skipped = f"({len(seen.skipped)} files skipped{first})"
-        raise UserError(f"{corpus.origin}: no usable audio {skipped}")
-    elapsed = time.monotonic() - started
+    if rows < 2:
+        skipped = seen.skipped[0] if seen.skipped else None
+        first = f", the first: {skipped.id} {skipped.reason}" if skipped else ""
+        raise UserError(
+            f"{corpus.origin}: no usable audio ({len(seen.skipped)} files skipped{first})"
+        )
     _log.info(
         "read %d utterances, %.1f s of audio, %d frames in %.1f s (%.2f audio-seconds per second)",
-        seen.utterances, seen.seconds, statistic.rows, elapsed, seen.seconds / elapsed,
+        seen.utterances, seen.seconds, seen.frames, elapsed_seconds, seen.seconds / elapsed_seconds,
     )  # fmt: skip
-    return statistic.finish(options.rank_tolerance)
-
-
-def frame_positions(
-    config: EncoderConfig, batch: batching.Batch, mask: FrameMask
-) -> Int64[np.ndarray, " row"]:
-    """Where the valid frames of a batch are on its flattened [batch * frame] axis, in order."""
-    return np.flatnonzero(np.arange(mask.shape[1]) < config.frames(batch.lengths)[:, None])
 
 
 @jax.jit
@@ -269,32 +228,13 @@ class FiniteCheck:
 
 def _progress_bar(total_seconds: float, progress: bool) -> tqdm.auto.tqdm:
     return tqdm.auto.tqdm(
-        total=round(total_seconds, 1) or None,
+        total=math.ceil(total_seconds) or None,  # what comes may round to a little more
         desc="audio",
         unit="s",
         disable=not progress,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} audio-seconds "
         "[{elapsed}<{remaining}, {rate_noinv_fmt}]",
     )
-
-
-def _settings(given: dict[str, Any]) -> Settings:
-    known = {field.name for field in dataclasses.fields(Settings)}
-    for name in given:
-        if name not in known:
-            raise UserError(f"unknown setting {name!r}; known: {', '.join(sorted(known))}")
-    if given.get("layers") is not None:
-        given = given | {"layers": tuple(given["layers"])}
-    for name, allowed in _CHOICES.items():
-        if given.get(name, allowed[0]) not in allowed:
-            expected = " or ".join(map(repr, allowed))
-            raise UserError(f"{name} is {given[name]!r}; expected {expected}")
-    options = Settings(**given)
-    if options.stats_dtype == "float64" and jax.default_backend() != "cpu":
-        raise UserError("stats_dtype='float64' needs a CPU; accelerators use compensated float32")
-    if options.rows_per_update < 1:
-        raise UserError(f"rows_per_update is {options.rows_per_update}; expected at least 1")
-    return options
 
 
 def _distinct_names(encoders: Sequence[SpeechEncoder]) -> list[SpeechEncoder]:

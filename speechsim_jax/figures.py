@@ -6,21 +6,18 @@ the page. Layouts are computed from text extents; nothing is left to a tight bou
 
 import os
 from collections.abc import Sequence
-from io import BytesIO
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
+from speechsim_jax.curves import facts, has_facts, layer_trend
+from speechsim_jax.drawing import DPI, PrintFigure, colour_limits, draw_bar, draw_cells, extend
 from speechsim_jax.errors import UserError
+from speechsim_jax.head_maps import head_matches, plot_heads
 from speechsim_jax.labels import (
     CROWD,
     GAP,
@@ -31,35 +28,13 @@ from speechsim_jax.labels import (
     Block,
     Side,
     blocks,
-    ellipsised,
     headline,
     short_names,
     side_labels,
-    text_width,
+    title_of,
     unique,
 )
 from speechsim_jax.results import SimilarityResult
-
-DPI = 200
-# Okabe and Ito's colours that stay apart from white paper; markers repeat the distinction in grey.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_LEGEND: dict[str, Any] = {
-    "fontsize": SMALL,
-    "frameon": False,
-    "handlelength": 2.6,
-    "columnspacing": 1.2,
-    "borderaxespad": 0.1,
-}
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-
-class PrintFigure(Figure):
-    """A figure that a notebook shows without pyplot."""
-
-    def _repr_png_(self) -> bytes:
-        buffer = BytesIO()
-        self.savefig(buffer, format="png")
-        return buffer.getvalue()
 
 
 def heatmap(
@@ -100,155 +75,66 @@ def heatmap(
         needed = side_x.depth + axis_label
     notes = [f"{letter}: {name}" for letter, name in side_x.key.items()]
     notes += ["hatched: not defined"] if np.isnan(values).any() else []
-    head = headline(result, measure, title, width, notes)
+    head = headline(result, title_of(result, measure, title), width, notes)
     below, map_width, map_height = side_y.depth + axis_label, cell * columns, cell * rows
     points = np.array([72 * width, below + map_height + head.depth])
     figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
     axes = figure.add_axes(tuple([left, below, map_width, map_height] * scale), label="map")
-    image = _draw_cells(axes, values, low, high)
+    image = draw_cells(axes, values, low, high)
     _draw_separators(axes, blocks(matrix, 0), blocks(matrix, 1))
     _draw_sides(axes, side_x, side_y, directed)
     bar_axes = figure.add_axes(
         tuple([left + map_width + 8, below, 8, map_height] * scale), label="bar"
     )
     label = f"{measure}\nrow x accounted for by column y" if directed else measure
-    _draw_bar(bar_axes, image, label, _extend(values, low, high))
-    head.draw(figure)
-    return figure
-
-
-def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = None) -> Figure:
-    """How the similarity of a model's layers to another model moves with their depth.
-
-    One panel per model x; for every other model y, against the relative depth of x's layer: the
-    score with y's best layer, and with the layer of y at the nearest relative depth. A model alone
-    is compared with itself: its best other layer, and its next layer.
-
-    Raises:
-        UserError: an unknown measure, or no model with two layers.
-    """
-    models = unique(run.model for run in blocks(result.matrix(measure), 0))
-    alone = len(models) == 1
-    depths = {m: relative_depth(result.block(measure, m, m)) for m in models}
-    if max(map(len, depths.values())) < 2:
-        raise UserError(f"{measure}: a trend over layers needs a model with at least two layers")
-    columns = min(len(models), 2 if len(models) in (2, 4) else 3)
-    width = (3.5, 5.5, 7.0)[columns - 1]
-    short = dict(zip(models, short_names(models), strict=True))
-    head = headline(result, measure, title, width)
-    handles = _trend_handles([] if alone else list(short.values()), 72 * width - 60)
-    widest = max(text_width(str(handle.get_label()), SMALL) for handle in handles)
-    legend_columns = max(1, int((72 * width - 12) // (widest + 32)))
-    foot = 27 + 1.7 * SMALL * -(-len(handles) // legend_columns)
-    panel_rows = -(-len(models) // columns)
-    points = np.array([72 * width, foot + 118 * panel_rows + head.depth + 8])
-    figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
-    left, bottom = [38, foot] / points
-    right, top = 1 - [8, head.depth + 10] / points
-    figure.subplots_adjust(left, bottom, right, top, wspace=0.08, hspace=0.2)
-    panels = figure.subplots(panel_rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes, x in zip(panels, models, strict=False):
-        for y in models if alone else [m for m in models if m != x]:
-            best, same = trend(result.block(measure, x, y), depths[x], depths[y], own=alone)
-            style = {"label": y, **_look(models.index(y), len(depths[x]))}
-            axes.plot(depths[x], best, linestyle="-", gid="best", **style)
-            axes.plot(depths[x], same, "--", gid="same", markerfacecolor="white", **style)
-        _dress_panel(axes, ellipsised(f"x: {short[x]}", 72 * width / columns - 40, MEDIUM))
-    for axes in panels[len(models) :]:
-        axes.remove()
-    for axes in panels[max(0, len(models) - columns) : len(models)]:
-        axes.tick_params(labelbottom=True)  # also above the gap that an incomplete row leaves
-    figure.supylabel(measure, fontsize=MEDIUM, x=4 / points[0], y=(bottom + top) / 2, ha="left")
-    label, place = "relative depth of x's layer", (foot - 13) / points[1]
-    figure.supxlabel(label, fontsize=MEDIUM, x=(left + right) / 2, y=place, va="top")
-    legend = figure.legend(handles=handles, loc="lower center", ncols=legend_columns, **_LEGEND)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    draw_bar(bar_axes, image, label, extend(values, low, high))
     head.draw(figure)
     return figure
 
 
 def save_figures(result: SimilarityResult, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write heatmap_<measure>.png and, where models have layers, trend_<measure>.png."""
+    """Write the figures that a result has as <kind>_<measure>.png and facts.png.
+
+    heatmap; trend and facts where models have layers; of measures on attention heads, for every two
+    models (or the only one), matches, and heads of the two layers that are most alike.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
+    figures: dict[str, Figure] = {}
     for measure in result.measures:
-        figures = {"heatmap": heatmap(result, measure)}
-        models = [run.model for run in blocks(result.matrix(measure), 0)]
+        figures[f"heatmap_{measure}"] = heatmap(result, measure)
+        models = unique(run.model for run in blocks(result.matrix(measure), 0))
         if any(len(result.block(measure, model, model)) > 1 for model in models):
-            figures["trend"] = layer_trend(result, measure)
-        for kind, figure in figures.items():
-            paths.append(folder / f"{kind}_{measure}.png")
-            figure.savefig(paths[-1], dpi=DPI)
+            figures[f"trend_{measure}"] = layer_trend(result, measure)
+        if f"{measure}_heads" in result.dataset:
+            figures |= _figures_of_heads(result, measure, models)
+    if has_facts(result):
+        figures["facts"] = facts(result)
+    paths = [folder / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        figure.savefig(path, dpi=DPI)
     return paths
 
 
-def colour_limits(
-    values: Float[np.ndarray, "x y"], declared: Sequence[int | float | None] | None
-) -> tuple[float, float]:
-    """The ends of the colour scale: what the data span, rounded outwards to readable numbers.
-
-    A map that fills most of its measure's declared range gets the whole range, so that black is
-    "nothing" and figures of one measure compare; a map in a narrow band is stretched over that
-    band, or its structure could not be seen. The colour bar says which of the two it is.
-    """
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return 0.0, 1.0
-    low, high = float(finite.min()), float(finite.max())
-    floor, ceiling = declared or (None, None)
-    floor, ceiling = -np.inf if floor is None else floor, np.inf if ceiling is None else ceiling
-    # Rounding errors put a self-similarity at 1 + 1e-7; the scale still ends at 1.
-    low = floor if abs(low - floor) < 1e-4 else low
-    high = ceiling if abs(high - ceiling) < 1e-4 else high
-    if high - low >= 0.6 * (ceiling - floor):
-        return float(min(low, floor)), float(max(high, ceiling))
-    step = 10 ** np.floor(np.log10(max(high - low, 0.02))) / 2
-    outer_low, outer_high = step * np.floor(low / step), step * np.ceil(high / step)
-    if outer_low == outer_high:
-        outer_low, outer_high = outer_low - step, outer_high + step
-    # Rounding outwards must not cross the declared range unless the data do.
-    return float(max(outer_low, min(low, floor))), float(min(outer_high, max(high, ceiling)))
-
-
-def relative_depth(block: xr.DataArray) -> Float[np.ndarray, " x"]:
-    """The layers of a block's rows over the last of them, 0 to 1."""
-    layers = np.asarray(block[f"{block.dims[0]}_layer"].values, dtype=np.float64)
-    return layers / max(layers.max(), 1.0)
-
-
-def trend(
-    block: xr.DataArray,
-    x_depth: Float[np.ndarray, " x"],
-    y_depth: Float[np.ndarray, " y"],
-    own: bool = False,
-) -> tuple[Float[np.ndarray, " x"], Float[np.ndarray, " x"]]:
-    """Each row's score with the best column, and with the column at the nearest relative depth.
-
-    With `own` (a model against itself): the best other layer, and the next layer.
-    """
-    values = np.array(block.values, dtype=np.float64)
-    same = values[np.arange(len(values)), np.abs(x_depth[:, None] - y_depth).argmin(axis=1)]
-    if own:
-        same = np.append(np.diagonal(values, 1), np.nan)
-        np.fill_diagonal(values, np.nan)
-    nearest = np.fmin if str(block.name).endswith("_distance") else np.fmax
-    return nearest.reduce(values, axis=1), same
-
-
-def _draw_cells(axes: Axes, values: Float[np.ndarray, "x y"], low: float, high: float) -> AxesImage:
-    rows, columns = values.shape
-    if np.isnan(values).any():
-        below = Rectangle((-0.5, -0.5), columns, rows, facecolor="#d9d9d9", edgecolor="#8c8c8c")
-        below.set(hatch="//////", linewidth=0, zorder=-1, gid="undefined")
-        axes.add_patch(below)
-    shown = np.ma.masked_invalid(values)
-    # Light to dark in one direction: magma keeps its order in grey and to colour-blind readers.
-    return axes.imshow(
-        shown, cmap="magma", vmin=low, vmax=high, aspect="auto", interpolation="nearest"
-    )
+def _figures_of_heads(
+    result: SimilarityResult, measure: str, models: Sequence[str]
+) -> dict[str, Figure]:
+    names = [name.replace("/", "_") for name in short_names(models)]
+    found: dict[str, Figure] = {}
+    for i, j in list(combinations(range(len(models)), 2)) or [(0, 0)]:
+        block = result.block(measure, models[i], models[j])
+        values = np.array(block.values, dtype=np.float64)
+        if i == j:
+            np.fill_diagonal(values, np.nan)
+        if np.isnan(values).all():
+            continue
+        x, y = np.unravel_index(np.nanargmax(values), values.shape)
+        pair = [str(block[dim].values[k]) for dim, k in zip(block.dims, (x, y), strict=True)]
+        suffix = f"{measure}_{names[i]}_{names[j]}"
+        found[f"matches_{suffix}"] = head_matches(result, measure, models[i], models[j])
+        found[f"heads_{suffix}"] = plot_heads(result, measure, *pair)
+    return found
 
 
 def _draw_separators(axes: Axes, rows: Sequence[Block], columns: Sequence[Block]) -> None:
@@ -293,52 +179,3 @@ def _draw_names(axes: Axes, side: Side, gid: str, **style: Any) -> None:
             gid=gid,
             **style,
         )
-
-
-def _draw_bar(axes: Axes, image: AxesImage, label: str, extend: str) -> None:
-    figure = image.get_figure()
-    assert isinstance(figure, Figure)
-    bar = figure.colorbar(image, cax=axes, extend=extend)
-    bar.locator = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
-    bar.update_ticks()
-    bar.outline.set_linewidth(0.5)  # pyright: ignore[reportCallIssue]
-    axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=2)
-    bar.set_label(label, fontsize=MEDIUM, linespacing=LINE, labelpad=3)
-
-
-def _extend(values: Float[np.ndarray, "x y"], low: float, high: float) -> str:
-    below, above = bool((values < low - 1e-4).any()), bool((values > high + 1e-4).any())
-    return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[(below, above)]
-
-
-def _dress_panel(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize=MEDIUM, pad=3, parse_math=False)
-    axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=2)
-    axes.grid(color="#e5e5e5", linewidth=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_linewidth(0.5)
-
-
-def _look(index: int, layers: int) -> dict[str, Any]:
-    """Colour and marker of a model; markers on about eight of its layers."""
-    return {
-        "color": _COLOURS[index % len(_COLOURS)],
-        "marker": _MARKERS[index % len(_MARKERS)],
-        "markersize": 3.2,
-        "linewidth": 1.0,
-        "markeredgewidth": 0.8,
-        "markevery": max(1, round(layers / 8)),
-    }
-
-
-def _trend_handles(names: Sequence[str], room: float) -> list[Line2D]:
-    """The legend: a line for each model y, then what solid and dashed lines mean."""
-    best, same = "best other layer", "next layer"
-    if names:
-        best, same = "best layer of y", "layer of y at the same relative depth"
-    labels = [ellipsised(f"y: {name}", room, SMALL) for name in names]
-    handles = [Line2D([], [], label=label, **_look(i, 8)) for i, label in enumerate(labels)]
-    grey = {**_look(0, 8), "color": "#595959"}
-    handles.append(Line2D([], [], label=best, linestyle="-", **grey))
-    handles.append(Line2D([], [], label=same, linestyle="--", markerfacecolor="white", **grey))
-    return handles

@@ -228,16 +228,16 @@ class Headline:
             top -= len(lines) * size * LINE
 
 
+def title_of(result: SimilarityResult, measure: str, title: str | None) -> str:
+    """The title given, or what the measure says of itself."""
+    return result.definition(measure).get("summary") or measure if title is None else title
+
+
 def headline(
-    result: SimilarityResult,
-    measure: str,
-    title: str | None,
-    width: float,
-    key: Sequence[str] = (),
+    result: SimilarityResult, title: str, width: float, key: Sequence[str] = ()
 ) -> Headline:
     """Title and caption that fit a figure of `width` inches; `key` goes into the caption."""
-    text = result.definition(measure).get("summary") or measure if title is None else title
-    notes = [*result.notes(), *key] if text else key
+    notes = [*result.notes(), *key] if title else key
     room = 72 * width - 12
     caption: list[str] = []
     for note in notes:
@@ -247,4 +247,4 @@ def headline(
         else:
             caption.append(first)
         caption += rest
-    return Headline(_wrapped(text, room, LARGE, bold=True), caption)
+    return Headline(_wrapped(title, room, LARGE, bold=True), caption)

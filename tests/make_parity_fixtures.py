@@ -8,6 +8,9 @@ expected.npz with three waveforms and, for each alone (float32, eager attention)
 the keys (softmax hides their bias) and the features (what is projected; `extract_features` where
 transformers returns it). **Every** tensor is drawn at random first, also biases, norms' gains and
 shifts and weight-norm gains, which transformers starts at 0 and 1.
+
+Each layout of CTC becomes tests/data/ctc/<layout>/: a fine-tuned checkpoint with its tokenizer, and
+the logits and the text of the same waveforms.
 """
 
 import json
@@ -21,15 +24,20 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import (
     HubertConfig,
+    HubertForCTC,
     HubertModel,
     Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
     Wav2Vec2Model,
     WavLMConfig,
+    WavLMForCTC,
     WavLMModel,
 )
 
 FOLDER = Path(__file__).parent / "data" / "parity"
+CTC_FOLDER = Path(__file__).parent / "data" / "ctc"
 LENGTHS = (400, 1700, 5000)
 
 SMALL = dict(
@@ -57,6 +65,16 @@ LAYOUTS = {
     "wavlm-large": (WavLMModel, WavLMConfig, STABLE | FEW_BUCKETS | dict(conv_bias=False)),
 }
 NOT_NORMALIZED = ("wavlm-base", "hubert-no-projection-norm")
+
+CTC_CLASSES = {"wav2vec2": Wav2Vec2ForCTC, "hubert": HubertForCTC, "wavlm": WavLMForCTC}
+TOKENS = ["<s>", "</s>", "<unk>", "|", *"'ETAON"]
+# Fine-tuned fixtures: tokens by number, and what differs from the tokenizer's defaults.
+CTC = {
+    "wav2vec2-base": (["<pad>", *TOKENS], {}),
+    "hubert-large": (["<pad>", *TOKENS], dict(do_lower_case=True)),
+    "wavlm-base": ([*TOKENS, "<pad>"], {}),
+}
+SMALLER = SMALL | dict(hidden_size=24, num_hidden_layers=2, conv_dim=(16,) * 7)
 
 
 def redraw(model: torch.nn.Module, seed: int) -> None:
@@ -109,10 +127,14 @@ def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
     }
 
 
-def make(layout: str, seed: int = 0, sizes: dict | None = None):
-    """A redrawn torch model of a layout and its feature extractor."""
+def make(layout: str, seed: int = 0, sizes: dict | None = None, ctc: bool = False):
+    """A redrawn torch model of a layout (with a CTC head if `ctc`) and its feature extractor."""
     model_class, config_class, changes = LAYOUTS[layout]
     config = config_class(**(SMALL if sizes is None else sizes) | changes)
+    if ctc:
+        model_class = CTC_CLASSES[config.model_type]
+        tokens, _ = CTC.get(layout, CTC["wav2vec2-base"])
+        config.vocab_size, config.pad_token_id = len(tokens), tokens.index("<pad>")
     model = model_class._from_config(config, attn_implementation="eager").eval()
     redraw(model, zlib.crc32(layout.encode()) + seed)
     extractor = Wav2Vec2FeatureExtractor(
@@ -122,10 +144,16 @@ def make(layout: str, seed: int = 0, sizes: dict | None = None):
     return model, extractor
 
 
-def write(layout: str) -> None:
-    """Write one layout's fixture."""
-    model, extractor = make(layout)
-    folder = FOLDER / layout
+def make_tokenizer(layout: str, folder: Path) -> Wav2Vec2CTCTokenizer:
+    """The tokenizer of a fine-tuned layout, made of its vocabulary in the folder."""
+    tokens, options = CTC.get(layout, CTC["wav2vec2-base"])
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, indent=1) + "\n")
+    return Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), **options)
+
+
+def save_checkpoint(model, extractor, folder: Path) -> None:
+    """A checkpoint folder without what changes from one version of transformers to the next."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as saved:
         model.save_pretrained(saved)
@@ -136,17 +164,50 @@ def write(layout: str) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     preprocessor = json.dumps(extractor.to_dict(), indent=1, sort_keys=True)
     (folder / "preprocessor_config.json").write_text(preprocessor + "\n")
+
+
+def waves(extractor) -> list[tuple[np.ndarray, torch.Tensor]]:
+    """The waveforms of a fixture, and what the extractor makes of each."""
     rng = np.random.default_rng(7)
-    expected = {}
-    for index, length in enumerate(LENGTHS):
+    found = []
+    for length in LENGTHS:
         wave = (0.1 * rng.standard_normal(length) + 0.03).astype(np.float32)
         values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
+        found.append((wave, torch.from_numpy(values)))
+    return found
+
+
+def write(layout: str) -> None:
+    """Write one layout's fixture."""
+    model, extractor = make(layout)
+    save_checkpoint(model, extractor, FOLDER / layout)
+    expected = {}
+    for index, (wave, values) in enumerate(waves(extractor)):
         expected[f"wave_{index}"] = wave
-        for name, array in run(model, torch.from_numpy(values)).items():
+        for name, array in run(model, values).items():
             expected[f"{name}_{index}"] = array
+    np.savez_compressed(FOLDER / layout / "expected.npz", **expected)
+
+
+def write_ctc(layout: str) -> None:
+    """Write one fine-tuned layout's fixture."""
+    model, extractor = make(layout, sizes=SMALLER, ctc=True)
+    folder = CTC_FOLDER / layout
+    save_checkpoint(model, extractor, folder)
+    tokenizer = make_tokenizer(layout, folder)
+    tokenizer.save_pretrained(folder)
+    expected = {}
+    for index, (wave, values) in enumerate(waves(extractor)):
+        with torch.no_grad():
+            logits = model(values).logits
+        text = tokenizer.batch_decode(logits.argmax(-1))[0]
+        expected |= {f"wave_{index}": wave, f"logits_{index}": logits[0].numpy()}
+        expected |= {f"text_{index}": np.array(text)}
     np.savez_compressed(folder / "expected.npz", **expected)
 
 
 if __name__ == "__main__":
     for wanted in sys.argv[1:] or LAYOUTS:
         write(wanted)
+        if wanted in CTC:
+            write_ctc(wanted)

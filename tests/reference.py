@@ -61,3 +61,127 @@ def pwcca(x: np.ndarray, y: np.ndarray) -> float:
 
 
 MEASURES = {"maxcorr": maxcorr, "linreg": linreg, "lincka": lincka, "svcca": svcca, "pwcca": pwcca}
+
+
+def squared_distances(x: np.ndarray) -> np.ndarray:
+    """Between all rows, the diagonal included."""
+    return np.array([[sum((a - b) ** 2) for b in x] for a in x])
+
+
+def rbf_gram(x: np.ndarray, bandwidth: float | None = None) -> np.ndarray:
+    """exp(-d^2 / (2 m)), m the lower median of all entries unless given."""
+    squares = squared_distances(x)
+    ordered = sorted(squares.ravel())
+    m = ordered[(len(ordered) - 1) // 2] if bandwidth is None else bandwidth
+    return np.exp(-squares / (2 * m))
+
+
+def rbfcka(x: np.ndarray, y: np.ndarray, bandwidth: float | None = None) -> float:
+    """Cosine of the centred Gaussian Gram matrices."""
+    centre = np.eye(len(x)) - 1 / len(x)
+    k, l = (centre @ rbf_gram(z, bandwidth) @ centre for z in (x, y))
+    return float(np.sum(k * l) / np.linalg.norm(k) / np.linalg.norm(l))
+
+
+def song(k: np.ndarray, l: np.ndarray) -> float:
+    """Song et al. 2012: the mean of K_ij L_ij + K_ij L_qr - 2 K_ij L_iq over distinct indices."""
+    n = len(k)
+    two = three = four = 0.0
+    for i in range(n):
+        for j in range(n):
+            if i == j:
+                continue
+            two += k[i, j] * l[i, j]
+            others = [q for q in range(n) if q not in (i, j)]
+            three += k[i, j] * l[i, others].sum()
+            four += k[i, j] * (l[np.ix_(others, others)].sum() - l[others, others].sum())
+    pairs = n * (n - 1)
+    return two / pairs + four / (pairs * (n - 2) * (n - 3)) - 2 * three / (pairs * (n - 2))
+
+
+def rbfcka_debiased(x: np.ndarray, y: np.ndarray, bandwidth: float | None = None) -> float:
+    """The ratio of the U-statistics."""
+    k, l = rbf_gram(x, bandwidth), rbf_gram(y, bandwidth)
+    return song(k, l) / np.sqrt(song(k, k) * song(l, l))
+
+
+def nearest(x: np.ndarray, k: int, utterances: list[str] | None = None) -> list[set[int]]:
+    """The k rows of the smallest angle with each row, none of its own utterance."""
+    found = []
+    for i, a in enumerate(x):
+        cosines = []
+        for j, b in enumerate(x):
+            if j != i and (utterances is None or utterances[i] != utterances[j]):
+                cosines.append((-(a @ b) / np.sqrt((a @ a) * (b @ b)), j))
+        found.append({j for _, j in sorted(cosines)[:k]})
+    return found
+
+
+def mutual_knn(x: np.ndarray, y: np.ndarray, utterances: list[str] | None = None) -> float:
+    """Mean overlap of the ten nearest neighbours."""
+    pairs = zip(nearest(x, 10, utterances), nearest(y, 10, utterances))
+    return float(np.mean([len(a & b) / 10 for a, b in pairs]))
+
+
+def rsa(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman correlation of 1 - Pearson over pairs of rows, ranks counted one by one."""
+    pairs = [(i, j) for i in range(len(x)) for j in range(i)]
+    ranks = []
+    for z in (x, y):
+        values = np.array([1 - np.corrcoef(z[i], z[j])[0, 1] for i, j in pairs])
+        ranks.append([(values < v).sum() + ((values == v).sum() + 1) / 2 for v in values])
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+SAMPLE_MEASURES = {
+    "rbfcka": rbfcka,
+    "rbfcka_debiased": rbfcka_debiased,
+    "mutual_knn": mutual_knn,
+    "rsa": rsa,
+}
+
+
+def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
+    """Mean Kullback-Leibler divergence of two distributions from their mean, in nats."""
+    total = 0.0
+    for one in (p, q):
+        some = one > 0  # 0 log 0 = 0
+        total += np.sum(one[some] * np.log(one[some] / ((p + q) / 2)[some])) / 2
+    return float(total)
+
+
+def compare_maps(a: list[np.ndarray], b: list[np.ndarray]) -> dict[str, float]:
+    """The similarities of two heads from their maps [query, key], one for each utterance."""
+    frobenius, normed, divergences, exact, paper = [], [], [], [], []
+    for p, q in zip(a, b):
+        frames = len(p)
+        frobenius.append(np.sqrt(np.sum((p - q) ** 2)))
+        normed.append(frobenius[-1] / np.sqrt(2 * frames))
+        for s, t in zip(p, q):
+            divergences.append(jensen_shannon(s, t))
+            if frames > 1:
+                covariance = np.mean((s - s.mean()) * (t - t.mean()))
+                varies = min(s.std(), t.std()) >= 1e-6 / frames
+                exact.append(covariance / s.std() / t.std() if varies else 0)
+                paper.append(covariance / s.std(ddof=1) / t.std(ddof=1) if varies else 0)
+    return {
+        "attn_frobenius": 1 - np.mean(frobenius),
+        "attn_frobenius_norm": 1 - np.mean(normed),
+        "attn_js": 1 - np.mean(divergences),
+        "attn_js_bits": 1 - np.mean(divergences) / np.log(2),
+        "attn_pearson": np.mean(paper),
+        "attn_pearson_exact": np.mean(exact),
+    }
+
+
+def diagonal(a: np.ndarray) -> np.ndarray:
+    """A map of the head's mean over cells of equal key - query; rows made to sum to 1."""
+    out = np.empty_like(a)
+    for query, key in np.ndindex(*a.shape):
+        out[query, key] = np.diagonal(a, key - query).mean()
+    return out / out.sum(1, keepdims=True)
+
+
+def shift(a: np.ndarray) -> np.ndarray:
+    """The map half an utterance later, around its end."""
+    return np.roll(a, (len(a) // 2, len(a) // 2), axis=(0, 1))

@@ -99,6 +99,14 @@ def test_folder(tmp_path, layout):
     check_tensors(found)
 
 
+def test_other_files(tmp_path):
+    found = open_checkpoint(fill(tmp_path, {"config.json": CONFIG, "vocab.json": b"{}"}))
+    assert found.file("vocab.json") == tmp_path / "vocab.json"
+    assert found.file("merges.txt") is None
+    with pytest.raises(UserError, match="there are no weights"):
+        _ = found.files
+
+
 def test_order_of_preference(tmp_path):
     fill(tmp_path, TORCH_SHARDS | TORCH | SHARDS | SAFETENSORS)
     for files, weights in LAYOUTS.values():
@@ -172,6 +180,7 @@ def test_digest(tmp_path):
 
 def test_digest_of_a_vanished_file(tmp_path):
     found = open_checkpoint(fill(tmp_path, SAFETENSORS))
+    assert found.files == ("model.safetensors",)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: cannot be read"):
         found.digest()

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax import engine
+from speechsim_jax import accumulate, engine
 from speechsim_jax.models import weights
+from speechsim_jax.statistics import sample
+from speechsim_jax.statistics.rows import BatchRows
 from tests import reference
 
 FOLDER = Path(__file__).parent / "data" / "parity"
@@ -85,14 +87,52 @@ def test_order_of_utterances_does_not_change_the_scores(result, encoders):
     assert other.attributes["corpus"]["fingerprint"] == result.attributes["corpus"]["fingerprint"]
 
 
+SAMPLED = {"measures": list(reference.SAMPLE_MEASURES), "sample_frames": 60, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def sampled(encoders) -> ss.SimilarityResult:
+    return ss.compare(encoders, waves(), **SAMPLED, **QUICK)
+
+
+def test_sampled_scores_equal_the_oracle_on_the_chosen_rows(sampled, encoders):
+    """The rows of the smallest keys, found utterance by utterance, each encoded alone."""
+    rows, utterances = [], []
+    for name, wave in waves().items():
+        states = [np.asarray(e([wave]).hidden_states, np.float64)[:, 0] for e in encoders]
+        for frame in range(states[0].shape[1]):
+            one = np.array([frame]), np.zeros(1, np.int64), np.array([frame])
+            key = int(sample.row_keys(5, BatchRows(*one, (name,), (name,)))[0])
+            rows.append((key, name, [s[:, frame] for s in states]))
+    rows = sorted(rows, key=lambda row: row[0])[:60]
+    utterances = [name for _, name, _ in rows]
+    arrays = [np.stack([row[2][m][l] for row in rows]) for m in (0, 1) for l in range(4)]
+    for i, j in ((0, 1), (3, 5), (6, 2)):
+        for name, oracle in reference.SAMPLE_MEASURES.items():
+            expected = oracle(arrays[i], arrays[j], *([utterances] if name == "mutual_knn" else []))
+            got = sampled.matrix(name).values[i, j]
+            assert got == pytest.approx(expected, abs=1e-4), (name, i, j)
+    assert sampled.attributes["sample"] == {"rows": 60, "utterances": len(set(utterances))}
+
+
+@pytest.mark.parametrize("settings", [{"batch_seconds": 1, "buckets": 2}, {"batch_seconds": 20}])
+def test_batching_and_order_do_not_change_the_sample(sampled, encoders, settings):
+    backwards = dict(reversed(waves().items()))
+    other = ss.compare(encoders[::-1], backwards, **SAMPLED, **QUICK | settings)
+    for name in sampled.measures:
+        same = other.select(models=[e.name for e in encoders]).matrix(name).values
+        assert np.abs(same - sampled.matrix(name).values).max() < 1e-4, name
+    seeded = ss.compare(encoders, waves(), **SAMPLED | {"seed": 6}, **QUICK)
+    assert np.abs(seeded.matrix("rsa").values - sampled.matrix("rsa").values).max() > 1e-2
+
+
 def test_provenance(result, encoders, rows):
     facts = result.attributes
     assert facts["utterances"] == 9
-    assert facts["frames"] == len(next(iter(rows.values())))
+    assert facts["frames"] == facts["rows"] == len(next(iter(rows.values())))
     assert facts["seconds"] == pytest.approx(sum(len(w) for w in waves().values()) / 16_000)
-    assert facts["settings"] == dataclasses.asdict(
-        ss.Settings(**{k: v for k, v in QUICK.items() if k != "progress"})
-    )
+    given = ss.Settings(**{k: v for k, v in QUICK.items() if k != "progress"})
+    assert facts["settings"] == dataclasses.asdict(given) | {"drop_labels": []}
     assert facts["numeric"]["rank_tolerance"] == 1e-6
     assert set(facts["models"]) == {"wav2vec2-base", "hubert-large"}
     for encoder in encoders:
@@ -180,14 +220,14 @@ def test_frame_rates_must_agree(encoders):
 def test_device_memory_does_not_grow_with_the_audio(encoders, monkeypatch):
     """The bytes that live on the device after any batch peak at the same value for 8x the audio."""
     peaks = []
-    append = engine.MomentsStream.append
+    append = accumulate.MomentsStream.append
 
     def spy(self, *args):
         append(self, *args)
         self.wait()
         peaks[-1] = max(peaks[-1], sum(a.nbytes for a in jax.live_arrays()))
 
-    monkeypatch.setattr(engine.MomentsStream, "append", spy)
+    monkeypatch.setattr(accumulate.MomentsStream, "append", spy)
     short = {f"a{i}": w for i, w in enumerate(list(waves(12).values()))}
     long = {f"{k}-{name}": w for k in range(8) for name, w in short.items()}
     for audio in (short, short, long):
@@ -195,3 +235,22 @@ def test_device_memory_does_not_grow_with_the_audio(encoders, monkeypatch):
         ss.compare(encoders, audio, **QUICK)
     assert peaks[0] > 0
     assert peaks[2] == peaks[1]
+
+
+def test_the_sample_takes_a_bounded_part_of_the_device(encoders, monkeypatch):
+    """At most two batches' worth of its rows, whatever the audio; on the host, its rows once."""
+    peaks = []
+    append = engine.SampleStream.append
+
+    def spy(self, *args):
+        before = sum(a.nbytes for a in jax.live_arrays())
+        append(self, *args)
+        peaks.append(sum(a.nbytes for a in jax.live_arrays()) - before)
+        assert sum(x.nbytes for x in self._rows) == 100 * widths * 4
+
+    widths = 4 * sum(e.config.hidden_size for e in encoders)
+    monkeypatch.setattr(engine.SampleStream, "append", spy)
+    audio = {f"{k}-{name}": wave for k in range(4) for name, wave in waves(12).items()}
+    ss.compare(encoders, audio, measures="mutual_knn", sample_frames=100, **QUICK)
+    assert len(peaks) > 10
+    assert 0 < max(peaks) <= 2 * 128 * widths * 4  # gathered 64 at a time

@@ -343,3 +343,253 @@ def test_ellipsised_fits_and_keeps_both_ends(limit: float) -> None:
     assert text_width(short, 7) <= max(limit, text_width("w…0", 7))
     assert short[0] == "w" and short[-1] == "0" and "…" in short
     assert ellipsised(name, 1000, 7) == name
+
+
+# Layers and heads of each model; the last has fewer heads.
+HEADS = {
+    "facebook/wav2vec2-base-960h": (12, 12),
+    "facebook/hubert-large-ll60k": (24, 16),
+    "org/tiny": (2, 1),
+}
+ATTENTION = {
+    "attn_js": {"symmetric": False, "range": (0.307, 1), "summary": "1 - mean divergence of rows"}
+}
+
+
+def _attention_result(models: dict[str, tuple[int, int]] = HEADS) -> SimilarityResult:
+    """As `measures.attention.score_attention` makes them, of random similarities."""
+    rng = np.random.default_rng(3)
+    networks = [NetworkName(m, i + 1) for m, (depth, _) in models.items() for i in range(depth)]
+    counts = [models[network.model][1] for network in networks]
+    size, most = len(networks), max(counts)
+    blocks = np.full((size, size, most, most), np.nan, np.float32)
+    baseline = np.full((size, 2, most), np.nan, np.float32)
+    match = np.full((size, size, most), -1, np.int32)
+    for i, x in enumerate(counts):
+        baseline[i, :, :x] = np.sort(rng.uniform(0.4, 0.7, (2, x)), axis=0)
+        for j, y in enumerate(counts):
+            blocks[i, j, :x, :y] = np.eye(x, y) if i == j else rng.uniform(0.5, 0.95, (x, y)) ** 2
+            match[i, j, :x] = blocks[i, j, :x, :y].argmax(1)
+    best = np.fmax.reduce(blocks, axis=3)
+    dims = ("x_attention", "y_attention")
+    extras = {
+        "baseline": (("baseline",), np.array(["diagonal", "shift"], dtype=object)),
+        "attn_js_heads": ((*dims, "head_x", "head_y"), blocks),
+        "attn_js_best": ((*dims, "head_x"), best),
+        "attn_js_match": ((*dims, "head_x"), match),
+        "attn_js_baseline": (("x_attention", "baseline", "head_x"), baseline),
+    }
+    return SimilarityResult.build(
+        networks,
+        {"attn_js": np.nanmean(best, axis=2)},
+        extras,
+        ATTENTION,
+        {"frames": 9000, "utterances": 12, "note": "random weights"},
+        attention_networks=networks,
+        dims={"attn_js": dims},
+    )
+
+
+def test_attention_measures_have_maps_and_trends() -> None:
+    result = _attention_result()
+    figure = result.plot("attn_js")
+    _assert_readable(figure)
+    (image,) = _axes(figure, "map").images
+    np.testing.assert_array_equal(image.get_array(), result.matrix("attn_js"))
+    assert _axes(figure, "map").get_ylabel() == "row x (layer)"
+    trend = figures.layer_trend(result, "attn_js")
+    _assert_readable(trend)
+    expected = result.dataset["attn_js_baseline"].values
+    lines = [line for line in trend.axes[1].lines if "mean over" in str(line.get_gid())]
+    assert len(lines) == 1 and lines[0].get_linestyle() == ":"
+    np.testing.assert_allclose(lines[0].get_ydata(), expected[12:36, 0].mean(1), rtol=1e-6)
+    (tiny,) = [line for line in trend.axes[2].lines if "half" in str(line.get_gid())]
+    np.testing.assert_allclose(tiny.get_ydata(), expected[36:, 1, 0], rtol=1e-6)
+    labels = [text.get_text() for text in trend.legends[0].get_texts()]
+    assert labels[-2:] == [lines[0].get_gid(), tiny.get_gid()]
+
+
+@pytest.mark.parametrize("y", ["facebook/hubert-large-ll60k/3", NetworkName("org/tiny", 2)])
+def test_heads_against_heads(y: str | NetworkName) -> None:
+    result = _attention_result()
+    x = "facebook/wav2vec2-base-960h/12"
+    figure = figures.plot_heads(result, "attn_js", x, y)
+    _assert_readable(figure)
+    axes = _axes(figure, "map")
+    heads = result.dataset["attn_js_heads"].sel(x_attention=x, y_attention=str(y)).values
+    heads = heads[:12, : 1 if "tiny" in str(y) else 16]
+    np.testing.assert_array_equal(axes.images[0].get_array(), heads)
+    (rings,) = [c for c in axes.collections if c.get_gid() == "best"]
+    np.testing.assert_array_equal(
+        rings.get_offsets(), np.stack([heads.argmax(1), np.arange(12)], axis=1)
+    )
+    assert axes.get_ylabel() == "head of x: wav2vec2-base-960h, layer 12"
+    cells = axes.get_window_extent()
+    if heads.shape[1] > 1:
+        assert cells.width / heads.shape[1] == pytest.approx(cells.height / 12)
+
+
+@pytest.mark.parametrize("models", [tuple(HEADS)[:2], tuple(HEADS)[1::-1], tuple(HEADS)[::2]])
+def test_which_head_matches_which(models: tuple[str, str]) -> None:
+    result = _attention_result()
+    figure = figures.head_matches(result, "attn_js", *models)
+    _assert_readable(figure)
+    axes = _axes(figure, "map")
+    (x_layers, x_heads), (y_layers, y_heads) = (HEADS[model] for model in models)
+    x_names = [f"{models[0]}/{i + 1}" for i in range(x_layers)]
+    y_names = [f"{models[1]}/{i + 1}" for i in range(y_layers)]
+    chosen = result.dataset["attn_js_heads"].sel(x_attention=x_names, y_attention=y_names).values
+    chosen = chosen[:, :, :x_heads, :y_heads]
+    np.testing.assert_array_equal(axes.images[0].get_array(), chosen.max(axis=(1, 3)))
+    texts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert len(texts) == x_layers * x_heads
+    for (head, row), text in texts.items():
+        layer, match = map(int, text.split("."))
+        assert chosen[row, layer - 1, head, match] == chosen[row, :, head].max()
+    (right,) = axes.child_axes
+    together = [int(label.get_text()) for label in right.get_yticklabels()]
+    scores = result.matrix("attn_js").sel(x_attention=x_names, y_attention=y_names)
+    assert together == (scores.values.argmax(axis=1) + 1).tolist()
+
+
+def test_a_layer_is_not_matched_with_itself() -> None:
+    result = _attention_result()
+    model = "facebook/wav2vec2-base-960h"
+    figure = figures.head_matches(result, "attn_js", model, model)
+    _assert_readable(figure)
+    rows = {(text.get_position()[1] + 1, text.get_text()) for text in _axes(figure, "map").texts}
+    assert len(rows) > 100
+    assert all(int(text.split(".")[0]) != row for row, text in rows)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_few_heads_and_layers_are_readable(heads: int) -> None:
+    result = _attention_result({"org/a-rather-long-name-of-a-model": (2, heads), "b": (1, heads)})
+    x, y = result.models
+    _assert_readable(figures.head_matches(result, "attn_js", x, y))
+    _assert_readable(figures.head_matches(result, "attn_js", y, x))
+    _assert_readable(figures.plot_heads(result, "attn_js", f"{x}/1", f"{y}/1"))
+
+
+def test_undefined_heads_are_hatched() -> None:
+    result = _attention_result()
+    result.dataset["attn_js_heads"].values[0, 13] = np.nan
+    pair = [str(result.attention_networks[k]) for k in (0, 13)]
+    figure = figures.plot_heads(result, "attn_js", *pair)
+    assert any("hatched: not defined" in t.get_text() for t in figure.texts)
+
+
+def test_head_figures_refuse_what_they_cannot_draw() -> None:
+    result = _attention_result()
+    x = "facebook/wav2vec2-base-960h/1"
+    with pytest.raises(UserError, match="no attention layer org/tiny/3"):
+        figures.plot_heads(result, "attn_js", x, "org/tiny/3")
+    with pytest.raises(UserError, match="no measure 'lincka'"):
+        figures.plot_heads(result, "lincka", x, x)
+    with pytest.raises(UserError, match="no similarities of heads"):
+        figures.head_matches(_result(PAPER), "lincka", *tuple(PAPER)[:2])
+    with pytest.raises(UserError, match="no model 'c'"):
+        figures.head_matches(result, "attn_js", "org/tiny", "c")
+    single = _attention_result({"a": (1, 2)})
+    with pytest.raises(UserError, match="not matched with itself"):
+        figures.head_matches(single, "attn_js", "a", "a")
+
+
+def _result_with_facts(models: dict[str, int], *left_out: str) -> SimilarityResult:
+    result = _result(models)
+    size = len(result.networks)
+    rng = np.random.default_rng(1)
+    rho = np.sort(rng.uniform(0, 1, (size, size, 6)))[:, :, ::-1].copy()
+    rho[:, ::2, 4:] = np.nan
+    pairs = ("x", "y")
+    extras = {
+        "rank": (("x",), rng.integers(700, 768, size)),
+        "svcca_directions": (("x",), rng.integers(300, 600, size)),
+        "condition": (("x",), 10 ** rng.uniform(3, 6, size)),
+        "dead_neurons": (("x",), rng.integers(0, 3, size)),
+        "outlier_share": (("x",), rng.uniform(0.1, 0.9, size)),
+        "mean_to_std": (("x",), 10 ** rng.uniform(0, 3, size)),
+        "lincka_floor": (pairs, rng.uniform(0, 0.1, (size, size))),
+        "linreg_r2_floor": (pairs, rng.uniform(0, 0.2, (size, size))),
+        "svcca_rho2_floor": (pairs, rng.uniform(0, 0.1, (size, size))),
+        "svcca_rho": ((*pairs, "k"), rho),
+    }
+    extras = {name: extra for name, extra in extras.items() if name not in left_out}
+    matrices = {m: result.matrix(m).values for m in result.measures}
+    matrices["linreg"] = np.sqrt(matrices["maxcorr"])
+    return SimilarityResult.build(result.networks, matrices, extras, MEASURES, result.attributes)
+
+
+@pytest.mark.parametrize("shape", ["four", "one-model", "paper", "unequal"])
+def test_facts_text_is_readable(shape: str) -> None:
+    _assert_readable(figures.facts(_result_with_facts(SHAPES[shape])))
+
+
+def test_facts_are_those_of_the_networks() -> None:
+    result = _result_with_facts(PAPER)
+    panels = {axes.get_title(): axes for axes in figures.facts(result).axes}
+    assert list(panels) == [
+        "rank, svcca_directions",
+        "condition",
+        "dead_neurons",
+        "outlier_share",
+        "mean_to_std",
+        "lincka, its floor",
+        "linreg, root of the floor of r²",
+        "mean squared svcca_rho, its floor",
+    ]
+    model, where = "facebook/hubert-large-ll60k", slice(13, 37)
+    data = {
+        title: [line for line in axes.lines if line.get_gid() == model]
+        for title, axes in panels.items()
+    }
+    values = {title: [line.get_ydata() for line in lines] for title, lines in data.items()}
+    own = result.dataset.isel(x=where)
+    for name in ("condition", "dead_neurons", "outlier_share", "mean_to_std"):
+        np.testing.assert_array_equal(values[name], [own[name]])
+    directions = [own["rank"], own["svcca_directions"]]
+    np.testing.assert_array_equal(values["rank, svcca_directions"], directions)
+    others = np.r_[0:13, 37:74]
+    score = result.matrix("lincka").values[where][:, others].mean(axis=1)
+    floor = own["lincka_floor"].values[:, others].mean(axis=1)
+    np.testing.assert_allclose(values["lincka, its floor"], [score, floor])
+    root = np.sqrt(own["linreg_r2_floor"].values)[:, others].mean(axis=1)
+    np.testing.assert_allclose(values["linreg, root of the floor of r²"][1], root)
+    squares = np.nanmean(own["svcca_rho"].values ** 2, axis=2)[:, others].mean(axis=1)
+    np.testing.assert_allclose(values["mean squared svcca_rho, its floor"][0], squares)
+    assert panels["condition"].get_yscale() == "log" != panels["outlier_share"].get_yscale()
+    first, second = data["lincka, its floor"]
+    assert (first.get_linestyle(), second.get_linestyle()) == ("-", "--")
+
+
+def test_facts_of_one_model_leave_self_similarity_out() -> None:
+    result = _result_with_facts({"a": 5})
+    axes = next(a for a in figures.facts(result).axes if a.get_title() == "lincka, its floor")
+    values = result.matrix("lincka").values
+    expected = (values.sum(axis=1) - 1) / 4
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), expected)
+
+
+def test_facts_that_are_missing_are_left_out() -> None:
+    result = _result_with_facts(PAPER, "mean_to_std", "rank", "svcca_rho", "lincka_floor")
+    titles = [axes.get_title() for axes in figures.facts(result).axes]
+    assert titles[:3] == ["condition", "dead_neurons", "outlier_share"] and len(titles) == 4
+    with pytest.raises(UserError, match="no facts to draw"):
+        figures.facts(_result(PAPER))
+    with pytest.raises(UserError, match="no model has two layers"):
+        figures.facts(_result_with_facts(SHAPES["two"]))
+
+
+def test_save_figures_of_heads_and_facts(tmp_path: Path) -> None:
+    models = {"org/a": (2, 3), "b": (1, 2)}
+    names = [path.name for path in figures.save_figures(_attention_result(models), tmp_path)]
+    assert names == [
+        "heatmap_attn_js.png",
+        "trend_attn_js.png",
+        "matches_attn_js_a_b.png",
+        "heads_attn_js_a_b.png",
+    ]
+    alone = figures.save_figures(_attention_result({"a": (2, 3)}), tmp_path)
+    assert [path.name for path in alone][2:] == ["matches_attn_js_a_a.png", "heads_attn_js_a_a.png"]
+    facts = figures.save_figures(_result_with_facts(SHAPES["four"]), tmp_path)
+    assert facts[-1].name == "facts.png"

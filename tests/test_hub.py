@@ -12,7 +12,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
+from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint import open_checkpoint
+from speechsim_jax.models.ctc import load_recognizer
+from speechsim_jax.models.loading import load_encoder
 from tests.hub_server import FIRST, REPO, Hub
 from tests.test_checkpoint import (
     CONFIG,
@@ -80,6 +83,57 @@ def test_hub_layouts(hub, layout):
     assert set(hub.fetched()) == set(files)
 
 
+def test_weights_are_fetched_when_asked_for(hub):
+    found = open_checkpoint(REPO)
+    assert hub.fetched() == ["config.json", "preprocessor_config.json"]
+    assert found.files == ("model.safetensors",)
+    assert hub.fetched()[2:] == ["model.safetensors"]
+
+
+CTC = Path(__file__).parent / "data" / "ctc" / "wav2vec2-base"
+
+
+def fine_tuned() -> dict[str, bytes]:
+    """A fine-tuned model with its tokenizer, and what else may lie beside it."""
+    files = {path.name: path.read_bytes() for path in CTC.iterdir() if path.suffix != ".npz"}
+    return files | {"README.md": b"x", "language_model/5gram.bin": b"x"}
+
+
+def test_only_what_a_recognizer_needs_is_fetched(hub):
+    hub.commits[SECOND] = hub.commits[FIRST]
+    hub.commits[FIRST], hub.move_main_to = fine_tuned(), SECOND
+    found = load_recognizer(REPO)
+    assert found.encoder.provenance["revision"] == FIRST
+    assert hub.fetched() == [
+        "config.json",
+        "preprocessor_config.json",
+        "vocab.json",
+        "tokenizer_config.json",
+        "model.safetensors",
+    ]
+    hub.error = (503, "")
+    again = load_recognizer(REPO, revision=FIRST, local_files_only=True)
+    assert again.tokenizer.get_vocab() == found.tokenizer.get_vocab()
+
+
+def test_a_tokenizer_is_refused_before_weights_are_fetched(hub):
+    hub.commits[FIRST] = fine_tuned() | {"vocab.json": b"{"}
+    with pytest.raises(UserError, match=r"vocab\.json: is not JSON"):
+        load_recognizer(REPO)
+    assert "model.safetensors" not in hub.fetched()
+
+
+def test_a_random_baseline_fetches_no_weights(hub):
+    hub.commits[FIRST] = fine_tuned()
+    found = load_encoder(f"random:{REPO}@2")
+    assert hub.fetched() == ["config.json", "preprocessor_config.json"]
+    assert found.name == "random:model@2"
+    kept = {name: found.provenance[name] for name in ("source", "revision", "seed")}
+    assert kept == {"source": f"random:{REPO}", "revision": FIRST, "seed": 2}
+    hub.refs["v2"] = FIRST
+    assert load_encoder(f"random:{REPO}", revision="v2").provenance["revision"] == FIRST
+
+
 def test_hub_revision(hub):
     hub.commits[SECOND] = SAFETENSORS | {"config.json": b'{"model_type": "wavlm"}'}
     hub.refs["v2"] = SECOND
@@ -121,7 +175,7 @@ def test_hub_offline_from_the_cache(hub, monkeypatch):
 def test_hub_unreachable_but_cached(hub):
     # A cache that knows what the model has not is enough, even without being told to be offline.
     hub.commits[FIRST] = TORCH
-    open_checkpoint(REPO)
+    check_tensors(open_checkpoint(REPO))
     hub.error = (503, "")
     check_tensors(open_checkpoint(REPO))
 

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
 
-from speechsim_jax.models import modules, weights  # noqa: E402
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor  # noqa: E402
+
+from speechsim_jax.models import attention, weights  # noqa: E402
 from speechsim_jax.models.config import EncoderConfig  # noqa: E402
+from speechsim_jax.models.ctc import load_recognizer  # noqa: E402
 from speechsim_jax.models.encoder import Activations, SpeechEncoder  # noqa: E402
-from speechsim_jax.models.random_weights import random_tensors, save_folder  # noqa: E402
+from speechsim_jax.models.random_weights import random_tensors  # noqa: E402
 from tests import tolerances  # noqa: E402
-from tests.make_parity_fixtures import LAYOUTS, SMALL, make, run  # noqa: E402
+from tests.make_parity_fixtures import LAYOUTS, SMALL, make, make_tokenizer, run  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -58,7 +60,7 @@ def ours(found: Activations, row: int, like: dict[str, np.ndarray]) -> dict[str,
     hidden = np.asarray(found.hidden_states[:, row, :frames])
     keys = np.asarray(found.keys[:, row, :frames])
     attentions = np.asarray(found.attentions[:, row, :, :frames, :frames])
-    if found.attention_bias is not None:  # transformers repeats WavLM's mean over heads
+    if found.gates is not None:  # transformers repeats WavLM's mean over heads
         attentions = np.broadcast_to(attentions.mean(1, keepdims=True), attentions.shape)
     return {
         "hidden_states": np.concatenate([hidden[:-1], like["hidden_states"][-1:]]),
@@ -150,32 +152,121 @@ def relative_error(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sqrt(np.square(a - b).mean(0) / np.square(b).mean(0)).max())
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_transformers_loads_our_folders(layout, tmp_path):
-    model_class, config_class, changes = LAYOUTS[layout]
-    config = EncoderConfig.from_hf(config_class(**SMALL | changes).to_dict())
-    tensors = random_tensors(config, seed=5)
-    rng = np.random.default_rng(6)
-    for name in tensors:  # norms and biases at 1 and 0 would hide an exchange
-        if np.ptp(tensors[name]) == 0:
-            draw = 0.1 * np.abs(rng.standard_normal(tensors[name].shape))
-            tensors[name] = tensors[name] + draw.astype(np.float32)
-    folder = save_folder(tmp_path / layout, config, tensors)
+def loaded(model_class, folder):
+    """A saved folder as transformers reads it: nothing missing, unexpected or of another shape."""
     model, report = model_class.from_pretrained(
         folder, attn_implementation="eager", output_loading_info=True
     )
     assert not any(report.values()), report
-    _, extractor = make(layout)
-    extractor = type(extractor).from_pretrained(folder)
-    assert extractor.do_normalize == config.do_normalize
+    return model.eval(), Wav2Vec2FeatureExtractor.from_pretrained(folder)
+
+
+def assert_same_weights(a, b) -> None:
+    """Two torch models hold the same bits, but for what only training reads."""
+    states = [
+        {n: t for n, t in model.state_dict().items() if not n.endswith("masked_spec_embed")}
+        for model in (a, b)
+    ]
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        # our counter of batches starts anew
+        assert torch.equal(tensor, states[1][name]) or name.endswith("num_batches_tracked"), name
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_transformers_loads_what_we_save(layout, tmp_path):
+    model, extractor = make(layout, seed=5)
     encoder = port(model, extractor)
-    assert encoder.config == config
-    exported = weights.export(config, encoder.parameters)
-    assert exported.keys() == tensors.keys()
-    assert all(np.array_equal(exported[name], tensors[name]) for name in tensors)
-    wave = noise(rng, 4000)
-    expected = theirs(model.eval(), extractor, wave)
-    assert_close(worst(ours(encoder([wave], **EVERYTHING), 0, expected), expected))
+    saved, saved_extractor = loaded(type(model), encoder.save(tmp_path / layout))
+    assert_same_weights(model, saved)
+    assert port(saved, saved_extractor).config == encoder.config
+    wave = noise(np.random.default_rng(6), 4000)
+    expected, found = theirs(model, extractor, wave), theirs(saved, saved_extractor, wave)
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+    assert_close(worst(ours(encoder([wave], **EVERYTHING), 0, found), found))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_transformers_loads_what_we_save_in_half_precision(dtype, tmp_path):
+    model, extractor = make("wavlm-large", seed=5)
+    saved, _ = loaded(type(model), port(model, extractor).save(tmp_path, dtype))
+    assert saved.dtype == getattr(torch, dtype)
+    assert_same_weights(model.to(saved.dtype), saved)
+
+
+# --- fine-tuned models ----------------------------------------------------------------------------
+
+
+def their_logits(model, extractor, wave: np.ndarray) -> torch.Tensor:
+    values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
+    with torch.no_grad():
+        return model(torch.from_numpy(values)).logits
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_fine_tuned_folders_both_ways(layout, tmp_path):
+    """save_pretrained -> load_recognizer -> save -> from_pretrained, on one utterance."""
+    model, extractor = make(layout, seed=8, ctc=True)
+    folder = tmp_path / "theirs"
+    model.save_pretrained(folder)
+    tokenizer = make_tokenizer(layout, folder)
+    Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
+    recognizer = load_recognizer(folder)
+    wave = noise(np.random.default_rng(9), 4000)
+    expected = their_logits(model, extractor, wave)
+    found = recognizer.logits(wave[None], np.array([len(wave)], np.int32))
+    error = float(np.abs(np.asarray(found) - expected.numpy()).max())
+    print(f"{layout}: logits {error:.1e}")
+    assert error <= tolerances.PARITY
+    assert np.array_equal(np.asarray(found).argmax(-1), expected.argmax(-1))
+    texts = tokenizer.batch_decode(expected.argmax(-1))
+    assert recognizer.transcribe([wave]) == texts and texts != [""]
+
+    folder = recognizer.save(tmp_path / "ours")
+    saved, saved_extractor = loaded(type(model), folder)
+    assert_same_weights(model, saved)
+    again = their_logits(saved, saved_extractor, wave)
+    assert torch.equal(again, expected)
+    processor = Wav2Vec2Processor.from_pretrained(folder)
+    assert processor.batch_decode(again.argmax(-1)) == texts
+    assert saved.config.pad_token_id == recognizer.blank
+
+
+@pytest.mark.parametrize("layout", ["wav2vec2-base", "hubert-large"])
+def test_fine_tuned_models_of_full_size(layout, tmp_path):
+    sizes = FULL_SIZE[layout]
+    model, extractor = make(layout, sizes=sizes, ctc=True)
+    sharpen(model.base_model)
+    # Pieces of noise of different colours, and tokens that are equally likely on average: of one
+    # noise, a random model says the same token in every frame.
+    rng = np.random.default_rng(3)
+    pieces = [
+        np.convolve(rng.standard_normal(2000 + 63), rng.standard_normal(64)) for _ in range(16)
+    ]
+    wave = (0.02 * np.concatenate([piece[63:-63] for piece in pieces])).astype(np.float32)
+    with torch.no_grad():
+        model.lm_head.bias -= their_logits(model, extractor, wave).mean((0, 1))
+    model.save_pretrained(tmp_path)
+    extractor.save_pretrained(tmp_path)
+    make_tokenizer(layout, tmp_path)
+    expected = their_logits(model, extractor, wave)[0].numpy()
+    del model
+    gc.collect()
+    recognizer = load_recognizer(tmp_path)
+    found = np.asarray(recognizer.logits(wave[None], np.array([len(wave)], np.int32)))[0]
+    error = relative_error(found, expected)
+    margin = np.diff(np.sort(expected, -1)[:, -2:], axis=-1).min()
+    print(f"\n{layout}: logits relative {error:.1e} absolute {np.abs(found - expected).max():.1e}")
+    print(f"  of {np.abs(expected).max():.1f}, {len(set(expected.argmax(-1)))} tokens,", end="")
+    print(f" smallest margin {margin:.1e}")
+    jax.clear_caches()
+    gc.collect()
+    assert error <= tolerances.FULL_SIZE_RELATIVE
+    assert len(set(expected.argmax(-1))) > 5
+    assert np.array_equal(found.argmax(-1), expected.argmax(-1))
+
+
+# --- random weights -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["wav2vec2-large", "hubert-large", "wavlm-base"])
@@ -199,9 +290,9 @@ def test_random_weights_are_spread_as_those_of_transformers(layout):
 def test_position_buckets(num_buckets, max_distance):
     from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
-    attention = WavLMAttention(8, 2, num_buckets=num_buckets, max_distance=max_distance)
+    theirs = WavLMAttention(8, 2, num_buckets=num_buckets, max_distance=max_distance)
     frames = 2000
-    place = torch.arange(frames)
-    expected = attention._relative_positions_bucket(place[None, :] - place[:, None]).numpy()
-    found = modules.relative_position_buckets(frames, num_buckets, max_distance)
+    distances = np.arange(1 - frames, frames)
+    expected = theirs._relative_positions_bucket(torch.from_numpy(distances)).numpy()
+    found = attention.relative_position_buckets(distances, num_buckets, max_distance)
     assert np.array_equal(found, expected)

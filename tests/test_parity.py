@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import modules, weights
+from speechsim_jax.models import attention, weights
 from speechsim_jax.models.encoder import Activations, Outputs, SpeechEncoder, forward
 from speechsim_jax.models.loading import load_encoder
 from tests import tolerances
@@ -92,7 +92,7 @@ def errors(found: Activations, row: int, expected: dict[str, np.ndarray]) -> dic
     keys = np.asarray(found.keys[:, row, :frames])
     attentions = np.asarray(found.attentions[:, row, :, :frames, :frames])
     theirs = expected["attentions"]
-    if found.attention_bias is not None:  # transformers gives WavLM's mean over heads, H times
+    if found.gates is not None:  # transformers gives WavLM's mean over heads, H times
         attentions, theirs = attentions.mean(1), theirs[:, 0]
     return {
         "hidden_states": distance(hidden[:-1], expected["hidden_states"][:-1]),
@@ -217,11 +217,9 @@ def test_wavlm_heads(layout, index):
 @pytest.mark.parametrize("num_buckets, max_distance", [(320, 800), (16, 12), (32, 128)])
 def test_position_buckets_are_exact_for_long_inputs(num_buckets, max_distance):
     frames = 3000
-    found = modules.relative_position_buckets(frames, num_buckets, max_distance)
-    expected = [bucket(k, 0, num_buckets, max_distance) for k in range(1 - frames, frames)]
-    assert found[0].tolist() == expected[frames - 1 :]
-    assert found[:, 0].tolist() == expected[frames - 1 :: -1]
-    assert (found[1:, 1:] == found[:-1, :-1]).all()
+    distances = np.arange(1 - frames, frames)
+    found = attention.relative_position_buckets(distances, num_buckets, max_distance)
+    assert found.tolist() == [bucket(k, 0, num_buckets, max_distance) for k in distances]
 
 
 # --- facts about transformers that the port relies on ---------------------------------------------
@@ -271,7 +269,7 @@ def test_layers_are_entries_of_the_full_run_and_nothing_above_is_computed(layout
         found = case.alone(1, wanted)
         assert np.array_equal(found.hidden_states, np.asarray(full.hidden_states)[list(layers)])
         depth = max(layers)
-        for name in ("attentions", "queries", "keys", "attention_bias"):
+        for name in ("attentions", "queries", "keys", "gates"):
             some, every = getattr(found, name), getattr(full, name)
             if depth == 0 or every is None:
                 assert some is None
@@ -279,6 +277,51 @@ def test_layers_are_entries_of_the_full_run_and_nothing_above_is_computed(layout
                 assert np.array_equal(some, every[:depth])
     nothing = case.alone(1, Outputs())
     assert nothing.attentions is None and nothing.keys is None and nothing.features is None
+
+
+@each_layout
+def test_maps_made_in_blocks_of_rows_change_nothing(layout, monkeypatch):
+    case = fixture(layout)
+    whole = case.run(*case.batch, Outputs()).hidden_states
+    sizes = []
+
+    def watched(queries, *rest):
+        sizes.append(queries.shape[1])
+        return attention_rows(queries, *rest)
+
+    attention_rows = attention.attention_rows
+    monkeypatch.setattr(attention, "attention_rows", watched)
+    monkeypatch.setattr(attention, "_ROWS_AT_ONCE", 4)
+    blocks = case.run(*case.batch, Outputs()).hidden_states
+    frames = blocks.shape[2]
+    assert frames > 12 and sizes and max(sizes) <= 4
+    assert frames % sizes[0]  # the last block is not full
+    assert distance(np.asarray(blocks), np.asarray(whole)) <= tolerances.PARITY
+
+
+@each_layout
+def test_rounded_kernels(layout):
+    case = fixture(layout)
+    full = case.alone(2)
+    rounded = case.encoder.astype("bfloat16")
+    found = case.run(case.waves[2][None], np.array([len(case.waves[2])], np.int32),
+                     parameters=rounded.parameters)  # fmt: skip
+    assert found.queries.dtype == found.keys.dtype == np.dtype("bfloat16")
+    for name in ("hidden_states", "attentions", "features"):
+        a, b = np.asarray(getattr(found, name)), np.asarray(getattr(full, name))
+        assert a.dtype == np.float32
+        cosine = np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b))
+        assert 0.999 < cosine < 1 - 1e-9, name
+    assert np.allclose(np.asarray(found.attentions).sum(-1), 1, atol=1e-6)  # softmax in float32
+    again = rounded.astype("float32").parameters
+    kernels = [
+        (np.asarray(a), np.asarray(b))
+        for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(case.encoder.parameters))
+    ]
+    assert all(a.dtype == np.float32 for a, _ in kernels)
+    # 8 bits of the kernels, and nothing else, are gone
+    errors = [np.abs(a - b).max() / np.abs(b).max() for a, b in kernels if np.any(b)]
+    assert 0 < max(errors) < 2**-8
 
 
 def test_layers_that_do_not_exist():

@@ -24,7 +24,8 @@ import speechsim_jax as ss
 from experiments import _flags, compare, demo
 from speechsim_jax import batching, engine
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.random_weights import random_tensors, save_folder
+from speechsim_jax.models.random_weights import random_tensors
+from speechsim_jax.models.saving import save_folder
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "tests" / "data" / "parity" / "wav2vec2-base"
@@ -234,6 +235,47 @@ def test_overwrite(compared, script, tmp_path, good):
     assert figures == {"heatmap_lincka.png", "trend_lincka.png"}
 
 
+def test_pooled_segments_from_the_command_line(script, tmp_path, good):
+    """--drop_labels=SIL,noise with a tier of TextGrids beside the sounds."""
+    grid = (
+        'File type = "ooTextFile"\n"TextGrid"\n0\n1\n<exists>\n1\n"IntervalTier"\n"phones"\n0\n1\n'
+        '4\n0\n0.2\n"SIL"\n0.2\n0.5\n"AH"\n0.5\n0.6\n"noise"\n0.6\n0.8\n"B"\n'
+    )
+    for name in ("noise0", "noise1", "tone0"):
+        (tmp_path / f"{name}.TextGrid").write_text(grid)
+    workdir = tmp_path / "out"
+    ended = script(
+        f"--models={BASE}", f"--audio={good}", f"--workdir={workdir}",
+        "--measures=mutual_knn,lincka",
+        f"--alignments={tmp_path}", "--pool=segment", "--drop_labels=SIL,noise",
+        "--alignment_tier=phones", "--sample_frames=4", "--frame_stride=2",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert [line for line in ended.err if line.startswith("skipped")] == [
+        f"skipped tone1.wav: has no alignment in {tmp_path}"
+    ]
+    kept = ss.SimilarityResult.load(workdir / "result.nc").attributes
+    # centres 0.2125 to 0.4925 and 0.6125 to 0.7925, every second of them
+    assert (kept["utterances"], kept["rows"], kept["frames"]) == (3, 6, 3 * (8 + 5))
+    assert kept["sample"]["rows"] == 4
+    assert kept["settings"]["drop_labels"] == ["SIL", "noise"]
+    assert json.loads((workdir / "config.json").read_text())["settings"]["pool"] == "segment"
+
+
+def test_random_baselines(script, tmp_path, good):
+    """A model and what its architecture does untrained, without a second folder."""
+    arguments = [f"--models={BASE},random:{BASE},random:{BASE}@1", f"--audio={good}"]
+    options = ["--layers=0,-1", "--measures=lincka", "--max_minutes=0.02"]
+    ended = script(*arguments, *options, f"--workdir={tmp_path}")
+    assert ended.code == 0, ended.err
+    result = ss.SimilarityResult.load(tmp_path / "result.nc")
+    assert result.models == ("wav2vec2-base", "random:wav2vec2-base", "random:wav2vec2-base@1")
+    kept = result.attributes["models"]
+    assert len({entry["sha256"] for entry in kept.values()}) == 3
+    assert [entry.get("seed") for entry in kept.values()] == [None, 0, 1]
+    assert kept["random:wav2vec2-base@1"]["source"] == f"random:{BASE}"
+
+
 # --- mistakes: exit code 2 and one line that names the thing and what was expected ---
 
 
@@ -345,6 +387,20 @@ FLAG_MISTAKES = {
     "batch": (["--batch_seconds=0"], ("batch_seconds=0", "> 0")),
     "batch, endless": (["--batch_seconds=inf"], ("batch_seconds", "86400")),
     "seed": (["--seed=-1"], ("seed", "non-negative")),
+    "stride": (["--frame_stride=0"], ("frame_stride", "positive")),
+    "pool": (["--pool=word"], ("--pool=word", "utterance", "segment")),
+    "segments of nothing": (["--pool=segment"], ("pool='segment'", "alignments", ".TextGrid")),
+    "labels of nothing": (["--drop_labels=SIL"], ("drop_labels", "alignments")),
+    "unused alignments": (["--alignments=a.tsv"], ("not used", "pool", "drop_labels")),
+    "no such alignments": (
+        ["--alignments=./no/such.tsv", "--pool=segment"],
+        ("no/such.tsv", "No such file"),
+    ),
+    "alignments of another kind": (
+        [f"--alignments={BASE}/config.json", "--pool=segment"],
+        ("config.json", "unknown suffix", ".TextGrid"),
+    ),
+    "sample": (["--sample_frames=1"], ("sample_frames is 1", "4 to 10000")),
     "misspelt flag": (["--max_minute=3"], ("'max_minute'", "max_minutes", "--help")),
     "flag without value": (["--layers"], ("layers", "--help")),
     "stray word": (["speech"], ("'speech'", "--flag=value")),

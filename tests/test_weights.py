@@ -15,7 +15,8 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models import weights
 from speechsim_jax.models.config import FAMILIES, EncoderConfig
 from speechsim_jax.models.loading import load_encoder
-from speechsim_jax.models.random_weights import random_tensors, save_folder
+from speechsim_jax.models.random_weights import random_tensors
+from speechsim_jax.models.saving import save_folder
 from tests.torch_writer import members, state_dict, storage, tensor, zip_file
 
 FOLDER = Path(__file__).parent / "data" / "parity"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -15,8 +15,10 @@ from speechsim_jax.statistics.finished import (
     NetworkMoments,
     Vector,
 )
+from speechsim_jax.statistics.sample import SampledNetwork
 
 Level = Literal["neuron", "mixed", "layer"]
+Statistic = Literal["moments", "sample"]
 
 
 class Pair:
@@ -24,7 +26,7 @@ class Pair:
 
     def __init__(self, moments: FinishedMoments, x: NetworkMoments, y: NetworkMoments):
         self.moments, self.x, self.y = moments, x, y
-        self.made: dict[Callable, Any] = {}
+        self.made: dict[Hashable, Any] = {}
 
     @property
     def rows(self) -> int:
@@ -68,10 +70,34 @@ class Pair:
 
 
 @dataclasses.dataclass(frozen=True)
+class SamplePair:
+    """Networks x and y on one sample of rows. What is of one network is kept there (`once`)."""
+
+    x: SampledNetwork
+    y: SampledNetwork
+
+    @property
+    def rows(self) -> int:
+        """Rows of the sample."""
+        return len(self.x.utterance)
+
+    @property
+    def same(self) -> bool:
+        """Whether x and y are one network."""
+        return self.x is self.y
+
+    @property
+    def swapped(self) -> "SamplePair":
+        """The pair (y, x)."""
+        return SamplePair(self.y, self.x)
+
+
+@dataclasses.dataclass(frozen=True)
 class Measure:
     """One similarity (or distance) of a pair of networks.
 
-    `function` gives the score of (x, y): how well y accounts for x where it is asymmetric.
+    `function` gives the score of (x, y), how well y accounts for x where it is asymmetric; it reads
+    a `Pair` if the `statistic` is "moments" (all rows), a `SamplePair` if it is "sample".
     `details` gives named arrays beside the score, each with its dimension ("neuron" of x, "k" for
     canonical correlations, None for a single number).
     """
@@ -79,11 +105,12 @@ class Measure:
     name: str
     level: Level
     summary: str
-    function: Callable[[Pair], float]
+    function: Callable[[Any], float]
     symmetric: bool
     limits: tuple[float, float]
     reference: str
-    details: Callable[[Pair], Mapping[str, tuple[str | None, np.ndarray]]] | None = None
+    details: Callable[[Any], Mapping[str, tuple[str | None, np.ndarray]]] | None = None
+    statistic: Statistic = "moments"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,23 +5,25 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float
 
 from speechsim_jax.measures.base import Measure, Pair
-from speechsim_jax.statistics.finished import Whitening
+from speechsim_jax.measures.regression import on_directions
+from speechsim_jax.statistics.finished import NetworkMoments, Whitening, svd
 
-# Share of the variance of z-scored neurons below which directions are kept.
+# Share of the variance below which directions are kept.
 SVCCA_SHARE = 0.99
 
 
 Cut = Callable[[Whitening], int]
+Axes = Callable[[NetworkMoments], Whitening]
 
 
 class Canonical(NamedTuple):
     """Correlations rho (falling) of the pairs of canonical directions Wx u and Wy v.
 
-    `x`, `y`: the whitenings, cut to the kept directions; u is `left`, v is `right`.
+    `x`, `y`: the whitenings, cut to the kept directions; u is `left`, v is `right`. A network with
+    itself has correlations of exactly 1, and its directions are not unique.
     """
 
     x: Whitening
@@ -60,16 +62,40 @@ def all_directions(white: Whitening) -> int:
     return white.rank
 
 
-def canonical(pair: Pair, cut: Cut = kept_directions) -> Canonical:
-    """The SVD of Wx' R_xy Wy on the directions that `cut` keeps; made once for both orders."""
-    if cut not in pair.made:
-        whole = pair.x.whitening, pair.y.whitening
-        x, y = (white.first(cut(white)) for white in whole)
-        product = x.matrix.T @ pair.live_correlation @ y.matrix
-        left, rho, right = scipy.linalg.svd(product, full_matrices=False, check_finite=False)
-        pair.made[cut] = Canonical(x, y, left, rho, right.T)
-        pair.swapped.made[cut] = pair.made[cut].swapped
-    return pair.made[cut]
+def canonical(pair: Pair) -> Canonical:
+    """The SVD of Wx' R_xy Wy on the directions that `svcca` keeps; made once for both orders."""
+    if canonical not in pair.made:
+        x, y = (white.first(kept_directions(white)) for white in (zscored(pair.x), zscored(pair.y)))
+        if pair.same:
+            left, rho, right = np.eye(x.rank), np.ones(x.rank), np.eye(x.rank)
+        else:
+            left, rho, right = svd(x.matrix.T @ on_directions(pair)[:, : y.rank])
+        pair.made[canonical] = Canonical(x, y, left, rho, right.T)
+        pair.swapped.made[canonical] = pair.made[canonical].swapped
+    return pair.made[canonical]
+
+
+def zscored(network: NetworkMoments) -> Whitening:
+    """Directions of the correlation matrix: every neuron weighs the same."""
+    return network.whitening
+
+
+def centred(network: NetworkMoments) -> Whitening:
+    """Directions of the covariance matrix: neurons weigh by their variance."""
+    return network.centred_whitening
+
+
+def correlations(pair: Pair, cut: Cut, axes: Axes = zscored) -> Float[np.ndarray, " k"]:
+    """The canonical correlations alone, on the directions that `cut` keeps: half an SVD."""
+    if (cut, axes) not in pair.made:
+        x, y = (white.first(cut(white)) for white in (axes(pair.x), axes(pair.y)))
+        if pair.same:
+            rho = np.ones(x.rank)
+        else:
+            product = x.matrix.T @ pair.live_correlation @ y.matrix
+            rho = np.linalg.svd(product, compute_uv=False)
+        pair.made[cut, axes] = rho
+    return pair.made[cut, axes]
 
 
 def _mean(values: np.ndarray) -> float:
@@ -87,12 +113,32 @@ def svcca(pair: Pair) -> float:
 
 
 def svcca_ge(pair: Pair) -> float:
-    """SVCCA keeping directions until at least 99 % of the variance is reached.
+    """SVCCA of z-scored neurons, keeping directions until 99 % of the variance is reached.
 
     The cut of most other libraries, one direction more than `svcca`'s. In [0, 1], symmetric.
     Source: Raghu et al. 2017 (arXiv 1706.05806).
     """
-    return _mean(canonical(pair, directions_to_reach).rho)
+    return _mean(correlations(pair, directions_to_reach))
+
+
+def svcca_centred(pair: Pair) -> float:
+    """SVCCA of centred neurons that are not z-scored, with `svcca`'s cut.
+
+    Directions and cut are those of the covariance, so neurons of high variance decide which are
+    kept: one that holds 99 % of it leaves no room for the others. That is why `svcca` z-scores, as
+    Wu et al. 2020 do. In [0, 1], symmetric. Source: Raghu et al. 2017 (arXiv 1706.05806), section
+    2.
+    """
+    return _mean(correlations(pair, kept_directions, centred))
+
+
+def svcca_centred_ge(pair: Pair) -> float:
+    """SVCCA of centred neurons, keeping directions until 99 % of the variance is reached.
+
+    What most other libraries compute. In [0, 1], symmetric. Source: Raghu et al. 2017 (arXiv
+    1706.05806), section 2.
+    """
+    return _mean(correlations(pair, directions_to_reach, centred))
 
 
 def mean_cca(pair: Pair) -> float:
@@ -101,7 +147,7 @@ def mean_cca(pair: Pair) -> float:
     In [0, 1], symmetric; invariant to any invertible linear map. With few frames it is high for
     anything. Source: Hotelling 1936.
     """
-    return _mean(canonical(pair, all_directions).rho)
+    return _mean(correlations(pair, all_directions))
 
 
 def mean_cca2(pair: Pair) -> float:
@@ -109,7 +155,7 @@ def mean_cca2(pair: Pair) -> float:
 
     Source: Kornblith et al. 2019 (arXiv 1905.00414), table 1.
     """
-    return _mean(np.square(canonical(pair, all_directions).rho))
+    return _mean(np.square(correlations(pair, all_directions)))
 
 
 def canonical_correlations(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
@@ -189,6 +235,20 @@ MEASURES = (
         function=svcca_ge,
         symmetric=True,
         reference="Raghu et al. 2017 (arXiv 1706.05806)",
+    ),
+    _layer(
+        name="svcca_centred",
+        summary="svcca of neurons that are centred, not z-scored",
+        function=svcca_centred,
+        symmetric=True,
+        reference="Raghu et al. 2017 (arXiv 1706.05806), section 2; cut of Wu et al. 2020",
+    ),
+    _layer(
+        name="svcca_centred_ge",
+        summary="svcca_ge of neurons that are centred, not z-scored",
+        function=svcca_centred_ge,
+        symmetric=True,
+        reference="Raghu et al. 2017 (arXiv 1706.05806), section 2",
     ),
     _layer(
         name="mean_cca",

@@ -1,18 +1,23 @@
-"""All measures over all pairs of networks, from one finished statistic."""
+"""All measures over all pairs of networks, from the finished statistics."""
 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from speechsim_jax.measures.base import Measure, Pair, Ranking, divide
+from speechsim_jax.measures.base import Measure, Pair, Ranking, SamplePair, divide
 from speechsim_jax.measures.cca import kept_directions
 from speechsim_jax.statistics.finished import FinishedMoments, NetworkMoments
+from speechsim_jax.statistics.sample import Sample
 from speechsim_jax.statistics.threads import map_in_threads
 
 Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
+
+# What the networks of one block may keep: per network a kernel and ranked dissimilarities, 8 n^2
+# bytes together for n rows (32 MB for 2000). The temporaries of each thread, 40 n^2, come on top.
+_SAMPLE_BYTES = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +34,20 @@ def score_all(
     rankings: Sequence[Ranking] = (),
     models: Sequence[str] = (),
     on_pair: Callable[[], object] = lambda: None,
+    sample: Sample | None = None,
 ) -> Scores:
     """Score every ordered pair; `models` names the model of each network, for the rankings.
 
-    `on_pair` is called after each unordered pair, for progress.
+    `on_pair` is called after each unordered pair, for progress: once for each statistic that the
+    measures read. `sample` is needed by measures on the sample only.
     """
     count = len(moments.networks)
     matrices = {measure.name: np.full((count, count), np.nan) for measure in measures}
     extras: Extras = {}
     longest = max(network.width for network in moments.networks)
-    pairs = list(itertools.combinations_with_replacement(range(count), 2))
-    score = functools.partial(_score, moments, measures)
-    for scored in map_in_threads(score, pairs):
+    on_moments = [measure for measure in measures if measure.statistic == "moments"]
+    on_sample = [measure for measure in measures if measure.statistic == "sample"]
+    for scored in itertools.chain(_on_moments(moments, on_moments), _on_sample(sample, on_sample)):
         for view in scored:
             for name, value in view.scores.items():
                 matrices[name][view.i, view.j] = value
@@ -77,12 +84,54 @@ class _View:
     details: dict[str, tuple[str | None, np.ndarray]]
 
 
+def _on_moments(moments: FinishedMoments, measures: Sequence[Measure]) -> Iterator[list[_View]]:
+    """Every unordered pair on the moments."""
+
+    def pair(i: int, j: int) -> Pair:
+        return Pair(moments, moments.networks[i], moments.networks[j])
+
+    if measures:
+        pairs = itertools.combinations_with_replacement(range(len(moments.networks)), 2)
+        yield from map_in_threads(functools.partial(_score, pair, measures), list(pairs))
+
+
+def _on_sample(sample: Sample | None, measures: Sequence[Measure]) -> Iterator[list[_View]]:
+    """Every unordered pair on the sample; two blocks of networks at a time keep what they made."""
+    if not measures:
+        return
+    assert sample is not None, "measures on the sample need one"
+    networks = sample.networks
+
+    def pair(i: int, j: int) -> SamplePair:
+        return SamplePair(networks[i], networks[j])
+
+    score = functools.partial(_score, pair, measures)
+    for a, b in sample_blocks(len(networks), len(sample.keys)):
+        yield from map_in_threads(score, [(i, j) for i in a for j in b if i <= j])
+        for index, network in enumerate(networks):
+            if index not in a:
+                network.release()
+
+
+def sample_blocks(count: int, rows: int) -> Iterator[tuple[range, range]]:
+    """Blocks of networks to take together, each pair of networks in exactly one of them.
+
+    One block if all networks fit in the memory for it, else blocks of which two fit.
+    """
+    fitting = max(2, _SAMPLE_BYTES // (8 * rows**2))
+    size = count if count <= fitting else fitting // 2
+    blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    yield from itertools.combinations_with_replacement(blocks, 2)
+
+
 def _score(
-    moments: FinishedMoments, measures: Sequence[Measure], indices: tuple[int, int]
+    pair_of: Callable[[int, int], Pair | SamplePair],
+    measures: Sequence[Measure],
+    indices: tuple[int, int],
 ) -> list[_View]:
     """Both directions of a pair; symmetric measures are computed once."""
     i, j = indices
-    pair = Pair(moments, moments.networks[i], moments.networks[j])
+    pair = pair_of(i, j)
     views = []
     for view in (pair,) if pair.same else (pair, pair.swapped):
         scores, details = {}, {}

@@ -7,6 +7,7 @@ import numpy as np
 import scipy.optimize
 
 from speechsim_jax.measures.base import Measure, Pair, Ranking
+from speechsim_jax.measures.regression import on_directions
 from speechsim_jax.statistics.finished import winners
 
 # Random rotations behind `rotcorr`.
@@ -64,12 +65,12 @@ def _rotated_maxcorr(pair: Pair) -> list[float]:
 
 
 def _one_rotation(pair: Pair, draw: int) -> float:
+    """Through the directions of y = V sqrt(values): R_xy W (Q V sqrt(values))' is R_xy Q'."""
     white = pair.y.whitening
-    rotation = _haar(len(white.vectors), draw)
-    std = np.sqrt(np.square(rotation @ (white.vectors * np.sqrt(white.values))).sum(axis=1))
-    correlation = pair.correlation[:, pair.y.live] @ rotation.T
-    best = np.abs(correlation / np.where(std > 0, std, np.inf)).max(axis=1, initial=0)
-    return float(best.mean())
+    turned = _haar(len(white.vectors), draw) @ (white.vectors * np.sqrt(white.values))
+    std = np.linalg.norm(turned, axis=1)
+    correlation = on_directions(pair) @ turned.T / np.where(std > 0, std, np.inf)
+    return float(np.abs(correlation).max(axis=1, initial=0).sum() / pair.x.width)
 
 
 @functools.lru_cache(maxsize=16)

@@ -5,7 +5,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from speechsim_jax.measures.base import Measure, Pair, divide
-from speechsim_jax.statistics.finished import Vector
+from speechsim_jax.statistics.finished import Matrix, Vector
+
+
+def on_directions(pair: Pair) -> Matrix:
+    """R_xy W, W the whitening of y: correlations of x's live neurons with the directions of y."""
+    if on_directions not in pair.made:
+        pair.made[on_directions] = pair.live_correlation @ pair.y.whitening.matrix
+    return pair.made[on_directions]
 
 
 def multiple_correlations(pair: Pair) -> Vector:
@@ -13,7 +20,7 @@ def multiple_correlations(pair: Pair) -> Vector:
 
     The correlation of x_i with its least-squares prediction from all of y.
     """
-    return np.linalg.norm(pair.live_correlation @ pair.y.whitening.matrix, axis=1)
+    return np.linalg.norm(on_directions(pair), axis=1)
 
 
 def linreg(pair: Pair) -> float:

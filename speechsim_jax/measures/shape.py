@@ -10,12 +10,13 @@ from speechsim_jax.measures.base import Measure, Pair, divide
 def procrustes(pair: Pair) -> float:
     """||S_xy||_* / (||Xc||_F ||Yc||_F), the cosine of the angular Procrustes distance.
 
-    In [0, 1], symmetric; invariant to rotation, scale and shift. NaN if a network has no variance.
-    Source: Williams et al. 2021 (arXiv 2110.14739), equation 4.
+    In [0, 1], symmetric; invariant to rotation, scale and shift; exactly 1 for a network with
+    itself, so that its distance is 0. NaN if a network has no variance. Source: Williams et al.
+    2021 (arXiv 2110.14739), equation 4.
     """
     if procrustes not in pair.made:
         sizes = [network.std @ network.std * pair.rows for network in (pair.x, pair.y)]
-        nuclear = float(np.linalg.norm(pair.scatter, "nuc"))
+        nuclear = float(sizes[0] if pair.same else np.linalg.norm(pair.scatter, "nuc"))
         pair.made[procrustes] = divide(nuclear, float(np.sqrt(sizes[0] * sizes[1])))
     return pair.made[procrustes]
 

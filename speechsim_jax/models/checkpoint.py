@@ -1,5 +1,6 @@
 """A hub id or a folder in Hugging Face layout -> its configuration and its weights by name."""
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -24,26 +25,51 @@ _CHUNK_BYTES = 2**22
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A pretrained model on disk: where it is, what it is, and (on request) its tensors.
+    """A pretrained model: what it is, and (fetched and read when asked for) its files.
 
     Attributes:
       source: the hub id or folder, as the user gave it.
-      folder: the folder that holds the files.
-      revision: the commit of a hub model; None for a folder.
       config: config.json.
       preprocessor: preprocessor_config.json, or the feature_extractor of processor_config.json
         (transformers 5); empty when there is neither.
-      files: names of the weight files in use.
-      weight_map: which file holds which tensor, for sharded weights; empty for a single file.
     """
 
     source: str
-    folder: Path
-    revision: str | None
     config: dict[str, Any]
     preprocessor: dict[str, Any]
-    files: tuple[str, ...]
-    weight_map: dict[str, str] = field(default_factory=dict, repr=False)
+    _place: "_Folder | _Hub" = field(repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the files."""
+        return self._place.folder
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a hub model; None for a folder."""
+        return self._place.revision
+
+    def file(self, name: str) -> Path | None:
+        """Returns a file of the same commit, fetched if need be; None if there is none.
+
+        Raises:
+          UserError: the hub cannot be asked.
+        """
+        return self._place.get(name)
+
+    @functools.cached_property
+    def _weights(self) -> tuple[tuple[str, ...], dict[str, str]]:
+        return _find_weights(self.source, self._place)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the weight files in use; asking fetches them. Raises UserError without any."""
+        return self._weights[0]
+
+    @property
+    def weight_map(self) -> dict[str, str]:
+        """Which file holds which tensor, for sharded weights; empty for a single file."""
+        return self._weights[1]
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Returns every tensor by its name in the files, with the element type it has there.
@@ -94,7 +120,7 @@ def open_checkpoint(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Checkpoint:
-    """Finds a checkpoint and reads its configuration; of a hub model, fetches what is used.
+    """Finds a checkpoint and reads its configuration; its weights wait until they are asked for.
 
     Args:
       source: a folder, or a hub id such as "facebook/hubert-base-ls960". What begins with
@@ -104,7 +130,7 @@ def open_checkpoint(
       local_files_only: take hub models from the cache and do not ask the network.
 
     Raises:
-      UserError: there is no such folder or hub model, or it lacks a configuration or weights.
+      UserError: there is no such folder or hub model, or it lacks a configuration.
     """
     text = str(source)
     try:
@@ -228,52 +254,41 @@ class _Hub:
         )
 
 
-def _assemble(source: str, files: _Folder | _Hub) -> Checkpoint:
-    path = files.get("config.json")
+def _assemble(source: str, place: _Folder | _Hub) -> Checkpoint:
+    path = place.get("config.json")
     if path is None:
-        raise UserError(f"{source}: there is no config.json; {files.hint}")
-    # The small files first: what is wrong with them is said before gigabytes are fetched.
-    config, preprocessor = _read_json(path), _find_preprocessor(files)
-    weights, weight_map = _find_weights(source, files)
-    return Checkpoint(
-        source=source,
-        folder=files.folder,
-        revision=files.revision,
-        config=config,
-        preprocessor=preprocessor,
-        files=weights,
-        weight_map=weight_map,
-    )
+        raise UserError(f"{source}: there is no config.json; {place.hint}")
+    return Checkpoint(source, read_json(path), _find_preprocessor(place), place)
 
 
-def _find_preprocessor(files: _Folder | _Hub) -> dict[str, Any]:
-    if path := files.get("preprocessor_config.json"):
-        return _read_json(path)
-    if path := files.get("processor_config.json"):
-        extractor = _read_json(path).get("feature_extractor", {})
+def _find_preprocessor(place: _Folder | _Hub) -> dict[str, Any]:
+    if path := place.get("preprocessor_config.json"):
+        return read_json(path)
+    if path := place.get("processor_config.json"):
+        extractor = read_json(path).get("feature_extractor", {})
         if not isinstance(extractor, dict):
             raise UserError(f"{path}: feature_extractor is not a JSON object")
         return extractor
     return {}
 
 
-def _find_weights(source: str, files: _Folder | _Hub) -> tuple[tuple[str, ...], dict[str, str]]:
+def _find_weights(source: str, place: _Folder | _Hub) -> tuple[tuple[str, ...], dict[str, str]]:
     for single, index in _WEIGHTS:
-        if files.get(single):
+        if place.get(single):
             return (single,), {}
-        if path := files.get(index):
+        if path := place.get(index):
             weight_map = _read_weight_map(path, Path(single).suffix)
             shards = tuple(sorted(set(weight_map.values())))
             for shard in shards:
-                if files.get(shard) is None:
+                if place.get(shard) is None:
                     raise UserError(f"{source}: lacks the shard {shard} that {index} lists")
             return shards, weight_map
     names = " or ".join(single for single, _ in _WEIGHTS)
-    raise UserError(f"{source}: there are no weights ({names}, whole or in shards); {files.hint}")
+    raise UserError(f"{source}: there are no weights ({names}, whole or in shards); {place.hint}")
 
 
 def _read_weight_map(path: Path, suffix: str) -> dict[str, str]:
-    weight_map = _read_json(path).get("weight_map")
+    weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{path}: has no weight_map of tensor names to files")
     for file in weight_map.values():
@@ -289,7 +304,8 @@ def _read_weight_map(path: Path, suffix: str) -> dict[str, str]:
     return weight_map
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file. Raises UserError if there is none."""
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise UserError(f"{path}: is over {_MAX_JSON_BYTES // 2**20} MiB, too large for JSON")

@@ -3,24 +3,27 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import modules
+from speechsim_jax.models import attention, modules
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.typing import (
-    AttentionBias,
     Attentions,
     FrameMask,
+    Gates,
     Hidden,
     HiddenStates,
     Lengths,
+    PositionBias,
     Projections,
     Waveforms,
 )
@@ -60,8 +63,9 @@ class Outputs:
 class Activations:
     """What an encoder says about a batch; frames where `frame_mask` is False mean nothing.
 
-    `queries`, `keys` and `attention_bias` are what attentions are made of:
-    attentions = softmax over keys (queries . keys + attention_bias); queries are already scaled.
+    `queries` (already scaled), `keys`, and in WavLM `gates` and `position_bias` are what attentions
+    are made of (`models.attention.attention_rows`); distance d of `position_bias` is key - query +
+    frames - 1.
     `features` are the normed outputs of the convolutions (`extract_features` in transformers).
     """
 
@@ -70,7 +74,8 @@ class Activations:
     attentions: Attentions | None = None
     queries: Projections | None = None
     keys: Projections | None = None
-    attention_bias: AttentionBias | None = None
+    gates: Gates | None = None
+    position_bias: PositionBias | None = None
     features: Hidden | None = None
 
 
@@ -94,10 +99,10 @@ class Transformer(nnx.Module):
         x = x + self.pos_conv_embed(x, mask)
         states = [x if stable else self.layer_norm(x)]
         blocks = []
-        bias = self._position_bias(x.shape[1])
+        bias = self.position_bias(x.shape[1])
         assert outputs.layers is not None
         for layer in list(self.layers)[: max(outputs.layers)]:
-            x, parts = layer(states[-1], mask, bias)
+            x, parts = layer(states[-1], mask, bias, outputs.attentions)
             states.append(x)
             blocks.append(parts)
         if (
@@ -108,15 +113,12 @@ class Transformer(nnx.Module):
             states[-1] = self.layer_norm(states[-1])
         return states, blocks
 
-    def _position_bias(self, frames: int) -> Float[Array, "head query key"] | None:
+    def position_bias(self, frames: int) -> PositionBias | None:
         """WavLM's bias before gating: the first layer's embedding of the bucketed distance."""
         if self.config.family != "wavlm":
             return None
-        buckets = modules.relative_position_buckets(
-            frames, self.config.num_buckets, self.config.max_bucket_distance
-        )
-        first = next(iter(self.layers))
-        return first.attention.rel_attn_embed(jnp.asarray(buckets)).transpose(2, 0, 1)
+        table = next(iter(self.layers)).attention.rel_attn_embed.embedding[...]
+        return attention.position_bias_of(table, frames, self.config.max_bucket_distance)
 
 
 class Network(nnx.Module):
@@ -145,19 +147,32 @@ class Network(nnx.Module):
         states, blocks = self.encoder(x, mask, outputs)
         assert outputs.layers is not None
 
-        def stacked(name: str, wanted: bool) -> Array | None:
+        def of_blocks(name: str, wanted: bool) -> Array | None:
             found = [parts[name] for parts in blocks if name in parts]
-            return jnp.stack(found) if wanted and found else None
+            return _stack(found) if wanted and found else None
 
         return Activations(
-            hidden_states=jnp.stack([states[layer] for layer in outputs.layers]),
+            hidden_states=_stack([states[layer] for layer in outputs.layers]),
             frame_mask=mask,
-            attentions=stacked("attentions", outputs.attentions),
-            queries=stacked("queries", outputs.projections),
-            keys=stacked("keys", outputs.projections),
-            attention_bias=stacked("attention_bias", outputs.projections),
+            attentions=of_blocks("attentions", outputs.attentions),
+            queries=of_blocks("queries", outputs.projections),
+            keys=of_blocks("keys", outputs.projections),
+            gates=of_blocks("gates", outputs.projections),
+            position_bias=self.encoder.position_bias(x.shape[1]) if outputs.projections else None,
             features=features if outputs.features else None,
         )
+
+
+def _stack(arrays: Sequence[Array]) -> Array:
+    """jnp.stack, one array after the other into its place.
+
+    On a CPU XLA makes one slow loop of the stack of many arrays: for the maps of a large encoder it
+    took a third of the whole forward pass.
+    """
+    stacked = jnp.zeros((len(arrays), *arrays[0].shape), arrays[0].dtype)
+    for index, array in enumerate(arrays):
+        stacked = lax.dynamic_update_index_in_dim(stacked, array, index, 0)
+    return stacked
 
 
 def normalize(
@@ -238,6 +253,37 @@ class SpeechEncoder:
             last_layer,
         )
         return self.apply(samples, lengths, outputs)
+
+    def astype(self, dtype: Literal["float32", "bfloat16"]) -> "SpeechEncoder":
+        """The encoder with its kernels rounded: products of `dtype` numbers, summed in float32.
+
+        Norms, softmax, residual sums and the weight-normed positional kernel stay float32, and so
+        does everything that `apply` returns but queries and keys, which are as they are multiplied.
+        """
+
+        def rounded(path: tuple, parameter: Array) -> Array:
+            return (
+                parameter.astype(dtype) if "'kernel'" in jax.tree_util.keystr(path) else parameter
+            )
+
+        parameters = jax.tree_util.tree_map_with_path(rounded, self.parameters)
+        return dataclasses.replace(self, parameters=parameters)
+
+    def save(
+        self,
+        folder: str | Path,
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    ) -> Path:
+        """Write a Hugging Face folder that `load_encoder` and torch transformers read.
+
+        config.json, preprocessor_config.json and model.safetensors with numbers of `dtype`
+        (float32 keeps every bit). What only training reads, such as dropout, is not known here and
+        takes transformers' defaults. Raises UserError if it cannot be written.
+        """
+        from speechsim_jax.models import saving, weights  # which are about this class
+
+        tensors = weights.export(self.config, self.parameters)
+        return saving.save_folder(folder, self.config, tensors, dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "outputs", "precision"))

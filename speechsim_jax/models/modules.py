@@ -7,25 +7,34 @@ padded keys get no attention. (torch's group-norm models lack this property: the
 over the padding.)
 
 All convolutions are [batch, time, channel]; XLA on CPU is slow with channels first.
+
+Kernels may be bfloat16 (`SpeechEncoder.astype`): a product then rounds what it multiplies, and sums
+in float32. Everything else (residual sums, norms, softmax) is float32 whatever the kernels are.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from speechsim_jax.models.attention import Attention
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.typing import FrameMask, Hidden
+from speechsim_jax.models.products import Linear, product, sums_of
+from speechsim_jax.typing import FrameMask, Hidden, PositionBias
 
 # torch's default, which the norms among the convolutions keep whatever layer_norm_eps is.
 _CONV_NORM_EPS = 1e-5
+# Frames whose products are held at once while the variance of the first convolution is summed.
+_FRAMES_AT_ONCE = 1024
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The exact GELU, x Phi(x), as torch's default; jax's own default is the tanh approximation."""
-    return jax.nn.gelu(x, approximate=False)
+    """The exact GELU, x Phi(x), by erf as torch has it.
+
+    jax's own goes by erfc, which takes a third longer, or by tanh, which is off by 5e-4.
+    """
+    return 0.5 * x * (1 + lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
 class Stack(nnx.Module):
@@ -50,76 +59,116 @@ def layer_norm(size: int, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 
 class MaskedGroupNorm(nnx.Module):
-    """GroupNorm with one channel per group: each channel over the utterance's own frames.
-
-    y = (x - mean) / sqrt(var + eps) * scale + bias, mean and var over the first `count` frames.
-    """
+    """GroupNorm with one channel per group: each channel over the utterance's own frames."""
 
     def __init__(self, channels: int):
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
 
-    def __call__(
-        self, x: Float[Array, "batch time channel"], count: Int[Array, " batch"]
-    ) -> Float[Array, "batch time channel"]:
-        """Normalise; frames past `count` are scaled alike and mean nothing."""
-        n = jnp.maximum(count, 1).astype(x.dtype)[:, None, None]
-        inside = (jnp.arange(x.shape[1]) < count[:, None])[:, :, None]
-        mean = jnp.sum(x, axis=1, keepdims=True, where=inside) / n
-        centred = x - mean
-        var = jnp.sum(jnp.square(centred), axis=1, keepdims=True, where=inside) / n
-        gain = lax.rsqrt(var + _CONV_NORM_EPS) * self.scale[...]
-        return centred * gain + self.bias[...]
+    def of_product(
+        self,
+        windows: Float[Array, "batch frame tap"],
+        kernel: Float[Array, "tap features"],
+        count: Int[Array, " batch"],
+    ) -> Float[Array, "batch frame features"]:
+        """The norm of y = windows @ kernel (a bias would cancel), over the first `count` frames.
+
+        (y - mean) / sqrt(var + eps) * scale + bias. y has a hundred times as many numbers as the
+        audio has samples, so it is not kept for its statistics: the mean is taken out of the
+        windows, the variance is summed over blocks of frames, and the gain goes into the kernel.
+        """
+        n = jnp.maximum(count, 1).astype(windows.dtype)[:, None, None]
+        inside = (jnp.arange(windows.shape[1]) < count[:, None])[:, :, None]
+        mean = jnp.sum(windows, axis=1, keepdims=True, where=inside) / n
+        centred = jnp.where(inside, windows - mean, 0)
+        gain = self.scale[...] * lax.rsqrt(_sum_of_squares(centred, kernel) / n + _CONV_NORM_EPS)
+        scaled = (kernel * gain).astype(kernel.dtype)
+        return product(centred, scaled) + self.bias[...]
+
+
+def _sum_of_squares(
+    x: Float[Array, "batch frame tap"], kernel: Float[Array, "tap features"]
+) -> Float[Array, "batch 1 features"]:
+    """Sum over frames of (x @ kernel)^2, a block of frames at a time."""
+    batch, frames, taps = x.shape
+    blocks = -(-frames // _FRAMES_AT_ONCE)
+    x = jnp.pad(x, ((0, 0), (0, blocks * _FRAMES_AT_ONCE - frames), (0, 0)))
+    x = x.reshape(batch, blocks, _FRAMES_AT_ONCE, taps)
+
+    def step(total: Array, block: Array) -> tuple[Array, None]:
+        y = product(block, kernel)
+        return total + jnp.sum(jnp.square(y), axis=1, keepdims=True), None
+
+    zero = jnp.zeros((batch, 1, kernel.shape[1]), sums_of(kernel))
+    return lax.scan(step, zero, x.swapaxes(0, 1))[0]
 
 
 class ConvLayer(nnx.Module):
     """One layer of the feature encoder: convolution, norm (group, layer or none), GELU."""
 
     def __init__(self, config: EncoderConfig, index: int, rngs: nnx.Rngs):
-        channels_in = 1 if index == 0 else config.conv_dim[index - 1]
+        self.first = index == 0
         channels = config.conv_dim[index]
-        kernel, stride = config.conv_kernel[index], config.conv_stride[index]
+        self.stride = config.conv_stride[index]
         self.conv = nnx.Conv(
-            channels_in,
+            1 if self.first else config.conv_dim[index - 1],
             channels,
-            kernel_size=(kernel,),
-            strides=(stride,),
-            padding="VALID",
+            kernel_size=(config.conv_kernel[index],),
             use_bias=config.conv_bias,
             rngs=rngs,
         )
-        self.by_blocks = channels_in == 1 and kernel % stride == 0
-        self.stride = stride
         if config.feat_extract_norm == "layer":
             self.layer_norm = layer_norm(channels, _CONV_NORM_EPS, rngs)
         else:
-            self.layer_norm = MaskedGroupNorm(channels) if index == 0 else None
+            self.layer_norm = MaskedGroupNorm(channels) if self.first else None
 
     def __call__(
         self, x: Float[Array, "batch time channel"], count: Int[Array, " batch"]
     ) -> Float[Array, "batch frame features"]:
         """`count`: valid output frames of each utterance."""
-        x = self._convolve_blocks(x) if self.by_blocks else self.conv(x)
-        if isinstance(self.layer_norm, MaskedGroupNorm):
-            x = self.layer_norm(x, count)
-        elif self.layer_norm is not None:
-            x = self.layer_norm(x)
-        return gelu(x)
-
-    def _convolve_blocks(self, x: Float[Array, "batch time 1"]) -> Float[Array, "batch frame out"]:
-        """A one-channel convolution with kernel = k strides as one matrix product.
-
-        The samples are cut into blocks of one stride; a window is k blocks side by side. On a
-        CPU `lax.conv` is slow with a single input channel.
-        """
         kernel = self.conv.kernel[...]
-        width = kernel.shape[0] // self.stride
-        frames = (x.shape[1] - kernel.shape[0]) // self.stride + 1
-        whole = x[:, : (frames + width - 1) * self.stride, 0]
-        blocks = whole.reshape(x.shape[0], -1, self.stride)
-        windows = jnp.concatenate([blocks[:, i : i + frames] for i in range(width)], axis=-1)
-        out = windows @ kernel[:, 0, :]
-        return out if self.conv.bias is None else out + self.conv.bias[...]
+        if self.first:  # one channel: on a CPU a matrix product is faster than lax.conv
+            windows, kernel = _windows(x[:, :, 0], kernel.shape[0], self.stride), kernel[:, 0, :]
+            if isinstance(self.layer_norm, MaskedGroupNorm):
+                return gelu(self.layer_norm.of_product(windows, kernel, count))
+            x = product(windows, kernel)
+        else:
+            x = convolution(x, kernel, self.stride)
+        if self.conv.bias is not None:
+            x = x + self.conv.bias[...]
+        return gelu(x if self.layer_norm is None else self.layer_norm(x))
+
+
+def _windows(
+    x: Float[Array, "batch sample"], taps: int, stride: int
+) -> Float[Array, "batch frame tap"]:
+    """Every `stride`-th window of `taps` samples: blocks of one stride, side by side."""
+    frames = (x.shape[1] - taps) // stride + 1
+    across = -(-taps // stride)
+    whole = (frames + across - 1) * stride
+    blocks = jnp.pad(x, ((0, 0), (0, max(whole - x.shape[1], 0))))[:, :whole]
+    blocks = blocks.reshape(x.shape[0], -1, stride)
+    windows = jnp.concatenate([blocks[:, i : i + frames] for i in range(across)], axis=-1)
+    return windows[:, :, :taps]
+
+
+def convolution(
+    x: Float[Array, "batch time channel"],
+    kernel: Float[Array, "tap fan_in features"],
+    stride: int = 1,
+    padding: tuple[int, int] = (0, 0),
+    groups: int = 1,
+) -> Float[Array, "batch frame features"]:
+    """x * kernel along time (a correlation, as in torch), rounded as `product` rounds."""
+    return lax.conv_general_dilated(
+        x.astype(kernel.dtype),
+        kernel,
+        window_strides=(stride,),
+        padding=[padding],
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=groups,
+        preferred_element_type=sums_of(kernel),
+    )
 
 
 class FeatureExtractor(nnx.Module):
@@ -147,7 +196,7 @@ class FeatureProjection(nnx.Module):
         self.normed = config.feat_proj_layer_norm
         if self.normed:
             self.layer_norm = layer_norm(channels, config.layer_norm_eps, rngs)
-        self.projection = nnx.Linear(channels, config.hidden_size, rngs=rngs)
+        self.projection = Linear(channels, config.hidden_size, rngs=rngs)
 
     def __call__(self, x: Hidden) -> tuple[Hidden, Hidden]:
         """Return the projection and what it projects (`extract_features` in transformers)."""
@@ -192,14 +241,7 @@ class PlainConv(nnx.Module):
 def same_pad_conv(x: Hidden, kernel: Float[Array, "tap fan_in neuron"], groups: int) -> Hidden:
     """A length-keeping convolution: taps // 2 zeros on both sides, one less at the end if even."""
     taps = kernel.shape[0]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(1,),
-        padding=[(taps // 2, taps // 2 - (taps % 2 == 0))],
-        dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=groups,
-    )
+    return convolution(x, kernel, 1, (taps // 2, taps // 2 - (taps % 2 == 0)), groups)
 
 
 class BatchNorm(nnx.Module):
@@ -236,89 +278,12 @@ class PositionalConv(nnx.Module):
         return gelu(self.conv(x))
 
 
-class Attention(nnx.Module):
-    """Multi-head self-attention over valid frames; in WavLM with a gated relative position bias."""
-
-    def __init__(self, config: EncoderConfig, index: int, rngs: nnx.Rngs):
-        size, self.heads, self.head_size = (
-            config.hidden_size,
-            config.num_attention_heads,
-            config.head_size,
-        )
-        self.q_proj = nnx.Linear(size, size, rngs=rngs)
-        self.k_proj = nnx.Linear(size, size, rngs=rngs)
-        self.v_proj = nnx.Linear(size, size, rngs=rngs)
-        self.out_proj = nnx.Linear(size, size, rngs=rngs)
-        self.gated = config.family == "wavlm"
-        if self.gated:
-            self.gru_rel_pos_const = nnx.Param(jnp.ones((1, self.heads, 1, 1)))
-            self.gru_rel_pos_linear = nnx.Linear(self.head_size, 8, rngs=rngs)
-            if index == 0:
-                self.rel_attn_embed = nnx.Embed(config.num_buckets, self.heads, rngs=rngs)
-
-    def __call__(
-        self,
-        x: Hidden,
-        mask: FrameMask,
-        position_bias: Float[Array, "head query key"] | None = None,
-    ) -> tuple[Hidden, dict[str, Array]]:
-        """Return the output and the parts that can be asked for.
-
-        The parts: `queries` (scaled by head_size^-1/2) and `keys` [batch, frame, head, neuron],
-        `attention_bias` [batch, head, query, key] (WavLM), `attentions` [batch, head, query, key].
-        attentions = softmax over keys of queries . keys + bias, exactly 0 at padded keys.
-        """
-        batch, frames, _ = x.shape
-        split = (batch, frames, self.heads, self.head_size)
-        queries = self.q_proj(x).reshape(split) * self.head_size**-0.5
-        keys = self.k_proj(x).reshape(split)
-        values = self.v_proj(x).reshape(split)
-        parts = {"queries": queries, "keys": keys}
-        scores = jnp.einsum("bqhn,bkhn->bhqk", queries, keys)
-        if position_bias is not None:
-            parts["attention_bias"] = self._gate(x.reshape(split)) * position_bias
-            scores = scores + parts["attention_bias"]
-        scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
-        parts["attentions"] = jax.nn.softmax(scores, axis=-1)
-        context = jnp.einsum("bhqk,bkhn->bqhn", parts["attentions"], values)
-        return self.out_proj(context.reshape(x.shape)), parts
-
-    def _gate(
-        self, x: Float[Array, "batch frame head neuron"]
-    ) -> Float[Array, "batch head frame 1"]:
-        """How much of the position bias each query takes (Chen et al. 2022, section III-A)."""
-        projected = self.gru_rel_pos_linear(x)
-        sums = projected.reshape(*projected.shape[:-1], 2, 4).sum(-1)
-        update, reset = jnp.split(jax.nn.sigmoid(sums), 2, axis=-1)
-        const = self.gru_rel_pos_const[...][:, :, 0, :]
-        gate = update * (reset * const - 1.0) + 2.0
-        return gate.transpose(0, 2, 1, 3)
-
-
-def relative_position_buckets(frames: int, num_buckets: int, max_distance: int) -> np.ndarray:
-    """T5-style buckets of key - query [query, key], int32: exact when near, logarithmic when far.
-
-    Computed in float32 on the host: the rounding of the logarithm decides bucket boundaries.
-    """
-    distance = np.arange(frames)[None, :] - np.arange(frames)[:, None]
-    half = num_buckets // 2
-    exact = half // 2
-    size = np.abs(distance)
-    far = np.log(np.maximum(size, 1).astype(np.float32) / np.float32(exact))
-    far = far / np.float32(np.log(max_distance / exact)) * np.float32(half - exact)
-    far = np.minimum((np.float32(exact) + far).astype(np.int32), half - 1)
-    bucket = np.where(size < exact, size, far)
-    return (bucket + np.where(distance > 0, half, 0)).astype(np.int32)
-
-
 class FeedForward(nnx.Module):
     """Linear, exact GELU, linear."""
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.intermediate_dense = nnx.Linear(
-            config.hidden_size, config.intermediate_size, rngs=rngs
-        )
-        self.output_dense = nnx.Linear(config.intermediate_size, config.hidden_size, rngs=rngs)
+        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size, rngs=rngs)
+        self.output_dense = Linear(config.intermediate_size, config.hidden_size, rngs=rngs)
 
     def __call__(self, x: Hidden) -> Hidden:
         """[batch, frame, neuron] to the same."""
@@ -336,16 +301,13 @@ class EncoderLayer(nnx.Module):
         self.final_layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
 
     def __call__(
-        self,
-        x: Hidden,
-        mask: FrameMask,
-        position_bias: Float[Array, "head query key"] | None,
+        self, x: Hidden, mask: FrameMask, position_bias: PositionBias | None, maps: bool
     ) -> tuple[Hidden, dict[str, Array]]:
-        """Return the next hidden state and the attention's parts."""
+        """Return the next hidden state and the attention's parts (its maps if `maps`)."""
         if self.stable:
-            attended, parts = self.attention(self.layer_norm(x), mask, position_bias)
+            attended, parts = self.attention(self.layer_norm(x), mask, position_bias, maps)
             x = x + attended
             return x + self.feed_forward(self.final_layer_norm(x)), parts
-        attended, parts = self.attention(x, mask, position_bias)
+        attended, parts = self.attention(x, mask, position_bias, maps)
         x = self.layer_norm(x + attended)
         return self.final_layer_norm(x + self.feed_forward(x)), parts

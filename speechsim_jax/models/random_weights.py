@@ -1,13 +1,8 @@
-"""Encoders with the weights that training starts from: baselines, and folders to try things on."""
+"""The weights that training starts from, for baselines and for folders to try things on."""
 
-import dataclasses
-import json
 import math
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from speechsim_jax.models import weights
 from speechsim_jax.models.config import EncoderConfig
@@ -74,47 +69,3 @@ def _positional(config: EncoderConfig, kind: str, shape: tuple[int, ...], seed: 
     if kind == "weight_g":
         return np.sqrt(np.sum(np.square(kernel), axis=(0, 1), keepdims=True))
     return kernel
-
-
-def hf_config(config: EncoderConfig) -> dict[str, Any]:
-    """The `config.json` of an encoder, as transformers reads it."""
-    names = {
-        "wav2vec2": "Wav2Vec2Model",
-        "hubert": "HubertModel",
-        "wavlm": "WavLMModel",
-    }
-    values = dataclasses.asdict(config)
-    values.pop("do_normalize")
-    family = values.pop("family")
-    if family != "hubert":
-        values = {k: v for k, v in values.items() if k not in _HUBERT_ONLY}
-    if family != "wavlm":
-        values = {k: v for k, v in values.items() if k not in _WAVLM_ONLY}
-    # Otherwise transformers expects the embedding of masked frames, no part of the encoder.
-    values |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-    return {"architectures": [names[family]], "model_type": family, **values}
-
-
-_HUBERT_ONLY = ("feat_proj_layer_norm", "conv_pos_batch_norm")
-_WAVLM_ONLY = ("num_buckets", "max_bucket_distance")
-
-
-def save_folder(folder: Path, config: EncoderConfig, tensors: dict[str, np.ndarray]) -> Path:
-    """Write a Hugging Face folder: config.json, preprocessor_config.json, model.safetensors."""
-    folder.mkdir(parents=True, exist_ok=True)
-    preprocessor = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "feature_size": 1,
-        "sampling_rate": 16000,
-        "padding_value": 0.0,
-        "padding_side": "right",
-        "do_normalize": config.do_normalize,
-        "return_attention_mask": config.feat_extract_norm == "layer",
-    }
-    (folder / "config.json").write_text(json.dumps(hf_config(config), indent=2) + "\n")
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
-    if config.conv_pos_batch_norm:  # a counter that only training reads
-        counter = "encoder.pos_conv_embed.batch_norm.num_batches_tracked"
-        tensors = {counter: np.zeros((), np.int64)} | tensors
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder

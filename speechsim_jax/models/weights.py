@@ -6,6 +6,7 @@ itself; what it adds is the transposition that turns a torch tensor into a param
 
 import dataclasses
 import functools
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -196,3 +197,13 @@ def export(config: EncoderConfig, parameters: Any) -> dict[str, np.ndarray]:
         row.name: row.to_torch(np.asarray(jax.device_get(values[row.path])))
         for row in weight_table(config)
     }
+
+
+def digest(tensors: Mapping[str, np.ndarray]) -> str:
+    """The SHA-256 of tensors in hexadecimal: name, type, shape and bytes of each, by name."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = np.ascontiguousarray(tensors[name])
+        total.update(f"{name}\0{tensor.dtype.str}\0{tensor.shape}\0".encode())
+        total.update(tensor.data)
+    return total.hexdigest()

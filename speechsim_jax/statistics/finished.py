@@ -1,6 +1,7 @@
 """Finished moments: what measures read, in float64 on the host, one block at a time.
 
 Names follow the literature: with X [row, neuron] centred, S_xy = X'Y, R_xy its correlations.
+Decompositions are numpy's: scipy's hold Python's lock, so that threads would wait for each other.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ _DEAD_STD = {"float32": 1e-6, "float64": 0.0}
 
 @dataclasses.dataclass(frozen=True)
 class Whitening:
-    """The live neurons of a network in the axes of their correlation matrix R = V diag(values) V'.
+    """The z-scored live neurons of a network in the axes of their correlations R = V values V'.
 
     `values` fall; those at most tau times the largest are left out, so W = V / sqrt(values) is
     finite. `rank` is their number, `condition` the ratio of the largest to the smallest kept.
@@ -57,14 +58,25 @@ def whiten(correlation: Float[np.ndarray, "live live"], tolerance: float) -> Whi
     """Eigenvectors of a correlation matrix above `tolerance` times its largest eigenvalue."""
     if not len(correlation):
         return Whitening(np.zeros((0, 0)), np.zeros(0))
-    values, vectors = scipy.linalg.eigh(correlation, check_finite=False, driver="evd")
+    values, vectors = np.linalg.eigh(correlation)
     values, vectors = values[::-1], vectors[:, ::-1]
     rank = int(np.sum(values > tolerance * values[0]))
     return Whitening(np.ascontiguousarray(vectors[:, :rank]), values[:rank])
 
 
+def svd(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """U, s, V' by divide and conquer; by QR steps (several times slower) if that does not converge.
+
+    It does not for some matrices within 1e-11 of the identity, as two equal networks give.
+    """
+    try:
+        return np.linalg.svd(matrix, full_matrices=False)
+    except np.linalg.LinAlgError:
+        return scipy.linalg.svd(matrix, full_matrices=False, lapack_driver="gesvd")
+
+
 class FinishedMoments:
-    """Moments at the end of the stream.
+    """Moments at the end of the stream, or those of several streams merged (`merging`).
 
     `rank_tolerance` (tau) defaults to max width * 2.2e-16 for float64 statistics and 1e-6 for
     float32: post-norm layers are exactly singular, and directions of rounding noise would otherwise
@@ -90,7 +102,7 @@ class FinishedMoments:
         """Work out one network's own moments."""
         stream, layer = place
         first = np.asarray(_total(self._state.sums.first[stream][:, layer]))
-        pilot = np.asarray(self._state.pilot[stream][layer], np.float64)
+        pilot = np.asarray(_total(self._state.pilot[stream][:, layer]))
         scatter = self._block(place, place) - np.outer(first, first) / self.rows
         mean = pilot + first / self.rows
         std = np.sqrt(np.maximum(np.diagonal(scatter), 0) / self.rows)
@@ -168,6 +180,18 @@ class NetworkMoments:
         """Neurons, dead ones included."""
         return len(self.first)
 
+    @functools.cached_property
+    def centred_whitening(self) -> Whitening:
+        """The same subspace in the axes of the covariance D R D of the live neurons, D = diag(std).
+
+        With D R D = P values P', W = D P / sqrt(values) takes z-scored neurons too. P and values
+        come of the SVD of D V sqrt(values of R): directions below the rank tolerance stay out.
+        """
+        scale = self.std[self.live][:, None]
+        factor = scale * self.whitening.vectors * np.sqrt(self.whitening.values)
+        axes, sizes, _ = svd(factor)
+        return Whitening(scale * axes, np.square(sizes))
+
 
 @dataclasses.dataclass(frozen=True)
 class Energies:
@@ -182,8 +206,7 @@ class Energies:
 
 def _total(compensated) -> np.ndarray | np.float64:
     """Sum and lost digits -> float64."""
-    high, lost = np.asarray(compensated, np.float64)
-    return high + lost
+    return np.asarray(compensated, np.float64).sum(axis=0)
 
 
 def winners(correlation: Matrix) -> tuple[Vector, Int[np.ndarray, " x"]]:

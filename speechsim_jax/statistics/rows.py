@@ -5,6 +5,7 @@ buffer of one shape means one compiled update, whatever the batches look like.
 """
 
 import contextlib
+import dataclasses
 import importlib
 
 import jax
@@ -24,6 +25,23 @@ def x64(enabled: bool) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
     switch = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
     return switch.enable_x64(True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BatchRows:
+    """Which frames of a batch are rows of the statistics, and where they come from.
+
+    `positions`: on the flattened [batch * frame] axis, rising. `utterance`: index into `ids`, the
+    utterances of the batch, or the pieces of long ones; `wholes` are the utterances that these are
+    of ("" where not known). `number`: of the frame (or segment) within its utterance; with the id
+    it names the row.
+    """
+
+    positions: Int64[np.ndarray, " row"]
+    utterance: Int64[np.ndarray, " row"]
+    number: Int64[np.ndarray, " row"]
+    ids: tuple[str, ...]
+    wholes: tuple[str, ...]
 
 
 class MomentsStream:

@@ -1,0 +1,254 @@
+"""How far the float32 statistics are from float64: on rows made to be hard, and on real speech."""
+
+import itertools
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+
+import speechsim_jax as ss
+from experiments.benchmarks.machine import write_encoders
+from speechsim_jax.arrays import Key
+from speechsim_jax.audio import open_corpus, read
+from speechsim_jax.measures import MEASURES
+from speechsim_jax.measures.finalise import score_all
+from speechsim_jax.models.encoder import Outputs
+from speechsim_jax.statistics.finished import FinishedMoments
+from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.rows import MomentsStream, x64
+
+ON_MOMENTS = [measure for measure in MEASURES.values() if measure.statistic == "moments"]
+TOLERANCE = 1e-6
+"""The rank tolerance of float32 statistics, for both sides."""
+
+_WIDTHS = (16, 12)
+_OUTLIERS = (3, 7)
+_FRAMES = 2_000_000
+_SECONDS, _WINDOWS = 10, 18
+_LAYERS = (0, 4, 8, 12)
+
+Block = tuple[np.ndarray, ...]
+Number = float | np.floating
+
+
+def run(speech: str) -> None:
+    """Both tables."""
+    print(
+        f"{_FRAMES:,} frames of two networks; neurons {_OUTLIERS} of the first 10,000 times larger"
+    )
+    print("mean / std  rows per update  covariance  measures (the worst)")
+    for ratio, size in itertools.product((0, 1, 10, 100, 1000), (4096, 256)):
+        rows = list(hard_rows(_FRAMES, ratio, size))
+        found, exact = (stream(rows, size, dtype) for dtype in ("float32", "float64"))
+        relative = relative_errors(found, exact)
+        worst = max(relative, key=lambda name: relative[name])
+        error = covariance_error(found, covariance(exact))
+        print(f"{ratio:10} {size:16} {error:11.1e}  {relative[worst]:.1e} {worst}", flush=True)
+    real_speech(speech)
+
+
+def hard_rows(frames: int, ratio: float | int, size: int, outlier: float = 1e4) -> Iterator[Block]:
+    """Blocks of `size` rows of two networks that share eight latent variables.
+
+    Neurons have mean / std = `ratio`, either sign; two of the first are `outlier` times as large as
+    the others. Condition numbers of the correlations: 1e5 and 1e4.
+    """
+    rng = np.random.default_rng(0)
+    networks = []
+    for width in _WIDTHS:
+        mixing, noise = rng.standard_normal((8, width)), np.geomspace(1, 0.005, width)
+        mean = ratio * np.sqrt((mixing**2).sum(0) + noise**2) * rng.choice([-1, 1], width)
+        scale = np.ones(width)
+        networks.append([part.astype(np.float32) for part in (mixing, noise, mean, scale)])
+    networks[0][-1][list(_OUTLIERS)] = outlier
+    for start in range(0, frames, size):
+        rows = min(size, frames - start)
+        shared = rng.standard_normal((rows, 8), np.float32)
+        yield tuple(
+            (shared @ mixing + rng.standard_normal((rows, len(noise)), np.float32) * noise + mean)
+            * scale
+            for mixing, noise, mean, scale in networks
+        )
+
+
+def stream(blocks: Iterable[Block], size: int, dtype: str) -> FinishedMoments:
+    """The statistics of the blocks, one stream a network, `size` rows an update."""
+    statistic = None
+    for block in blocks:
+        if statistic is None:
+            streams = tuple(Stream(1, x.shape[1]) for x in block)
+            statistic = MomentsStream(streams, size, dtype, rows_dtype="float32")
+        with x64(dtype == "float64"):
+            hidden = tuple(jnp.asarray(x[None, None]) for x in block)
+        statistic.append(hidden, np.arange(len(block[0])))
+    assert statistic is not None, "no rows"
+    return statistic.finish(TOLERANCE)
+
+
+def covariance(moments: FinishedMoments) -> np.ndarray:
+    """Of all neurons of all networks."""
+    networks = moments.networks
+    return np.block([[moments.scatter(x, y) for y in networks] for x in networks]) / moments.rows
+
+
+def covariance_error(found: FinishedMoments, exact: np.ndarray) -> float:
+    """The largest error of a covariance, relative to its neurons' standard deviations."""
+    std = np.sqrt(np.diagonal(exact))
+    return float(np.max(np.abs(covariance(found) - exact) / np.outer(std, std)))
+
+
+def relative_errors(found: FinishedMoments, exact: FinishedMoments) -> dict[str, float]:
+    """Of every measure on moments, the largest over pairs of different networks."""
+    scores, expected = (score_all(m, ON_MOMENTS).matrices for m in (found, exact))
+    different = ~np.eye(len(exact.networks), dtype=bool)
+    return {
+        name: float(np.max(np.abs(scores[name][different] / matrix[different] - 1)))
+        for name, matrix in expected.items()
+    }
+
+
+def real_speech(speech: str) -> None:
+    """Largest absolute error of every measure on hidden states of two base-size random encoders."""
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = hidden_states(write_encoders(Path(scratch)), speech)
+    names = [measure.name for measure in ON_MOMENTS]
+    single, double = (
+        ss.compare_activations(rows, names, stats_dtype=dtype, rank_tolerance=TOLERANCE)
+        for dtype in ("float32", "float64")
+    )
+    whole = whole_arrays(list(rows.values()))
+    facts = single.dataset
+    print(f"\n{_WINDOWS * _SECONDS / 60} minutes of speech, {single.attributes['frames']} frames")
+    print(f"networks {', '.join(map(str, rows))}: rank {facts['rank'].values.tolist()}, condition up to "
+          f"{facts['condition'].values.max():.0f}, mean / std up to "
+          f"{facts['mean_to_std'].values.max():.1f}")  # fmt: skip
+    print("largest absolute error of float32 statistics against")
+    print(f"{'measure':20} float64 statistics  whole float64 arrays")
+    for name in names:
+        found = single.matrix(name).values
+        errors = [np.abs(found - double.matrix(name).values).max()]
+        if name in whole:
+            errors.append(np.nanmax(np.abs(found - whole[name])))
+        print(f"{name:20} " + "  ".join(f"{error:18.1e}" for error in errors))
+
+
+def hidden_states(folders: Sequence[Path], speech: str) -> dict[Key, np.ndarray]:
+    """Some layers of each encoder on the first seconds of some utterances, network -> rows."""
+    length = _SECONDS * 16_000
+    sources = (s for s in open_corpus(speech).sources if (s.seconds or _SECONDS) >= _SECONDS)
+    waves = (wave for s in sources if len(wave := read(s).samples) >= length)
+    windows = [wave[:length] for wave in itertools.islice(waves, _WINDOWS)]
+    rows: dict[Key, list[np.ndarray]] = {}
+    for folder in folders:
+        encoder = ss.load_encoder(folder)
+        for wave in windows:
+            lengths = np.array([length], np.int32)
+            acts = encoder.apply(wave[None], lengths, Outputs(layers=_LAYERS))
+            for layer, states in zip(_LAYERS, np.asarray(acts.hidden_states)):
+                rows.setdefault(f"{encoder.name}/{layer}", []).append(states[0])
+    return {name: np.concatenate(parts) for name, parts in rows.items()}
+
+
+class Whole(NamedTuple):
+    """A network on all rows in float64, and the left singular vectors and variances of both."""
+
+    centred: np.ndarray
+    zscored: np.ndarray
+    of_centred: tuple[np.ndarray, np.ndarray]
+    of_zscored: tuple[np.ndarray, np.ndarray]
+
+
+def whole_arrays(networks: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """The measures by their definitions on whole arrays and n x n Gram matrices, all but `rotcorr`.
+
+    [x, y], NaN on the diagonal.
+    """
+    views = [_whole(x.astype(np.float64)) for x in networks]
+    count = len(views)
+    matrices: dict[str, np.ndarray] = {}
+    for i in range(count):
+        k, kz = views[i].centred @ views[i].centred.T, views[i].zscored @ views[i].zscored.T
+        for j in range(i + 1, count):
+            l = views[j].centred @ views[j].centred.T
+            grams = {"lincka": _cosine(k, l), "lincka_debiased": _debiased(k, l)}
+            grams["lincka_zscored"] = _cosine(kz, views[j].zscored @ views[j].zscored.T)
+            for a, b in ((i, j), (j, i)):
+                for name, value in (grams | _from_rows(views[a], views[b])).items():
+                    matrix = matrices.setdefault(name, np.full((count, count), np.nan))
+                    matrix[a, b] = value
+    return matrices
+
+
+def _whole(x: np.ndarray) -> Whole:
+    centred = x - x.mean(0)
+    zscored = centred / x.std(0)
+    return Whole(centred, zscored, _directions(centred), _directions(zscored))
+
+
+def _directions(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Left singular vectors above the tolerance, and their cumulative share of the variance."""
+    left, sizes, _ = np.linalg.svd(x, full_matrices=False)
+    kept = sizes**2 > TOLERANCE * sizes[0] ** 2
+    return left[:, kept], np.cumsum(sizes[kept] ** 2) / np.sum(sizes[kept] ** 2)
+
+
+def _below(directions: tuple[np.ndarray, np.ndarray], more: int = 0) -> np.ndarray:
+    """The directions below 99 % of the variance, and some more."""
+    left, share = directions
+    return left[:, : max(1, int(np.sum(share < 0.99))) + more]
+
+
+def _from_rows(x: Whole, y: Whole) -> dict[str, Number]:
+    """What is defined on rows: correlations, projections and principal angles."""
+    r = np.abs(x.zscored.T @ y.zscored) / len(x.zscored)
+    multiple = np.linalg.norm(y.of_zscored[0].T @ x.zscored, axis=0) / len(x.zscored) ** 0.5
+    variance = x.centred.var(0)
+    left = _below(x.of_zscored)
+    u, rho, _ = np.linalg.svd(left.T @ _below(y.of_zscored), full_matrices=False)
+    weights, equal = (np.abs((left @ u).T @ z).sum(1) for z in (x.centred, x.zscored))
+    every = _angles(x.of_zscored[0], y.of_zscored[0])
+    norms = np.linalg.norm(x.centred) * np.linalg.norm(y.centred)
+    cosine = np.linalg.norm(x.centred.T @ y.centred, "nuc") / norms
+    return {
+        "maxcorr": r.max(1).mean(),
+        "matchcorr": r[scipy.optimize.linear_sum_assignment(r, maximize=True)].mean(),
+        "linreg": multiple.mean(),
+        "linreg_r2": (multiple**2).mean(),
+        "linreg_r2_global": multiple**2 @ variance / variance.sum(),
+        "svcca": rho.mean(),
+        "svcca_ge": _angles(_below(x.of_zscored, 1), _below(y.of_zscored, 1)).mean(),
+        "svcca_centred": _angles(_below(x.of_centred), _below(y.of_centred)).mean(),
+        "svcca_centred_ge": _angles(_below(x.of_centred, 1), _below(y.of_centred, 1)).mean(),
+        "pwcca": weights @ rho / weights.sum(),
+        "pwcca_zscored": equal @ rho / equal.sum(),
+        "mean_cca": every.mean(),
+        "mean_cca2": (every**2).mean(),
+        "procrustes": cosine,
+        "procrustes_distance": np.arccos(cosine),
+    }
+
+
+def _angles(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Cosines of the principal angles of two orthonormal bases."""
+    return np.linalg.svd(x.T @ y, compute_uv=False)
+
+
+def _cosine(k: np.ndarray, l: np.ndarray) -> Number:
+    return np.vdot(k, l) / (np.linalg.norm(k) * np.linalg.norm(l))
+
+
+def _debiased(k: np.ndarray, l: np.ndarray) -> Number:
+    return _song(k, l) / np.sqrt(_song(k, k) * _song(l, l))
+
+
+def _song(k: np.ndarray, l: np.ndarray) -> Number:
+    """Song et al. 2012, equation 5, up to 1 / (n (n - 3)); K and L without their diagonals."""
+    n = len(k)
+    rows = [gram.sum(1) - np.diagonal(gram) for gram in (k, l)]
+    trace = np.vdot(k, l) - np.diagonal(k) @ np.diagonal(l)
+    totals = rows[0].sum() * rows[1].sum()
+    return trace + totals / ((n - 1) * (n - 2)) - 2 * (rows[0] @ rows[1]) / (n - 2)

@@ -1,0 +1,121 @@
+"""The measures of the paper alone, on 26 networks of width 768: ours, and a plain loop over pairs.
+
+The plain loop computes what ours does, pair by pair in numpy, from the same moments. It is timed on
+some of the pairs, half of them before ours and half after.
+"""
+
+import itertools
+import statistics
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import threadpoolctl
+
+from experiments.benchmarks.machine import sgemm_rate
+from speechsim_jax.measures import resolve
+from speechsim_jax.measures.finalise import score_all
+from speechsim_jax.statistics.finished import FinishedMoments, NetworkMoments
+from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.rows import MomentsStream
+
+_ROWS, _WIDTH, _MODELS, _LAYERS = 6000, 768, 2, 13
+_PLAIN_PAIRS = 12
+
+
+def run() -> None:
+    """Time ours over all pairs, and the plain loop over some."""
+    peak = sgemm_rate()
+    started = time.perf_counter()
+    statistic = moments_of_random_networks()
+    statistic.wait()
+    print(f"sgemm {peak:.0f} GFLOP/s; statistics over {_ROWS} rows "
+          f"{time.perf_counter() - started:.1f} s, networks made included")  # fmt: skip
+    reading = statistic.finish()
+    pairs = list(itertools.combinations(range(_MODELS * _LAYERS), 2))
+    some = np.random.default_rng(0).choice(len(pairs), _PLAIN_PAIRS, replace=False)
+    some = [pairs[k] for k in some]
+    plain: dict[int, list[float]] = {1: [], 2: []}
+    scores: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
+
+    def time_plain(chosen: list[tuple[int, int]]) -> None:
+        for threads, (i, j) in itertools.product(plain, chosen):
+            with threadpoolctl.threadpool_limits(threads, user_api="blas"):
+                started = time.perf_counter()
+                scores[i, j] = plain_pair(reading, reading.networks[i], reading.networks[j])
+                plain[threads].append(time.perf_counter() - started)
+
+    time_plain(some[: _PLAIN_PAIRS // 2])
+    started = time.perf_counter()
+    moments = statistic.finish()
+    whitened = time.perf_counter() - started
+    ours = score_all(moments, resolve("paper")[0])
+    seconds = time.perf_counter() - started
+    time_plain(some[_PLAIN_PAIRS // 2 :])
+
+    kept = ours.extras["svcca_directions"][1]
+    count = len(pairs) + _MODELS * _LAYERS
+    print(f"{count} pairs, {kept.min()}-{kept.max()} directions kept")
+    print(f"ours: {seconds:.1f} s, of it {whitened:.1f} s for the whitenings")
+    for threads, times in plain.items():
+        median = statistics.median(times)
+        print(f"plain loop, {threads} BLAS thread(s): {median:.2f} s a pair (median of "
+              f"{_PLAIN_PAIRS}), {median * count:.0f} s for all, "
+              f"{median * count / seconds:.1f} times ours")  # fmt: skip
+    error = max(
+        np.abs(np.array([ours.matrices[name][i, j], ours.matrices[name][j, i]]) - values).max()
+        for (i, j), both in scores.items()
+        for name, values in both.items()
+    )
+    print(f"largest difference between the two: {error:.1e}")
+
+
+def moments_of_random_networks() -> MomentsStream:
+    """Statistics of networks that share 150 directions and keep about 650."""
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((_ROWS, 150), np.float32)
+    scales = np.linspace(12, 2, _WIDTH, dtype=np.float32)
+    statistic = MomentsStream((Stream(_LAYERS, _WIDTH),) * _MODELS, _ROWS)
+    hidden = tuple(np.empty((_LAYERS, 1, _ROWS, _WIDTH), np.float32) for _ in range(_MODELS))
+    for network in itertools.chain.from_iterable(hidden):
+        network[0] = shared @ rng.standard_normal((150, _WIDTH), np.float32)
+        network[0] += rng.standard_normal((_ROWS, _WIDTH), np.float32) * scales
+    statistic.append(tuple(map(jnp.asarray, hidden)), np.arange(_ROWS))
+    return statistic
+
+
+def plain_pair(
+    moments: FinishedMoments, x: NetworkMoments, y: NetworkMoments
+) -> dict[str, tuple[float, float]]:
+    """Every measure of the paper, (x, y) and (y, x), as its definition reads."""
+    n = moments.rows
+    sxx, syy, sxy = moments.scatter(x, x), moments.scatter(y, y), moments.scatter(x, y)
+    lincka = np.sum(sxy**2) / (np.linalg.norm(sxx) * np.linalg.norm(syy))
+    std_x, std_y = np.sqrt(np.diagonal(sxx) / n), np.sqrt(np.diagonal(syy) / n)
+    rxx = sxx / n / np.outer(std_x, std_x)
+    ryy = syy / n / np.outer(std_y, std_y)
+    rxy = sxy / n / np.outer(std_x, std_y)
+    wx, kx = _whiten(rxx, moments.rank_tolerance)
+    wy, ky = _whiten(ryy, moments.rank_tolerance)
+    u, rho, vt = np.linalg.svd(wx[:, :kx].T @ rxy @ wy[:, :ky], full_matrices=False)
+    weights_x = np.abs((wx[:, :kx] @ u).T @ rxx * std_x).sum(axis=1)
+    weights_y = np.abs((wy[:, :ky] @ vt.T).T @ ryy * std_y).sum(axis=1)
+    return {
+        "maxcorr": (np.abs(rxy).max(axis=1).mean(), np.abs(rxy).max(axis=0).mean()),
+        "linreg": (
+            np.linalg.norm(rxy @ wy, axis=1).mean(),
+            np.linalg.norm(rxy.T @ wx, axis=1).mean(),
+        ),
+        "lincka": (lincka, lincka),
+        "svcca": (rho.mean(), rho.mean()),
+        "pwcca": (weights_x @ rho / weights_x.sum(), weights_y @ rho / weights_y.sum()),
+    }
+
+
+def _whiten(correlation: np.ndarray, tolerance: float) -> tuple[np.ndarray, int]:
+    """W, and how many of its directions hold less than 99 % of the variance."""
+    values, vectors = np.linalg.eigh(correlation)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    rank = np.sum(values > tolerance * values[0])
+    values, vectors = values[:rank], vectors[:, :rank]
+    return vectors / np.sqrt(values), int(np.sum(np.cumsum(values) / values.sum() < 0.99))

@@ -1,0 +1,178 @@
+"""The statistics of one pass, side by side: all see every batch, and are finished together."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tqdm.auto
+
+from speechsim_jax import attention_maps, batching, selection
+from speechsim_jax.audio import Corpus
+from speechsim_jax.errors import UserError
+from speechsim_jax.measures import Chosen
+from speechsim_jax.measures.finalise import score_all
+from speechsim_jax.models.encoder import Activations, SpeechEncoder
+from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.settings import Settings
+from speechsim_jax.statistics.finished import FinishedMoments
+from speechsim_jax.statistics.heads import AttentionStream, FinishedAttention
+from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.rows import BatchRows, MomentsStream
+from speechsim_jax.statistics.sample import Sample, SampleStream
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What scores are made of; None for a statistic that no chosen measure reads."""
+
+    moments: FinishedMoments | None
+    sample: Sample | None = None
+    attention: FinishedAttention | None = None
+
+    @property
+    def numeric(self) -> dict[str, Any]:
+        """The numeric settings that were used, for the result's record."""
+        found = self.moments or (self.attention.moments if self.attention else None)
+        assert found is not None
+        return {"stats_dtype": found.dtype, "rank_tolerance": found.rank_tolerance}
+
+
+class Statistics:
+    """Everything that the chosen measures read, accumulated batch by batch.
+
+    `layers`: hidden states that are compared, by model; attention layer l makes hidden state l.
+    """
+
+    def __init__(
+        self,
+        chosen: Chosen,
+        encoders: Sequence[SpeechEncoder],
+        layers: Sequence[tuple[int, ...]],
+        options: Settings,
+        corpus: Corpus,
+    ):
+        streams = tuple(Stream(len(ls), e.config.hidden_size) for e, ls in zip(encoders, layers))
+        self._config = encoders[0].config
+        self._moments = self._sample = self._attention = None
+        if chosen.measures:
+            self._moments = MomentsStream(streams, options.rows_per_update, options.stats_dtype)
+        if any(measure.statistic == "sample" for measure in chosen.measures):
+            self._sample = SampleStream(streams, options.sample_frames, options.seed)
+        if chosen.attention:
+            self._blocks = attention_blocks(encoders, layers)
+            self._wanted = attention_maps.wanted_sums(chosen.attention)
+            heads = tuple(
+                Stream(len(blocks), e.config.num_attention_heads)
+                for e, blocks in zip(encoders, self._blocks)
+            )
+            self._listened = self._choose(corpus, options, sum(s.layers * s.neurons for s in heads))
+            self._attention = AttentionStream(
+                heads, attention_maps.rows_of_projections, self._wanted, options.stats_dtype
+            )
+
+    def _choose(self, corpus: Corpus, options: Settings, heads: int) -> frozenset[str]:
+        """The utterances whose attention is compared; says what that will cost."""
+        if options.attention_max_seconds is not None:
+            corpus = selection.select(corpus, options.attention_max_seconds / 60, options.seed)
+        seconds = np.array([source.seconds or 0.0 for source in corpus.sources])
+        pieces = np.maximum(np.ceil(seconds / options.max_seconds), 1)
+        frames = seconds / pieces * 16_000 / self._config.hop_samples
+        cost = attention_maps.estimate(heads, int(np.sum(pieces * frames**2)), self._wanted)
+        _log.info(
+            "attention of %d utterances, %.1f s: %s", len(corpus.sources), seconds.sum(), cost
+        )
+        return frozenset(source.id for source in corpus.sources)
+
+    def append(self, acts: Sequence[Activations], batch: batching.Batch, rows: BatchRows) -> None:
+        """What all models say of a batch, and which of its rows count."""
+        hidden = tuple(a.hidden_states for a in acts)
+        if self._moments is not None:
+            self._moments.append(hidden, rows.positions)
+        if self._sample is not None:
+            self._sample.append(hidden, rows)
+        if self._attention is not None:
+            lengths = np.asarray(self._config.frames(batch.lengths), np.int32)
+            for row, whole in enumerate(rows.wholes):
+                lengths[row] *= whole in self._listened
+            if lengths.any():
+                parts = tuple(
+                    attention_maps.projected(a, blocks, lengths)
+                    for a, blocks in zip(acts, self._blocks)
+                )
+                self._attention.append(parts, lengths, acts[0].frame_mask.shape[1])
+
+    def rows(self, frames: int) -> int:
+        """Rows added so far; without moments, the frames that were seen."""
+        return self._moments.rows if self._moments is not None else frames
+
+    def wait(self) -> None:
+        """Block until everything appended so far has been computed."""
+        for statistic in (self._moments, self._attention):
+            if statistic is not None:
+                statistic.wait()
+
+    def finish(self, rank_tolerance: float | None) -> Finished:
+        """The finished statistics."""
+        return Finished(
+            self._moments and self._moments.finish(rank_tolerance),
+            self._sample and self._sample.finish(),
+            self._attention and self._attention.finish(rank_tolerance),
+        )
+
+
+def attention_blocks(
+    encoders: Sequence[SpeechEncoder], layers: Sequence[tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Transformer layers whose attention is compared; raises UserError for a model with none."""
+    blocks = [tuple(layer for layer in ls if layer > 0) for ls in layers]
+    for encoder, found in zip(encoders, blocks):
+        if not found:
+            raise UserError(f"{encoder.name}: layer 0 has no attention; --layers needs another")
+    return blocks
+
+
+def build_result(
+    names: Sequence[NetworkName],
+    finished: Finished,
+    chosen: Chosen,
+    attributes: dict[str, Any],
+    progress: bool,
+) -> SimilarityResult:
+    """Score all pairs of networks and label what comes out."""
+    matrices, extras, more = {}, {}, {}
+    started = time.monotonic()
+    if finished.moments is not None:
+        pairs = len(names) * (len(names) + 1) // 2
+        total = pairs * len({measure.statistic for measure in chosen.measures})
+        with tqdm.auto.tqdm(total=total, desc="scores", unit="pair", disable=not progress) as bar:
+            models = [name.model for name in names]
+            scores = score_all(
+                finished.moments, chosen.measures, chosen.rankings, models, bar.update,
+                finished.sample,
+            )  # fmt: skip
+        matrices, extras = dict(scores.matrices), dict(scores.extras)
+    definitions = {m.name: attention_maps.describe(m) for m in chosen.measures}
+    if finished.sample is not None:
+        attributes["sample"] = {
+            "rows": len(finished.sample.keys),
+            "utterances": len(set(finished.sample.utterances) - {""}),
+        }
+    if finished.attention is not None:
+        heads = [name for name in names if name.layer > 0]
+        more = attention_maps.attention_result(heads, finished.attention, chosen.attention)
+        matrices |= more.pop("matrices")
+        extras |= more.pop("extras")
+        definitions |= more.pop("measures")
+        attributes["attention"] = {
+            "utterances": finished.attention.utterances,
+            "frames": finished.attention.frames,
+        }
+    _log.info("scored %d networks in %.1f s", len(names), time.monotonic() - started)
+    return SimilarityResult.build(
+        names, matrices, extras, measures=definitions, attributes=attributes, **more
+    )

@@ -1,0 +1,297 @@
+"""Alignments in: labelled segments of utterances from TSV, Praat TextGrid or NIST CTM files."""
+
+import array
+import csv
+import hashlib
+import io
+import math
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from speechsim_jax.audio import AUDIO_SUFFIXES
+from speechsim_jax.errors import UserError
+
+# Two segments may overlap by so much: start + duration is rounded.
+_OVERLAP_SECONDS = 1e-4
+
+_COLUMNS = ("path", "start", "end", "label")
+
+
+class Segment(NamedTuple):
+    """What one line of a file says."""
+
+    utterance: str
+    tier: str
+    start_seconds: float
+    end_seconds: float
+    label: str
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The segments of one utterance and tier as they come, in few bytes each."""
+
+    starts: array.array = field(default_factory=lambda: array.array("d"))
+    ends: array.array = field(default_factory=lambda: array.array("d"))
+    labels: list[str] = field(default_factory=list)
+
+    def add(self, segment: Segment) -> None:
+        if segment.label:
+            self.starts.append(segment.start_seconds)
+            self.ends.append(segment.end_seconds)
+            self.labels.append(sys.intern(segment.label))
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """The segments of one utterance by rising start; a segment is [start, end) in seconds."""
+
+    starts: Float64[np.ndarray, " segment"]
+    ends: Float64[np.ndarray, " segment"]
+    labels: tuple[str, ...]
+
+    def at(self, seconds: Float64[np.ndarray, " time"]) -> Int64[np.ndarray, " time"]:
+        """The segment that contains each time, -1 where none does."""
+        index = np.searchsorted(self.starts, seconds, side="right") - 1
+        inside = (index >= 0) & (seconds < self.ends[np.maximum(index, 0)])
+        return np.where(inside, index, -1)
+
+
+@dataclass(frozen=True)
+class Alignments:
+    """One tier of a file or folder: utterance -> its segments. `sha256` is of what was read."""
+
+    origin: str
+    tier: str
+    sha256: str
+    utterances: Mapping[str, Segments]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every label, sorted."""
+        return tuple(sorted({label for s in self.utterances.values() for label in s.labels}))
+
+    def match(self, ids: Iterable[str]) -> dict[str, Segments]:
+        """The segments of those of these utterances that are here.
+
+        Names are compared without the suffixes of sound files. What is not found as it stands is
+        looked for by its last part (`b` of `a/b.flac`), where that is unique on both sides.
+        """
+        named = {_without_suffix(name): segments for name, segments in self.utterances.items()}
+        by_stem = _unique_stems(named)
+        wanted = {id_: _without_suffix(id_) for id_ in ids}
+        stems = _unique_stems(wanted.values())
+        found = {}
+        for id_, name in wanted.items():
+            stem = PurePosixPath(name).name
+            if name in named:
+                found[id_] = named[name]
+            elif stem in stems and stem in by_stem:
+                found[id_] = named[by_stem[stem]]
+        return found
+
+
+def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
+    """Read a .tsv, .ctm or .TextGrid file, or a folder of TextGrid files.
+
+    TSV: a header line with the columns path, start, end, label and, if there is more than one tier,
+    tier; times in seconds, no quoting. CTM: file, channel, start, duration, label[, confidence] on
+    a line; `;;` starts a comment. TextGrid: Praat's text files, long or short, interval tiers only,
+    UTF-8 or UTF-16; the utterance is the file's name, within a folder its path. An empty label
+    marks a gap, not a segment. `tier` may be left out where there is only one.
+
+    Raises UserError, with file and line, for what is malformed; for segments of one utterance that
+    overlap; for an unknown tier, or none where there are several.
+    """
+    root = Path(path).expanduser()
+    files = sorted(_text_grids(root)) if root.is_dir() else [root]
+    if not files:
+        raise UserError(f"alignments: no .TextGrid file below {root}")
+    digest = hashlib.sha256()
+    tiers: dict[str, dict[str, _Group]] = {}
+    for file in files:
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise UserError(f"alignments: cannot read {file}: {error.strerror}") from error
+        digest.update(data)
+        name = file.relative_to(root) if root.is_dir() else Path(file.name)
+        for segment in _reader(file)(data, file, name.with_suffix("").as_posix()):
+            groups = tiers.setdefault(segment.tier, {})
+            groups.setdefault(segment.utterance, _Group()).add(segment)
+    known = ", ".join(name or "(unnamed)" for name in tiers) or "none"
+    if tier is None and len(tiers) > 1:
+        raise UserError(f"alignments: {root} has the tiers {known}; choose one (alignment_tier)")
+    if tier is not None and tier not in tiers:
+        raise UserError(f"alignments: {root} has no tier {tier!r}; its tiers: {known}")
+    chosen = next(iter(tiers), "") if tier is None else tier
+    groups = {name: group for name, group in tiers.get(chosen, {}).items() if group.labels}
+    if not groups:
+        raise UserError(f"alignments: {root} has no labelled segment")
+    return Alignments(
+        origin=str(root),
+        tier=chosen,
+        sha256=digest.hexdigest(),
+        utterances={name: _in_order(group, name, root) for name, group in groups.items()},
+    )
+
+
+def _reader(file: Path) -> Callable[[bytes, Path, str], Iterator[Segment]]:
+    readers = {".tsv": _read_tsv, ".ctm": _read_ctm, ".textgrid": _read_text_grid}
+    if file.suffix.lower() not in readers:
+        raise UserError(
+            f"alignments: {file} has an unknown suffix; expected .tsv, .ctm, .TextGrid or a folder "
+            "of TextGrid files"
+        )
+    return readers[file.suffix.lower()]
+
+
+def _text_grids(root: Path) -> Iterator[Path]:
+    return (path for path in root.rglob("*") if path.suffix.lower() == ".textgrid")
+
+
+def _in_order(group: _Group, name: str, root: Path) -> Segments:
+    """One utterance's segments by start; raises UserError if two overlap."""
+    starts, ends = np.array(group.starts), np.array(group.ends)
+    order = np.lexsort([ends, starts])
+    starts, ends = starts[order], ends[order]
+    labels = tuple(group.labels[index] for index in order)
+    wrong = np.flatnonzero(starts[1:] < ends[:-1] - _OVERLAP_SECONDS)
+    if wrong.size:
+        at = wrong[0]
+        raise UserError(
+            f"alignments: {root}: in {name!r}, {labels[at + 1]!r} starts at {starts[at + 1]:g} s, "
+            f"before {labels[at]!r} ends at {ends[at]:g} s; segments may not overlap"
+        )
+    return Segments(starts, ends, labels)
+
+
+def _segment(
+    utterance: str, tier: str, start: str, end: str, label: str, where: str, is_end: bool = True
+) -> Segment:
+    """A segment of words as they stand in a file; `end` is a duration unless `is_end`."""
+    try:
+        first, last = float(start), float(end)
+    except ValueError:
+        raise UserError(f"{where}: times {start!r}, {end!r}; expected numbers of seconds") from None
+    last = last if is_end else first + last
+    if not 0 <= first <= last < math.inf:
+        raise UserError(f"{where}: from {first:g} s to {last:g} s; expected 0 <= start <= end")
+    return Segment(utterance, tier, first, last, label.strip())
+
+
+def _read_tsv(data: bytes, file: Path, _: str) -> Iterator[Segment]:
+    lines = io.StringIO(_text(data, file), newline="")
+    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    try:
+        columns = reader.fieldnames or ()
+        if missing := [name for name in _COLUMNS if name not in columns]:
+            raise UserError(
+                f"alignments: {file} has no column {missing[0]!r}, only {list(columns)}; expected "
+                f"{', '.join(_COLUMNS)} and, if there are several tiers, tier"
+            )
+        for row in reader:
+            where = f"alignments: {file} line {reader.line_num}"
+            if None in row or None in row.values() or not row["path"]:
+                raise UserError(f"{where}: expected {len(columns)} fields and a path")
+            yield _segment(
+                row["path"], row.get("tier", ""), row["start"], row["end"], row["label"], where
+            )
+    except csv.Error as error:
+        raise UserError(f"alignments: {file} line {reader.line_num}: {error}") from error
+
+
+def _read_ctm(data: bytes, file: Path, _: str) -> Iterator[Segment]:
+    channels: dict[str, str] = {}
+    for number, line in enumerate(_text(data, file).split("\n"), 1):
+        words = line.split(";;")[0].split()
+        if not words:
+            continue
+        where = f"alignments: {file} line {number}"
+        if len(words) not in (5, 6):
+            raise UserError(
+                f"{where}: {len(words)} fields; expected file, channel, start, duration, label and "
+                "perhaps confidence"
+            )
+        name, channel, start, duration, label = words[:5]
+        if channels.setdefault(name, channel) != channel:
+            raise UserError(
+                f"{where}: {name} has the channels {channels[name]} and {channel}; expected one"
+            )
+        yield _segment(name, "", start, duration, label, where, is_end=False)
+
+
+# A free-standing quoted text, flag or number; Praat reads nothing else, nor what follows "!".
+_VALUE = re.compile(
+    r"""(?<!\S) (?: "(?P<text>(?:[^"]|"")*)" | <(?P<flag>\w+)>
+    | (?P<number>[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?) | (?P<comment>!.*) ) (?!\S)""",
+    re.VERBOSE,
+)
+
+
+def _read_text_grid(data: bytes, file: Path, name: str) -> Iterator[Segment]:
+    where = f"alignments: {file}"
+    if data.startswith(b"ooBinaryFile"):
+        raise UserError(f"{where} is a binary TextGrid; save it as a text file in Praat")
+    values = iter([m for m in _VALUE.finditer(_text(data, file)) if m.lastgroup != "comment"])
+
+    def take(kind: str) -> str:
+        match = next(values, None)
+        if match is None or match.lastgroup != kind:
+            found = "its end" if match is None else repr(match.group())
+            raise UserError(f"{where} is not a whole TextGrid: expected a {kind}, found {found}")
+        return match[kind].replace('""', '"')
+
+    def count() -> int:
+        number = take("number")
+        if not number.isdigit():
+            raise UserError(f"{where} is not a whole TextGrid: expected a count, found {number}")
+        return int(number)
+
+    def skip_times() -> None:
+        for _ in ("xmin", "xmax"):
+            take("number")
+
+    if take("text") != "ooTextFile" or take("text") != "TextGrid":
+        raise UserError(f"{where} is not a TextGrid; expected 'ooTextFile' and 'TextGrid'")
+    skip_times()
+    for _ in range(count() if take("flag") == "exists" else 0):
+        kind, tier = take("text"), take("text")
+        skip_times()
+        for index in range(1, count() + 1):
+            start = take("number")
+            if kind == "IntervalTier":
+                at = f"{where} tier {tier!r} interval {index}"
+                yield _segment(name, tier, start, take("number"), take("text"), at)
+            else:  # a point of a TextTier
+                take("text")
+
+
+def _text(data: bytes, file: Path) -> str:
+    """UTF-8, or UTF-16 where a byte order mark says so."""
+    marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        return data.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"alignments: cannot read {file} as UTF-8 or UTF-16: {error}") from error
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix.lower() in AUDIO_SUFFIXES else str(path)
+
+
+def _unique_stems(names: Iterable[str]) -> dict[str, str]:
+    """Last part -> name, for the last parts that only one name has."""
+    names = list(names)
+    uses = Counter(PurePosixPath(name).name for name in names)
+    stems = ((PurePosixPath(name).name, name) for name in names)
+    return {stem: name for stem, name in stems if uses[stem] == 1}

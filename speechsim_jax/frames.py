@@ -1,0 +1,173 @@
+"""Which frames of a batch are compared, and which are averaged to one row."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64, Int32, Int64
+
+from speechsim_jax.alignments import Alignments, Segments
+from speechsim_jax.audio import SAMPLE_RATE_HZ, Corpus, Skipped
+from speechsim_jax.batching import Batch
+from speechsim_jax.errors import UserError
+from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.encoder import Activations
+from speechsim_jax.statistics.rows import BatchRows
+from speechsim_jax.typing import HiddenStates
+
+
+def aligned_corpus(
+    corpus: Corpus, alignments: Alignments, on_skip: Callable[[Skipped], None], strict: bool
+) -> tuple[Corpus, dict[str, Segments]]:
+    """The utterances that have an alignment, and their segments; the others go to `on_skip`.
+
+    Raises UserError if none has one, or if one has none and `strict`.
+    """
+    segments = alignments.match(source.id for source in corpus.sources)
+    missing = [source.id for source in corpus.sources if source.id not in segments]
+    if len(missing) == len(corpus.sources):
+        raise UserError(
+            f"alignments: {alignments.origin} names no utterance of {corpus.origin}: it has "
+            f"{next(iter(alignments.utterances))!r}, the audio {missing[0]!r}"
+        )
+    if missing and strict:
+        raise UserError(
+            f"audio: {missing[0]} has no alignment in {alignments.origin}; add one, or allow "
+            "skipping"
+        )
+    for id_ in missing:
+        on_skip(Skipped(id_, f"has no alignment in {alignments.origin}"))
+    kept = tuple(source for source in corpus.sources if source.id in segments)
+    return dataclasses.replace(corpus, sources=kept), segments
+
+
+def check_labels(alignments: Alignments, drop_labels: tuple[str, ...]) -> None:
+    """Raise UserError for a label to drop that never occurs: it would drop nothing."""
+    known = alignments.labels
+    for label in drop_labels:
+        if label not in known:
+            some = ", ".join(known[:50]) + (", ..." if len(known) > 50 else "")
+            raise UserError(
+                f"drop_labels: {label!r} is no label in {alignments.origin}; its labels: {some}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chosen:
+    """What a batch brings to the statistics.
+
+    `frames`: how many enter. `into`: for each frame of the flattened [batch * frame] axis the frame
+    at whose place the mean of its utterance or segment is put (one past the end: it enters no
+    mean); None where frames are not pooled.
+    """
+
+    rows: BatchRows
+    frames: int
+    into: Int32[np.ndarray, " flat"] | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrameChoice:
+    """Every `stride`-th frame, but none whose label is dropped; pooled by utterance or segment.
+
+    Frame t of an encoder is centred at (t hop + window / 2) / 16000 s and belongs to the segment
+    [start, end) that contains its centre. With `pool` "segment", frames in no segment are left out
+    and a segment without a frame has no row; otherwise frames in no segment are kept. Pieces of a
+    long utterance are pooled each by itself. Piece k starts at k times its own length, which is
+    exact to k samples.
+
+    `ids`: the whole utterances. `segments`: of each of them, None without alignments.
+    """
+
+    config: EncoderConfig
+    ids: frozenset[str]
+    stride: int = 1
+    pool: Literal["none", "utterance", "segment"] = "none"
+    segments: Mapping[str, Segments] | None = None
+    drop_labels: tuple[str, ...] = ()
+
+    def of(self, batch: Batch, frames: int) -> Chosen:
+        """What to take of a batch of `frames` frames a row."""
+        counts = self.config.frames(batch.lengths)
+        time = np.arange(frames)
+        kept = (time < counts[:, None]) & (time % self.stride == 0)
+        names = [self._whole(id_) for id_ in batch.ids]
+        group = np.tile(time, (len(kept), 1))
+        if self.pool == "utterance":
+            group[:] = 0
+        if self.segments is not None:
+            for row, (whole, piece) in enumerate(names):
+                segments = self.segments[whole]
+                start_seconds = piece * int(batch.lengths[row]) / SAMPLE_RATE_HZ
+                segment = segments.at(start_seconds + self._centres(frames))
+                dropped = [
+                    k for k, label in enumerate(segments.labels) if label in self.drop_labels
+                ]
+                kept[row] &= ~np.isin(segment, dropped)
+                if self.pool == "segment":
+                    kept[row] &= segment >= 0
+                    group[row] = segment
+        positions = np.flatnonzero(kept)
+        utterance, number = positions // frames, group.reshape(-1)[positions]
+        first = _starts(utterance, number)
+        rows = BatchRows(
+            positions=positions[first],
+            utterance=utterance[first],
+            number=number[first],
+            ids=batch.ids,
+            wholes=tuple(whole for whole, _ in names),
+        )
+        if self.pool == "none":
+            return Chosen(rows, len(positions), None)
+        into = np.full(kept.size, kept.size, np.int32)
+        into[positions] = rows.positions[np.cumsum(first) - 1]
+        return Chosen(rows, len(positions), into)
+
+    def _whole(self, id_: str) -> tuple[str, int]:
+        """The utterance that a batch's id stands for, and which piece of it."""
+        if id_ in self.ids:
+            return id_, 0
+        whole, _, piece = id_.rpartition("#")
+        return whole, int(piece)
+
+    def _centres(self, frames: int) -> Float64[np.ndarray, " frame"]:
+        starts = np.arange(frames) * self.config.hop_samples
+        return (starts + self.config.window_samples / 2) / SAMPLE_RATE_HZ
+
+
+def _starts(utterance: Int64[np.ndarray, " row"], number: Int64[np.ndarray, " row"]) -> np.ndarray:
+    """Whether a frame is the first of its group; a group's frames follow each other."""
+    changed = (np.diff(utterance) != 0) | (np.diff(number) != 0)
+    return np.concatenate([np.ones(min(1, len(utterance)), bool), changed])
+
+
+def pooled(activations: Activations, chosen: Chosen) -> Activations:
+    """The activations, hidden states averaged as chosen; attention is left as it is."""
+    if chosen.into is None:
+        return activations
+    return dataclasses.replace(
+        activations, hidden_states=_means(activations.hidden_states, chosen.into)
+    )
+
+
+@jax.jit
+def _means(hidden: HiddenStates, into: Int32[Array | np.ndarray, " flat"]) -> HiddenStates:
+    """At each place that frames go into, their mean; elsewhere nothing of meaning. The shape stays.
+
+    Summed are the differences from the frame at that place: digits are kept, and the mean of a
+    constant neuron is exactly its value.
+    """
+    into = jnp.asarray(into)
+    size = into.shape[0]
+    count = jax.ops.segment_sum(jnp.ones(size, hidden.dtype), into, size)
+
+    def mean(frames: Float[Array, "flat neuron"]) -> Float[Array, "flat neuron"]:
+        differences = frames - jnp.take(frames, into, axis=0, mode="clip")
+        total = jax.ops.segment_sum(differences, into, size)
+        return frames + total / jnp.maximum(count, 1)[:, None]
+
+    flat = hidden.reshape(hidden.shape[0], size, hidden.shape[-1])
+    return jax.vmap(mean)(flat).reshape(hidden.shape)

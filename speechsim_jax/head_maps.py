@@ -1,0 +1,208 @@
+"""Figures of attention heads: heads of two layers, and which head of a model matches which."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from speechsim_jax.drawing import DPI, PrintFigure, colour_limits, draw_bar, draw_cells, extend
+from speechsim_jax.errors import UserError
+from speechsim_jax.labels import (
+    GAP,
+    LINE,
+    MEDIUM,
+    SMALL,
+    ellipsised,
+    headline,
+    short_names,
+    text_width,
+    title_of,
+)
+from speechsim_jax.results import NetworkName, SimilarityResult
+
+_AXIS_LABEL = MEDIUM * LINE + GAP + 2
+_NAMES = 90.0  # room for a name, in points
+_BAR = 8 + 8 + 30 + MEDIUM * LINE  # gap, bar, its numbers and its label
+
+
+def plot_heads(
+    result: SimilarityResult,
+    measure: str,
+    x: NetworkName | str,
+    y: NetworkName | str,
+    *,
+    title: str | None = None,
+) -> Figure:
+    """One square per pair of heads of layers x and y ("model/3"), the best of each row circled.
+
+    Raises:
+        UserError: a measure without heads, or an unknown layer.
+    """
+    _require_heads(result, measure)
+    place = {str(network): i for i, network in enumerate(result.attention_networks)}
+    for name in (x, y):
+        if str(name) not in place:
+            raise UserError(f"no attention layer {name} in this result; it has: {', '.join(place)}")
+    i, j = place[str(x)], place[str(y)]
+    match = result.dataset[f"{measure}_match"].values
+    best = match[i, j][match[i, j] >= 0]
+    heads_y = int(np.sum(match[j, i] >= 0))
+    values = result.dataset[f"{measure}_heads"].values[i, j, : len(best), :heads_y]
+    cell = float(np.clip(200 / heads_y, 12, 24))
+    page = _Page(
+        result, measure, title, values, cell, ["circled: the head of y that is most like x's head"]
+    )
+    labels = [_layer_name(result, result.attention_networks[k]) for k in (i, j)]
+    page.axes.set_ylabel(page.fitting(f"head of x: {labels[0]}", 1), fontsize=MEDIUM)
+    page.axes.set_xlabel(page.fitting(f"head of y: {labels[1]}", 0), fontsize=MEDIUM)
+    ring: dict[str, Any] = {"s": (0.6 * cell) ** 2, "facecolors": "none"}
+    page.axes.scatter(best, range(len(best)), edgecolors="black", linewidths=2.2, **ring)
+    page.axes.scatter(
+        best, range(len(best)), edgecolors="white", linewidths=1.0, gid="best", **ring
+    )
+    return page.figure
+
+
+def head_matches(
+    result: SimilarityResult,
+    measure: str,
+    x_model: str,
+    y_model: str,
+    *,
+    title: str | None = None,
+) -> Figure:
+    """For every head of a model x, the head of y that is most like it, over all layers.
+
+    One square per head, a row per layer of x: its colour is the similarity, its text layer.head of
+    the match. On the right, the layer of y that best accounts for the layer of x as a whole. In a
+    model against itself, a layer is not matched with itself.
+
+    Raises:
+        UserError: a measure without heads, an unknown model, or one layer against itself.
+    """
+    _require_heads(result, measure)
+    block = result.block(measure, x_model, y_model)
+    rows, columns = (block[dim].values for dim in block.dims)
+    own = x_model == y_model
+    if own and len(rows) == 1:
+        raise UserError(f"{x_model} has one layer, which is not matched with itself")
+    of_pair = dict(zip(block.dims, (rows, columns), strict=True))
+    best = _masked(result.dataset[f"{measure}_best"].sel(of_pair), own)
+    match = result.dataset[f"{measure}_match"].sel(of_pair).values
+    score = _masked(block, own)
+    heads = int(np.max(np.sum(match[:, 0] >= 0, axis=1)))
+    best, match = best[:, :, :heads], match[:, :, :heads]
+    layer = np.argmax(np.nan_to_num(best, nan=-np.inf), axis=1)
+    values = np.take_along_axis(best, layer[:, None], axis=1)[:, 0]
+    winner = np.take_along_axis(match, layer[:, None], axis=1)[:, 0]
+    layers = block[f"{block.dims[1]}_layer"].values
+    texts = [
+        [f"{layers[l]}.{head}" for l, head in zip(*row, strict=True)]
+        for row in zip(layer, winner, strict=True)
+    ]
+    widest = max(text_width(text, SMALL) for row in texts for text in row)
+    cell = float(np.clip(200 / heads, widest + 4, 24))
+    beside = 2 * MEDIUM * LINE
+    notes = [
+        "in a square: layer.head of y; right: the layer of y that is best for all of x's heads"
+    ]
+    page = _Page(result, measure, title, values, cell, notes, beside)
+    for (row, head), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            page.write(head, row, texts[row][head], value)
+    page.axes.set_yticks(range(len(rows)), block[f"{block.dims[0]}_layer"].values)
+    page.axes.set_ylabel(page.fitting(f"layer of x: {_short(result, x_model)}", 1), fontsize=MEDIUM)
+    page.axes.set_xlabel(
+        page.fitting(f"head of x, y: {_short(result, y_model)}", 0), fontsize=MEDIUM
+    )
+    right = page.axes.secondary_yaxis("right")
+    together = np.argmax(np.nan_to_num(score, nan=-np.inf), axis=1)
+    right.set_yticks(range(len(rows)), layers[together])
+    right.tick_params(labelsize=SMALL, length=2, width=0.5, pad=1.5)
+    right.spines[:].set_visible(False)
+    return page.figure
+
+
+class _Page:
+    """A figure with cells of `cell` points, a colour bar, and `beside` points between them.
+
+    A map of few cells is stretched, so that the names along its sides can be read.
+    """
+
+    def __init__(
+        self,
+        result: SimilarityResult,
+        measure: str,
+        title: str | None,
+        values: Float[np.ndarray, "x y"],
+        cell: float,
+        notes: list[str],
+        beside: float = 0.0,
+    ):
+        rows, columns = values.shape
+        self._side = max(cell * columns, _NAMES), max(cell * rows, _NAMES)
+        left = text_width("00", SMALL) + 6 + _AXIS_LABEL
+        width = max(left + self._side[0] + beside + _BAR, 72 * 3.5) / 72
+        if np.isnan(values).any():
+            notes = [*notes, "hatched: not defined"]
+        head = headline(result, title_of(result, measure, title), width, notes)
+        below = SMALL + 6 + _AXIS_LABEL
+        points = np.array([72 * width, below + self._side[1] + head.depth])
+        self.figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+        scale = 1 / np.tile(points, 2)
+        self.axes = self.figure.add_axes(tuple([left, below, *self._side] * scale), label="map")
+        bar = [left + self._side[0] + beside + 8, below, 8, self._side[1]]
+        limits = colour_limits(values, result.definition(measure).get("range"))
+        self._image = draw_cells(self.axes, values, *limits)
+        draw_bar(
+            self.figure.add_axes(tuple(bar * scale), label="bar"),
+            self._image,
+            measure,
+            extend(values, *limits),
+        )
+        self.axes.set_xticks(range(columns))
+        self.axes.set_yticks(range(rows))
+        self.axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=1.5)
+        self.axes.spines[:].set_visible(False)
+        head.draw(self.figure)
+
+    def fitting(self, text: str, axis: int) -> str:
+        """The text of an axis label, shortened to the side of the map."""
+        return ellipsised(text, self._side[axis], MEDIUM)
+
+    def write(self, x: int, y: int, text: str, value: float) -> None:
+        """Write into a cell, light on dark or dark on light."""
+        red, green, blue, _ = self._image.to_rgba(np.array([value]))[0]
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        self.axes.text(
+            x, y, text, ha="center", va="center", fontsize=SMALL, gid="match",
+            color="black" if light else "white",
+        )  # fmt: skip
+
+
+def _require_heads(result: SimilarityResult, measure: str) -> None:
+    result.matrix(measure)
+    if f"{measure}_heads" not in result.dataset:
+        having = [name for name in result.measures if f"{name}_heads" in result.dataset]
+        raise UserError(
+            f"{measure} has no similarities of heads; with them: {', '.join(having) or 'none'}"
+        )
+
+
+def _masked(values: xr.DataArray, own: bool) -> np.ndarray:
+    """The values, without those of a layer with itself."""
+    out = np.array(values.values, dtype=np.float64)
+    if own:
+        out[np.arange(len(out)), np.arange(len(out))] = np.nan
+    return out
+
+
+def _short(result: SimilarityResult, model: str) -> str:
+    models = list(dict.fromkeys(network.model for network in result.attention_networks))
+    return short_names(models)[models.index(model)]
+
+
+def _layer_name(result: SimilarityResult, network: NetworkName) -> str:
+    return f"{_short(result, network.model)}, layer {network.layer}"

@@ -1,0 +1,146 @@
+"""Centred kernel alignment with a Gaussian kernel, on the frame sample."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+
+from speechsim_jax.measures.base import Measure, SamplePair, divide
+from speechsim_jax.measures.neighbours import upper
+from speechsim_jax.statistics.sample import SampledNetwork
+
+# Squared distances below this share of the largest squared norm are 0 to rounding.
+_SAME_ROW = 1e-13
+
+
+@dataclasses.dataclass(frozen=True)
+class Gram:
+    """A kernel matrix less its mean, which neither estimator of HSIC sees; digits are kept by it.
+
+    `upper`: above the diagonal, row by row. `sums`: over each row, without the diagonal.
+    """
+
+    upper: Float[np.ndarray, " entry"]
+    diagonal: float
+    sums: Float[np.ndarray, " row"]
+
+
+def gram(network: SampledNetwork, bandwidth: float | None = None) -> Gram:
+    """exp(-d^2 / (2 m)) of all pairs of rows.
+
+    m, the squared bandwidth, is the median of the n x n squared distances unless given, diagonal
+    included; the lower median where the count is even. All NaN if m is 0 (half of all pairs are of
+    equal rows).
+    """
+    distances = _squared_distances(network.rows)
+    n = len(distances)
+    m = _median(upper(distances), n) if bandwidth is None else bandwidth
+    if m <= 0:
+        return Gram(np.full(n * (n - 1) // 2, np.nan), np.nan, np.full(n, np.nan))
+    kernel = np.exp(np.multiply(distances, -0.5 / m, out=distances), out=distances)
+    mean = kernel.mean()
+    kernel -= mean
+    diagonal = float(1 - mean)
+    return Gram(upper(kernel), diagonal, kernel.sum(axis=1) - diagonal)
+
+
+def _squared_distances(x: Float[np.ndarray, "row neuron"]) -> Float[np.ndarray, "row row"]:
+    """|x_i - x_j|^2 = |x_i|^2 + |x_j|^2 - 2 x_i.x_j of centred rows; 0 on the diagonal."""
+    x = x - x.mean(axis=0)
+    norms = np.sum(np.square(x), axis=1)
+    distances = x @ x.T
+    distances *= -2
+    distances += norms[:, None]
+    distances += norms
+    distances[distances <= _SAME_ROW * norms.max(initial=0)] = 0
+    np.fill_diagonal(distances, 0)
+    return distances
+
+
+def _median(above: Float[np.ndarray, " entry"], n: int) -> float:
+    """The lower median of the n x n matrix that has zeros before two of each of these."""
+    place = ((n * n - 1) // 2 - n) // 2
+    return float(np.partition(above, place)[place]) if n > 2 else 0.0
+
+
+def hsic0(x: Gram, y: Gram) -> float:
+    """The biased estimator tr(K H L H), H = 1 - 11'/n: <K, L> - 2 k.l / n + (1'k)(1'l) / n^2.
+
+    k and l are the row sums, diagonal included. Source: Gretton et al. 2005 (ALT), equation 9,
+    without its factor, which cancels.
+    """
+    n = len(x.sums)
+    k, l = x.sums + x.diagonal, y.sums + y.diagonal
+    inner = 2 * (x.upper @ y.upper) + n * x.diagonal * y.diagonal
+    return float(inner - 2 * (k @ l) / n + k.sum() * l.sum() / n**2)
+
+
+def hsic1(x: Gram, y: Gram) -> float:
+    """The unbiased estimator, on Grams without their diagonals.
+
+    [<K, L> + (1'k)(1'l) / ((n-1)(n-2)) - 2 k.l / (n-2)] / (n (n-3)). Source: Song et al. 2012
+    (JMLR 13), equation 5.
+    """
+    n = len(x.sums)
+    total = x.sums.sum() * y.sums.sum() / ((n - 1) * (n - 2))
+    inner = 2 * (x.upper @ y.upper)
+    return float((inner + total - 2 * (x.sums @ y.sums) / (n - 2)) / (n * (n - 3)))
+
+
+def rbfcka(pair: SamplePair) -> float:
+    """tr(K H L H) / sqrt(tr(K H K H) tr(L H L H)) with Gaussian kernels as wide as the data.
+
+    K_ij = exp(-|x_i - x_j|^2 / (2 m)), m the median of the squared distances, diagonal included.
+    In [0, 1], symmetric; invariant to rotation, scale and shift, so a dead neuron changes nothing.
+    NaN if half of all pairs of rows are equal (m = 0), so for n < 3. Source: Kornblith et al. 2019
+    (arXiv 1905.00414), section 3; the median is that of Wu et al. 2020.
+    """
+    x, y = pair.x.once(gram), pair.y.once(gram)
+    return divide(hsic0(x, y), (pair.x.once(_hsic0_self) * pair.y.once(_hsic0_self)) ** 0.5)
+
+
+def rbfcka_debiased(pair: SamplePair) -> float:
+    """`rbfcka` with the unbiased estimator of HSIC.
+
+    HSIC1(x, y) / sqrt(HSIC1(x, x) HSIC1(y, y)); near 0 for independent rows, at most 1, and
+    slightly negative values are kept. Symmetric. NaN if n < 4, if half of all pairs of rows are
+    equal or if a self-term is not positive. Source: Song et al. 2012 (JMLR 13), equation 5.
+    """
+    if pair.rows < 4:
+        return float("nan")
+    own = pair.x.once(_hsic1_self), pair.y.once(_hsic1_self)
+    if not min(own) > 0:
+        return float("nan")
+    return hsic1(pair.x.once(gram), pair.y.once(gram)) / (own[0] * own[1]) ** 0.5
+
+
+def _hsic0_self(network: SampledNetwork) -> float:
+    return hsic0(network.once(gram), network.once(gram))
+
+
+def _hsic1_self(network: SampledNetwork) -> float:
+    return hsic1(network.once(gram), network.once(gram))
+
+
+MEASURES = (
+    Measure(
+        name="rbfcka",
+        level="layer",
+        summary="CKA with Gaussian kernels, biased, on the frame sample",
+        function=rbfcka,
+        statistic="sample",
+        symmetric=True,
+        limits=(0.0, 1.0),
+        reference="Kornblith et al. 2019 (arXiv 1905.00414), section 3",
+    ),
+    Measure(
+        name="rbfcka_debiased",
+        level="layer",
+        summary="CKA with Gaussian kernels and the unbiased estimator of HSIC, on the frame sample",
+        function=rbfcka_debiased,
+        statistic="sample",
+        symmetric=True,
+        limits=(-1.0, 1.0),
+        reference="Song et al. 2012 (JMLR 13), equation 5",
+    ),
+)

@@ -1,0 +1,245 @@
+"""Encoders fine-tuned with CTC: samples in, text out."""
+
+import dataclasses
+import functools
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from speechsim_jax.errors import UserError
+from speechsim_jax.models import saving, weights
+from speechsim_jax.models.checkpoint import Checkpoint, open_checkpoint, read_json
+from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.encoder import Outputs, SpeechEncoder
+from speechsim_jax.models.loading import encoder_of
+from speechsim_jax.typing import Lengths, Waveforms
+
+_log = logging.getLogger(__name__)
+
+# What Wav2Vec2CTCTokenizer reads; all but the first may be absent.
+_TOKENIZER_FILES = (
+    "vocab.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+# The second is what transformers 4.0 called the first.
+_TOKENIZERS = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
+# The defaults of transformers' configurations.
+_VOCAB_SIZE, _PAD_TOKEN_ID = 32, 0
+
+Logits = Float[Array, "batch frame token"]
+
+
+class Head(NamedTuple):
+    """`lm_head`: a linear map from the last hidden state to tokens, as torch keeps it."""
+
+    weight: Float[Array, "token neuron"]
+    bias: Float[Array, " token"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recognizer:
+    """An encoder, its CTC head and its tokenizer.
+
+    `blank` is the token that stands for nothing (pad_token_id in config.json). `tokenizer` is
+    transformers' Wav2Vec2CTCTokenizer, made of `tokenizer_files`.
+    """
+
+    encoder: SpeechEncoder
+    head: Head
+    blank: int
+    tokenizer: Any
+    tokenizer_files: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """The label of the model."""
+        return self.encoder.name
+
+    def logits(self, samples: Waveforms, lengths: Lengths, precision: str = "highest") -> Logits:
+        """Unnormalised log-probabilities of the tokens in every frame of a padded batch, float32.
+
+        lm_head reads the last hidden state after the final layer norm. Frames past
+        `encoder.config.frames(lengths)` mean nothing.
+        """
+        last = Outputs(layers=(self.encoder.config.num_hidden_layers,))
+        hidden = self.encoder.apply(samples, lengths, last, precision).hidden_states[0]
+        return _apply_head(self.head, hidden, precision=precision)
+
+    def decode(
+        self,
+        logits: Float[Array | np.ndarray, "batch frame token"],
+        frames: Int[np.ndarray, " batch"],
+    ) -> list[str]:
+        """The text of each utterance from the likeliest token in each of its first `frames`.
+
+        Runs of a token become one, blanks go (Graves et al. 2006, best path decoding), and the
+        checkpoint's tokenizer joins what is left: word delimiter, case. Raises UserError if a logit
+        is NaN or inf.
+        """
+        values = np.asarray(logits)
+        texts = []
+        for row, count in zip(values, frames):
+            if not np.isfinite(row[:count]).all():
+                raise UserError(f"{self.name}: logits are NaN or inf; the checkpoint is damaged")
+            tokens = best_path(row[:count].argmax(-1), self.blank)
+            # Equal neighbours were apart in time, and must not be merged once more.
+            texts.append(self.tokenizer.decode(tokens, group_tokens=False))
+        return texts
+
+    def transcribe(self, waveforms: Sequence[Float[np.ndarray, " _"]]) -> list[str]:
+        """What is said in 16 kHz mono waveforms in [-1, 1], of any lengths, read as one batch.
+
+        Each utterance gets the text that it would get alone. Raises UserError for a waveform
+        shorter than one frame.
+        """
+        last = self.encoder.config.num_hidden_layers
+        found = self.encoder(waveforms, layers=[last])
+        logits = _apply_head(self.head, found.hidden_states[0], precision="highest")
+        return self.decode(logits, np.asarray(found.frame_mask).sum(1))
+
+    def save(self, folder: str | Path, dtype: saving.SavedDtype = "float32") -> Path:
+        """Write a Hugging Face folder that `load_recognizer` and transformers' ...ForCTC read.
+
+        As `SpeechEncoder.save`, with `lm_head` and copies of the tokenizer's files. Raises
+        UserError if it cannot be written.
+        """
+        tensors = weights.export(self.encoder.config, self.encoder.parameters)
+        head = {f"lm_head.{name}": np.asarray(x) for name, x in self.head._asdict().items()}
+        path = saving.save_ctc_folder(folder, self.encoder.config, tensors, head, self.blank, dtype)
+        try:
+            for file in self.tokenizer_files:
+                if file.parent.resolve() != path.resolve():
+                    shutil.copyfile(file, path / file.name)
+        except OSError as error:
+            raise UserError(f"{path}: the tokenizer cannot be copied ({error})") from error
+        return path
+
+
+def best_path(tokens: Int[np.ndarray, " frame"], blank: int) -> list[int]:
+    """Tokens of consecutive frames -> the labels they spell: repeats merged, blanks dropped."""
+    starts = np.diff(tokens, prepend=-1) != 0
+    return tokens[starts & (tokens != blank)].tolist()
+
+
+@functools.partial(jax.jit, static_argnames=("precision",))
+def _apply_head(
+    head: Head, hidden: Float[Array, "batch frame neuron"], *, precision: str
+) -> Logits:
+    with jax.default_matmul_precision(precision):
+        return hidden.astype(jnp.float32) @ head.weight.T + head.bias
+
+
+def load_recognizer(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    name: str | None = None,
+) -> Recognizer:
+    """Load a Wav2Vec2, HuBERT or WavLM checkpoint fine-tuned with CTC, its head and tokenizer too.
+
+    `source`, the options and what is read are those of `load_encoder`; the tokenizer's small files
+    come from the same commit. Raises UserError, in one line, for a checkpoint that is not
+    fine-tuned (no `lm_head`), has no Wav2Vec2CTCTokenizer, or whose head and tokenizer differ in
+    tokens.
+    """
+    if str(source).startswith("random:"):
+        raise UserError(f"{source}: a random baseline has no CTC head; load_encoder makes it")
+    checkpoint = open_checkpoint(
+        source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+    )
+    config = EncoderConfig.from_hf(checkpoint.config, checkpoint.preprocessor)
+    # The small files first: what is wrong with them is said before gigabytes are fetched.
+    files = _tokenizer_files(checkpoint)
+    tokenizer = _tokenizer(checkpoint, files)
+    tensors = checkpoint.tensors()
+    head = _head(checkpoint, config, tensors)
+    blank = _blank(checkpoint, len(head.bias), tokenizer)
+    rest = {n: t for n, t in tensors.items() if not n.startswith("lm_head.")}
+    encoder = encoder_of(checkpoint, config, rest, name)
+    return Recognizer(encoder, head, blank, tokenizer, files)
+
+
+def _tokenizer_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
+    found = [checkpoint.file(name) for name in _TOKENIZER_FILES]
+    if found[0] is None:
+        raise UserError(
+            f"{checkpoint.source}: there is no tokenizer ({_TOKENIZER_FILES[0]}); expected a "
+            "checkpoint fine-tuned with CTC, saved together with its processor"
+        )
+    return tuple(path for path in found if path)
+
+
+def _tokenizer(checkpoint: Checkpoint, files: tuple[Path, ...]) -> Any:
+    """transformers' tokenizer of the files; it alone knows what all their fields mean."""
+    contents = {file.name: read_json(file) for file in files}
+    kind = contents.get("tokenizer_config.json", {}).get("tokenizer_class") or _TOKENIZERS[0]
+    if kind not in _TOKENIZERS:
+        raise UserError(
+            f"{checkpoint.source}: its tokenizer is a {kind}; only {_TOKENIZERS[0]} is supported"
+        )
+    logging.getLogger("transformers").addFilter(_not_about_torch)
+    from transformers import Wav2Vec2CTCTokenizer
+
+    try:
+        return Wav2Vec2CTCTokenizer.from_pretrained(str(checkpoint.folder), local_files_only=True)
+    except Exception as error:
+        # Whatever transformers meets in files of strangers; its errors change with its version.
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"{checkpoint.source}: its tokenizer cannot be read ({reason})") from error
+
+
+def _not_about_torch(record: logging.LogRecord) -> bool:
+    """transformers says on import that torch is missing; here it need not be there."""
+    return "PyTorch was not found" not in record.getMessage()
+
+
+def _head(checkpoint: Checkpoint, config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> Head:
+    names = [f"lm_head.{field}" for field in Head._fields]
+    absent = [name for name in names if name not in tensors]
+    if absent:
+        raise UserError(
+            f"{checkpoint.source}: has no {' and no '.join(absent)}; expected a checkpoint "
+            "fine-tuned with CTC (load_encoder reads the others)"
+        )
+    weight, bias = (tensors[name].astype(np.float32) for name in names)
+    size = checkpoint.config.get("vocab_size", _VOCAB_SIZE)
+    if weight.shape != (size, config.hidden_size) or bias.shape != (size,):
+        raise UserError(
+            f"{checkpoint.source}: lm_head has the shapes {list(weight.shape)} and "
+            f"{list(bias.shape)}, config.json (vocab_size, hidden_size) says "
+            f"{[size, config.hidden_size]} and {[size]}"
+        )
+    return Head(jnp.asarray(weight), jnp.asarray(bias))
+
+
+def _blank(checkpoint: Checkpoint, size: int, tokenizer: Any) -> int:
+    """The blank of config.json, once the head's tokens are known to be the tokenizer's."""
+    known = set(tokenizer.get_vocab().values())
+    if not set(range(size)) <= known or tokenizer.vocab_size > size:
+        raise UserError(
+            f"{checkpoint.source}: lm_head has {size} tokens, vocab.json has "
+            f"{tokenizer.vocab_size}; they belong to different models"
+        )
+    blank = checkpoint.config.get("pad_token_id", _PAD_TOKEN_ID)
+    if not isinstance(blank, int) or not 0 <= blank < size:
+        raise UserError(
+            f"{checkpoint.source}: config.json has pad_token_id={blank!r}; expected the number of "
+            f"the blank, below {size}"
+        )
+    if blank != tokenizer.pad_token_id:
+        _log.warning(
+            "%s: the blank is token %d in config.json, %s in the tokenizer; the former is dropped",
+            checkpoint.source, blank, tokenizer.pad_token_id,
+        )  # fmt: skip
+    return blank

@@ -1,0 +1,294 @@
+"""Sums over utterances that compare every attention head with every other, without whole maps.
+
+A *head* is one head of one layer of one model; all of them stand on one axis. With A, B the maps
+[query, key] of two heads in an utterance of T frames, rows summing to 1, summed over utterances are
+
+    distance      ||A - B||_F              correlation   sum over rows of Pearson's r
+    divergence    sum over rows of the Jensen-Shannon divergence, in nats
+    gram          sum over cells of (A - 1/T) (B - 1/T)
+
+Everything is a sum over query rows, so the maps of all heads are made for a block of rows, reduced,
+and dropped. Inner products run as one matrix product; entropies need a logarithm per cell and pair
+of heads, H((a + b) / 2) - (H(a) + H(b)) / 2 (Lin 1991, equation 4.2), and take each pair once.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from speechsim_jax.statistics.moments import Values, add
+
+# Cells of each map that exist at once: the logarithms stream through the cache (by measurement).
+_CELLS_AT_ONCE = 4096
+# Below this share of |A|^2 + |B|^2, |A|^2 + |B|^2 - 2 <A, B> has cancelled: sum the differences.
+_CANCELLED = 1e-2
+
+BASELINES = ("diagonal", "shift")
+"""What a head is held against: its own mean profile over key - query, and itself half an utterance
+away (queries and keys rolled), which keeps its habits and loses what is said."""
+
+Rows = Float[Array, "head row key"]
+RowsOf = Callable[[Int[Array, ""], Int[Array, " row"]], Rows]
+"""(utterance of the batch, queries) -> rows of all heads' maps, summing to 1 over its frames."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PairSums:
+    """Sums that compare maps; `_each` is whatever is compared with whatever.
+
+    `distance_norm`: of ||A - B||_F / sqrt(2 T). `correlation_paper`: of (T - 1) / T times the
+    correlations, because the paper divides covariances by T and variances by T - 1.
+    """
+
+    distance: Float[Values, "*_each"]
+    distance_norm: Float[Values, "*_each"]
+    divergence: Float[Values, "*_each"]
+    correlation: Float[Values, "*_each"]
+    correlation_paper: Float[Values, "*_each"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AttentionSums:
+    """The running state, where every sum is compensated: [sum and lost digits, ...].
+
+    `heads`: [2, head, head], but for the divergence [2, head, step]: of heads h and h + 1 + step
+    around the circle, which has each pair once. `baselines`: [2, baseline, head]. What one
+    utterance adds, and the state on the host (float64), have no such first axis.
+    """
+
+    heads: PairSums
+    gram: Float[Values, "*_part head head"]
+    baselines: PairSums
+
+
+def zero(heads: int, dtype: DTypeLike = jnp.float32) -> AttentionSums:
+    """The state of no utterances."""
+
+    def zeros(*shape: int) -> Array:
+        return jnp.zeros((2, *shape), dtype)
+
+    square = (heads, heads)
+    return AttentionSums(
+        PairSums(zeros(*square), zeros(*square), zeros(heads, steps(heads)), zeros(*square),
+                 zeros(*square)),
+        zeros(*square),
+        PairSums(*(zeros(len(BASELINES), heads) for _ in dataclasses.fields(PairSums))),
+    )  # fmt: skip
+
+
+def steps(heads: int) -> int:
+    """Steps around the circle of heads until every pair has been met (once, or twice half-way)."""
+    return max(heads // 2, 1)
+
+
+def merge(a: AttentionSums, b: AttentionSums) -> AttentionSums:
+    """The state over the utterances of both."""
+    return jax.tree.map(lambda x, y: add(add(x, y[0]), y[1]), a, b)
+
+
+def update(
+    state: AttentionSums,
+    rows: RowsOf,
+    lengths: Int[Array, " batch"],
+    frames: int,
+    wanted: tuple[str, ...] = ("distance", "divergence", "correlation"),
+) -> AttentionSums:
+    """Add a batch of utterances of `lengths` frames (0 for a filler), of at most `frames` each.
+
+    `wanted` leaves out what costs and is not needed; the Gram matrix is always there.
+    """
+
+    def one(b: Int[Array, ""], state: AttentionSums) -> AttentionSums:
+        found = _Utterance(lambda queries: rows(b, queries), lengths[b], frames, state.gram.dtype)
+        return jax.tree.map(add, state, found.sums(state.gram.shape[1], wanted))
+
+    return lax.fori_loop(0, len(lengths), one, state)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Utterance:
+    """The maps of one utterance, and the sums over them; `size` frames, `length` of them valid."""
+
+    rows: Callable[[Int[Array, " row"]], Rows]
+    length: Int[Array, ""]
+    size: int
+    dtype: DTypeLike
+
+    @property
+    def block(self) -> int:
+        """Rows of a block."""
+        return max(1, min(_CELLS_AT_ONCE // self.size, self.size))
+
+    @property
+    def count(self) -> Float[Array, ""]:
+        """Frames, as a divisor."""
+        return jnp.maximum(self.length, 1).astype(self.dtype)
+
+    def over_blocks(self, step: Callable, start):
+        """Fold `step(total, first row)` over the blocks that have a valid row."""
+        blocks = -(-self.length // self.block)
+        return lax.fori_loop(0, blocks, lambda i, total: step(total, i * self.block), start)
+
+    def valid(self, first: Int[Array, ""]) -> Bool[Array, "row key"]:
+        """Which cells of a block are real."""
+        row, key = first + jnp.arange(self.block), jnp.arange(self.size)
+        return (row < self.length)[:, None] & (key < self.length)
+
+    def maps(self, first: Int[Array, ""], shift: Int[Array, ""] | int = 0) -> Rows:
+        """A block of rows, 0 where not valid; from `shift` frames later if given."""
+        last = jnp.maximum(self.length, 1)
+        query = (first + jnp.arange(self.block)) % last
+        maps = self.rows((query + shift) % last)
+        if not isinstance(shift, int):
+            maps = jnp.take(maps, (jnp.arange(self.size) + shift) % last, axis=2)
+        return jnp.where(self.valid(first), maps.astype(self.dtype), 0)
+
+    def sums(self, heads: int, wanted: tuple[str, ...]) -> AttentionSums:
+        """What the utterance adds to the state."""
+        empty = jax.tree.map(lambda x: x[0], zero(heads, self.dtype))
+
+        def step(total: tuple, first: Int[Array, ""]) -> tuple:
+            gram, correlation, divergence, profile = total
+            maps, valid = self.maps(first), self.valid(first)
+            gram += products(jnp.where(valid, maps - 1 / self.count, 0))
+            if "correlation" in wanted:
+                correlation += products(self.standardise(maps, valid))
+            if "divergence" in wanted:
+                divergence += divergences(maps.reshape(heads, -1))
+            return gram, correlation, divergence, self.add_profile(profile, maps, first)
+
+        nothing = (
+            empty.gram,
+            empty.heads.correlation,
+            empty.heads.divergence,
+            jnp.zeros((heads, 2 * self.size - 1), self.dtype),
+        )
+        gram, correlation, divergence, profile = self.over_blocks(step, nothing)
+        squared = empty.heads.distance
+        if "distance" in wanted:
+            squared = self.squared_distances(gram)
+        baselines = self.against_baselines(profile, empty.baselines, wanted)
+        found = self.pair_sums(squared, divergence, correlation)
+        return AttentionSums(found, gram, baselines)
+
+    def pair_sums(self, squared: Array, divergence: Array, correlation: Array) -> PairSums:
+        """Roots and factors that depend on the utterance's length."""
+        distance = jnp.sqrt(squared)
+        # An utterance of one frame has no correlation: (T - 1) / T is 0, and so is its own.
+        paper = correlation * (self.count - 1) / self.count
+        norm = distance / jnp.sqrt(2 * self.count)
+        return PairSums(distance, norm, divergence, correlation, paper)
+
+    def standardise(self, maps: Rows, valid: Bool[Array, "row key"]) -> Rows:
+        """Rows of mean 0 and norm 1 over valid keys; 0 where std < 1e-6 / T."""
+        mean = jnp.sum(maps, axis=2, keepdims=True) / self.count
+        centred = jnp.where(valid, maps - mean, 0)
+        norm = jnp.sqrt(jnp.sum(jnp.square(centred), axis=2, keepdims=True))
+        varies = norm > 1e-6 / jnp.sqrt(self.count)
+        return jnp.where(varies, centred / jnp.where(varies, norm, 1), 0)
+
+    def squared_distances(self, gram: Float[Array, "head head"]) -> Float[Array, "head head"]:
+        """|A - B|^2 from the inner products, or from differences for heads too much alike."""
+        heads = len(gram)
+        energy = jnp.diagonal(gram)
+        both = energy[:, None] + energy
+        squared = jnp.maximum(both - 2 * gram, 0)
+        itself = jnp.eye(heads, dtype=bool)
+        close = (squared < _CANCELLED * both) & ~itself
+        concerned = close.any(axis=1)
+        order, many = jnp.argsort(~concerned), jnp.sum(concerned)
+
+        def step(total: Array, first: Int[Array, ""]) -> Array:
+            maps = self.maps(first).reshape(heads, -1)
+
+            def one(i: Int[Array, ""], total: Array) -> Array:
+                head = order[i]
+                return total.at[head].add(jnp.sum(jnp.square(maps - maps[head]), axis=1))
+
+            return lax.fori_loop(0, many, one, total)
+
+        # No block at all when no head is concerned.
+        again = dataclasses.replace(self, length=jnp.where(many > 0, self.length, 0))
+        exact = again.over_blocks(step, jnp.zeros_like(gram))
+        return jnp.where(itself, 0, jnp.where(close, exact, squared))
+
+    def add_profile(self, profile: Array, maps: Rows, first: Int[Array, ""]) -> Array:
+        """Add rows to sums over the cells of equal key - query [head, distance + size - 1]."""
+
+        def one(r: Int[Array, ""], profile: Array) -> Array:
+            start = self.size - 1 - jnp.minimum(first + r, self.size - 1)
+            old = lax.dynamic_slice_in_dim(profile, start, self.size, axis=1)
+            return lax.dynamic_update_slice_in_dim(profile, old + maps[:, r], start, axis=1)
+
+        return lax.fori_loop(0, self.block, one, profile)
+
+    def diagonal_maps(self, profile: Array, first: Int[Array, ""]) -> Rows:
+        """Rows that depend on key - query only: the mean profile over valid keys, summing to 1."""
+        cells = jnp.maximum(self.length - jnp.abs(jnp.arange(1 - self.size, self.size)), 1)
+        mean = profile / cells.astype(self.dtype)
+        query = jnp.minimum(first + jnp.arange(self.block), self.size - 1)
+        offset = jnp.arange(self.size) - query[:, None] + self.size - 1
+        maps = jnp.where(self.valid(first), jnp.take(mean, offset, axis=1), 0)
+        total = jnp.sum(maps, axis=2, keepdims=True)
+        return maps / jnp.where(total > 0, total, 1)
+
+    def against_baselines(
+        self, profile: Array, empty: PairSums, wanted: tuple[str, ...]
+    ) -> PairSums:
+        """Each head against its own diagonal profile and against itself elsewhere."""
+        if not wanted:
+            return empty
+
+        def step(total: tuple, first: Int[Array, ""]) -> tuple:
+            maps, valid = self.maps(first), self.valid(first)
+            others = (self.diagonal_maps(profile, first), self.maps(first, self.length // 2))
+            other = jnp.stack(others)
+            z = self.standardise(maps, valid)
+            z_other = jax.vmap(lambda rows: self.standardise(rows, valid))(other)
+            found = (
+                jnp.square(maps - other),
+                _entropy((maps + other) / 2) - (_entropy(maps) + _entropy(other)) / 2,
+                z * z_other,
+            )
+            return tuple(t + jnp.sum(x, axis=(2, 3)) for t, x in zip(total, found))
+
+        nothing = (empty.distance, empty.divergence, empty.correlation)
+        return self.pair_sums(*self.over_blocks(step, nothing))
+
+
+def products(maps: Rows) -> Float[Array, "head head"]:
+    """Inner products over cells of every pair of heads, in full precision on every device."""
+    cells = maps.reshape(len(maps), -1)
+    return jnp.matmul(cells, cells.T, precision=lax.Precision.HIGHEST)
+
+
+def _entropy(p: Float[Array, "..."]) -> Float[Array, "..."]:
+    """-p log p, in nats; 0 for 0."""
+    return -p * jnp.log(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
+
+
+def divergences(maps: Float[Array, "head cell"]) -> Float[Array, "head step"]:
+    """Sum over cells of H((a + b) / 2) - (H(a) + H(b)) / 2, for heads h and h + 1 + step.
+
+    One head against half of the others at a time: a loop that reads them once and writes nothing.
+    """
+    heads = len(maps)
+    around = steps(heads)
+    entropies = jnp.sum(_entropy(maps), axis=1)
+    half = maps / 2
+    circle = jnp.concatenate([half, half[:around]])
+    others = jnp.concatenate([entropies, entropies[:around]])
+
+    def one(head: Int[Array, ""]) -> Float[Array, " step"]:
+        rest = lax.dynamic_slice_in_dim(circle, head + 1, around)
+        mixed = jnp.sum(_entropy(half[head] + rest), axis=1)
+        return mixed - (entropies[head] + lax.dynamic_slice_in_dim(others, head + 1, around)) / 2
+
+    return lax.map(one, jnp.arange(heads))

@@ -1,0 +1,271 @@
+"""Alignments in every format, what is said of malformed ones, and which utterance is meant."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechsim_jax.alignments import Alignments, Segments, read_alignments
+from speechsim_jax.errors import UserError
+
+EXPECTED = {
+    "a/one": [(0.0, 0.25, "SIL"), (0.25, 0.4, "AH"), (0.4, 0.9, "B")],
+    "two": [(0.1, 0.2, "AH")],
+}
+
+TSV = """path\ttier\tstart\tend\tlabel
+a/one.flac\tphone\t0.25\t0.40\tAH
+a/one.flac\tphone\t0\t0.25\tSIL
+a/one.flac\tword\t0.25\t0.9\t"ab"
+two.wav\tphone\t0.1\t0.2\tAH
+a/one.flac\tphone\t4e-1\t0.9\tB
+a/one.flac\tphone\t0.9\t1.0\t
+"""
+
+CTM = """;; made by hand
+a/one A 0.25 0.15 AH 0.99
+a/one A 0.40 0.50 B ;; the end
+
+a/one A 0 0.25 SIL
+two 1 0.1 0.1 AH
+"""
+
+LONG = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 1.0
+tiers? <exists>
+size = 3
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "words"
+        xmin = 0
+        xmax = 1.0
+        intervals: size = 1
+        intervals [1]:
+            xmin = 0
+            xmax = 1.0
+            text = "she said ""äh"" ! 7
+<exists>"
+    item [2]:
+        class = "TextTier"
+        name = "clicks"
+        xmin = 0
+        xmax = 1.0
+        points: size = 2
+        points [1]:
+            number = 0.3
+            mark = "x"
+        points [2]:
+            number = 0.5
+            mark = ""
+    item [3]:
+        class = "IntervalTier"
+        name = "phones"
+        xmin = 0
+        xmax = 1.0
+        intervals: size = 4
+        intervals [1]:
+            xmin = 0
+            xmax = 0.25
+            text = "SIL"   ! silence "here"
+        intervals [2]:
+            xmin = 0.25
+            xmax = 0.4
+            text = " AH "
+        intervals [3]:
+            xmin = 0.4
+            xmax = 0.9
+            text = "B"
+        intervals [4]:
+            xmin = 0.9
+            xmax = 1.0
+            text = ""
+"""
+
+SHORT = """File type = "ooTextFile"
+"TextGrid"
+0
+0.5
+<exists>
+1
+"IntervalTier"
+"phones"
+0
+0.5
+3
+0
+0.1
+""
+0.1
+0.2
+"AH"
+0.2
+0.5
+""
+"""
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def as_lists(alignments: Alignments) -> dict[str, list[tuple[float, float, str]]]:
+    return {
+        name.removesuffix(".flac").removesuffix(".wav"): [
+            (round(start, 9), round(end, 9), label)
+            for start, end, label in zip(s.starts.tolist(), s.ends.tolist(), s.labels)
+        ]
+        for name, s in alignments.utterances.items()
+    }
+
+
+def test_tsv(tmp_path):
+    path = write(tmp_path / "a.tsv", TSV)
+    got = read_alignments(path, "phone")
+    assert as_lists(got) == EXPECTED
+    assert got.labels == ("AH", "B", "SIL")
+    assert got.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert as_lists(read_alignments(path, "word")) == {"a/one": [(0.25, 0.9, '"ab"')]}
+    one_tier = "".join(line for line in TSV.splitlines(True) if "\tword\t" not in line)
+    assert as_lists(read_alignments(write(tmp_path / "b.tsv", one_tier))) == EXPECTED
+    bare = "label\tpath\tend\tstart\r\nAH\ttwo.wav\t0.2\t0.1\r\n"
+    got = read_alignments(write(tmp_path / "c.tsv", bare, "utf-8-sig"))
+    assert (as_lists(got), got.tier) == ({"two": EXPECTED["two"]}, "")
+
+
+def test_ctm(tmp_path):
+    assert as_lists(read_alignments(write(tmp_path / "a.CTM", CTM))) == EXPECTED
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_text_grids(tmp_path, encoding):
+    """A folder of them: long and short, with a tier of points and quotes within a label."""
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    write(tmp_path / "a" / "one.TextGrid", mark + LONG, encoding)
+    write(tmp_path / "two.textgrid", mark + SHORT.replace("\n", "\r\n"), encoding)
+    write(tmp_path / "notes.txt", "nothing")
+    assert as_lists(read_alignments(tmp_path, "phones")) == EXPECTED
+    words = read_alignments(tmp_path / "a" / "one.TextGrid", "words")
+    assert as_lists(words) == {"one": [(0.0, 1.0, 'she said "äh" ! 7\n<exists>')]}
+    # Without its separators a short file is what Praat reads of a long one.
+    assert as_lists(read_alignments(tmp_path / "two.textgrid")) == {"two": EXPECTED["two"]}
+
+
+def test_times_belong_to_the_segment_that_contains_them():
+    segments = Segments(
+        np.array([0.1, 0.3, 0.3, 0.6]), np.array([0.3, 0.3, 0.5, 0.7]), tuple("ab-c")
+    )
+    times = np.array([0, 0.0999, 0.1, 0.2999, 0.3, 0.4999, 0.5, 0.59, 0.6, 0.7, 9])
+    assert segments.at(times).tolist() == [-1, -1, 0, 0, 2, 2, -1, -1, 3, -1, -1]
+
+
+MALFORMED = {
+    "no column": ("a.tsv", TSV.replace("start", "begin"), "no column 'start'"),
+    "empty": ("a.tsv", "", "no column 'path'"),
+    "a header only": ("a.tsv", "path\tstart\tend\tlabel\n", "no labelled segment"),
+    "a short line": ("a.tsv", TSV + "x.wav\tphone\t0.1\n", "line 8: expected 5 fields"),
+    "a long line": ("a.tsv", TSV + "x.wav\tphone\t0\t1\tA\tB\n", "line 8: expected 5 fields"),
+    "no path": ("a.tsv", TSV + "\tphone\t0\t1\tA\n", "line 8: .* and a path"),
+    "no number": ("a.tsv", TSV + "x.wav\tphone\t0,1\t0.2\tA\n", "line 8: times '0,1'"),
+    "not finite": ("a.tsv", TSV + "x.wav\tphone\t0\tinf\tA\n", "line 8: from 0 s to inf s"),
+    "NaN": ("a.tsv", TSV + "x.wav\tphone\tnan\t1\tA\n", "line 8: from nan s"),
+    "backwards": ("a.tsv", TSV + "x.wav\tphone\t0.3\t0.2\tA\n", "line 8: .* 0 <= start <= end"),
+    "before 0": ("a.tsv", TSV + "x.wav\tphone\t-1\t0.2\tA\n", "line 8: .* 0 <= start <= end"),
+    "overlap": (
+        "a.tsv",
+        TSV + "two.wav\tphone\t0.15\t0.3\tZ\n",
+        r"in 'two.wav', 'Z' starts at 0.15 s, before 'AH' ends at 0.2 s",
+    ),
+    "latin-1": ("a.tsv", b"path\tstart\tend\tlabel\nx\t0\t1\t\xe4\n", "UTF-8 or UTF-16"),
+    "a huge field": ("a.tsv", TSV + "x" * 200_000, "line 7: field larger"),
+    "few words": ("a.ctm", CTM + "two 1 0.1\n", "line 7: 3 fields"),
+    "two channels": ("a.ctm", CTM + "two 2 0.3 0.1 B\n", "channels 1 and 2"),
+    "a word for a time": ("a.ctm", CTM + "two 1 soon 0.1 B\n", "line 7: times 'soon'"),
+    "a negative duration": ("a.ctm", CTM + "two 1 0.5 -0.1 B\n", "line 7: from 0.5 s to 0.4 s"),
+    "comments only": ("a.ctm", ";; nothing\n", "no labelled segment"),
+    "truncated": (
+        "a.TextGrid",
+        LONG[:-30],
+        "not a whole TextGrid: expected a number, found its end",
+    ),
+    "cut in a count": ("a.TextGrid", SHORT[:70], "expected a text, found its end"),
+    "a count with a point": ("a.TextGrid", SHORT.replace("\n3\n", "\n3.5\n"), "expected a count"),
+    "another object": ("a.TextGrid", LONG.replace("TextGrid", "Pitch"), "is not a TextGrid"),
+    "binary": ("a.TextGrid", b"ooBinaryFile\x08TextGrid\0\0", "save it as a text file"),
+    "no TextGrid": ("a.TextGrid", "hello", "expected a text, found its end"),
+    "interval backwards": (
+        "a.TextGrid",
+        SHORT.replace("0.1\n0.2\n", "0.2\n0.1\n"),
+        "tier 'phones' interval 2: from 0.2 s to 0.1 s",
+    ),
+    "no tiers": ("a.TextGrid", SHORT[: SHORT.index("<exists>")] + "<absent>", "no labelled"),
+    "another suffix": ("a.lab", "0 1 a", "unknown suffix; expected .tsv"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed(name, tmp_path):
+    file, content, message = MALFORMED[name]
+    path = tmp_path / file
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=f"^alignments: .*{message}") as caught:
+        read_alignments(path, "phone" if "\tword\t" in str(content) else None)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_tiers_are_named_in_mistakes(tmp_path):
+    path = write(tmp_path / "a.tsv", TSV)
+    with pytest.raises(UserError, match="has the tiers phone, word; choose one"):
+        read_alignments(path)
+    with pytest.raises(UserError, match="no tier 'phones'; its tiers: phone, word"):
+        read_alignments(path, "phones")
+    with pytest.raises(UserError, match=r"no tier 'phone'; its tiers: \(unnamed\)"):
+        read_alignments(write(tmp_path / "a.ctm", CTM), "phone")
+    with pytest.raises(UserError, match=r"cannot read .*no_such\.tsv"):
+        read_alignments(tmp_path / "no_such.tsv")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no \.TextGrid file below"):
+        read_alignments(tmp_path / "empty")
+
+
+def matched(names: list[str], ids: list[str]) -> dict[str, str]:
+    """utterance -> the name in the alignments that it was given."""
+    segments = {n: Segments(np.zeros(1), np.ones(1), (n,)) for n in names}
+    found = Alignments("file", "", "", segments).match(ids)
+    return {id_: s.labels[0] for id_, s in found.items()}
+
+
+def test_match():
+    assert matched(["a/1.flac"], ["a/1.flac", "a/2.flac"]) == {"a/1.flac": "a/1.flac"}
+    # suffixes of sound files do not count, other dots do
+    assert matched(["a/1", "b.2"], ["a/1.wav", "b.2"]) == {"a/1.wav": "a/1", "b.2": "b.2"}
+    assert matched(["x.5"], ["x.6"]) == {}
+    # another root: by the last part
+    assert matched(["corpus/a/1.flac"], ["a/1.flac"]) == {"a/1.flac": "corpus/a/1.flac"}
+    assert matched(["1"], ["deep/down/1.flac"]) == {"deep/down/1.flac": "1"}
+    # ... which must be unique on both sides
+    assert matched(["a/1", "b/1"], ["c/1.flac"]) == {}
+    assert matched(["1"], ["a/1.flac", "b/1.flac"]) == {}
+    assert matched(["a/1", "1"], ["a/1.flac", "b/1.flac"]) == {"a/1.flac": "a/1"}
+
+
+def test_the_real_alignments(speech):
+    """What the data's README counts."""
+    path = speech / "alignments_pocketsphinx.tsv"
+    phones, words = (read_alignments(path, tier) for tier in ("phone", "word"))
+    assert len(phones.utterances) == len(words.utterances) == 100
+    assert sum(len(s.labels) for s in phones.utterances.values()) == 7064
+    assert sum(s.labels.count("SIL") for s in phones.utterances.values()) == 418
+    assert len(phones.labels) == 40
+    for s in phones.utterances.values():
+        assert s.starts[0] == 0
+        np.testing.assert_array_equal(s.starts[1:], s.ends[:-1])
+    names = [name.removeprefix("librispeech_test_other/") for name in phones.utterances]
+    assert len(phones.match(names)) == 100

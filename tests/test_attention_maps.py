@@ -1,0 +1,104 @@
+"""The attention level from audio, and from arrays: the same numbers; and what is refused."""
+
+import logging
+
+import numpy as np
+import pytest
+
+import speechsim_jax as ss
+from speechsim_jax import attention_maps, measures
+from speechsim_jax.errors import UserError
+from speechsim_jax.models.loading import load_encoder
+from tests.test_parity import FOLDER
+
+LAYOUTS = ("wav2vec2-base", "wavlm-base", "hubert-large")
+
+
+@pytest.fixture(scope="module")
+def audio():
+    rng = np.random.default_rng(0)
+    lengths = {"a": 5000, "b": 7000, "c": 6400, "d": 400}
+    return {k: 0.1 * rng.standard_normal(n).astype(np.float32) for k, n in lengths.items()}
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    return [load_encoder(FOLDER / layout) for layout in LAYOUTS]
+
+
+@pytest.fixture(scope="module")
+def streamed(encoders, audio):
+    return ss.compare(
+        encoders, audio, measures="all", levels=["attention"], batch_seconds=1, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def from_maps(encoders, audio):
+    maps = {}
+    for encoder in encoders:
+        found = [np.asarray(encoder([wave], attentions=True).attentions) for wave in audio.values()]
+        for layer in range(encoder.config.num_hidden_layers):
+            maps[encoder.name, layer + 1] = [one[layer, 0] for one in found]
+    return ss.compare_attentions(maps, "all")
+
+
+@pytest.mark.parametrize("measure", measures.ATTENTION)
+def test_queries_and_keys_in_padded_batches_give_what_whole_maps_give(measure, streamed, from_maps):
+    a, b = streamed.matrix(measure), from_maps.matrix(measure)
+    assert a.dims == ("x_attention", "y_attention")
+    assert list(a.x_attention.values) == list(b.x_attention.values)
+    assert np.isfinite(b).all()
+    # float32 against float64
+    assert np.abs(a.values - b.values).max() <= 1e-5
+
+
+def test_networks_of_attention_start_at_layer_one(streamed):
+    assert [n.layer for n in streamed.attention_networks] == [1, 2, 3] * 3
+    assert [n.layer for n in streamed.networks] == [0, 1, 2, 3] * 3
+    assert streamed.attributes["attention"] == {"utterances": 4, "frames": 71 - 16 + 1}
+
+
+def test_a_seeded_choice_of_utterances(encoders, audio, caplog):
+    with caplog.at_level(logging.INFO):
+        found = ss.compare(
+            encoders[:1], audio, measures="attn_js,lincka", batch_seconds=1, progress=False,
+            attention_max_seconds=0.45, layers=(1, 2),
+        )  # fmt: skip
+    heard = found.attributes["attention"]["utterances"]
+    assert 0 < heard < len(audio)
+    assert found.attributes["utterances"] == len(audio)  # the other levels hear all
+    assert f"attention of {heard} utterances" in caplog.text and "head pairs" in caplog.text
+    assert found.measures == ("lincka", "attn_js")
+
+
+def test_the_estimate_counts_pairs_and_cells():
+    small, large = (attention_maps.estimate(8, n, ("divergence",)) for n in (1_000, 10_000_000))
+    assert small.head_pairs == 36 and large.cells == 10_000_000
+    assert large.operations == pytest.approx(1e4 * small.operations)
+    assert 0 < small.seconds < large.seconds
+
+
+def test_refusals(encoders, audio):
+    with pytest.raises(UserError, match="layer 0 has no attention"):
+        ss.compare(encoders, audio, measures="attn_js", layers=(0,), progress=False)
+    with pytest.raises(UserError, match="use compare_attentions"):
+        ss.compare_activations({"a": np.zeros((9, 2))}, ["attn_js"])
+    even = np.full((2, 3, 3), 1 / 3)
+    for maps, message in (
+        ({}, "no attentions"),
+        ({"a": []}, "no utterances"),
+        ({"a/1": [even], ("a", 1): [even]}, "same model and layer"),
+        ({"a": [even[0]]}, "expected an array"),
+        ({"a": [even[:, :2]]}, "expected an array"),
+        ({"a": [even], "b": [np.full((2, 4, 4), 1 / 4)]}, "3 frames|4 frames"),
+        ({"a": [even, even], "b": [even]}, "has 1 utterances"),
+        ({"a": [even / 2]}, "sum to 1"),
+        ({"a": [even * [2, 2, -1]]}, "without negatives"),
+        ({"a": [even * np.nan]}, "sum to 1"),
+        ({"a": [even, even[:1]]}, "another number of heads"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ss.compare_attentions(maps)
+    with pytest.raises(UserError, match="no measure of level attention"):
+        ss.compare_attentions({"a": [even]}, ["lincka"])
