@@ -256,9 +256,15 @@ class SimilarityResult:
         return f"SimilarityResult({', '.join(parts)})\n  measures: {', '.join(self.measures)}"
 
     def notes(self) -> list[str]:
-        """What a caption must say of the data: frames, utterances, and the attribute `note`."""
+        """What a caption must say of the data: frames, utterances, and the attribute `note`.
+
+        And rows, where they are fewer than the frames, which were pooled.
+        """
         given = self.attributes
-        counts = [f"{given[k]:,} {k}" for k in ("frames", "utterances") if k in given]
+        named = ["frames", "utterances"]
+        if given.get("rows", given.get("frames")) != given.get("frames"):
+            named.insert(1, "rows")
+        counts = [f"{given[k]:,} {k}" for k in named if k in given]
         return [*counts, str(given["note"])] if given.get("note") else counts
 
 

@@ -123,8 +123,8 @@ def real_speech(speech: str) -> None:
     whole = whole_arrays(list(rows.values()))
     facts = single.dataset
     print(f"\n{_WINDOWS * _SECONDS / 60} minutes of speech, {single.attributes['frames']} frames")
-    print(f"networks {', '.join(map(str, rows))}: rank {facts['rank'].values.tolist()}, condition up to "
-          f"{facts['condition'].values.max():.0f}, mean / std up to "
+    print(f"networks {', '.join(map(str, rows))}: rank {facts['rank'].values.tolist()}")
+    print(f"condition up to {facts['condition'].values.max():.0f}, mean / std up to "
           f"{facts['mean_to_std'].values.max():.1f}")  # fmt: skip
     print("largest absolute error of float32 statistics against")
     print(f"{'measure':20} float64 statistics  whole float64 arrays")

@@ -18,22 +18,24 @@ def run(speech: str, minutes: Sequence[float]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         models = write_encoders(Path(scratch) / "models")
         for wanted in minutes:
-            workdir = Path(scratch) / f"run{wanted}"
-            command = [
-                sys.executable, "-m", "experiments.compare",
-                f"--models={','.join(map(str, models))}", f"--audio={speech}",
-                f"--max_minutes={wanted}", f"--workdir={workdir}",
-            ]  # fmt: skip
-            started = time.monotonic()
-            process = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds = time.monotonic() - started
-            if status:
-                raise UserError(f"the run failed: {' '.join(command)}")
-            log = (workdir / "log.jsonl").read_text().splitlines()
-            peak = usage.ru_maxrss / 2**20
-            print(f"\n{wanted} minutes: {seconds:.0f} s in all, peak RSS {peak:.2f} GiB")
-            for line in log:
-                print("  " + json.loads(line)["message"])
+            timed_run(models, speech, Path(scratch) / f"run{wanted}", [f"--max_minutes={wanted}"])
+
+
+def timed_run(models: Sequence[Path], speech: str, workdir: Path, flags: Sequence[str]) -> None:
+    """One run of `experiments.compare` with these flags: its time, memory and log."""
+    command = [
+        sys.executable, "-m", "experiments.compare",
+        f"--models={','.join(map(str, models))}", f"--audio={speech}", f"--workdir={workdir}",
+        *flags,
+    ]  # fmt: skip
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - started
+    if status:
+        raise UserError(f"the run failed: {' '.join(command)}")
+    log = (workdir / "log.jsonl").read_text().splitlines()
+    peak = usage.ru_maxrss / 2**20
+    print(f"\n{' '.join(flags)}: {seconds:.0f} s in all, peak RSS {peak:.2f} GiB")
+    for line in log:
+        print("  " + json.loads(line)["message"])

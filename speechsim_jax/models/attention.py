@@ -55,14 +55,14 @@ class Attention(nnx.Module):
             config.num_attention_heads,
             config.head_size,
         )
-        self.q_proj = Linear(size, size, rngs=rngs)
-        self.k_proj = Linear(size, size, rngs=rngs)
-        self.v_proj = Linear(size, size, rngs=rngs)
-        self.out_proj = Linear(size, size, rngs=rngs)
+        self.q_proj = Linear(size, size, rngs)
+        self.k_proj = Linear(size, size, rngs)
+        self.v_proj = Linear(size, size, rngs)
+        self.out_proj = Linear(size, size, rngs)
         self.gated = config.family == "wavlm"
         if self.gated:
             self.gru_rel_pos_const = nnx.Param(jnp.ones((1, self.heads, 1, 1)))
-            self.gru_rel_pos_linear = Linear(self.head_size, 8, rngs=rngs)
+            self.gru_rel_pos_linear = Linear(self.head_size, 8, rngs)
             if index == 0:
                 self.rel_attn_embed = nnx.Embed(config.num_buckets, self.heads, rngs=rngs)
 

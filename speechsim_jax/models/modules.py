@@ -196,7 +196,7 @@ class FeatureProjection(nnx.Module):
         self.normed = config.feat_proj_layer_norm
         if self.normed:
             self.layer_norm = layer_norm(channels, config.layer_norm_eps, rngs)
-        self.projection = Linear(channels, config.hidden_size, rngs=rngs)
+        self.projection = Linear(channels, config.hidden_size, rngs)
 
     def __call__(self, x: Hidden) -> tuple[Hidden, Hidden]:
         """Return the projection and what it projects (`extract_features` in transformers)."""
@@ -282,8 +282,8 @@ class FeedForward(nnx.Module):
     """Linear, exact GELU, linear."""
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size, rngs=rngs)
-        self.output_dense = Linear(config.intermediate_size, config.hidden_size, rngs=rngs)
+        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size, rngs)
+        self.output_dense = Linear(config.intermediate_size, config.hidden_size, rngs)
 
     def __call__(self, x: Hidden) -> Hidden:
         """[batch, frame, neuron] to the same."""

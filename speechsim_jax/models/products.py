@@ -21,8 +21,13 @@ def product(
     return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=sums_of(kernel))
 
 
-class Linear(nnx.Linear):
-    """A linear map by `product`."""
+class Linear(nnx.Module):
+    """A linear map by `product`, and a bias."""
+
+    def __init__(self, size_in: int, size_out: int, rngs: nnx.Rngs):
+        initial = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(initial(rngs.params(), (size_in, size_out)))
+        self.bias = nnx.Param(jnp.zeros(size_out))
 
     def __call__(self, x: Float[Array, "*batch fan_in"]) -> Float[Array, "*batch fan_out"]:
         """x @ kernel + bias."""
