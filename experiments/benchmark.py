@@ -10,11 +10,11 @@
 compare: the whole job (`experiments.compare`, a process of its own each time) with two base-size
 encoders, wav2vec2 and HuBERT layouts with seeded random weights: wall time, audio-seconds per
 second and peak memory, for each of --minutes. streaming: in one process, the same audio once and
-eight times over: peak of live device bytes and of host memory. scores: the measures of
-the paper alone, on 26 networks of width 768, against a plain numpy loop over pairs. accuracy:
-float32 statistics against float64, on rows made to be hard and on real hidden states. encoder:
-forward passes of base and large against torch transformers (needs the [parity] extra). attention:
-the attention level of two base-size encoders over the first of --minutes, against a plain loop over
+eight times over: peak of live device bytes and of host memory. scores: the measures of the paper
+alone, on 26 networks of width 768, against a plain numpy loop over pairs. accuracy: float32
+statistics against float64, on rows made to be hard and on real hidden states. encoder: forward
+passes of base and large against torch transformers (needs the [parity] extra). attention: the
+attention level of two base-size encoders over the first of --minutes, against a plain loop over
 stored maps.
 """
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax import accumulate, engine
+from speechsim_jax import accumulate
 from speechsim_jax.models import weights
 from speechsim_jax.statistics import sample
 from speechsim_jax.statistics.rows import BatchRows
@@ -240,7 +240,7 @@ def test_device_memory_does_not_grow_with_the_audio(encoders, monkeypatch):
 def test_the_sample_takes_a_bounded_part_of_the_device(encoders, monkeypatch):
     """At most two batches' worth of its rows, whatever the audio; on the host, its rows once."""
     peaks = []
-    append = engine.SampleStream.append
+    append = accumulate.SampleStream.append
 
     def spy(self, *args):
         before = sum(a.nbytes for a in jax.live_arrays())
@@ -249,7 +249,7 @@ def test_the_sample_takes_a_bounded_part_of_the_device(encoders, monkeypatch):
         assert sum(x.nbytes for x in self._rows) == 100 * widths * 4
 
     widths = 4 * sum(e.config.hidden_size for e in encoders)
-    monkeypatch.setattr(engine.SampleStream, "append", spy)
+    monkeypatch.setattr(accumulate.SampleStream, "append", spy)
     audio = {f"{k}-{name}": wave for k in range(4) for name, wave in waves(12).items()}
     ss.compare(encoders, audio, measures="mutual_knn", sample_frames=100, **QUICK)
     assert len(peaks) > 10

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax import audio, engine, frames
+from speechsim_jax import accumulate, audio, frames
 from speechsim_jax.alignments import Segments
 from speechsim_jax.batching import Batch
 from speechsim_jax.frames import FrameChoice
@@ -147,14 +147,14 @@ def hidden_of(encoder: ss.SpeechEncoder, waveforms: list[np.ndarray]) -> list[np
 def seen_rows(monkeypatch) -> list[np.ndarray]:
     """Filled with what each batch gives the statistics: [layer, row, neuron] of the last model."""
     got: list[np.ndarray] = []
-    append = engine.MomentsStream.append
+    append = accumulate.MomentsStream.append
 
     def spy(self, hidden, positions):
         flat = np.asarray(hidden[-1]).reshape(len(hidden[-1]), -1, hidden[-1].shape[-1])
         got.append(flat[:, positions])
         append(self, hidden, positions)
 
-    monkeypatch.setattr(engine.MomentsStream, "append", spy)
+    monkeypatch.setattr(accumulate.MomentsStream, "append", spy)
     return got
 
 

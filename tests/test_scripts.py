@@ -232,7 +232,7 @@ def test_overwrite(compared, script, tmp_path, good):
     assert result.attributes["utterances"] == 1
     assert json.loads((workdir / "config.json").read_text())["settings"]["max_minutes"] == 0.02
     figures = {path.name for path in (workdir / "figures").iterdir()}
-    assert figures == {"heatmap_lincka.png", "trend_lincka.png"}
+    assert figures == {"facts.png", "heatmap_lincka.png", "trend_lincka.png"}
 
 
 def test_pooled_segments_from_the_command_line(script, tmp_path, good):
