@@ -117,7 +117,12 @@ class Statistics:
                 statistic.wait()
 
     def finish(self, rank_tolerance: float | None) -> Finished:
-        """The finished statistics."""
+        """The finished statistics; raises UserError if the attention level has heard nothing."""
+        if self._attention is not None and not self._attention.utterances:
+            raise UserError(
+                "attention: none of the utterances chosen for it could be used; raise "
+                "attention_max_seconds or choose another seed"
+            )
         return Finished(
             self._moments and self._moments.finish(rank_tolerance),
             self._sample and self._sample.finish(),

@@ -56,6 +56,8 @@ def compare(
     """
     options = settings_from(settings)
     chosen = resolve(measures, levels)
+    if options.attention_max_seconds is not None and not chosen.attention:
+        raise UserError("attention_max_seconds is given, but no measure of the attention level")
     load = functools.partial(
         load_encoder, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
     )
@@ -66,7 +68,8 @@ def compare(
     seen = Seen()
     corpus, segments, facts = _open(audio, options, seen)
     encoders = _distinct_names([m if isinstance(m, SpeechEncoder) else load(m) for m in models])
-    encoders = [encoder.astype(options.model_dtype) for encoder in encoders]
+    if options.model_dtype != "float32":  # as loaded: an encoder may have been rounded before
+        encoders = [encoder.astype(options.model_dtype) for encoder in encoders]
     _check_frame_rates(encoders)
     layers = [_layers_of(encoder, options.layers) for encoder in encoders]
     if options.max_minutes is not None:

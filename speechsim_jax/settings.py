@@ -94,6 +94,9 @@ def settings_from(given: dict[str, Any]) -> Settings:
     for name in ("rows_per_update", "frame_stride"):
         if getattr(options, name) < 1:
             raise UserError(f"{name} is {getattr(options, name)}; expected at least 1")
+    if options.attention_max_seconds is not None and not options.attention_max_seconds > 0:
+        given_seconds = options.attention_max_seconds
+        raise UserError(f"attention_max_seconds is {given_seconds}; expected a positive number")
     check_sample_frames(options.sample_frames)
     _check_alignments(options)
     return options

@@ -53,10 +53,13 @@ def test_queries_and_keys_in_padded_batches_give_what_whole_maps_give(measure, s
     assert np.abs(a.values - b.values).max() <= 1e-5
 
 
-def test_networks_of_attention_start_at_layer_one(streamed):
+def test_networks_of_attention_start_at_layer_one(streamed, encoders, audio):
     assert [n.layer for n in streamed.attention_networks] == [1, 2, 3] * 3
     assert [n.layer for n in streamed.networks] == [0, 1, 2, 3] * 3
-    assert streamed.attributes["attention"] == {"utterances": 4, "frames": 71 - 16 + 1}
+    assert streamed.attributes["attention"] == {
+        "utterances": 4,
+        "frames": sum(encoders[0].config.frames(len(wave)) for wave in audio.values()),
+    }
 
 
 def test_a_seeded_choice_of_utterances(encoders, audio, caplog):
@@ -79,7 +82,34 @@ def test_the_estimate_counts_pairs_and_cells():
     assert 0 < small.seconds < large.seconds
 
 
+def test_an_encoder_that_was_rounded_stays_so_and_the_result_says_it(encoders, audio):
+    rounded = encoders[0].astype("bfloat16")
+    settings = dict(measures="lincka", batch_seconds=1, progress=False, layers=(1, 2))
+    by_hand = ss.compare([rounded], audio, **settings)
+    by_setting = ss.compare([encoders[0]], audio, model_dtype="bfloat16", **settings)
+    full = ss.compare([encoders[0]], audio, **settings)
+    a, b, c = (found.matrix("lincka").values for found in (by_hand, by_setting, full))
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+    (model,) = by_hand.attributes["models"].values()
+    assert model["kernels"] == "bfloat16"
+
+
+def test_no_usable_utterance_for_attention(encoders, audio):
+    # the shortest alone fits, and it is broken
+    broken = {"nan": np.full(450, np.nan, np.float32), **audio}
+    del broken["d"]
+    with pytest.raises(UserError, match="none of the utterances chosen"):
+        ss.compare(
+            encoders[:1], broken, measures="attn_js,lincka", batch_seconds=1, progress=False,
+            attention_max_seconds=0.03, layers=(1, 2),
+        )  # fmt: skip
+
+
 def test_refusals(encoders, audio):
+    with pytest.raises(UserError, match="expected a positive number"):
+        ss.compare(encoders, audio, measures="attn_js", attention_max_seconds=0)
+    with pytest.raises(UserError, match="no measure of the attention level"):
+        ss.compare(encoders, audio, attention_max_seconds=5)
     with pytest.raises(UserError, match="layer 0 has no attention"):
         ss.compare(encoders, audio, measures="attn_js", layers=(0,), progress=False)
     with pytest.raises(UserError, match="use compare_attentions"):

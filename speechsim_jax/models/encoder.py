@@ -267,7 +267,8 @@ class SpeechEncoder:
             )
 
         parameters = jax.tree_util.tree_map_with_path(rounded, self.parameters)
-        return dataclasses.replace(self, parameters=parameters)
+        provenance = dict(self.provenance) | {"kernels": dtype}
+        return dataclasses.replace(self, parameters=parameters, provenance=provenance)
 
     def save(
         self,
