@@ -1,6 +1,7 @@
 """Attention maps on their way into the sums: from queries and keys, or from anybody's arrays."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from speechsim_jax import provenance
 from speechsim_jax.errors import UserError
+from speechsim_jax.joining import joined
 from speechsim_jax.measures import resolve
 from speechsim_jax.measures.attention import AttentionMeasure, score_attention
 from speechsim_jax.measures.base import Measure
@@ -19,7 +21,7 @@ from speechsim_jax.models.attention import attention_rows
 from speechsim_jax.models.encoder import Activations
 from speechsim_jax.results import NetworkName, SimilarityResult
 from speechsim_jax.statistics import attention
-from speechsim_jax.statistics.attention import Rows
+from speechsim_jax.statistics.attention import AttentionSums, Rows
 from speechsim_jax.statistics.heads import AttentionStream, FinishedAttention
 from speechsim_jax.statistics.moments import Stream
 from speechsim_jax.statistics.rows import x64
@@ -31,6 +33,8 @@ Key = str | tuple[str, int]
 _LENGTH_STEP = 64
 # How far rows may be from summing to 1 (half precision); they are then divided by their sum.
 _ROW_SUM_TOLERANCE = 1e-3
+# Frames of the maps on which the rate is measured.
+_ESTIMATED_FRAMES = 128
 
 
 @jax.tree_util.register_dataclass
@@ -77,7 +81,7 @@ def rows_of_projections(
             queries,
         )
         rows.append(maps.reshape(-1, *maps.shape[2:]))
-    return jnp.concatenate(rows)
+    return joined(rows)
 
 
 def rows_of_maps(
@@ -96,7 +100,7 @@ def wanted_sums(measures: Sequence[AttentionMeasure]) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What the attention level will take."""
+    """What the sums of the attention level will take; making the maps is not counted."""
 
     head_pairs: int
     cells: int
@@ -111,21 +115,23 @@ class Cost:
 
 
 def estimate(heads: int, cells: int, wanted: Sequence[str]) -> Cost:
-    """Time for maps of `cells` cells in all, at the rate that this device shows on a few rows."""
+    """Time for maps of `cells` cells in all, at the rate that this device shows on small ones."""
     pairs = heads * (heads + 1) // 2
-    sample = np.full((heads, 4, 1024), 1 / 1024, np.float32)
-    timed = {"products": attention.products}
-    if "divergence" in wanted:
-        timed["divergence"] = lambda maps: attention.divergences(maps.reshape(heads, -1))
-    seconds = {}
-    for name, function in timed.items():
-        program = jax.jit(function)
-        jax.block_until_ready(program(sample))
-        started = time.perf_counter()
-        jax.block_until_ready(program(sample))
-        seconds[name] = (time.perf_counter() - started) / sample[0].size
+    shape = 1, heads, _ESTIMATED_FRAMES, _ESTIMATED_FRAMES
+    maps = np.random.default_rng(0).random(shape, np.float32)
+    maps /= maps.sum(axis=3, keepdims=True)
+
+    @jax.jit
+    def add(state: AttentionSums, maps: Array) -> AttentionSums:
+        rows = functools.partial(rows_of_maps, maps)
+        lengths = jnp.array([_ESTIMATED_FRAMES])
+        return attention.update(state, rows, lengths, _ESTIMATED_FRAMES, tuple(wanted))
+
+    state = jax.block_until_ready(add(attention.zero(heads), maps))
+    started = time.perf_counter()
+    jax.block_until_ready(add(state, maps))
+    per_cell = (time.perf_counter() - started) / _ESTIMATED_FRAMES**2
     products = 1 + ("correlation" in wanted)
-    per_cell = products * seconds["products"] + seconds.get("divergence", 0.0)
     # A logarithm counts as ten operations; both kinds of product are made for both orders.
     operations = cells * (products * 2 * heads**2 + 13.0 * pairs * ("divergence" in wanted))
     return Cost(pairs, cells, float(operations), per_cell * cells)

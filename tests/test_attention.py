@@ -158,6 +158,7 @@ def test_golden(dtype, bar):
 def test_equals_the_maps_written_out(monkeypatch):
     """In blocks of seven rows, which do not divide 20 and 13 (other tests have one block)."""
     monkeypatch.setattr(attention, "_CELLS_AT_ONCE", 150)
+    monkeypatch.setattr(attention, "_LOGARITHMS_AT_ONCE", 60)
     found = stream(special(), dtype="float64")
     assert (found.utterances, found.frames, found.moments.rows) == (4, 42, 20**2 + 13**2 + 1 + 64)
     errors = worst(similarities(found), expected())
@@ -200,6 +201,17 @@ def test_every_pair_is_met_around_the_circle(many):
     assert found.shape == (many, attention.steps(many))
     square = [[sum(map(reference.jensen_shannon, a, b)) for b in maps] for a in maps]
     np.testing.assert_allclose(heads._unrolled(np.asarray(found, np.float64)), square, atol=1e-5)
+
+
+def test_logarithms():
+    tiny = np.finfo(np.float32).tiny
+    x = np.geomspace(tiny, 4, 100_001, dtype=np.float32)
+    x = np.concatenate([x, np.linspace(0.5, 2, 100_001, dtype=np.float32)])
+    exact = np.log(x.astype(np.float64))
+    found = np.asarray(attention._log(jnp.asarray(x)), np.float64)
+    assert (found[x == 1] == 0).all()
+    some = x != 1
+    assert np.abs(found / np.where(some, exact, 1) - 1)[some].max() <= 2.5e-7
 
 
 def test_hard_rows():

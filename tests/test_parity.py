@@ -342,6 +342,30 @@ def test_calling_an_encoder():
             case.encoder(waves)
 
 
+def test_a_result_is_written_over_when_it_is_given_back():
+    encoder = load_encoder(FOLDER / "wavlm-base")
+    rng = np.random.default_rng(0)
+    first, second = (
+        [rng.standard_normal(n).astype(np.float32) for n in lengths]
+        for lengths in ((3000, 2000), (1500, 3000))
+    )
+    everything = dict(attentions=True, projections=True, features=True)
+    expected = encoder(second, **everything)
+    old = encoder(first, **everything)
+    place = old.attentions.unsafe_buffer_pointer()
+    new = encoder(second, **everything, out=old)
+    assert new.attentions.unsafe_buffer_pointer() == place
+    assert old.hidden_states.is_deleted() and old.attentions.is_deleted()
+    for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(expected), strict=True):
+        assert np.array_equal(a, b)
+    with pytest.raises(
+        UserError, match=r"out.hidden_states is float32 \[4, 2, .* give float32 \[4, 1,"
+    ):
+        encoder(first[:1], out=new)
+    # the refused result is still there, and may be one of fewer parts
+    assert encoder(second, **everything, out=encoder(first)).attentions is not None
+
+
 def test_models_of_one_architecture_share_compilations():
     wave = fixture("wavlm-base").waves[0]
     fixture("wavlm-base").encoder([wave], layers=[0])

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "speechsim_jax"
 
-BASE = {"errors", "typing"}
+BASE = {"errors", "typing", "joining"}
 SOUND = {"audio", "selection", "batching", "transcripts", "alignments"}
 NETWORK = {"models"}
 MATHS = {"statistics", "measures"}
@@ -31,6 +31,7 @@ JOINTS = {
 MAY_IMPORT = {
     "errors": set(),
     "typing": set(),
+    "joining": set(),
     "audio": {"errors"},
     "selection": {"errors", "audio"},
     "batching": {"errors", "audio", "selection"},

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float, Int
 
 from speechsim_jax.errors import UserError
+from speechsim_jax.joining import joined
 from speechsim_jax.models import attention, modules
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.typing import (
@@ -135,6 +135,7 @@ class Network(nnx.Module):
         samples: Float[Array, "batch sample"],
         lengths: Int[Array, " batch"],
         outputs: Outputs,
+        out: Activations | None = None,
     ) -> Activations:
         """`samples`: 16 kHz in [-1, 1], ignored past `lengths`; length 0 marks a filler row."""
         outputs = outputs.resolve(self.config)
@@ -149,10 +150,13 @@ class Network(nnx.Module):
 
         def of_blocks(name: str, wanted: bool) -> Array | None:
             found = [parts[name] for parts in blocks if name in parts]
-            return _stack(found) if wanted and found else None
+            return stacked(name, found) if wanted and found else None
+
+        def stacked(name: str, arrays: Sequence[Array]) -> Array:
+            return _stack(name, arrays, None if out is None else getattr(out, name))
 
         return Activations(
-            hidden_states=_stack([states[layer] for layer in outputs.layers]),
+            hidden_states=stacked("hidden_states", [states[layer] for layer in outputs.layers]),
             frame_mask=mask,
             attentions=of_blocks("attentions", outputs.attentions),
             queries=of_blocks("queries", outputs.projections),
@@ -163,16 +167,15 @@ class Network(nnx.Module):
         )
 
 
-def _stack(arrays: Sequence[Array]) -> Array:
-    """jnp.stack, one array after the other into its place.
-
-    On a CPU XLA makes one slow loop of the stack of many arrays: for the maps of a large encoder it
-    took a third of the whole forward pass.
-    """
-    stacked = jnp.zeros((len(arrays), *arrays[0].shape), arrays[0].dtype)
-    for index, array in enumerate(arrays):
-        stacked = lax.dynamic_update_index_in_dim(stacked, array, index, 0)
-    return stacked
+def _stack(name: str, arrays: Sequence[Array], out: Array | None) -> Array:
+    """The arrays along a new first axis, in `out` if that is given."""
+    shape, dtype = (len(arrays), *arrays[0].shape), arrays[0].dtype
+    if out is not None and (out.shape, out.dtype) != (shape, dtype):
+        raise UserError(
+            f"out.{name} is {out.dtype} {list(out.shape)}, but these waveforms and outputs "
+            f"give {dtype} {list(shape)}: pass the result of a batch of the same shape, or nothing"
+        )
+    return joined([array[None] for array in arrays], out)
 
 
 def normalize(
@@ -210,12 +213,18 @@ class SpeechEncoder:
         lengths: Lengths,
         outputs: Outputs = Outputs(),
         precision: str = "highest",
+        out: Activations | None = None,
     ) -> Activations:
-        """The jitted forward pass of a padded batch; `precision` is that of its products."""
+        """The jitted forward pass of a padded batch; `precision` is that of its products.
+
+        `out`: a result of the same shapes that is no longer needed; its memory is written over
+        (donated), so that a loop does not claim fresh memory for every batch.
+        """
         return forward(
             self.parameters,
             samples,
             lengths,
+            out,
             graph=self.graph,
             outputs=outputs,
             precision=precision,
@@ -230,11 +239,13 @@ class SpeechEncoder:
         projections: bool = False,
         features: bool = False,
         last_layer: Literal["normed", "raw"] = "normed",
+        out: Activations | None = None,
     ) -> Activations:
         """Encode 16 kHz mono waveforms in [-1, 1], of any lengths, as one batch.
 
-        Each utterance gets what it would get alone. Raises UserError for a waveform shorter than
-        one frame.
+        Each utterance gets what it would get alone. `out` is a result of the same shapes to write
+        over: it must not be used afterwards. Raises UserError for a waveform shorter than one
+        frame and for an `out` of other shapes.
         """
         lengths = np.array([len(wave) for wave in waveforms], np.int32)
         if not len(lengths) or lengths.min() < self.config.window_samples:
@@ -252,7 +263,7 @@ class SpeechEncoder:
             features,
             last_layer,
         )
-        return self.apply(samples, lengths, outputs)
+        return self.apply(samples, lengths, outputs, out=out)
 
     def astype(self, dtype: Literal["float32", "bfloat16"]) -> "SpeechEncoder":
         """The encoder with its kernels rounded: products of `dtype` numbers, summed in float32.
@@ -287,17 +298,23 @@ class SpeechEncoder:
         return saving.save_folder(folder, self.config, tensors, dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "outputs", "precision"))
+@functools.partial(
+    jax.jit, static_argnames=("graph", "outputs", "precision"), donate_argnames=("out",)
+)
 def forward(
     parameters: Any,
     samples: Waveforms,
     lengths: Lengths,
+    out: Activations | None = None,
     *,
     graph: nnx.GraphDef,
     outputs: Outputs,
     precision: str,
 ) -> Activations:
-    """The forward pass as a pure function; models of one architecture share its compilations."""
+    """The forward pass as a pure function; models of one architecture share its compilations.
+
+    `out` is donated: the activations are written over it.
+    """
     with jax.default_matmul_precision(precision):
         network = nnx.merge(graph, parameters)
-        return network(jnp.asarray(samples), jnp.asarray(lengths), outputs)
+        return network(jnp.asarray(samples), jnp.asarray(lengths), outputs, out)
