@@ -74,6 +74,8 @@ def compare(
     layers = [_layers_of(encoder, options.layers) for encoder in encoders]
     if options.max_minutes is not None:
         corpus = selection.select(corpus, options.max_minutes, options.seed)
+    if options.attention_max_seconds is not None and not chosen.measures:
+        corpus = selection.select(corpus, options.attention_max_seconds / 60, options.seed)
     corpus = selection.durations(corpus)
     choice = frames.FrameChoice(
         config=encoders[0].config,

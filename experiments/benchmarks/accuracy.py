@@ -4,13 +4,12 @@ import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 
 import speechsim_jax as ss
+from experiments.benchmarks import definitions
 from experiments.benchmarks.machine import write_encoders
 from speechsim_jax.arrays import Key
 from speechsim_jax.audio import open_corpus, read
@@ -30,9 +29,9 @@ _OUTLIERS = (3, 7)
 _FRAMES = 2_000_000
 _SECONDS, _WINDOWS = 10, 18
 _LAYERS = (0, 4, 8, 12)
+_STRIDE = 4
 
 Block = tuple[np.ndarray, ...]
-Number = float | np.floating
 
 
 def run(speech: str) -> None:
@@ -120,7 +119,7 @@ def real_speech(speech: str) -> None:
         ss.compare_activations(rows, names, stats_dtype=dtype, rank_tolerance=TOLERANCE)
         for dtype in ("float32", "float64")
     )
-    whole = whole_arrays(list(rows.values()))
+    whole = definitions.on_moments(list(rows.values()), TOLERANCE)
     facts = single.dataset
     print(f"\n{_WINDOWS * _SECONDS / 60} minutes of speech, {single.attributes['frames']} frames")
     print(f"networks {', '.join(map(str, rows))}: rank {facts['rank'].values.tolist()}")
@@ -134,6 +133,15 @@ def real_speech(speech: str) -> None:
         if name in whole:
             errors.append(np.nanmax(np.abs(found - whole[name])))
         print(f"{name:20} " + "  ".join(f"{error:18.1e}" for error in errors))
+    some = {name: x[::_STRIDE] for name, x in rows.items()}
+    names = [measure.name for measure in MEASURES.values() if measure.statistic == "sample"]
+    kept = len(next(iter(some.values())))
+    sampled = ss.compare_activations(some, names, sample_frames=kept)
+    whole = definitions.on_sample(list(some.values()))
+    print(f"every {_STRIDE}th frame ({kept}): largest absolute error against whole float64 arrays")
+    for name in names:
+        error = np.nanmax(np.abs(sampled.matrix(name).values - whole[name]))
+        print(f"{name:20} {error:18.1e}")
 
 
 def hidden_states(folders: Sequence[Path], speech: str) -> dict[Key, np.ndarray]:
@@ -151,104 +159,3 @@ def hidden_states(folders: Sequence[Path], speech: str) -> dict[Key, np.ndarray]
             for layer, states in zip(_LAYERS, np.asarray(acts.hidden_states)):
                 rows.setdefault(f"{encoder.name}/{layer}", []).append(states[0])
     return {name: np.concatenate(parts) for name, parts in rows.items()}
-
-
-class Whole(NamedTuple):
-    """A network on all rows in float64, and the left singular vectors and variances of both."""
-
-    centred: np.ndarray
-    zscored: np.ndarray
-    of_centred: tuple[np.ndarray, np.ndarray]
-    of_zscored: tuple[np.ndarray, np.ndarray]
-
-
-def whole_arrays(networks: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """The measures by their definitions on whole arrays and n x n Gram matrices, all but `rotcorr`.
-
-    [x, y], NaN on the diagonal.
-    """
-    views = [_whole(x.astype(np.float64)) for x in networks]
-    count = len(views)
-    matrices: dict[str, np.ndarray] = {}
-    for i in range(count):
-        k, kz = views[i].centred @ views[i].centred.T, views[i].zscored @ views[i].zscored.T
-        for j in range(i + 1, count):
-            l = views[j].centred @ views[j].centred.T
-            grams = {"lincka": _cosine(k, l), "lincka_debiased": _debiased(k, l)}
-            grams["lincka_zscored"] = _cosine(kz, views[j].zscored @ views[j].zscored.T)
-            for a, b in ((i, j), (j, i)):
-                for name, value in (grams | _from_rows(views[a], views[b])).items():
-                    matrix = matrices.setdefault(name, np.full((count, count), np.nan))
-                    matrix[a, b] = value
-    return matrices
-
-
-def _whole(x: np.ndarray) -> Whole:
-    centred = x - x.mean(0)
-    zscored = centred / x.std(0)
-    return Whole(centred, zscored, _directions(centred), _directions(zscored))
-
-
-def _directions(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Left singular vectors above the tolerance, and their cumulative share of the variance."""
-    left, sizes, _ = np.linalg.svd(x, full_matrices=False)
-    kept = sizes**2 > TOLERANCE * sizes[0] ** 2
-    return left[:, kept], np.cumsum(sizes[kept] ** 2) / np.sum(sizes[kept] ** 2)
-
-
-def _below(directions: tuple[np.ndarray, np.ndarray], more: int = 0) -> np.ndarray:
-    """The directions below 99 % of the variance, and some more."""
-    left, share = directions
-    return left[:, : max(1, int(np.sum(share < 0.99))) + more]
-
-
-def _from_rows(x: Whole, y: Whole) -> dict[str, Number]:
-    """What is defined on rows: correlations, projections and principal angles."""
-    r = np.abs(x.zscored.T @ y.zscored) / len(x.zscored)
-    multiple = np.linalg.norm(y.of_zscored[0].T @ x.zscored, axis=0) / len(x.zscored) ** 0.5
-    variance = x.centred.var(0)
-    left = _below(x.of_zscored)
-    u, rho, _ = np.linalg.svd(left.T @ _below(y.of_zscored), full_matrices=False)
-    weights, equal = (np.abs((left @ u).T @ z).sum(1) for z in (x.centred, x.zscored))
-    every = _angles(x.of_zscored[0], y.of_zscored[0])
-    norms = np.linalg.norm(x.centred) * np.linalg.norm(y.centred)
-    cosine = np.linalg.norm(x.centred.T @ y.centred, "nuc") / norms
-    return {
-        "maxcorr": r.max(1).mean(),
-        "matchcorr": r[scipy.optimize.linear_sum_assignment(r, maximize=True)].mean(),
-        "linreg": multiple.mean(),
-        "linreg_r2": (multiple**2).mean(),
-        "linreg_r2_global": multiple**2 @ variance / variance.sum(),
-        "svcca": rho.mean(),
-        "svcca_ge": _angles(_below(x.of_zscored, 1), _below(y.of_zscored, 1)).mean(),
-        "svcca_centred": _angles(_below(x.of_centred), _below(y.of_centred)).mean(),
-        "svcca_centred_ge": _angles(_below(x.of_centred, 1), _below(y.of_centred, 1)).mean(),
-        "pwcca": weights @ rho / weights.sum(),
-        "pwcca_zscored": equal @ rho / equal.sum(),
-        "mean_cca": every.mean(),
-        "mean_cca2": (every**2).mean(),
-        "procrustes": cosine,
-        "procrustes_distance": np.arccos(cosine),
-    }
-
-
-def _angles(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Cosines of the principal angles of two orthonormal bases."""
-    return np.linalg.svd(x.T @ y, compute_uv=False)
-
-
-def _cosine(k: np.ndarray, l: np.ndarray) -> Number:
-    return np.vdot(k, l) / (np.linalg.norm(k) * np.linalg.norm(l))
-
-
-def _debiased(k: np.ndarray, l: np.ndarray) -> Number:
-    return _song(k, l) / np.sqrt(_song(k, k) * _song(l, l))
-
-
-def _song(k: np.ndarray, l: np.ndarray) -> Number:
-    """Song et al. 2012, equation 5, up to 1 / (n (n - 3)); K and L without their diagonals."""
-    n = len(k)
-    rows = [gram.sum(1) - np.diagonal(gram) for gram in (k, l)]
-    trace = np.vdot(k, l) - np.diagonal(k) @ np.diagonal(l)
-    totals = rows[0].sum() * rows[1].sum()
-    return trace + totals / ((n - 1) * (n - 2)) - 2 * (rows[0] @ rows[1]) / (n - 2)
