@@ -6,6 +6,7 @@
     python -m experiments.benchmark --what=accuracy --speech=FOLDER
     python -m experiments.benchmark --what=encoder
     python -m experiments.benchmark --what=attention --speech=FOLDER --minutes=3
+    python -m experiments.benchmark --what=statistics
 
 compare: the whole job (`experiments.compare`, a process of its own each time) with two base-size
 encoders, wav2vec2 and HuBERT layouts with seeded random weights: wall time, audio-seconds per
@@ -15,7 +16,7 @@ alone, on 26 networks of width 768, against a plain numpy loop over pairs. accur
 statistics against float64, on rows made to be hard and on real hidden states. encoder: forward
 passes of base and large against torch transformers (needs the [parity] extra). attention: the
 attention level of two base-size encoders over the first of --minutes, against a plain loop over
-stored maps.
+stored maps. statistics: the update of the moments against the machine's own products.
 """
 
 import importlib
@@ -47,6 +48,7 @@ _ARGUMENTS: dict[str, Callable[[], tuple]] = {
     "scores": lambda: (),
     "accuracy": lambda: (_speech(),),
     "encoder": lambda: (_REPEATS.value,),
+    "statistics": lambda: (_REPEATS.value,),
     "attention": lambda: (_speech(), float(_MINUTES.value[0]), _REPEATS.value),
 }
 _WHAT = flags.DEFINE_enum("what", "compare", list(_ARGUMENTS), "What to measure.")

@@ -10,6 +10,7 @@ writes config.json, result.nc, figures/*.png and log.jsonl into the workdir. Fro
 import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,16 @@ _MODEL_DTYPE = flags.DEFINE_enum(
 _ATTENTION_MAX_SECONDS = flags.DEFINE_float(
     "attention_max_seconds", None, "Attention level: a seeded choice of so much audio."
 )
+_RESUME = flags.DEFINE_bool("resume", False, "Go on with the unfinished run in --workdir.")
+_CHECKPOINT_EVERY = flags.DEFINE_float(
+    "checkpoint_every",
+    10.0,
+    "Minutes between checkpoints in --workdir; a run that is killed loses no more.",
+    lower_bound=0.0,
+)
+_MESH = flags.DEFINE_string(
+    "mesh", None, "Devices, e.g. data:4,feature:2 (default: all hear different utterances)."
+)
 _STRICT = flags.DEFINE_bool("strict", False, "Stop at an unusable file instead of skipping it.")
 _REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of hub models.")
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Cache of hub models (default: HF_HOME).")
@@ -123,11 +134,17 @@ class Config:
     local_files_only: bool = False
     note: str = ""
     overwrite: bool = False
+    resume: bool = False
+    checkpoint_every: float = 10.0
+    mesh: str | None = None
 
 
 def run(config: Config) -> ss.SimilarityResult:
     """Compare, save and draw; returns the result that was saved. Raises UserError."""
-    workdir = _flags.new_workdir(config.workdir, config.overwrite)
+    # What is left of a run that was killed at its very end may be written over.
+    unfinished = config.resume and Path(config.workdir, "checkpoints").exists()
+    workdir = _flags.new_workdir(config.workdir, config.overwrite or unfinished)
+    checkpoints = _checkpoints(workdir, config)
     given = dataclasses.asdict(config)
     with _flags.log_to(workdir):
         _log.debug("config: %s", json.dumps(given))
@@ -140,6 +157,9 @@ def run(config: Config) -> ss.SimilarityResult:
             revision=config.revision,
             cache_dir=config.cache_dir,
             local_files_only=config.local_files_only,
+            checkpoint_dir=checkpoints,
+            checkpoint_minutes=config.checkpoint_every,
+            mesh=config.mesh,
             **{f.name: getattr(config.settings, f.name) for f in dataclasses.fields(ss.Settings)},
         )
         # Only now: a run that fails must not pair an older result with its own configuration.
@@ -148,7 +168,20 @@ def run(config: Config) -> ss.SimilarityResult:
         for stale in (workdir / "figures").glob("*.png"):
             stale.unlink()
         figures.save_figures(result, workdir / "figures")
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return result
+
+
+def _checkpoints(workdir: Path, config: Config) -> Path:
+    """Where checkpoints are; raises UserError if there are some that may not be touched."""
+    folder = workdir / "checkpoints"
+    if folder.exists() and not config.resume:
+        if not config.overwrite:
+            raise UserError(
+                f"{folder} is of an unfinished run; pass --resume to go on, or --overwrite"
+            )
+        shutil.rmtree(folder)
+    return folder
 
 
 def config_from_flags() -> Config:
@@ -172,6 +205,9 @@ def config_from_flags() -> Config:
         local_files_only=_OFFLINE.value,
         note=_NOTE.value,
         overwrite=_flags.OVERWRITE.value,
+        resume=_RESUME.value,
+        checkpoint_every=_CHECKPOINT_EVERY.value,
+        mesh=_MESH.value,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tqdm.auto
+from jax.sharding import Mesh
 
 from speechsim_jax import attention_maps, batching, selection
 from speechsim_jax.audio import Corpus
@@ -55,12 +56,21 @@ class Statistics:
         layers: Sequence[tuple[int, ...]],
         options: Settings,
         corpus: Corpus,
+        mesh: Mesh,
     ):
         streams = tuple(Stream(len(ls), e.config.hidden_size) for e, ls in zip(encoders, layers))
         self._config = encoders[0].config
+        self._names = [encoder.name for encoder in encoders]
+        self._weights = [
+            [encoder.provenance.get(name) for name in ("sha256", "kernels")] for encoder in encoders
+        ]
+        self._options = options
+        self._wanted: tuple[str, ...] = ()
         self._moments = self._sample = self._attention = None
         if chosen.measures:
-            self._moments = MomentsStream(streams, options.rows_per_update, options.stats_dtype)
+            self._moments = MomentsStream(
+                streams, options.rows_per_update, options.stats_dtype, mesh=mesh
+            )
         if any(measure.statistic == "sample" for measure in chosen.measures):
             self._sample = SampleStream(streams, options.sample_frames, options.seed)
         if chosen.attention:
@@ -72,8 +82,9 @@ class Statistics:
             )
             self._listened = self._choose(corpus, options, sum(s.layers * s.neurons for s in heads))
             self._attention = AttentionStream(
-                heads, attention_maps.rows_of_projections, self._wanted, options.stats_dtype
-            )
+                heads, attention_maps.rows_of_projections, self._wanted, options.stats_dtype, mesh,
+                attention_maps.BATCH_AXIS,
+            )  # fmt: skip
 
     def _choose(self, corpus: Corpus, options: Settings, heads: int) -> frozenset[str]:
         """The utterances whose attention is compared; says what that will cost."""
@@ -105,6 +116,32 @@ class Statistics:
                     for a, blocks in zip(acts, self._blocks)
                 )
                 self._attention.append(parts, lengths, acts[0].frame_mask.shape[1])
+
+    def identity(self) -> dict[str, Any]:
+        """Everything but the audio that has a say in the statistics, for JSON."""
+        options = dataclasses.asdict(self._options)
+        for later in ("rank_tolerance", "strict"):
+            del options[later]
+        return {
+            "models": dict(zip(self._names, self._weights)),
+            "statistics": list(self._streams),
+            "attention": list(self._wanted),
+            **options,
+        }
+
+    @property
+    def _streams(self) -> dict[str, MomentsStream | SampleStream | AttentionStream]:
+        named = ("moments", self._moments), ("sample", self._sample), ("attention", self._attention)
+        return {name: stream for name, stream in named if stream is not None}
+
+    def snapshot(self) -> dict[str, Any]:
+        """All statistics as arrays on the host, with what is still in buffers."""
+        return {name: stream.snapshot() for name, stream in self._streams.items()}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go on from a snapshot of the same statistics."""
+        for name, stream in self._streams.items():
+            stream.restore(snapshot[name])
 
     def rows(self, frames: int) -> int:
         """Rows added so far; without moments, the frames that were seen."""

@@ -37,6 +37,10 @@ _ROW_SUM_TOLERANCE = 1e-3
 _ESTIMATED_FRAMES = 128
 
 
+BATCH_AXIS = {"queries": 1, "keys": 1, "gates": 1, "position_bias": None, "lengths": 0}
+"""Which axis of the fields of `Projected` runs over the utterances of a batch."""
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Projected:

@@ -6,7 +6,8 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
@@ -38,6 +39,33 @@ class Bucket:
     samples: int
 
 
+Place = tuple[int, int]
+"""A piece of an utterance: index of its source, and which of the pieces it is."""
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a stream of batches stands: with it, `batches` goes on with the next one.
+
+    `sources` have been begun. Of these, the pieces at `waiting` (bucket by bucket) and `rest` (of
+    the last source) are in no batch yet.
+    """
+
+    sources: int = 0
+    waiting: tuple[tuple[Place, ...], ...] = ()
+    rest: tuple[Place, ...] = ()
+
+    @classmethod
+    def of(cls, saved: dict[str, Any]) -> "Cursor":
+        """From `dataclasses.asdict`, by way of JSON, where tuples are lists."""
+
+        def places(found: Any) -> tuple[Place, ...]:
+            return tuple((number, piece) for number, piece in found)
+
+        waiting = tuple(places(bucket) for bucket in saved["waiting"])
+        return cls(saved["sources"], waiting, places(saved["rest"]))
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Zero-padded rows; `lengths` counts valid samples, 0 in the filler rows at the end."""
@@ -45,6 +73,7 @@ class Batch:
     samples: Float32[np.ndarray, "batch samples"]
     lengths: Int32[np.ndarray, "batch"]
     ids: tuple[str, ...]  # of the real rows
+    after: Cursor = Cursor()  # where the stream stands behind this batch
 
     @property
     def seconds(self) -> float:
@@ -94,13 +123,16 @@ def batches(
     workers: int = 2,
     lookahead: int = 8,
     on_skip: Callable[[Skipped], None],
+    start: Cursor = Cursor(),
 ) -> Generator[Batch, None, None]:
     """Decode `corpus` in order, `lookahead` sources ahead, into batches of the given shapes.
 
     An utterance goes to the smallest bucket that holds it; one too long for all is cut into equal
     pieces `id#0`, `id#1`, ... The batches are the same whatever `workers` and `lookahead`. Unusable
-    sources go to `on_skip`, or raise `UserError` if `strict`. Closing the generator stops the
-    threads. Raises `UserError` for unusable settings.
+    sources go to `on_skip`, or raise `UserError` if `strict`. `start` is the `after` of an earlier
+    batch of the same corpus and buckets: the batches behind it follow, and of the sources before
+    it only those that wait are decoded again. Closing the generator stops the threads. Raises
+    `UserError` for unusable settings.
     """
     shapes = sorted(set(buckets), key=lambda bucket: bucket.samples)
     # Equal pieces of something longer than the largest bucket are longer than half of it.
@@ -110,7 +142,16 @@ def batches(
         )
     if workers < 1 or lookahead < 1:
         raise UserError(f"workers={workers}, lookahead={lookahead}: expected at least 1 of each")
-    return _generate(corpus, shapes, strict, workers, lookahead, on_skip)
+    return _generate(corpus, shapes, strict, workers, lookahead, on_skip, start)
+
+
+def filled(batch: Batch, multiple: int) -> Batch:
+    """The batch with filler rows up to a multiple of the devices that share it."""
+    missing = -len(batch.lengths) % multiple
+    if not missing:
+        return batch
+    samples = np.pad(batch.samples, ((0, missing), (0, 0)))
+    return replace(batch, samples=samples, lengths=np.pad(batch.lengths, (0, missing)))
 
 
 def _generate(
@@ -120,14 +161,37 @@ def _generate(
     workers: int,
     lookahead: int,
     on_skip: Callable[[Skipped], None],
+    start: Cursor,
 ) -> Generator[Batch, None, None]:
     lengths = [bucket.samples for bucket in buckets]
-    waiting: list[list[Utterance]] = [[] for _ in buckets]
     pool = ThreadPoolExecutor(workers, thread_name_prefix="speechsim-audio")
     try:
-        for source, pending in _ahead(pool, corpus.sources, lookahead):
+        pieces = _read_again(pool, corpus, start, lengths[-1])
+        waiting = [[(at, pieces[at]) for at in places] for places in start.waiting]
+        waiting += [[] for _ in buckets[len(waiting) :]]
+        queue = deque((at, pieces[at]) for at in start.rest)
+        begun = start.sources
+
+        def batch_of(index: int) -> Batch:
+            rows, waiting[index] = waiting[index], []
+            places = tuple(tuple(at for at, _ in bucket) for bucket in waiting)
+            after = Cursor(begun, places, tuple(at for at, _ in queue))
+            return _assemble([piece for _, piece in rows], buckets[index], after)
+
+        coming = _ahead(pool, corpus.sources[begun:], lookahead)
+        while True:
+            while queue:
+                at, piece = queue.popleft()
+                index = bisect_left(lengths, len(piece.samples))
+                waiting[index].append((at, piece))
+                if len(waiting[index]) == buckets[index].batch:
+                    yield batch_of(index)
+            source, pending = next(coming, (None, None))
+            if source is None or pending is None:
+                break
+            begun += 1
             try:
-                utterance = pending.result()
+                cut = _cut(pending.result(), lengths[-1])
             except AudioError as error:
                 if strict:
                     raise UserError(
@@ -135,17 +199,30 @@ def _generate(
                     ) from error
                 on_skip(Skipped(source.id, str(error)))
                 continue
-            for piece in _cut(utterance, lengths[-1]):
-                index = bisect_left(lengths, len(piece.samples))
-                waiting[index].append(piece)
-                if len(waiting[index]) == buckets[index].batch:
-                    batch, waiting[index] = _assemble(waiting[index], buckets[index]), []
-                    yield batch
-        for rows, bucket in zip(waiting, buckets, strict=True):
+            queue.extend(((begun - 1, number), piece) for number, piece in enumerate(cut))
+        for index, rows in enumerate(waiting):
             if rows:
-                yield _assemble(rows, bucket)
+                yield batch_of(index)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _read_again(
+    pool: ThreadPoolExecutor, corpus: Corpus, start: Cursor, max_samples: int
+) -> dict[Place, Utterance]:
+    """The pieces that a cursor names; raises UserError if their files are not what they were."""
+    places = [at for bucket in (*start.waiting, start.rest) for at in bucket]
+    numbers = sorted({number for number, _ in places})
+    found: dict[Place, Utterance] = {}
+    try:
+        for number, utterance in zip(
+            numbers, pool.map(read, (corpus.sources[n] for n in numbers)), strict=True
+        ):
+            for piece, cut in enumerate(_cut(utterance, max_samples)):
+                found[number, piece] = cut
+        return {at: found[at] for at in places}
+    except (AudioError, LookupError) as error:
+        raise UserError(f"the audio has changed since it was read first: {error}") from error
 
 
 def _ahead(
@@ -173,13 +250,13 @@ def _cut(utterance: Utterance, max_samples: int) -> list[Utterance]:
     ]
 
 
-def _assemble(rows: Sequence[Utterance], bucket: Bucket) -> Batch:
+def _assemble(rows: Sequence[Utterance], bucket: Bucket, after: Cursor) -> Batch:
     samples = np.zeros((bucket.batch, bucket.samples), np.float32)
     lengths = np.zeros(bucket.batch, np.int32)
     for row, utterance in enumerate(rows):
         lengths[row] = len(utterance.samples)
         samples[row, : lengths[row]] = utterance.samples
-    return Batch(samples, lengths, tuple(row.id for row in rows))
+    return Batch(samples, lengths, tuple(row.id for row in rows), after)
 
 
 def _whole_frames(samples: Int64[np.ndarray, "durations"]) -> Int64[np.ndarray, "durations"]:

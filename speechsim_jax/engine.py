@@ -4,25 +4,21 @@ import collections
 import dataclasses
 import functools
 import logging
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import tqdm.auto
-from jaxtyping import Array, Int32
-
 from speechsim_jax import audio as sound
-from speechsim_jax import batching, frames, provenance, selection
+from speechsim_jax import frames, provenance, selection, sharding
 from speechsim_jax.accumulate import Statistics, build_result
 from speechsim_jax.alignments import Segments, read_alignments
+from speechsim_jax.checkpoints import Checkpoints
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import resolve
-from speechsim_jax.models.encoder import Activations, Outputs, SpeechEncoder
+from speechsim_jax.models.encoder import Outputs, SpeechEncoder
 from speechsim_jax.models.loading import load_encoder
+from speechsim_jax.reading import Seen, read_through
 from speechsim_jax.results import NetworkName, SimilarityResult
 from speechsim_jax.settings import Settings, settings_from
 
@@ -42,6 +38,9 @@ def compare(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_minutes: float | int = 10.0,
+    mesh: str | None = None,
     **settings: Any,
 ) -> SimilarityResult:
     """How alike are all layers of all models on this audio?
@@ -51,6 +50,11 @@ def compare(
     "paper", "all" or names (`list_measures`); "paper" and "all" take in the attention level only if
     `levels` names it.
     `note` is kept in the result and shown under its figures. `settings`: the fields of `Settings`.
+    `checkpoint_dir`: where a long run saves its statistics every `checkpoint_minutes`; if it holds
+    a checkpoint of the same job (models, audio, measures, settings), that run goes on, on as many
+    devices as there are now. `mesh`: how devices are used, as "data:4,feature:2" (`sharding`):
+    those along `data` hear different utterances, those along `feature` share one accumulator; all
+    along `data` unless given.
     Activations are never stored: memory does not depend on the amount of audio. Raises UserError
     for anything wrong with what was given.
     """
@@ -71,6 +75,11 @@ def compare(
     if options.model_dtype != "float32":  # as loaded: an encoder may have been rounded before
         encoders = [encoder.astype(options.model_dtype) for encoder in encoders]
     _check_frame_rates(encoders)
+    devices = sharding.mesh_from(mesh)
+    encoders = [
+        dataclasses.replace(e, parameters=sharding.replicate(e.parameters, devices))
+        for e in encoders
+    ]
     layers = [_layers_of(encoder, options.layers) for encoder in encoders]
     if options.max_minutes is not None:
         corpus = selection.select(corpus, options.max_minutes, options.seed)
@@ -89,9 +98,15 @@ def compare(
         Outputs(layers=ls, last_layer=options.last_layer, projections=bool(chosen.attention))
         for ls in layers
     ]
-    statistics = Statistics(chosen, encoders, layers, options, corpus)
+    statistics = Statistics(chosen, encoders, layers, options, corpus, devices)
+    checkpoints = None
+    if checkpoint_dir is not None:
+        identity = statistics.identity() | {"audio": corpus.fingerprint(), **facts}
+        checkpoints = Checkpoints(checkpoint_dir, identity, checkpoint_minutes)
     started = time.monotonic()
-    _read(encoders, outputs, corpus, choice, statistics, options, seen, progress)
+    read_through(
+        encoders, outputs, corpus, choice, statistics, options, seen, checkpoints, devices, progress
+    )
     statistics.wait()
     _report(corpus, statistics.rows(seen.frames), seen, time.monotonic() - started)
     finished = statistics.finish(options.rank_tolerance)
@@ -101,6 +116,7 @@ def compare(
         models={encoder.name: dict(encoder.provenance) for encoder in encoders},
         corpus={"origin": corpus.origin, "fingerprint": corpus.fingerprint()},
         settings=dataclasses.asdict(options),
+        mesh=dict(devices.shape),
         numeric={"stats_precision": "highest"} | finished.numeric,
         frames=seen.frames,
         rows=statistics.rows(seen.frames),
@@ -110,21 +126,6 @@ def compare(
         **facts,
     )
     return build_result(names, finished, chosen, attributes, progress)
-
-
-@dataclasses.dataclass
-class Seen:
-    """What the stream has brought so far; `frames` are those that were chosen."""
-
-    utterances: int = 0
-    seconds: float = 0.0
-    frames: int = 0
-    skipped: list[sound.Skipped] = dataclasses.field(default_factory=list)
-
-    def skip(self, skipped: sound.Skipped) -> None:
-        """Keep a file that could not be used, and say so."""
-        _log.warning("skipped %s: %s", skipped.id, skipped.reason)
-        self.skipped.append(skipped)
 
 
 def _open(
@@ -138,50 +139,6 @@ def _open(
     frames.check_labels(aligned, options.drop_labels)
     corpus, segments = frames.aligned_corpus(corpus, aligned, seen.skip, options.strict)
     return corpus, segments, {"alignments": {"tier": aligned.tier, "sha256": aligned.sha256}}
-
-
-def _read(
-    encoders: Sequence[SpeechEncoder],
-    outputs: Sequence[Outputs],
-    corpus: sound.Corpus,
-    choice: frames.FrameChoice,
-    statistics: Statistics,
-    options: Settings,
-    seen: Seen,
-    progress: bool,
-) -> None:
-    """One pass over the corpus: every model encodes every batch once, every statistic sees it."""
-    seconds = [source.seconds for source in corpus.sources if source.seconds]
-    buckets = batching.plan_buckets(
-        seconds or [options.max_seconds],
-        count=options.buckets,
-        batch_seconds=options.batch_seconds,
-        max_seconds=options.max_seconds,
-    )
-    batches = batching.batches(corpus, buckets, strict=options.strict, on_skip=seen.skip)
-    checks: collections.deque[FiniteCheck] = collections.deque()
-    names = [encoder.name for encoder in encoders]
-    with _progress_bar(sum(seconds), progress) as bar:
-        for batch in batches:
-            acts = [
-                encoder.apply(batch.samples, batch.lengths, wanted, options.model_precision)
-                for encoder, wanted in zip(encoders, outputs)
-            ]
-            width = acts[0].frame_mask.shape[1]
-            checks.append(FiniteCheck(names, batch.ids, width, [_first_bad_frame(a) for a in acts]))
-            picked = choice.of(batch, width)
-            acts = [frames.pooled(a, picked) for a in acts]
-            statistics.append(acts, batch, picked.rows)
-            del acts
-            # One batch behind: the device is never idle, and never has two batches waiting.
-            if len(checks) > 1:
-                checks.popleft().check()
-            seen.frames += picked.frames
-            seen.utterances += len(batch.ids)
-            seen.seconds += batch.seconds
-            bar.update(batch.seconds)
-    for waiting in checks:
-        waiting.check()
 
 
 def _report(corpus: sound.Corpus, rows: int, seen: Seen, elapsed_seconds: float) -> None:
@@ -201,45 +158,6 @@ def _report(corpus: sound.Corpus, rows: int, seen: Seen, elapsed_seconds: float)
         "read %d utterances, %.1f s of audio, %d frames in %.1f s (%.2f audio-seconds per second)",
         seen.utterances, seen.seconds, seen.frames, elapsed_seconds, seen.seconds / elapsed_seconds,
     )  # fmt: skip
-
-
-@jax.jit
-def _first_bad_frame(acts: Activations) -> Int32[Array, ""]:
-    """The first valid frame, on the flattened [batch * frame] axis, that is NaN or inf; or -1."""
-    finite = jnp.isfinite(acts.hidden_states).all(axis=(0, 3)) | ~acts.frame_mask
-    flat = finite.reshape(-1)
-    return jnp.where(flat.all(), -1, jnp.argmin(flat)).astype(jnp.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class FiniteCheck:
-    """Where the hidden states of a batch are not finite, per model; looked at once computed."""
-
-    names: Sequence[str]
-    ids: tuple[str, ...]
-    frames: int
-    first_bad: Sequence[Int32[Array, ""]]
-
-    def check(self) -> None:
-        """Raise UserError that names model, utterance and frame if a hidden state is NaN or inf."""
-        for name, first_bad in zip(self.names, self.first_bad):
-            if int(first_bad) >= 0:
-                row, frame = divmod(int(first_bad), self.frames)
-                raise UserError(
-                    f"{name}: hidden states of utterance {self.ids[row]!r} are NaN or inf at frame "
-                    f"{frame}; the checkpoint does not fit this audio or precision"
-                )
-
-
-def _progress_bar(total_seconds: float, progress: bool) -> tqdm.auto.tqdm:
-    return tqdm.auto.tqdm(
-        total=math.ceil(total_seconds) or None,  # what comes may round to a little more
-        desc="audio",
-        unit="s",
-        disable=not progress,
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} audio-seconds "
-        "[{elapsed}<{remaining}, {rate_noinv_fmt}]",
-    )
 
 
 def _distinct_names(encoders: Sequence[SpeechEncoder]) -> list[SpeechEncoder]:

@@ -130,7 +130,7 @@ def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
 def make(layout: str, seed: int = 0, sizes: dict | None = None, ctc: bool = False):
     """A redrawn torch model of a layout (with a CTC head if `ctc`) and its feature extractor."""
     model_class, config_class, changes = LAYOUTS[layout]
-    config = config_class(**(SMALL if sizes is None else sizes) | changes)
+    config = config_class(**changes | (SMALL if sizes is None else sizes))
     if ctc:
         model_class = CTC_CLASSES[config.model_type]
         tokens, _ = CTC.get(layout, CTC["wav2vec2-base"])

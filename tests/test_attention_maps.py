@@ -8,39 +8,49 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax import attention_maps, measures
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.loading import load_encoder
 from tests import tolerances
-from tests.test_parity import FOLDER
+from tests.test_parity import fixture
 
 LAYOUTS = ("wav2vec2-base", "wavlm-base", "hubert-large")
+# The number of each in the parity fixtures; 15, 5, 15 and 1 frames.
+UTTERANCES = {"a": 2, "b": 1, "c": 7, "d": 0}
+# One padded shape, shared by the tests: every other one costs them a compilation per encoder.
+QUICK = dict(batch_seconds=1, buckets=1, progress=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_maps():
+    """A row of a map is a few operations in the program: maps of few frames compile sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_maps, "_LENGTH_STEP", 16)
+        patch.setattr(attention_maps, "_ESTIMATED_FRAMES", 16)
+        yield
 
 
 @pytest.fixture(scope="module")
 def audio():
-    rng = np.random.default_rng(0)
-    lengths = {"a": 5000, "b": 7000, "c": 6400, "d": 400}
-    return {k: 0.1 * rng.standard_normal(n).astype(np.float32) for k, n in lengths.items()}
+    return {name: fixture(LAYOUTS[0]).waves[index] for name, index in UTTERANCES.items()}
 
 
 @pytest.fixture(scope="module")
 def encoders():
-    return [load_encoder(FOLDER / layout) for layout in LAYOUTS]
+    return [fixture(layout).encoder for layout in LAYOUTS]
 
 
 @pytest.fixture(scope="module")
 def streamed(encoders, audio):
-    return ss.compare(
-        encoders, audio, measures="all", levels=["attention"], batch_seconds=1, progress=False
-    )
+    return ss.compare(encoders, audio, measures="all", levels=["attention"], **QUICK)
 
 
 @pytest.fixture(scope="module")
-def from_maps(encoders, audio):
+def from_maps():
+    """From each utterance by itself, not padded."""
     maps = {}
-    for encoder in encoders:
-        found = [np.asarray(encoder([wave], attentions=True).attentions) for wave in audio.values()]
-        for layer in range(encoder.config.num_hidden_layers):
-            maps[encoder.name, layer + 1] = [one[layer, 0] for one in found]
+    for layout in LAYOUTS:
+        case = fixture(layout)
+        found = [np.asarray(case.alone(index).attentions) for index in UTTERANCES.values()]
+        for layer in range(case.encoder.config.num_hidden_layers):
+            maps[layout, layer + 1] = [one[layer, 0] for one in found]
     return ss.compare_attentions(maps, "all")
 
 
@@ -65,8 +75,8 @@ def test_networks_of_attention_start_at_layer_one(streamed, encoders, audio):
 def test_a_seeded_choice_of_utterances(encoders, audio, caplog):
     with caplog.at_level(logging.INFO):
         found = ss.compare(
-            encoders[:1], audio, measures="attn_js,lincka", batch_seconds=1, progress=False,
-            attention_max_seconds=0.45, layers=(1, 2),
+            encoders[:1], audio, measures="attn_js,lincka", attention_max_seconds=0.45,
+            layers=(1, 2), **QUICK,
         )  # fmt: skip
     heard = found.attributes["attention"]["utterances"]
     assert 0 < heard < len(audio)
@@ -84,7 +94,7 @@ def test_the_estimate_counts_pairs_and_cells():
 
 def test_an_encoder_that_was_rounded_stays_so_and_the_result_says_it(encoders, audio):
     rounded = encoders[0].astype("bfloat16")
-    settings = dict(measures="lincka", batch_seconds=1, progress=False, layers=(1, 2))
+    settings = dict(measures="lincka", layers=(1, 2), **QUICK)
     by_hand = ss.compare([rounded], audio, **settings)
     by_setting = ss.compare([encoders[0]], audio, model_dtype="bfloat16", **settings)
     full = ss.compare([encoders[0]], audio, **settings)
@@ -100,8 +110,8 @@ def test_no_usable_utterance_for_attention(encoders, audio):
     del broken["d"]
     with pytest.raises(UserError, match="none of the utterances chosen"):
         ss.compare(
-            encoders[:1], broken, measures="attn_js,lincka", batch_seconds=1, progress=False,
-            attention_max_seconds=0.03, layers=(1, 2),
+            encoders[:1], broken, measures="attn_js,lincka", attention_max_seconds=0.03,
+            layers=(1, 2), **QUICK,
         )  # fmt: skip
 
 

@@ -321,3 +321,52 @@ def test_real_speech_comes_through_whole():
     }
     assert len({batch.samples.shape for batch in stream}) <= 4
     assert sum(batch.samples.size for batch in stream) < 16_000 * 4 * sum(seconds)
+
+
+# ---------------------------------------------------------------- going on
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(400, 40_000), min_size=1, max_size=14), st.integers(0, 5))
+def test_a_stream_goes_on_behind_any_batch(lengths, broken):
+    waves = arrays(lengths)
+    if broken < len(waves):
+        waves[f"u{broken:03d}"][:] = np.nan
+    corpus = open_corpus(waves)
+    shapes = (Bucket(3, 4_080), Bucket(2, 10_000))  # anything longer is cut
+    skipped: list[Skipped] = []
+    whole = list(batches(corpus, shapes, on_skip=skipped.append))
+    for done, last in enumerate(whole, start=1):
+        again: list[Skipped] = []
+        rest = list(batches(corpus, shapes, on_skip=again.append, start=last.after))
+        assert len(rest) == len(whole) - done
+        for a, b in zip(rest, whole[done:]):
+            assert a.ids == b.ids and a.after == b.after
+            assert np.array_equal(a.samples, b.samples) and np.array_equal(a.lengths, b.lengths)
+        assert len(again) == (broken < len(waves) and last.after.sources <= broken)
+
+
+def test_going_on_decodes_only_what_waits(monkeypatch):
+    waves = arrays([3_000] * 10 + [9_000] + [3_000] * 10)
+    corpus, shapes = open_corpus(waves), (Bucket(4, 4_080), Bucket(2, 10_000))
+    last = list(batches(corpus, shapes, on_skip=refuse))[3].after
+    assert last.sources == 17 and last.waiting == ((), ((10, 0),)) and last.rest == ()
+    heard: list[str] = []
+    monkeypatch.setattr(batching, "read", lambda source: heard.append(source.id) or read(source))
+    list(batches(corpus, shapes, on_skip=refuse, start=last))
+    assert sorted(heard) == ["u010", "u017", "u018", "u019", "u020"]
+
+
+def test_a_file_that_waited_and_is_gone():
+    waves = arrays([3_000] * 5)
+    shapes = (Bucket(4, 4_080),)
+    after = batching.Cursor(3, (((0, 0), (1, 1)),))
+    with pytest.raises(UserError, match="has changed"):
+        next(batches(open_corpus(waves), shapes, on_skip=refuse, start=after))
+    waves["u000"][:] = np.nan
+    with pytest.raises(UserError, match="has changed"):
+        next(
+            batches(
+                open_corpus(waves), shapes, on_skip=refuse, start=batching.Cursor(1, (((0, 0),),))
+            )
+        )

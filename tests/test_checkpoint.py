@@ -272,6 +272,11 @@ def test_too_large_json(tmp_path, monkeypatch):
     assert "too large for JSON" in refusal(fill(tmp_path, SAFETENSORS))
 
 
+def test_json_that_vanished(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json: cannot be read: No such file"):
+        checkpoint.read_json(tmp_path / "config.json")
+
+
 def test_not_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_bytes(b"")

@@ -32,11 +32,15 @@ LARGE = dict(
     intermediate_size=4096,
     vocab_size=8,
 )
+XLARGE = LARGE | dict(hidden_size=1280, num_hidden_layers=48, intermediate_size=5120)
+# Of each: its layout, and the sizes of the published checkpoints.
 FULL_SIZE = {
-    "wav2vec2-base": dict(vocab_size=8),
-    "wavlm-base": dict(vocab_size=8),
-    "hubert-large": LARGE,
-    "wav2vec2-large": LARGE,
+    "wav2vec2-base": ("wav2vec2-base", dict(vocab_size=8)),
+    "wavlm-base": ("wavlm-base", dict(vocab_size=8)),
+    "hubert-large": ("hubert-large", LARGE),
+    "wav2vec2-large": ("wav2vec2-large", LARGE),
+    "wavlm-large": ("wavlm-large", LARGE | dict(num_buckets=320, max_bucket_distance=800)),
+    "hubert-xlarge": ("hubert-large", XLARGE),
 }
 
 
@@ -117,9 +121,10 @@ def sharpen(model) -> None:
             layer.attention.out_proj.weight *= 0.3
 
 
-@pytest.mark.parametrize("layout", FULL_SIZE)
-def test_full_size(layout):
-    model, extractor = make(layout, sizes=FULL_SIZE[layout])
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size(name):
+    layout, sizes = FULL_SIZE[name]
+    model, extractor = make(layout, sizes=sizes)
     sharpen(model)
     wave = noise(np.random.default_rng(3), 32_000)
     expected = theirs(model, extractor, wave)
@@ -134,7 +139,7 @@ def test_full_size(layout):
     states.append((result["last_hidden_state"], expected["last_hidden_state"]))
     errors = [relative_error(a, b) for a, b in states]
     attention = np.abs(result["attentions"] - expected["attentions"]).max()
-    print(f"\n{layout}: largest attention error {attention:.1e}")
+    print(f"\n{name}: largest attention error {attention:.1e}")
     for layer, (error, (a, b)) in enumerate(zip(errors, states)):
         label = "normed" if layer == len(states) - 1 else f"{layer:6d}"
         print(f"  {label} relative {error:.1e}  absolute {np.abs(a - b).max():.1e}", end="")
@@ -232,9 +237,9 @@ def test_fine_tuned_folders_both_ways(layout, tmp_path):
     assert saved.config.pad_token_id == recognizer.blank
 
 
-@pytest.mark.parametrize("layout", ["wav2vec2-base", "hubert-large"])
-def test_fine_tuned_models_of_full_size(layout, tmp_path):
-    sizes = FULL_SIZE[layout]
+@pytest.mark.parametrize("name", ["wav2vec2-base", "hubert-large"])
+def test_fine_tuned_models_of_full_size(name, tmp_path):
+    layout, sizes = FULL_SIZE[name]
     model, extractor = make(layout, sizes=sizes, ctc=True)
     sharpen(model.base_model)
     # Pieces of noise of different colours, and tokens that are equally likely on average: of one
@@ -256,7 +261,7 @@ def test_fine_tuned_models_of_full_size(layout, tmp_path):
     found = np.asarray(recognizer.logits(wave[None], np.array([len(wave)], np.int32)))[0]
     error = relative_error(found, expected)
     margin = np.diff(np.sort(expected, -1)[:, -2:], axis=-1).min()
-    print(f"\n{layout}: logits relative {error:.1e} absolute {np.abs(found - expected).max():.1e}")
+    print(f"\n{name}: logits relative {error:.1e} absolute {np.abs(found - expected).max():.1e}")
     print(f"  of {np.abs(expected).max():.1f}, {len(set(expected.argmax(-1)))} tokens,", end="")
     print(f" smallest margin {margin:.1e}")
     jax.clear_caches()

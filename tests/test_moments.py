@@ -108,6 +108,34 @@ def test_rows_past_valid_are_ignored_whatever_they_hold():
     assert_matches(FinishedMoments(state), data, 1e-6)
 
 
+def test_buffers_that_lie_one_after_the_other():
+    data, valid = draw(60), np.array([20, 3, 0], np.int32)
+    inside = (np.arange(20) < valid[:, None]).reshape(-1)
+    holed = [np.where(inside[:, None], x, np.nan) for x in data]
+    blocks = tuple(jnp.asarray(x, jnp.float32) for x in holed)
+    pilot = moments.pilot_mean(blocks, jnp.asarray(valid))
+    state = moments.with_pilot(moments.zero(STREAMS), pilot)
+    state = moments.update(state, blocks, jnp.asarray(valid))
+    assert_matches(FinishedMoments(state), [x[:, inside] for x in data], 1e-6)
+
+
+def test_only_the_layer_pairs_asked_for():
+    data = tuple(jnp.asarray(x[:, None], jnp.float32) for x in draw(50))
+    own = tuple(tile for tile in moments.all_tiles(STREAMS) if tile.a == tile.b)
+    every, some = MomentsStream(STREAMS, 64), MomentsStream(STREAMS, 64, tiles=own)
+    for statistic in (every, some):
+        statistic.append(data, np.arange(50))
+    every, some = every.finish(), some.finish()
+    for a, b in itertools.combinations_with_replacement(range(5), 2):
+        pair = some.networks[a], some.networks[b]
+        if (a < 2) == (b < 2):
+            expected = every.scatter(every.networks[a], every.networks[b])
+            np.testing.assert_array_equal(some.scatter(*pair), expected)
+        else:
+            with pytest.raises(KeyError):
+                some.scatter(*pair)
+
+
 _update, _merge, _pilot_mean = map(jax.jit, (moments.update, moments.merge, moments.pilot_mean))
 
 

@@ -25,7 +25,6 @@ FOLDER = Path(__file__).parent / "data" / "parity"
 LAYOUTS = sorted(path.name for path in FOLDER.iterdir())
 STABLE = ("hubert-large", "wav2vec2-large", "wavlm-large")
 WAVLM = ("wavlm-base", "wavlm-large")
-ALL_PAIRS = ("wav2vec2-base", "wavlm-large")
 EVERYTHING = Outputs(attentions=True, projections=True, features=True)
 # Beside the three utterances of a fixture. Some share their number of frames and differ in samples:
 # operations are compiled once per shape.
@@ -349,7 +348,8 @@ def test_a_result_is_written_over_when_it_is_given_back():
         [rng.standard_normal(n).astype(np.float32) for n in lengths]
         for lengths in ((3000, 2000), (1500, 3000))
     )
-    everything = dict(attentions=True, projections=True, features=True)
+    some = dict(layers=(0, 1))  # which compile sooner than all
+    everything = dict(attentions=True, projections=True, features=True) | some
     expected = encoder(second, **everything)
     old = encoder(first, **everything)
     place = old.attentions.unsafe_buffer_pointer()
@@ -359,11 +359,11 @@ def test_a_result_is_written_over_when_it_is_given_back():
     for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(expected), strict=True):
         assert np.array_equal(a, b)
     with pytest.raises(
-        UserError, match=r"out.hidden_states is float32 \[4, 2, .* give float32 \[4, 1,"
+        UserError, match=r"out.hidden_states is float32 \[2, 2, .* give float32 \[2, 1,"
     ):
-        encoder(first[:1], out=new)
+        encoder(first[:1], **some, out=new)
     # the refused result is still there, and may be one of fewer parts
-    assert encoder(second, **everything, out=encoder(first)).attentions is not None
+    assert encoder(second, **everything, out=encoder(first, **some)).attentions is not None
 
 
 def test_models_of_one_architecture_share_compilations():
@@ -440,19 +440,15 @@ def test_every_swap_of_two_weights_is_noticed(layout):
     config, expected = case.encoder.config, case.expected[1]
     samples, lengths = case.waves[1][None], np.array([len(case.waves[1])], np.int32)
 
-    # parameters are arguments: nothing is compiled for a swap
-    function = forward if layout in ALL_PAIRS else eager
-
     def error(parameters) -> float:
-        found = case.run(samples, lengths, parameters=parameters, function=function)
+        # parameters are arguments: nothing is compiled for a swap
+        found = case.run(samples, lengths, parameters=parameters, function=forward)
         found = errors(found, 0, expected)
         return max(found[name] for name in found if name != "features")
 
     assert error(case.encoder.parameters) <= tolerances.PARITY
     table = weights.weight_table(config)
     pairs = [pair for pair in itertools.combinations(table, 2) if pair[0].shape == pair[1].shape]
-    if layout not in ALL_PAIRS:  # only neighbours in the table, among those of the same shape
-        pairs = list({a.name: (a, b) for a, b in reversed(pairs)}.values())
     smallest, unnoticed = math.inf, []
     for a, b in pairs:
         found = error(swapped_leaves(case.encoder.parameters, a.path, b.path))
@@ -461,7 +457,7 @@ def test_every_swap_of_two_weights_is_noticed(layout):
             unnoticed.append((a.name, b.name))
     print(f"{len(pairs)} pairs, smallest error {smallest:.1e}")
     assert not unnoticed
-    assert len(pairs) > (500 if layout in ALL_PAIRS else 50)
+    assert len(pairs) > 500
     # the shortcut above is what the loader does with a wrong table
     tensors = load_file(FOLDER / layout / "model.safetensors")
     a, b = pairs[len(pairs) // 2]

@@ -23,8 +23,8 @@ FACE = {
     "results", "storage", "labels", "drawing", "curves", "head_maps", "figures", "report",
 }  # fmt: skip
 JOINTS = {
-    "engine", "accumulate", "arrays", "attention_maps", "settings", "frames", "provenance",
-    "sharding", "plan", "training", "__init__",
+    "engine", "reading", "accumulate", "checkpoints", "arrays", "attention_maps", "settings",
+    "frames", "provenance", "sharding", "packing", "plan", "training", "__init__",
 }  # fmt: skip
 
 # Room -> the rooms it may import from (itself always); the first part after speechsim_jax counts.
@@ -49,8 +49,9 @@ MAY_IMPORT = {
     "figures": {"errors", "results", "labels", "drawing", "curves", "head_maps"},
     "report": {"errors", "results", "labels", "figures"},
     "provenance": BASE,
-    "sharding": BASE,
-    "plan": BASE | MATHS | {"sharding"},
+    "sharding": BASE | NETWORK,
+    "packing": set(),
+    "plan": BASE | MATHS | {"sharding", "packing"},
     "training": BASE | SOUND | NETWORK | {"sharding", "provenance"},
     "settings": {"errors"},
     "frames": BASE | SOUND | NETWORK | {"statistics"},
@@ -60,11 +61,17 @@ MAY_IMPORT = {
     | NETWORK
     | MATHS
     | {"results", "settings", "attention_maps", "sharding", "plan"},
+    "checkpoints": {"errors"},
+    "reading": BASE
+    | SOUND
+    | NETWORK
+    | {"frames", "settings", "accumulate", "checkpoints", "sharding"},
     "engine": BASE
     | SOUND
     | NETWORK
     | MATHS
-    | {"results", "provenance", "sharding", "plan", "frames", "settings", "accumulate"},
+    | {"results", "provenance", "sharding", "plan", "frames", "settings", "accumulate"}
+    | {"reading", "checkpoints"},
     "arrays": BASE | MATHS | {"results", "provenance", "accumulate", "settings"},
     "__init__": BASE
     | NETWORK
@@ -83,8 +90,8 @@ MAY_NOT_IMPORT = {
     **{room: JAX for room in FACE - {"results", "storage"}},
 }
 NOWHERE = {"absl", "torch", "torchaudio", "transformers", "tensorflow", "pytest", "experiments"}
-# Importing it takes seconds, so only what needs a tokenizer does, when asked.
-LATE_LIBRARIES = {("models", "transformers")}
+# Importing them takes seconds, so only what needs a tokenizer or a checkpoint does, when asked.
+LATE_LIBRARIES = {("models", "transformers"), ("checkpoints", "orbax")}
 
 
 class Import(NamedTuple):

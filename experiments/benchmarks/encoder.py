@@ -1,7 +1,8 @@
 """Forward passes of full-size encoders: ours, and torch transformers on the same audio.
 
-All ways of running a model take turns, so that a noisy machine hits all of them; the figures are
-medians. Ours and torch's weights are the same (a folder that both load).
+All ways of running a model take turns of two passes, of which the second is timed, so that a noisy
+machine hits all of them; the figures are medians. Ours and torch's weights are the same (a folder
+that both load).
 """
 
 import json
@@ -55,6 +56,7 @@ def run(repeats: int) -> None:
             for _ in range(repeats):
                 rates.append(sgemm_rate())
                 for name, way in ways.items():
+                    way()  # as in a loop: what has lain idle for long is cold, or taken back
                     started = time.perf_counter()
                     way()
                     times[name].append(time.perf_counter() - started)

@@ -243,12 +243,13 @@ class _Utterance:
         """Rows that depend on key - query only: the mean profile over valid keys, summing to 1."""
         cells = jnp.maximum(self.length - jnp.abs(jnp.arange(1 - self.size, self.size)), 1)
         mean = profile / cells.astype(self.dtype)
-        # Row after row the same numbers, one key further: slices, which are faster than a gather.
+        # Row after row the same numbers, one key further. Of their copies, one after the other, cut
+        # into rows of one more, each begins one later: no gather, which is slow.
         mean = jnp.pad(mean, ((0, 0), (self.block - 1, 0)))
         width = self.size + self.block - 1
         window = lax.dynamic_slice_in_dim(mean, self.size - 1 - first, width, axis=1)
-        starts = range(self.block - 1, -1, -1)
-        maps = jnp.stack([window[:, i : i + self.size] for i in starts], axis=1)
+        copies = jnp.pad(jnp.tile(window, self.block), ((0, 0), (0, self.block)))
+        maps = copies.reshape(-1, self.block, width + 1)[:, ::-1, : self.size]
         maps = jnp.where(self.valid(first), maps, 0)
         total = jnp.sum(maps, axis=2, keepdims=True)
         return maps / jnp.where(total > 0, total, 1)

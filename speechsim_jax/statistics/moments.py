@@ -19,18 +19,19 @@ round upwards more often than not (by 1e-7 of the variance where mean / std = 10
 fraction of the last place, takes them off that grid.
 
 States with one pilot merge by addition, in any order; `zero` is the identity. States with different
-pilots are merged by `merging`.
+pilots are merged by `merging`. On a mesh every device keeps two parts of each sum (`programs`).
 """
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Int32
+from jaxtyping import Array, Bool, Float, Int, Int32
 
 from speechsim_jax.typing import StreamRows
 
@@ -46,7 +47,8 @@ Values = Array | np.ndarray
 Compensated = Float[Values, "_part ..."]
 """A sum and, behind it, what rounding it has lost so far; their sum is the value.
 
-Two parts on the device; on the host one, float64, that holds both (`merging`).
+Two parts on a device, as many for each of several; on the host one, float64, that holds all
+(`merging`).
 """
 
 
@@ -91,9 +93,12 @@ class Sums:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """The running state over `count` rows. The pilot's dtype is the one rows were added in."""
+    """The running state over `count` rows. The pilot's dtype is the one rows were added in.
 
-    count: Int32[Values, "2"]
+    `count`: multiples of 2^30 and the remainder, for each of several devices.
+    """
+
+    count: Int32[Values, "_two"]
     pilot: tuple[Float[Values, "2 _layer _neuron"], ...]
     sums: Sums
     streams: tuple[Stream, ...] = dataclasses.field(metadata={"static": True})
@@ -107,8 +112,12 @@ def zero(
     streams: tuple[Stream, ...],
     tiles: tuple[Tile, ...] | None = None,
     dtype: DTypeLike = jnp.float32,
+    slices: int = 1,
 ) -> Moments:
-    """The state of no rows, with a pilot of 0; all tiles unless given."""
+    """The state of no rows, with a pilot of 0; all tiles unless given.
+
+    `cross` has room for one of so many equal slices of the x-neurons.
+    """
     tiles = all_tiles(streams) if tiles is None else tiles
     networks = sum(stream.layers for stream in streams)
 
@@ -118,7 +127,8 @@ def zero(
     sums = Sums(
         first=tuple(zeros(2, s.layers, s.neurons) for s in streams),
         cross=tuple(
-            zeros(len(t.pairs), 2, streams[t.a].neurons, streams[t.b].neurons) for t in tiles
+            zeros(len(t.pairs), 2, streams[t.a].neurons // slices, streams[t.b].neurons)
+            for t in tiles
         ),
         energy=zeros(2, networks),
         energy_cross=zeros(2, networks, networks),
@@ -134,33 +144,49 @@ def with_pilot(state: Moments, pilot: Pilot) -> Moments:
     return dataclasses.replace(state, pilot=pilot)
 
 
-def pilot_mean(rows: tuple[StreamRows, ...], valid: Int[Array, ""]) -> Pilot:
+def pilot_mean(
+    rows: tuple[StreamRows, ...],
+    valid: Int[Array, "*buffer"],
+    everywhere: Callable[[Array], Array] = lambda x: x,
+    leads: Bool[Array, ""] | bool = True,
+) -> Pilot:
     """The mean of the first `valid` rows, and the rest that takes rows off the grid.
 
-    Exactly the value of a neuron that is constant there, which has no rest.
+    Exactly the value of a neuron that is constant there, which has no rest. On several devices
+    `everywhere` sums over them; the one that `leads` needs a valid row, the first.
     """
 
     def mean(x: StreamRows) -> Float[Array, "2 _layer _neuron"]:
-        inside = jnp.arange(x.shape[1])[:, None] < valid
-        base = x[:, :1]
-        deviation = jnp.where(inside, x - base, 0)
-        total = jnp.sum(deviation, axis=1)
-        mean = base[:, 0] + total / jnp.maximum(valid, 1).astype(x.dtype)
+        base = everywhere(jnp.where(leads, x[:, :1], 0))
+        deviation = jnp.where(_inside(x, valid), x - base, 0)
+        total = everywhere(jnp.sum(deviation, axis=1))
+        count = everywhere(jnp.sum(valid))
+        mean = base[:, 0] + total / jnp.maximum(count, 1).astype(x.dtype)
         last_place = jnp.nextafter(mean, jnp.inf) - mean
-        return jnp.stack([mean, jnp.any(deviation, axis=1) * _OFF_GRID * last_place])
+        varies = everywhere(jnp.any(deviation, axis=1).astype(x.dtype)) > 0
+        return jnp.stack([mean, varies * _OFF_GRID * last_place])
 
     return tuple(mean(x) for x in rows)
 
 
-def update(state: Moments, rows: tuple[StreamRows, ...], valid: Int[Array, ""]) -> Moments:
-    """Add the first `valid` rows of each stream (the same frames in all); the rest is ignored."""
+def update(
+    state: Moments,
+    rows: tuple[StreamRows, ...],
+    valid: Int[Array, "*buffer"],
+    part: Int[Array, ""] | int = 0,
+) -> Moments:
+    """Add the first `valid` rows of each stream (the same frames in all); the rest is ignored.
+
+    `valid` may name several buffers, of equal size, that lie one after the other. `part`: the slice
+    of the x-neurons that `cross` holds.
+    """
     shifted = [_shift(x, pilot, valid) for x, pilot in zip(rows, state.pilot)]
     energies = jnp.concatenate([jnp.sum(jnp.square(x), axis=2) for x in shifted])
     old = state.sums
     sums = Sums(
         first=tuple(add(s, jnp.sum(x, axis=1)) for s, x in zip(old.first, shifted)),
         cross=tuple(
-            _add_products(acc, tile, shifted[tile.a], shifted[tile.b])
+            _add_products(acc, tile, shifted[tile.a], shifted[tile.b], part)
             for acc, tile in zip(old.cross, state.tiles)
         ),
         energy=add(old.energy, jnp.sum(energies, axis=1)),
@@ -169,16 +195,21 @@ def update(state: Moments, rows: tuple[StreamRows, ...], valid: Int[Array, ""]) 
             add(s, _einsum("nr,lrd->nld", energies, x)) for s, x in zip(old.energy_first, shifted)
         ),
     )
-    count = _carry(state.count + jnp.array([0, 1], jnp.int32) * valid.astype(jnp.int32))
+    count = _carry(state.count + jnp.array([0, 1], jnp.int32) * jnp.sum(valid).astype(jnp.int32))
     return dataclasses.replace(state, count=count, sums=sums)
 
 
 def _shift(
-    x: StreamRows, pilot: Float[Values, "2 _layer _neuron"], valid: Int[Array, ""]
+    x: StreamRows, pilot: Float[Values, "2 _layer _neuron"], valid: Int[Array, "*buffer"]
 ) -> StreamRows:
-    inside = jnp.arange(x.shape[1])[:, None] < valid
     mean, rest = pilot[0][:, None], pilot[1][:, None]
-    return jnp.where(inside, (x.astype(pilot.dtype) - mean) - rest, 0)
+    return jnp.where(_inside(x, valid), (x.astype(pilot.dtype) - mean) - rest, 0)
+
+
+def _inside(x: StreamRows, valid: Int[Array, "*buffer"]) -> Bool[Array, "row 1"]:
+    """Which rows are among the first `valid` of their buffer."""
+    row = jnp.arange(x.shape[1] // valid.size)
+    return (row < valid.reshape(-1, 1)).reshape(-1, 1)
 
 
 def _einsum(formula: str, a: Array, b: Array) -> Array:
@@ -187,9 +218,13 @@ def _einsum(formula: str, a: Array, b: Array) -> Array:
 
 
 def _add_products(
-    acc: Float[Values, "_pair 2 _x _y"], tile: Tile, a: StreamRows, b: StreamRows
+    acc: Float[Values, "_pair 2 _x _y"],
+    tile: Tile,
+    a: StreamRows,
+    b: StreamRows,
+    part: Int[Array, ""] | int,
 ) -> Float[Array, "_pair 2 _x _y"]:
-    """acc[k] += a[l]' b[m] for each pair (l, m) of the tile.
+    """acc[k] += a[l]' b[m] for each pair (l, m) of the tile; of a the neurons that acc has.
 
     A loop, so that the compiler holds one product at a time. Sum and lost digits lie in one array
     because two would each be copied whole at every step (both are read before either is written).
@@ -198,6 +233,7 @@ def _add_products(
 
     def step(k: Int[Array, ""], acc: Array) -> Array:
         x = lax.dynamic_index_in_dim(a, jnp.asarray(l_of)[k], keepdims=False)
+        x = lax.dynamic_slice_in_dim(x, part * acc.shape[2], acc.shape[2], axis=1)
         y = lax.dynamic_index_in_dim(b, jnp.asarray(m_of)[k], keepdims=False)
         old = lax.dynamic_index_in_dim(acc, k, keepdims=False)
         return lax.dynamic_update_index_in_dim(acc, add(old, _einsum("rx,ry->xy", x, y)), k, 0)
@@ -211,7 +247,7 @@ def add(total: Compensated, term: Array) -> Compensated:
     return jnp.stack([high, total[1] + lost])
 
 
-def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+def two_sum(a: Values, b: Values) -> tuple[Values, Values]:
     """a + b rounded, and what rounding lost: the two add up to a + b exactly."""
     total = a + b
     shadow = total - a
@@ -238,7 +274,7 @@ def _carry(count: Int32[Values, "2"]) -> Int32[Array, "2"]:
 
 def count_of(state: Moments) -> int:
     """Rows seen so far."""
-    high, low = np.asarray(state.count).tolist()
+    high, low = np.asarray(state.count).reshape(-1, 2).sum(axis=0, dtype=np.int64).tolist()
     return high * _COUNT_BASE + low
 
 

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int64, Shaped, UInt64
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import BatchRows, x64
+from speechsim_jax.statistics.rows import BatchRows, Snapshot, x64
 from speechsim_jax.typing import HiddenStates, StreamRows
 
 # Rows that one gather takes from the device: one compiled shape, and little too much at the end.
@@ -163,6 +163,37 @@ class SampleStream:
             places = slots[index * _GATHER : (index + 1) * _GATHER]
             for kept, rows in zip(self._rows, block):
                 kept[:, places] = np.asarray(rows)[:, : len(places)]
+
+    def snapshot(self) -> Snapshot:
+        """Everything that `restore` needs; the stream may go on."""
+        while self._coming:
+            self._store()
+        return {
+            "kind": self._kind(),
+            "keys": self._keys.copy(),
+            "utterances": self._utterances.tolist(),
+            "numbers": self._numbers.copy(),
+            "rows": [x.copy() for x in self._rows],
+        }
+
+    def _kind(self) -> str:
+        """What streams must share for one to go on with the other's snapshot."""
+        shapes = [(str(x.dtype), x.shape) for x in self._rows]
+        return repr((self._size, self._seed, shapes))
+
+    def restore(self, found: Snapshot) -> None:
+        """Go on where `snapshot` was taken, on whatever devices.
+
+        Raises UserError for a snapshot of other models, or another size or seed.
+        """
+        if found["kind"] != self._kind():
+            raise UserError(
+                "the snapshot is of other models, sample_frames or seed than this sample; start "
+                "anew, or with what it was made with"
+            )
+        self._keys, self._numbers = found["keys"].copy(), found["numbers"].copy()
+        self._utterances = np.array(found["utterances"], object)
+        self._rows = tuple(x.copy() for x in found["rows"])
 
     def finish(self) -> Sample:
         """The sample of everything seen; the stream is used up."""

@@ -1,0 +1,188 @@
+"""One pass over a corpus: every model encodes every batch, every statistic sees it.
+
+With checkpoints the pass can be broken off anywhere and goes on behind the last one.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tqdm.auto
+from jax.sharding import Mesh
+from jaxtyping import Array, Int32
+
+from speechsim_jax import audio as sound
+from speechsim_jax import batching, frames, sharding
+from speechsim_jax.accumulate import Statistics
+from speechsim_jax.checkpoints import Checkpoints
+from speechsim_jax.errors import UserError
+from speechsim_jax.models.encoder import Activations, Outputs, SpeechEncoder
+from speechsim_jax.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Seen:
+    """What the stream has brought so far; `frames` are those that were chosen.
+
+    `heard`: every utterance (or piece of one), and a digest of its samples.
+    """
+
+    utterances: int = 0
+    seconds: float = 0.0
+    frames: int = 0
+    skipped: list[sound.Skipped] = dataclasses.field(default_factory=list)
+    heard: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def skip(self, skipped: sound.Skipped) -> None:
+        """Keep a file that could not be used, and say so."""
+        _log.warning("skipped %s: %s", skipped.id, skipped.reason)
+        self.skipped.append(skipped)
+
+    def hear(self, batch: batching.Batch, frames: int) -> None:
+        """Count a batch, and the frames of it that were chosen."""
+        self.frames += frames
+        self.utterances += len(batch.ids)
+        self.seconds += batch.seconds
+        for id_, samples, length in zip(batch.ids, batch.samples, batch.lengths):
+            self.heard[id_] = hashlib.blake2b(samples[:length].tobytes(), digest_size=8).hexdigest()
+
+    def take_up(self, saved: dict[str, Any]) -> None:
+        """Go on from what `dataclasses.asdict` made of an earlier run's."""
+        for name, value in saved.items():
+            setattr(self, name, value)
+        self.skipped = [sound.Skipped(**skipped) for skipped in saved["skipped"]]
+
+
+def read_through(
+    encoders: Sequence[SpeechEncoder],
+    outputs: Sequence[Outputs],
+    corpus: sound.Corpus,
+    choice: frames.FrameChoice,
+    statistics: Statistics,
+    options: Settings,
+    seen: Seen,
+    checkpoints: Checkpoints | None,
+    mesh: Mesh,
+    progress: bool,
+) -> None:
+    """One pass over the corpus: every model encodes every batch once, every statistic sees it."""
+    seconds = [source.seconds for source in corpus.sources if source.seconds]
+    buckets = batching.plan_buckets(
+        seconds or [options.max_seconds],
+        count=options.buckets,
+        batch_seconds=options.batch_seconds,
+        max_seconds=options.max_seconds,
+    )
+    done, cursor = _take_up(checkpoints, statistics, seen)
+    step = done
+    batches = batching.batches(
+        corpus, buckets, strict=options.strict, on_skip=seen.skip, start=cursor
+    )
+    checks: collections.deque[FiniteCheck] = collections.deque()
+    names = [encoder.name for encoder in encoders]
+    with _progress_bar(sum(seconds), progress) as bar:
+        bar.update(seen.seconds)
+        for step, batch in enumerate(batches, start=done + 1):
+            batch = batching.filled(batch, mesh.size)
+            placed = sharding.place_batch(batch.samples, batch.lengths, mesh)
+            acts = [
+                sharding.encode(encoder, *placed, wanted, options.model_precision, mesh)
+                for encoder, wanted in zip(encoders, outputs)
+            ]
+            width = acts[0].frame_mask.shape[1]
+            checks.append(FiniteCheck(names, batch.ids, width, [_first_bad_frame(a) for a in acts]))
+            picked = choice.of(batch, width)
+            acts = [frames.pooled(a, picked) for a in acts]
+            statistics.append(acts, batch, picked.rows)
+            del acts
+            seen.hear(batch, picked.frames)
+            bar.update(batch.seconds)
+            # One batch behind: the device is never idle, and never has two batches waiting.
+            if len(checks) > 1:
+                checks.popleft().check()
+            if checkpoints is not None and checkpoints.due():
+                checks.pop().check()
+                _save(checkpoints, step, statistics, seen, batch.after)
+    for waiting in checks:
+        waiting.check()
+    # A run that has taken long enough to save once shall not lose what came after it, either.
+    if checkpoints is not None and checkpoints.started and step > done:
+        _save(checkpoints, step + 1, statistics, seen, batching.Cursor(len(corpus.sources)))
+        checkpoints.close()
+
+
+def _take_up(
+    checkpoints: Checkpoints | None, statistics: Statistics, seen: Seen
+) -> tuple[int, batching.Cursor]:
+    """Take over what an earlier run has saved: its batches are done, and where to go on."""
+    saved = checkpoints.latest() if checkpoints is not None else None
+    if saved is None:
+        return 0, batching.Cursor()
+    statistics.restore(saved.state)
+    seen.take_up(saved.facts["seen"])
+    _log.info("going on behind batch %d, after %.1f s of audio", saved.step, seen.seconds)
+    return saved.step, batching.Cursor.of(saved.facts["cursor"])
+
+
+def _save(
+    checkpoints: Checkpoints,
+    step: int,
+    statistics: Statistics,
+    seen: Seen,
+    cursor: batching.Cursor,
+) -> None:
+    """Begin to write a checkpoint of everything that `_take_up` reads."""
+    started = time.monotonic()
+    facts = {"seen": dataclasses.asdict(seen), "cursor": dataclasses.asdict(cursor)}
+    checkpoints.save(step, statistics.snapshot(), facts)
+    _log.info(
+        "checkpoint %d, %.1f s of audio: %.1f s", step, seen.seconds, time.monotonic() - started
+    )
+
+
+@jax.jit
+def _first_bad_frame(acts: Activations) -> Int32[Array, ""]:
+    """The first valid frame, on the flattened [batch * frame] axis, that is NaN or inf; or -1."""
+    finite = jnp.isfinite(acts.hidden_states).all(axis=(0, 3)) | ~acts.frame_mask
+    flat = finite.reshape(-1)
+    return jnp.where(flat.all(), -1, jnp.argmin(flat)).astype(jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class FiniteCheck:
+    """Where the hidden states of a batch are not finite, per model; looked at once computed."""
+
+    names: Sequence[str]
+    ids: tuple[str, ...]
+    frames: int
+    first_bad: Sequence[Int32[Array, ""]]
+
+    def check(self) -> None:
+        """Raise UserError that names model, utterance and frame if a hidden state is NaN or inf."""
+        for name, first_bad in zip(self.names, self.first_bad):
+            if int(first_bad) >= 0:
+                row, frame = divmod(int(first_bad), self.frames)
+                raise UserError(
+                    f"{name}: hidden states of utterance {self.ids[row]!r} are NaN or inf at frame "
+                    f"{frame}; the checkpoint does not fit this audio or precision"
+                )
+
+
+def _progress_bar(total_seconds: float, progress: bool) -> tqdm.auto.tqdm:
+    return tqdm.auto.tqdm(
+        total=math.ceil(total_seconds) or None,  # what comes may round to a little more
+        desc="audio",
+        unit="s",
+        disable=not progress,
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} audio-seconds "
+        "[{elapsed}<{remaining}, {rate_noinv_fmt}]",
+    )

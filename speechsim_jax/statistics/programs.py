@@ -1,0 +1,185 @@
+"""What runs for `MomentsStream` on the devices of a mesh.
+
+Every device has its own row buffer, and every row of devices along the axis `feature` its own
+accumulator. They lie side by side along an axis that is there anyway, so that each device runs what
+one device alone would run:
+
+    buffers   [layer, row, neuron]   rows of all devices
+    sums      [part, ...]            two parts for each device along `data`; `count` likewise
+    cross     [pair, part, x, y]     and x divided along `feature`
+    pilot                            the same everywhere
+
+The sums over parts are the values, as on one device. An update needs nothing from the devices along
+`data`; along `feature` it gathers their rows.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int, Int32, Shaped
+
+from speechsim_jax.errors import UserError
+from speechsim_jax.statistics import moments
+from speechsim_jax.statistics.moments import Moments, Pilot, Stream, Tile
+from speechsim_jax.typing import HiddenStates, StreamRows
+
+Buffers = tuple[StreamRows, ...]
+Source = Int32[Array | np.ndarray, " row"]
+Valid = Int[Array | np.ndarray, " device"]
+Parts = tuple[Moments, Any, Any]
+"""A state without cross and pilot, cross, and pilot: what is laid out in three ways."""
+
+# Of every mesh (`sharding`). Batches are divided over both.
+AXES = ("data", "feature")
+
+_ROWS = P(None, AXES)
+_PARTS = (P("data"), P(None, "data", "feature"), P())
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """`pack` and `update` write over their first argument. `valid` has an entry a device."""
+
+    devices: int
+    zero: Callable[[tuple[Stream, ...], tuple[Tile, ...] | None, str], Moments]
+    buffers: Callable[[tuple[Stream, ...], int, str], Buffers]
+    pack: Callable[[Buffers, tuple[HiddenStates, ...], Source], Buffers]
+    pilot_mean: Callable[[Buffers, Valid], Pilot]
+    update: Callable[[Moments, Buffers, Valid], Moments]
+    place_state: Callable[[Moments], Moments]
+    place_rows: Callable[[tuple[np.ndarray, ...]], tuple[Array, ...]]
+
+
+def pack(buffers: Buffers, hidden: tuple[HiddenStates, ...], source: Source) -> Buffers:
+    """buffer[:, r] = hidden frame source[r] (index into batch * frame); kept where source is -1."""
+    source = jnp.asarray(source)
+
+    def fill(buffer: StreamRows, states: HiddenStates) -> StreamRows:
+        frames = states.reshape(states.shape[0], -1, states.shape[-1])
+        chosen = jnp.take(frames, jnp.maximum(source, 0), axis=1)
+        return jnp.where((source >= 0)[:, None], chosen.astype(buffer.dtype), buffer)
+
+    return tuple(fill(buffer, states) for buffer, states in zip(buffers, hidden))
+
+
+@functools.cache
+def on_mesh(mesh: Mesh) -> Programs:
+    """The programs of a mesh; compiled once for all streams of the same shapes."""
+    feature = mesh.shape["feature"]
+    mapped = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+    packed = mapped(pack, in_specs=(_ROWS, _ROWS, P(AXES)), out_specs=_ROWS)
+    pilot = jax.jit(mapped(_pilot_mean, in_specs=(_ROWS, P(AXES), P(AXES)), out_specs=P()))
+    update_parts = functools.partial(_update, feature)
+    updated = jax.jit(
+        mapped(update_parts, in_specs=(_PARTS, _ROWS, P("data")), out_specs=_PARTS),
+        donate_argnums=0,
+    )
+
+    def zero(streams: tuple[Stream, ...], tiles: tuple[Tile, ...] | None, dtype: str) -> Moments:
+        _check_widths(streams, feature)
+
+        def own() -> Parts:
+            return _parts(moments.zero(streams, tiles, dtype, feature))
+
+        return _whole(jax.jit(mapped(own, in_specs=(), out_specs=_PARTS))())
+
+    def buffers(streams: tuple[Stream, ...], size: int, dtype: str) -> Buffers:
+        def own() -> Buffers:
+            return tuple(jnp.zeros((s.layers, size, s.neurons), dtype) for s in streams)
+
+        return jax.jit(mapped(own, in_specs=(), out_specs=_ROWS))()
+
+    def pilot_mean(buffers: Buffers, valid: Valid) -> Pilot:
+        leads = np.arange(mesh.size) == np.argmax(np.asarray(valid) > 0)
+        return pilot(buffers, valid, leads)
+
+    def update(state: Moments, buffers: Buffers, valid: Valid) -> Moments:
+        return _whole(updated(_parts(state), buffers, valid))
+
+    def place_state(state: Moments) -> Moments:
+        def place(part: Any, spec: P) -> Any:
+            layout = NamedSharding(mesh, spec)
+            return jax.tree.map(lambda x: jax.device_put(x, layout), part)
+
+        rest, cross, pilot = map(place, _parts(state), _PARTS)
+        return _whole((rest, cross, pilot))
+
+    def place_rows(rows: tuple[np.ndarray, ...]) -> tuple[Array, ...]:
+        return jax.device_put(rows, NamedSharding(mesh, _ROWS))
+
+    return Programs(
+        devices=mesh.size,
+        zero=zero,
+        buffers=buffers,
+        pack=jax.jit(packed, donate_argnums=0),
+        pilot_mean=pilot_mean,
+        update=update,
+        place_state=place_state,
+        place_rows=place_rows,
+    )
+
+
+def _update(feature: int, parts: Parts, buffers: Buffers, valid: Int[Array, " buffer"]) -> Parts:
+    """One device's part: rows of all devices along `feature`, its own slice of the x-neurons."""
+    slice_ = 0
+    if feature > 1:
+        buffers = tuple(lax.all_gather(x, "feature", axis=1, tiled=True) for x in buffers)
+        slice_ = lax.axis_index("feature")
+    return _parts(moments.update(_whole(parts), buffers, valid, slice_))
+
+
+def _pilot_mean(buffers: Buffers, valid: Array, leads: Array) -> Pilot:
+    everywhere = functools.partial(lax.psum, axis_name=AXES)
+    return moments.pilot_mean(buffers, valid, everywhere, leads[0])
+
+
+def _parts(state: Moments) -> Parts:
+    rest = dataclasses.replace(state.sums, cross=())
+    return dataclasses.replace(state, pilot=(), sums=rest), state.sums.cross, state.pilot
+
+
+def _whole(parts: Parts) -> Moments:
+    rest, cross, pilot = parts
+    sums = dataclasses.replace(rest.sums, cross=cross)
+    return dataclasses.replace(rest, pilot=pilot, sums=sums)
+
+
+def _check_widths(streams: tuple[Stream, ...], feature: int) -> None:
+    for stream in streams:
+        if stream.neurons % feature:
+            raise UserError(
+                f"mesh: {stream.neurons} neurons cannot be divided over feature:{feature}; name a "
+                "size that divides the width of every model"
+            )
+
+
+def of_one_device(state: Moments, devices: int) -> Moments:
+    """A state on the host with all its sums in the parts of the first of so many devices."""
+    rest, cross, pilot = _parts(state)
+    sums = jax.tree.map(lambda x: first_of(x, devices), rest.sums)
+    cross = tuple(np.moveaxis(first_of(np.moveaxis(x, 1, 0), devices), 0, 1) for x in cross)
+    count = np.zeros((devices, 2), np.int32)
+    count[0] = moments.as_count(moments.count_of(state))
+    rest = dataclasses.replace(rest, count=count.reshape(-1), sums=sums)
+    return _whole((rest, cross, pilot))
+
+
+def first_of(
+    parts: Shaped[np.ndarray, "_part *each"], devices: int
+) -> Shaped[np.ndarray, "_parts *each"]:
+    """Compensated sums of any number of devices, added up, for the first of so many."""
+    placed = np.zeros((2 * devices, *parts.shape[1:]), parts.dtype)
+    high, lost = parts[0], parts[1]
+    for term, rest in zip(parts[2::2], parts[3::2]):
+        high, new = moments.two_sum(high, term)
+        lost = lost + new + rest
+    placed[0], placed[1] = high, lost
+    return placed

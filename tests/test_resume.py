@@ -1,0 +1,132 @@
+"""Checkpoints: a run that is broken off goes on, and gives the same bits."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import speechsim_jax as ss
+from speechsim_jax import accumulate
+from speechsim_jax.checkpoints import Checkpoints
+from speechsim_jax.errors import UserError
+
+FOLDER = Path(__file__).parent / "data" / "parity"
+SETTINGS = {
+    "measures": "lincka,lincka_debiased,maxcorr,rsa,attn_frobenius",
+    "batch_seconds": 1,
+    "buckets": 1,
+    "rows_per_update": 100,
+    "sample_frames": 60,
+    "progress": False,
+}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def audio():
+    rng = np.random.default_rng(0)
+    waves = {
+        f"u{i}": 0.1 * rng.standard_normal(n) for i, n in enumerate(rng.choice([4000, 7000], 9))
+    }
+    waves["u2"][:] = np.nan  # skipped, whichever run meets it
+    return {name: wave.astype(np.float32) for name, wave in waves.items()}
+
+
+@pytest.fixture(scope="module")
+def encoders():
+    return [ss.load_encoder(FOLDER / name) for name in ("wav2vec2-base", "hubert-base")]
+
+
+@pytest.fixture(scope="module")
+def whole(encoders, audio):
+    return ss.compare(encoders, audio, **SETTINGS)
+
+
+def break_off(monkeypatch, encoders, audio, folder, behind: int, **changed):
+    """A run that dies in batch `behind` + 1."""
+    append, batches = accumulate.Statistics.append, []
+
+    def dies(self, *args):
+        batches.append(args)
+        if len(batches) > behind:
+            raise Killed
+        append(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(accumulate.Statistics, "append", dies)
+        with pytest.raises(Killed):
+            ss.compare(
+                encoders, audio, checkpoint_dir=folder, checkpoint_minutes=0, **SETTINGS | changed
+            )
+
+
+def same(a: ss.SimilarityResult, b: ss.SimilarityResult) -> bool:
+    return all(
+        np.array_equal(a.dataset[name], b.dataset[name], equal_nan=True) for name in a.dataset
+    )
+
+
+@pytest.mark.parametrize("behind", [1, 3])
+def test_the_same_bits_come_out(behind, monkeypatch, encoders, audio, whole, tmp_path, caplog):
+    break_off(monkeypatch, encoders, audio, tmp_path / "c", behind)
+    with caplog.at_level(logging.INFO):
+        found = ss.compare(encoders, audio, checkpoint_dir=tmp_path / "c", **SETTINGS)
+    assert f"going on behind batch {behind}, after" in caplog.text
+    assert set(found.dataset) == set(whole.dataset) and same(found, whole)
+    for name in ("frames", "rows", "utterances", "seconds", "skipped"):
+        assert found.attributes[name] == whole.attributes[name], name
+    assert len(found.attributes["skipped"]) == 1
+    # What has been read to its end is only scored.
+    with monkeypatch.context() as patch:
+        patch.setattr(accumulate.Statistics, "append", None)
+        again = ss.compare(encoders, audio, checkpoint_dir=tmp_path / "c", **SETTINGS)
+    assert same(again, whole)
+
+
+def test_another_job_is_refused(monkeypatch, encoders, audio, tmp_path):
+    folder = tmp_path / "c"
+    break_off(monkeypatch, encoders, audio, folder, 1)
+    fewer = {name: wave for name, wave in audio.items() if name != "u8"}
+    for models, waves, changed, named in (
+        (encoders, audio, {"seed": 1}, "seed was 0 and is 1 now"),
+        (encoders, audio, {"rows_per_update": 99}, "rows_per_update"),
+        (encoders, audio, {"measures": "lincka"}, "another job"),
+        (encoders[:1], audio, {}, "models"),
+        (encoders, fewer, {}, "audio"),
+    ):
+        with pytest.raises(UserError, match=named):
+            ss.compare(models, waves, checkpoint_dir=folder, **SETTINGS | changed)
+
+
+def test_short_runs_write_nothing(encoders, audio, whole, tmp_path):
+    found = ss.compare(encoders, audio, checkpoint_dir=tmp_path / "c", **SETTINGS)
+    assert same(found, whole) and not (tmp_path / "c").exists()
+
+
+def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path):
+    state = {"one": {"x": np.arange(5.0), "of": [np.arange(3, dtype=np.int32)], "names": ["a"]}}
+    first = Checkpoints(tmp_path, {"job": (1, 2)}, 0)
+    assert first.latest() is None and not first.started and first.due()
+    for step in (1, 2, 3):
+        later = {"one": state["one"] | {"x": state["one"]["x"] + step}}
+        first.save(step, later, {"cursor": step})
+    first.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+    found = Checkpoints(tmp_path, {"job": (1, 2)}, 60).latest()
+    assert found.step == 3 and found.facts["cursor"] == 3
+    assert np.array_equal(found.state["one"]["x"], state["one"]["x"] + 3)
+    assert found.state["one"]["of"][0].dtype == np.int32 and found.state["one"]["names"] == ["a"]
+    for broken, expected in (("3", 2), ("2", None)):
+        for file in (tmp_path / broken).rglob("*"):
+            if file.is_file():
+                file.write_bytes(file.read_bytes()[: len(file.read_bytes()) // 2])
+        again = Checkpoints(tmp_path, {"job": (1, 2)}, 60)
+        if expected:
+            assert again.latest().step == expected
+        else:
+            with pytest.raises(UserError, match="can be read"):
+                again.latest()

@@ -1,0 +1,131 @@
+"""The self-check passes here, and each of its checks fails when what it checks is broken."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import _flags, selfcheck
+from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.statistics import attention, finished, moments, rows
+
+CHECKS = {check.figure.__name__: check for check in selfcheck.checks()}
+
+
+@pytest.fixture
+def run(capsys):
+    """Exit code and lines of the script, run in this process."""
+
+    def call() -> tuple[int, list[str]]:
+        capsys.readouterr()
+        code = 0
+        try:
+            _flags.guarded(selfcheck.main)
+        except SystemExit as ended:
+            assert isinstance(ended.code, int)
+            code = ended.code
+        return code, capsys.readouterr().out.splitlines()
+
+    return call
+
+
+def test_passes_here(run):
+    code, lines = run()
+    assert code == 0, lines
+    assert lines[0].startswith(f"jax {jax.__version__}, jaxlib ")
+    assert [line[:7] for line in lines[1:]] == ["ok     "] * len(CHECKS)
+    for line, check in zip(lines[1:], CHECKS.values()):
+        assert check.name in line and f"(at most {check.bar:g})" in line
+
+
+def _miscompile(monkeypatch):
+    vmap = jax.vmap
+    monkeypatch.setattr(jax, "vmap", lambda f: lambda x: vmap(f)(x).at[::2].set(0))
+
+
+def _round_operands(monkeypatch):
+    products = attention.products
+    rounded = lambda maps: products(maps.astype(jnp.bfloat16).astype(jnp.float32))  # noqa: E731
+    monkeypatch.setattr(attention, "products", rounded)
+
+
+def _lose_digits(monkeypatch):
+    monkeypatch.setattr(moments, "two_sum", lambda a, b: (a + b, jnp.zeros_like(b)))
+
+
+def _round_encoder(monkeypatch):
+    encoder = selfcheck._encoder
+    monkeypatch.setattr(selfcheck, "_encoder", lambda: encoder().astype("bfloat16"))
+
+
+def _hear_the_padding(monkeypatch):
+    apply = SpeechEncoder.apply
+
+    def all_of_it(self, samples, lengths, *args, **kwargs):
+        return apply(self, samples, np.full_like(lengths, samples.shape[1]), *args, **kwargs)
+
+    monkeypatch.setattr(SpeechEncoder, "apply", all_of_it)
+
+
+def _without_pilot(monkeypatch):
+    pilot_mean = rows._pilot_mean
+    zero = lambda *args: jax.tree.map(jnp.zeros_like, pilot_mean(*args))  # noqa: E731
+    monkeypatch.setattr(rows, "_pilot_mean", zero)
+
+
+def _poor_logarithm(monkeypatch):
+    log = attention._log
+    monkeypatch.setattr(attention, "_log", lambda x: log(x) * (1 + 1e-3))
+
+
+def _no_correlations(monkeypatch):
+    monkeypatch.setattr(
+        finished.FinishedMoments, "correlate", lambda self, scatter, x, y: scatter * np.nan
+    )
+
+
+BROKEN = {
+    "miscompiled_rows": _miscompile,
+    "product_error": _round_operands,
+    "lost_small_terms": _lose_digits,
+    "encoder_error": _round_encoder,
+    "batch_error": _hear_the_padding,
+    "covariance_error": _without_pilot,
+    "attention_error": _poor_logarithm,
+    "scores_missing": _no_correlations,
+}
+
+
+def test_every_check_is_broken_below():
+    assert list(BROKEN) == list(CHECKS)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_fails_when_its_subject_is_broken(name, run, monkeypatch):
+    check = CHECKS[name]
+    BROKEN[name](monkeypatch)
+    monkeypatch.setattr(selfcheck, "checks", lambda: (check,))
+    code, lines = run()
+    assert code == 1
+    assert lines[1].startswith(f"FAILED {check.name}: ")
+    assert lines[2].startswith("1 of 1 checks failed")
+
+
+def test_what_raises_or_is_nan_has_failed(run, monkeypatch):
+    def crash() -> float:
+        raise RuntimeError("no such\nkernel")
+
+    made = (
+        selfcheck.Check("crash", crash, 1),
+        selfcheck.Check("nan", lambda: float("nan"), 1),
+        selfcheck.Check("at the bar", lambda: 1.0, 1),
+    )
+    monkeypatch.setattr(selfcheck, "checks", lambda: made)
+    code, lines = run()
+    assert code == 1
+    assert lines[1:] == [
+        "FAILED crash: RuntimeError: no such kernel",
+        "FAILED nan: nan (at most 1)",
+        "ok     at the bar: 1 (at most 1)",
+        "2 of 3 checks failed: do not trust figures from here",
+    ]
