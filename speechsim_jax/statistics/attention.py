@@ -28,7 +28,7 @@ from speechsim_jax.statistics.moments import Values, add
 # Cells of each map that exist at once, and of those whose logarithms are taken at once: half of all
 # heads' cells should stay in the cache (both by measurement).
 _CELLS_AT_ONCE = 8192
-_LOGARITHMS_AT_ONCE = 2048
+_LOGARITHMS_AT_ONCE = 4096
 # Below this share of |A|^2 + |B|^2, |A|^2 + |B|^2 - 2 <A, B> has cancelled: sum the differences.
 _CANCELLED = 1e-2
 
