@@ -148,6 +148,8 @@ def run(config: Config) -> ss.SimilarityResult:
     given = dataclasses.asdict(config)
     with _flags.log_to(workdir):
         _log.debug("config: %s", json.dumps(given))
+        if config.resume and not checkpoints.exists():
+            _log.warning("no checkpoint in %s: starting from the beginning", workdir)
         result = ss.compare(
             config.models,
             config.audio,

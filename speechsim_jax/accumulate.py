@@ -1,6 +1,7 @@
 """The statistics of one pass, side by side: all see every batch, and are finished together."""
 
 import dataclasses
+import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from speechsim_jax.audio import Corpus
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import Chosen
 from speechsim_jax.measures.finalise import score_all
+from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import Activations, SpeechEncoder
 from speechsim_jax.results import NetworkName, SimilarityResult
 from speechsim_jax.settings import Settings
@@ -61,8 +63,10 @@ class Statistics:
         streams = tuple(Stream(len(ls), e.config.hidden_size) for e, ls in zip(encoders, layers))
         self._config = encoders[0].config
         self._names = [encoder.name for encoder in encoders]
-        self._weights = [
-            [encoder.provenance.get(name) for name in ("sha256", "kernels")] for encoder in encoders
+        # Weights, what they are rounded to, and everything that config.json says.
+        self._models = [
+            [e.provenance.get("sha256"), e.provenance.get("kernels"), _digest(e.config)]
+            for e in encoders
         ]
         self._options = options
         self._wanted: tuple[str, ...] = ()
@@ -123,7 +127,7 @@ class Statistics:
         for later in ("rank_tolerance", "strict"):
             del options[later]
         return {
-            "models": dict(zip(self._names, self._weights)),
+            "models": dict(zip(self._names, self._models)),
             "statistics": list(self._streams),
             "attention": list(self._wanted),
             **options,
@@ -165,6 +169,11 @@ class Statistics:
             self._sample and self._sample.finish(),
             self._attention and self._attention.finish(rank_tolerance),
         )
+
+
+def _digest(config: EncoderConfig) -> str:
+    """Short, and another one for another configuration."""
+    return hashlib.sha256(repr(config).encode()).hexdigest()[:16]
 
 
 def attention_blocks(

@@ -5,11 +5,12 @@ writes into a temporary folder and renames it, so a run that is killed while it 
 checkpoint before. This module is the only one that knows orbax.
 """
 
+import contextlib
 import functools
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,6 +91,8 @@ class Checkpoints:
             except (OSError, ValueError, KeyError) as error:
                 _log.warning("checkpoint %d cannot be read: %s", step, error)
                 continue
+            if "identity" not in found.facts:
+                raise UserError(f"{self._folder} holds checkpoints of another program")
             self._check(found.facts["identity"])
             plain = found.facts["plain"]
             state = {part: found.state.get(part, {}) | names for part, names in plain.items()}
@@ -117,16 +120,28 @@ class Checkpoints:
         arrays = {part: _some(names, _is_arrays) for part, names in state.items()}
         plain = {part: _some(names, lambda x: not _is_arrays(x)) for part, names in state.items()}
         facts = facts | {"identity": self._identity, "plain": plain}
-        self._manager.save(
-            step, args=args.Composite(state=args.StandardSave(arrays), facts=args.JsonSave(facts))
-        )
+        step_args = args.Composite(state=args.StandardSave(arrays), facts=args.JsonSave(facts))
+        manager = self._manager
+        with self._written():
+            manager.save(step, args=step_args)
         self._last = time.monotonic()
 
     def close(self) -> None:
         """Wait until all is written."""
         if self.started:
-            self._manager.wait_until_finished()
-            self._manager.close()
+            manager = self._manager
+            with self._written():
+                manager.wait_until_finished()
+            manager.close()
+
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        """What goes wrong while a checkpoint is written, now or at the one before, in one line."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise UserError(f"checkpoints cannot be written to {self._folder}: {said}") from error
 
 
 def _is_arrays(value: Any) -> bool:

@@ -51,10 +51,10 @@ def compare(
     `levels` names it.
     `note` is kept in the result and shown under its figures. `settings`: the fields of `Settings`.
     `checkpoint_dir`: where a long run saves its statistics every `checkpoint_minutes`; if it holds
-    a checkpoint of the same job (models, audio, measures, settings), that run goes on, on as many
-    devices as there are now. `mesh`: how devices are used, as "data:4,feature:2" (`sharding`):
-    those along `data` hear different utterances, those along `feature` share one accumulator; all
-    along `data` unless given.
+    a checkpoint of the same job (models, audio, measures, settings, versions), that run goes on, on
+    as many devices as there are now. `mesh`: how devices are used, as "data:4,feature:2"
+    (`sharding`): those along `data` hear different utterances, those along `feature` share one
+    accumulator; all along `data` unless given.
     Activations are never stored: memory does not depend on the amount of audio. Raises UserError
     for anything wrong with what was given.
     """
@@ -101,7 +101,12 @@ def compare(
     statistics = Statistics(chosen, encoders, layers, options, corpus, devices)
     checkpoints = None
     if checkpoint_dir is not None:
-        identity = statistics.identity() | {"audio": corpus.fingerprint(), **facts}
+        versions = provenance.record()["versions"]
+        identity = statistics.identity() | {
+            "audio": corpus.fingerprint(),
+            "versions": {name: versions[name] for name in ("speechsim_jax", "jax", "jaxlib")},
+            **facts,
+        }
         checkpoints = Checkpoints(checkpoint_dir, identity, checkpoint_minutes)
     started = time.monotonic()
     read_through(

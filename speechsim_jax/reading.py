@@ -5,7 +5,6 @@ With checkpoints the pass can be broken off anywhere and goes on behind the last
 
 import collections
 import dataclasses
-import hashlib
 import logging
 import math
 import time
@@ -31,16 +30,12 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Seen:
-    """What the stream has brought so far; `frames` are those that were chosen.
-
-    `heard`: every utterance (or piece of one), and a digest of its samples.
-    """
+    """What the stream has brought so far; `frames` are those that were chosen."""
 
     utterances: int = 0
     seconds: float = 0.0
     frames: int = 0
     skipped: list[sound.Skipped] = dataclasses.field(default_factory=list)
-    heard: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def skip(self, skipped: sound.Skipped) -> None:
         """Keep a file that could not be used, and say so."""
@@ -52,8 +47,6 @@ class Seen:
         self.frames += frames
         self.utterances += len(batch.ids)
         self.seconds += batch.seconds
-        for id_, samples, length in zip(batch.ids, batch.samples, batch.lengths):
-            self.heard[id_] = hashlib.blake2b(samples[:length].tobytes(), digest_size=8).hexdigest()
 
     def take_up(self, saved: dict[str, Any]) -> None:
         """Go on from what `dataclasses.asdict` made of an earlier run's."""
@@ -114,9 +107,10 @@ def read_through(
                 _save(checkpoints, step, statistics, seen, batch.after)
     for waiting in checks:
         waiting.check()
-    # A run that has taken long enough to save once shall not lose what came after it, either.
-    if checkpoints is not None and checkpoints.started and step > done:
-        _save(checkpoints, step + 1, statistics, seen, batching.Cursor(len(corpus.sources)))
+    if checkpoints is not None and checkpoints.started:
+        # A run that has taken long enough to save once shall not lose what came after, either.
+        if step > done:
+            _save(checkpoints, step + 1, statistics, seen, batching.Cursor(len(corpus.sources)))
         checkpoints.close()
 
 

@@ -18,9 +18,8 @@ from jaxtyping import Array, Float32, Int32
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.encoder import Activations, Outputs, SpeechEncoder, forward
+from speechsim_jax.statistics.programs import AXES
 from speechsim_jax.typing import Lengths, Waveforms
-
-AXES = ("data", "feature")
 
 _EXPECTED = 'expected for example "data:4" or "data:4,feature:2"'
 _COLLECTIVE = re.compile(

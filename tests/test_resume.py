@@ -1,5 +1,6 @@
 """Checkpoints: a run that is broken off goes on, and gives the same bits."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax import accumulate
+from speechsim_jax import accumulate, provenance
 from speechsim_jax.checkpoints import Checkpoints
 from speechsim_jax.errors import UserError
 
@@ -100,6 +101,38 @@ def test_another_job_is_refused(monkeypatch, encoders, audio, tmp_path):
     ):
         with pytest.raises(UserError, match=named):
             ss.compare(models, waves, checkpoint_dir=folder, **SETTINGS | changed)
+
+
+def test_other_versions_and_configurations_are_other_jobs(monkeypatch, encoders, audio, tmp_path):
+    folder = tmp_path / "c"
+    break_off(monkeypatch, encoders, audio, folder, 1)
+    config = dataclasses.replace(encoders[0].config, layer_norm_eps=1e-6)
+    changed = [dataclasses.replace(encoders[0], config=config), encoders[1]]
+    with pytest.raises(UserError, match="models was"):
+        ss.compare(changed, audio, checkpoint_dir=folder, **SETTINGS)
+    versions = provenance.record()["versions"] | {"jax": "0.0"}
+    monkeypatch.setattr(provenance, "record", lambda **facts: {"versions": versions})
+    with pytest.raises(UserError, match="versions was"):
+        ss.compare(encoders, audio, checkpoint_dir=folder, **SETTINGS)
+
+
+def test_checkpoints_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    blocked = Checkpoints(tmp_path / "file", {}, 0)
+    assert blocked.latest() is None
+    with pytest.raises(UserError, match="cannot be written to"):
+        blocked.save(1, {"a": {"x": np.zeros(3)}}, {})
+    full = Checkpoints(tmp_path / "full", {}, 0)
+    full.save(1, {"a": {"x": np.zeros(3)}}, {})
+
+    def no_space(*_, **__):
+        raise ValueError("INTERNAL: write failed\nNo space left on device")
+
+    monkeypatch.setattr(full._manager, "save", no_space)
+    with pytest.raises(UserError, match="write failed No space left on device") as error:
+        full.save(2, {"a": {"x": np.zeros(3)}}, {})
+    assert "\n" not in str(error.value)
+    full.close()
 
 
 def test_short_runs_write_nothing(encoders, audio, whole, tmp_path):

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "figures": {"errors", "results", "labels", "drawing", "curves", "head_maps"},
     "report": {"errors", "results", "labels", "figures"},
     "provenance": BASE,
-    "sharding": BASE | NETWORK,
+    "sharding": BASE | NETWORK | {"statistics"},
     "packing": set(),
     "plan": BASE | MATHS | {"sharding", "packing"},
     "training": BASE | SOUND | NETWORK | {"sharding", "provenance"},
