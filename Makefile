@@ -41,7 +41,7 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix .
 
 bench: .venv/.demo
-	$(BIN)/python -m experiments.benchmark --what=compare
+	$(BIN)/python -m experiments.benchmark --what=memory
 
 clean:
 	rm -rf .venv .venv-colab .venv-default .venv-newest

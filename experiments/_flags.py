@@ -7,13 +7,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import absl.logging
 import jax
 import tqdm.auto
 from absl import app, flags
 
+import speechsim_jax as ss
+from speechsim_jax import figures, processes
 from speechsim_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for results; made if missing.")
@@ -98,12 +100,15 @@ class _AboveTheBar(logging.Handler):
 def log_to(folder: Path) -> Iterator[None]:
     """Send the package's log to stderr and `folder`/log.jsonl for as long as this lasts.
 
+    Of several processes the first writes it, the others log-1.jsonl and so on.
+
     The file also keeps what is too fine for stderr, and the error that ended it.
     """
     logger = logging.getLogger("speechsim_jax")
     before = logger.level, logger.propagate, logger.handlers
     # An undecodable file name becomes \udcXX, which is how JSON writes it too.
-    file = logging.FileHandler(folder / "log.jsonl", encoding="utf-8", errors="backslashreplace")
+    name = "log.jsonl" if processes.is_first() else f"log-{processes.index()}.jsonl"
+    file = logging.FileHandler(folder / name, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(_JsonLines())
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -118,6 +123,16 @@ def log_to(folder: Path) -> Iterator[None]:
         level, logger.propagate, logger.handlers = before
         logger.setLevel(level)
         file.close()
+
+
+def save_result(result: ss.SimilarityResult, workdir: Path, config: dict[str, Any]) -> None:
+    """Write config.json, result.nc and figures/*.png, in place of older ones."""
+    # Only now: a run that fails must not pair an older result with its own configuration.
+    (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    result.save(workdir / "result.nc")
+    for stale in (workdir / "figures").glob("*.png"):
+        stale.unlink()
+    figures.save_figures(result, workdir / "figures")
 
 
 def new_workdir(path: str | Path, overwrite: bool) -> Path:

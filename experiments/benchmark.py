@@ -1,22 +1,28 @@
 """Measure, and print figures; nothing here asserts anything.
 
-    python -m experiments.benchmark --what=compare --speech=FOLDER --minutes=4,30
+    python -m experiments.benchmark --what=memory --speech=FOLDER --minutes=4,30
+    python -m experiments.benchmark --what=pipeline --speech=FOLDER --minutes=5 --repeats=3
+    python -m experiments.benchmark --what=scaling
     python -m experiments.benchmark --what=streaming --speech=FOLDER
     python -m experiments.benchmark --what=scores
     python -m experiments.benchmark --what=accuracy --speech=FOLDER
     python -m experiments.benchmark --what=encoder
     python -m experiments.benchmark --what=attention --speech=FOLDER --minutes=3
     python -m experiments.benchmark --what=statistics
+    python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
-compare: the whole job (`experiments.compare`, a process of its own each time) with two base-size
-encoders, wav2vec2 and HuBERT layouts with seeded random weights: wall time, audio-seconds per
-second and peak memory, for each of --minutes. streaming: in one process, the same audio once and
+memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
+encoders, wav2vec2 and HuBERT layouts with seeded random weights: peak memory and wall time for each
+of --minutes. pipeline: the same job against the published pipeline in torch (needs the [parity]
+extra), of which --pairs pairs of networks are timed. scaling: work and collectives of each device
+of several meshes, from compiled programs. streaming: in one process, the same audio once and
 eight times over: peak of live device bytes and of host memory. scores: the measures of the paper
 alone, on 26 networks of width 768, against a plain numpy loop over pairs. accuracy: float32
 statistics against float64, on rows made to be hard and on real hidden states. encoder: forward
 passes of base and large against torch transformers (needs the [parity] extra). attention: the
 attention level of two base-size encoders over the first of --minutes, against a plain loop over
-stored maps. statistics: the update of the moments against the machine's own products.
+stored maps. statistics: the update of the moments against the machine's own products. memory,
+pipeline, scaling and statistics print a line of JSON for each figure; plots draws such lines.
 """
 
 import importlib
@@ -31,8 +37,18 @@ from speechsim_jax.errors import UserError
 _SPEECH = flags.DEFINE_string(
     "speech", os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
 )
-_MINUTES = flags.DEFINE_list("minutes", ["4", "30"], "Minutes of audio for --what=compare.")
-_REPEATS = flags.DEFINE_integer("repeats", 7, "Interleaved runs behind a median.", lower_bound=1)
+_MINUTES = flags.DEFINE_list(
+    "minutes", None, "Minutes of audio (default: memory 4,30, pipeline 5, attention 3)."
+)
+_REPEATS = flags.DEFINE_integer(
+    "repeats", None, "Interleaved runs behind a median (default: 7, pipeline 3).", lower_bound=1
+)
+_PAIRS = flags.DEFINE_integer(
+    "pairs", 12, "Pairs of networks that are timed of the published pipeline; 0: all.",
+    lower_bound=0,
+)  # fmt: skip
+_LINES = flags.DEFINE_string("lines", None, "Lines of JSON that other runs have printed.")
+_OUT = flags.DEFINE_string("out", None, "Folder for plots.")
 
 
 def _speech() -> str:
@@ -41,17 +57,38 @@ def _speech() -> str:
     return _SPEECH.value
 
 
+def _minutes(*default: float) -> list[float]:
+    given = _MINUTES.value or []
+    try:
+        return [float(minutes) for minutes in given] or [*default]
+    except ValueError:
+        raise UserError(f"--minutes={','.join(given)}: expected numbers") from None
+
+
+def _repeats(default: int = 7) -> int:
+    return _REPEATS.value or default
+
+
+def _files() -> tuple[str, str]:
+    if not _LINES.value or not _OUT.value:
+        raise UserError("--lines must name a file of JSON lines, and --out a folder for the plots")
+    return _LINES.value, _OUT.value
+
+
 # The arguments of `run` in the module of experiments.benchmarks of that name.
 _ARGUMENTS: dict[str, Callable[[], tuple]] = {
-    "compare": lambda: (_speech(), [float(minutes) for minutes in _MINUTES.value]),
+    "memory": lambda: (_speech(), _minutes(4, 30)),
+    "pipeline": lambda: (_speech(), _minutes(5), _repeats(3), _PAIRS.value),
+    "scaling": lambda: (),
     "streaming": lambda: (_speech(),),
     "scores": lambda: (),
     "accuracy": lambda: (_speech(),),
-    "encoder": lambda: (_REPEATS.value,),
-    "statistics": lambda: (_REPEATS.value,),
-    "attention": lambda: (_speech(), float(_MINUTES.value[0]), _REPEATS.value),
+    "encoder": lambda: (_repeats(),),
+    "statistics": lambda: (_repeats(),),
+    "attention": lambda: (_speech(), _minutes(3)[0], _repeats()),
+    "plots": _files,
 }
-_WHAT = flags.DEFINE_enum("what", "compare", list(_ARGUMENTS), "What to measure.")
+_WHAT = flags.DEFINE_enum("what", "memory", list(_ARGUMENTS), "What to measure.")
 
 
 def main() -> None:

@@ -17,18 +17,14 @@ from typing import Any
 from absl import flags
 
 import speechsim_jax as ss
-from experiments import _flags
-from speechsim_jax import figures
+from experiments import _flags, _scoring
+from speechsim_jax import processes
 from speechsim_jax.errors import UserError
 
 _MODELS = flags.DEFINE_list(
     "models", [], "Hub ids or folders of encoders; random:ID for untrained."
 )
 _AUDIO = flags.DEFINE_string("audio", None, "Folder, manifest (.tsv), list (.txt) or sound file.")
-_MEASURES = flags.DEFINE_string("measures", "paper", "paper, all, or names; see --help_measures.")
-_LEVELS = flags.DEFINE_list(
-    "levels", [], "Only measures of these levels: neuron, mixed, layer, attention (only if named)."
-)
 _LAYERS = flags.DEFINE_list("layers", [], "Only these hidden states, e.g. 0,6,-1 (default: all).")
 _LAST_LAYER = flags.DEFINE_enum(
     "last_layer", "normed", ["normed", "raw"], "Last hidden state of pre-norm models: reading."
@@ -45,13 +41,6 @@ _ROWS_PER_UPDATE = flags.DEFINE_integer(
 )
 _STATS_DTYPE = flags.DEFINE_enum(
     "stats_dtype", "float32", ["float32", "float64"], "Statistics (float32 is compensated)."
-)
-_RANK_TOLERANCE = flags.DEFINE_float(
-    "rank_tolerance",
-    None,
-    "Smallest relative eigenvalue kept (default: by --stats_dtype).",
-    lower_bound=0.0,
-    upper_bound=1.0,
 )
 _SAMPLE_FRAMES = flags.DEFINE_integer(
     "sample_frames", 2000, "Frames of the seeded sample that rbfcka, mutual_knn and rsa read."
@@ -87,13 +76,26 @@ _CHECKPOINT_EVERY = flags.DEFINE_float(
 _MESH = flags.DEFINE_string(
     "mesh", None, "Devices, e.g. data:4,feature:2 (default: all hear different utterances)."
 )
+_DEVICE_MEMORY_GB = flags.DEFINE_float(
+    "device_memory_gb",
+    None,
+    "Memory that each device may use; where the statistics need more, the audio is read several "
+    "times (default: nearly all of an accelerator's, three quarters of a machine's).",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "Where process 0 of several is met, HOST:PORT; auto on a TPU pod, under SLURM or Open MPI.",
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes share the job.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0 on.")
 _STRICT = flags.DEFINE_bool("strict", False, "Stop at an unusable file instead of skipping it.")
 _REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of hub models.")
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Cache of hub models (default: HF_HOME).")
 _OFFLINE = flags.DEFINE_bool("local_files_only", False, "Never ask the hub, use its cache only.")
-_NOTE = flags.DEFINE_string("note", "", "A remark to keep in the result and under its figures.")
 _HELP_MEASURES = flags.DEFINE_bool("help_measures", False, "List the measures and stop.")
 flags.adopt_module_key_flags(_flags)  # so that --help lists them too
+flags.adopt_module_key_flags(_scoring)
 
 
 # Each is a field of `ss.Settings` of the same name.
@@ -105,7 +107,7 @@ _SETTINGS = (
     _MAX_SECONDS,
     _ROWS_PER_UPDATE,
     _STATS_DTYPE,
-    _RANK_TOLERANCE,
+    _scoring.RANK_TOLERANCE,
     _MODEL_DTYPE,
     _ATTENTION_MAX_SECONDS,
     _STRICT,
@@ -137,6 +139,8 @@ class Config:
     resume: bool = False
     checkpoint_every: float = 10.0
     mesh: str | None = None
+    device_memory_gb: float | None = None
+    keep_statistics: bool = False
 
 
 def run(config: Config) -> ss.SimilarityResult:
@@ -145,6 +149,9 @@ def run(config: Config) -> ss.SimilarityResult:
     unfinished = config.resume and Path(config.workdir, "checkpoints").exists()
     workdir = _flags.new_workdir(config.workdir, config.overwrite or unfinished)
     checkpoints = _checkpoints(workdir, config)
+    statistics = workdir / "statistics"
+    if not unfinished:
+        shutil.rmtree(statistics, ignore_errors=True)
     given = dataclasses.asdict(config)
     with _flags.log_to(workdir):
         _log.debug("config: %s", json.dumps(given))
@@ -162,15 +169,13 @@ def run(config: Config) -> ss.SimilarityResult:
             checkpoint_dir=checkpoints,
             checkpoint_minutes=config.checkpoint_every,
             mesh=config.mesh,
+            device_memory_gb=config.device_memory_gb,
+            keep_statistics=statistics if config.keep_statistics else None,
             **{f.name: getattr(config.settings, f.name) for f in dataclasses.fields(ss.Settings)},
         )
-        # Only now: a run that fails must not pair an older result with its own configuration.
-        (workdir / "config.json").write_text(json.dumps(given, indent=2) + "\n")
-        result.save(workdir / "result.nc")
-        for stale in (workdir / "figures").glob("*.png"):
-            stale.unlink()
-        figures.save_figures(result, workdir / "figures")
-        shutil.rmtree(checkpoints, ignore_errors=True)
+        if processes.is_first():
+            _flags.save_result(result, workdir, given)
+            shutil.rmtree(checkpoints, ignore_errors=True)
     return result
 
 
@@ -199,17 +204,19 @@ def config_from_flags() -> Config:
         models=tuple(_MODELS.value),
         audio=str(_AUDIO.value),
         workdir=str(_flags.WORKDIR.value),
-        measures=_MEASURES.value,
-        levels=tuple(_LEVELS.value),
+        measures=_scoring.MEASURES.value or "paper",
+        levels=tuple(_scoring.LEVELS.value),
         settings=ss.Settings(layers=_layers(_LAYERS.value), **settings),
         revision=_REVISION.value,
         cache_dir=_CACHE_DIR.value,
         local_files_only=_OFFLINE.value,
-        note=_NOTE.value,
+        note=_scoring.NOTE.value,
         overwrite=_flags.OVERWRITE.value,
         resume=_RESUME.value,
         checkpoint_every=_CHECKPOINT_EVERY.value,
         mesh=_MESH.value,
+        device_memory_gb=_DEVICE_MEMORY_GB.value,
+        keep_statistics=_scoring.KEEP_STATISTICS.value,
     )
 
 
@@ -227,8 +234,11 @@ def main() -> None:
             print(f"{measure.name:20} {measure.level:9} {measure.summary}  [{measure.reference}]")
         return
     config = config_from_flags()
-    _flags.use_compilation_cache()
-    result = run(config)
+    with processes.joined(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value):
+        _flags.use_compilation_cache()
+        result = run(config)
+        if not processes.is_first():
+            return
     print(result.summary())
     print(f"\nwritten: {Path(config.workdir, 'result.nc')} and {Path(config.workdir, 'figures')}")
 

@@ -13,6 +13,7 @@ from speechsim_jax.arrays import compare_activations
 from speechsim_jax.attention_maps import compare_attentions
 from speechsim_jax.engine import Settings, compare
 from speechsim_jax.errors import UserError
+from speechsim_jax.jobs import merge
 from speechsim_jax.measures import list_measures
 from speechsim_jax.models.ctc import Recognizer, load_recognizer
 from speechsim_jax.models.encoder import Activations, SpeechEncoder
@@ -38,5 +39,6 @@ __all__ = [
     "list_measures",
     "load_encoder",
     "load_recognizer",
+    "merge",
     "random_like",
 ]

@@ -11,20 +11,22 @@ import numpy as np
 import tqdm.auto
 from jax.sharding import Mesh
 
-from speechsim_jax import attention_maps, batching, selection
+from speechsim_jax import attention_maps, batching
 from speechsim_jax.audio import Corpus
 from speechsim_jax.errors import UserError
+from speechsim_jax.kept import Accumulated
 from speechsim_jax.measures import Chosen
 from speechsim_jax.measures.finalise import score_all
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import Activations, SpeechEncoder
 from speechsim_jax.results import NetworkName, SimilarityResult
 from speechsim_jax.settings import Settings
-from speechsim_jax.statistics.finished import FinishedMoments
+from speechsim_jax.statistics.finished import FinishedMoments, Part, Place
 from speechsim_jax.statistics.heads import AttentionStream, FinishedAttention
-from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.heads import finished as finished_heads
+from speechsim_jax.statistics.moments import Stream, Tile
 from speechsim_jax.statistics.rows import BatchRows, MomentsStream
-from speechsim_jax.statistics.sample import Sample, SampleStream
+from speechsim_jax.statistics.sample import Sample, SampleStream, of_streams
 
 _log = logging.getLogger(__name__)
 
@@ -44,11 +46,17 @@ class Finished:
         assert found is not None
         return {"stats_dtype": found.dtype, "rank_tolerance": found.rank_tolerance}
 
+    def rows(self, frames: int) -> int:
+        """Rows of the statistics; without moments, the frames that were seen."""
+        return self.moments.rows if self.moments is not None else frames
+
 
 class Statistics:
     """Everything that the chosen measures read, accumulated batch by batch.
 
     `layers`: hidden states that are compared, by model; attention layer l makes hidden state l.
+    `listened`: the utterances whose attention is compared. `places`: of the networks among those of
+    all passes. `tiles`: the layer pairs that this pass accumulates.
     """
 
     def __init__(
@@ -57,9 +65,12 @@ class Statistics:
         encoders: Sequence[SpeechEncoder],
         layers: Sequence[tuple[int, ...]],
         options: Settings,
-        corpus: Corpus,
+        listened: Corpus,
         mesh: Mesh,
+        places: tuple[Place, ...],
+        tiles: tuple[Tile, ...],
     ):
+        self._places = places
         streams = tuple(Stream(len(ls), e.config.hidden_size) for e, ls in zip(encoders, layers))
         self._config = encoders[0].config
         self._names = [encoder.name for encoder in encoders]
@@ -73,7 +84,7 @@ class Statistics:
         self._moments = self._sample = self._attention = None
         if chosen.measures:
             self._moments = MomentsStream(
-                streams, options.rows_per_update, options.stats_dtype, mesh=mesh
+                streams, options.rows_per_update, options.stats_dtype, mesh=mesh, tiles=tiles
             )
         if any(measure.statistic == "sample" for measure in chosen.measures):
             self._sample = SampleStream(streams, options.sample_frames, options.seed)
@@ -84,16 +95,16 @@ class Statistics:
                 Stream(len(blocks), e.config.num_attention_heads)
                 for e, blocks in zip(encoders, self._blocks)
             )
-            self._listened = self._choose(corpus, options, sum(s.layers * s.neurons for s in heads))
+            self._listened = self._listen(
+                listened, options, sum(s.layers * s.neurons for s in heads)
+            )
             self._attention = AttentionStream(
                 heads, attention_maps.rows_of_projections, self._wanted, options.stats_dtype, mesh,
                 attention_maps.BATCH_AXIS,
             )  # fmt: skip
 
-    def _choose(self, corpus: Corpus, options: Settings, heads: int) -> frozenset[str]:
-        """The utterances whose attention is compared; says what that will cost."""
-        if options.attention_max_seconds is not None:
-            corpus = selection.select(corpus, options.attention_max_seconds / 60, options.seed)
+    def _listen(self, corpus: Corpus, options: Settings, heads: int) -> frozenset[str]:
+        """The ids of these utterances; says what their attention will cost."""
         seconds = np.array([source.seconds or 0.0 for source in corpus.sources])
         pieces = np.maximum(np.ceil(seconds / options.max_seconds), 1)
         frames = seconds / pieces * 16_000 / self._config.hop_samples
@@ -147,28 +158,38 @@ class Statistics:
         for name, stream in self._streams.items():
             stream.restore(snapshot[name])
 
-    def rows(self, frames: int) -> int:
-        """Rows added so far; without moments, the frames that were seen."""
-        return self._moments.rows if self._moments is not None else frames
-
     def wait(self) -> None:
         """Block until everything appended so far has been computed."""
         for statistic in (self._moments, self._attention):
             if statistic is not None:
                 statistic.wait()
 
-    def finish(self, rank_tolerance: float | None) -> Finished:
-        """The finished statistics; raises UserError if the attention level has heard nothing."""
-        if self._attention is not None and not self._attention.utterances:
-            raise UserError(
-                "attention: none of the utterances chosen for it could be used; raise "
-                "attention_max_seconds or choose another seed"
-            )
-        return Finished(
-            self._moments and self._moments.finish(rank_tolerance),
+    def close(self) -> Accumulated:
+        """What has been accumulated; nothing can be appended any more."""
+        moments = self._moments and self._moments.close()
+        return Accumulated(
+            self._places,
+            moments and Part.held(moments, self._places),
             self._sample and self._sample.finish(),
-            self._attention and self._attention.finish(rank_tolerance),
+            self._attention and self._attention.close(),
         )
+
+
+def finished(parts: Sequence[Accumulated], rank_tolerance: float | None) -> Finished:
+    """The finished statistics of all passes; raises UserError if attention has heard nothing."""
+    moments = [part.moments for part in parts if part.moments is not None]
+    samples = [(part.sample, part.places) for part in parts if part.sample is not None]
+    attention = [part.heads for part in parts if part.heads is not None]
+    if attention and not attention[0].lengths:
+        raise UserError(
+            "attention: none of the utterances chosen for it could be used; raise "
+            "attention_max_seconds or choose another seed"
+        )
+    return Finished(
+        FinishedMoments(moments, rank_tolerance) if moments else None,
+        of_streams(samples) if samples else None,
+        finished_heads(attention[0], rank_tolerance) if attention else None,
+    )
 
 
 def _digest(config: EncoderConfig) -> str:

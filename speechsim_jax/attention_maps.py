@@ -18,6 +18,7 @@ from speechsim_jax.measures import resolve
 from speechsim_jax.measures.attention import AttentionMeasure, score_attention
 from speechsim_jax.measures.base import Measure
 from speechsim_jax.models.attention import attention_rows
+from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import Activations
 from speechsim_jax.results import NetworkName, SimilarityResult
 from speechsim_jax.statistics import attention
@@ -100,6 +101,21 @@ def rows_of_maps(
 def wanted_sums(measures: Sequence[AttentionMeasure]) -> tuple[str, ...]:
     """The sums that these measures read."""
     return tuple(dict.fromkeys(m.needs for m in measures if m.needs))
+
+
+def memory_bytes(
+    configs: Sequence[EncoderConfig], blocks: Sequence[Sequence[int]], frames: int
+) -> int:
+    """What the attention level takes on a device, for batches of `frames` frames.
+
+    Queries and keys as the encoders give them and as they are laid out anew; the sums; and rows of
+    all maps with what is made of them.
+    """
+    rows = sum(len(found) * config.hidden_size for found, config in zip(blocks, configs))
+    heads = sum(len(found) * config.num_attention_heads for found, config in zip(blocks, configs))
+    sums = jax.eval_shape(lambda: jax.tree.leaves(attention.zero(heads)))
+    numbers = 4 * frames * rows + attention.WORKSPACE_PER_HEAD * heads
+    return 4 * (numbers + sum(leaf.size for leaf in sums))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,19 +1,20 @@
 """What a long run keeps on disk: its statistics and its place in the corpus, committed together.
 
-A checkpoint is an orbax step: `state`, a tree of arrays, and `facts`, what JSON can hold. Orbax
+A checkpoint is an orbax step: `state`, arrays and what JSON can hold, and `facts`, JSON. Orbax
 writes into a temporary folder and renames it, so a run that is killed while it writes leaves the
 checkpoint before. This module is the only one that knows orbax.
 """
 
-import contextlib
+import dataclasses
 import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from speechsim_jax.errors import UserError
@@ -48,6 +49,8 @@ class Checkpoints:
         self._identity = json.loads(json.dumps(identity))
         self._seconds = 60.0 * minutes
         self._last = time.monotonic()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="speechsim-checkpoint")
+        self._writing: Future | None = None
 
     @functools.cached_property
     def _orbax(self) -> Any:
@@ -59,12 +62,30 @@ class Checkpoints:
 
     @functools.cached_property
     def _manager(self) -> Any:
+        # This process saves for itself, and waits for no other.
+        own = jax.process_index()
+        alone = {
+            "multiprocessing_options": self._orbax.options.MultiprocessingOptions(
+                primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+            )
+        }
         options = self._orbax.CheckpointManagerOptions(
-            max_to_keep=_KEPT, cleanup_tmp_directories=True
+            max_to_keep=_KEPT,
+            cleanup_tmp_directories=True,
+            create=False,
+            # Its own threads would wait for signals of other processes: see `save`.
+            enable_async_checkpointing=False,
+            **alone,
         )
+        handlers = {
+            "state": _array_handler()[0],
+            "facts": self._orbax.JsonCheckpointHandler(**alone),
+        }
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            return self._orbax.CheckpointManager(self._folder, options=options)
+            return self._orbax.CheckpointManager(
+                self._folder, options=options, item_handlers=handlers
+            )
         except OSError as error:
             raise UserError(f"checkpoints cannot be written to {self._folder}: {error}") from error
 
@@ -86,7 +107,7 @@ class Checkpoints:
             try:
                 found = self._manager.restore(
                     step,
-                    args=args.Composite(state=args.StandardRestore(), facts=args.JsonRestore()),
+                    args=args.Composite(state=_array_handler()[1](), facts=args.JsonRestore()),
                 )
             except (OSError, ValueError, KeyError) as error:
                 _log.warning("checkpoint %d cannot be read: %s", step, error)
@@ -94,9 +115,7 @@ class Checkpoints:
             if "identity" not in found.facts:
                 raise UserError(f"{self._folder} holds checkpoints of another program")
             self._check(found.facts["identity"])
-            plain = found.facts["plain"]
-            state = {part: found.state.get(part, {}) | names for part, names in plain.items()}
-            return Checkpoint(step, state, found.facts)
+            return Checkpoint(step, found.state, found.facts)
         if steps:
             raise UserError(f"no checkpoint in {self._folder} can be read; delete the folder")
         return None
@@ -117,36 +136,78 @@ class Checkpoints:
     def save(self, step: int, state: State, facts: dict[str, Any]) -> None:
         """Begin to write, once the one before is written; `state` must not change any more."""
         args = self._orbax.args
-        arrays = {part: _some(names, _is_arrays) for part, names in state.items()}
-        plain = {part: _some(names, lambda x: not _is_arrays(x)) for part, names in state.items()}
-        facts = facts | {"identity": self._identity, "plain": plain}
-        step_args = args.Composite(state=args.StandardSave(arrays), facts=args.JsonSave(facts))
-        manager = self._manager
-        with self._written():
-            manager.save(step, args=step_args)
+        facts = facts | {"identity": self._identity}
+        step_args = args.Composite(state=_array_handler()[1](state), facts=args.JsonSave(facts))
+        self._finish_writing()
+        self._writing = self._writer.submit(self._manager.save, step, args=step_args)
         self._last = time.monotonic()
 
-    def close(self) -> None:
-        """Wait until all is written."""
-        if self.started:
-            manager = self._manager
-            with self._written():
-                manager.wait_until_finished()
-            manager.close()
-
-    @contextlib.contextmanager
-    def _written(self) -> Iterator[None]:
-        """What goes wrong while a checkpoint is written, now or at the one before, in one line."""
+    def _finish_writing(self) -> None:
+        """Wait for what is being written; what went wrong with it, in one line."""
+        writing, self._writing = self._writing, None
         try:
-            yield
+            if writing is not None:
+                writing.result()
         except (OSError, ValueError) as error:
             said = " ".join(str(error).split())[:300]
             raise UserError(f"checkpoints cannot be written to {self._folder}: {said}") from error
 
+    def close(self) -> None:
+        """Wait until all is written."""
+        self._finish_writing()
+        self._writer.shutdown()
+        if self.started:
+            self._manager.close()
 
-def _is_arrays(value: Any) -> bool:
-    return isinstance(value[0] if isinstance(value, list) and value else value, np.ndarray)
+
+@functools.cache
+def _array_handler() -> tuple[Any, type]:
+    """What writes and reads a `State` for orbax, and the arguments that call for it.
+
+    Orbax's own handler leaves numpy arrays to process 0 of a job, for all processes.
+    """
+    import orbax.checkpoint
+
+    class Handler(orbax.checkpoint.CheckpointHandler):
+        def save(self, directory: Any, args: Any) -> None:
+            _write_state(Path(directory), args.state)
+
+        def restore(self, directory: Any, args: Any) -> State:
+            return _read_state(Path(directory))
+
+    @orbax.checkpoint.args.register_with_handler(Handler, for_save=True, for_restore=True)
+    @dataclasses.dataclass
+    class Arguments(orbax.checkpoint.args.CheckpointArgs):
+        state: State | None = None
+
+    return Handler(), Arguments
 
 
-def _some(names: dict[str, Any], wanted: Callable[[Any], bool]) -> dict[str, Any]:
-    return {name: value for name, value in names.items() if wanted(value)}
+def _write_state(folder: Path, state: State) -> None:
+    """A .npy file for each array, and what is none in state.json."""
+    told: dict[str, dict[str, Any]] = {}
+    for part, names in state.items():
+        told[part] = {}
+        for name, value in names.items():
+            arrays = value if isinstance(value, list) else [value]
+            if not all(isinstance(array, np.ndarray) for array in arrays):
+                told[part][name] = {"value": value}
+                continue
+            told[part][name] = {"arrays": len(arrays), "list": isinstance(value, list)}
+            for number, array in enumerate(arrays):
+                np.save(folder / f"{part}.{name}.{number}.npy", array)
+    (folder / "state.json").write_text(json.dumps(told))
+
+
+def _read_state(folder: Path) -> State:
+    state: State = {}
+    for part, names in json.loads((folder / "state.json").read_text()).items():
+        state[part] = {}
+        for name, told in names.items():
+            if "value" in told:
+                state[part][name] = told["value"]
+                continue
+            files = [folder / f"{part}.{name}.{k}.npy" for k in range(told["arrays"])]
+            arrays = [np.load(file) for file in files]
+            state[part][name] = arrays if told["list"] else arrays[0]
+    return state

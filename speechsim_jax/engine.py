@@ -1,28 +1,28 @@
-"""`compare`: audio through every model, once, into running statistics; scores at the end."""
+"""`compare`: audio through every model into running statistics; scores at the end."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
-import logging
-import time
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from speechsim_jax import audio as sound
-from speechsim_jax import frames, provenance, selection, sharding
-from speechsim_jax.accumulate import Statistics, build_result
+from speechsim_jax import batching, costs, frames, processes, provenance, selection, sharding
+from speechsim_jax.accumulate import build_result, finished
 from speechsim_jax.alignments import Segments, read_alignments
-from speechsim_jax.checkpoints import Checkpoints
 from speechsim_jax.errors import UserError
+from speechsim_jax.gathering import on_all
+from speechsim_jax.jobs import new_folder, write_record
 from speechsim_jax.measures import resolve
-from speechsim_jax.models.encoder import Outputs, SpeechEncoder
+from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.loading import load_encoder
-from speechsim_jax.reading import Seen, read_through
+from speechsim_jax.passes import Job, planned, run
+from speechsim_jax.reading import Seen
 from speechsim_jax.results import NetworkName, SimilarityResult
 from speechsim_jax.settings import Settings, settings_from
-
-_log = logging.getLogger(__name__)
 
 ModelSource = str | Path | SpeechEncoder
 
@@ -41,6 +41,8 @@ def compare(
     checkpoint_dir: str | Path | None = None,
     checkpoint_minutes: float | int = 10.0,
     mesh: str | None = None,
+    device_memory_gb: float | int | None = None,
+    keep_statistics: str | Path | None = None,
     **settings: Any,
 ) -> SimilarityResult:
     """How alike are all layers of all models on this audio?
@@ -54,7 +56,11 @@ def compare(
     a checkpoint of the same job (models, audio, measures, settings, versions), that run goes on, on
     as many devices as there are now. `mesh`: how devices are used, as "data:4,feature:2"
     (`sharding`): those along `data` hear different utterances, those along `feature` share one
-    accumulator; all along `data` unless given.
+    accumulator; all along `data` unless given. `device_memory_gb`: what each device may use (of an
+    accelerator nearly all unless given, of a machine three quarters); where the statistics do not
+    fit, the audio is read several times and layer pairs are taken in turn (`plan`).
+    `keep_statistics`: a folder for what scores are made of, which `merge` adds to that of other
+    jobs on other audio.
     Activations are never stored: memory does not depend on the amount of audio. Raises UserError
     for anything wrong with what was given.
     """
@@ -69,23 +75,22 @@ def compare(
         models = [models]
     if not models:
         raise UserError("no models given; expected hub ids or folders")
-    seen = Seen()
+    seen = Seen(heard=None if keep_statistics is None else [])
     corpus, segments, facts = _open(audio, options, seen)
     encoders = _distinct_names([m if isinstance(m, SpeechEncoder) else load(m) for m in models])
     if options.model_dtype != "float32":  # as loaded: an encoder may have been rounded before
         encoders = [encoder.astype(options.model_dtype) for encoder in encoders]
     _check_frame_rates(encoders)
     devices = sharding.mesh_from(mesh)
-    encoders = [
-        dataclasses.replace(e, parameters=sharding.replicate(e.parameters, devices))
-        for e in encoders
-    ]
+    budget = costs.budget_bytes(device_memory_gb, devices)
     layers = [_layers_of(encoder, options.layers) for encoder in encoders]
     if options.max_minutes is not None:
         corpus = selection.select(corpus, options.max_minutes, options.seed)
-    if options.attention_max_seconds is not None and not chosen.measures:
-        corpus = selection.select(corpus, options.attention_max_seconds / 60, options.seed)
     corpus = selection.durations(corpus)
+    listened = corpus
+    if options.attention_max_seconds is not None:
+        listened = selection.select(corpus, options.attention_max_seconds / 60, options.seed)
+    share = processes.share(corpus.sources, [source.seconds or 0.0 for source in corpus.sources])
     choice = frames.FrameChoice(
         config=encoders[0].config,
         ids=frozenset(source.id for source in corpus.sources),
@@ -94,43 +99,97 @@ def compare(
         segments=segments,
         drop_labels=options.drop_labels,
     )
-    outputs = [
-        Outputs(layers=ls, last_layer=options.last_layer, projections=bool(chosen.attention))
-        for ls in layers
-    ]
-    statistics = Statistics(chosen, encoders, layers, options, corpus, devices)
-    checkpoints = None
-    if checkpoint_dir is not None:
-        versions = provenance.record()["versions"]
-        identity = statistics.identity() | {
+    versions = provenance.record()["versions"]
+    job = Job(
+        encoders=tuple(encoders),
+        layers=tuple(layers),
+        chosen=chosen,
+        options=options,
+        corpus=dataclasses.replace(corpus, sources=share),
+        listened=listened,
+        choice=choice,
+        buckets=_buckets(corpus, options),
+        mesh=devices,
+        identity={
             "audio": corpus.fingerprint(),
+            "process": [processes.index(), processes.count()],
             "versions": {name: versions[name] for name in ("speechsim_jax", "jax", "jaxlib")},
             **facts,
-        }
-        checkpoints = Checkpoints(checkpoint_dir, identity, checkpoint_minutes)
-    started = time.monotonic()
-    read_through(
-        encoders, outputs, corpus, choice, statistics, options, seen, checkpoints, devices, progress
+        },
+        checkpoints=_own_checkpoints(checkpoint_dir),
+        checkpoint_minutes=checkpoint_minutes,
+        progress=progress and processes.is_first(),
     )
-    statistics.wait()
-    _report(corpus, statistics.rows(seen.frames), seen, time.monotonic() - started)
-    finished = statistics.finish(options.rank_tolerance)
-    names = [NetworkName(e.name, l) for e, ls in zip(encoders, layers) for l in ls]
-    attributes = provenance.record(
-        note=note,
-        models={encoder.name: dict(encoder.provenance) for encoder in encoders},
-        corpus={"origin": corpus.origin, "fingerprint": corpus.fingerprint()},
-        settings=dataclasses.asdict(options),
-        mesh=dict(devices.shape),
-        numeric={"stats_precision": "highest"} | finished.numeric,
-        frames=seen.frames,
-        rows=statistics.rows(seen.frames),
-        utterances=seen.utterances,
-        seconds=seen.seconds,
-        skipped=[dataclasses.asdict(skipped) for skipped in seen.skipped],
-        **facts,
+    readings = planned(job, budget)
+    with contextlib.ExitStack() as scratch:
+        folder = _place_of_statistics(job, keep_statistics, len(readings), scratch)
+        parts = run(job, readings, seen, folder)
+        if not processes.is_first():
+            return on_all(None)
+        found = finished(parts, options.rank_tolerance)
+        names = [NetworkName(e.name, l) for e, ls in zip(encoders, layers) for l in ls]
+        attributes = provenance.record(
+            note=note,
+            models={encoder.name: dict(encoder.provenance) for encoder in encoders},
+            corpus={"origin": corpus.origin, "fingerprint": corpus.fingerprint()},
+            settings=dataclasses.asdict(options),
+            mesh=dict(devices.shape),
+            passes=len(readings),
+            processes=processes.count(),
+            numeric={"stats_precision": "highest"} | found.numeric,
+            frames=seen.frames,
+            rows=found.rows(seen.frames),
+            utterances=seen.utterances,
+            seconds=seen.seconds,
+            skipped=[dataclasses.asdict(skipped) for skipped in seen.skipped],
+            **facts,
+        )
+        if keep_statistics is not None:
+            assert folder is not None and seen.heard is not None
+            write_record(folder, names, chosen, len(readings), seen.heard, attributes)
+        return on_all(build_result(names, found, chosen, attributes, progress))
+
+
+def _buckets(corpus: sound.Corpus, options: Settings) -> tuple[batching.Bucket, ...]:
+    """The shapes of the batches."""
+    seconds = [source.seconds for source in corpus.sources if source.seconds]
+    return batching.plan_buckets(
+        seconds or [options.max_seconds],
+        count=options.buckets,
+        batch_seconds=options.batch_seconds,
+        max_seconds=options.max_seconds,
     )
-    return build_result(names, finished, chosen, attributes, progress)
+
+
+def _place_of_statistics(
+    job: Job, keep: str | Path | None, passes: int, scratch: contextlib.ExitStack
+) -> Path | None:
+    """Where the first process writes the statistics of all; None if they may stay in memory."""
+    if not processes.is_first():
+        return None
+    if keep is not None:
+        return new_folder(keep)
+    if passes == processes.count() == 1:
+        return None
+    if job.checkpoints is not None:
+        return job.checkpoints / "statistics"
+    return Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="speechsim-")))
+
+
+def _own_checkpoints(folder: str | Path | None) -> Path | None:
+    """This process's; raises UserError if those there are of another number of processes."""
+    if folder is None:
+        return None
+    place, count = Path(folder).expanduser(), processes.count()
+    names = [path.name for path in place.glob("*")] if place.is_dir() else []
+    others = {int(name.rpartition("-")[2]) for name in names if name.startswith("process-")}
+    before = others or ({1} if names else {count})
+    if before != {count}:
+        raise UserError(
+            f"the checkpoints in {place} are of a job of {max(before)} processes, and there are "
+            f"{count} now; start as many as there were, or anew in another folder"
+        )
+    return place if count == 1 else place / f"process-{processes.index()}-of-{count}"
 
 
 def _open(
@@ -144,25 +203,6 @@ def _open(
     frames.check_labels(aligned, options.drop_labels)
     corpus, segments = frames.aligned_corpus(corpus, aligned, seen.skip, options.strict)
     return corpus, segments, {"alignments": {"tier": aligned.tier, "sha256": aligned.sha256}}
-
-
-def _report(corpus: sound.Corpus, rows: int, seen: Seen, elapsed_seconds: float) -> None:
-    """Log what was read; raises UserError unless it gave two rows."""
-    if rows < 2 and seen.utterances:
-        raise UserError(
-            f"{corpus.origin}: {seen.frames} frames of {seen.utterances} utterances are chosen and "
-            f"give {rows} rows; at least 2 are needed (frame_stride, pool, drop_labels)"
-        )
-    if rows < 2:
-        skipped = seen.skipped[0] if seen.skipped else None
-        first = f", the first: {skipped.id} {skipped.reason}" if skipped else ""
-        raise UserError(
-            f"{corpus.origin}: no usable audio ({len(seen.skipped)} files skipped{first})"
-        )
-    _log.info(
-        "read %d utterances, %.1f s of audio, %d frames in %.1f s (%.2f audio-seconds per second)",
-        seen.utterances, seen.seconds, seen.frames, elapsed_seconds, seen.seconds / elapsed_seconds,
-    )  # fmt: skip
 
 
 def _distinct_names(encoders: Sequence[SpeechEncoder]) -> list[SpeechEncoder]:

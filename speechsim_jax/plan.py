@@ -2,7 +2,7 @@
 
 A pass reads all the audio. It needs, on every device,
 
-    memory = state + parameters + buffers + hidden + max(forward, update)
+    memory = state + parameters + buffers + hidden + max(forward, update) + attention
 
 a term a function below. The state grows with the *pairs* of networks that a pass holds, the other
 terms with the networks themselves, so a pass should hold many pairs of few networks. `packing` has
@@ -12,6 +12,7 @@ the ways of filling passes that are tried; the one with the fewest passes is kep
 import dataclasses
 import functools
 import itertools
+import sys
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -52,7 +53,7 @@ class Sizes:
 
     `feature`: devices that share one state. `rows_per_update`: of a device's row buffer. `frames`:
     of the largest batch, padding and fillers included. `itemsize`: bytes of a number of the state;
-    rows are float32.
+    rows are float32. `attention`: what the attention level takes beside all this, in every pass.
     """
 
     rows_per_update: int
@@ -60,6 +61,7 @@ class Sizes:
     feature: int = 1
     itemsize: int = 4
     row_itemsize: int = 4
+    attention: int = 0
 
 
 class Bytes(NamedTuple):
@@ -70,6 +72,7 @@ class Bytes(NamedTuple):
     buffers: int
     hidden: int
     workspace: int
+    attention: int = 0
 
     @property
     def total(self) -> int:
@@ -161,7 +164,7 @@ class Plan:
         for number, one in enumerate(self.passes, start=1):
             needs = "; ".join(self._of_model(needed) for needed in one.models)
             pairs = sum(len(tile.pairs) for tile in one.tiles)
-            parts = ", ".join(f"{k} {_gb(v)}" for k, v in one.bytes._asdict().items())
+            parts = ", ".join(f"{k} {_gb(v)}" for k, v in one.bytes._asdict().items() if v)
             lines.append(f"pass {number}: {pairs} layer pairs of {needs}; {parts}")
         if self.rows is not None:
             work = f"statistics {self.statistics_flops:.2e} FLOPs"
@@ -226,13 +229,14 @@ def forward_bytes(load: _Load, models: Sequence[ModelCost]) -> int:
 def update_bytes(load: _Load, sizes: Sizes) -> int:
     """Temporaries of `moments.update`, and of `programs` where devices share a state.
 
-    Rows of all these devices: gathered; shifted, squared (with partial sums of 32) and laid out
-    anew for `energy_first`. Energies [network, row]. A product, and both parts that it is added
-    to. (4096 rows of 13 x 768 and 25 x 1024 neurons: 1.780 GB; 1.762 by XLA's own count.)
+    Rows of all these devices: gathered; shifted; of one layer of two streams, taken out. Energies
+    [network, row], their sums with the rows [network, neuron], the small sums. A product, and both
+    parts that it is added to. (4096 rows of 13 x 768 and 25 x 1024 neurons: 0.635 GB, as by XLA's
+    own count.)
     """
-    rows = sizes.feature * sizes.rows_per_update
+    rows, n = sizes.feature * sizes.rows_per_update, len(load.networks)
     gathered = rows * load.neurons * sizes.row_itemsize if sizes.feature > 1 else 0
-    made = rows * (3 * load.neurons + load.neurons // 32 + len(load.networks))
+    made = rows * (load.neurons + 2 * load.widest + n) + (n + 2) * load.neurons + 2 * n**2
     product = 3 * load.widest * -(-load.widest // sizes.feature)
     return gathered + sizes.itemsize * (made + product)
 
@@ -256,6 +260,7 @@ class _Triangle:
             buffers=buffer_bytes(load, self.sizes),
             hidden=hidden_bytes(load, self.sizes),
             workspace=max(forward_bytes(load, self.models), update_bytes(load, self.sizes)),
+            attention=self.sizes.attention,
         )
 
     def total(self, load: _Load) -> int:
@@ -290,14 +295,19 @@ def plan(
     data: int = 1,
     rows: int | None = None,
     rate: float | int | None = None,
+    division: Sequence[Sequence[Tile]] | None = None,
 ) -> Plan:
     """The fewest passes that the search finds, and of those the one with the least encoder work.
 
     `budget_bytes`: of each device. If everything fits there is one pass with `all_tiles`, in its
-    order. `data`, `rows` and `rate` are for what `str` says only. Raises UserError, with the
-    smallest budget that would do, if a single layer pair does not fit.
+    order. `data`, `rows` and `rate` are for what `str` says only. `division`: the tiles of each
+    pass as an earlier run had them, whatever the budget. Raises UserError, with the smallest budget
+    that would do, if a single layer pair does not fit.
     """
     triangle = _Triangle(streams, models, sizes)
+    if division is not None:
+        passes = tuple(_as_divided(triangle, tiles) for tiles in division)
+        return Plan(passes, streams, tuple(models), budget_bytes, (data, sizes.feature), rows, rate)
     least = triangle.least_budget()
     if budget_bytes < least:
         raise UserError(
@@ -323,6 +333,16 @@ def _pass_of(triangle: _Triangle, filling: Filling, tiles: tuple[Tile, ...]) -> 
         models.append(Needed(a, layers, filling.load.depths[a]))
         streams.append(Stream(len(layers), triangle.streams[a].neurons))
     return Pass(tuple(models), tiles, triangle.bytes(filling.load), tuple(streams))
+
+
+def _as_divided(triangle: _Triangle, tiles: Sequence[Tile]) -> Pass:
+    """The pass of these tiles."""
+    number = {place: k for k, place in enumerate(triangle.places)}
+    whole = Filling(triangle, sys.maxsize)
+    for tile in tiles:
+        for l, m in tile.pairs:
+            whole.take((number[tile.a, l], number[tile.b, m]))
+    return _pass_of(triangle, whole, tuple(tiles))
 
 
 def _tiles_of(triangle: _Triangle, pairs: Iterable[Pair]) -> tuple[Tile, ...]:

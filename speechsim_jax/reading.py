@@ -5,6 +5,7 @@ With checkpoints the pass can be broken off anywhere and goes on behind the last
 
 import collections
 import dataclasses
+import hashlib
 import logging
 import math
 import time
@@ -18,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int32
 
 from speechsim_jax import audio as sound
-from speechsim_jax import batching, frames, sharding
+from speechsim_jax import batching, frames, processes, sharding
 from speechsim_jax.accumulate import Statistics
 from speechsim_jax.checkpoints import Checkpoints
 from speechsim_jax.errors import UserError
@@ -27,15 +28,21 @@ from speechsim_jax.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+_ADDED = ("utterances", "seconds", "frames", "skipped")
+
 
 @dataclasses.dataclass
 class Seen:
-    """What the stream has brought so far; `frames` are those that were chosen."""
+    """What the stream has brought so far; `frames` are those that were chosen.
+
+    `heard`: id and digest of the samples of each utterance (or piece), None if nobody will ask.
+    """
 
     utterances: int = 0
     seconds: float = 0.0
     frames: int = 0
     skipped: list[sound.Skipped] = dataclasses.field(default_factory=list)
+    heard: list[tuple[str, str]] | None = None
 
     def skip(self, skipped: sound.Skipped) -> None:
         """Keep a file that could not be used, and say so."""
@@ -47,6 +54,18 @@ class Seen:
         self.frames += frames
         self.utterances += len(batch.ids)
         self.seconds += batch.seconds
+        if self.heard is not None:
+            for id_, samples, length in zip(batch.ids, batch.samples, batch.lengths):
+                digest = hashlib.blake2b(samples[:length].tobytes(), digest_size=16).hexdigest()
+                self.heard.append((id_, digest))
+
+    def add_up(self, all_: list[dict[str, Any]] | None) -> None:
+        """Become what all processes have heard; None on those that are not told."""
+        if all_ is None:
+            return
+        whole = {name: sum((one[name] for one in all_[1:]), start=all_[0][name]) for name in _ADDED}
+        heard = None if self.heard is None else [tuple(x) for one in all_ for x in one["heard"]]
+        self.take_up(whole | {"heard": heard})
 
     def take_up(self, saved: dict[str, Any]) -> None:
         """Go on from what `dataclasses.asdict` made of an earlier run's."""
@@ -62,19 +81,13 @@ def read_through(
     choice: frames.FrameChoice,
     statistics: Statistics,
     options: Settings,
+    buckets: Sequence[batching.Bucket],
     seen: Seen,
     checkpoints: Checkpoints | None,
     mesh: Mesh,
     progress: bool,
 ) -> None:
     """One pass over the corpus: every model encodes every batch once, every statistic sees it."""
-    seconds = [source.seconds for source in corpus.sources if source.seconds]
-    buckets = batching.plan_buckets(
-        seconds or [options.max_seconds],
-        count=options.buckets,
-        batch_seconds=options.batch_seconds,
-        max_seconds=options.max_seconds,
-    )
     done, cursor = _take_up(checkpoints, statistics, seen)
     step = done
     batches = batching.batches(
@@ -82,7 +95,8 @@ def read_through(
     )
     checks: collections.deque[FiniteCheck] = collections.deque()
     names = [encoder.name for encoder in encoders]
-    with _progress_bar(sum(seconds), progress) as bar:
+    seconds = sum(source.seconds or 0.0 for source in corpus.sources)
+    with _progress_bar(seconds, progress) as bar:
         bar.update(seen.seconds)
         for step, batch in enumerate(batches, start=done + 1):
             batch = batching.filled(batch, mesh.size)
@@ -98,6 +112,7 @@ def read_through(
             statistics.append(acts, batch, picked.rows)
             del acts
             seen.hear(batch, picked.frames)
+            processes.check()
             bar.update(batch.seconds)
             # One batch behind: the device is never idle, and never has two batches waiting.
             if len(checks) > 1:

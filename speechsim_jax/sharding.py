@@ -5,6 +5,7 @@ accumulator, each with its slice of the neurons. Forward passes run on the utter
 divided over all devices of both axes.
 """
 
+import dataclasses
 import functools
 import re
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ _COLLECTIVE = re.compile(
     r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)"
     r"(?:-start)?\((.*)"
 )
+_LAYER = re.compile(r"'encoder'\]\['layers'\]\['(\d+)'\]")
 _LISTED = re.compile(r"replica_groups=\{(\{.*?\})\}")
 _COUNTED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
@@ -34,10 +36,11 @@ _NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 def mesh_from(text: str | None) -> Mesh:
     """The mesh that "data:4,feature:2" describes; all devices along `data` for None.
 
+    Of this process's devices: what other processes have is theirs (`processes`).
     An axis that is left out has size 1, devices beyond the product stay idle. Raises UserError for
     another form, and for more devices than there are.
     """
-    devices = jax.devices()
+    devices = jax.local_devices()
     sizes = {"data": len(devices), "feature": 1} if text is None else _sizes(text)
     count = sizes["data"] * sizes["feature"]
     if count > len(devices):
@@ -75,11 +78,32 @@ def place_batch(
     return jax.device_put(samples, over_all), jax.device_put(lengths, over_all)
 
 
-def replicate(tree: Any, mesh: Mesh | None) -> Any:
-    """The arrays of a tree (parameters), whole on every device; as they are for one device."""
-    if mesh is None or mesh.size == 1:
-        return tree
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+def on_host(encoder: SpeechEncoder) -> SpeechEncoder:
+    """The encoder with its parameters as numpy arrays: on no device until it is needed."""
+    return dataclasses.replace(encoder, parameters=jax.device_get(encoder.parameters))
+
+
+def on_devices(encoder: SpeechEncoder, mesh: Mesh, depth: int | None = None) -> SpeechEncoder:
+    """The encoder with its parameters whole on every device of the mesh.
+
+    Those of transformer layers beyond `depth` stay where they are: a forward pass that ends below
+    them does not read them, and what a compiled program does not read is not sent.
+    """
+    layout = None if mesh.size == 1 else NamedSharding(mesh, P())
+
+    def placed(path: tuple, parameter: Any) -> Any:
+        layer = layer_of(path)
+        needed = depth is None or layer is None or layer < depth
+        return jax.device_put(parameter, layout) if needed else parameter
+
+    parameters = jax.tree_util.tree_map_with_path(placed, encoder.parameters)
+    return dataclasses.replace(encoder, parameters=parameters)
+
+
+def layer_of(path: tuple) -> int | None:
+    """The transformer layer that the parameter at this path of an encoder's belongs to, from 0."""
+    found = _LAYER.search(jax.tree_util.keystr(path))
+    return int(found[1]) if found else None
 
 
 def encode(
@@ -102,6 +126,30 @@ def encode(
         precision=precision,
         mesh=mesh,
     )
+
+
+def lower_encode(
+    encoder: SpeechEncoder,
+    shape: tuple[int, int],
+    outputs: Outputs,
+    precision: str,
+    mesh: Mesh,
+) -> jax.stages.Lowered:
+    """The program of `encode` for batches of this shape, to be compiled; `encode` will reuse it."""
+    chosen = {"graph": encoder.graph, "outputs": outputs, "precision": precision}
+    if mesh.size == 1:
+        samples = jax.ShapeDtypeStruct(shape, np.float32)
+        lengths = jax.ShapeDtypeStruct(shape[:1], np.int32)
+        return forward.lower(encoder.parameters, samples, lengths, **chosen)
+    filled = -(-shape[0] // mesh.size) * mesh.size
+    over_all = NamedSharding(mesh, P(AXES))
+    samples = jax.ShapeDtypeStruct((filled, shape[1]), np.float32, sharding=over_all)
+    lengths = jax.ShapeDtypeStruct((filled,), np.int32, sharding=over_all)
+    everywhere = NamedSharding(mesh, P())
+    parameters = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), encoder.parameters
+    )
+    return _forward.lower(parameters, samples, lengths, mesh=mesh, **chosen)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "outputs", "precision", "mesh"))

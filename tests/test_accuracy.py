@@ -77,5 +77,5 @@ def test_the_bar_is_missed_without_compensation(hard, exact, monkeypatch):
 
 def test_the_bar_is_missed_by_finishing_in_float32(exact, single, monkeypatch):
     monkeypatch.setattr(finished, "_total", lambda parts: np.asarray(parts, np.float32).sum(0))
-    again = FinishedMoments(single._state, accuracy.TOLERANCE)
+    again = FinishedMoments(single.parts, accuracy.TOLERANCE)
     assert accuracy.covariance_error(again, exact) > COVARIANCE

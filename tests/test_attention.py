@@ -14,7 +14,7 @@ from speechsim_jax.attention_maps import projected, rows_of_maps, rows_of_projec
 from speechsim_jax.measures.attention import MEASURES, score_attention
 from speechsim_jax.statistics import attention, heads
 from speechsim_jax.statistics.attention import AttentionSums
-from speechsim_jax.statistics.heads import AttentionStream, FinishedAttention
+from speechsim_jax.statistics.heads import AttentionStream, FinishedAttention, HeadSums
 from speechsim_jax.statistics.moments import Stream
 from speechsim_jax.statistics.rows import x64
 from tests import reference, tolerances
@@ -105,7 +105,8 @@ def batched(maps: Maps, size: int, frames: int = FRAMES) -> AttentionSums:
 
 def finish(state: AttentionSums, maps: Maps, streams=STREAMS) -> FinishedAttention:
     host = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(axis=0), state)
-    return heads.finished(host, streams, [one.shape[1] for one in maps], "float32")
+    lengths = tuple(one.shape[1] for one in maps)
+    return heads.finished(HeadSums(streams, (), "float32", host, lengths))
 
 
 def batched_and_finished(maps: Maps, size: int) -> FinishedAttention:

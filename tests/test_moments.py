@@ -53,6 +53,8 @@ def assert_matches(finished: FinishedMoments, data: list[np.ndarray], rtol: floa
     """Means, scatters and energies equal those of the whole arrays, relative to their sizes."""
     arrays = networks(data)
     assert finished.rows == len(arrays[0])
+    streams = (np.asarray(p, np.float64).sum(axis=0) for p in finished.parts[0].state.pilot)
+    pilots = [layer for stream in streams for layer in stream]
     for i, x in enumerate(arrays):
         own = finished.networks[i]
         np.testing.assert_allclose(own.mean, x.mean(0), rtol=rtol, atol=rtol * x.std())
@@ -64,7 +66,7 @@ def assert_matches(finished: FinishedMoments, data: list[np.ndarray], rtol: floa
                 rtol,
                 err_msg=f"{i} {j}",
             )
-            shifted = [a - finished.networks[k].pilot for k, a in ((i, x), (j, y))]
+            shifted = [x - pilots[i], y - pilots[j]]
             norms = [np.sum(a**2, 1) for a in shifted]
             energies = finished.energies(own, finished.networks[j])
             np.testing.assert_allclose(energies.energy_x, norms[0].sum(), rtol=rtol)

@@ -129,8 +129,9 @@ def test_checkpoints_that_cannot_be_written(tmp_path, monkeypatch):
         raise ValueError("INTERNAL: write failed\nNo space left on device")
 
     monkeypatch.setattr(full._manager, "save", no_space)
+    full.save(2, {"a": {"x": np.zeros(3)}}, {})  # begun, and looked at before the next one
     with pytest.raises(UserError, match="write failed No space left on device") as error:
-        full.save(2, {"a": {"x": np.zeros(3)}}, {})
+        full.save(3, {"a": {"x": np.zeros(3)}}, {})
     assert "\n" not in str(error.value)
     full.close()
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.sharding import Collective, collectives, mesh_from, place_batch, replicate
+from speechsim_jax.models.loading import load_encoder
+from speechsim_jax.sharding import Collective, collectives, mesh_from, on_devices, place_batch
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,7 +57,15 @@ def test_one_device_gets_what_it_got():
     samples, lengths = np.zeros((3, 5), np.float32), np.full(3, 5, np.int32)
     for mesh in (None, mesh_from("data:1")):
         assert place_batch(samples, lengths, mesh) == (samples, lengths)
-        assert replicate([samples], mesh)[0] is samples
+
+
+def test_parameters_that_are_on_the_device_are_not_copied():
+    encoder = load_encoder(Path(__file__).parent / "data" / "parity" / "wavlm-base")
+    placed = on_devices(encoder, mesh_from("data:1"))
+    for before, after in zip(
+        jax.tree.leaves(encoder.parameters), jax.tree.leaves(placed.parameters)
+    ):
+        assert before.unsafe_buffer_pointer() == after.unsafe_buffer_pointer()
 
 
 def test_collectives_of_a_program():

@@ -24,7 +24,8 @@ FACE = {
 }  # fmt: skip
 JOINTS = {
     "engine", "reading", "accumulate", "checkpoints", "arrays", "attention_maps", "settings",
-    "frames", "provenance", "sharding", "packing", "plan", "training", "__init__",
+    "frames", "provenance", "sharding", "packing", "plan", "costs", "kept", "passes", "jobs",
+    "gathering", "training", "processes", "watch", "__init__",
 }  # fmt: skip
 
 # Room -> the rooms it may import from (itself always); the first part after speechsim_jax counts.
@@ -53,6 +54,8 @@ MAY_IMPORT = {
     "packing": set(),
     "plan": BASE | MATHS | {"sharding", "packing"},
     "training": BASE | SOUND | NETWORK | {"sharding", "provenance"},
+    "watch": {"errors"},
+    "processes": {"errors", "watch"},
     "settings": {"errors"},
     "frames": BASE | SOUND | NETWORK | {"statistics"},
     "attention_maps": BASE | NETWORK | MATHS | {"results", "provenance"},
@@ -60,23 +63,33 @@ MAY_IMPORT = {
     | SOUND
     | NETWORK
     | MATHS
-    | {"results", "settings", "attention_maps", "sharding", "plan"},
+    | {"results", "settings", "attention_maps", "sharding", "plan", "kept"},
+    "kept": {"errors", "statistics"},
+    "costs": BASE | SOUND | NETWORK | {"sharding", "plan"},
     "checkpoints": {"errors"},
     "reading": BASE
     | SOUND
     | NETWORK
-    | {"frames", "settings", "accumulate", "checkpoints", "sharding"},
+    | {"frames", "settings", "accumulate", "checkpoints", "sharding", "processes"},
+    "gathering": BASE | MATHS | {"results", "kept", "processes"},
+    "passes": BASE
+    | SOUND
+    | NETWORK
+    | MATHS
+    | {"sharding", "plan", "costs", "frames", "settings", "attention_maps", "accumulate"}
+    | {"reading", "checkpoints", "kept", "gathering", "processes"},
     "engine": BASE
     | SOUND
     | NETWORK
     | MATHS
-    | {"results", "provenance", "sharding", "plan", "frames", "settings", "accumulate"}
-    | {"reading", "checkpoints"},
+    | {"results", "provenance", "sharding", "frames", "settings", "accumulate", "reading"}
+    | {"costs", "passes", "kept", "jobs", "gathering", "processes"},
+    "jobs": BASE | MATHS | {"results", "provenance", "accumulate", "kept"},
     "arrays": BASE | MATHS | {"results", "provenance", "accumulate", "settings"},
     "__init__": BASE
     | NETWORK
     | MATHS
-    | {"transcripts", "results", "engine", "arrays", "attention_maps"},
+    | {"transcripts", "results", "engine", "jobs", "arrays", "attention_maps"},
 }
 # A result draws itself: the one door from the numbers to the figures, opened when asked.
 LATE_DOORS = {("results", "figures")}

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import speechsim_jax as ss
-from experiments.benchmarks.compare import timed_run
+from experiments.benchmarks import processes
 from experiments.benchmarks.machine import write_encoders
+from experiments.benchmarks.memory import say_run
 from speechsim_jax import attention_maps
 from speechsim_jax.audio import open_corpus, read
 from speechsim_jax.models.encoder import Outputs, SpeechEncoder, forward
@@ -35,7 +36,8 @@ def run(speech: str, minutes: float, repeats: int) -> None:
             _temporaries(encoders, frames)
         _against_a_loop(encoders, speech, repeats)
         flags = ["--levels=attention", f"--max_minutes={minutes}"]
-        timed_run(folders, speech, Path(scratch) / "run", flags)
+        found = processes.compare(folders, speech, Path(scratch) / "run", flags)
+        say_run("attention", found, minutes)
 
 
 def _temporaries(encoders: list[SpeechEncoder], frames: int) -> None:

@@ -1,6 +1,10 @@
-"""What the figures are held against: this machine, and encoders to try things on."""
+"""What figures are held against: this machine, and encoders to try things on; how they are said."""
 
+import json
+import os
+import platform
 import time
+from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -9,6 +13,42 @@ import jax.numpy as jnp
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.random_weights import random_tensors
 from speechsim_jax.models.saving import save_folder
+
+
+def say(
+    what: str, figure: str, value: float | int, unit: str, **more: str | float | int | None
+) -> None:
+    """Print one figure as a line of JSON, with four digits; `plots` reads it."""
+    line = {"what": what, "figure": figure, "value": value, "unit": unit, **more}
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}
+    print(json.dumps(rounded), flush=True)
+
+
+def say_machine(what: str) -> None:
+    """Print what the figures of a run are of, as a line of JSON."""
+    facts = {"cores": cores(), "cpu": _cpu(), "memory_gib": _memory_gib()}
+    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
+    print(
+        json.dumps(
+            {"what": what, "machine": facts, "python": platform.python_version(), **versions}
+        ),
+        flush=True,
+    )
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory_gib() -> float:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
 
 
 def sgemm_rate(size: int = 2048) -> float:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import threadpoolctl
 
+from experiments.benchmarks import plain
 from experiments.benchmarks.machine import sgemm_rate
 from speechsim_jax.measures import resolve
 from speechsim_jax.measures.finalise import score_all
@@ -35,15 +36,15 @@ def run() -> None:
     pairs = list(itertools.combinations(range(_MODELS * _LAYERS), 2))
     some = np.random.default_rng(0).choice(len(pairs), _PLAIN_PAIRS, replace=False)
     some = [pairs[k] for k in some]
-    plain: dict[int, list[float]] = {1: [], 2: []}
-    scores: dict[tuple[int, int], dict[str, tuple[float, float]]] = {}
+    loop: dict[int, list[float]] = {1: [], 2: []}
+    scores: dict[tuple[int, int], plain.Scores] = {}
 
     def time_plain(chosen: list[tuple[int, int]]) -> None:
-        for threads, (i, j) in itertools.product(plain, chosen):
+        for threads, (i, j) in itertools.product(loop, chosen):
             with threadpoolctl.threadpool_limits(threads, user_api="blas"):
                 started = time.perf_counter()
                 scores[i, j] = plain_pair(reading, reading.networks[i], reading.networks[j])
-                plain[threads].append(time.perf_counter() - started)
+                loop[threads].append(time.perf_counter() - started)
 
     time_plain(some[: _PLAIN_PAIRS // 2])
     started = time.perf_counter()
@@ -57,7 +58,7 @@ def run() -> None:
     count = len(pairs) + _MODELS * _LAYERS
     print(f"{count} pairs, {kept.min()}-{kept.max()} directions kept")
     print(f"ours: {seconds:.1f} s, of it {whitened:.1f} s for the whitenings")
-    for threads, times in plain.items():
+    for threads, times in loop.items():
         median = statistics.median(times)
         print(f"plain loop, {threads} BLAS thread(s): {median:.2f} s a pair (median of "
               f"{_PLAIN_PAIRS}), {median * count:.0f} s for all, "
@@ -84,38 +85,9 @@ def moments_of_random_networks() -> MomentsStream:
     return statistic
 
 
-def plain_pair(
-    moments: FinishedMoments, x: NetworkMoments, y: NetworkMoments
-) -> dict[str, tuple[float, float]]:
-    """Every measure of the paper, (x, y) and (y, x), as its definition reads."""
-    n = moments.rows
-    sxx, syy, sxy = moments.scatter(x, x), moments.scatter(y, y), moments.scatter(x, y)
-    lincka = np.sum(sxy**2) / (np.linalg.norm(sxx) * np.linalg.norm(syy))
-    std_x, std_y = np.sqrt(np.diagonal(sxx) / n), np.sqrt(np.diagonal(syy) / n)
-    rxx = sxx / n / np.outer(std_x, std_x)
-    ryy = syy / n / np.outer(std_y, std_y)
-    rxy = sxy / n / np.outer(std_x, std_y)
-    wx, kx = _whiten(rxx, moments.rank_tolerance)
-    wy, ky = _whiten(ryy, moments.rank_tolerance)
-    u, rho, vt = np.linalg.svd(wx[:, :kx].T @ rxy @ wy[:, :ky], full_matrices=False)
-    weights_x = np.abs((wx[:, :kx] @ u).T @ rxx * std_x).sum(axis=1)
-    weights_y = np.abs((wy[:, :ky] @ vt.T).T @ ryy * std_y).sum(axis=1)
-    return {
-        "maxcorr": (np.abs(rxy).max(axis=1).mean(), np.abs(rxy).max(axis=0).mean()),
-        "linreg": (
-            np.linalg.norm(rxy @ wy, axis=1).mean(),
-            np.linalg.norm(rxy.T @ wx, axis=1).mean(),
-        ),
-        "lincka": (lincka, lincka),
-        "svcca": (rho.mean(), rho.mean()),
-        "pwcca": (weights_x @ rho / weights_x.sum(), weights_y @ rho / weights_y.sum()),
-    }
-
-
-def _whiten(correlation: np.ndarray, tolerance: float) -> tuple[np.ndarray, int]:
-    """W, and how many of its directions hold less than 99 % of the variance."""
-    values, vectors = np.linalg.eigh(correlation)
-    values, vectors = values[::-1], vectors[:, ::-1]
-    rank = np.sum(values > tolerance * values[0])
-    values, vectors = values[:rank], vectors[:, :rank]
-    return vectors / np.sqrt(values), int(np.sum(np.cumsum(values) / values.sum() < 0.99))
+def plain_pair(moments: FinishedMoments, x: NetworkMoments, y: NetworkMoments) -> plain.Scores:
+    """Every measure of the paper, (x, y) and (y, x), with everything worked out for this pair."""
+    of_x, of_y = (
+        plain.own(moments.scatter(z, z), moments.rows, moments.rank_tolerance) for z in (x, y)
+    )
+    return plain.pair(of_x, of_y, moments.scatter(x, y), moments.rows)

@@ -62,7 +62,8 @@ def _hsic1(pair: Pair) -> float:
     [tr + a b / ((n-1)(n-2)) - 2 m / (n-2)] / (n (n-3)).
     """
     n = pair.rows
-    sums, sx, sy = pair.energies, pair.x.first, pair.y.first
+    sums = pair.energies
+    sx, sy = sums.first_x, sums.first_y
     cross = pair.moments.shifted_cross(pair.x, pair.y)
     trace = float(np.sum(np.square(cross))) - sums.cross
     a, b = sx @ sx - sums.energy_x, sy @ sy - sums.energy_y

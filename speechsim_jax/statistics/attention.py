@@ -29,6 +29,8 @@ from speechsim_jax.statistics.moments import Values, add
 # heads' cells should stay in the cache (both by measurement).
 _CELLS_AT_ONCE = 8192
 _LOGARITHMS_AT_ONCE = 4096
+# Numbers that `update` holds for each head at once (XLA's count of 288 heads: 10 times the cells).
+WORKSPACE_PER_HEAD = 11 * _CELLS_AT_ONCE
 # Below this share of |A|^2 + |B|^2, |A|^2 + |B|^2 - 2 <A, B> has cancelled: sum the differences.
 _CANCELLED = 1e-2
 

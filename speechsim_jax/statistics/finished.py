@@ -6,13 +6,15 @@ Decompositions are numpy's: scipy's hold Python's lock, so that threads would wa
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import scipy.linalg
 from jaxtyping import Bool, Float, Int
 
 from speechsim_jax.statistics import moments
-from speechsim_jax.statistics.moments import Moments
+from speechsim_jax.statistics.moments import Compensated, Moments
 from speechsim_jax.statistics.threads import map_in_threads
 
 Matrix = Float[np.ndarray, "x y"]
@@ -75,45 +77,113 @@ def svd(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return scipy.linalg.svd(matrix, full_matrices=False, lapack_driver="gesvd")
 
 
+Place = tuple[int, int]
+"""Stream and layer."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """The moments of some layer pairs, at the end of the stream.
+
+    `places`: of the state's networks among all that are compared, rising. `block`: the cross
+    moments of a tile's pair [part, x, y]; those of the state may lie elsewhere.
+    """
+
+    state: Moments
+    places: tuple[Place, ...]
+    block: Callable[[int, int], Compensated]
+
+    @classmethod
+    def whole(cls, state: Moments) -> "Part":
+        """All layer pairs of all streams, in one part."""
+        places = tuple((s, l) for s, x in enumerate(state.streams) for l in range(x.layers))
+        return cls.held(state, places)
+
+    @classmethod
+    def held(cls, state: Moments, places: tuple[Place, ...]) -> "Part":
+        """Of a state that has its cross moments."""
+        return cls(state, places, lambda tile, pair: state.sums.cross[tile][pair])
+
+
+@dataclasses.dataclass(frozen=True)
+class _PairSums:
+    """Where the sums of a pair of networks are: a part's tile, its pair, and its two networks."""
+
+    part: Part
+    tile: int
+    pair: int
+    x: int
+    y: int
+
+    @property
+    def swapped(self) -> "_PairSums":
+        return dataclasses.replace(self, x=self.y, y=self.x)
+
+    def cross(self) -> Matrix:
+        """Of the part's pair, whatever x and y."""
+        return np.asarray(_total(self.part.block(self.tile, self.pair)))
+
+    def first(self, network: int) -> Vector:
+        stream, layer = self._local(network)
+        return np.asarray(_total(self.part.state.sums.first[stream][:, layer]))
+
+    def pilot(self, network: int) -> Vector:
+        stream, layer = self._local(network)
+        return np.asarray(_total(self.part.state.pilot[stream][:, layer]))
+
+    def energy_first(self, of: int, network: int) -> Vector:
+        """Sum of |of|^2 times the network's rows."""
+        stream, layer = self._local(network)
+        return np.asarray(_total(self.part.state.sums.energy_first[stream][:, of, layer]))
+
+    def _local(self, network: int) -> Place:
+        for stream, shape in enumerate(self.part.state.streams):
+            if network < shape.layers:
+                return stream, network
+            network -= shape.layers
+        raise IndexError(network)
+
+
 class FinishedMoments:
     """Moments at the end of the stream, or those of several streams merged (`merging`).
 
+    Those of several passes are `parts`, each with layer pairs of its own. What is said of a pair is
+    made of the sums of the one part that has it, so the parts' pilots may differ.
     `rank_tolerance` (tau) defaults to max width * 2.2e-16 for float64 statistics and 1e-6 for
     float32: post-norm layers are exactly singular, and directions of rounding noise would otherwise
     count as perfectly correlated.
     """
 
-    def __init__(self, state: Moments, rank_tolerance: float | None = None):
-        self.rows = moments.count_of(state)
-        self.dtype = str(state.pilot[0].dtype)
-        self._state = state
-        self._place = {
-            (tile.a, l, tile.b, m): (t, k)
-            for t, tile in enumerate(state.tiles)
-            for k, (l, m) in enumerate(tile.pairs)
+    def __init__(self, parts: Moments | Sequence[Part], rank_tolerance: float | None = None):
+        self.parts = (Part.whole(parts),) if isinstance(parts, Moments) else tuple(parts)
+        states = [part.state for part in self.parts]
+        self.rows = moments.count_of(states[0])
+        self.dtype = str(states[0].pilot[0].dtype)
+        self._sums = {
+            (part.places[pair.x], part.places[pair.y]): pair
+            for part in self.parts
+            for pair in _pairs(part)
         }
-        widest = max(stream.neurons for stream in state.streams)
+        widest = max(stream.neurons for state in states for stream in state.streams)
         default = 1e-6 if self.dtype == "float32" else widest * 2.2e-16
         self.rank_tolerance = default if rank_tolerance is None else rank_tolerance
-        places = [(s, l) for s, x in enumerate(state.streams) for l in range(x.layers)]
+        places = sorted({place for part in self.parts for place in part.places})
         self.networks = tuple(map_in_threads(self._network, places))
 
-    def _network(self, place: tuple[int, int]) -> "NetworkMoments":
+    def _network(self, place: Place) -> "NetworkMoments":
         """Work out one network's own moments."""
-        stream, layer = place
-        first = np.asarray(_total(self._state.sums.first[stream][:, layer]))
-        pilot = np.asarray(_total(self._state.pilot[stream][:, layer]))
-        scatter = self._block(place, place) - np.outer(first, first) / self.rows
+        sums = self._sums[place, place]
+        first, pilot = sums.first(sums.x), sums.pilot(sums.x)
+        scatter = sums.cross() - np.outer(first, first) / self.rows
         mean = pilot + first / self.rows
         std = np.sqrt(np.maximum(np.diagonal(scatter), 0) / self.rows)
         std = np.where(std <= _DEAD_STD[self.dtype] * np.maximum(np.abs(mean), 1e-30), 0.0, std)
         live = std > 0
         correlation = (scatter / self.rows)[np.ix_(live, live)] / np.outer(std[live], std[live])
+        stream, layer = place
         return NetworkMoments(
             stream=stream,
             layer=layer,
-            pilot=pilot,
-            first=first,
             mean=mean,
             std=std,
             live=live,
@@ -122,20 +192,23 @@ class FinishedMoments:
             whitening=whiten(correlation, self.rank_tolerance),
         )
 
-    def _block(self, x: tuple[int, int], y: tuple[int, int]) -> Matrix:
-        """Sum of x y' over rows, pilot-shifted but not centred; x and y are (stream, layer)."""
-        swapped = x + y not in self._place
-        tile, k = self._place[y + x if swapped else x + y]
-        block = np.asarray(_total(self._state.sums.cross[tile][k]))
-        return block.T if swapped else block
+    def _of(self, x: "NetworkMoments", y: "NetworkMoments") -> tuple[_PairSums, bool]:
+        """The sums of a pair, and whether its cross moments are those of (y, x)."""
+        a, b = (x.stream, x.layer), (y.stream, y.layer)
+        if (a, b) in self._sums:
+            return self._sums[a, b], False
+        return self._sums[b, a].swapped, True
 
     def shifted_cross(self, x: "NetworkMoments", y: "NetworkMoments") -> Matrix:
         """Sum of x y' over rows, pilot-shifted but not centred."""
-        return self._block((x.stream, x.layer), (y.stream, y.layer))
+        sums, swapped = self._of(x, y)
+        return sums.cross().T if swapped else sums.cross()
 
     def scatter(self, x: "NetworkMoments", y: "NetworkMoments") -> Matrix:
         """S_xy = Xc' Yc."""
-        return self.shifted_cross(x, y) - np.outer(x.first, y.first) / self.rows
+        sums, _ = self._of(x, y)
+        outer = np.outer(sums.first(sums.x), sums.first(sums.y))
+        return self.shifted_cross(x, y) - outer / self.rows
 
     def correlate(self, scatter: Matrix, x: "NetworkMoments", y: "NetworkMoments") -> Matrix:
         """R_xy of S_xy, 0 for dead neurons."""
@@ -143,31 +216,38 @@ class FinishedMoments:
         return scatter / (self.rows * scale[0][:, None] * scale[1])
 
     def energies(self, x: "NetworkMoments", y: "NetworkMoments") -> "Energies":
-        """The sums of squared norms of two networks."""
-        sums = self._state.sums
-        i, j = self.networks.index(x), self.networks.index(y)
+        """The sums of squared norms of two networks, and those of their rows."""
+        pair, _ = self._of(x, y)
+        sums = pair.part.state.sums
         return Energies(
-            energy_x=float(_total(sums.energy[:, i])),
-            energy_y=float(_total(sums.energy[:, j])),
-            cross=float(_total(sums.energy_cross[:, i, j])),
-            y_energy_x=np.asarray(_total(sums.energy_first[x.stream][:, j, x.layer])),
-            x_energy_y=np.asarray(_total(sums.energy_first[y.stream][:, i, y.layer])),
+            first_x=pair.first(pair.x),
+            first_y=pair.first(pair.y),
+            energy_x=float(_total(sums.energy[:, pair.x])),
+            energy_y=float(_total(sums.energy[:, pair.y])),
+            cross=float(_total(sums.energy_cross[:, pair.x, pair.y])),
+            y_energy_x=pair.energy_first(pair.y, pair.x),
+            x_energy_y=pair.energy_first(pair.x, pair.y),
         )
+
+
+def _pairs(part: Part) -> Iterator[_PairSums]:
+    """All pairs of networks of a part's tiles."""
+    start = [0, *itertools.accumulate(stream.layers for stream in part.state.streams)]
+    for t, tile in enumerate(part.state.tiles):
+        for k, (l, m) in enumerate(tile.pairs):
+            yield _PairSums(part, t, k, start[tile.a] + l, start[tile.b] + m)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NetworkMoments:
     """One layer of one stream: its own moments.
 
-    `first`: sum of the pilot-shifted rows. `std`: population standard deviation, 0 where a neuron
-    is dead, that is not `live`. `scatter_norm`: ||S_xx||_F.
-    `correlation_norm`: ||R_xx||_F. `whitening`: of the live neurons.
+    `std`: population standard deviation, 0 where a neuron is dead, that is not `live`.
+    `scatter_norm`: ||S_xx||_F. `correlation_norm`: ||R_xx||_F. `whitening`: of the live neurons.
     """
 
     stream: int
     layer: int
-    pilot: Vector
-    first: Vector
     mean: Vector
     std: Vector
     live: Bool[np.ndarray, " x"]
@@ -178,7 +258,7 @@ class NetworkMoments:
     @property
     def width(self) -> int:
         """Neurons, dead ones included."""
-        return len(self.first)
+        return len(self.mean)
 
     @functools.cached_property
     def centred_whitening(self) -> Whitening:
@@ -195,8 +275,10 @@ class NetworkMoments:
 
 @dataclasses.dataclass(frozen=True)
 class Energies:
-    """Pilot-shifted sums: |x|^2, |y|^2, |x|^2|y|^2, |y|^2 x and |x|^2 y."""
+    """Pilot-shifted sums: x, y, |x|^2, |y|^2, |x|^2|y|^2, |y|^2 x and |x|^2 y."""
 
+    first_x: Vector
+    first_y: Float[np.ndarray, " y"]
     energy_x: float
     energy_y: float
     cross: float

@@ -114,10 +114,14 @@ class AttentionStream:
             self._state = self._placed(state)
         self._lengths = list(found["lengths"])
 
+    def close(self) -> "HeadSums":
+        """What was added, on the host; the stream is used up."""
+        sums = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(axis=0), self._state)
+        return HeadSums(self._streams, self._wanted, self._dtype, sums, tuple(self._lengths))
+
     def finish(self, rank_tolerance: float | None = None) -> "FinishedAttention":
-        """The finished statistic, on the host in float64."""
-        state = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(axis=0), self._state)
-        return finished(state, self._streams, self._lengths, self._dtype, rank_tolerance)
+        """The finished statistic."""
+        return finished(self.close(), rank_tolerance)
 
 
 def _update(
@@ -161,6 +165,32 @@ def _update_on_mesh(
     return mapped(state, [leaf for _, leaf in leaves], lengths)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadSums:
+    """Attention sums at the end of the stream, in float64 on the host, lost digits added in.
+
+    `lengths`: frames of each utterance. `dtype`: of the sums while they were added up.
+    """
+
+    streams: tuple[Stream, ...]
+    wanted: tuple[str, ...]
+    dtype: str
+    sums: AttentionSums
+    lengths: tuple[int, ...]
+
+
+def merge(a: HeadSums, b: HeadSums) -> HeadSums:
+    """The sums over the utterances of both; raises UserError unless they are of the same heads."""
+    for what in ("streams", "wanted", "dtype"):
+        if getattr(a, what) != getattr(b, what):
+            raise UserError(
+                f"attention sums differ in their {what} ({getattr(a, what)} and "
+                f"{getattr(b, what)}); only those of the same models and measures can be merged"
+            )
+    sums = jax.tree.map(np.add, a.sums, b.sums)
+    return dataclasses.replace(a, sums=sums, lengths=a.lengths + b.lengths)
+
+
 @dataclasses.dataclass(frozen=True)
 class MapMeans:
     """How far apart maps are, [x, y] of heads or [baseline, head].
@@ -194,15 +224,10 @@ class FinishedAttention:
     frames: int
 
 
-def finished(
-    sums: AttentionSums,
-    streams: tuple[Stream, ...],
-    lengths: list[int],
-    dtype: str,
-    rank_tolerance: float | None = None,
-) -> FinishedAttention:
-    """Sums (float64, lost digits added in) over utterances of `lengths` frames -> means."""
-    counts = np.array(lengths, np.int64)
+def finished(found: HeadSums, rank_tolerance: float | None = None) -> FinishedAttention:
+    """Sums over utterances -> means."""
+    sums, streams = found.sums, found.streams
+    counts = np.array(found.lengths, np.int64)
     # Pearson's r skips utterances of one frame.
     longer = int(counts[counts > 1].sum())
     divide_by = {
@@ -213,8 +238,8 @@ def finished(
         "correlation_paper": longer or np.nan,
     }
 
-    def means(found: attention.PairSums) -> MapMeans:
-        return MapMeans(**{name: getattr(found, name) / n for name, n in divide_by.items()})
+    def means(pairs: attention.PairSums) -> MapMeans:
+        return MapMeans(**{name: getattr(pairs, name) / n for name, n in divide_by.items()})
 
     divergence = _unrolled(np.asarray(sums.heads.divergence))
     square = dataclasses.replace(sums.heads, divergence=divergence)
@@ -224,7 +249,9 @@ def finished(
         heads=heads,
         means=means(square),
         baselines=means(sums.baselines),
-        moments=_moments(np.asarray(sums.gram), heads, streams, counts, dtype, rank_tolerance),
+        moments=_moments(
+            np.asarray(sums.gram), heads, streams, counts, found.dtype, rank_tolerance
+        ),
         utterances=len(counts),
         frames=int(counts.sum()),
     )

@@ -51,37 +51,66 @@ def _total(parts: Compensated, axis: int = 0) -> np.ndarray:
     return np.asarray(parts).sum(axis=axis, dtype=np.float64, keepdims=True)
 
 
-def rebase(state: Moments, pilot: Pilot) -> Moments:
-    """The state that the same rows would have given with `pilot`; on the host.
+class Moving:
+    """A state on its way to another pilot: its pairs one by one, each exactly once, then the rest.
 
-    The energies of two networks whose pair is in no tile become NaN: without their C they cannot
-    move, and without it no measure reads them.
+    `small` is a state on the host; its cross moments are not looked at. The energies of two
+    networks whose pair is in no tile become NaN: without their C they cannot move, and without it
+    no measure reads them.
     """
-    state, rows = on_host(state), moments.count_of(state)
-    pilot = tuple(np.asarray(new, old.dtype) for new, old in zip(pilot, state.pilot))
-    old = state.sums
-    moves = [_total(new.astype(np.float64) - now)[0] for new, now in zip(pilot, state.pilot)]
-    a = _networks(moves)
-    first = _networks(stream[0] for stream in old.first)
-    square = np.array([shift @ shift for shift in a])
-    energy = old.energy[0] - 2 * np.array([x @ s for x, s in zip(a, first)]) + rows * square
-    cross = np.full_like(old.energy_cross, np.nan)
-    energy_first = tuple(np.full_like(v, np.nan) for v in old.energy_first)
-    of_old, of_new = (_energies_of_networks(v) for v in (old.energy_first, energy_first))
-    for i, j, block in _blocks(state):
-        g = of_old[j][i] - 2 * a[i] @ block + square[i] * first[j]
-        mirrored = of_old[i][j] - 2 * block @ a[j] + square[j] * first[i]
-        of_new[j][i][:] = g - a[j] * energy[i]
-        of_new[i][j][:] = mirrored - a[i] * energy[j]
-        cross[0, [i, j], [j, i]] = (
-            old.energy_cross[0, i, j] - 2 * a[i] @ of_old[i][j] + square[i] * old.energy[0, j]
-            - 2 * a[j] @ g + square[j] * energy[i]
+
+    def __init__(self, small: Moments, pilot: Pilot):
+        old = small.sums
+        pilot = tuple(np.asarray(new, now.dtype) for new, now in zip(pilot, small.pilot))
+        shifts = [_total(new.astype(np.float64) - now)[0] for new, now in zip(pilot, small.pilot)]
+        self._rows = moments.count_of(small)
+        self._shift = _networks(shifts)
+        self._first = _networks(stream[0] for stream in old.first)
+        self._square = np.array([shift @ shift for shift in self._shift])
+        moved = [x @ s for x, s in zip(self._shift, self._first)]
+        self._old = old
+        self._energy = old.energy[0] - 2 * np.array(moved) + self._rows * self._square
+        self._cross = np.full_like(old.energy_cross, np.nan)
+        energy_first = tuple(np.full_like(v, np.nan) for v in old.energy_first)
+        self._of_old, self._of_new = map(_energies_of_networks, (old.energy_first, energy_first))
+        sums = Sums(
+            first=tuple(np.array(stream) for stream in old.first),
+            cross=(),
+            energy=self._energy[None],
+            energy_cross=self._cross,
+            energy_first=energy_first,
+        )
+        for shift, total in zip(self._shift, _networks(stream[0] for stream in sums.first)):
+            total -= self._rows * shift
+        self._moved = dataclasses.replace(small, pilot=pilot, sums=sums)
+
+    def pair(self, i: int, j: int, block: Block) -> Block:
+        """C of networks i and j with the new pilot; their energies move with it."""
+        a, first, square = self._shift, self._first, self._square
+        v, p = self._of_old, self._old.energy_cross[0]
+        g = v[j][i] - 2 * a[i] @ block + square[i] * first[j]
+        mirrored = v[i][j] - 2 * block @ a[j] + square[j] * first[i]
+        self._of_new[j][i][:] = g - a[j] * self._energy[i]
+        self._of_new[i][j][:] = mirrored - a[i] * self._energy[j]
+        self._cross[0, [i, j], [j, i]] = (
+            p[i, j] - 2 * a[i] @ v[i][j] + square[i] * self._old.energy[0, j]
+            - 2 * a[j] @ g + square[j] * self._energy[i]
         )  # fmt: skip
-        block -= np.outer(first[i], a[j]) + np.outer(a[i], first[j] - rows * a[j])
-    for shift, total in zip(a, first):
-        total -= rows * shift
-    sums = Sums(old.first, old.cross, energy[None], cross, energy_first)
-    return dataclasses.replace(state, pilot=pilot, sums=sums)
+        return block - np.outer(first[i], a[j]) - np.outer(a[i], first[j] - self._rows * a[j])
+
+    def rest(self) -> Moments:
+        """The state without its cross moments, once all pairs have moved."""
+        return self._moved
+
+
+def rebase(state: Moments, pilot: Pilot) -> Moments:
+    """The state that the same rows would have given with `pilot`; on the host (`Moving`)."""
+    state = on_host(state)
+    moving = Moving(state, pilot)
+    for i, j, block in _blocks(state):
+        block[:] = moving.pair(i, j, block)
+    rest = moving.rest()
+    return dataclasses.replace(rest, sums=dataclasses.replace(rest.sums, cross=state.sums.cross))
 
 
 def _networks(streams: Iterable[Values]) -> list[np.ndarray]:
@@ -94,32 +123,77 @@ def _energies_of_networks(energy_first: Iterable[Values]) -> list[np.ndarray]:
     return _networks(np.moveaxis(np.asarray(stream)[0], 1, 0) for stream in energy_first)
 
 
+def _starts(state: Moments) -> list[int]:
+    """The number of each stream's first network."""
+    return [0, *itertools.accumulate(stream.layers for stream in state.streams)]
+
+
 def _blocks(state: Moments) -> Iterator[tuple[int, int, Block]]:
     """Networks i and j of every pair that a tile holds, and C (a view)."""
-    start = [0, *itertools.accumulate(stream.layers for stream in state.streams)]
+    start = _starts(state)
     for tile, cross in zip(state.tiles, state.sums.cross):
         for (l, m), block in zip(tile.pairs, cross):
             yield start[tile.a] + l, start[tile.b] + m, np.asarray(block)[0]
 
 
-def merge_states(states: Sequence[Moments]) -> Moments:
-    """The state over the rows of all, on the host, with the pilot of the first that has rows.
+class Merging:
+    """The state over the rows of several, pair by pair, so that none need be whole in memory.
 
-    A state without rows changes nothing, whatever its pilot. Raises UserError for states that are
-    not of the same models and layers, or not of one precision.
+    `smalls`: the states without their cross moments, which `block` is given. The pilot is that of
+    the first that has rows; a state without rows changes nothing, whatever its pilot. Raises
+    UserError for states that are not of the same models and layers, or not of one precision.
     """
+
+    def __init__(self, smalls: Sequence[Moments]):
+        for number, small in enumerate(smalls[1:], start=2):
+            _check_alike(smalls[0], small, number)
+        self._filled = [k for k, small in enumerate(smalls) if moments.count_of(small)] or [0]
+        self._smalls = [on_host(without_cross(smalls[k])) for k in self._filled]
+        pilot = self._smalls[0].pilot
+        self._moving = [Moving(small, pilot) for small in self._smalls[1:]]
+        self._start = _starts(smalls[0])
+        self.streams, self.tiles = smalls[0].streams, smalls[0].tiles
+
+    def block(self, tile: int, pair: int, blocks: Sequence[Block]) -> Block:
+        """C of one pair of a tile, from that of each state; to be called once for each pair."""
+        found = self.tiles[tile]
+        l, m = found.pairs[pair]
+        i, j = self._start[found.a] + l, self._start[found.b] + m
+        first, *rest = (blocks[k] for k in self._filled)
+        total = np.array(first, np.float64)
+        for moving, block in zip(self._moving, rest):
+            total += moving.pair(i, j, block)
+        return total
+
+    def rest(self) -> Moments:
+        """The state without its cross moments, once all pairs are merged."""
+        whole, *others = [self._smalls[0], *(moving.rest() for moving in self._moving)]
+        sums = jax.tree.map(lambda *terms: sum(terms), whole.sums, *(o.sums for o in others))
+        rows = sum(map(moments.count_of, self._smalls))
+        return dataclasses.replace(whole, count=moments.as_count(rows), sums=sums, tiles=self.tiles)
+
+
+def without_cross(state: Moments) -> Moments:
+    """The sums that are small."""
+    return dataclasses.replace(state, sums=dataclasses.replace(state.sums, cross=()))
+
+
+def merge_states(states: Sequence[Moments]) -> Moments:
+    """The state over the rows of all, on the host (`Merging`)."""
     if not states:
         raise UserError("no states to merge")
-    for number, state in enumerate(states[1:], start=2):
-        _check_alike(states[0], state, number)
-    filled = [state for state in states if moments.count_of(state)] or states[:1]
-    merged = on_host(filled[0])
-    for state in filled[1:]:
-        moved = rebase(state, merged.pilot)
-        for total, term in zip(jax.tree.leaves(merged.sums), jax.tree.leaves(moved.sums)):
-            total += term
-    rows = sum(map(moments.count_of, filled))
-    return dataclasses.replace(merged, count=moments.as_count(rows))
+    merging = Merging([without_cross(state) for state in states])
+    cross = tuple(
+        np.stack(
+            [
+                merging.block(t, k, [_total(state.sums.cross[t][k])[0] for state in states])[None]
+                for k in range(len(tile.pairs))
+            ]
+        )
+        for t, tile in enumerate(states[0].tiles)
+    )
+    rest = merging.rest()
+    return dataclasses.replace(rest, sums=dataclasses.replace(rest.sums, cross=cross))
 
 
 def _check_alike(first: Moments, other: Moments, number: int) -> None:

@@ -181,7 +181,7 @@ def update(
     of the x-neurons that `cross` holds.
     """
     shifted = [_shift(x, pilot, valid) for x, pilot in zip(rows, state.pilot)]
-    energies = jnp.concatenate([jnp.sum(jnp.square(x), axis=2) for x in shifted])
+    energies = jnp.concatenate([_einsum("lrd,lrd->lr", x, x) for x in shifted])
     old = state.sums
     sums = Sums(
         first=tuple(add(s, jnp.sum(x, axis=1)) for s, x in zip(old.first, shifted)),
@@ -192,7 +192,7 @@ def update(
         energy=add(old.energy, jnp.sum(energies, axis=1)),
         energy_cross=add(old.energy_cross, _einsum("nr,mr->nm", energies, energies)),
         energy_first=tuple(
-            add(s, _einsum("nr,lrd->nld", energies, x)) for s, x in zip(old.energy_first, shifted)
+            add(s, _weighted_sums(energies, x)) for s, x in zip(old.energy_first, shifted)
         ),
     )
     count = _carry(state.count + jnp.array([0, 1], jnp.int32) * jnp.sum(valid).astype(jnp.int32))
@@ -215,6 +215,13 @@ def _inside(x: StreamRows, valid: Int[Array, "*buffer"]) -> Bool[Array, "row 1"]
 def _einsum(formula: str, a: Array, b: Array) -> Array:
     """Full precision on every device; TPU and recent GPUs would round float32 operands."""
     return jnp.einsum(formula, a, b, precision=lax.Precision.HIGHEST)
+
+
+def _weighted_sums(
+    weights: Float[Array, "network row"], rows: StreamRows
+) -> Float[Array, "network _layer _neuron"]:
+    """Sums over rows; layer by layer, because one product would lay all rows out anew."""
+    return lax.map(lambda x: _einsum("nr,rd->nd", weights, x), rows).swapaxes(0, 1)
 
 
 def _add_products(

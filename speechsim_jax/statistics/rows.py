@@ -184,15 +184,19 @@ class MomentsStream:
         rows = [x[:, padded].reshape(len(x), devices, -1, x.shape[2]) for x in buffers]
         self.append(self._programs.place_rows(tuple(rows)), np.arange(len(kept)))
 
-    def finish(self, rank_tolerance: float | None = None) -> FinishedMoments:
-        """Add what is left in the buffers, free them, and return the finished statistic."""
+    def close(self) -> Moments:
+        """Add what is left in the buffers, free them, and return the state.
+
+        Of several devices all sums but the cross moments are on the host, in one part.
+        """
         if any(self._fills):
             self._flush()
         self._buffers = ()
-        several = self._programs.devices > 1
-        return FinishedMoments(
-            _small_on_host(self._state) if several else self._state, rank_tolerance
-        )
+        return _small_on_host(self._state) if self._programs.devices > 1 else self._state
+
+    def finish(self, rank_tolerance: float | None = None) -> FinishedMoments:
+        """The finished statistic; the stream is used up."""
+        return FinishedMoments(self.close(), rank_tolerance)
 
 
 def _small_on_host(state: Moments) -> Moments:

@@ -15,7 +15,7 @@ import collections
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int64, Shaped, UInt64
 
 from speechsim_jax.errors import UserError
+from speechsim_jax.statistics.finished import Place
 from speechsim_jax.statistics.moments import Stream
 from speechsim_jax.statistics.rows import BatchRows, Snapshot, x64
 from speechsim_jax.typing import HiddenStates, StreamRows
@@ -86,6 +87,30 @@ def merge(a: Sample, b: Sample) -> Sample:
         numbers=join(a.numbers, b.numbers),
         rows=tuple(join(x, y, 1) for x, y in zip(a.rows, b.rows)),
     )
+
+
+def of_streams(parts: Sequence[tuple[Sample, Sequence[Place]]]) -> Sample:
+    """The sample of all streams, from samples of the same rows that have some of their networks.
+
+    Each part names the stream and layer of its networks; a network that several have is taken from
+    the first.
+    """
+    first, _ = parts[0]
+    if len(parts) == 1:
+        return first
+    for part, _ in parts[1:]:
+        assert np.array_equal(part.keys, first.keys), "samples of other rows"
+    layers: dict[Place, np.ndarray] = {}
+    for part, places in parts:
+        own = (layer for stream in part.rows for layer in stream)
+        for place, layer in zip(places, own, strict=True):
+            layers.setdefault(place, layer)
+    numbers = sorted({stream for stream, _ in layers})
+    rows = tuple(
+        np.stack([layers[place] for place in sorted(layers) if place[0] == number])
+        for number in numbers
+    )
+    return dataclasses.replace(first, rows=rows)
 
 
 def row_keys(seed: int, rows: BatchRows) -> UInt64[np.ndarray, " row"]:

@@ -1,0 +1,1 @@
+"""Objectives: contrastive, masked prediction and CTC, as sums over utterances; their targets."""

@@ -1,0 +1,93 @@
+"""Connectionist temporal classification (Graves et al. 2006, eq. 5), as sums over utterances.
+
+    L = -log sum_{paths that spell the labels} prod_t p(path_t | t)
+
+over the valid frames of each utterance; an utterance with fewer frames than its labels need (one
+each, and a blank between equal neighbours) is left out and counted.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from speechsim_jax.training.masking import Spans, span_mask
+from speechsim_jax.training.model import CTC, CTCHead
+from speechsim_jax.training.network import Encoded, Masks, count
+from speechsim_jax.training.noise import Keys, stream
+
+
+class Sums(NamedTuple):
+    """What utterances add to; those of devices and batches add up.
+
+    `loss`: of -log p over `utterances` with `labels` labels in all; `left_out`: utterances too
+    short for their labels.
+    """
+
+    loss: Float[Array, ""]
+    utterances: Int[Array, ""]
+    labels: Int[Array, ""]
+    left_out: Int[Array, ""]
+
+
+def spec_augment(
+    keys: Keys,
+    frames: Int[Array, " batch"],
+    width: int,
+    neurons: int,
+    in_time: Spans,
+    over_neurons: Spans,
+) -> Masks:
+    """Spans of frames and of neurons to mask (Park et al. 2019), of `width` padded frames."""
+    everywhere = jnp.full(frames.shape, neurons)
+    return Masks(
+        span_mask(stream(keys, "frames"), frames, width, in_time),
+        span_mask(stream(keys, "neurons"), everywhere, neurons, over_neurons),
+    )
+
+
+def logits(head: CTCHead, encoded: Encoded) -> Float[Array, "batch frame token"]:
+    """Unnormalised log-probabilities of the tokens."""
+    return head.lm_head(encoded.last)
+
+
+def sums(
+    head: CTCHead,
+    objective: CTC,
+    encoded: Encoded,
+    labels: Int[Array, "batch label"],
+    counts: Int[Array, " batch"],
+) -> Sums:
+    """The sums of a batch; only the first `counts` labels of each row are read."""
+    real = jnp.arange(labels.shape[1]) < counts[:, None]
+    losses = optax.ctc_loss(
+        logits(head, encoded),
+        1.0 - encoded.frame_mask,
+        jnp.where(real, labels, 0),
+        1.0 - real,
+        blank_id=objective.pad_token_id,
+    )
+    frames = jnp.sum(encoded.frame_mask, -1)
+    doubled = jnp.sum((labels[:, 1:] == labels[:, :-1]) & real[:, 1:], -1)
+    heard = frames > 0
+    possible = heard & (frames >= counts + doubled)
+    return Sums(
+        jnp.sum(losses, where=possible),
+        count(possible),
+        jnp.sum(counts, where=possible),
+        count(heard & ~possible),
+    )
+
+
+def loss(sums: Sums) -> Float[Array, ""]:
+    """L per utterance; transformers' (reduction "sum") is `utterances` times that."""
+    return sums.loss / jnp.maximum(sums.utterances, 1)
+
+
+def report(sums: Sums) -> dict[str, Float[Array, ""]]:
+    """What is worth a look: the loss per label."""
+    return {
+        "loss_per_label": sums.loss / jnp.maximum(sums.labels, 1),
+        "left_out": sums.left_out.astype(jnp.float32),
+    }

@@ -1,0 +1,249 @@
+"""What is trained: an encoder, the embedding of masked frames, and the head of an objective.
+
+Heads keep their tensors as torch keeps them, under field names that are transformers' names
+(`Wav2Vec2ForPreTraining`, `...ForCTC`), so that a checkpoint of a training is a dictionary of named
+tensors both ways. transformers has no head for HuBERT's pretraining: `final_proj` and
+`label_embs_concat` are fairseq's names.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from speechsim_jax.errors import UserError
+from speechsim_jax.models import weights
+from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.random_weights import random_tensors
+
+
+class Affine(NamedTuple):
+    """x -> weight x + bias."""
+
+    weight: Float[Array, "out in"]
+    bias: Float[Array, " out"]
+
+    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        """Apply it to the last axis, in float32."""
+        return x.astype(jnp.float32) @ self.weight.T + self.bias
+
+
+class Quantizer(NamedTuple):
+    """`codevectors` [1, group * codeword, size / group]; `weight_proj` gives their logits."""
+
+    codevectors: Float[Array, "1 choice part"]
+    weight_proj: Affine
+
+
+class ContrastiveHead(NamedTuple):
+    """wav2vec 2.0: what is predicted from the last hidden state and what is to be predicted."""
+
+    quantizer: Quantizer
+    project_hid: Affine
+    project_q: Affine
+
+
+class PredictiveHead(NamedTuple):
+    """HuBERT: A and the embeddings e_c of the units."""
+
+    final_proj: Affine
+    label_embs_concat: Float[Array, "unit size"]
+
+
+class CTCHead(NamedTuple):
+    """Logits of the tokens."""
+
+    lm_head: Affine
+
+
+Head = ContrastiveHead | PredictiveHead | CTCHead
+
+
+class Model(NamedTuple):
+    """Everything that is trained; `encoder` holds the parameters of a `SpeechEncoder`."""
+
+    encoder: Any
+    masked_spec_embed: Float[Array, " neuron"]
+    head: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrastive:
+    """The objective of wav2vec 2.0; names and defaults are transformers', which are Base's."""
+
+    num_codevector_groups: int = 2
+    num_codevectors_per_group: int = 320
+    codevector_dim: int = 256
+    proj_codevector_dim: int = 256
+    num_negatives: int = 100
+    contrastive_logits_temperature: float | int = 0.1
+    diversity_loss_weight: float | int = 0.1
+    feature_penalty: float | int = 0.0
+
+    def __post_init__(self):
+        if self.codevector_dim % self.num_codevector_groups:
+            raise UserError(
+                f"codevector_dim {self.codevector_dim} is not a multiple of "
+                f"num_codevector_groups {self.num_codevector_groups}"
+            )
+
+    def hf_fields(self) -> dict[str, Any]:
+        """What config.json says of it."""
+        fields = dataclasses.asdict(self)
+        fields.pop("feature_penalty")
+        return fields
+
+    def head(self, config: EncoderConfig) -> ContrastiveHead:
+        """The head of an encoder, as shapes."""
+        groups, size = self.num_codevector_groups, self.codevector_dim
+        choices = groups * self.num_codevectors_per_group
+        return ContrastiveHead(
+            Quantizer(_shape(1, choices, size // groups), _affine(config.conv_dim[-1], choices)),
+            _affine(config.hidden_size, self.proj_codevector_dim),
+            _affine(size, self.proj_codevector_dim),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictive:
+    """The objective of HuBERT; defaults are fairseq's for the first iteration of Base."""
+
+    units: int = 100
+    final_dim: int = 256
+    logit_temp: float | int = 0.1
+    pred_masked_weight: float | int = 1.0
+    pred_nomask_weight: float | int = 0.0
+    feature_penalty: float | int = 10.0
+
+    def head(self, config: EncoderConfig) -> PredictiveHead:
+        """The head of an encoder, as shapes."""
+        final = _affine(config.hidden_size, self.final_dim)
+        return PredictiveHead(final, _shape(self.units, self.final_dim))
+
+
+@dataclasses.dataclass(frozen=True)
+class CTC:
+    """Fine-tuning with CTC: the number of tokens, and which of them is the blank."""
+
+    vocab_size: int = 32
+    pad_token_id: int = 0
+
+    def hf_fields(self) -> dict[str, Any]:
+        """What config.json says of it."""
+        return dataclasses.asdict(self)
+
+    def head(self, config: EncoderConfig) -> CTCHead:
+        """The head of an encoder, as shapes."""
+        return CTCHead(_affine(config.hidden_size, self.vocab_size))
+
+
+Objective = Contrastive | Predictive | CTC
+
+
+def _shape(*shape: int) -> Any:
+    return jax.ShapeDtypeStruct(shape, np.float32)
+
+
+def _affine(size_in: int, size_out: int) -> Any:
+    return Affine(_shape(size_out, size_in), _shape(size_out))
+
+
+def initial(
+    config: EncoderConfig,
+    objective: Objective,
+    seed: int,
+    encoder: Mapping[str, np.ndarray] | None = None,
+) -> tuple[nnx.GraphDef, Model]:
+    """The encoder's graph and the model that training starts from.
+
+    `encoder`: a pretrained encoder's tensors by HF's names, with its family's prefix or without, to
+    be fine-tuned; drawn as its family draws them if None. The rest is drawn as transformers and
+    fairseq draw it, each tensor a function of the seed and its name: codewords and embeddings
+    U(0, 1), logits of codewords N(0, 1), `lm_head` N(0, 0.02) (both without bias), other maps
+    U(-1/sqrt(in), 1/sqrt(in)). Raises UserError if the tensors do not fit.
+    """
+    tensors = random_tensors(config, seed) if encoder is None else encoder
+    graph, parameters, _ = weights.fill(config, tensors, "the start of the training")
+    embedding = weights.strip_prefix(tensors, config.family)[0].get("masked_spec_embed")
+    if embedding is None:
+        embedding = _draw("masked_spec_embed", (config.hidden_size,), config.hidden_size, seed)
+    shapes = {name: leaf.shape for name, leaf in head_tensors(objective.head(config)).items()}
+
+    def draw(name: str) -> np.ndarray:
+        size_in = shapes[name.replace(".bias", ".weight")][-1]
+        return _draw(name, shapes[name], size_in, seed)
+
+    return graph, Model(parameters, _float32(embedding), _head(config, objective, draw))
+
+
+def _draw(name: str, shape: tuple[int, ...], size_in: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng([seed, *name.encode()])
+    if name in ("masked_spec_embed", "quantizer.codevectors", "label_embs_concat"):
+        return rng.uniform(0, 1, shape)
+    if name in ("quantizer.weight_proj.bias", "lm_head.bias"):
+        return np.zeros(shape)
+    if name in ("quantizer.weight_proj.weight", "lm_head.weight"):
+        return rng.normal(0, 1 if name.startswith("quantizer") else 0.02, shape)
+    bound = 1 / math.sqrt(size_in)
+    return rng.uniform(-bound, bound, shape)
+
+
+def fill(
+    config: EncoderConfig, objective: Objective, tensors: Mapping[str, np.ndarray], origin: str
+) -> tuple[nnx.GraphDef, Model]:
+    """The model that `export` made these tensors of; `origin` names it in messages.
+
+    Raises UserError if tensors are missing, of another shape or too many.
+    """
+    graph, parameters, _ = weights.fill(config, tensors, origin)
+    encoder, others = weights.strip_prefix(tensors, config.family)
+    expected = {name: leaf.shape for name, leaf in head_tensors(objective.head(config)).items()}
+    found = {name: tensors[name] for name in others}
+    embedding = {"masked_spec_embed": (config.hidden_size,)}
+    found |= {name: encoder[name] for name in embedding if name in encoder}
+    expected |= embedding
+    wrong = [
+        f"{name} {list(found[name].shape) if name in found else 'missing'} instead of "
+        f"{list(expected[name]) if name in expected else 'nothing'}"
+        for name in sorted(found.keys() | expected.keys())
+        if name not in found or found[name].shape != expected.get(name)
+    ]
+    if wrong:
+        raise UserError(f"{origin}: the head does not fit the objective; {', '.join(wrong)}")
+    head = _head(config, objective, found.__getitem__)
+    return graph, Model(parameters, _float32(found["masked_spec_embed"]), head)
+
+
+def export(config: EncoderConfig, model: Model) -> dict[str, np.ndarray]:
+    """Every tensor as torch keeps it under HF's name: the encoder's with their family's prefix."""
+    tensors = weights.export(config, model.encoder)
+    tensors["masked_spec_embed"] = np.asarray(model.masked_spec_embed)
+    head = {name: np.asarray(leaf) for name, leaf in head_tensors(model.head).items()}
+    return {f"{config.family}.{name}": tensor for name, tensor in tensors.items()} | head
+
+
+def head_tensors(head: Any) -> dict[str, Any]:
+    """The leaves of a head by their names."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(head)
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def _head(config: EncoderConfig, objective: Objective, tensor: Callable[[str], np.ndarray]) -> Head:
+    """The head of these tensors, each asked for by its name."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: _float32(tensor(_name(path))), objective.head(config)
+    )
+
+
+def _name(path: tuple) -> str:
+    return ".".join(key.name for key in path)
+
+
+def _float32(tensor: np.ndarray) -> Array:
+    return jnp.asarray(tensor, jnp.float32)

@@ -1,0 +1,83 @@
+"""Product quantization with a straight-through Gumbel softmax (wav2vec 2.0, eq. 1 and 4).
+
+One codeword is chosen in each of G groups of V and the chosen ones are concatenated:
+
+    p_gv = exp((l_gv + n_gv) / tau) / sum_k exp((l_gk + n_gk) / tau),  n = -log(-log(U(0, 1)))   (1)
+
+forward the likeliest v of each group, backward the gradient of p (Jang et al. 2017; Baevski et al.
+2020). Codebooks are kept in use by the diversity loss, 1/(G V) sum_g (V - exp(H(p_g))) with p_g the
+softmax of l, without noise or temperature, averaged over the masked frames (4, as in fairseq).
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from speechsim_jax.training.model import Quantizer
+from speechsim_jax.training.noise import Keys
+from speechsim_jax.typing import Hidden
+
+Choices = Float[Array, "batch frame group codeword"]
+
+
+class Quantized(NamedTuple):
+    """`vectors` [batch, frame, codevector_dim]; `code`: one number for the codewords of a frame.
+
+    `soft` is the distribution that the diversity loss averages, `hard` the choice (one-hot).
+    """
+
+    vectors: Hidden
+    code: Int[Array, "batch frame"]
+    soft: Choices
+    hard: Choices
+
+
+def gumbel_noise(keys: Keys, frames: int, groups: int, codewords: int) -> Choices:
+    """Noise of the Gumbel distribution for every frame and codeword."""
+    return jax.vmap(lambda key: jax.random.gumbel(key, (frames, groups, codewords)))(keys)
+
+
+def temperature(
+    step: int | Int[Array, ""],
+    start: float | int = 2.0,
+    end: float | int = 0.5,
+    decay: float | int = 0.999995,
+) -> Float[Array, ""]:
+    """max(start * decay^step, end), the annealing of wav2vec 2.0 (Base)."""
+    # A power of the float32 next to `decay` would be off by as much as many steps make.
+    return jnp.maximum(start * jnp.exp(step * math.log(decay)), end)
+
+
+def quantize(
+    quantizer: Quantizer,
+    features: Hidden,
+    groups: int,
+    gumbel: Choices | None = None,
+    tau: float | int | Float[Array, ""] = 1.0,
+) -> Quantized:
+    """The codewords of every frame; without `gumbel` the likeliest, as in evaluation."""
+    batch, frames, _ = features.shape
+    logits = quantizer.weight_proj(features).reshape(batch, frames, groups, -1)
+    noisy = logits if gumbel is None else (logits + gumbel) / tau
+    codewords = logits.shape[-1]
+    chosen = jnp.argmax(noisy, -1)
+    hard = jax.nn.one_hot(chosen, codewords, dtype=logits.dtype)
+    choice = hard
+    if gumbel is not None:
+        relaxed = jax.nn.softmax(noisy)
+        # The difference is exactly 0: vectors of one code are equal to the last bit.
+        choice = hard + (relaxed - jax.lax.stop_gradient(relaxed))
+    codebook = quantizer.codevectors.reshape(groups, codewords, -1)
+    vectors = jnp.einsum("btgv,gvd->btgd", choice, codebook).reshape(batch, frames, -1)
+    code = sum(chosen[..., g] * codewords**g for g in range(groups))
+    return Quantized(vectors, jnp.asarray(code), jax.nn.softmax(logits), hard)
+
+
+def perplexity(usage: Float[Array, "group codeword"], frames: Int[Array, ""]) -> Float[Array, ""]:
+    """sum_g exp(H(p_g)), p = usage / frames: how many of the G V codewords are in use."""
+    p = usage / jnp.maximum(frames, 1)
+    entropy = -jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1)), -1)
+    return jnp.sum(jnp.exp(entropy))
