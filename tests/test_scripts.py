@@ -457,7 +457,7 @@ def test_nothing_usable(script, tmp_path):
         for line in ended.err
         if line.startswith("skipped ") and line.split()[1][:-1] in UNUSABLE
     ]
-    assert len(ended.err) == len(UNUSABLE) + 1
+    assert len(ended.err) == 3 + len(UNUSABLE) + 1
     assert ended.err[-1].startswith(f"error: {audio}: no usable audio (4 files skipped")
 
 
