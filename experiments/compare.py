@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,12 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "How many processes share the job.")
 _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is, from 0 on.")
+_PROCESS_TIMEOUT = flags.DEFINE_float(
+    "process_timeout",
+    60.0,
+    "Seconds of silence after which a process counts as lost.",
+    lower_bound=1,
+)
 _STRICT = flags.DEFINE_bool("strict", False, "Stop at an unusable file instead of skipping it.")
 _REVISION = flags.DEFINE_string("revision", None, "Branch, tag or commit of hub models.")
 _CACHE_DIR = flags.DEFINE_string("cache_dir", None, "Cache of hub models (default: HF_HOME).")
@@ -220,6 +227,14 @@ def config_from_flags() -> Config:
     )
 
 
+def refuse_flags(what: str, used: Collection[str] = ()) -> None:
+    """Raise UserError for a flag of comparisons that a script which imports this would ignore."""
+    by_module = flags.FLAGS.flags_by_module_dict()
+    for flag in by_module[__name__] + by_module[_scoring.__name__]:
+        if flag.present and flag.name not in used:
+            raise UserError(f"--{flag.name} is not for {what}; use experiments.compare")
+
+
 def _layers(words: list[str]) -> tuple[int, ...] | None:
     try:
         return tuple(int(word) for word in words) or None
@@ -234,7 +249,8 @@ def main() -> None:
             print(f"{measure.name:20} {measure.level:9} {measure.summary}  [{measure.reference}]")
         return
     config = config_from_flags()
-    with processes.joined(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value):
+    place = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    with processes.joined(*place, silence_seconds=_PROCESS_TIMEOUT.value):
         _flags.use_compilation_cache()
         result = run(config)
         if not processes.is_first():

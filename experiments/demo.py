@@ -15,7 +15,7 @@ import soundfile
 from absl import flags
 
 import speechsim_jax as ss
-from experiments import _flags, _scoring, compare
+from experiments import _flags, compare
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.random_weights import random_tensors
@@ -119,10 +119,7 @@ def run(config: Config) -> ss.SimilarityResult:
 def main() -> None:
     """Run the demo and say what was made."""
     # Importing `compare` brought its flags along, and none may be ignored in silence.
-    by_module = flags.FLAGS.flags_by_module_dict()
-    for flag in by_module[compare.__name__] + by_module[_scoring.__name__]:
-        if flag.present:
-            raise UserError(f"--{flag.name} is not for the demo; use experiments.compare")
+    compare.refuse_flags("the demo")
     config = Config(workdir=_flags.WORKDIR.value or "runs/demo", seed=_flags.SEED.value)
     _flags.use_compilation_cache()
     result = run(config)

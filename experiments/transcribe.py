@@ -197,9 +197,7 @@ def _write(file: Path, transcripts: list[Transcript]) -> None:
 
 def config_from_flags() -> Config:
     """The flags as a Config; raises UserError for what is missing or means nothing here."""
-    for flag in flags.FLAGS.flags_by_module_dict()[compare.__name__]:
-        if flag.present and flag.name not in _USED:
-            raise UserError(f"--{flag.name} is not for transcribing; use experiments.compare")
+    compare.refuse_flags("transcribing", _USED)
     names = (*_USED, "workdir", "seed", "overwrite")
     values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
     for name in ("models", "audio"):

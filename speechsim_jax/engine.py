@@ -64,6 +64,7 @@ def compare(
     Activations are never stored: memory does not depend on the amount of audio. Raises UserError
     for anything wrong with what was given.
     """
+    processes.check_joined()
     options = settings_from(settings)
     chosen = resolve(measures, levels)
     if options.attention_max_seconds is not None and not chosen.attention:

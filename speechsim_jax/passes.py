@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,6 +235,7 @@ def _one_pass(
         return Accumulated(places) if target is None else _taken_up(target, identity, seen)
     checkpoints = folder and Checkpoints(folder, identity, job.checkpoint_minutes)
     outputs = [job.outputs(ls, bool(reading.chosen.attention)) for ls in layers]
+    _compile(encoders, outputs, job)
     started = time.monotonic()
     read_through(
         encoders, outputs, corpus, job.choice, statistics, job.options, job.buckets, seen,
@@ -248,6 +250,26 @@ def _one_pass(
         return found
     gathering.write(found, target, {"identity": identity, "seen": dataclasses.asdict(seen)})
     return Accumulated(places) if target is None else kept.read(target)[0]
+
+
+def _compile(encoders: Sequence[SpeechEncoder], outputs: Sequence[Outputs], job: Job) -> None:
+    """Make all programs of the forward passes, side by side; otherwise each would be waited for."""
+
+    def one(encoder: SpeechEncoder, wanted: Outputs, bucket: Bucket) -> None:
+        shape = bucket.batch, bucket.samples
+        precision = job.options.model_precision
+        sharding.lower_encode(encoder, shape, wanted, precision, job.mesh).compile()
+
+    # Models of one architecture share a program.
+    programs = {(e.graph, o): (e, o) for e, o in zip(encoders, outputs)}
+    with ThreadPoolExecutor() as pool:
+        made = [
+            pool.submit(one, encoder, wanted, bucket)
+            for bucket in job.buckets
+            for encoder, wanted in programs.values()
+        ]
+        for each in made:
+            each.result()
 
 
 def _say_what_was_read(seen: Seen, elapsed_seconds: float) -> None:

@@ -25,7 +25,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.watch import Place, Watch, meet, relay
 
 # Bytes of all processes together that go through the devices at a time.
-_MOST_BYTES = 1 << 26
+_MOST_BYTES = 1 << 24
 _HOW = (
     "give the address of process 0 as HOST:PORT, the number of processes and the number of this "
     'one from 0 on, or "auto" alone on a TPU pod, under SLURM or Open MPI'
@@ -105,6 +105,15 @@ def is_first() -> bool:
     return index() == 0
 
 
+def check_joined() -> None:
+    """Raise UserError where jax sees several processes, and this one has not joined them."""
+    if _job is None and jax.process_count() > 1:
+        raise UserError(
+            f"there are {jax.process_count()} processes, and each would do the whole job; share it "
+            'with --coordinator=auto, or processes.joined("auto")'
+        )
+
+
 def check() -> None:
     """Raise UserError if another process has failed or died; call it between batches."""
     if _job is not None:
@@ -166,7 +175,7 @@ def broadcast(tree: Any) -> Any:
 def gather(array: Shaped[np.ndarray, "..."]) -> list[Shaped[np.ndarray, "..."]] | None:
     """The arrays of all processes, bit by bit, on process 0; None on the others.
 
-    Shapes and dtypes may differ. They go through the devices in parts of 64 MiB of all together;
+    Shapes and dtypes may differ. They go through the devices in parts of 16 MiB of all together;
     only process 0 keeps them. Raises UserError if another process is lost.
     """
     if _job is None:

@@ -64,6 +64,13 @@ def test_unknown_lengths_count_as_the_mean():
     )
 
 
+def test_processes_that_have_not_joined_are_refused(monkeypatch):
+    processes.check_joined()
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 4)
+    with pytest.raises(UserError, match="there are 4 processes, and each would do the whole job"):
+        processes.check_joined()
+
+
 def test_alone():
     """Without others nothing is asked of them, and no device is touched to know it."""
     assert (processes.count(), processes.index(), processes.is_first()) == (1, 0, True)

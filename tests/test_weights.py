@@ -1,5 +1,6 @@
 """The weight table: strict in both directions, every released spelling, and the way back."""
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -432,3 +433,13 @@ def test_saved_folder_loads(family, tmp_path):
     assert (encoder.config, encoder.name) == (config, family)
     assert encoder.provenance["notes"] == []
     assert_equal(weights.export(encoder.config, encoder.parameters), tensors)
+
+
+def test_the_families_that_are_one_network_share_its_graph():
+    """And with it what is compiled; WavLM's attention is another."""
+    config = EncoderConfig(family="wav2vec2", num_hidden_layers=2)
+    graphs = [
+        weights.abstract_network(dataclasses.replace(config, family=family))[0]
+        for family in ("wav2vec2", "hubert", "wavlm")
+    ]
+    assert graphs[0] == graphs[1] != graphs[2]

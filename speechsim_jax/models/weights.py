@@ -66,7 +66,9 @@ class Weight:
 
 def abstract_network(config: EncoderConfig) -> tuple[nnx.GraphDef, Any]:
     """The network's graph and its state of shapes (a copy), without making a parameter."""
-    graph, state = _traced_network(config)
+    # Inside, wav2vec2 and HuBERT are one network: with one graph their models share compilations.
+    family = "wavlm" if config.family == "wavlm" else "wav2vec2"
+    graph, state = _traced_network(dataclasses.replace(config, family=family))
     return graph, jax.tree.map(lambda shape: shape, state)
 
 
