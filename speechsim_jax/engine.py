@@ -114,6 +114,7 @@ def compare(
         identity={
             "audio": corpus.fingerprint(),
             "process": [processes.index(), processes.count()],
+            "keep_statistics": keep_statistics is not None,
             "versions": {name: versions[name] for name in ("speechsim_jax", "jax", "jaxlib")},
             **facts,
         },
@@ -202,7 +203,9 @@ def _open(
         return corpus, None, {}
     aligned = read_alignments(options.alignments, options.alignment_tier)
     frames.check_labels(aligned, options.drop_labels)
-    corpus, segments = frames.aligned_corpus(corpus, aligned, seen.skip, options.strict)
+    # Every process finds the same utterances without alignment: one of them says so.
+    skip = seen.skip if processes.is_first() else lambda _: None
+    corpus, segments = frames.aligned_corpus(corpus, aligned, skip, options.strict)
     return corpus, segments, {"alignments": {"tier": aligned.tier, "sha256": aligned.sha256}}
 
 

@@ -23,10 +23,10 @@ from speechsim_jax.measures import Chosen, resolve
 from speechsim_jax.results import NetworkName, SimilarityResult
 
 _RECORD = "job.json"
-# Settings of how audio is chosen and cut into batches, which have no say in what a frame is.
+# How audio was chosen, shared and cut into batches, which has no say in what a frame is.
 _OF_THE_AUDIO = (
-    "audio", "versions", "alignments", "max_minutes", "batch_seconds", "buckets", "rows_per_update",
-    "attention_max_seconds",
+    "audio", "process", "versions", "alignments", "max_minutes", "batch_seconds", "buckets",
+    "rows_per_update", "attention_max_seconds",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,25 @@ def test_other_jobs_are_refused(folders, encoders, audio, tmp_path):
         ss.merge([tmp_path], progress=False)
     with pytest.raises(UserError, match="holds the statistics of a job already"):
         ss.compare(encoders, new, keep_statistics=folders[0], **SETTINGS)
+
+
+def test_jobs_of_other_sizes_can_be_merged(folders, whole, tmp_path):
+    """How many processes shared a job, and how its batches were made, does not matter."""
+    other = tmp_path / "other"
+    shutil.copytree(folders[1], other)
+    facts = other / "pass-1" / "facts.json"
+    told = json.loads(facts.read_text())
+    told["facts"]["identity"] |= {"process": [0, 4], "batch_seconds": 7, "versions": {}}
+    facts.write_text(json.dumps(told))
+    assert_same_result(ss.merge([folders[0], other, folders[2]], progress=False), whole)
+
+
+def test_keeping_cannot_begin_half_way(encoders, audio, tmp_path):
+    """What was heard before is not known then."""
+    given = {"checkpoint_dir": tmp_path / "c", "checkpoint_minutes": 0} | SETTINGS
+    ss.compare(encoders, audio, **given)
+    with pytest.raises(UserError, match="of another job: keep_statistics was False and is True"):
+        ss.compare(encoders, audio, keep_statistics=tmp_path / "kept", **given)
 
 
 def test_what_is_written_is_read(folders, tmp_path):
