@@ -96,13 +96,17 @@ def read_through(
     checks: collections.deque[FiniteCheck] = collections.deque()
     names = [encoder.name for encoder in encoders]
     seconds = sum(source.seconds or 0.0 for source in corpus.sources)
+    # An accelerator runs programs one after the other; a CPU would run them side by side, and all
+    # the slower (by 11 % for two base-size encoders on two cores).
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    in_turn = jax.block_until_ready if on_cpu else lambda acts: acts
     with _progress_bar(seconds, progress) as bar:
         bar.update(seen.seconds)
         for step, batch in enumerate(batches, start=done + 1):
             batch = batching.filled(batch, mesh.size)
             placed = sharding.place_batch(batch.samples, batch.lengths, mesh)
             acts = [
-                sharding.encode(encoder, *placed, wanted, options.model_precision, mesh)
+                in_turn(sharding.encode(encoder, *placed, wanted, options.model_precision, mesh))
                 for encoder, wanted in zip(encoders, outputs)
             ]
             width = acts[0].frame_mask.shape[1]
@@ -111,6 +115,8 @@ def read_through(
             acts = [frames.pooled(a, picked) for a in acts]
             statistics.append(acts, batch, picked.rows)
             del acts
+            if on_cpu:
+                statistics.wait()
             seen.hear(batch, picked.frames)
             processes.check()
             bar.update(batch.seconds)
