@@ -5,7 +5,7 @@ import numpy as np
 import speechsim_jax as ss
 from tests.tolerances import MESH
 
-_CHOICES = ("rank", "best_match", "mincorr_order")
+CHOICES = ("rank", "best_match", "mincorr_order")
 
 
 def assert_same_result(found: ss.SimilarityResult, expected: ss.SimilarityResult) -> None:
@@ -15,6 +15,6 @@ def assert_same_result(found: ss.SimilarityResult, expected: ss.SimilarityResult
         np.testing.assert_allclose(
             found.matrix(measure).values, expected.matrix(measure).values, atol=MESH
         )
-    for name in _CHOICES:
+    for name in CHOICES:
         if name in found.dataset:
             np.testing.assert_array_equal(found.dataset[name], expected.dataset[name])
