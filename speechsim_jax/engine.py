@@ -5,13 +5,13 @@ import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from speechsim_jax import audio as sound
 from speechsim_jax import batching, costs, frames, processes, provenance, selection, sharding
-from speechsim_jax.accumulate import build_result, finished
+from speechsim_jax.accumulate import Finished, build_result, finished
 from speechsim_jax.alignments import Segments, read_alignments
 from speechsim_jax.errors import UserError
 from speechsim_jax.gathering import on_all
@@ -78,19 +78,11 @@ def compare(
         raise UserError("no models given; expected hub ids or folders")
     seen = Seen(heard=None if keep_statistics is None else [])
     corpus, segments, facts = _open(audio, options, seen)
-    encoders = _distinct_names([m if isinstance(m, SpeechEncoder) else load(m) for m in models])
-    if options.model_dtype != "float32":  # as loaded: an encoder may have been rounded before
-        encoders = [encoder.astype(options.model_dtype) for encoder in encoders]
-    _check_frame_rates(encoders)
+    encoders = _encoders(models, load, options)
     devices = sharding.mesh_from(mesh)
     budget = costs.budget_bytes(device_memory_gb, devices)
     layers = [_layers_of(encoder, options.layers) for encoder in encoders]
-    if options.max_minutes is not None:
-        corpus = selection.select(corpus, options.max_minutes, options.seed)
-    corpus = selection.durations(corpus)
-    listened = corpus
-    if options.attention_max_seconds is not None:
-        listened = selection.select(corpus, options.attention_max_seconds / 60, options.seed)
+    corpus, listened = _chosen_of(corpus, options)
     share = processes.share(corpus.sources, [source.seconds or 0.0 for source in corpus.sources])
     choice = frames.FrameChoice(
         config=encoders[0].config,
@@ -130,26 +122,52 @@ def compare(
             return on_all(None)
         found = finished(parts, options.rank_tolerance)
         names = [NetworkName(e.name, l) for e, ls in zip(encoders, layers) for l in ls]
-        attributes = provenance.record(
-            note=note,
-            models={encoder.name: dict(encoder.provenance) for encoder in encoders},
-            corpus={"origin": corpus.origin, "fingerprint": corpus.fingerprint()},
-            settings=dataclasses.asdict(options),
-            mesh=dict(devices.shape),
-            passes=len(readings),
-            processes=processes.count(),
-            numeric={"stats_precision": "highest"} | found.numeric,
-            frames=seen.frames,
-            rows=found.rows(seen.frames),
-            utterances=seen.utterances,
-            seconds=seen.seconds,
-            skipped=[dataclasses.asdict(skipped) for skipped in seen.skipped],
-            **facts,
-        )
+        attributes = _attributes(job, corpus, seen, found, note=note, passes=len(readings), **facts)
         if keep_statistics is not None:
             assert folder is not None and seen.heard is not None
             write_record(folder, names, chosen, len(readings), seen.heard, attributes)
         return on_all(build_result(names, found, chosen, attributes, progress))
+
+
+def _attributes(
+    job: Job, corpus: sound.Corpus, seen: Seen, found: Finished, **facts: Any
+) -> dict[str, Any]:
+    """How the result was made."""
+    return provenance.record(
+        models={encoder.name: dict(encoder.provenance) for encoder in job.encoders},
+        corpus={"origin": corpus.origin, "fingerprint": corpus.fingerprint()},
+        settings=dataclasses.asdict(job.options),
+        mesh=dict(job.mesh.shape),
+        processes=processes.count(),
+        numeric={"stats_precision": "highest"} | found.numeric,
+        frames=seen.frames,
+        rows=found.rows(seen.frames),
+        utterances=seen.utterances,
+        seconds=seen.seconds,
+        skipped=[dataclasses.asdict(skipped) for skipped in seen.skipped],
+        **facts,
+    )
+
+
+def _encoders(
+    models: Sequence[ModelSource], load: Callable[[str | Path], SpeechEncoder], options: Settings
+) -> list[SpeechEncoder]:
+    """All models, under distinct names; raises UserError for frames that do not correspond."""
+    encoders = _distinct_names([m if isinstance(m, SpeechEncoder) else load(m) for m in models])
+    if options.model_dtype != "float32":  # as loaded: an encoder may have been rounded before
+        encoders = [encoder.astype(options.model_dtype) for encoder in encoders]
+    _check_frame_rates(encoders)
+    return encoders
+
+
+def _chosen_of(corpus: sound.Corpus, options: Settings) -> tuple[sound.Corpus, sound.Corpus]:
+    """The utterances that are compared, with their durations; and those whose attention is."""
+    if options.max_minutes is not None:
+        corpus = selection.select(corpus, options.max_minutes, options.seed)
+    corpus = selection.durations(corpus)
+    if options.attention_max_seconds is None:
+        return corpus, corpus
+    return corpus, selection.select(corpus, options.attention_max_seconds / 60, options.seed)
 
 
 def _buckets(corpus: sound.Corpus, options: Settings) -> tuple[batching.Bucket, ...]:

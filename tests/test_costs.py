@@ -44,16 +44,18 @@ def test_parameters_are_those_of_the_layers_and_the_rest():
 def test_a_model_costs_what_its_program_does_for_each_batch():
     encoder, bucket = fixture(ENCODER).encoder, Bucket(2, 16_080)
     depth = encoder.config.num_hidden_layers
-    outputs = Outputs(tuple(range(depth + 1)))
+    layers = tuple(range(depth + 1))
+    outputs = Outputs(layers)
 
     def cost(seconds: float):
-        layers = outputs.layers
         return costs.model_cost(encoder, layers, outputs, "highest", bucket, seconds, MESH)
 
     batch = cost(2 * 16_080 / 16_000)
     program = sharding.lower_encode(encoder, (2, 16_080), outputs, "highest", MESH).compile()
-    assert batch.workspace_bytes == program.memory_analysis().temp_size_in_bytes > 0
-    counted = program.cost_analysis()["flops"]
+    memory, work = program.memory_analysis(), program.cost_analysis()
+    assert memory and work
+    assert batch.workspace_bytes == memory.temp_size_in_bytes > 0
+    counted = work["flops"]
     np.testing.assert_allclose(batch.front_flops + depth * batch.layer_flops, counted)
     # A product of a layer's parameters with each of the 2 x 50 frames, multiply and add.
     np.testing.assert_allclose(batch.layer_flops, 2 * 100 * batch.layer_bytes / 4)
