@@ -138,12 +138,12 @@ class Checkpoints:
         args = self._orbax.args
         facts = facts | {"identity": self._identity}
         step_args = args.Composite(state=_array_handler()[1](state), facts=args.JsonSave(facts))
-        self._finish_writing()
+        self.wait()
         self._writing = self._writer.submit(self._manager.save, step, args=step_args)
         self._last = time.monotonic()
 
-    def _finish_writing(self) -> None:
-        """Wait for what is being written; what went wrong with it, in one line."""
+    def wait(self) -> None:
+        """Until what is being written is there; raises UserError, in one line, if it cannot be."""
         writing, self._writing = self._writing, None
         try:
             if writing is not None:
@@ -154,7 +154,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait until all is written."""
-        self._finish_writing()
+        self.wait()
         self._writer.shutdown()
         if self.started:
             self._manager.close()

@@ -126,6 +126,8 @@ def read_through(
             if checkpoints is not None and checkpoints.due():
                 checks.pop().check()
                 _save(checkpoints, step, statistics, seen, batch.after)
+                if on_cpu:  # what is written is the statistics' own memory
+                    checkpoints.wait()
     for waiting in checks:
         waiting.check()
     if checkpoints is not None and checkpoints.started:

@@ -212,6 +212,27 @@ def test_going_on_from_a_snapshot_changes_no_bit(mesh):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_snapshot_of_one_cpu_device_takes_no_memory_and_stays_as_it_is():
+    statistic, mesh = new("data:1"), mesh_of("data:1")
+
+    def place() -> int:
+        return statistic._state.sums.cross[0].unsafe_buffer_pointer()
+
+    add(statistic, mesh, [1])
+    before, taken = place(), statistic.snapshot()
+    assert before in {array.ctypes.data for array in taken["state"]}
+    copies = [x.copy() for x in taken["state"] + taken["buffers"]]
+    add(statistic, mesh, [1])
+    assert place() != before  # as long as somebody may read it, nothing is written over
+    for a, b in zip(taken["state"] + taken["buffers"], copies):
+        np.testing.assert_array_equal(a, b)
+    del taken, a
+    statistic.snapshot()
+    before = place()
+    add(statistic, mesh, [1])
+    assert place() == before
+
+
 @pytest.mark.parametrize("first", [(), (0,), (0, 1)], ids=["nothing", "rows", "sums"])
 @pytest.mark.parametrize(
     ("before", "after"),

@@ -92,7 +92,7 @@ class AttentionStream:
         return {
             "kind": self._kind(),
             "lengths": list(self._lengths),
-            "state": [np.array(x) for x in jax.tree.leaves(self._state)],
+            "state": [np.asarray(x) for x in jax.tree.leaves(self._state)],
         }
 
     def _kind(self) -> str:

@@ -23,7 +23,11 @@ from speechsim_jax.statistics.programs import Programs, pack
 from speechsim_jax.typing import HiddenStates
 
 Snapshot = dict[str, Any]
-"""Numpy arrays, numbers and lists of these: what a stream needs to go on, copied to the host."""
+"""Numpy arrays, numbers and lists of these: what a stream needs to go on, on the host.
+
+On a CPU the arrays are the stream's own memory. As long as they are there, an update does not write
+over it but makes the state anew, so whoever lets go of them before the next saves a copy.
+"""
 
 
 def x64(enabled: bool) -> contextlib.AbstractContextManager:
@@ -136,8 +140,8 @@ class MomentsStream:
             "mesh": self._mesh,
             "fills": list(self._fills),
             "has_pilot": self._has_pilot,
-            "state": [np.array(x) for x in jax.tree.leaves(self._state)],
-            "buffers": [np.array(x) for x in self._buffers],
+            "state": [np.asarray(x) for x in jax.tree.leaves(self._state)],
+            "buffers": [np.asarray(x) for x in self._buffers],
         }
 
     def _kind(self) -> str:
