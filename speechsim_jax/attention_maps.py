@@ -137,6 +137,15 @@ class Cost:
 def estimate(heads: int, cells: int, wanted: Sequence[str]) -> Cost:
     """Time for maps of `cells` cells in all, at the rate that this device shows on small ones."""
     pairs = heads * (heads + 1) // 2
+    products = 1 + ("correlation" in wanted)
+    # A logarithm counts as ten operations; both kinds of product are made for both orders.
+    operations = cells * (products * 2 * heads**2 + 13.0 * pairs * ("divergence" in wanted))
+    return Cost(pairs, cells, float(operations), _seconds_per_cell(heads, tuple(wanted)) * cells)
+
+
+@functools.cache
+def _seconds_per_cell(heads: int, wanted: tuple[str, ...]) -> float:
+    """Measured once; most of the time is its compilation."""
     shape = 1, heads, _ESTIMATED_FRAMES, _ESTIMATED_FRAMES
     maps = np.random.default_rng(0).random(shape, np.float32)
     maps /= maps.sum(axis=3, keepdims=True)
@@ -145,16 +154,12 @@ def estimate(heads: int, cells: int, wanted: Sequence[str]) -> Cost:
     def add(state: AttentionSums, maps: Array) -> AttentionSums:
         rows = functools.partial(rows_of_maps, maps)
         lengths = jnp.array([_ESTIMATED_FRAMES])
-        return attention.update(state, rows, lengths, _ESTIMATED_FRAMES, tuple(wanted))
+        return attention.update(state, rows, lengths, _ESTIMATED_FRAMES, wanted)
 
     state = jax.block_until_ready(add(attention.zero(heads), maps))
     started = time.perf_counter()
     jax.block_until_ready(add(state, maps))
-    per_cell = (time.perf_counter() - started) / _ESTIMATED_FRAMES**2
-    products = 1 + ("correlation" in wanted)
-    # A logarithm counts as ten operations; both kinds of product are made for both orders.
-    operations = cells * (products * 2 * heads**2 + 13.0 * pairs * ("divergence" in wanted))
-    return Cost(pairs, cells, float(operations), per_cell * cells)
+    return (time.perf_counter() - started) / _ESTIMATED_FRAMES**2
 
 
 def attention_result(

@@ -12,6 +12,7 @@ need not be in memory together.
 import dataclasses
 import functools
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -182,9 +183,18 @@ def _read_moments(folder: Path, told: dict[str, Any], places: tuple[Place, ...])
     leaves = [np.load(folder / f"small-{number}.npy") for number in range(structure.num_leaves)]
     small = jax.tree.unflatten(structure, leaves)
 
+    @functools.cache
+    def layout(tile: int) -> tuple[tuple[int, ...], int]:
+        """The shape of a block, and where the first begins in the file."""
+        blocks = np.load(folder / f"cross-{tile}.npy", mmap_mode="r")
+        return blocks.shape[1:], blocks.offset
+
     def block(tile: int, pair: int) -> np.ndarray:
-        # Opened anew each time: what stays mapped counts as memory of the process.
-        return np.array(np.load(folder / f"cross-{tile}.npy", mmap_mode="r")[pair])
+        # Read, not mapped: what is mapped counts as memory of the process.
+        shape, start = layout(tile)
+        count = math.prod(shape)
+        path = folder / f"cross-{tile}.npy"
+        return np.fromfile(path, "<f8", count, offset=start + 8 * count * pair).reshape(shape)
 
     return Part(dataclasses.replace(small, tiles=tiles), places, block)
 

@@ -49,11 +49,7 @@ class AttentionStream:
     ):
         self._streams, self._wanted, self._dtype = streams, wanted, stats_dtype
         self._mesh = mesh if mesh is not None and mesh.size > 1 else None
-        update = functools.partial(_update, make_rows, wanted)
-        if self._mesh is not None:
-            update = functools.partial(_update_on_mesh, self._mesh, batch_axis, update)
-        # A function of its own, so that its compilations end with it.
-        self._update = jax.jit(update, static_argnames="frames", donate_argnums=0)
+        self._update = _program(make_rows, wanted, self._mesh, tuple(batch_axis.items()))
         self._lengths: list[int] = []
         with x64(stats_dtype == "float64"):
             self._state = attention.zero(sum(s.layers * s.neurons for s in streams), stats_dtype)
@@ -122,6 +118,20 @@ class AttentionStream:
     def finish(self, rank_tolerance: float | None = None) -> "FinishedAttention":
         """The finished statistic."""
         return finished(self.close(), rank_tolerance)
+
+
+@functools.lru_cache(maxsize=16)
+def _program(
+    make_rows: MakeRows,
+    wanted: tuple[str, ...],
+    mesh: Mesh | None,
+    batch_axis: tuple[tuple[str, int | None], ...],
+) -> Callable[..., AttentionSums]:
+    """What adds a batch to the sums; streams of the same maps share what is compiled."""
+    update = functools.partial(_update, make_rows, wanted)
+    if mesh is not None:
+        update = functools.partial(_update_on_mesh, mesh, dict(batch_axis), update)
+    return jax.jit(update, static_argnames="frames", donate_argnums=0)
 
 
 def _update(
