@@ -5,6 +5,7 @@ noise) is drawn by us and given to both.
 """
 
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +14,36 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from transformers import Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Vec2ForPreTraining  # noqa: E402
+from transformers import (  # noqa: E402
+    HubertForCTC,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    Wav2Vec2ForPreTraining,
+)
 
 from speechsim_jax.models.config import EncoderConfig  # noqa: E402
-from speechsim_jax.training import contrastive, ctc, model, network, noise, quantizer  # noqa: E402
+from speechsim_jax.models.loading import load_encoder  # noqa: E402
+from speechsim_jax.training import (  # noqa: E402
+    contrastive,
+    ctc,
+    folders,
+    model,
+    network,
+    noise,
+    quantizer,
+)
+from speechsim_jax.training.labelling import Units  # noqa: E402
 from speechsim_jax.training.masking import Spans, span_mask  # noqa: E402
 from speechsim_jax.training.model import CTC, Contrastive  # noqa: E402
 from speechsim_jax.training.network import Masks  # noqa: E402
+from speechsim_jax.training.spelling import Alphabet  # noqa: E402
+from tests import tolerances  # noqa: E402
 from tests.make_parity_fixtures import LAYOUTS, SMALL, redraw  # noqa: E402
+from tests.objectives import CONFIG, LARGE, OBJECTIVES  # noqa: E402
 
 pytestmark = pytest.mark.parity
-
-# Relative, of float32 runs on both sides; the gradient's of the norm of each tensor.
-LOSS, GRADIENT = 1e-5, 1e-4
 
 UNDROPPED = {
     name: 0.0
@@ -93,14 +111,58 @@ def assert_equal_gradients(config, ours, theirs) -> set[str]:
             errors[name] = float(np.linalg.norm(a - b) / np.linalg.norm(b))
     worst = max(errors, key=errors.__getitem__)
     print(f"gradients: {errors[worst]:.1e} ({worst}), {len(errors)} of {len(expected)} tensors")
-    assert errors[worst] <= GRADIENT, (worst, errors[worst])
+    assert errors[worst] <= tolerances.TRAINING_GRADIENT, (worst, errors[worst])
     return set(expected) - set(errors)
 
 
 def assert_equal_losses(ours, theirs) -> None:
     error = abs(float(ours) - theirs.item()) / abs(theirs.item())
     print(f"loss {float(ours):.6f}: {error:.1e}")
-    assert error <= LOSS
+    assert error <= tolerances.TRAINING_LOSS
+
+
+FOLDERS = {
+    "contrastive": (CONFIG, OBJECTIVES["contrastive"], Wav2Vec2ForPreTraining),
+    "contrastive-large": (LARGE, OBJECTIVES["contrastive"], Wav2Vec2ForPreTraining),
+    "predictive": (replace(CONFIG, family="hubert"), OBJECTIVES["predictive"], HubertModel),
+    "ctc": (CONFIG, CTC(vocab_size=8), Wav2Vec2ForCTC),
+    "ctc-hubert": (replace(LARGE, family="hubert"), CTC(vocab_size=8), HubertForCTC),
+    "batch-norm": (
+        replace(CONFIG, family="hubert", conv_pos_batch_norm=True), CTC(vocab_size=8), HubertForCTC,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_folders_that_trainings_leave(kind, tmp_path):
+    """transformers finds every tensor it expects and no other, and computes what we compute."""
+    config, objective, model_class = FOLDERS[kind]
+    _, trained = model.initial(config, objective, 3)
+    if isinstance(objective, Contrastive):
+        folders.write_contrastive(tmp_path, config, objective, trained, "float16")
+    elif isinstance(objective, CTC):
+        alphabet = Alphabet(("A", "B", "C"))
+        folders.write_recognizer(tmp_path, config, objective, trained, alphabet, "float16")
+    else:
+        units = Units(np.zeros((7, 39), np.float32), {})
+        folders.write_predictive(tmp_path, config, trained, units, "float16")
+    theirs, found = model_class.from_pretrained(
+        tmp_path, output_loading_info=True, dtype=torch.float32
+    )
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not found[problem], (problem, found[problem])
+    prefix = "" if model_class is HubertModel else f"{config.family}."
+    embedding = theirs.state_dict()[f"{prefix}masked_spec_embed"].numpy()
+    assert np.array_equal(embedding, np.asarray(trained.masked_spec_embed, np.float16))
+    wave = np.random.default_rng(5).standard_normal(9000).astype(np.float32)
+    extractor = Wav2Vec2FeatureExtractor.from_pretrained(tmp_path)
+    values = extractor(wave, sampling_rate=16000, return_tensors="pt")["input_values"]
+    with torch.no_grad():
+        expected = theirs.eval()(values, output_hidden_states=True).hidden_states[0][0].numpy()
+    ours = load_encoder(tmp_path)([wave]).hidden_states[0, 0]
+    error = np.abs(np.asarray(ours) - expected).max()
+    print(f"{kind}: {error:.1e}")
+    assert error <= tolerances.PARITY
 
 
 def test_names_both_ways():

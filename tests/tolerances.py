@@ -33,3 +33,13 @@ ATTENTION_MEASURES = 1e-5
 # Every measure of a whole comparison, on several devices against one (absolute). Measured 1.7e-7
 # (pwcca).
 MESH = 1e-5
+
+# Losses of trainings against torch's, float32 on both sides (relative). Measured 2.2e-7.
+TRAINING_LOSS = 1e-5
+
+# Their gradients (each tensor's, relative to its norm). Measured 1.2e-5.
+TRAINING_GRADIENT = 1e-4
+
+# Six steps of a training on two devices against one, all that is told of each (relative). Measured
+# 3.7e-7.
+TRAINING_MESH = 1e-5

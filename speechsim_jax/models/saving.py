@@ -83,13 +83,32 @@ def save_ctc_folder(
     return _write(folder, values, config, prefixed | dict(head), dtype)
 
 
+def save_training_folder(
+    folder: str | Path,
+    config: EncoderConfig,
+    tensors: Mapping[str, np.ndarray],
+    model: str,
+    fields: Mapping[str, Any],
+    dtype: SavedDtype = "float32",
+) -> Path:
+    """Write what a training gave as transformers' `model`: "Model", "ForPreTraining" or "ForCTC".
+
+    `tensors` have the names of that class, `masked_spec_embed` is among them; `fields` go into
+    config.json. Raises UserError as `save_folder` does.
+    """
+    # Above 0, or transformers expects no embedding of masked frames.
+    values = hf_config(config, model) | {"mask_time_prob": 0.05} | dict(fields)
+    prefix = "" if model == "Model" else f"{config.family}."
+    return _write(folder, values, config, _with_counter(config, tensors, prefix), dtype)
+
+
 def _with_counter(
-    config: EncoderConfig, tensors: Mapping[str, np.ndarray]
+    config: EncoderConfig, tensors: Mapping[str, np.ndarray], prefix: str = ""
 ) -> dict[str, np.ndarray]:
     """The tensors, and the counter of a batch norm, which only training reads."""
     if not config.conv_pos_batch_norm:
         return dict(tensors)
-    counter = "encoder.pos_conv_embed.batch_norm.num_batches_tracked"
+    counter = f"{prefix}encoder.pos_conv_embed.batch_norm.num_batches_tracked"
     return {counter: np.zeros((), np.int64), **tensors}
 
 

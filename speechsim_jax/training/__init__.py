@@ -1,1 +1,1 @@
-"""Objectives: contrastive, masked prediction and CTC, as sums over utterances; their targets."""
+"""Objectives (contrastive, masked prediction, CTC) as sums over utterances; the trainer."""

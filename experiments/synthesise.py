@@ -1,0 +1,107 @@
+"""Synthetic speech of known text, to fine-tune on where transcripts are few: offline, in seconds.
+
+    python -m experiments.synthesise --corpus=speech/manifest.tsv \\
+        --include=librispeech_test_other/* --held_out=libri-1688,libri-533 --workdir=runs/synthetic
+
+writes synthetic/VOICE/NNN.flac and manifest.tsv (path, seconds, speaker, transcript). English
+voices of py-nanotts (`pip install .[demo]`) at several pitches and speeds read pieces of the
+transcripts of a corpus. What the speakers held out have said is read by one voice alone, which is
+the one to hold out with them.
+"""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from absl import flags
+
+from experiments import _flags, _training, compare
+from speechsim_jax.audio import SAMPLE_RATE_HZ
+from speechsim_jax.errors import UserError
+from speechsim_jax.training.corpora import open_split
+from speechsim_jax.training.recipe import Audio
+
+_SENTENCES = flags.DEFINE_integer(
+    "sentences", 120, "How many pieces of text each voice reads.", lower_bound=1
+)
+flags.adopt_module_key_flags(_flags)  # for --help
+flags.adopt_module_key_flags(_training)
+
+_VOICES = tuple(itertools.product(("en-US", "en-GB"), ((0.8, 0.9), (1.0, 1.0), (1.25, 1.1))))
+HELD_OUT_VOICE = "synthetic-en-GB-1.0"
+_WORDS = (3, 9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Whose transcripts are read, and how many pieces by each voice."""
+
+    corpus: tuple[str, ...]
+    workdir: str
+    audio: Audio
+    sentences: int = 120
+    seed: int = 0
+
+
+def run(config: Config) -> Path:
+    """Write the speech; returns its manifest. Raises UserError."""
+    try:
+        from py_nanotts import NanoTTS
+    except ImportError:
+        raise UserError("the voices are missing; install them with: pip install .[demo]") from None
+    split = open_split(config.corpus, config.audio)
+    texts, others = (
+        [source.transcript for source in part if source.transcript.strip()]
+        for part in (split.training, split.held_out)
+    )
+    if not texts or not others:
+        raise UserError("expected transcripts of speakers to train on and of speakers held out")
+    workdir = _flags.new_workdir(config.workdir, overwrite=True)
+    synthesiser, lines = NanoTTS(), ["path\tseconds\tspeaker\ttranscript"]
+    for number, (voice, (pitch, speed)) in enumerate(_VOICES):
+        speaker = f"synthetic-{voice}-{pitch}"
+        folder = workdir / "synthetic" / speaker.removeprefix("synthetic-")
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng([config.seed, number])
+        said = others if speaker == HELD_OUT_VOICE else texts
+        for index, text in enumerate(_pieces(said, config.sentences, rng)):
+            pcm = synthesiser.speak(text, voice=voice, pitch=pitch, speed=speed)
+            path = folder / f"{index:03}.flac"
+            with soundfile.SoundFile(
+                path, "w", SAMPLE_RATE_HZ, channels=1, subtype="PCM_16"
+            ) as file:
+                file.buffer_write(pcm, "int16")
+            seconds = len(pcm) / 2 / SAMPLE_RATE_HZ
+            lines.append(f"{path.relative_to(workdir)}\t{seconds:.4f}\t{speaker}\t{text}")
+    manifest = workdir / "manifest.tsv"
+    manifest.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return manifest
+
+
+def _pieces(texts: list[str], number: int, rng: np.random.Generator) -> list[str]:
+    """So many runs of words that follow each other in some text."""
+    pieces = []
+    for _ in range(number):
+        words = texts[rng.integers(len(texts))].split()
+        count = min(int(rng.integers(_WORDS[0], _WORDS[1] + 1)), len(words))
+        first = int(rng.integers(len(words) - count + 1))
+        pieces.append(" ".join(words[first : first + count]))
+    return pieces
+
+
+def main() -> None:
+    """Run from the flags and say what was made."""
+    compare.refuse_flags("synthetic speech")
+    for flag in _training.OF_TRAINING:
+        if flag.present:
+            raise UserError(f"--{flag.name} is not for synthetic speech")
+    run_ = _training.run_from_flags()
+    audio = _training.with_flags(_training.Recipe()).audio
+    config = Config(run_.corpus, run_.workdir, audio, _SENTENCES.value, _flags.SEED.value)
+    print(f"written: {run(config)}")
+
+
+if __name__ == "__main__":
+    _flags.start(main)

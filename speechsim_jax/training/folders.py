@@ -1,0 +1,80 @@
+"""What a training leaves behind: Hugging Face folders that transformers loads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from speechsim_jax.errors import UserError
+from speechsim_jax.models import saving, weights
+from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.saving import SavedDtype
+from speechsim_jax.training import model as training_model
+from speechsim_jax.training.labelling import Units
+from speechsim_jax.training.model import CTC, Contrastive, Model
+from speechsim_jax.training.spelling import Alphabet
+
+HEAD_FILE = "pretraining_head.safetensors"
+
+
+def write_encoder(folder: Path, config: EncoderConfig, model: Model, dtype: SavedDtype) -> None:
+    """The encoder alone, as ...Model. Raises UserError."""
+    saving.save_folder(folder, config, weights.export(config, model.encoder), dtype)
+
+
+def write_contrastive(
+    folder: Path, config: EncoderConfig, objective: Contrastive, model: Model, dtype: SavedDtype
+) -> None:
+    """Encoder, quantizer and projections, as ...ForPreTraining. Raises UserError."""
+    tensors = training_model.export(config, model)
+    fields = objective.hf_fields()
+    saving.save_training_folder(folder, config, tensors, "ForPreTraining", fields, dtype)
+
+
+def write_predictive(
+    folder: Path, config: EncoderConfig, model: Model, units: Units, dtype: SavedDtype
+) -> None:
+    """The encoder as ...Model, the head in a file of its own (transformers has no such class).
+
+    units.npz holds the centres of the units. Raises UserError.
+    """
+    tensors = training_model.export(config, model)
+    prefix = f"{config.family}."
+    encoder = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    head = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
+    path = saving.save_training_folder(folder, config, encoder, "Model", {}, dtype)
+    try:
+        save_file(head, path / HEAD_FILE, metadata={"format": "pt"})
+        np.savez(path / "units.npz", centres=units.centres)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: the head cannot be written ({error})") from error
+
+
+def write_recognizer(
+    folder: Path,
+    config: EncoderConfig,
+    objective: CTC,
+    model: Model,
+    alphabet: Alphabet,
+    dtype: SavedDtype,
+) -> None:
+    """Encoder, head and tokenizer, as ...ForCTC. Raises UserError."""
+    tensors = training_model.export(config, model)
+    fields = objective.hf_fields()
+    path = saving.save_training_folder(folder, config, tensors, "ForCTC", fields, dtype)
+    try:
+        alphabet.save(path)
+    except OSError as error:
+        raise UserError(f"{path}: the tokenizer cannot be written ({error})") from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that people can read. Raises UserError."""
+    try:
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from error

@@ -1,0 +1,71 @@
+"""Characters as labels for CTC, and the tokenizer files that say so."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from speechsim_jax.errors import UserError
+from speechsim_jax.models.ctc import best_path
+from speechsim_jax.transcripts import normalise
+
+# The first tokens of wav2vec 2.0's vocabularies; "<pad>" is the blank, "|" the space.
+_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "|")
+BLANK, _UNKNOWN, _SPACE = 0, 3, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Alphabet:
+    """The characters that are spelled, in the order of their labels."""
+
+    characters: tuple[str, ...]
+
+    @classmethod
+    def of(cls, transcripts: Iterable[str]) -> "Alphabet":
+        """All characters of normalised transcripts. Raises UserError if there are none."""
+        found = {character for text in transcripts for character in normalise(text)} - {" "}
+        if not found:
+            raise UserError("no transcript has a character; nothing can be learned from them")
+        return cls(tuple(sorted(found)))
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """All tokens by number."""
+        return (*_SPECIAL, *self.characters)
+
+    def only(self, text: str) -> str:
+        """The normalised text without the characters that are not spelled."""
+        kept = (c for c in normalise(text) if c == " " or c in self.characters)
+        return normalise("".join(kept))
+
+    def labels(self, text: str) -> Int32[np.ndarray, " label"]:
+        """The normalised text as labels; unknown characters have one of their own."""
+        number = {" ": _SPACE} | {c: k for k, c in enumerate(self.characters, len(_SPECIAL))}
+        return np.array([number.get(c, _UNKNOWN) for c in normalise(text)], np.int32)
+
+    def text(self, best: Int[np.ndarray, " frame"]) -> str:
+        """What the likeliest token of each frame spells: best path decoding, as transformers'."""
+        spelled = (self.tokens[token] for token in best_path(best, BLANK))
+        return "".join(" " if token == "|" else token for token in spelled).strip()
+
+    def save(self, folder: Path) -> None:
+        """Write the files that transformers' Wav2Vec2CTCTokenizer reads. Raises OSError."""
+        files: dict[str, dict[str, Any]] = {
+            "vocab.json": {token: number for number, token in enumerate(self.tokens)},
+            "tokenizer_config.json": {
+                "tokenizer_class": "Wav2Vec2CTCTokenizer",
+                "pad_token": "<pad>",
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+                "unk_token": "<unk>",
+                "word_delimiter_token": "|",
+                "do_lower_case": False,
+            },
+        }
+        for name, content in files.items():
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            (folder / name).write_text(text, encoding="utf-8")
