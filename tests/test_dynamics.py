@@ -1,0 +1,168 @@
+"""Learning dynamics: of made-up scores, and the script on tiny checkpoints."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+import speechsim_jax as ss
+from experiments import dynamics as script
+from speechsim_jax import dynamics
+from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.random_weights import random_tensors
+from speechsim_jax.models.saving import save_folder
+
+STEPS, LAYERS = (10, 20, 40), (0, 1, 2)
+
+
+@pytest.fixture
+def made() -> dynamics.Dynamics:
+    """Layer l is settled from step l on; the untrained one is the same everywhere."""
+    same = np.array([[0.9, 0.5, 0.3], [0.95, 0.9, 0.5], [1.0, 1.0, 1.0]])  # [step, layer]
+    blocks = [{"svcca": np.full((3, 3), 0.1) + np.diag(row - 0.1)} for row in same]
+    return dynamics.gathered(STEPS, LAYERS, blocks, {"svcca": np.full((3, 3), 0.2)}, "made up")
+
+
+def test_settled_from_the_first_step_that_stays(made):
+    assert made.settled("svcca") == [10, 20, 40]
+    wavering = made.scores["svcca"].copy()
+    wavering[1, 0, 0] = 0.5
+    assert dataclasses.replace(made, scores={"svcca": wavering}).settled("svcca") == [40, 20, 40]
+    never = np.full((3, 3, 3), np.nan)
+    assert dataclasses.replace(made, scores={"svcca": never}).settled("svcca") == [None] * 3
+
+
+def test_unknown_measure(made):
+    with pytest.raises(ss.UserError, match="no measure 'cca' here; there are: svcca"):
+        made.same("cca")
+
+
+def test_maps_show_the_scores(made):
+    figure = dynamics.steps_map(made, "svcca")
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    axes = next(a for a in figure.axes if a.get_label() == "map")
+    np.testing.assert_array_equal(axes.images[0].get_array(), made.same("svcca"))
+    assert axes.get_ylim() == (-0.5, 2.5)  # layer 0 at the bottom
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["10", "20", "40"]
+    figure = dynamics.layers_maps(made, "svcca", most=2)
+    maps = [a for a in figure.axes if a.get_label().startswith("map")]
+    assert [a.get_title() for a in maps] == ["step 10", "step 40"]
+    np.testing.assert_array_equal(maps[1].images[0].get_array(), made.scores["svcca"][2])
+
+
+def test_csv_has_every_cell(made, tmp_path):
+    with made.write_csv(tmp_path / "dynamics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 9
+    assert [row["step"] for row in rows[::9]] == ["", "10", "20", "40"]
+    assert rows[9] == {
+        "measure": "svcca", "step": "10", "layer": "0", "final_layer": "0", "score": "0.9",
+    }  # fmt: skip
+
+
+# --- the script ---
+
+CONFIG = EncoderConfig(
+    family="wav2vec2",
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=32,
+    conv_dim=(16,) * 7,
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=4,
+)
+
+
+@pytest.fixture(scope="module")
+def pretraining(tmp_path_factory) -> Path:
+    """Checkpoints on a straight line from one random encoder to another."""
+    folder = tmp_path_factory.mktemp("pretraining")
+    start, end = random_tensors(CONFIG, 1), random_tensors(CONFIG, 2)
+    for name, share in (("step-000010", 0.3), ("step-000200", 0.9), ("model", 1.0)):
+        tensors = {key: (1 - share) * start[key] + share * end[key] for key in start}
+        save_folder(folder / name, CONFIG, tensors)
+    (folder / "step-000300").mkdir()  # begun, without a model in it
+    return folder
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("audio")
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        samples = 0.1 * rng.standard_normal(16_000).cumsum() / 50
+        soundfile.write(folder / f"{index}.wav", samples - samples.mean(), 16_000, subtype="FLOAT")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, pretraining, audio):
+    workdir = tmp_path_factory.mktemp("runs") / "dynamics"
+    config = script.Config(
+        str(pretraining), str(audio), str(workdir), note="tiny",
+        settings={"rows_per_update": 128, "batch_seconds": 3},
+    )  # fmt: skip
+    return config, script.run(config)
+
+
+def test_script_writes_everything(finished):
+    config, found = finished
+    workdir = Path(config.workdir)
+    assert (found.steps, found.layers) == ((10, 200), (0, 1, 2))
+    assert set(found.scores) == set(found.untrained) == {"svcca", "lincka"}
+    late, early = found.same("lincka")[:, 1], found.same("lincka")[:, 0]
+    assert (late > early).all() and (late <= 1 + 1e-6).all()
+    kinds = [
+        f"dynamics_{m}{s}.{k}"
+        for m in found.scores
+        for s in ("", "_layers")
+        for k in ("png", "pdf")
+    ]
+    assert sorted(path.name for path in (workdir / "figures").iterdir()) == sorted(kinds)
+    assert (workdir / "figures" / kinds[1]).read_bytes().startswith(b"%PDF")
+    told = json.loads((workdir / "config.json").read_text())
+    assert told["config"]["note"] == "tiny" and len(told["final"]["sha256"]) == 64
+    assert "layer 2" in found.table("svcca")
+
+
+def test_script_goes_on(finished, monkeypatch):
+    """What is there is not compared again; a checkpoint that has changed is."""
+    config, found = finished
+    Path(config.workdir, "steps", "step-000200.nc").unlink()
+    heard = []
+    compare = ss.compare
+    monkeypatch.setattr(
+        ss,
+        "compare",
+        lambda models, *a, **k: heard.append(models[0].name) or compare(models, *a, **k),
+    )
+    again = script.run(dataclasses.replace(config, resume=True))
+    assert heard == ["step-000200"]
+    np.testing.assert_array_equal(again.scores["svcca"], found.scores["svcca"])
+    with pytest.raises(ss.UserError, match="other measures"):
+        script.run(dataclasses.replace(config, resume=True, measures=("lincka",)))
+    with pytest.raises(ss.UserError, match="pass --resume to go on, or --overwrite"):
+        script.run(config)
+
+
+def test_nothing_to_compare(tmp_path, audio, pretraining):
+    config = script.Config(str(tmp_path / "none"), str(audio), str(tmp_path / "out"))
+    with pytest.raises(ss.UserError, match="no such folder"):
+        script.run(config)
+    with pytest.raises(ss.UserError, match="no folders step-NNNNNN"):
+        script.run(dataclasses.replace(config, run=str(tmp_path)))
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "step-000010").symlink_to(pretraining / "step-000010")
+    with pytest.raises(ss.UserError, match="one checkpoint and no model/"):
+        script.run(dataclasses.replace(config, run=str(tmp_path / "one")))
+    steps, final = script.checkpoints(
+        dataclasses.replace(config, run=str(pretraining), final="elsewhere")
+    )
+    assert (list(steps), final) == ([10, 200], Path("elsewhere"))

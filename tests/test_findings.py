@@ -1,0 +1,352 @@
+"""Findings on networks whose relation is known: the right verdicts come out, or none."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import speechsim_jax as ss
+from speechsim_jax import findings, verdicts
+from speechsim_jax.claims import CLAIMS, MEASURES, Roles
+from speechsim_jax.findings import find
+from speechsim_jax.pairings import Scores, far_layers, half, lower_steps, next_layer, same_depth
+from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.verdicts import Verdict, jackknife
+
+WIDTH, LAYERS, ROWS, GROUPS = 12, 3, 3200, 4
+# Directions of falling variance, as networks have them: among equal ones svcca's cut has no say.
+SPREAD = 0.8 ** np.arange(WIDTH)[:, None] * np.linalg.qr(np.vander(np.linspace(0.5, 1.5, WIDTH)))[0]
+ROLES = Roles(
+    paradigms={"c": "contrastive", "p": "predictive"},
+    sizes={"c": (LAYERS - 1, WIDTH), "p": (LAYERS - 1, WIDTH)},
+    untrained={"c": "c0", "p": "p0"},
+)
+Layers = list[np.ndarray]
+
+
+def rotation(rng: np.random.Generator) -> np.ndarray:
+    return np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0]
+
+
+def noise_of(rng: np.random.Generator) -> np.ndarray:
+    return rng.standard_normal((ROWS, WIDTH)) @ SPREAD
+
+
+def mixed(rng: np.random.Generator, signal: np.ndarray, share: float) -> np.ndarray:
+    """A signal with noise of its own: `share` of the variance is the signal's."""
+    noise = noise_of(rng)
+    return math.sqrt(share) * signal + math.sqrt(1 - share) * noise
+
+
+def deep(rng: np.random.Generator, first: np.ndarray) -> Layers:
+    """Layers that drift away from the first, a seventh of the variance at each step."""
+    layers = [first]
+    for _ in range(LAYERS - 1):
+        layers.append(mixed(rng, layers[-1], 6 / 7))
+    return layers
+
+
+@pytest.fixture(scope="module")
+def contrastive() -> Layers:
+    rng = np.random.default_rng(0)
+    return deep(rng, noise_of(rng))
+
+
+@pytest.fixture(scope="module")
+def untrained(contrastive) -> dict[str, Layers]:
+    """Two networks that say a little of the same input, each in its own way."""
+    rng = np.random.default_rng(1)
+    return {
+        name: deep(rng, mixed(rng, contrastive[0] @ rotation(rng), 0.2)) for name in ("c0", "p0")
+    }
+
+
+def results(models: dict[str, Layers]) -> tuple[SimilarityResult, list[SimilarityResult]]:
+    """Of all rows, and of all but each fourth of them."""
+
+    def compared(rows: np.ndarray) -> SimilarityResult:
+        arrays = {f"{name}/{l}": x[rows] for name, xs in models.items() for l, x in enumerate(xs)}
+        return ss.compare_activations(arrays, measures=MEASURES, rows_per_update=ROWS)
+
+    every = np.arange(ROWS)
+    return compared(every), [compared(every[every % GROUPS != g]) for g in range(GROUPS)]
+
+
+def verdict_of(found: list[findings.Finding], name: str) -> Verdict:
+    return next(one.verdict for one in found if one.claim.name == name)
+
+
+def by_measure(found: list[findings.Finding], name: str) -> dict[str, findings.Tested]:
+    return {one.measure: one for each in found if each.claim.name == name for one in each.tests}
+
+
+def some(*names: str) -> list:
+    return [claim for claim in CLAIMS if claim.name in names]
+
+
+@pytest.fixture(scope="module")
+def turned(contrastive, untrained) -> tuple[SimilarityResult, list[SimilarityResult]]:
+    """The predictive model is the contrastive one on other axes."""
+    rng = np.random.default_rng(2)
+    other = [mixed(rng, x @ rotation(rng), 0.95) for x in contrastive]
+    return results({"c": contrastive, "p": other} | untrained)
+
+
+@pytest.fixture(scope="module")
+def rotated(turned) -> list[findings.Finding]:
+    whole, without = turned
+    return find([whole], [[one] for one in without], ROLES)
+
+
+def test_a_rotation_shares_subspaces_but_no_neurons(rotated):
+    assert verdict_of(rotated, "subspaces") == Verdict.HOLDS
+    assert verdict_of(rotated, "converge") == Verdict.HOLDS
+    assert verdict_of(rotated, "neurons") == Verdict.HOLDS
+    found = by_measure(rotated, "neurons")["localisation"].value
+    assert abs(found.estimate) < 0.1
+    assert found.low < found.whole < found.high
+
+
+def test_a_permutation_shares_both(contrastive, untrained):
+    rng = np.random.default_rng(3)
+    order = rng.permutation(WIDTH)
+    copied = [mixed(rng, x[:, order], 0.95) for x in contrastive]
+    whole, without = results({"c": contrastive, "p": copied} | untrained)
+    found = find([whole], [[one] for one in without], ROLES, claims=some("subspaces", "neurons"))
+    assert verdict_of(found, "subspaces") == Verdict.HOLDS
+    assert verdict_of(found, "neurons") == Verdict.FAILS
+    assert by_measure(found, "neurons")["localisation"].value.estimate > 0.9
+
+
+def test_unrelated_models_share_nothing(contrastive, untrained):
+    rng = np.random.default_rng(4)
+    other = deep(rng, noise_of(rng))
+    whole, without = results({"c": contrastive, "p": other} | untrained)
+    found = find([whole], [[one] for one in without], ROLES, claims=some("subspaces", "converge"))
+    assert verdict_of(found, "subspaces") == Verdict.FAILS
+    assert verdict_of(found, "converge") == Verdict.FAILS
+
+
+def test_groups_that_disagree_decide_nothing(contrastive, untrained):
+    """In half of the groups the second model turns the first one, in the others it is noise."""
+    rng = np.random.default_rng(5)
+    good = (np.arange(ROWS) % GROUPS < GROUPS // 2)[:, None]
+    half_turned = [np.where(good, x @ rotation(rng), noise_of(rng)) for x in contrastive]
+    # What all groups agree on lies in the middle: half of the relation everywhere.
+    partners = {
+        name: [mixed(rng, x @ rotation(rng), 0.25) for x in contrastive] for name in ("c0", "p0")
+    }
+    whole, without = results({"c": contrastive, "p": half_turned} | partners)
+    found = find([whole], [[one] for one in without], ROLES, claims=some("subspaces"))
+    assert verdict_of(found, "subspaces") == Verdict.UNDECIDED
+    votes = {verdicts.votes(one.margin) for one in by_measure(found, "subspaces").values()}
+    assert "2/4" in votes
+
+
+def test_what_is_not_there_is_not_tested(rotated):
+    lacking = {one.claim.name: one.lacking for one in rotated if not one.tests}
+    assert {"top layers", "kept neurons", "seeds", "objective", "attention"} <= lacking.keys()
+    assert "fine-tuned" in lacking["top layers"]
+    assert "attn_js" in lacking["attention"]
+    assert all(one.verdict == Verdict.UNTESTED for one in rotated if one.claim.name in lacking)
+
+
+def test_layers_within_a_model(rotated):
+    assert verdict_of(rotated, "neighbours") == Verdict.HOLDS
+    assert verdict_of(rotated, "own neurons") == Verdict.HOLDS
+
+
+# --- fine-tuning ---
+
+FINETUNED = dataclasses.replace(ROLES, untrained={}, finetuned=(("ft", "c"),))
+
+
+def finetuned(contrastive: Layers, tuned: Layers) -> list[findings.Finding]:
+    rng = np.random.default_rng(6)
+    other = [mixed(rng, x @ rotation(rng), 0.5) for x in contrastive]
+    whole, without = results({"c": contrastive, "p": other, "ft": tuned})
+    return find([whole], [[one] for one in without], FINETUNED)
+
+
+def test_changes_that_grow_with_depth(contrastive):
+    rng = np.random.default_rng(7)
+    shares = 1 - np.linspace(0.02, 0.6, LAYERS)
+    tuned = [mixed(rng, x, share) for x, share in zip(contrastive, shares)]
+    found = finetuned(contrastive, tuned)
+    for name in ("lower layers", "top layers", "kept neurons", "close"):
+        assert verdict_of(found, name) == Verdict.HOLDS, name
+    assert by_measure(found, "kept neurons")["own number wins"].value.estimate == 1
+
+
+def test_changes_that_shrink_with_depth(contrastive):
+    rng = np.random.default_rng(8)
+    shares = 1 - np.linspace(0.6, 0.02, LAYERS)
+    tuned = [mixed(rng, x, share) for x, share in zip(contrastive, shares)]
+    found = finetuned(contrastive, tuned)
+    assert verdict_of(found, "top layers") == Verdict.FAILS
+    assert verdict_of(found, "lower layers") == Verdict.FAILS
+
+
+def test_neurons_that_are_moved_or_mixed(contrastive):
+    rng = np.random.default_rng(9)
+    order = np.roll(np.arange(WIDTH), 1)
+    moved = finetuned(contrastive, [mixed(rng, x[:, order], 0.9) for x in contrastive])
+    kept = by_measure(moved, "kept neurons")
+    assert kept["localisation"].verdict == Verdict.HOLDS
+    assert kept["own number wins"].verdict == Verdict.FAILS
+    assert kept["own number wins"].value.estimate == 0
+    assert verdict_of(moved, "kept neurons") == Verdict.UNDECIDED  # the two tests disagree
+    turned = finetuned(contrastive, [mixed(rng, x @ rotation(rng), 0.9) for x in contrastive])
+    assert verdict_of(turned, "kept neurons") == Verdict.FAILS
+
+
+# --- statistics by hand ---
+
+
+def _handmade() -> Scores:
+    networks = [NetworkName("a", l) for l in range(4)] + [NetworkName("b", l) for l in range(3)]
+    values = np.arange(49.0).reshape(7, 7)
+    return Scores([SimilarityResult.build(networks, {"lincka": values})])
+
+
+def test_statistics_pick_the_right_cells():
+    scores = _handmade()
+    # Layers of a at 0, 1/3, 2/3, 1 and of b at 0, 1/2, 1: columns 4, 5, 5, 6 (ties: the first).
+    assert same_depth(scores, "lincka", "a", "b") == np.mean([4, 7 + 5, 14 + 5, 21 + 6])
+    # At least half of the depth apart: 0-2, 0-3, 1-3 and back.
+    assert far_layers(scores, "lincka", "a") == np.mean([2, 3, 10, 14, 21, 22])
+    assert next_layer(scores, "lincka", "b") == np.mean([33, 41, 39, 47])
+    # Layers 0 and 1 of four, each with its neighbours.
+    assert lower_steps(scores, "lincka", "a") == np.mean([1, 7, 9])
+    assert half(scores, "lincka", "a", "a", upper=False) == np.mean([0, 8])
+    assert half(scores, "lincka", "a", "a", upper=True) == np.mean([16, 24])
+    assert half(scores, "lincka", "b", "b", upper=True) == 48  # the middle layer is in neither
+
+
+def test_a_result_without_the_models_is_passed_over():
+    first = SimilarityResult.build([NetworkName("x", 0)], {"lincka": np.ones((1, 1))})
+    scores = Scores([first, *_handmade()._results])
+    assert scores.block("lincka", "a", "b").values.shape == (4, 3)
+    with pytest.raises(LookupError, match="svcca of a and b"):
+        scores.block("svcca", "a", "b")
+
+
+# --- the jackknife and the rule ---
+
+
+def test_jackknife_of_a_mean_is_the_textbook_interval():
+    values = np.random.default_rng(0).standard_normal((8, 50))
+    means = values.mean(axis=1)
+    without = [np.delete(values, g, axis=0).mean() for g in range(8)]
+    found = jackknife(float(values.mean()), without, np.full(8, 1 / 8))
+    np.testing.assert_allclose(found.groups, means, atol=1e-14)
+    low, high = scipy.stats.t.interval(0.95, 7, means.mean(), means.std(ddof=1) / math.sqrt(8))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-14)
+
+
+def test_unequal_groups_keep_their_means():
+    rng = np.random.default_rng(1)
+    parts = [rng.standard_normal(size) for size in (10, 20, 30, 40)]
+    every = np.concatenate(parts)
+    without = [np.concatenate(parts[:g] + parts[g + 1 :]).mean() for g in range(4)]
+    found = jackknife(float(every.mean()), without, np.array([0.1, 0.2, 0.3, 0.4]))
+    np.testing.assert_allclose(found.groups, [part.mean() for part in parts], atol=1e-14)
+    assert found.estimate == pytest.approx(every.mean(), abs=1e-14)
+
+
+def test_jackknife_removes_the_bias_of_small_samples():
+    """A statistic that is 0.3 + 5 / n, on groups of 100, 200 and 300 rows."""
+    sizes = np.array([100, 200, 300])
+    biased = [0.3 + 5 / (600 - size) for size in sizes]
+    assert jackknife(0.3 + 5 / 600, biased, sizes / 600).estimate == pytest.approx(0.3, abs=1e-14)
+
+
+def _estimate(whole: float, groups: list[float], low: float, high: float) -> verdicts.Estimate:
+    return verdicts.Estimate(whole, whole, low, high, tuple(groups))
+
+
+@pytest.mark.parametrize(
+    ("whole", "groups", "interval", "expected"),
+    [
+        (0.2, [0.1, 0.3], (0.1, 0.3), Verdict.HOLDS),
+        (-0.2, [-0.1, -0.3], (-0.3, -0.1), Verdict.FAILS),
+        (0.2, [0.1, -0.01], (0.1, 0.3), Verdict.UNDECIDED),  # a group disagrees
+        (0.2, [0.1, 0.9], (-0.1, 0.5), Verdict.UNDECIDED),  # the interval does not exclude 0
+        (-0.01, [0.1, 0.3], (0.1, 0.3), Verdict.UNDECIDED),  # the plain score disagrees
+        (0.2, [0.1, 0.0], (0.1, 0.3), Verdict.UNDECIDED),
+        (0.2, [0.1, math.nan], (math.nan, math.nan), Verdict.UNDECIDED),
+    ],
+)
+def test_rule(whole, groups, interval, expected):
+    assert verdicts.verdict(_estimate(whole, groups, *interval)) == expected
+
+
+def test_measures_that_disagree_decide_nothing():
+    yes, no, perhaps = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED
+    assert verdicts.together([yes, yes]) == yes
+    assert verdicts.together([no, no]) == no
+    assert verdicts.together([yes, no]) == verdicts.together([yes, perhaps]) == perhaps
+    assert verdicts.together([]) == Verdict.UNTESTED
+
+
+def test_groups_must_make_the_whole(contrastive):
+    whole, without = results({"c": contrastive[:1]})
+    np.testing.assert_allclose(findings.group_weights(whole, without), 1 / GROUPS)
+    with pytest.raises(ss.UserError, match="must be disjoint"):
+        findings.group_weights(whole, without[1:])
+    with pytest.raises(ss.UserError, match="1 groups"):
+        findings.group_weights(whole, without[:1])
+
+
+def test_roles_pair_models_by_size_and_paradigm():
+    roles = Roles(
+        paradigms={
+            "cs": "contrastive",
+            "ps": "predictive",
+            "cb": "contrastive",
+            "pb": "predictive",
+        },
+        sizes={"cs": (4, 96), "ps": (4, 96), "cb": (6, 160), "pb": (6, 160)},
+    )
+    assert roles.crossed == (("cs", "ps"), ("cb", "pb"))
+    assert roles.resized == (("cs", "cb"), ("ps", "pb"))
+    unequal = Roles({"c": "contrastive", "p": "predictive"}, {"c": (4, 96), "p": (6, 160)})
+    assert unequal.crossed == (("c", "p"),)
+
+
+# --- what people read ---
+
+
+def test_pages(rotated):
+    text = findings.table(rotated)
+    assert "=> HOLDS" in text and "not tested" in text.lower()
+    assert all(one.claim.name in findings.tally(rotated) for one in rotated)
+    page = findings.markdown(rotated, ["from a test"], ["figures/lincka.png"])
+    assert "| **holds** |" in page and "- from a test" in page and "](figures/lincka.png)" in page
+    told = json.loads(findings.as_json(rotated, {"who": "a test", "nothing": math.nan}))
+    assert told["about"] == {"who": "a test", "nothing": None}
+    by_name = {one["name"]: one for one in told["findings"]}
+    assert by_name["neurons"]["verdict"] == "holds"
+    assert len(by_name["neurons"]["tests"][0]["margin"]["groups"]) == GROUPS
+    page = findings.explain()
+    assert all(claim.text in page for claim in CLAIMS) and "holds           if every" in page
+
+
+def test_published_values_stand_beside(turned):
+    whole, without = turned
+    names = [NetworkName(model, layer) for model in ("h", "w") for layer in range(3)]
+    maps = SimilarityResult.build(names, {"lincka": np.full((6, 6), 0.625)})
+    there = Roles({"w": "contrastive", "h": "predictive"}, {"w": (3,), "h": (3,)})
+    found = find(
+        [whole],
+        [[one] for one in without],
+        ROLES,
+        ([maps], there),
+        some("own neurons", "neighbours"),
+    )
+    tests = by_measure(found, "neighbours")
+    assert tests["lincka"].baselines["published"] == 0.625
+    assert "published" not in tests["svcca"].baselines
