@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Two test files at a time: half of the time is compiling, which takes one core.
+PYTEST_AT_A_TIME ?= --numprocesses=2 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test parity check format bench matrix clean
@@ -26,10 +28,10 @@ demo: .venv/.demo
 	$(BIN)/python -m experiments.demo --workdir=runs/demo
 
 test: .venv/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_AT_A_TIME)
 
 parity: .venv/.parity .venv/.test
-	$(BIN)/python -m pytest -m parity tests
+	$(BIN)/python -m pytest $(PYTEST_AT_A_TIME) -m parity tests
 
 check: .venv/.dev .venv/.test
 	$(BIN)/ruff format --check .
@@ -97,4 +99,4 @@ matrix-colab matrix-default matrix-newest: matrix-%:
 	$$venv/bin/python -c 'import platform, jax, flax, numpy; print("matrix $*: Python", \
 	  platform.python_version(), "jax", jax.__version__, "flax", flax.__version__, \
 	  "numpy", numpy.__version__)'; \
-	$$venv/bin/python -m pytest $(MATRIX_PYTEST)
+	$$venv/bin/python -m pytest $(PYTEST_AT_A_TIME) $(MATRIX_PYTEST)

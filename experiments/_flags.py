@@ -126,10 +126,11 @@ def log_to(folder: Path) -> Iterator[None]:
 
 
 def save_result(result: ss.SimilarityResult, workdir: Path, config: dict[str, Any]) -> None:
-    """Write config.json, result.nc and figures/*.png, in place of older ones."""
+    """Write config.json, result.nc, report.html and figures/*.png, in place of older ones."""
     # Only now: a run that fails must not pair an older result with its own configuration.
     (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     result.save(workdir / "result.nc")
+    result.report(workdir / "report.html")
     for stale in (workdir / "figures").glob("*.png"):
         stale.unlink()
     figures.save_figures(result, workdir / "figures")

@@ -3,8 +3,8 @@
     python -m experiments.compare --models=facebook/hubert-base-ls960,runs/mine \\
         --audio=speech/ --workdir=runs/hubert_and_mine
 
-writes config.json, result.nc, figures/*.png and log.jsonl into the workdir. From a notebook:
-`run(Config(models=(...), audio=..., workdir=...))`.
+writes config.json, result.nc, report.html, figures/*.png and log.jsonl into the workdir. From a
+notebook: `run(Config(models=(...), audio=..., workdir=...))`.
 """
 
 import dataclasses
@@ -256,7 +256,7 @@ def main() -> None:
         if not processes.is_first():
             return
     print(result.summary())
-    print(f"\nwritten: {Path(config.workdir, 'result.nc')} and {Path(config.workdir, 'figures')}")
+    print(f"\nwritten: {Path(config.workdir, 'result.nc')}, report.html and figures beside it")
 
 
 if __name__ == "__main__":

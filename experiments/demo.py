@@ -125,7 +125,7 @@ def main() -> None:
     result = run(config)
     print(result.summary())
     print(f"\nNote: {NOTE}; the figures show what untrained networks look like.")
-    print(f"written: {config.workdir}/result.nc and {config.workdir}/figures")
+    print(f"written: {config.workdir}/result.nc, report.html and figures beside it")
 
 
 if __name__ == "__main__":

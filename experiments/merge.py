@@ -4,9 +4,9 @@
     python -m experiments.compare ... --audio=part2 --keep_statistics --workdir=runs/part2
     python -m experiments.merge --jobs=runs/part1,runs/part2 --workdir=runs/both
 
-writes config.json, result.nc, figures/*.png and log.jsonl into the workdir: what one comparison on
-all the audio would have given. Of a single job it gives other measures, without hearing the audio
-again.
+writes config.json, result.nc, report.html, figures/*.png and log.jsonl into the workdir: what one
+comparison on all the audio would have given. Of a single job it gives other measures, without
+hearing the audio again.
 """
 
 import dataclasses
@@ -76,7 +76,7 @@ def main() -> None:
     )
     result = run(config)
     print(result.summary())
-    print(f"\nwritten: {Path(config.workdir, 'result.nc')} and {Path(config.workdir, 'figures')}")
+    print(f"\nwritten: {Path(config.workdir, 'result.nc')}, report.html and figures beside it")
 
 
 if __name__ == "__main__":

@@ -207,6 +207,15 @@ class SimilarityResult:
 
         return figures.heatmap(self, measure, limits=limits, title=title, width=width)
 
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write one HTML page with interactive maps, curves, matches and the provenance.
+
+        It opens from disk, without a network; where this result lacks something, it says so.
+        """
+        from speechsim_jax.report import write_report
+
+        return write_report(self, path)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a compressed netCDF file; a reader sees the old file or the new one, never half."""
         return storage.write(self.dataset, Path(path))

@@ -155,7 +155,7 @@ def compared(tmp_path_factory, narrow, mixed) -> Run:
 def test_compare_writes_everything(compared):
     files = {str(p.relative_to(compared.workdir)) for p in compared.workdir.rglob("*.*")}
     figures = {f"figures/{k}_{m}.png" for k in ("heatmap", "trend") for m in MEASURES.split(",")}
-    assert files >= {"config.json", "result.nc", "log.jsonl"} | figures
+    assert files >= {"config.json", "result.nc", "report.html", "log.jsonl"} | figures
     for name in figures:
         assert (compared.workdir / name).read_bytes().startswith(b"\x89PNG")
     config = json.loads((compared.workdir / "config.json").read_text())

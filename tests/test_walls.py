@@ -16,11 +16,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "speechsim_jax"
 
 BASE = {"errors", "typing", "joining"}
-SOUND = {"audio", "selection", "batching", "transcripts", "alignments"}
+SOUND = {"audio", "selection", "groups", "batching", "transcripts", "alignments"}
 NETWORK = {"models"}
 MATHS = {"statistics", "measures"}
 FACE = {
     "results", "storage", "labels", "drawing", "curves", "head_maps", "figures", "report",
+    "verdicts", "pairings", "claims", "findings", "published", "dynamics",
 }  # fmt: skip
 JOINTS = {
     "engine", "reading", "accumulate", "checkpoints", "arrays", "attention_maps", "settings",
@@ -35,6 +36,7 @@ MAY_IMPORT = {
     "joining": set(),
     "audio": {"errors"},
     "selection": {"errors", "audio"},
+    "groups": {"errors", "audio", "selection"},
     "batching": {"errors", "audio", "selection"},
     "transcripts": {"errors"},
     "alignments": {"errors", "audio"},
@@ -48,12 +50,18 @@ MAY_IMPORT = {
     "curves": {"errors", "results", "labels", "drawing"},
     "head_maps": {"errors", "results", "labels", "drawing"},
     "figures": {"errors", "results", "labels", "drawing", "curves", "head_maps"},
-    "report": {"errors", "results", "labels", "figures"},
+    "report": {"results", "labels", "drawing"},
+    "verdicts": set(),
+    "pairings": {"results", "curves"},
+    "claims": {"pairings"},
+    "findings": {"errors", "results", "verdicts", "pairings", "claims"},
+    "published": {"errors", "results", "labels", "drawing"},
+    "dynamics": {"errors", "labels", "drawing"},
     "provenance": BASE,
     "sharding": BASE | NETWORK | {"statistics"},
     "packing": set(),
     "plan": BASE | MATHS | {"sharding", "packing"},
-    "training": BASE | SOUND | NETWORK | {"sharding", "provenance"},
+    "training": BASE | SOUND | NETWORK | {"sharding", "provenance", "checkpoints"},
     "watch": {"errors"},
     "processes": {"errors", "watch"},
     "settings": {"errors"},
@@ -91,8 +99,8 @@ MAY_IMPORT = {
     | MATHS
     | {"transcripts", "results", "engine", "jobs", "arrays", "attention_maps"},
 }
-# A result draws itself: the one door from the numbers to the figures, opened when asked.
-LATE_DOORS = {("results", "figures")}
+# A result draws itself: the doors from the numbers to the figures and the page, opened when asked.
+LATE_DOORS = {("results", "figures"), ("results", "report")}
 
 JAX = {"jax", "jaxlib", "flax"}
 MAY_NOT_IMPORT = {
@@ -294,7 +302,8 @@ def test_import_has_no_side_effect():
     """No device is touched (there is no such platform), no flag defined, nothing heavy loaded."""
     done = _python(
         "import sys, speechsim_jax, jax\n"
-        "heavy = {'matplotlib', 'torch', 'transformers', 'sklearn', 'librosa', 'huggingface_hub'}\n"
+        "heavy = {'matplotlib', 'plotly', 'torch', 'transformers', 'sklearn', 'librosa',"
+        " 'huggingface_hub'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
         "from absl import flags\n"
         "owners = flags.FLAGS.flags_by_module_dict()\n"

@@ -1,0 +1,145 @@
+// What is shown, the controls that change it, and the start.
+
+let page;
+const state = {};
+
+function choose(x, y) {
+  [state.x, state.y] = [x, y];
+  markCell();
+  drawPair();
+}
+
+function drawAll() {
+  drawMap();
+  drawPair();
+  drawTrend();
+  drawAlignment();
+  if (byId("facts")) drawFacts();
+}
+
+function fillToolbar() {
+  const groups = Object.entries({network: "Layers", attention: "Attention heads"}).map(
+    ([axis, name]) => element("optgroup", {label: name},
+      ...page.measures.filter((measure) => measure.axis === axis).map(
+        (measure) => element("option", {value: measure.name}, measure.name))));
+  byId("measure").append(...groups.filter((group) => group.childElementCount));
+  byId("measure").value = state.measure.name;
+  byId("measure").addEventListener("change", () => {
+    state.measure = page.measures.find(({name}) => name === byId("measure").value);
+    drawAll();
+  });
+  byId("colours").addEventListener("change", () => {
+    state.colours = byId("colours").value;
+    drawMap();
+    drawAlignment();
+  });
+  byId("models").append(...page.models.map((model, index) => {
+    const box = element("input", {type: "checkbox", checked: true, value: index});
+    return element("label", {}, box, ` ${model.letter} ${model.short}`);
+  }));
+  byId("models").addEventListener("change", ({target}) => {
+    const boxes = [...byId("models").querySelectorAll("input")];
+    if (!boxes.some((box) => box.checked)) target.checked = true;  // one is left
+    state.models = new Set(boxes.filter((box) => box.checked).map((box) => Number(box.value)));
+    drawAll();
+  });
+}
+
+// In the place of a panel for which the result has no numbers.
+function sayWhatIsMissing() {
+  const absent = (id, text) => byId(id).replaceChildren(...[
+    byId(id).querySelector("h2, h3"), missing(text)].filter(Boolean));
+  if (!page.correlations) absent("correlations", "Not in this result: svcca was not measured.");
+  if (!page.matches) absent("matches", "Not in this result: maxcorr was not measured.");
+  if (!headMeasure()) {
+    absent("heads", "Not in this result: no measure of attention heads was asked for.");
+  }
+  if (!page.neurons) absent("neurons", "Not in this result: maxcorr was not measured.");
+  if (!page.facts.length && !page.floors.length) byId("facts").remove();
+}
+
+function addAllDownloads() {
+  const measured = (kind) => () => `${kind}_${state.measure.name}`;
+  const ofPair = (kind) => () => [kind, ...[state.x, state.y].map(
+    ({model, layer}) => `${page.models[model].short}_${layer}`)].join("_").replaceAll("/", "_");
+  const network = () => chosenPlaces(page.axes.network);
+  const flat = ([heads, rows]) => [heads, ...rows];
+  addDownloads(byId("map"), measured("heatmap"), mapRows, plotOf("map"));
+  addDownloads(byId("trend"), measured("trend"), trendRows, plotOf("trend"));
+  addDownloads(byId("match"), measured("alignment"), alignmentRows, plotOf("match"));
+  if (byId("facts")) addDownloads(byId("facts"), () => "facts", factRows, plotOf("facts"));
+  if (page.correlations) {
+    addDownloads(byId("correlations"), ofPair("svcca_rho"),
+      () => [["direction", "rho"], ...correlationsOf(network())], plotOf("correlations"));
+  }
+  if (page.matches) {
+    addDownloads(byId("matches"), ofPair("neurons"), () => flat(matchRows(network())));
+  }
+  if (headMeasure()) {
+    addDownloads(byId("heads"), ofPair("heads"),
+      () => flat(headRows(chosenPlaces(page.axes.attention))));
+  }
+  if (page.neurons) {
+    addDownloads(byId("neurons"), () => "neurons",
+      () => tableRows(byId("neuron-table").querySelector("table")));
+  }
+  for (const table of document.querySelectorAll("table[data-sortable]")) {
+    sortable(table);
+    const name = table.dataset.sortable;
+    const place = element("div");
+    table.parentElement.after(place);
+    addDownloads(place, () => name, () => tableRows(table));
+  }
+}
+
+// Figures have the width of their place; it changes with the window, and on paper.
+function keepWidths() {
+  let width = document.body.clientWidth;
+  let waiting;
+  addEventListener("resize", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => {
+      if (width !== document.body.clientWidth) drawAll();
+      width = document.body.clientWidth;
+    }, 150);
+  });
+  const paper = (on) => () => {
+    printing = on;
+    for (const details of document.querySelectorAll("details")) details.open = on;
+    drawAll();
+  };
+  addEventListener("beforeprint", paper(true));
+  addEventListener("afterprint", paper(false));
+}
+
+async function start() {
+  const source = new TextDecoder().decode(await unpacked("plotly-source"));
+  document.head.append(element("script", {}, source));
+  page = await readFacts();
+  const middle = (model) => {
+    const places = placesOf(axisOf(state.measure), model);
+    return network(axisOf(state.measure), places[Math.floor(places.length / 2)]);
+  };
+  state.measure = page.measures[0];
+  state.colours = byId("colours").value;
+  state.models = new Set(page.models.keys());
+  [state.x, state.y] = [middle(0), middle(Math.min(1, page.models.length - 1))];
+  sayWhatIsMissing();
+  fillToolbar();
+  fillPairChoices();
+  fillAlignmentChoices();
+  if (page.neurons) fillNeuronChoices();
+  addAllDownloads();
+  drawAll();
+  listenToMap();
+  keepWidths();
+  document.body.dataset.ready = "true";
+}
+
+start().catch((error) => {
+  const failure = byId("failure");
+  failure.textContent =
+    `The figures could not be drawn (${error.message}); a browser of 2023 or newer is needed.`;
+  failure.hidden = false;
+  throw error;
+});

@@ -1,0 +1,249 @@
+// The heat map of a measure over all networks, and the choice of a cell on it.
+
+const network = (axis, index) => ({model: axis.model[index], layer: axis.layer[index]});
+const label = ({model, layer}) => `${page.models[model].short}, layer ${layer}`;
+const axisOf = (measure) => page.axes[measure.axis];
+
+function placeOf(axis, {model, layer}) {
+  return axis.model.findIndex((other, k) => other === model && axis.layer[k] === layer);
+}
+
+// The networks of the models that are shown.
+function shownPlaces(axis) {
+  return [...axis.model.keys()].filter((k) => state.models.has(axis.model[k]));
+}
+
+// Runs of one model: [{model, start, stop}], in places along the map.
+function blocksOf(axis, places) {
+  const blocks = [];
+  places.forEach((place, k) => {
+    if (!k || axis.model[place] !== blocks.at(-1).model) {
+      blocks.push({model: axis.model[place], start: k});
+    }
+    blocks.at(-1).stop = k + 1;
+  });
+  return blocks;
+}
+
+// Some layers of every block: its first, and multiples of a step for which there is room.
+function ticksOf(axis, places, blocks, cell) {
+  if (blocks.length === places.length) return [[], []];
+  const step = [1, 2, 3, 4, 6, 12, 24, 48].find((s) => s * cell >= 18) ?? 48;
+  const chosen = [];
+  const fits = (k) => chosen.every((other) => Math.abs(other - k) * cell >= 14);
+  for (const {start} of blocks) if (fits(start)) chosen.push(start);
+  places.forEach((place, k) => {
+    if (axis.layer[place] % step === 0 && fits(k)) chosen.push(k);
+  });
+  return [chosen, chosen.map((k) => String(axis.layer[places[k]]))];
+}
+
+// A block is a map of its own: in the limits of the whole one its structure would not be seen.
+function colourLimits(measure, cells, block) {
+  if (state.colours === "range") return measure.range;
+  if (state.colours === "measure" && !block) return measure.limits;
+  const finite = cells.flat().filter(Number.isFinite);
+  if (!finite.length) return [0, 1];
+  const [low, high] = [Math.min(...finite), Math.max(...finite)];
+  return low < high ? [low, high] : [low - 0.005, high + 0.005];
+}
+
+// Traces of a map: its cells, and crosses where they are not defined.
+function cellTraces(measure, rows, columns, {cell, bar, block = false}) {
+  const axis = axisOf(measure);
+  const z = rows.map((i) => columns.map((j) => measure.values.at(i, j)));
+  const text = rows.map((i, r) => columns.map((j, c) =>
+    `x: ${plain(label(network(axis, i)))}<br>y: ${plain(label(network(axis, j)))}<br>` +
+    `${measure.name}: <b>${Number.isFinite(z[r][c]) ? score(z[r][c]) : "not defined"}</b>`));
+  const [zmin, zmax] = colourLimits(measure, z, block);
+  const stops = page.colours.map((colour, k) => [k / (page.colours.length - 1), colour]);
+  const traces = [{
+    type: "heatmap", z, text, hoverinfo: "text", hoverongaps: true, zmin, zmax,
+    colorscale: stops, colorbar: bar, showscale: Boolean(bar),
+  }];
+  const holes = z.flatMap((row, r) => row.flatMap((v, c) => (Number.isFinite(v) ? [] : [[c, r]])));
+  if (holes.length) {
+    traces.push({
+      type: "scatter", mode: "markers", x: holes.map((h) => h[0]), y: holes.map((h) => h[1]),
+      hoverinfo: "skip",
+      marker: {symbol: "x-thin", size: Math.min(cell * 0.6, 8), line: {color: GREY, width: 1}},
+    });
+  }
+  return traces;
+}
+
+function colourBar(title, horizontal) {
+  const bar = {
+    thickness: 10, outlinewidth: 0.5, outlinecolor: GREY, ticks: "outside", ticklen: 3, nticks: 6,
+    tickfont: {size: 10},
+  };
+  if (!horizontal) {
+    return {...bar, len: 1, lenmode: "fraction", x: 1, xpad: 10, ypad: 0, y: 0.5,
+      title: {text: title, side: "right", font: {size: 11}}};
+  }
+  return {...bar, orientation: "h", len: 1, lenmode: "fraction", x: 0.5, xpad: 0, y: 1,
+    yanchor: "bottom", ypad: 6, title: {text: title, side: "top", font: {size: 11}}};
+}
+
+// Lines between the models' blocks, white on every colour of the map.
+function separators(rowBlocks, columnBlocks, rows, columns) {
+  if (rowBlocks.length > 12 && rowBlocks.length === rows) return [];
+  const line = {color: "#fff", width: 1.5};
+  return [
+    ...rowBlocks.slice(1).map(({start}) => ({
+      type: "line", x0: -0.5, x1: columns - 0.5, y0: start - 0.5, y1: start - 0.5, line})),
+    ...columnBlocks.slice(1).map(({start}) => ({
+      type: "line", y0: -0.5, y1: rows - 0.5, x0: start - 0.5, x1: start - 0.5, line})),
+  ];
+}
+
+// What the blocks are called: the models' names if all of them have room, else their letters.
+function blockTexts(blocks, cell, lines) {
+  const names = blocks.map(({model, start, stop}) =>
+    fitting(page.models[model].short, (stop - start) * cell - 6, 11, lines));
+  return names.includes(null) ? blocks.map(({model}) => page.models[model].letter) : names;
+}
+
+// The texts beside their blocks, upright on the left and level below.
+function blockNames(blocks, texts, cell, offset, upright) {
+  const every = Math.ceil(14 / Math.max(...blocks.map((b) => (b.stop - b.start) * cell)));
+  return blocks.map((block, k) => {
+    const middle = (block.start + block.stop - 1) / 2;
+    const place = upright
+      ? {xref: "paper", x: 0, xshift: -offset, y: middle, xanchor: "right", textangle: -90}
+      : {yref: "paper", y: 0, yshift: -offset, x: middle, yanchor: "top"};
+    return {text: texts[k], showarrow: false, font: {size: 11}, ...place};
+  }).filter((_, k) => k % every === 0);
+}
+
+function cellOutline(column, row) {
+  const at = {type: "rect", x0: column - 0.5, x1: column + 0.5, y0: row - 0.5, y1: row + 0.5};
+  return [
+    {...at, line: {color: "#000", width: 4}},
+    {...at, line: {color: "#fff", width: 2}},
+  ];
+}
+
+// The frame of a map: rows x from top to bottom, columns y from left to right.
+function mapLayout(measure, rows, columns, width, most) {
+  const axis = axisOf(measure);
+  const narrow = width < 480;
+  const ticked = blocksOf(axis, rows).length < rows.length;
+  const layers = ticked ? 20 : 4;
+  const lines = narrow ? 1 : 2;
+  const beside = layers + 20 + 14 * lines;
+  const margin = {
+    l: beside, r: narrow ? 8 : 74, t: narrow ? 46 : 8, b: beside, autoexpand: false,
+  };
+  const side = Math.min(width - margin.l - margin.r, most);
+  const cell = side / Math.max(columns.length, 1);
+  const height = cell * rows.length;
+  const [rowBlocks, columnBlocks] = [blocksOf(axis, rows), blocksOf(axis, columns)];
+  const texts = [rowBlocks, columnBlocks].map((blocks) => blockTexts(blocks, cell, lines));
+  const [yTicks, yNames] = ticksOf(axis, rows, rowBlocks, cell);
+  const [xTicks, xNames] = ticksOf(axis, columns, columnBlocks, cell);
+  const common = {
+    fixedrange: true, showgrid: false, zeroline: false, ticks: ticked ? "outside" : "", ticklen: 3,
+    tickfont: {size: 10}, tickangle: 0,
+  };
+  const kind = (side) => `${side}${ticked ? " (layer)" : ""}`;
+  const title = (text, place) => (
+    {text, showarrow: false, font: {size: 11, color: GREY}, ...place});
+  const layout = {
+    width: side + margin.l + margin.r,
+    height: height + margin.t + margin.b,
+    margin,
+    xaxis: {...common, range: [-0.5, columns.length - 0.5], tickvals: xTicks, ticktext: xNames},
+    yaxis: {...common, range: [rows.length - 0.5, -0.5], tickvals: yTicks, ticktext: yNames},
+    annotations: [
+      ...blockNames(rowBlocks, texts[0], cell, layers, true),
+      ...blockNames(columnBlocks, texts[1], cell, layers, false),
+      title(kind("row x"), {
+        xref: "paper", yref: "paper", x: 0, y: 0.5, xshift: -margin.l + 2, xanchor: "left",
+        textangle: -90}),
+      title(kind("column y"), {
+        xref: "paper", yref: "paper", x: 0.5, y: 0, yshift: -margin.b + 2, yanchor: "bottom"}),
+    ],
+    shapes: separators(rowBlocks, columnBlocks, rows.length, columns.length),
+  };
+  const lettered = rowBlocks.some(({model}, k) => texts[0][k] === page.models[model].letter);
+  return {layout, cell, narrow, lettered};
+}
+
+function key() {
+  const names = [...state.models].map((m) => `${page.models[m].letter}: ${page.models[m].short}`);
+  return `${names.join(" · ")}. `;
+}
+
+function drawMap() {
+  const measure = state.measure;
+  const axis = axisOf(measure);
+  const places = shownPlaces(axis);
+  const {layout, cell, narrow, lettered} = mapLayout(
+    measure, places, places, widthOf("map"), 580);
+  const bar = colourBar(measure.name, narrow);
+  layout.shapes = [...layout.shapes, ...chosenCell(axis, places)];
+  draw("map", cellTraces(measure, places, places, {cell, bar}), layout);
+  const reads = measure.directed ? "How well column y accounts for row x. " : "";
+  const holes = measure.values.values.some(Number.isNaN) ? "Crosses: not defined. " : "";
+  byId("map").querySelector("figcaption").replaceChildren(element("b", {}, measure.name),
+    ` ${measure.summary}${measure.summary && ". "}${reads}${holes}${lettered ? key() : ""}`);
+  plotOf("map").setAttribute("aria-label",
+    `${measure.name} of ${places.length} by ${places.length} layers; arrow keys choose a cell`);
+}
+
+function chosenCell(axis, places) {
+  const [row, column] = [state.x, state.y].map((one) => places.indexOf(placeOf(axis, one)));
+  return row < 0 || column < 0 ? [] : cellOutline(column, row);
+}
+
+// Only the outline moves.
+function markCell() {
+  const measure = state.measure;
+  const places = shownPlaces(axisOf(measure));
+  const blocks = blocksOf(axisOf(measure), places);
+  Plotly.relayout(plotOf("map"), {shapes: [
+    ...separators(blocks, blocks, places.length, places.length),
+    ...chosenCell(axisOf(measure), places),
+  ]});
+}
+
+function listenToMap() {
+  const plot = plotOf("map");
+  plot.on("plotly_click", ({points: [point]}) => {
+    const axis = axisOf(state.measure);
+    const places = shownPlaces(axis);
+    choose(network(axis, places[point.y]), network(axis, places[point.x]));
+  });
+  const moves = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
+  plot.addEventListener("keydown", (event) => {
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    const axis = axisOf(state.measure);
+    const places = shownPlaces(axis);
+    const [x, y] = [state.x, state.y].map((one, k) =>
+      places[moved(axis, places, placeOf(axis, one), moves[event.key][k], event.shiftKey)]);
+    choose(network(axis, x), network(axis, y));
+  });
+}
+
+// The place along the map one step on, or at the start of the next block.
+function moved(axis, places, place, step, byBlock) {
+  const from = Math.max(places.indexOf(place), 0);
+  let to = from + step;
+  if (byBlock && step) {
+    const starts = blocksOf(axis, places).map((block) => block.start);
+    to = step > 0 ? starts.find((s) => s > from) : starts.findLast((s) => s < from);
+  }
+  return to === undefined ? from : Math.min(Math.max(to, 0), places.length - 1);
+}
+
+function mapRows() {
+  const axis = axisOf(state.measure);
+  const places = shownPlaces(axis);
+  const name = (place) => `${page.models[axis.model[place]].name}/${axis.layer[place]}`;
+  return [
+    ["x \\ y", ...places.map(name)],
+    ...places.map((i) => [name(i), ...places.map((j) => state.measure.values.at(i, j))]),
+  ];
+}

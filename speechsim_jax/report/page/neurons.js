@@ -1,0 +1,113 @@
+// Neurons that other models have too, and what the scores of every network stand on.
+
+const others = (x) => [...page.models.keys()].filter((y) => y !== x || page.models.length === 1);
+
+function fillNeuronChoices() {
+  byId("neuron-model").append(
+    ...page.models.map((model, k) => element("option", {value: k}, model.short)));
+  byId("neuron-model").addEventListener("change", fillNeuronLayers);
+  byId("neuron-layer").addEventListener("change", drawNeurons);
+  fillNeuronLayers();
+}
+
+function fillNeuronLayers() {
+  const axis = page.axes.network;
+  const options = placesOf(axis, Number(byId("neuron-model").value)).map((i) => element(
+    "option", {value: i}, String(axis.layer[i])));
+  byId("neuron-layer").replaceChildren(element("option", {value: "all"}, "all"), ...options);
+  byId("neuron-layer").selectedIndex = Math.ceil(options.length / 2);
+  drawNeurons();
+}
+
+// Rows of the table: layer, neuron, smallest and largest over the other models, and where.
+function neuronRows() {
+  const axis = page.axes.network;
+  const {neuron, value, place, winner} = page.neurons;
+  const model = Number(byId("neuron-model").value);
+  const layer = byId("neuron-layer").value;
+  const networks = layer === "all" ? placesOf(axis, model) : [Number(layer)];
+  const rows = [];
+  for (const i of networks) {
+    for (let k = 0; k < neuron.shape[1]; k++) {
+      if (neuron.at(i, k) < 0) continue;
+      const found = others(model).map((y) => value.at(i, y, k));
+      const finite = found.filter(Number.isFinite);
+      rows.push([
+        axis.layer[i], neuron.at(i, k), Math.min(...finite), Math.max(...finite),
+        ...others(model).flatMap((y, o) => [found[o], place.at(i, y, k) < 0 ? "–" :
+          `${axis.layer[place.at(i, y, k)]}.${winner.at(i, y, k)}`]),
+      ]);
+    }
+  }
+  const heads = ["layer", "neuron", "smallest", "largest",
+    ...others(model).flatMap((y) => [page.models[y].short, "layer.neuron"])];
+  rows.sort((a, b) => b[2] - a[2]);
+  return [heads, rows.slice(0, neuron.shape[1])];
+}
+
+function drawNeurons() {
+  const write = (value, k) => (k >= 2 && typeof value === "number" ? score(value) : String(value));
+  const [heads, rows] = neuronRows();
+  // "layer.neuron" is no number: 7.53 comes after 7.6.
+  const table = makeTable(heads, rows, {write, numeric: (k) => k < 4 || k % 2 === 0});
+  sortable(table);
+  byId("neuron-table").replaceChildren(
+    element("p", {class: "quiet"}, `The ${rows.length} neurons whose smallest best |correlation| ` +
+      "over the other models is greatest; beside each model, where its best counterpart is."),
+    scrolling(table, true));
+}
+
+function factPanels() {
+  const axis = page.axes.network;
+  const shown = [...state.models];
+  const series = (values, name, dash) => shown.map((model) => {
+    const places = placesOf(axis, model);
+    const {short, colour, symbol} = page.models[model];
+    return {
+      name: short, rank: model, colour, symbol, dash,
+      x: places.map((i) => axis.depth[i]), y: places.map(values),
+      texts: places.map((i) => `${plain(label(network(axis, i)))}<br>${plain(name)}: ` +
+        `<b>${significant(values(i), false)}</b>`),
+    };
+  });
+  const overOthers = (matrix) => (i) => {
+    const found = axis.model.map((model, j) => [model, matrix.at(i, j), j]).filter(
+      ([model, value, j]) => Number.isFinite(value) &&
+        (page.models.length > 1 ? model !== axis.model[i] : j !== i));
+    return found.reduce((sum, [, value]) => sum + value, 0) / found.length;
+  };
+  const facts = page.facts.filter((fact) => fact.name !== "width").map((fact) => ({
+    title: fact.name, logarithmic: fact.logarithmic, whole: fact.whole,
+    series: series((i) => fact.values.at(i), fact.name, "solid"),
+  }));
+  const floors = page.floors.map((floor) => ({
+    title: floor.values ? `${floor.name}, its floor` : `floor of ${floor.name}`,
+    series: [
+      ...(floor.values ? series(overOthers(floor.values), floor.name, "solid") : []),
+      ...series(overOthers(floor.floor), `floor of ${floor.name}`, "dash"),
+    ],
+  }));
+  return [...facts, ...floors];
+}
+
+function drawFacts() {
+  const panels = factPanels();
+  drawPanels("facts", panels, {
+    keys: page.floors.length ? [{name: "floor of unrelated networks", dash: "dash"}] : [],
+    xTitle: "relative depth of the layer",
+  });
+  byId("facts").querySelector("figcaption").textContent =
+    "Of every network, against its relative depth. Scores and floors are means over the networks " +
+    "of the other models; the floors hold for independent rows.";
+}
+
+function factRows() {
+  const rows = [["figure", "model", "line", "depth", "value"]];
+  for (const panel of factPanels()) {
+    for (const one of panel.series) {
+      one.x.forEach((depth, k) => rows.push([
+        panel.title, one.name, one.dash === "solid" ? "value" : "floor", depth, one.y[k]]));
+    }
+  }
+  return rows;
+}

@@ -1,0 +1,134 @@
+// One cell of the map: everything that is known of a pair of networks.
+
+function fillPairChoices() {
+  for (const side of ["x", "y"]) {
+    const axis = page.axes.network;
+    const groups = blocksOf(axis, [...axis.model.keys()]).map(({model, start, stop}) =>
+      element("optgroup", {label: page.models[model].short},
+        ...Array.from({length: stop - start}, (_, k) => element(
+          "option", {value: start + k}, label(network(axis, start + k))))));
+    const select = byId(side);
+    select.append(...groups);
+    select.addEventListener("change", () => choose(
+      ...["x", "y"].map((each) => network(axis, Number(byId(each).value)))));
+  }
+}
+
+// The chosen networks' places on an axis; null if one is not there: layer 0 has no attention.
+function chosenPlaces(axis) {
+  const places = [state.x, state.y].map((one) => placeOf(axis, one));
+  return places.includes(-1) ? null : places;
+}
+
+function drawPair() {
+  const places = chosenPlaces(page.axes.network);
+  [byId("x").value, byId("y").value] = places;
+  const own = chosenPlaces(axisOf(state.measure));
+  const value = own ? score(state.measure.values.at(...own)) : "no attention";
+  byId("reading").textContent =
+    `x ${label(state.x)}; y ${label(state.y)}: ${state.measure.name} ${value}`;
+  drawScores(places);
+  drawLayers(places);
+  drawCorrelations(places);
+  drawMatches(places);
+  drawHeads();
+}
+
+function drawScores(chosen) {
+  const rows = [];
+  for (const measure of page.measures) {
+    const places = chosenPlaces(axisOf(measure));
+    if (!places) continue;
+    const back = measure.directed ? measure.values.at(...places.toReversed()) : NaN;
+    rows.push([measure.name, measure.values.at(...places), measure.directed ? back : "same"]);
+  }
+  for (const floor of page.floors) {
+    rows.push([`floor of ${floor.name}`, floor.floor.at(...chosen), ""]);
+  }
+  const write = (value) => (typeof value === "number" ? score(value) : value);
+  const table = makeTable(["measure", "x by y", "y by x"], rows, {numeric: (k) => k > 0, write});
+  const current = rows.findIndex(([name]) => name === state.measure.name);
+  if (current >= 0) table.tBodies[0].rows[current].classList.add("chosen");
+  byId("scores").replaceChildren(scrolling(table));
+}
+
+function drawLayers(places) {
+  if (!page.facts.length) return;
+  const rows = page.facts.map((fact) => [
+    fact.name, ...places.map((place) => significant(fact.values.at(place), fact.whole))]);
+  const table = makeTable(["layer", "x", "y"], rows, {numeric: (k) => k > 0});
+  byId("layers").replaceChildren(element("h3", {}, "Layer statistics"), scrolling(table));
+}
+
+// [[which of the canonical correlations, its value]]; every one is there once.
+function correlationsOf([i, j]) {
+  const count = page.correlations.count.at(i, j);
+  const steps = page.correlations.values.shape[2];
+  const found = new Map();
+  for (let k = 0; k < steps && count; k++) {
+    const which = 1 + Math.round(k * (count - 1) / Math.max(steps - 1, 1));
+    found.set(which, page.correlations.values.at(i, j, k));
+  }
+  return [...found];
+}
+
+function drawCorrelations(places) {
+  if (!page.correlations) return;
+  const found = correlationsOf(places);
+  const style = {linecolor: GREY, gridcolor: "#e5e5e5", zeroline: false, fixedrange: true};
+  draw("correlations", [{
+    type: "scatter", mode: "lines+markers", x: found.map((f) => f[0]), y: found.map((f) => f[1]),
+    line: {color: INK, width: 1.2}, marker: {size: 4, color: INK},
+    hovertemplate: "direction %{x}: <b>%{y:.4f}</b><extra></extra>",
+  }], {
+    width: widthOf("correlations"), height: 240, margin: {l: 40, r: 8, t: 8, b: 40},
+    xaxis: {...style, title: {text: "direction", standoff: 6}, rangemode: "tozero"},
+    yaxis: {...style, range: [-0.02, 1.02], nticks: 6},
+  });
+  byId("correlations").querySelector("figcaption").textContent = `${found.length} of ` +
+    `${page.correlations.count.at(...places)} correlations of the directions that svcca compares.`;
+}
+
+function drawMatches(places) {
+  if (!page.matches) return;
+  byId("matches").querySelector(".content").replaceChildren(scrolling(
+    makeTable(...matchRows(places), {write: thirdIsScore})));
+}
+
+function matchRows(places) {
+  const rows = [];
+  for (let k = 0; k < page.matches.neuron.shape[2]; k++) {
+    const [neuron, match, corr] = ["neuron", "match", "corr"].map(
+      (name) => page.matches[name].at(...places, k));
+    if (neuron >= 0) rows.push([neuron, match < 0 ? "none" : match, corr]);
+  }
+  return [["neuron of x", "neuron of y", "|correlation|"], rows];
+}
+
+const thirdIsScore = (value, column) => (column === 2 ? score(value) : String(value));
+const missing = (text) => element("p", {class: "missing"}, text);
+
+// Of the measure that is shown if it is of heads, else of the first that is.
+const headMeasure = () =>
+  (state.measure.heads ? state.measure : page.measures.find((measure) => measure.heads));
+
+function drawHeads() {
+  const measure = headMeasure();
+  if (!measure) return;
+  const places = chosenPlaces(page.axes.attention);
+  const place = byId("heads").querySelector(".content");
+  byId("heads").querySelector("h3").textContent = `Head matches (${measure.name})`;
+  place.replaceChildren(places
+    ? scrolling(makeTable(...headRows(places), {write: thirdIsScore}))
+    : missing("One of these layers has no attention: layer 0 is the transformer's input."));
+}
+
+function headRows(places) {
+  const {best, match} = headMeasure().heads;
+  const rows = [];
+  for (let head = 0; head < best.shape[2]; head++) {
+    const other = match.at(...places, head);
+    if (other >= 0) rows.push([head, other, best.at(...places, head)]);
+  }
+  return [["head of x", "best head of y", "similarity"], rows];
+}

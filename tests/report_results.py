@@ -1,0 +1,230 @@
+"""Results of random numbers with all that a comparison keeps, and a reader of what a page holds."""
+
+import gzip
+import json
+import re
+from base64 import b64decode
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from speechsim_jax.results import NetworkName, SimilarityResult
+
+
+class Shape(NamedTuple):
+    """Of a model: hidden states, neurons, attention heads (0: no attention level)."""
+
+    layers: int
+    width: int
+    heads: int
+
+
+# Two base and two large models: 76 networks.
+FULL_SIZE = {
+    "facebook/wav2vec2-base-960h": Shape(13, 768, 12),
+    "facebook/hubert-base-ls960": Shape(13, 768, 12),
+    "facebook/wav2vec2-large-lv60": Shape(25, 1024, 16),
+    "facebook/hubert-large-ll60k": Shape(25, 1024, 16),
+}
+SMALL = {
+    "org/first-<b>&small": Shape(4, 30, 3),
+    "org/second-base": Shape(3, 24, 2),
+    "runs/third-large": Shape(6, 40, 4),
+}
+ON_LAYERS = {
+    "maxcorr": (False, (0, 1), "best correlations"),
+    "lincka": (True, (0, 1), "linear CKA"),
+    "svcca": (True, (0, 1), "canonical correlations"),
+    "procrustes_distance": (True, (0, 1.5708), "angle"),
+}
+ON_HEADS = {
+    "attn_frobenius": (False, (-np.inf, 1), "distance of the maps"),
+    "attn_js": (False, (0.3069, 1), "divergence of the rows"),
+}
+EVERY_MEASURE = 22
+"""On layers: how many `--measures=all` computes, rankings aside."""
+
+
+def random_result(models: dict[str, Shape], measures: int = 4, seed: int = 0) -> SimilarityResult:
+    """As a comparison makes it, of smooth random similarities."""
+    rng = np.random.default_rng(seed)
+    networks = [NetworkName(name, i) for name, shape in models.items() for i in range(shape.layers)]
+    count = len(networks)
+    known = dict(ON_LAYERS)
+    known |= {f"extra_{i}": (True, (0, 1), "more") for i in range(measures - len(known))}
+    matrices, definitions = {}, {}
+    for name, (symmetric, ends, summary) in known.items():
+        matrices[name] = _smooth(rng, count) * (1 if symmetric else np.linspace(0.7, 1, count))
+        definitions[name] = _definition(symmetric, ends, summary, "layer")
+    extras = _neurons(rng, models, networks) | _facts(rng, models, networks)
+    attention = [n for n in networks if n.layer and models[n.model].heads]
+    if attention:
+        heads, more = _heads(rng, models, attention)
+        matrices, extras = matrices | heads, extras | more
+        definitions |= {n: _definition(*ON_HEADS[n], "attention") for n in ON_HEADS}
+    return SimilarityResult.build(
+        networks,
+        matrices,
+        extras,
+        definitions,
+        _attributes(models),
+        attention_networks=attention,
+        dims={name: ("x_attention", "y_attention") for name in ON_HEADS},
+    )
+
+
+def _definition(symmetric: bool, ends: tuple, summary: str, level: str) -> dict[str, Any]:
+    about = {"symmetric": symmetric, "range": ends, "summary": summary, "level": level}
+    return about | {"reference": "Author 2024, equation 1"}
+
+
+def _smooth(rng: np.random.Generator, count: int) -> np.ndarray:
+    return np.abs(np.corrcoef(rng.standard_normal((count, 40)).cumsum(axis=0)))
+
+
+def _neurons(
+    rng: np.random.Generator, models: dict[str, Shape], networks: list[NetworkName]
+) -> dict[str, Any]:
+    """Winners and canonical correlations, ended by NaN and -1 where a network is narrower."""
+    widths = np.array([models[n.model].width for n in networks])
+    count, widest = len(networks), int(widths.max())
+    ended = np.arange(widest) >= widths[:, None]
+    corr = rng.beta(2, 4, (count, count, widest)).astype(np.float32)
+    match = rng.integers(0, widths[:, None], (count, count, widest)).astype(np.int32)
+    corr[np.broadcast_to(ended[:, None], corr.shape)] = np.nan
+    match[np.isnan(corr)] = -1
+    kept = np.minimum.outer(widths, widths) * 9 // 10
+    rho = -np.sort(-rng.beta(2, 3, (count, count, int(kept.max()))).astype(np.float32), axis=2)
+    rho[np.arange(rho.shape[2]) >= kept[:, :, None]] = np.nan
+    return {
+        "best_corr": (("x", "y", "neuron"), corr),
+        "best_match": (("x", "y", "neuron"), match),
+        "svcca_rho": (("x", "y", "k"), rho),
+        "svcca_rho2_floor": (("x", "y"), rng.uniform(0.01, 0.02, (count, count))),
+        "lincka_floor": (("x", "y"), rng.uniform(0.001, 0.01, (count, count))),
+    }
+
+
+def _facts(
+    rng: np.random.Generator, models: dict[str, Shape], networks: list[NetworkName]
+) -> dict[str, Any]:
+    widths = np.array([models[n.model].width for n in networks])
+    values = {
+        "width": widths,
+        "rank": widths - 1,
+        "condition": 10 ** rng.uniform(2, 5, len(widths)),
+        "svcca_directions": widths * 8 // 10,
+        "dead_neurons": rng.integers(0, 3, len(widths)),
+        "outlier_share": rng.uniform(0.02, 0.4, len(widths)),
+        "mean_to_std": 10 ** rng.uniform(0, 2, len(widths)),
+    }
+    return {name: (("x",), of) for name, of in values.items()}
+
+
+def _heads(
+    rng: np.random.Generator, models: dict[str, Shape], networks: list[NetworkName]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    counts = np.array([models[n.model].heads for n in networks])
+    most, dims = int(counts.max()), ("x_attention", "y_attention")
+    missing = np.arange(most) >= counts[:, None]
+    matrices, extras = {}, {"baseline": (("baseline",), np.array(["diagonal", "shift"], object))}
+    for name in ON_HEADS:
+        blocks = rng.uniform(0.4, 0.99, (len(counts), len(counts), most, most)).astype(np.float32)
+        blocks[np.broadcast_to(missing[:, None, :, None], blocks.shape)] = np.nan
+        blocks[np.broadcast_to(missing[None, :, None, :], blocks.shape)] = np.nan
+        best = np.fmax.reduce(blocks, axis=3)
+        match = np.nan_to_num(blocks, nan=-1).argmax(axis=3).astype(np.int32)
+        baseline = rng.uniform(0.3, 0.5, (len(counts), 2, most)).astype(np.float32)
+        baseline[np.broadcast_to(missing[:, None], baseline.shape)] = np.nan
+        matrices[name] = np.nanmean(best, axis=2)
+        extras |= {
+            f"{name}_heads": ((*dims, "head_x", "head_y"), blocks),
+            f"{name}_best": ((*dims, "head_x"), best),
+            f"{name}_match": ((*dims, "head_x"), np.where(np.isnan(best), -1, match)),
+            f"{name}_baseline": (("x_attention", "baseline", "head_x"), baseline),
+        }
+    return matrices, extras
+
+
+def _attributes(models: dict[str, Shape]) -> dict[str, Any]:
+    told = {
+        "source": "hub", "revision": "a" * 40, "sha256": "0123456789abcdef" * 4,
+        "model_type": "hubert", "do_normalize": True, "notes": [],
+    }  # fmt: skip
+    return {
+        "note": "random numbers",
+        "models": {name: told for name in models},
+        "corpus": {"origin": "speech/dev-clean", "fingerprint": "f" * 64},
+        "settings": {"layers": None, "seed": 0, "strict": False, "drop_labels": ["SIL"]},
+        "frames": 967_512,
+        "rows": 967_512,
+        "utterances": 2703,
+        "seconds": 19_395.2,
+        "skipped": [{"id": "a/broken\udcff.flac", "reason": "cannot be decoded"}],
+        "versions": {"python": "3.11.7", "jax": "0.10.1"},
+        "device": {"platform": "cpu", "count": 1},
+        "created": "2026-11-20T03:52:35+00:00",
+    }
+
+
+class Page(HTMLParser):
+    """A page read back: its tags in order, its text, what it refers to, and the packed facts."""
+
+    _VOID = ("meta", "link", "input", "br", "img", "hr")
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+        self.references: list[str] = []
+        self._open: list[str] = []
+        self.feed(self.source)
+        assert not self._open, f"left open: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.references += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in self._VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data: str) -> None:
+        if not {"script", "style"} & set(self._open):
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        """What is written on the page, without scripts."""
+        return " ".join(" ".join(self.texts).split())
+
+    def packed(self, name: str) -> bytes:
+        """What a script element of packed bytes holds."""
+        found = re.search(f'id="{name}">([^<]*)</script>', self.source)
+        assert found, name
+        return gzip.decompress(b64decode(found[1]))
+
+    def facts(self) -> Any:
+        """What the page's scripts read, with arrays in the place of what describes them."""
+        data = self.packed("data")
+        start = 4 + int.from_bytes(data[:4], "little")
+
+        def revived(entry: dict[str, Any]) -> Any:
+            if "offset" not in entry:
+                return entry
+            kind = np.dtype(entry["type"]).newbyteorder("<")
+            size = int(np.prod(entry["shape"]))
+            values = np.frombuffer(data, kind, size, start + entry["offset"])
+            values = values.reshape(entry["shape"])
+            if "step" in entry:
+                decoded = entry["low"] + entry["step"] * values
+                return np.where(values == entry["missing"], np.nan, decoded)
+            if "missing" in entry:
+                return np.where(values == entry["missing"], -1, values.astype(np.int64))
+            return values
+
+        return json.loads(data[4:start], object_hook=revived)
