@@ -7,9 +7,10 @@
 Neurons, layers, attention heads and fine-tuned against pretrained models; between models and within
 them; beside them untrained models of the same architectures and another seed of one of them. Every
 claim is tested on disjoint groups of utterances, by rules that --help_findings prints. Writes
-findings.md and findings.json, result.nc, the paper's figures under its names (figures/maxcorr.png,
-figures/hubert_finetuned_maxcorr.png, ...), config.json and log.jsonl; with --published also
-published.csv and figures/published_*.png. A run that was killed goes on with --resume.
+findings.md and findings.json, result.nc and report.html, the paper's figures under its names
+(figures/maxcorr.png, figures/hubert_finetuned_maxcorr.png, ...), config.json and log.jsonl; with
+--published also published.csv and figures/published_*.png. A run that was killed goes on with
+--resume.
 """
 
 import dataclasses
@@ -176,6 +177,7 @@ def run(config: Config) -> Outcome:
             agreements = [row for one in laid for row in published.agreements(one)]
             published.write_csv(agreements, workdir / "published.csv")
         wholes[0].save(workdir / "result.nc")
+        wholes[0].report(workdir / "report.html")
         (workdir / "findings.json").write_text(findings.as_json(found, told))
         names = [f"figures/{path.name}" for path in paths]
         (workdir / "findings.md").write_text(findings.markdown(found, _lines(told), names))

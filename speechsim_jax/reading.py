@@ -125,15 +125,14 @@ def read_through(
                 checks.popleft().check()
             if checkpoints is not None and checkpoints.due():
                 checks.pop().check()
-                _save(checkpoints, step, statistics, seen, batch.after)
-                if on_cpu:  # what is written is the statistics' own memory
-                    checkpoints.wait()
+                _save(checkpoints, step, statistics, seen, batch.after, on_cpu)
     for waiting in checks:
         waiting.check()
     if checkpoints is not None and checkpoints.started:
         # A run that has taken long enough to save once shall not lose what came after, either.
         if step > done:
-            _save(checkpoints, step + 1, statistics, seen, batching.Cursor(len(corpus.sources)))
+            end = batching.Cursor(len(corpus.sources))
+            _save(checkpoints, step + 1, statistics, seen, end, on_cpu)
         checkpoints.close()
 
 
@@ -156,11 +155,17 @@ def _save(
     statistics: Statistics,
     seen: Seen,
     cursor: batching.Cursor,
+    on_cpu: bool,
 ) -> None:
-    """Begin to write a checkpoint of everything that `_take_up` reads."""
+    """Begin to write a checkpoint of everything that `_take_up` reads.
+
+    On a CPU also end: what is written is the statistics' own memory.
+    """
     started = time.monotonic()
     facts = {"seen": dataclasses.asdict(seen), "cursor": dataclasses.asdict(cursor)}
     checkpoints.save(step, statistics.snapshot(), facts)
+    if on_cpu:
+        checkpoints.wait()
     _log.info(
         "checkpoint %d, %.1f s of audio: %.1f s", step, seen.seconds, time.monotonic() - started
     )

@@ -176,6 +176,7 @@ def test_everything_is_written(made):
     assert [n for n, v in verdicts.items() if v == "not tested"] == ["objective"]
     assert not list((workdir / "groups").rglob("statistics"))
     assert not list((workdir / "groups").rglob("*.merged"))
+    assert "<html" in (workdir / "report.html").read_text()
     assert (workdir / "published.csv").read_text().count("\n") == len(outcome.agreements) + 1
     assert {row.orientation for row in outcome.agreements} >= {"transposed", "rows pretrained"}
 
