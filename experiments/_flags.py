@@ -1,6 +1,7 @@
 """Flags that several scripts share, and how a script starts, logs and fails."""
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -15,12 +16,14 @@ import tqdm.auto
 from absl import app, flags
 
 import speechsim_jax as ss
+from experiments import _help
 from speechsim_jax import figures, processes
 from speechsim_jax.errors import UserError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for results; made if missing.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results in --workdir.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of every random choice.", lower_bound=0)
+QUIET = flags.DEFINE_bool("quiet", False, "Print nothing but errors; log.jsonl has the rest.")
 COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
     None,
@@ -30,7 +33,14 @@ COMPILATION_CACHE = flags.DEFINE_string(
 
 
 def start(main: Callable[[], None]) -> None:
-    """Parse the flags and run `main`; a user's mistake prints one line and exits with code 2."""
+    """Parse the flags and run `main`, or print the page of --help.
+
+    Exit codes: 0; 1 for a failure, with its traceback; 2 for a user's mistake, 130 for ctrl-C, both
+    with one line on stderr.
+    """
+    if {"--help", "-help", "-h", "--helpshort"} & set(sys.argv[1:]):
+        print(_help.page(sys.modules[main.__module__]))
+        return
     app.run(lambda _: guarded(main), flags_parser=parse)
 
 
@@ -38,14 +48,15 @@ def parse(argv: Sequence[str]) -> list[str]:
     """Read the flags; what is wrong with them prints one line and exits with code 2."""
     try:
         rest = flags.FLAGS(list(argv))
-    except SystemExit:  # --help, which absl ends with code 1
+    except SystemExit:  # --helpfull, which absl ends with code 1
         sys.exit(0)
     except flags.Error as error:
         _fail(f"{error}; see --help")
     if rest[1:]:
         _fail(f"unexpected argument {rest[1]!r}; every option is a --flag=value, see --help")
     if flags.FLAGS["verbosity"].using_default_value:  # at INFO, jax tells which TPUs it misses
-        flags.FLAGS["verbosity"].value = absl.logging.WARNING
+        level = absl.logging.ERROR if quiet() else absl.logging.WARNING
+        flags.FLAGS["verbosity"].value = level
         flags.FLAGS["verbosity"].using_default_value = False
     return rest
 
@@ -53,12 +64,21 @@ def parse(argv: Sequence[str]) -> list[str]:
 def guarded(main: Callable[[], None]) -> None:
     """Run `main`; a user's mistake prints one line and exits with code 2, ctrl-C with 130."""
     try:
-        main()
+        with contextlib.redirect_stdout(io.StringIO()) if quiet() else contextlib.nullcontext():
+            main()
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        own = flags.FLAGS.get_key_flags_for_module(sys.modules[main.__module__])
+        resumes = any(flag.name == "resume" for flag in own)
+        hint = "; go on with the same command and --resume" if resumes else ""
+        print(f"interrupted{hint}", file=sys.stderr)
         sys.exit(130)
+
+
+def quiet() -> bool:
+    """Whether --quiet is given; in a notebook there are no flags, and it is not."""
+    return flags.FLAGS.is_parsed() and QUIET.value
 
 
 def _fail(message: str) -> NoReturn:
@@ -102,7 +122,8 @@ def log_to(folder: Path) -> Iterator[None]:
 
     Of several processes the first writes it, the others log-1.jsonl and so on.
 
-    The file also keeps what is too fine for stderr, and the error that ended it.
+    The file also keeps what is too fine for stderr (with --quiet, all but errors), and the error
+    that ended it.
     """
     logger = logging.getLogger("speechsim_jax")
     before = logger.level, logger.propagate, logger.handlers
@@ -112,7 +133,7 @@ def log_to(folder: Path) -> Iterator[None]:
     file.setFormatter(_JsonLines())
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    logger.handlers = [_AboveTheBar(logging.INFO), file]
+    logger.handlers = [_AboveTheBar(logging.ERROR if quiet() else logging.INFO), file]
     try:
         yield
     except BaseException as error:
@@ -125,15 +146,22 @@ def log_to(folder: Path) -> Iterator[None]:
         file.close()
 
 
-def save_result(result: ss.SimilarityResult, workdir: Path, config: dict[str, Any]) -> None:
-    """Write config.json, result.nc, report.html and figures/*.png, in place of older ones."""
+def save_result(
+    result: ss.SimilarityResult,
+    workdir: Path,
+    config: dict[str, Any],
+    formats: Sequence[str] = ("png",),
+    style: str = "labelled",
+) -> None:
+    """Write config.json, result.nc, report.html and figures/*, in place of older ones."""
     # Only now: a run that fails must not pair an older result with its own configuration.
     (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     result.save(workdir / "result.nc")
     result.report(workdir / "report.html")
-    for stale in (workdir / "figures").glob("*.png"):
-        stale.unlink()
-    figures.save_figures(result, workdir / "figures")
+    for stale in (workdir / "figures").glob("*.*"):
+        if stale.suffix[1:] in figures.FORMATS:
+            stale.unlink()
+    figures.save_figures(result, workdir / "figures", formats, style)
 
 
 def new_workdir(path: str | Path, overwrite: bool) -> Path:

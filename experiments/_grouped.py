@@ -18,6 +18,7 @@ from typing import Any
 import tqdm.auto
 
 import speechsim_jax as ss
+from experiments import _flags
 from speechsim_jax.audio import Corpus
 from speechsim_jax.errors import UserError
 
@@ -52,7 +53,9 @@ def run(
     kept = [folder / str(number) / "statistics" for number in numbers]
     if not all(place.exists() for place in places):
         check_room(folder, statistics_bytes(encoders, given.settings), len(kept))
-        with tqdm.auto.tqdm(total=len(kept) + len(places), desc=folder.name, unit="step") as bar:
+        total = len(kept) + len(places)
+        bar = tqdm.auto.tqdm(total=total, desc=folder.name, unit="step", disable=_flags.quiet())
+        with bar:
             for number, statistics in zip(numbers, kept):
                 if not (statistics / "job.json").exists():
                     _hear(encoders, given, number, statistics)

@@ -5,13 +5,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
+from matplotlib.figure import Figure
 
 import speechsim_jax as ss
 from experiments import _members
 from speechsim_jax import figures, published
 from speechsim_jax.claims import Roles
-from speechsim_jax.drawing import DPI
 
 # Of fine-tuned against pretrained models.
 _OF_FINETUNING = ("maxcorr", "linreg", "svcca", "pwcca", "lincka")
@@ -19,42 +18,35 @@ _OF_FINETUNING = ("maxcorr", "linreg", "svcca", "pwcca", "lincka")
 _log = logging.getLogger("speechsim_jax.experiments.replicate")
 
 
-def draw(wholes: Sequence[ss.SimilarityResult], roles: Roles, folder: Path) -> list[Path]:
+def draw(
+    wholes: Sequence[ss.SimilarityResult],
+    roles: Roles,
+    folder: Path,
+    formats: Sequence[str] = ("png",),
+    style: str = "labelled",
+) -> list[Path]:
     """The paper's figures under its names: maps of the pretrained models, and of fine-tuning."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    # Predictive before contrastive, small before large, as in the paper.
-    order = sorted(
-        roles.paradigms, key=lambda m: (roles.paradigms[m] != "predictive", roles.sizes[m])
-    )
-    main = wholes[0].select(order)
-    drawn = {name: figures.heatmap(main, name) for name in main.measures if name != "rotcorr"}
+    main = wholes[0].select(list(roles.paradigms))
+    main = main.select(figures.published_order(main))
+    drawn = {
+        name: figures.heatmap(main, name, style=style)
+        for name in main.measures
+        if name != "rotcorr"
+    }
     families = [_family(wholes, before) for _, before in roles.finetuned]
     for (tuned, before), family in zip(roles.finetuned, families):
         result = next(whole for whole in wholes if {tuned, before} <= set(whole.models))
         stem = f"{family}_finetuned" + (f"_{tuned}" if families.count(family) > 1 else "")
-        block = rectangle(result, before, tuned)
         for name in _OF_FINETUNING:
-            drawn[f"{stem}_{name}".replace("/", "_")] = figures.heatmap(block, name)
-    paths = [folder / f"{name}.png" for name in drawn]
-    for path, figure in zip(paths, drawn.values()):
-        figure.savefig(path, dpi=DPI)
-    return paths
+            figure = figures.finetuned(result, name, tuned, before, style=style)
+            drawn[f"{stem}_{name}".replace("/", "_")] = figure
+    return figures.write_figures(drawn, folder, formats)
 
 
 def _family(wholes: Sequence[ss.SimilarityResult], model: str) -> str:
     told = next(whole.attributes["models"] for whole in wholes if model in whole.models)
     return told[model]["model_type"]
-
-
-def rectangle(result: ss.SimilarityResult, x: str, y: str) -> ss.SimilarityResult:
-    """The layers of x in rows against those of y in columns, without attention."""
-    chosen = {
-        dim: np.flatnonzero(result.dataset[f"{dim}_model"].values == model)
-        for dim, model in (("x", x), ("y", y))
-    }
-    heads = [dim for dim in ("x_attention", "y_attention") if dim in result.dataset.dims]
-    return ss.SimilarityResult(result.dataset.drop_dims(heads).isel(chosen))
 
 
 # --- beside published maps ---
@@ -96,10 +88,12 @@ def lay(
     return laid
 
 
-def draw_beside(laid: Sequence[published.Laid], folder: Path) -> list[Path]:
-    """published_NAME.png of every map, in its first orientation."""
-    first = {one.name: one for one in reversed(laid)}
-    paths = [folder / f"published_{name}.png" for name in first]
-    for path, one in zip(paths, first.values()):
-        published.side_by_side(one).savefig(path, dpi=DPI)
-    return paths[::-1]
+def draw_beside(
+    laid: Sequence[published.Laid], folder: Path, formats: Sequence[str] = ("png",)
+) -> list[Path]:
+    """published_NAME.<format> of every map, in its first orientation."""
+    drawn: dict[str, Figure] = {}
+    for one in laid:
+        if f"published_{one.name}" not in drawn:
+            drawn[f"published_{one.name}"] = published.side_by_side(one)
+    return figures.write_figures(drawn, folder, formats)

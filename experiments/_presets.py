@@ -5,10 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import speechsim_jax as ss
+from speechsim_jax import zoo
 from speechsim_jax.errors import UserError
-
-ZOO = Path(ss.__file__).parent / "zoo"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +29,21 @@ class Preset:
     settings: Mapping[str, Any]
 
 
-def preset(name: str, zoo: str | None) -> Preset:
-    """The preset of this name; raises UserError for a folder of the zoo that lacks a model."""
-    return _paper() if name == "paper" else _zoo(Path(zoo).expanduser() if zoo else ZOO)
+def preset(name: str, folder: str | None) -> Preset:
+    """The preset of this name; raises UserError for a zoo that lacks a model.
+
+    `folder`: where other models of the zoo's names lie.
+    """
+    return _paper() if name == "paper" else _zoo(Path(folder).expanduser() if folder else None)
 
 
-def _zoo(folder: Path) -> Preset:
+def _zoo(folder: Path | None) -> Preset:
     """The small models that were trained for this package."""
 
     def source(name: str) -> str:
+        if folder is None:
+            zoo.folder(name)  # which says so if there is none
+            return zoo.PREFIX + name
         if not (folder / name / "config.json").is_file():
             raise UserError(
                 f"{folder} has no model {name}; --zoo names another folder, --models other models"

@@ -134,7 +134,7 @@ def train(job: trainer.Job, workdir: Path, run: Run, progress: bool) -> trainer.
         mesh=run.mesh,
         checkpoint_minutes=run.checkpoint_every,
         stop_after_minutes=run.stop_after,
-        progress=progress,
+        progress=progress and not _flags.quiet(),
     )
 
 

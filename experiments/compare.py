@@ -3,8 +3,8 @@
     python -m experiments.compare --models=facebook/hubert-base-ls960,runs/mine \\
         --audio=speech/ --workdir=runs/hubert_and_mine
 
-writes config.json, result.nc, report.html, figures/*.png and log.jsonl into the workdir. From a
-notebook: `run(Config(models=(...), audio=..., workdir=...))`.
+writes config.json, result.nc, report.html, figures/*.png and log.jsonl into the workdir and prints
+a table of means. From a notebook: `run(Config(models=(...), audio=..., workdir=...))`.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from absl import flags
 
 import speechsim_jax as ss
 from experiments import _flags, _scoring
-from speechsim_jax import processes
+from speechsim_jax import figures, processes
 from speechsim_jax.errors import UserError
 
 _MODELS = flags.DEFINE_list(
@@ -148,10 +148,13 @@ class Config:
     mesh: str | None = None
     device_memory_gb: float | None = None
     keep_statistics: bool = False
+    figure_formats: tuple[str, ...] = ("png",)
+    figure_style: str = "labelled"
 
 
 def run(config: Config) -> ss.SimilarityResult:
     """Compare, save and draw; returns the result that was saved. Raises UserError."""
+    figures.check(config.figure_formats, config.figure_style)
     # What is left of a run that was killed at its very end may be written over.
     unfinished = config.resume and Path(config.workdir, "checkpoints").exists()
     workdir = _flags.new_workdir(config.workdir, config.overwrite or unfinished)
@@ -178,10 +181,11 @@ def run(config: Config) -> ss.SimilarityResult:
             mesh=config.mesh,
             device_memory_gb=config.device_memory_gb,
             keep_statistics=statistics if config.keep_statistics else None,
+            progress=not _flags.quiet(),
             **{f.name: getattr(config.settings, f.name) for f in dataclasses.fields(ss.Settings)},
         )
         if processes.is_first():
-            _flags.save_result(result, workdir, given)
+            _flags.save_result(result, workdir, given, config.figure_formats, config.figure_style)
             shutil.rmtree(checkpoints, ignore_errors=True)
     return result
 
@@ -224,6 +228,8 @@ def config_from_flags() -> Config:
         mesh=_MESH.value,
         device_memory_gb=_DEVICE_MEMORY_GB.value,
         keep_statistics=_scoring.KEEP_STATISTICS.value,
+        figure_formats=tuple(_scoring.FIGURE_FORMATS.value),
+        figure_style=_scoring.FIGURE_STYLE.value,
     )
 
 

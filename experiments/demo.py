@@ -21,6 +21,9 @@ from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.random_weights import random_tensors
 from speechsim_jax.models.saving import save_folder
 
+_USED = ("figure_formats", "figure_style")
+for _name in _USED:
+    flags.declare_key_flag(_name)
 flags.adopt_module_key_flags(_flags)  # for --help
 
 NOTE = "encoders with random weights (not trained), synthetic speech"
@@ -65,6 +68,8 @@ class Config:
 
     workdir: str = "runs/demo"
     seed: int = 0
+    figure_formats: tuple[str, ...] = ("png",)
+    figure_style: str = "labelled"
 
 
 def write_encoders(folder: Path, seed: int) -> list[Path]:
@@ -112,6 +117,8 @@ def run(config: Config) -> ss.SimilarityResult:
             workdir=str(workdir),
             note=NOTE,
             overwrite=True,
+            figure_formats=config.figure_formats,
+            figure_style=config.figure_style,
         )
     )
 
@@ -119,12 +126,17 @@ def run(config: Config) -> ss.SimilarityResult:
 def main() -> None:
     """Run the demo and say what was made."""
     # Importing `compare` brought its flags along, and none may be ignored in silence.
-    compare.refuse_flags("the demo")
-    config = Config(workdir=_flags.WORKDIR.value or "runs/demo", seed=_flags.SEED.value)
+    compare.refuse_flags("the demo", _USED)
+    config = Config(
+        workdir=_flags.WORKDIR.value or "runs/demo",
+        seed=_flags.SEED.value,
+        figure_formats=tuple(flags.FLAGS.figure_formats),
+        figure_style=flags.FLAGS.figure_style,
+    )
     _flags.use_compilation_cache()
     result = run(config)
     print(result.summary())
-    print(f"\nNote: {NOTE}; the figures show what untrained networks look like.")
+    print("\nNote: nothing here is trained; the figures show what untrained networks look like.")
     print(f"written: {config.workdir}/result.nc, report.html and figures beside it")
 
 

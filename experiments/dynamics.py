@@ -25,8 +25,7 @@ from absl import flags
 import speechsim_jax as ss
 from experiments import _flags, _resuming, compare
 from speechsim_jax import audio as sound
-from speechsim_jax import dynamics, provenance, selection
-from speechsim_jax.drawing import DPI
+from speechsim_jax import dynamics, figures, provenance, selection
 from speechsim_jax.errors import UserError
 
 _RUN = flags.DEFINE_string("run", None, "Workdir of a pretraining, with folders step-NNNNNN.")
@@ -82,7 +81,9 @@ def run(config: Config) -> dynamics.Dynamics:
             wanted.append(("random", ss.random_like(last, name="random")))
         wanted += [(path.name, path) for path in folders.values()]
         blocks = {}
-        for name, source in tqdm.auto.tqdm(wanted, desc="checkpoints", unit="checkpoint"):
+        for name, source in tqdm.auto.tqdm(
+            wanted, desc="checkpoints", unit="checkpoint", disable=_flags.quiet()
+        ):
             result = _compared(config, source, name, last, corpus, folder)
             blocks[name] = {m: result.block(m, name, "final").values for m in result.measures}
         untrained = blocks.pop("random", {})
@@ -164,15 +165,12 @@ def _write(workdir: Path, config: Config, found: dynamics.Dynamics, last: ss.Spe
     found.write_csv(workdir / "dynamics.csv")
     folder = workdir / "figures"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
     for measure in found.scores:
         drawn = {
             f"dynamics_{measure}": dynamics.steps_map(found, measure),
             f"dynamics_{measure}_layers": dynamics.layers_maps(found, measure),
         }
-        for name, figure in drawn.items():
-            for kind in ("png", "pdf"):
-                figure.savefig(folder / f"{name}.{kind}", dpi=DPI)
+        figures.write_figures(drawn, folder, ("png", "pdf"))
     told = provenance.record(config=dataclasses.asdict(config), final=dict(last.provenance))
     (workdir / "config.json").write_text(json.dumps(told, indent=2) + "\n")
 

@@ -17,6 +17,7 @@ from absl import flags
 
 import speechsim_jax as ss
 from experiments import _flags, _scoring
+from speechsim_jax import figures
 from speechsim_jax.errors import UserError
 
 _JOBS = flags.DEFINE_list("jobs", [], "Workdirs of comparisons with --keep_statistics.")
@@ -36,10 +37,13 @@ class Config:
     keep_statistics: bool = False
     note: str = ""
     overwrite: bool = False
+    figure_formats: tuple[str, ...] = ("png",)
+    figure_style: str = "labelled"
 
 
 def run(config: Config) -> ss.SimilarityResult:
     """Merge, save and draw; returns the result that was saved. Raises UserError."""
+    figures.check(config.figure_formats, config.figure_style)
     workdir = _flags.new_workdir(config.workdir, config.overwrite)
     statistics = workdir / "statistics"
     folders = [Path(job) / "statistics" for job in config.jobs]
@@ -54,8 +58,10 @@ def run(config: Config) -> ss.SimilarityResult:
             rank_tolerance=config.rank_tolerance,
             keep_statistics=statistics if config.keep_statistics else None,
             note=config.note,
+            progress=not _flags.quiet(),
         )
-        _flags.save_result(result, workdir, dataclasses.asdict(config))
+        given = dataclasses.asdict(config)
+        _flags.save_result(result, workdir, given, config.figure_formats, config.figure_style)
     return result
 
 
@@ -73,6 +79,8 @@ def main() -> None:
         keep_statistics=_scoring.KEEP_STATISTICS.value,
         note=_scoring.NOTE.value,
         overwrite=_flags.OVERWRITE.value,
+        figure_formats=tuple(_scoring.FIGURE_FORMATS.value),
+        figure_style=_scoring.FIGURE_STYLE.value,
     )
     result = run(config)
     print(result.summary())

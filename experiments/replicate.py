@@ -25,7 +25,7 @@ from absl import flags
 import speechsim_jax as ss
 from experiments import _flags, _grouped, _maps, _members, _presets, _resuming, compare
 from speechsim_jax import audio as sound
-from speechsim_jax import batching, findings, groups, provenance, published, selection
+from speechsim_jax import batching, figures, findings, groups, provenance, published, selection
 from speechsim_jax.claims import ATTENTION, MEASURES
 from speechsim_jax.errors import UserError
 from speechsim_jax.findings import Finding
@@ -68,7 +68,7 @@ _SETTINGS = (
 _USED = (
     *_SETTINGS, "models", "audio", "layers", "max_minutes", "attention_max_seconds", "resume",
     "checkpoint_every", "device_memory_gb", "revision", "cache_dir", "local_files_only",
-    "rank_tolerance", "keep_statistics", "note",
+    "rank_tolerance", "keep_statistics", "note", "figure_formats", "figure_style",
 )  # fmt: skip
 for _name in _USED:
     flags.declare_key_flag(_name)
@@ -115,6 +115,8 @@ class Config:
     note: str = ""
     overwrite: bool = False
     resume: bool = False
+    figure_formats: tuple[str, ...] = ("png",)
+    figure_style: str = "labelled"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Outcome:
 
 def run(config: Config) -> Outcome:
     """Compare, test the claims, write and draw everything. Raises UserError."""
+    figures.check(config.figure_formats, config.figure_style)
     workdir = _flags.new_workdir(config.workdir, config.overwrite or config.resume)
     with _flags.log_to(workdir):
         if len(config.models) < 2:
@@ -169,17 +172,20 @@ def run(config: Config) -> Outcome:
         there = None if maps is None else (maps.results(), _maps.published_roles(maps))
         found = findings.find(wholes, without, roles, there)
         told = _how(config, wholes[0], encoders, about)
-        paths = _maps.draw(wholes, roles, workdir / "figures")
+        formats, style = config.figure_formats, config.figure_style
+        paths = _maps.draw(wholes, roles, workdir / "figures", formats, style)
         agreements = []
         if maps is not None:
             laid = _maps.lay(maps, wholes, roles, config.published_as)
-            paths += _maps.draw_beside(laid, workdir / "figures")
+            paths += _maps.draw_beside(laid, workdir / "figures", formats)
             agreements = [row for one in laid for row in published.agreements(one)]
             published.write_csv(agreements, workdir / "published.csv")
         wholes[0].save(workdir / "result.nc")
         wholes[0].report(workdir / "report.html")
         (workdir / "findings.json").write_text(findings.as_json(found, told))
-        names = [f"figures/{path.name}" for path in paths]
+        # A figure in several formats is shown once.
+        shown = {path.stem: path for path in reversed(paths)}
+        names = [f"figures/{path.name}" for path in reversed(shown.values())]
         (workdir / "findings.md").write_text(findings.markdown(found, _lines(told), names))
         (workdir / "config.json").write_text(
             json.dumps(dataclasses.asdict(config), indent=2) + "\n"
@@ -303,6 +309,8 @@ def config_from_flags() -> Config:
         "audio": str(value["audio"]),
         "workdir": str(value["workdir"]),
         "groups": _GROUPS.value,
+        "figure_formats": tuple(value["figure_formats"]),
+        "figure_style": value["figure_style"],
         "attention": _ATTENTION.value,
         "layers": _layers(value["layers"]),
         "settings": settings,

@@ -158,7 +158,8 @@ def _transcribe(recognizer: ss.Recognizer, corpus: sound.Corpus, config: Config)
     total = math.ceil(sum(seconds)) or None
     batches = batching.batches(corpus, buckets, strict=config.strict, on_skip=skipped.append)
     title = f"audio: {recognizer.name}"
-    with tqdm.auto.tqdm(total=total, desc=title, bar_format=bar_format) as bar:
+    quiet = _flags.quiet()
+    with tqdm.auto.tqdm(total=total, desc=title, bar_format=bar_format, disable=quiet) as bar:
         for batch in batches:
             logits = recognizer.logits(batch.samples, batch.lengths)
             frames = recognizer.encoder.config.frames(batch.lengths)

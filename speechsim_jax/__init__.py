@@ -2,7 +2,7 @@
 
 >>> import speechsim_jax as ss
 >>> result = ss.compare(models=["facebook/hubert-base-ls960", "runs/mine"], audio="speech/")
->>> result.plot("lincka")
+>>> figure = result.plot("lincka")
 
 Importing this touches no device, flag or configuration.
 """

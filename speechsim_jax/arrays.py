@@ -38,12 +38,23 @@ def compare_activations(
 
     `activations`: name -> array [rows, neurons] (memory-mapped ones are read in blocks), or an
     iterable of such arrays one after the other. "model/3" or ("model", 3) is layer 3 of a model; a
-    key without a layer is a model of one layer, 0. `stats_dtype` defaults to float64 on a CPU and
-    to compensated float32 elsewhere. Measures on the frame sample read `sample_frames` rows, which
-    `seed` and the row numbers choose (all, if there are no more). `utterances` names the utterance
-    of each row; without it, `mutual_knn` cannot leave neighbours in time out. Raises UserError for
-    arrays that are not [rows, neurons] of the same number of rows, and for NaN or inf, with the
-    row.
+    key without a layer is a model of one layer, 0. `measures`, `levels`: as of `compare`, but for
+    attention. `stats_dtype` defaults to float64 on a CPU and to compensated float32 elsewhere;
+    `rank_tolerance` is that of `Settings`; statistics are updated with `rows_per_update` rows at a
+    time. Measures on the frame sample read `sample_frames` rows, which `seed` and the row numbers
+    choose (all, if there are no more). `utterances` names the utterance of each row; without it,
+    `mutual_knn` cannot leave neighbours in time out. `progress`: show a bar on stderr.
+
+    >>> x = np.random.default_rng(0).standard_normal((500, 64))
+    >>> result = ss.compare_activations({"mine/0": x, "theirs/3": x[:, ::-1]})
+    >>> round(float(result.matrix("maxcorr").loc["mine/0", "theirs/3"]), 6)
+    1.0
+    >>> result.dataset["best_match"].loc["mine/0", "theirs/3"].values[:3]
+    array([63, 62, 61], dtype=int32)
+
+    Raises:
+        UserError: arrays that are not [rows, neurons] of the same number of rows; NaN or inf, with
+            the row.
     """
     if not activations:
         raise UserError("no activations given")

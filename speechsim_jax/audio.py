@@ -1,7 +1,8 @@
-"""Audio in: folders, manifests, lists and arrays become 16 kHz mono utterances."""
+"""Audio in: folders, manifests, lists, arrays and datasets become 16 kHz mono utterances."""
 
 import csv
 import hashlib
+import io
 import json
 import logging
 import math
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import soundfile
@@ -21,6 +22,7 @@ from speechsim_jax.errors import UserError
 
 SAMPLE_RATE_HZ = 16_000
 MIN_SAMPLES = 400  # one frame of a wav2vec2-style encoder
+DATASET = "hf:"  # begins the address of a dataset
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")
 
 # soundfile raises TypeError for headerless formats, MemoryError when a header claims too much.
@@ -33,9 +35,23 @@ class AudioError(Exception):
     """This one file cannot be used; the message is the reason, without the file's name."""
 
 
+@runtime_checkable
+class Encoded(Protocol):
+    """Sound that is kept elsewhere than in a file of its own: a row of a dataset (`hub_audio`)."""
+
+    @property
+    def key(self) -> str:
+        """What tells its content from others'."""
+        ...
+
+    def encoded(self) -> bytes:
+        """What a file of it would hold; raises AudioError if there is nothing."""
+        ...
+
+
 @dataclass(frozen=True)
 class Source:
-    """One file, or one array in memory, not yet decoded; `seconds` is None until known."""
+    """A file, an array or a row of a dataset, not yet decoded; `seconds` is None until known."""
 
     id: str
     path: Path | None = None
@@ -44,6 +60,11 @@ class Source:
     transcript: str = ""
     samples: Shaped[np.ndarray, "samples"] | None = field(default=None, repr=False, compare=False)
     sample_rate_hz: int = SAMPLE_RATE_HZ  # of `samples`; a file's header overrides it
+    row: Encoded | None = field(default=None, repr=False)
+
+    def file(self) -> Path | io.BytesIO | None:
+        """What soundfile opens; None for an array. Raises AudioError if a row has no sound."""
+        return self.path if self.row is None else io.BytesIO(self.row.encoded())
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,16 +110,22 @@ AudioInput: TypeAlias = Corpus | str | os.PathLike[str] | Mapping[Any, Any] | Se
 
 
 def open_corpus(audio: AudioInput) -> Corpus:
-    """List the audio in a folder, manifest (.tsv, .csv), list (.txt), file, or sequence.
+    """List the audio in a folder, manifest (.tsv, .csv), list (.txt), file, dataset or sequence.
 
-    A sequence holds paths or 1-D arrays at 16 kHz (float, or int16 PCM); a mapping is id -> array.
-    An id is the path relative to the root (the folder, or the manifest's folder), the manifest's
-    `id`, or the position in a sequence of arrays. Nothing is decoded; a missing file in a
-    manifest, list or sequence is only found by `read`. Raises `UserError`.
+    A dataset is "hf:NAME/CONFIG/SPLIT", of the Hugging Face hub or a folder (`hub_audio`). A
+    sequence holds paths or 1-D arrays at 16 kHz (float, or int16 PCM); a mapping is id -> array.
+    An id is the path relative to the root (the folder, or the manifest's folder), the manifest's or
+    dataset's `id`, or the position in a dataset or a sequence of arrays. Nothing is decoded; a
+    missing file in a manifest, list or sequence is only found by `read`. Raises `UserError`.
     """
     if isinstance(audio, Corpus):
         return audio
-    if isinstance(audio, str | os.PathLike):
+    if isinstance(audio, str) and audio.startswith(DATASET):
+        from speechsim_jax import hub_audio
+
+        corpus = hub_audio.open_dataset(audio)
+        origin, sources = corpus.origin, corpus.sources
+    elif isinstance(audio, str | os.PathLike):
         path = Path(audio).expanduser()
         origin, sources = str(path), _open_path(path)
     elif isinstance(audio, Mapping):
@@ -108,8 +135,8 @@ def open_corpus(audio: AudioInput) -> Corpus:
         origin, sources = "sequence", _open_sequence(audio)
     else:
         raise UserError(
-            f"audio: got {type(audio).__name__}; pass a folder, a manifest, a list of paths, "
-            "or a list or mapping of 1-D arrays"
+            f"audio: got {type(audio).__name__}; pass a folder, a manifest, hf:NAME/CONFIG/SPLIT, "
+            "a list of paths, or a list or mapping of 1-D arrays"
         )
     if not sources:
         raise UserError(f"audio: {origin} names no audio; expected at least one file or array")
@@ -122,10 +149,11 @@ def open_corpus(audio: AudioInput) -> Corpus:
 def read(source: Source) -> Utterance:
     """Decode, mix to mono and resample (soxr HQ) one source to 16 kHz float32.
 
-    Raises `AudioError` if unreadable, empty, silent, not finite or shorter than `MIN_SAMPLES`.
+    Raises `AudioError` if unreadable, empty, silent, not finite or shorter than `MIN_SAMPLES`,
+    `UserError` if a dataset's sound cannot be fetched.
     """
-    if source.path is not None:
-        channels, rate_hz = _decode(source.path)
+    if (file := source.file()) is not None:
+        channels, rate_hz = _decode(file)
     elif source.samples is not None:
         channels, rate_hz = _as_float(source.samples)[:, None], source.sample_rate_hz
     else:
@@ -157,7 +185,10 @@ def _open_path(path: Path) -> list[Source]:
     if path.is_dir():
         return _open_folder(path)
     if not path.exists():
-        raise UserError(f"audio: {path} does not exist; pass a folder, manifest, list or file")
+        raise UserError(
+            f"audio: {path} does not exist; pass a folder, manifest, list, file or "
+            "hf:NAME/CONFIG/SPLIT"
+        )
     if suffix in (".tsv", ".csv"):
         return _open_manifest(path)
     if suffix == ".txt":
@@ -257,6 +288,10 @@ def _open_sequence(items: Sequence[Any]) -> list[Source]:
     digits = len(str(len(items) - 1))
     sources: list[Source] = []
     for position, item in enumerate(items):
+        if isinstance(item, str) and item.startswith(DATASET):
+            raise UserError(
+                f"audio: {item} is a whole dataset; a list holds files, or pass it alone"
+            )
         if isinstance(item, str | os.PathLike):
             path = Path(item).expanduser()
             if path.is_dir():
@@ -311,6 +346,8 @@ def _text_lines(path: Path) -> list[str]:
 
 
 def _content_key(source: Source) -> int | str:
+    if source.row is not None:
+        return source.row.key
     if source.samples is not None:
         data = np.ascontiguousarray(source.samples)
         return data.dtype.str + hashlib.sha256(data.tobytes()).hexdigest()
@@ -320,17 +357,17 @@ def _content_key(source: Source) -> int | str:
         return -1
 
 
-def _decode(path: Path) -> tuple[Float32[np.ndarray, "samples channels"], int]:
+def _decode(file: Path | io.BytesIO) -> tuple[Float32[np.ndarray, "samples channels"], int]:
     try:
-        if not path.is_file():
-            raise AudioError(f"is not a file: {path}")
-        with soundfile.SoundFile(path) as file:
-            promised = file.frames
-            samples = file.read(dtype="float32", always_2d=True)
+        if isinstance(file, Path) and not file.is_file():
+            raise AudioError(f"is not a file: {file}")
+        with soundfile.SoundFile(file) as sound:
+            promised = sound.frames
+            samples = sound.read(dtype="float32", always_2d=True)
             # An MP3's length may be a guess of its encoder; elsewhere it is a fact.
-            if len(samples) < promised and file.format != "MP3":
+            if len(samples) < promised and sound.format != "MP3":
                 raise AudioError(f"is damaged: {len(samples)} of {promised} samples decode")
-            return samples, file.samplerate
+            return samples, sound.samplerate
     except DECODE_ERRORS as error:
         raise AudioError(f"cannot be decoded: {error}") from error
 

@@ -55,7 +55,7 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
     columns = min(len(models), 2 if len(models) in (2, 4) else 3)
     width = _WIDTHS[columns]
     short = dict(zip(models, short_names(models), strict=True))
-    head = headline(result, title_of(result, measure, title), width)
+    head = headline(title_of(result, measure, title), width, result.notes())
     handles = _trend_handles([] if alone else list(short.values()), 72 * width - 60)
     for name, _, line in _baselines(result, measure, models[0]):
         handles.append(Line2D([], [], label=name, color=GREY, linewidth=1, linestyle=line))
@@ -99,7 +99,8 @@ def facts(result: SimilarityResult, *, title: str | None = None) -> Figure:
     width = _WIDTHS[columns]
     text = "What the scores stand on" if title is None else title
     two = any(len(fact.values) > 1 for fact in found)
-    head = headline(result, text, width, ["dashed: the second of two"] if two else [])
+    key = ["dashed: the second of two"] if two else []
+    head = headline(text, width, result.notes(), key)
     labels = [ellipsised(name, 72 * width - 60, SMALL) for name in short_names(result.models)]
     handles = [Line2D([], [], label=label, **look(i, 8)) for i, label in enumerate(labels)]
     figure, panels = _page(head, len(found), columns, handles, "relative depth of the layer")

@@ -1,20 +1,44 @@
 """What every figure is drawn with: the page, its colours, cells and the bar beside them."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Affine2D
 
-from speechsim_jax.labels import LINE, MEDIUM, SMALL
+from speechsim_jax.errors import UserError
+from speechsim_jax.labels import LINE, MEDIUM, SMALL, text_width
 
 DPI = 200
+FORMATS = ("png", "pdf", "svg")
+
+# The colours of every map here and in the report.
+# Scores: light to dark in one direction, so magma keeps its order in grey and to colour-blind eyes.
+SCORES: Colormap = matplotlib.colormaps["magma"]
+# Differences: two hues that colour-blind eyes tell apart, both darker away from zero.
+DIFFERENCES: Colormap = matplotlib.colormaps["PuOr_r"]
+# Every 15th colour of seaborn's rocket, which the published maps are drawn with; those between are
+# at most 2.3 of 255 from its own.
+PUBLISHED: Colormap = LinearSegmentedColormap.from_list(
+    "rocket",
+    [
+        "#03051a", "#170f28", "#2d1738", "#431c46", "#5b1e51", "#731f58", "#8c1d5b", "#a6195a",
+        "#bf1654", "#d5224a", "#e53940", "#ef5640", "#f3734e", "#f58d64", "#f6a67e", "#f6be9b",
+        "#f8d4bc", "#faebdd",
+    ],
+)  # fmt: skip
+
 # Okabe and Ito's colours that stay apart from white paper; markers repeat the distinction in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -26,15 +50,62 @@ LEGEND: dict[str, Any] = {
     "columnspacing": 1.2,
     "borderaxespad": 0.1,
 }
+_BAR = 8.0  # gap before a colour bar, and its width, in points
+_TICK = 4.0  # a tick of the bar and the gap to its number
+_LABEL_GAP = 3.0
+# So many pixels a side stand for a cell in vector files: viewers that smooth images blur one of
+# them, not the cell.
+_PIXELS = 16
+# Differences below this share of the greatest are nearly white; their sign is not marked.
+_FAINT = 0.05
 
 
 class PrintFigure(Figure):
-    """A figure that a notebook shows without pyplot."""
+    """A figure that a notebook shows without pyplot, and that is the same bytes whenever saved."""
+
+    def savefig(self, fname: Any, **options: Any) -> None:
+        """As matplotlib does, with text as text (TrueType in PDF) and no date."""
+        kind = options.get("format") or Path(str(fname)).suffix[1:]
+        dates = {"pdf": "CreationDate", "svg": "Date"}
+        if kind in dates:
+            options["metadata"] = {dates[kind]: None} | options.get("metadata", {})
+        given: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "speechsim_jax"}
+        with matplotlib.rc_context(given):
+            super().savefig(fname, **options)
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
         self.savefig(buffer, format="png")
         return buffer.getvalue()
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise UserError unless figures can be written in all of them, and there is one."""
+    unknown = [repr(kind) for kind in formats if kind not in FORMATS]
+    if unknown or not formats:
+        told = ", ".join(unknown) or "nothing"
+        raise UserError(f"figures are written as {', '.join(FORMATS)}, not as {told}")
+
+
+def write_figures(
+    drawn: Mapping[str, Figure],
+    folder: str | os.PathLike[str],
+    formats: Sequence[str] = ("png",),
+) -> list[Path]:
+    """Write every figure as <name>.<format>, in each of the formats png, pdf and svg asked for.
+
+    Raises:
+        UserError: another format, or none.
+    """
+    check_formats(formats)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in drawn.items():
+        for kind in dict.fromkeys(formats):
+            paths.append(folder / f"{name}.{kind}")
+            figure.savefig(paths[-1], format=kind)
+    return paths
 
 
 def colour_limits(
@@ -46,15 +117,9 @@ def colour_limits(
     "nothing" and figures of one measure compare; a map in a narrow band is stretched over that
     band, or its structure could not be seen. The colour bar says which of the two it is.
     """
-    finite = values[np.isfinite(values)]
-    if not finite.size:
+    if not np.isfinite(values).any():
         return 0.0, 1.0
-    low, high = float(finite.min()), float(finite.max())
-    floor, ceiling = declared or (None, None)
-    floor, ceiling = -np.inf if floor is None else floor, np.inf if ceiling is None else ceiling
-    # Rounding errors put a self-similarity at 1 + 1e-7; the scale still ends at 1.
-    low = floor if abs(low - floor) < 1e-4 else low
-    high = ceiling if abs(high - ceiling) < 1e-4 else high
+    (low, high), (floor, ceiling) = _span(values, declared)
     if high - low >= 0.6 * (ceiling - floor):
         return float(min(low, floor)), float(max(high, ceiling))
     step = 10 ** np.floor(np.log10(max(high - low, 0.02))) / 2
@@ -65,33 +130,147 @@ def colour_limits(
     return float(max(outer_low, min(low, floor))), float(min(outer_high, max(high, ceiling)))
 
 
-def draw_cells(axes: Axes, values: Float[np.ndarray, "x y"], low: float, high: float) -> AxesImage:
-    """The values as an image, with a hatch behind those that are not defined."""
+def extremes(
+    values: Float[np.ndarray, "x y"], declared: Sequence[int | float | None] | None
+) -> tuple[float, float]:
+    """A colour scale from the least value to the greatest, as that of the published maps."""
+    if not np.isfinite(values).any():
+        return 0.0, 1.0
+    (low, high), _ = _span(values, declared)
+    return (low, high) if low < high else (low - 0.005, high + 0.005)
+
+
+def _span(
+    values: Float[np.ndarray, "x y"], declared: Sequence[int | float | None] | None
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The least and the greatest value, and the ends that were declared."""
+    finite = values[np.isfinite(values)]
+    low, high = float(finite.min()), float(finite.max())
+    floor, ceiling = declared or (None, None)
+    floor = -np.inf if floor is None else float(floor)
+    ceiling = np.inf if ceiling is None else float(ceiling)
+    # Rounding errors put a self-similarity at 1 + 1e-7; the scale still ends at 1.
+    low = floor if abs(low - floor) < 1e-4 else low
+    high = ceiling if abs(high - ceiling) < 1e-4 else high
+    return (low, high), (floor, ceiling)
+
+
+def difference_limits(values: Float[np.ndarray, "x y"]) -> tuple[float, float]:
+    """A colour scale centred at zero: -d to d, the greatest difference rounded outwards."""
+    finite = np.abs(values[np.isfinite(values)])
+    far = max(float(finite.max(initial=0.0)), 0.01)
+    step = 10 ** np.floor(np.log10(far)) / 2
+    far = float(step * np.ceil(far / step - 1e-9))
+    return -far, far
+
+
+class _Cells(AxesImage):
+    """An image whose cells stay squares with sharp edges in vector files."""
+
+    def make_image(
+        self, renderer: Any, magnification: float | int = 1.0, unsampled: bool = False
+    ) -> tuple[Any, Any, Any, Any]:
+        image, x, y, transform = super().make_image(renderer, magnification, unsampled)
+        if unsampled and image is not None:
+            image = np.repeat(np.repeat(image, _PIXELS, axis=0), _PIXELS, axis=1)
+            transform = Affine2D().scale(1 / _PIXELS) + transform
+        return image, x, y, transform
+
+
+def draw_cells(
+    axes: Axes,
+    values: Float[np.ndarray, "x y"],
+    low: float,
+    high: float,
+    colours: Colormap = SCORES,
+) -> AxesImage:
+    """The values as an image, row 0 on top, with a hatch behind those that are not defined."""
     rows, columns = values.shape
     if np.isnan(values).any():
         below = Rectangle((-0.5, -0.5), columns, rows, facecolor="#d9d9d9", edgecolor="#8c8c8c")
         below.set(hatch="//////", linewidth=0, zorder=-1, gid="undefined")
         axes.add_patch(below)
-    shown = np.ma.masked_invalid(values)
-    # Light to dark in one direction: magma keeps its order in grey and to colour-blind readers.
-    return axes.imshow(
-        shown, cmap="magma", vmin=low, vmax=high, aspect="auto", interpolation="nearest"
-    )
+    image = _Cells(axes, cmap=colours, norm=Normalize(low, high), interpolation="none")
+    image.set_data(np.ma.masked_invalid(values))
+    image.set_extent((-0.5, columns - 0.5, rows - 0.5, -0.5))
+    image.set_clip_path(axes.patch)
+    axes.add_image(image)
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5), aspect="auto")
+    return image
 
 
-def draw_bar(axes: Axes, image: AxesImage, label: str, extend: str) -> None:
-    """The colour scale in `axes`, pointed at the ends that values pass."""
-    figure = image.get_figure()
+def draw_differences(
+    axes: Axes, values: Float[np.ndarray, "x y"], low: float, high: float
+) -> AxesImage:
+    """Differences around zero, with a dash in every cell that is clearly below it.
+
+    A dash, since both hues become the same grey in a copy.
+    """
+    image = draw_cells(axes, values, low, high, DIFFERENCES)
+    rows, columns = np.nonzero(values < -_FAINT * high)
+    figure = axes.get_figure()
     assert isinstance(figure, Figure)
-    bar = figure.colorbar(image, cax=axes, extend=extend)
-    bar.locator = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10])
-    bar.update_ticks()
+    cell = axes.get_window_extent().width / figure.dpi * 72 / values.shape[1]
+    axes.scatter(
+        columns,
+        rows,
+        marker="_",
+        s=(0.5 * cell) ** 2,
+        c=[text_colour(image, values[place]) for place in zip(rows, columns, strict=True)],
+        linewidths=min(0.6, 0.15 * cell),
+        gid="below zero",
+    )
+    return image
+
+
+def text_colour(image: AxesImage, value: float) -> str:
+    """Black or white, whichever can be read on the colour of a value."""
+    red, green, blue, _ = image.to_rgba(np.array([value]))[0]
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+
+
+def _bar_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Round numbers on a colour scale, all with as many decimals as one of them needs."""
+    places = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    room = 1e-9 * (high - low)
+    kept = [float(place) for place in places if low - room <= place <= high + room]
+    texts = [np.format_float_positional(place, 10, trim="-") for place in kept]
+    decimals = max((len(text.partition(".")[2]) for text in texts), default=0)
+    return kept, [f"{place:.{decimals}f}".replace("-", "\N{MINUS SIGN}") for place in kept]
+
+
+def bar_depth(low: float, high: float, label: str) -> float:
+    """The room that a colour bar takes beside its map, in points: gap, bar, numbers and label."""
+    widest = max((text_width(text, SMALL) for text in _bar_ticks(low, high)[1]), default=0.0)
+    lines = label.count("\n") + 1 if label else 0
+    return 2 * _BAR + _TICK + widest + (_LABEL_GAP + lines * MEDIUM * LINE) * bool(label) + 3
+
+
+def draw_bar(
+    image: AxesImage, label: str, values: Float[np.ndarray, "x y"], beside: float = 0.0
+) -> Axes:
+    """The colour scale on the right of its map, pointed at the ends that the values pass.
+
+    `beside` points between them stay free for more.
+    """
+    figure, axes = image.get_figure(), image.axes
+    assert isinstance(figure, Figure) and axes is not None
+    x, y, width, height = axes.get_position().bounds
+    point = 1 / (72 * figure.get_figwidth())
+    left = x + width + (beside + _BAR) * point
+    bar_axes = figure.add_axes((left, y, _BAR * point, height), label="bar")
+    low, high = map(float, image.get_clim())
+    bar = figure.colorbar(image, cax=bar_axes, extend=_extend(values, low, high))
+    places, texts = _bar_ticks(low, high)
+    bar.set_ticks(places, labels=texts)
+    bar.minorticks_off()
     bar.outline.set_linewidth(0.5)  # pyright: ignore[reportCallIssue]
-    axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=2)
-    bar.set_label(label, fontsize=MEDIUM, linespacing=LINE, labelpad=3)
+    bar_axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=2)
+    bar.set_label(label, fontsize=MEDIUM, linespacing=LINE, labelpad=_LABEL_GAP)
+    return bar_axes
 
 
-def extend(values: Float[np.ndarray, "x y"], low: float, high: float) -> str:
+def _extend(values: Float[np.ndarray, "x y"], low: float, high: float) -> str:
     """Which ends of the colour scale values pass."""
     below, above = bool((values < low - 1e-4).any()), bool((values > high + 1e-4).any())
     return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[(below, above)]

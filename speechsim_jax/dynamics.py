@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from speechsim_jax.drawing import DPI, PrintFigure, colour_limits, draw_bar, draw_cells, extend
+from speechsim_jax.drawing import DPI, PrintFigure, bar_depth, colour_limits, draw_bar, draw_cells
 from speechsim_jax.errors import UserError
 from speechsim_jax.labels import LINE, MEDIUM, SMALL, Headline, ellipsised, text_width
 
@@ -93,7 +93,8 @@ def steps_map(found: Dynamics, measure: str) -> Figure:
     low, high = colour_limits(values, (0, 1))
     width, cell = 3.5, 14.0
     head = _headline("Each layer against itself at the end of training", found.note, width)
-    left, right, below, above = 34.0, 48.0, 28.0, head.depth
+    label = f"{measure} with the final model"
+    left, right, below, above = 34.0, bar_depth(low, high, label), 28.0, head.depth
     height = float(np.clip(cell * layers, 80, 260))
     points = np.array([72 * width, below + height + above])
     figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
@@ -105,8 +106,7 @@ def steps_map(found: Dynamics, measure: str) -> Figure:
     _name_axes(axes, found, side)
     axes.set_ylabel("layer", fontsize=MEDIUM)
     axes.set_xlabel("training step", fontsize=MEDIUM)
-    bar = figure.add_axes(tuple([left + side + 8, below, 8, height] * scale), label="bar")
-    draw_bar(bar, image, f"{measure} with the final model", extend(values, low, high))
+    draw_bar(image, label, values)
     head.draw(figure)
     return figure
 
@@ -121,7 +121,7 @@ def layers_maps(found: Dynamics, measure: str, most: int = 6) -> Figure:
     chosen = np.unique(np.linspace(0, len(found.steps) - 1, most).round().astype(int))
     values = found.scores[measure][chosen]
     low, high = colour_limits(values.reshape(-1, values.shape[-1]), (0, 1))
-    gap, left, right, below = 10.0, 34.0, 48.0, 30.0
+    gap, left, right, below = 10.0, 34.0, bar_depth(low, high, measure), 30.0
     between = left + right + gap * (len(chosen) - 1)
     side = min(120.0, (72 * 7.0 - between) / len(chosen))
     width = max(4.0, (between + side * len(chosen)) / 72)
@@ -145,10 +145,8 @@ def layers_maps(found: Dynamics, measure: str, most: int = 6) -> Figure:
         if not number:
             axes.set_ylabel("layer of the checkpoint", fontsize=MEDIUM)
             axes.set_xlabel("layer of the final model", fontsize=MEDIUM)
-    end = left + len(chosen) * (side + gap) - gap
     assert image is not None
-    bar = figure.add_axes(tuple([end + 8, below, 8, side] * scale), label="bar")
-    draw_bar(bar, image, measure, extend(values.reshape(-1, values.shape[-1]), low, high))
+    draw_bar(image, measure, values.reshape(-1, values.shape[-1]))
     head.draw(figure)
     return figure
 

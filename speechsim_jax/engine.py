@@ -51,7 +51,9 @@ def compare(
     whatever `open_corpus` takes: a folder, a manifest, a list, a file, or waveforms. `measures`:
     "paper", "all" or names (`list_measures`); "paper" and "all" take in the attention level only if
     `levels` names it.
-    `note` is kept in the result and shown under its figures. `settings`: the fields of `Settings`.
+    `note` is kept in the result and shown under its figures. `progress`: show bars on stderr.
+    `revision` (branch, tag or commit), `cache_dir` and `local_files_only` are for hub models, as of
+    `load_encoder`. `settings`: the fields of `Settings`.
     `checkpoint_dir`: where a long run saves its statistics every `checkpoint_minutes`; if it holds
     a checkpoint of the same job (models, audio, measures, settings, versions), that run goes on, on
     as many devices as there are now. `mesh`: how devices are used, as "data:4,feature:2"
@@ -61,8 +63,14 @@ def compare(
     fit, the audio is read several times and layer pairs are taken in turn (`plan`).
     `keep_statistics`: a folder for what scores are made of, which `merge` adds to that of other
     jobs on other audio.
-    Activations are never stored: memory does not depend on the amount of audio. Raises UserError
-    for anything wrong with what was given.
+    Activations are never stored: memory does not depend on the amount of audio.
+
+    >>> result = ss.compare(["facebook/hubert-base-ls960", "runs/mine"], "speech", progress=False)
+    >>> result.models
+    ('hubert-base-ls960', 'mine')
+
+    Raises:
+        UserError: anything wrong with what was given, in one line.
     """
     processes.check_joined()
     options = settings_from(settings)

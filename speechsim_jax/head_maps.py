@@ -7,7 +7,15 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from speechsim_jax.drawing import DPI, PrintFigure, colour_limits, draw_bar, draw_cells, extend
+from speechsim_jax.drawing import (
+    DPI,
+    PrintFigure,
+    bar_depth,
+    colour_limits,
+    draw_bar,
+    draw_cells,
+    text_colour,
+)
 from speechsim_jax.errors import UserError
 from speechsim_jax.labels import (
     GAP,
@@ -24,7 +32,6 @@ from speechsim_jax.results import NetworkName, SimilarityResult
 
 _AXIS_LABEL = MEDIUM * LINE + GAP + 2
 _NAMES = 90.0  # room for a name, in points
-_BAR = 8 + 8 + 30 + MEDIUM * LINE  # gap, bar, its numbers and its label
 
 
 def plot_heads(
@@ -73,7 +80,7 @@ def head_matches(
     *,
     title: str | None = None,
 ) -> Figure:
-    """For every head of a model x, the head of y that is most like it, over all layers.
+    """For every head of `x_model`, the head of `y_model` that is most like it, over all layers.
 
     One square per head, a row per layer of x: its colour is the similarity, its text layer.head of
     the match. On the right, the layer of y that best accounts for the layer of x as a whole. In a
@@ -144,24 +151,19 @@ class _Page:
         rows, columns = values.shape
         self._side = max(cell * columns, _NAMES), max(cell * rows, _NAMES)
         left = text_width("00", SMALL) + 6 + _AXIS_LABEL
-        width = max(left + self._side[0] + beside + _BAR, 72 * 3.5) / 72
+        limits = colour_limits(values, result.definition(measure).get("range"))
+        bar_space = bar_depth(*limits, measure)
+        width = max(left + self._side[0] + beside + bar_space, 72 * 3.5) / 72
         if np.isnan(values).any():
             notes = [*notes, "hatched: not defined"]
-        head = headline(result, title_of(result, measure, title), width, notes)
+        head = headline(title_of(result, measure, title), width, result.notes(), notes)
         below = SMALL + 6 + _AXIS_LABEL
         points = np.array([72 * width, below + self._side[1] + head.depth])
         self.figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
         scale = 1 / np.tile(points, 2)
         self.axes = self.figure.add_axes(tuple([left, below, *self._side] * scale), label="map")
-        bar = [left + self._side[0] + beside + 8, below, 8, self._side[1]]
-        limits = colour_limits(values, result.definition(measure).get("range"))
         self._image = draw_cells(self.axes, values, *limits)
-        draw_bar(
-            self.figure.add_axes(tuple(bar * scale), label="bar"),
-            self._image,
-            measure,
-            extend(values, *limits),
-        )
+        draw_bar(self._image, measure, values, beside)
         self.axes.set_xticks(range(columns))
         self.axes.set_yticks(range(rows))
         self.axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=1.5)
@@ -174,11 +176,9 @@ class _Page:
 
     def write(self, x: int, y: int, text: str, value: float) -> None:
         """Write into a cell, light on dark or dark on light."""
-        red, green, blue, _ = self._image.to_rgba(np.array([value]))[0]
-        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
         self.axes.text(
             x, y, text, ha="center", va="center", fontsize=SMALL, gid="match",
-            color="black" if light else "white",
+            color=text_colour(self._image, value),
         )  # fmt: skip
 
 

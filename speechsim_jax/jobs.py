@@ -74,9 +74,20 @@ def merge(
 
     The jobs must be of the same models, layers, settings and memory plan, their audio disjoint.
     `measures`, `levels`: as of `compare`, of the statistics that were kept; those of the first job
-    unless given. `keep_statistics`: where those of all together go. Raises UserError for jobs that
-    do not fit together, for an utterance that two of them have heard, and for measures that need
-    statistics which were not kept.
+    unless given. `rank_tolerance`: that of `Settings`, anew. `keep_statistics`: where those of all
+    together go. `note` is kept in the result and shown under its figures. `progress`: show a bar on
+    stderr.
+
+    >>> models = ["facebook/hubert-base-ls960", "runs/mine"]
+    >>> for part in ("part1", "part2"):
+    ...     one = ss.compare(models, part, keep_statistics=f"merged/{part}", progress=False)
+    >>> both = ss.merge(["merged/part1", "merged/part2"], progress=False)
+    >>> both.attributes["frames"] == 2 * one.attributes["frames"]
+    True
+
+    Raises:
+        UserError: jobs that do not fit together, an utterance that two of them have heard, or
+            measures that need statistics which were not kept.
     """
     if not folders:
         raise UserError("no folders given; expected those of compare(keep_statistics=...)")

@@ -117,7 +117,7 @@ def _folded(name: str, count: int) -> list[str]:
     return best
 
 
-def _spread(centres: Sequence[float], widths: Sequence[float], side: float) -> list[float]:
+def spread(centres: Sequence[float], widths: Sequence[float], side: float) -> list[float]:
     """Move labels apart as little as needed, within 0 to `side`."""
     placed = [min(max(c, w / 2), side - w / 2) for c, w in zip(centres, widths, strict=True)]
     for i in range(1, len(placed)):
@@ -167,7 +167,7 @@ def _place_names(
         labels.append(lines)
         placed.append(cell * (run.start + run.stop) / 2)
     widths = [max(text_width(line, MEDIUM) for line in lines) for lines in labels]
-    placed = _spread(placed, widths, side)
+    placed = spread(placed, widths, side)
     return [(p, "\n".join(lines)) for p, lines in zip(placed, labels, strict=True)], key
 
 
@@ -233,11 +233,9 @@ def title_of(result: SimilarityResult, measure: str, title: str | None) -> str:
     return result.definition(measure).get("summary") or measure if title is None else title
 
 
-def headline(
-    result: SimilarityResult, title: str, width: float, key: Sequence[str] = ()
-) -> Headline:
-    """Title and caption that fit a figure of `width` inches; `key` goes into the caption."""
-    notes = [*result.notes(), *key] if title else key
+def headline(title: str, width: float, notes: Sequence[str], key: Sequence[str] = ()) -> Headline:
+    """Title and caption that fit a figure of `width` inches; `key` stands without a title, too."""
+    notes = [*notes, *key] if title else key
     room = 72 * width - 12
     caption: list[str] = []
     for note in notes:

@@ -15,11 +15,21 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from speechsim_jax.drawing import DPI, PrintFigure, colour_limits, draw_bar, draw_cells, extend
+from speechsim_jax.drawing import (
+    DPI,
+    PrintFigure,
+    bar_depth,
+    colour_limits,
+    difference_limits,
+    draw_bar,
+    draw_cells,
+    draw_differences,
+)
 from speechsim_jax.errors import UserError
-from speechsim_jax.labels import LINE, MEDIUM, SMALL, ellipsised
+from speechsim_jax.labels import GAP, LINE, MEDIUM, SMALL, ellipsised, spread, text_width
 from speechsim_jax.results import NetworkName, SimilarityResult
 
 BUNDLED = Path(__file__).parent / "data" / "published_2406_16099.npz"
@@ -313,31 +323,28 @@ def table(rows: Sequence[Agreement]) -> str:
 
 
 def side_by_side(laid: Laid) -> Figure:
-    """Three maps: the run's, the published one, and the first less the second."""
-    width = 7.0
-    gap, bar, left, below, above = 46.0, 8.0, 8.0, 30.0, 20.0
+    """Three maps: the run's, the published one, and the first minus the second.
+
+    A dash in a cell of the third says that it is below zero.
+    """
+    known = np.concatenate([laid.run.ravel(), laid.published.ravel()])[:, None]
+    limits, difference = colour_limits(known, None), laid.run - laid.published
+    panels = (
+        (f"{laid.name}: this run", laid.run, limits),
+        (f"published ({laid.orientation})", laid.published, limits),
+        ("this run minus published", difference, difference_limits(difference)),
+    )
+    width, left, below, above = 7.0, 8.0, 30.0, 20.0
+    gap = max(bar_depth(*ends, "") for _, _, ends in panels) + 6
     side = (72 * width - left - 3 * gap) / 3
     height = side * len(laid.rows) / len(laid.columns)
     points = np.array([72 * width, below + height + above])
     figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
-    known = np.concatenate([laid.run.ravel(), laid.published.ravel()])[:, None]
-    low, high = colour_limits(known, None)
-    difference = laid.run - laid.published
-    finite = np.abs(difference[np.isfinite(difference)])
-    far = max(float(finite.max(initial=0.0)), 0.01)
-    for number, (title, values, limits) in enumerate(
-        (
-            (f"{laid.name}: this run", laid.run, (low, high)),
-            (f"published ({laid.orientation})", laid.published, (low, high)),
-            ("this run - published", difference, (-far, far)),
-        )
-    ):
+    for number, (title, values, ends) in enumerate(panels):
         start = left + number * (side + gap)
         axes = figure.add_axes(tuple([start, below, side, height] * scale), label=f"map {number}")
-        image = draw_cells(axes, values, *limits)
-        if number == 2:
-            image.set_cmap("PuOr_r")
+        image = (draw_cells if number < 2 else draw_differences)(axes, values, *ends)
         for edges, line in (
             (_edges(laid.rows), axes.axhline),
             (_edges(laid.columns), axes.axvline),
@@ -349,8 +356,7 @@ def side_by_side(laid: Laid) -> Figure:
         axes.spines[:].set_visible(False)
         axes.set_title(ellipsised(title, side + gap / 2, MEDIUM), fontsize=MEDIUM, parse_math=False)
         _name_blocks(axes, laid, side)
-        bar_axes = figure.add_axes(tuple([start + side + 4, below, bar, height] * scale))
-        draw_bar(bar_axes, image, "", extend(values, *limits))
+        draw_bar(image, "", values)
     return figure
 
 
@@ -359,16 +365,22 @@ def _edges(networks: Sequence[NetworkName]) -> list[float]:
     return [i - 0.5 for i in range(1, len(networks)) if networks[i].model != networks[i - 1].model]
 
 
-def _name_blocks(axes, laid: Laid, side: float) -> None:
-    """The published names of the models, below the columns."""
+def _name_blocks(axes: Axes, laid: Laid, side: float) -> None:
+    """The published names of the models, below the columns, moved apart where they would touch."""
     models = [network.model for network in laid.columns]
-    for name in dict.fromkeys(models):
-        places = [place for place, model in enumerate(models) if model == name]
-        room = side * len(places) / len(models)
-        # Broken at the hyphens: the published names are of a family and a size.
-        label = "\n".join(ellipsised(part, room, SMALL) for part in name.split("-"))
+    names = list(dict.fromkeys(models))
+    cell = side / len(models)
+    centres = [cell * (models.index(name) + models.count(name) / 2) for name in names]
+    # Broken at the hyphens: the published names are of a family and a size.
+    parts = [name.split("-") for name in names]
+    widths = [max(text_width(part, SMALL) for part in of) for of in parts]
+    if sum(widths) + GAP * (len(names) - 1) > side:
+        room = side / len(names) - GAP
+        parts = [[ellipsised(part, room, SMALL) for part in of] for of in parts]
+        widths = [min(width, room) for width in widths]
+    for place, of in zip(spread(centres, widths, side), parts, strict=True):
         axes.annotate(
-            label, ((places[0] + places[-1]) / 2, 0), (0, -3), annotation_clip=False,
+            "\n".join(of), (place / cell - 0.5, 0), (0, -3), annotation_clip=False,
             xycoords=axes.get_xaxis_transform(), textcoords="offset points",
             ha="center", va="top", fontsize=SMALL, linespacing=LINE, parse_math=False,
         )  # fmt: skip

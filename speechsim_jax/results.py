@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from jaxtyping import Float
 
 from speechsim_jax import storage
 from speechsim_jax.errors import UserError
+from speechsim_jax.summaries import means_table
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -21,12 +24,15 @@ if TYPE_CHECKING:
 
 NETWORK_DIMS = ("x", "y")
 ATTENTION_DIMS = ("x_attention", "y_attention")
-_SUMMARY_WIDTH = 100
 
 
 @dataclass(frozen=True)
 class NetworkName:
-    """One layer of one model; `str(name)` is "model/3"."""
+    """Layer `layer` of the model `model`; `str(name)` is "model/3".
+
+    >>> str(ss.NetworkName("mine", 3))
+    'mine/3'
+    """
 
     model: str
     layer: int
@@ -41,7 +47,21 @@ class SimilarityResult:
 
     Dims `x` and `y` run over networks, with the labels "model/3" as index and the coordinates
     `x_model`, `x_layer`, `y_model`, `y_layer`; attention measures run over `x_attention` and
-    `y_attention`, labelled the same way.
+    `y_attention`, labelled the same way. `dataset` holds all of it.
+
+    >>> result  # of two models of two layers each
+    SimilarityResult(2 models, 4 networks, 500 frames)
+      measures: maxcorr, lincka
+    >>> float(result.matrix("maxcorr").loc["mine/0", "theirs/0"].round(6))
+    1.0
+    >>> result.select("theirs", layers=1).networks
+    (NetworkName(model='theirs', layer=1),)
+    >>> result.block("lincka", "mine", "theirs").shape
+    (2, 2)
+    >>> result.to_dataframe().columns.tolist()
+    ['x_model', 'x_layer', 'y_model', 'y_layer', 'maxcorr', 'lincka']
+    >>> ss.SimilarityResult.load(result.save("result.nc")).measures
+    ('maxcorr', 'lincka')
     """
 
     dataset: xr.Dataset
@@ -178,8 +198,12 @@ class SimilarityResult:
                 raise UserError(f"no model {model!r} under {measure}; it has: {present}")
         return matrix.isel(kept)
 
-    def to_frame(self) -> "pandas.DataFrame":
-        """One row per pair of networks, one column per measure (NaN where it has no such pair)."""
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row per pair of networks x and y, one column per measure.
+
+        x_model, x_layer, y_model, y_layer, then the measures; NaN where one is not defined, or has
+        no such pair, as attention measures of layer 0.
+        """
         labels = list(dict.fromkeys([*self.networks, *self.attention_networks]))
         index = _text(map(str, labels))
         pairs = [(x.model, x.layer, y.model, y.layer) for x in labels for y in labels]
@@ -194,18 +218,36 @@ class SimilarityResult:
             columns[measure] = ("pair", whole.values.ravel())
         return xr.Dataset(columns).to_dataframe().reset_index(drop=True)
 
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write `to_dataframe()` as plain CSV, undefined scores as empty fields, all digits.
+
+        The provenance and what is known of each measure go beside it, into <path>.json.
+        """
+        path = Path(path)
+        definitions = {measure: self.definition(measure) for measure in self.measures}
+        about = {"provenance": self.attributes, "measures": definitions}
+        storage.write_text(path, self.to_dataframe().to_csv(index=False, lineterminator="\n"))
+        storage.write_text(Path(f"{path}.json"), json.dumps(about, indent=2) + "\n")
+        return path
+
     def plot(
         self,
         measure: str,
         *,
+        style: str = "labelled",
         limits: tuple[int | float, int | float] | None = None,
         title: str | None = None,
         width: int | float | None = None,
     ) -> "matplotlib.figure.Figure":
-        """The heat map of one measure (`figures.heatmap`); `figures` has the curves."""
+        """The heat map of one measure (`figures.heatmap`); `figures` has the curves.
+
+        `style`: "labelled", or "paper", the layout of the published maps, without labels; `limits`:
+        the ends of the colour scale; `title`: by default what the measure says of itself; `width`:
+        of the figure, in inches.
+        """
         from speechsim_jax import figures
 
-        return figures.heatmap(self, measure, limits=limits, title=title, width=width)
+        return figures.heatmap(self, measure, style=style, limits=limits, title=title, width=width)
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one HTML page with interactive maps, curves, matches and the provenance.
@@ -230,25 +272,22 @@ class SimilarityResult:
         return cls(storage.read(Path(path)))
 
     def summary(self) -> str:
-        """A table of block means, one row per pair of models, one column per measure.
+        """A table of means over layers for a terminal, a row for each measure.
 
-        A network's similarity with itself is left out of the mean, and NaNs too.
+        Undefined scores, and those of a layer with itself, are left out.
         """
-        pairs = [(x, y) for x in self.models for y in self.models]
-        first = [[side[:40] for side in ("x", *(pair[i] for pair in pairs))] for i in (0, 1)]
-        first[1][0] = "y"
-        names = [[text.ljust(max(map(len, side))) for text in side] for side in first]
-        columns = []
-        for measure in self.measures:
-            means = [f"{self._block_mean(measure, x, y):.3f}" for x, y in pairs]
-            width = max(map(len, (measure, *means)))
-            columns.append([text.rjust(width) for text in (measure, *means)])
-        tables = [
-            "\n".join("  ".join(row) for row in zip(*names, *group, strict=True))
-            for group in _fitting(columns, _SUMMARY_WIDTH - sum(len(n[0]) + 2 for n in names))
-        ]
-        heading = "mean over layers of how well y accounts for x, self-similarity left out"
-        return "\n\n".join([f"{self!r}\n{heading}", *tables])
+        if not self.measures:
+            return repr(self)
+        means = {
+            measure: np.array(
+                [[self._block_mean(measure, x, y) for y in self.models] for x in self.models]
+            )
+            for measure in self.measures
+        }
+        table = means_table(Counter(network.model for network in self.networks), means)
+        told = "mean over layers of how well y accounts for x, a layer with itself left out"
+        head, _ = repr(self).split("\n", 1)  # without the measures, which the table names
+        return f"{textwrap.fill(head, 100)}\n\n{table}\n\nx,y: {told}"
 
     def _block_mean(self, measure: str, x_model: str, y_model: str) -> float:
         matrix = self.matrix(measure)
@@ -314,16 +353,3 @@ def _text(values: Iterable[str]) -> np.ndarray:
 
 def _unique(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
-
-
-def _fitting(columns: list[list[str]], width: int) -> list[list[list[str]]]:
-    """Split the columns of a table into groups no wider than `width` (at least one column each)."""
-    groups: list[list[list[str]]] = []
-    room = 0
-    for column in columns:
-        room -= len(column[0]) + 2
-        if not groups or room < 0:
-            groups.append([])
-            room = width - len(column[0]) - 2
-        groups[-1].append(column)
-    return groups

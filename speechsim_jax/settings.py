@@ -17,7 +17,7 @@ class Settings:
     """How `compare` works; everything that can change a number is here and in the result.
 
     `layers`: hidden states to compare, in every model (-1 is the last), all if None.
-    `max_minutes`: a seeded choice of utterances, balanced over speakers.
+    `max_minutes`: a seeded choice of utterances, balanced over speakers. `seed`: of every choice.
     `batch_seconds`, `buckets`, `max_seconds`: audio in one batch, how many padded lengths are
     compiled, and the length beyond which an utterance is cut into equal pieces.
     `rows_per_update`: frames gathered before the statistics are updated.
@@ -26,6 +26,7 @@ class Settings:
     `strict`: a file that cannot be used is an error instead of being skipped and listed.
     `sample_frames`: rows of the seeded sample that the measures on n x n matrices read (4 to
     10 000; their memory and time grow with the square).
+    `model_precision`: of the encoders' products, in JAX's words ("highest", "high", "default").
     `model_dtype`: "bfloat16" rounds the encoders' kernels (`SpeechEncoder.astype`).
     `attention_max_seconds`: the attention level sees only a seeded choice of utterances, of at most
     so much audio.
@@ -35,6 +36,9 @@ class Settings:
     "utterance" or "segment", the mean of its frames. `alignments`: a .tsv, .ctm or .TextGrid file
     or a folder of TextGrid files; utterances that it lacks are skipped. `alignment_tier`: which of
     its tiers. `drop_labels`: frames of segments with these labels are left out ("SIL", ...).
+
+    >>> ss.Settings(max_minutes=60, frame_stride=5).rows_per_update
+    4096
     """
 
     layers: tuple[int, ...] | None = None

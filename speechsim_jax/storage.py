@@ -35,6 +35,18 @@ def write(dataset: xr.Dataset, path: Path) -> Path:
     return path
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file; a reader sees the old file or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
 def read(path: Path) -> xr.Dataset:
     """Read what `write` wrote.
 

@@ -14,7 +14,12 @@ from speechsim_jax.errors import UserError
 class ErrorRates:
     """Error rates pooled over utterances, and the length of the references they are relative to.
 
-    A rate may exceed 1; without a word (or character) in any reference it is NaN.
+    `wer` and `cer` are edits per word and per character, `words` and `characters` how many the
+    references have. A rate may exceed 1; without a word (or character) in any reference it is NaN.
+
+    >>> rates = ss.error_rates(["to be"], ["to bee"])
+    >>> rates.wer, rates.cer, rates.words
+    (0.5, 0.2, 2)
     """
 
     wer: float
@@ -28,8 +33,13 @@ def error_rates(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRa
 
     rate = sum over utterances of the edit distance (insertions, deletions and substitutions, each
     1; Levenshtein 1966) / sum of the references' lengths. Both sides are normalised (`normalise`);
-    the space between two words is a character. An empty reference adds what was inserted. Raises
-    UserError unless there are as many of one as of the other.
+    the space between two words is a character. An empty reference adds what was inserted.
+
+    >>> ss.error_rates(["a cat sat", "on a mat"], ["a cat sad", "on mat"])
+    ErrorRates(wer=0.3333333333333333, cer=0.17647058823529413, words=6, characters=17)
+
+    Raises:
+        UserError: there are not as many of one as of the other.
     """
     if len(references) != len(hypotheses):
         raise UserError(

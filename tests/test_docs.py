@@ -1,74 +1,23 @@
-"""What is said about the library is there: docstrings, commands, version."""
+"""What README and docs/ say of the library is there: commands, flags, links, measures, modules."""
 
 import ast
 import importlib
-import inspect
 import re
 import shlex
 import tomllib
 from pathlib import Path
 
-import pytest
 from absl import flags
 
 import speechsim_jax as ss
+from tests.pages import PAGES, blocks
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-SOURCES = sorted([*(ROOT / "speechsim_jax").rglob("*.py"), *(ROOT / "experiments").glob("*.py")])
-
-
-def _undocumented(path: Path) -> list[str]:
-    """Public modules, classes, functions and methods of a file that say nothing."""
-    missing = []
-
-    def visit(node: ast.Module | ast.ClassDef, prefix: str) -> None:
-        for child in node.body:
-            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                name = f"{prefix}{child.name}"
-                if child.name.startswith("_"):
-                    continue
-                if not ast.get_docstring(child):
-                    missing.append(f"{path.name}:{child.lineno} {name}")
-                if isinstance(child, ast.ClassDef):
-                    visit(child, f"{name}.")
-
-    tree = ast.parse(path.read_text())
-    if not ast.get_docstring(tree):
-        missing.append(f"{path.name}: the module")
-    visit(tree, "")
-    return missing
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_everything_public_has_a_docstring(path):
-    assert not _undocumented(path)
-
-
-def test_what_is_undocumented_is_found(tmp_path):
-    file = tmp_path / "sample.py"
-    file.write_text(
-        'class A:\n    "Doc."\n    def b(self): ...\n    def _c(self): ...\ndef d(): ...\n'
-    )
-    assert _undocumented(file) == [
-        "sample.py: the module",
-        "sample.py:3 A.b",
-        "sample.py:5 d",
-    ]
-
-
-@pytest.mark.parametrize("name", ss.__all__)
-def test_exported_names_are_documented(name):
-    thing = getattr(ss, name)
-    assert callable(thing)
-    # A dataclass without a docstring is given its signature as one.
-    assert inspect.getdoc(thing) and not thing.__doc__.startswith(f"{name}(")
-    for member, value in vars(thing).items() if inspect.isclass(thing) else ():
-        function = value.fget if isinstance(value, property) else value
-        function = getattr(function, "__func__", function)
-        ours = getattr(function, "__module__", "").startswith("speechsim_jax")
-        if inspect.isfunction(function) and ours and not member.startswith("_"):
-            assert inspect.getdoc(function), f"{name}.{member}"
+SCRIPTS = sorted(
+    f"experiments.{path.stem}"
+    for path in (ROOT / "experiments").glob("*.py")
+    if not path.stem.startswith("_")
+)
 
 
 def test_exported_names_are_sorted_and_complete():
@@ -104,30 +53,130 @@ def test_makefile_explains_its_targets():
     assert explained <= _makefile_targets()
 
 
-@pytest.fixture(scope="module")
-def commands() -> list[list[str]]:
-    """The command lines in README's code blocks."""
-    if not README.strip():
-        pytest.skip("README.md is not written yet")
-    blocks = re.findall(r"```(?:sh|bash|console|shell|)\n(.*?)```", README, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+def _commands(page: Path) -> list[list[str]]:
+    """The command lines in a page's code blocks."""
+    shells = [block.code for block in blocks(page) if block.language in ("", "sh")]
+    lines = [line for code in shells for line in code.replace("\\\n", " ").splitlines()]
     found = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if line.strip()]
-    assert found
     return [words for words in found if words]
 
 
-def test_readme_names_targets_that_exist(commands):
-    named = {word for words in commands if words[0] == "make" for word in words[1:]}
+COMMANDS = [(page, words) for page in PAGES for words in _commands(page)]
+
+
+def _script(words: list[str]) -> str | None:
+    return next((word for word in words if word.startswith("experiments.")), None)
+
+
+def _flags_of(script: str) -> set[str]:
+    """What `--help` of a script lists."""
+    importlib.import_module(script)
+    return {flag.name for flag in flags.FLAGS.get_key_flags_for_module(script)}
+
+
+def test_there_are_commands():
+    assert len({page for page, _ in COMMANDS}) >= 3
+    assert len([words for _, words in COMMANDS if _script(words)]) >= 8
+
+
+def test_pages_name_targets_that_exist():
+    named = {word for _, words in COMMANDS if words[0] == "make" for word in words[1:]}
+    texts = " ".join(page.read_text() for page in PAGES)
+    named |= set(re.findall(r"`make (\w+)`", texts))
+    assert {"demo", "test", "check", "parity", "matrix", "bench"} <= named
     assert {word for word in named if "=" not in word} <= _makefile_targets()
 
 
-def test_readme_names_scripts_and_flags_that_exist(commands):
+def test_pages_name_scripts_and_flags_that_exist():
+    """In commands: each flag is one of its own script."""
     wrong = []
-    for words in commands:
-        script = next((word for word in words if word.startswith("experiments.")), None)
+    for page, words in COMMANDS:
+        script = _script(words)
         if script is None:
             continue
-        importlib.import_module(script)
-        given = [word[2:].split("=")[0] for word in words if word.startswith("--")]
-        wrong += [f"{script} --{name}" for name in given if name not in flags.FLAGS]
+        given = {word[2:].split("=")[0] for word in words if word.startswith("--")}
+        wrong += [f"{page.name}: {script} --{name}" for name in given - _flags_of(script)]
     assert not wrong
+
+
+def test_flags_in_the_text_exist():
+    """Outside commands a flag may be that of any script."""
+    known = set.union({"help"}, *map(_flags_of, SCRIPTS))
+    for page in PAGES:
+        named = set(re.findall(r"`[^`\n]*?--([a-z_]+)", page.read_text()))
+        named |= set(re.findall(r"(?<![\w-])--([a-z_]+)", page.read_text()))
+        assert named <= known, page.name
+
+
+def test_scripts_in_the_text_exist():
+    for page in PAGES:
+        named = set(re.findall(r"`experiments\.(\w+)", page.read_text()))
+        named |= set(re.findall(r"python -m experiments\.(\w+)", page.read_text()))
+        assert {f"experiments.{name}" for name in named} <= set(SCRIPTS), page.name
+
+
+def test_readme_lists_the_scripts():
+    """A script that the pages do not name is one that nobody finds."""
+    text = " ".join(page.read_text() for page in PAGES)
+    table = re.findall(r"^\| (`.*`) \|", PAGES[0].read_text(), flags=re.MULTILINE)
+    named = {word for cell in table for word in re.findall(r"`(\w+)`", cell)}
+    silent = [s for s in SCRIPTS if s not in text and s.split(".")[1] not in named]
+    assert not silent
+
+
+def test_links_lead_somewhere():
+    wrong = []
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if target.startswith("https://"):
+                continue
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            if not file.exists() or (anchor and anchor not in _anchors(file)):
+                wrong.append(f"{page.name}: {target}")
+    assert not wrong
+
+
+def _anchors(page: Path) -> set[str]:
+    """What a heading is called in a link, as GitHub does it."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_pictures_are_small():
+    pictures = [file for file in (ROOT / "docs").iterdir() if file.suffix == ".png"]
+    assert all(file.stat().st_size < 150_000 for file in pictures)
+
+
+def test_every_measure_is_explained_and_no_other():
+    """In docs/measures.md; and what README advises on is there."""
+    known = {measure.name for measure in ss.list_measures()}
+    page = ROOT / "docs" / "measures.md"
+    rows = [
+        re.findall(r"`([^`]+)`", line.split("|")[1])
+        for line in page.read_text().splitlines()
+        if re.match(r"\| `\w+`.*\| (neuron|mixed|layer) \|", line) or line.startswith("| `attn_")
+    ]
+    assert sorted(name for row in rows for name in row) == sorted(known)
+    table = PAGES[0].read_text().split("## Which measure")[1].split("## ")[0]
+    advised = [line.split("|")[2] for line in table.splitlines() if line.count("|") == 4]
+    names = {name for cell in advised for name in re.findall(r"`(\w+)`", cell)}
+    assert {"maxcorr", "linreg", "lincka", "svcca"} <= names <= known
+
+
+def test_every_module_is_on_the_map_and_no_other():
+    """docs/extending.md, "Where things are"."""
+    text = (ROOT / "docs" / "extending.md").read_text().split("## Where things are")[1]
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    package = ROOT / "speechsim_jax"
+    modules = [path for path in package.rglob("*.py") if path.name != "__init__.py"]
+    # A folder is a module, too, where its __init__ is more than a sentence.
+    modules += [
+        path.parent
+        for path in package.glob("*/__init__.py")
+        if len(path.read_text().splitlines()) > 1
+    ]
+    there = {str(path.relative_to(package).with_suffix("")) for path in modules}
+    assert len(named) == len(set(named))
+    assert set(named) == there

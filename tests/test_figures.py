@@ -1,5 +1,9 @@
 """Figures: what is drawn is what was measured, and every label can be read."""
 
+import os
+import re
+import subprocess
+import sys
 from itertools import combinations
 from pathlib import Path
 
@@ -12,7 +16,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from speechsim_jax import figures
+import speechsim_jax
+from speechsim_jax import drawing, figures, published
 from speechsim_jax.errors import UserError
 from speechsim_jax.labels import ellipsised, short_names, text_width
 from speechsim_jax.results import NetworkName, SimilarityResult
@@ -319,6 +324,343 @@ def test_trend_survives_grey_and_colour_blindness() -> None:
 def test_trend_needs_layers() -> None:
     with pytest.raises(UserError, match="at least two layers"):
         figures.layer_trend(_result(SHAPES["two"]), "lincka")
+
+
+@pytest.mark.parametrize("limits", [(0.98125, 0.9865), (-0.0024, 0.0024), (-11.25, -10.125)])
+def test_numbers_of_the_bar_have_room(limits: tuple[float, float]) -> None:
+    """However many decimals they take, the label beside them stays on the page."""
+    for shape in ("four", "paper"):
+        figure = figures.heatmap(_result(SHAPES[shape]), "maxcorr", limits=limits)
+        _assert_readable(figure)
+        low, high = _axes(figure, "bar").get_ylim()
+        ticks = _axes(figure, "bar").get_yticks()
+        assert 3 <= len([tick for tick in ticks if low <= tick <= high]) <= 6
+    result = _attention_result()
+    values = result.dataset["attn_js_heads"].values
+    values[np.isfinite(values)] = np.linspace(*limits, int(np.isfinite(values).sum()))
+    _assert_readable(
+        figures.plot_heads(result, "attn_js", "facebook/wav2vec2-base-960h/1", "org/tiny/2")
+    )
+
+
+def test_numbers_of_the_bar() -> None:
+    for limits, expected in {
+        (0, 1): ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"],
+        (0.3, 0.45): ["0.30", "0.35", "0.40", "0.45"],
+        (-5.5, 1): ["\N{MINUS SIGN}4", "\N{MINUS SIGN}2", "0"],
+        (0.995, 1): ["0.996", "0.998", "1.000"],
+    }.items():
+        figure = figures.heatmap(_result(SHAPES["two"]), "lincka", limits=limits)
+        labels = [label.get_text() for label in _axes(figure, "bar").get_yticklabels()]
+        assert labels == expected, limits
+
+
+def test_one_place_for_colours() -> None:
+    """Figures and report name no colour map but those of `drawing`."""
+    package = Path(speechsim_jax.__file__).parent
+    named = re.compile(r"colormaps|cmap=|set_cmap|colorscale: *[\"']|magma|viridis|PuOr|rocket")
+    using = {p.name for p in package.rglob("*.[pj][ys]") if named.search(p.read_text())}
+    assert using == {"drawing.py"}
+    assert '"colours": [to_hex(c) for c in SCORES' in (package / "report/content.py").read_text()
+
+
+# --- for print ---
+
+
+def test_save_figures_in_several_formats(tmp_path: Path) -> None:
+    result = _result(SHAPES["four"])
+    paths = figures.save_figures(result, tmp_path, formats=("png", "pdf", "svg"))
+    assert len(paths) == 3 * 4 and all(path.exists() for path in paths)
+    assert [path.name for path in paths][:3] == [f"heatmap_lincka.{k}" for k in drawing.FORMATS]
+    assert paths[0].read_bytes().startswith(b"\x89PNG")
+    assert paths[1].read_bytes().startswith(b"%PDF")
+    assert "Linear CKA" in paths[2].read_text()  # text, no outlines
+    for wrong in (("jpg",), ("png", "jpg"), ()):
+        with pytest.raises(UserError, match="png, pdf, svg, not as"):
+            figures.save_figures(result, tmp_path / "none", formats=wrong)
+    assert not (tmp_path / "none").exists()
+
+
+def test_pdf_keeps_text_and_sharp_cells(tmp_path: Path) -> None:
+    path = tmp_path / "map.pdf"
+    _result(PAPER).plot("lincka").savefig(path)
+    content = path.read_bytes()
+    assert b"/Subtype /Type0" in content and b"/CIDFontType2" in content  # TrueType
+    assert b"/Type3" not in content and b"CreationDate" not in content
+    sides = {
+        tuple(map(int, m)) for m in re.findall(rb"/Width (\d+)\s+/Height (\d+)", content, re.S)
+    }
+    # A viewer that smooths images blurs a sixteenth of a cell, and no cell has another's size.
+    assert (74 * 16, 74 * 16) in sides
+    assert len(content) < 100_000
+
+
+def test_vector_cells_are_those_of_the_screen(tmp_path: Path) -> None:
+    """What a vector file gets as an image is the matrix, cell by cell, in its place."""
+    figure = _result(UNEQUAL).plot("maxcorr")
+    axes = _axes(figure, "map")
+    (image,) = axes.images
+    FigureCanvasAgg(figure)
+    renderer = figure.canvas.get_renderer()
+    pixels, x, y, transform = image.make_image(renderer, unsampled=True)
+    assert pixels.shape == (100 * 16, 100 * 16, 4)
+    assert (pixels.reshape(100, 16, 100, 16, 4) == pixels[::16, None, ::16][:, :, :, None]).all()
+    colours = image.to_rgba(image.get_array(), bytes=True)
+    np.testing.assert_array_equal(pixels[::16, ::16], colours)
+    corners = transform.transform([(0, 0), (1600, 1600)])
+    box = axes.get_window_extent()
+    np.testing.assert_allclose(corners, [(0, box.height), (box.width, 0)], atol=1e-6)
+    assert (x, y) == pytest.approx((box.x0, box.y0))
+
+
+def test_figures_are_the_same_bytes(tmp_path: Path) -> None:
+    """In another process and at another time, with another seed of Python's hashes."""
+    code = (
+        "import sys; from tests import test_figures as t\n"
+        "result = t._result(t.SHAPES['four'])\n"
+        "t.figures.save_figures(result, sys.argv[1], ('png', 'pdf', 'svg'))"
+    )
+    for seed in ("1", "2"):
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / seed)],
+            cwd=Path(__file__).parents[1],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+        )
+    names = [path.name for path in (tmp_path / "1").iterdir()]
+    assert len(names) == 12
+    for name in names:
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
+
+
+# --- the published layout ---
+
+PUBLISHED_ORDER = ["hubert-base", "hubert-large", "wav2vec2-base", "wav2vec2-large"]
+
+
+def test_paper_style_has_the_published_layout() -> None:
+    """As of the published PNGs, whose map is at pixels 80 to 477, 58 to 427 of 640 x 480."""
+    (result, *_) = published.load().results()
+    turned = result.select(PUBLISHED_ORDER[::-1])
+    figure = turned.plot("maxcorr", style="paper")
+    assert figure.get_size_inches() == pytest.approx([6.4, 4.8])
+    axes, bar = _axes(figure, "map"), _axes(figure, "bar")
+    (image,) = axes.images
+    values = result.matrix("maxcorr").values
+    np.testing.assert_array_equal(image.get_array(), values)  # the published order again
+    assert axes.get_ylim() == (73.5, -0.5) and axes.get_xlim() == (-0.5, 73.5)
+    assert image.get_clim() == (values.min(), values.max())
+    assert image.get_cmap() == drawing.PUBLISHED
+    assert not axes.axison and not axes.texts and not axes.lines and not figure.texts
+    assert bar.get_ylabel() == "" and {t.get_fontsize() for t in bar.get_yticklabels()} == {10}
+    numbers = [label.get_text() for label in bar.get_yticklabels()]
+    assert {f"{n / 10:.1f}" for n in range(2, 10)} <= set(numbers)
+    figure.set_dpi(100)
+    pixels = _pixels(figure)[::-1]
+    assert pixels.shape == (480, 640, 3)
+    coloured = np.ptp(pixels, axis=2) > 8
+    columns = np.flatnonzero(coloured.mean(axis=0) > 0.5)
+    rows = np.flatnonzero(coloured.mean(axis=1) > 0.4)
+    assert {(k, k + 1) for k in columns} >= {(80, 81), (476, 477), (503, 504), (518, 519)}
+    assert not {78, 79, 478, 479, 500, 522} & set(columns.tolist())
+    assert (rows[0], rows[-1]) == (58, 426)
+    light = pixels[60, 82]  # the first layer with itself
+    assert np.abs(light - [250, 235, 221]).max() <= 3
+
+
+def test_paper_style_has_the_published_colours() -> None:
+    """Colours of the published bar, by their place in its 256."""
+    known = {
+        0: (3, 5, 26), 7: (11, 9, 32), 52: (78, 29, 75), 100: (158, 26, 91), 155: (233, 66, 62),
+        200: (245, 150, 108), 233: (247, 202, 172), 255: (250, 235, 221),
+    }  # fmt: skip
+    for place, colour in known.items():
+        found = np.array(drawing.PUBLISHED(place)[:3]) * 255
+        assert np.abs(found - colour).max() <= 2.5, place
+    grey = drawing.PUBLISHED(np.linspace(0, 1, 64))[:, :3] @ [0.299, 0.587, 0.114]
+    assert np.diff(grey).min() > 0
+
+
+def test_paper_style_otherwise() -> None:
+    result = _result(PAPER)
+    titled = figures.heatmap(result, "lincka", style="paper", title="Linear $CKA", width=3.2)
+    assert _axes(titled, "map").get_title() == "Linear $CKA"
+    assert titled.get_size_inches() == pytest.approx([3.2, 2.4])
+    sizes = {t.get_fontsize() for t in _drawn_texts(titled)}
+    assert min(sizes) >= 6
+    given = figures.heatmap(result, "lincka", style="paper", limits=(0, 2))
+    assert _axes(given, "map").images[0].get_clim() == (0, 2)
+    same = SimilarityResult.build(result.networks, {"lincka": np.full((74, 74), 0.5)})
+    clim = _axes(figures.heatmap(same, "lincka", style="paper"), "map").images[0].get_clim()
+    assert clim == (0.495, 0.505)
+    with pytest.raises(UserError, match="no style 'published'; there are: labelled, paper"):
+        figures.heatmap(result, "lincka", style="published")
+
+
+def test_published_order() -> None:
+    """Predictive before contrastive, small before large; by what is told, or by name."""
+    models = {"x/wav2vec2-large": 3, "mine": 2, "hubert": 3, "wav2vec2-ft": 2, "wavlm": 2}
+    result = _result(models)
+    expected = ["wavlm", "hubert", "mine", "wav2vec2-ft", "x/wav2vec2-large"]
+    told = {"mine": {"model_type": "wav2vec2"}, "hubert": {"model_type": "hubert"}}
+    attributes = {"models": told}
+    result = SimilarityResult.build(
+        result.networks, {"lincka": result.matrix("lincka").values}, {}, MEASURES, attributes
+    )
+    assert figures.published_order(result) == expected
+    turned = result.select(list(models)[::-1])
+    assert set(figures.published_order(turned)[:2]) == {"wavlm", "hubert"}
+    widths = np.repeat([9, 5], 2)
+    networks = [NetworkName(m, i) for m in ("wide", "narrow") for i in range(2)]
+    by_width = SimilarityResult.build(networks, {"m": np.eye(4)}, {"width": (("x",), widths)})
+    assert figures.published_order(by_width) == ["narrow", "wide"]
+
+
+def test_save_figures_in_the_paper_style(tmp_path: Path) -> None:
+    result = _result({"wav2vec2": 3, "hubert": 3})
+    first, *_ = figures.save_figures(result, tmp_path / "1", style="paper")
+    assert matplotlib.image.imread(first).shape == (960, 1280, 4)
+
+
+# --- fine-tuned against pretrained ---
+
+
+@pytest.mark.parametrize("style", figures.STYLES)
+def test_finetuned_against_pretrained(style: str) -> None:
+    result = _result({"hubert-large": 6, "org/hubert-large-ft": 6, "other": 2})
+    names = ("org/hubert-large-ft", "hubert-large")
+    figure = figures.finetuned(result, "maxcorr", *names, style=style)
+    _assert_readable(figure)
+    assert figure.get_figwidth() <= 7
+    axes, panel = _axes(figure, "map"), _axes(figure, "same layer")
+    block = result.matrix("maxcorr").values[:6, 6:12]  # rows pretrained
+    np.testing.assert_array_equal(axes.images[0].get_array(), block)
+    (curve,) = panel.lines
+    np.testing.assert_array_equal(curve.get_xdata(), np.diagonal(block))
+    np.testing.assert_array_equal(curve.get_ydata(), range(6))
+    assert panel.get_ylim() == axes.get_ylim()  # row by row
+    beside, of_map = panel.get_position(), axes.get_position()
+    assert (beside.y0, beside.height) == pytest.approx((of_map.y0, of_map.height))
+    assert _axes(figure, "bar").get_position().x1 < beside.x0
+    low, high = panel.get_xlim()
+    assert low <= np.diagonal(block).min() and np.diagonal(block).max() <= high
+    assert (axes.images[0].get_cmap() == drawing.PUBLISHED) == (style == "paper")
+
+
+def test_finetuned_with_other_layers() -> None:
+    """The same layer is that of the same number."""
+    result = _result({"a": 5, "b": 5})
+    kept = [network for network in result.networks if str(network) not in ("a/1", "b/0", "b/4")]
+    places = [result.networks.index(network) for network in kept]
+    values = result.matrix("lincka").values[np.ix_(places, places)]
+    some = SimilarityResult.build(kept, {"lincka": values})
+    (curve,) = _axes(figures.finetuned(some, "lincka", "b", "a"), "same layer").lines
+    np.testing.assert_array_equal(curve.get_ydata(), [1, 2])  # rows of layers 2 and 3
+    whole = result.matrix("lincka").sel(x=["a/2", "a/3"], y=["b/2", "b/3"])
+    np.testing.assert_array_equal(curve.get_xdata(), np.diagonal(whole))
+
+
+def test_finetuned_refuses_what_it_cannot_draw() -> None:
+    result = _result({"a": 2, "b": 2})
+    with pytest.raises(UserError, match="a is given twice"):
+        figures.finetuned(result, "lincka", "a", "a")
+    with pytest.raises(UserError, match="no model 'c'"):
+        figures.finetuned(result, "lincka", "c", "a")
+    with pytest.raises(UserError, match=r"at least 4\.5 in, not 3\.5"):
+        figures.finetuned(result, "lincka", "b", "a", width=3.5)
+    networks = [NetworkName("a", 0), NetworkName("b", 1)]
+    apart = SimilarityResult.build(networks, {"lincka": np.eye(2)})
+    with pytest.raises(UserError, match="b and a have no layer in common under lincka"):
+        figures.finetuned(apart, "lincka", "b", "a")
+
+
+# --- differences ---
+
+
+def test_difference_of_two_results() -> None:
+    first, second = _result(PAPER), _result(PAPER, seed=1)
+    figure = figures.difference(first, second, "maxcorr", names=("clean", "noisy"))
+    _assert_readable(figure)
+    axes = _axes(figure, "map")
+    (image,) = axes.images
+    expected = first.matrix("maxcorr").values - second.matrix("maxcorr").values
+    np.testing.assert_array_equal(image.get_array(), expected)
+    low, high = image.get_clim()
+    assert low == -high and np.abs(expected).max() <= high <= 1.25 * np.abs(expected).max()
+    assert image.get_cmap() == drawing.DIFFERENCES
+    bar = _axes(figure, "bar").get_ylabel()
+    assert bar == "maxcorr, clean minus noisy\nrow x accounted for by column y"
+    caption = next(t.get_text() for t in figure.texts if t.get_gid() == "caption")
+    told = "2,703,511 frames, 2,703 utterances, random weights"
+    assert "dash: below zero" in caption and f"clean: {told}" in " ".join(caption.split())
+    # What has another order is the same.
+    turned = second.select(list(PAPER)[::-1])
+    again = _axes(figures.difference(first, turned, "maxcorr"), "map").images[0]
+    np.testing.assert_array_equal(again.get_array(), expected)
+
+
+def test_difference_is_read_without_colour() -> None:
+    """A dash in every cell below zero, but for those that are nearly white; none above."""
+    first, second = _result(SHAPES["four"]), _result(SHAPES["four"], seed=1)
+    figure = figures.difference(first, second, "lincka")
+    axes = _axes(figure, "map")
+    values = np.asarray(axes.images[0].get_array())
+    (dashes,) = [c for c in axes.collections if c.get_gid() == "below zero"]
+    places = {(int(row), int(column)) for column, row in dashes.get_offsets()}
+    high = axes.images[0].get_clim()[1]
+    assert places == set(zip(*np.nonzero(values < -0.05 * high), strict=True)) and places
+    for colour, place in zip(dashes.get_edgecolors(), sorted(places), strict=True):
+        cell = np.array(axes.images[0].to_rgba(values[place])[:3]) @ [0.299, 0.587, 0.114]
+        assert abs(colour[:3] @ [0.299, 0.587, 0.114] - cell) > 0.45  # seen on its cell
+    light = drawing.DIFFERENCES(np.linspace(0, 1, 65))[:, :3] @ [0.299, 0.587, 0.114]
+    assert light.argmax() in (31, 32, 33)
+    assert np.diff(light[:32]).min() > 0 > np.diff(light[33:]).max()  # darker away from zero
+
+
+def test_difference_of_two_blocks_of_one_result() -> None:
+    result = _result({"trained": 3, "other": 4, "random:trained": 3})
+    one, other = result.select("trained"), result.select("random:trained")
+    figure = figures.difference(one, other, "lincka", names=("trained", "untrained"))
+    _assert_readable(figure)
+    values = result.matrix("lincka").values
+    expected = values[:3, :3] - values[7:, 7:]
+    np.testing.assert_array_equal(_axes(figure, "map").images[0].get_array(), expected)
+    texts = [t.get_text() for t in figure.texts]
+    assert texts[0] == "Linear CKA: trained minus untrained"
+    assert "trained minus random:trained" in " ".join(texts[1].split())
+
+
+def test_difference_of_attention_with_undefined_cells() -> None:
+    first, second = _attention_result(), _attention_result()
+    second.dataset["attn_js"].values[3, 4] = np.nan
+    axes = _axes(figures.difference(first, second, "attn_js", limits=(-1, 1)), "map")
+    shown = axes.images[0].get_array()
+    assert isinstance(shown, np.ma.MaskedArray)
+    assert list(zip(*np.nonzero(shown.mask), strict=True)) == [(3, 4)]
+    assert axes.images[0].get_clim() == (-1, 1)
+    assert [p for p in axes.patches if p.get_gid() == "undefined"]
+
+
+@pytest.mark.parametrize(
+    ("far", "limit"), [(0.0, 0.01), (0.004, 0.01), (0.3, 0.3), (0.31, 0.35), (0.96, 1.0), (7, 7)]
+)
+def test_difference_limits(far: float | int, limit: float) -> None:
+    values = np.array([[0.0, -far], [np.nan, far / 2]])
+    assert drawing.difference_limits(values) == pytest.approx((-limit, limit))
+
+
+def test_difference_refuses_networks_that_do_not_correspond() -> None:
+    first = _result({"a": 3, "b": 2})
+    with pytest.raises(
+        UserError, match=r"new has a \(3 layers\), b \(2 layers\); old has a \(3 la"
+    ):
+        figures.difference(first, _result({"a": 3}), "lincka", names=("new", "old"))
+    with pytest.raises(UserError, match="do not correspond"):
+        figures.difference(first, _result({"c": 2, "d": 3}), "lincka")
+    with pytest.raises(UserError, match="no measure 'cka'"):
+        figures.difference(first, first, "cka")
+    with pytest.raises(UserError, match="must increase"):
+        figures.difference(first, first, "lincka", limits=(1, -1))
 
 
 def test_save_figures(tmp_path: Path) -> None:

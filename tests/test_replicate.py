@@ -10,13 +10,12 @@ import soundfile
 from absl.testing import flagsaver
 
 import speechsim_jax as ss
-from experiments import _flags, _grouped, _maps, _members, _presets, replicate
+from experiments import _flags, _grouped, _members, _presets, replicate
 from speechsim_jax import attention_maps, batching, groups, published
 from speechsim_jax.audio import Corpus, Source
 from speechsim_jax.claims import Roles
 from speechsim_jax.models.random_weights import random_tensors
 from speechsim_jax.models.saving import save_folder
-from speechsim_jax.results import NetworkName
 from tests.same_result import assert_same_result
 from tests.test_dynamics import CONFIG as CONTRASTIVE
 
@@ -363,14 +362,3 @@ def test_help_findings(capsys):
         _flags.parse(["replicate", "--help_findings"])
         replicate.main()
     assert "is undecided    otherwise" in capsys.readouterr().out
-
-
-def test_a_rectangle_has_one_model_a_side(made):
-    _, outcome = made
-    block = _maps.rectangle(outcome.result, "contrastive_s", "contrastive_s_ctc")
-    matrix = block.matrix("maxcorr")
-    assert set(matrix["x_model"].values) == {"contrastive_s"}
-    assert set(matrix["y_model"].values) == {"contrastive_s_ctc"}
-    expected = outcome.result.block("maxcorr", "contrastive_s", "contrastive_s_ctc")
-    np.testing.assert_array_equal(matrix.values, expected.values)
-    assert NetworkName("contrastive_s", 0) in block.networks

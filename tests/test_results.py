@@ -1,11 +1,14 @@
 """SimilarityResult: labels, selection, and files that read back as they were."""
 
+import csv
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import xarray as xr
 
@@ -209,7 +212,7 @@ def test_block(result: SimilarityResult) -> None:
 
 
 def test_frame_has_a_row_for_every_pair(result: SimilarityResult) -> None:
-    frame = result.to_frame()
+    frame = result.to_dataframe()
     keys = ["x_model", "x_layer", "y_model", "y_layer"]
     assert list(frame.columns) == [*keys, "lincka", "maxcorr", "attn_js"]
     assert len(frame) == 25
@@ -219,15 +222,46 @@ def test_frame_has_a_row_for_every_pair(result: SimilarityResult) -> None:
     assert by_pair.notna().sum() == 9
 
 
+def test_csv_reads_back(result: SimilarityResult, tmp_path: Path) -> None:
+    """Without options, undefined scores and attention included; to a careful reader bit by bit."""
+    path = result.to_csv(tmp_path / "new" / "scores.csv")
+    frame = result.to_dataframe()
+    pandas.testing.assert_frame_equal(pandas.read_csv(path), frame, check_dtype=False, rtol=1e-7)
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for measure in result.measures:
+        texts = [row[measure] or "nan" for row in rows]
+        np.testing.assert_array_equal(np.array(texts, frame[measure].dtype), frame[measure])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "x_model,x_layer,y_model,y_layer,lincka,maxcorr,attn_js"
+    assert lines[1].startswith("org/modèle-é,0,org/modèle-é,0,1.0,1.0,") and lines[1][-1] == ","
+    assert sum(line.endswith(",") for line in lines[1:]) == 25 - 9
+    about = json.loads((tmp_path / "new" / "scores.csv.json").read_text())
+    assert about["provenance"] == result.attributes
+    assert about["measures"]["lincka"] == result.definition("lincka")
+    assert about["measures"]["attn_js"] == {}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["scores.csv", "scores.csv.json"]
+    assert result.select("b").to_csv(path) == path  # in place of the old one
+    assert len(pandas.read_csv(path)) == 4
+
+
 def test_summary_leaves_self_similarity_out(result: SimilarityResult) -> None:
     text = result.summary()
     values = result.matrix("lincka").values
     across = np.nanmean(values[:3, 3:])
     within = (values[3, 4] + values[4, 3]) / 2
-    rows = {tuple(line.split()[:2]): line.split()[2:] for line in text.splitlines()}
-    assert rows["x", "y"] == ["lincka", "maxcorr", "attn_js"]
-    assert rows["org/modèle-é", "b"][0] == f"{across:.3f}"
-    assert rows["b", "b"] == [f"{within:.3f}", rows["b", "b"][1], "nan"]
+    lines = text.splitlines()
+    assert "A  org/modèle-é (3 layers)" in lines and "B  b (2 layers)" in lines
+    head = lines.index("         within  between    A,A    B,B    A,B    B,A")
+    rows = {line.split()[0]: line.split()[1:] for line in lines[head + 1 : head + 4]}
+    assert list(rows) == ["lincka", "maxcorr", "attn_js"]
+    both, between, first, second, forward, backward = rows["lincka"]
+    assert (second, forward) == (f"{within:.3f}", f"{across:.3f}")
+    own = values[:3, :3][~np.eye(3, dtype=bool)].mean()
+    assert (first, both) == (f"{own:.3f}", f"{(own + within) / 2:.3f}")
+    assert backward == f"{values[3:, :3].mean():.3f}"
+    assert between == f"{(across + values[3:, :3].mean()) / 2:.3f}"
+    assert rows["attn_js"][3] == "-"  # one layer, which is not held against itself
     assert "1,234,567 frames" in text and "poids aléatoires" in text
 
 
@@ -236,7 +270,31 @@ def test_summary_stays_within_a_terminal() -> None:
     result = SimilarityResult.build([NetworkName("a", 0), NetworkName("b", 0)], matrices)
     table = result.summary().splitlines()[3:]
     assert max(map(len, table)) <= 100
-    assert sum("a_long_measure" in line for line in table) > 1
+    assert sum("a_long_measure" in line for line in table) == 12
+
+
+@pytest.mark.parametrize("models", [1, 3, 4, 5, 30])
+def test_summary_of_any_number_of_models(models: int) -> None:
+    networks = [NetworkName(f"model-{i}", layer) for i in range(models) for layer in range(2)]
+    values = np.random.default_rng(0).uniform(-100, 0, (len(networks),) * 2)
+    named = {"lincka": values, "procrustes_distance": values}
+    result = SimilarityResult.build(networks, named)
+    noted = SimilarityResult.build(networks, named, attributes={"note": "many words " * 20})
+    assert max(map(len, noted.summary().splitlines())) <= 100
+    lines = result.summary().splitlines()
+    assert max(map(len, lines)) <= 100
+    heads = " ".join(line for line in lines if "," in line and "  " in line and ":" not in line)
+    pairs = {head for head in heads.split() if "," in head and head[0].isupper()}
+    own = models if models > 1 else 0
+    assert len(pairs) == own + (models * (models - 1) if models <= 4 else 0)
+    assert ("between" in lines[3 + models]) == (models > 1)
+    assert any(line.startswith("Z  model-25") for line in lines) == (models == 30)
+    assert any(line.startswith("AD  model-29") for line in lines) == (models == 30)
+
+
+def test_summary_without_measures() -> None:
+    result = SimilarityResult.build([NetworkName("a", 0)], {})
+    assert result.summary() == repr(result)
 
 
 def test_repr(result: SimilarityResult) -> None:

@@ -21,7 +21,7 @@ from absl.testing import flagsaver
 from safetensors.numpy import load_file, save_file
 
 import speechsim_jax as ss
-from experiments import _flags, compare, demo
+from experiments import _flags, compare, demo, dynamics, merge, replicate
 from speechsim_jax import batching, engine
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.random_weights import random_tensors
@@ -417,6 +417,8 @@ FLAG_MISTAKES = {
     "audio of another kind": ([f"--audio={BASE}/config.json"], ("config.json", "suffix", ".wav")),
     "audio folder without audio": ([f"--audio={BASE}"], ("no audio below", ".flac")),
     "no workdir": (["--workdir="], ("--workdir", "required")),
+    "figure format": (["--figure_formats=png,jpg"], ("figure_formats", "png, pdf, svg")),
+    "figure style": (["--figure_style=fancy"], ("--figure_style=fancy", "labelled", "paper")),
     "workdir below a file": ([f"--workdir={BASE}/config.json/x"], ("--workdir=", "cannot be")),
 }
 
@@ -466,8 +468,12 @@ def test_interrupt(script, tmp_path, good, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ss, "compare", interrupted)
+    monkeypatch.setattr(ss, "merge", interrupted)
     ended = script(f"--models={BASE}", f"--audio={good}", f"--workdir={tmp_path}")
-    assert (ended.code, ended.out, ended.err) == (130, "", ["interrupted"])
+    hint = "interrupted; go on with the same command and --resume"
+    assert (ended.code, ended.out, ended.err) == (130, "", [hint])
+    other = script(f"--jobs={tmp_path}", f"--workdir={tmp_path / 'both'}", main=merge.main)
+    assert (other.code, other.out, other.err) == (130, "", ["interrupted"])  # nothing to go on with
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert (last["level"], last["message"]) == ("error", "KeyboardInterrupt")
 
@@ -476,6 +482,53 @@ def test_a_bug_keeps_its_traceback(script, tmp_path, good, monkeypatch):
     monkeypatch.setattr(ss, "compare", lambda *args, **kwargs: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         script(f"--models={BASE}", f"--audio={good}", f"--workdir={tmp_path}")
+
+
+def test_quiet(compared, script, tmp_path, mixed):
+    """Neither the table nor the bars nor what was skipped; the log has it, and errors are said."""
+    arguments = [f"--models={BASE}", f"--audio={mixed}", "--layers=0,-1", "--measures=lincka"]
+    ended = script(*arguments, f"--workdir={tmp_path}", "--quiet")
+    assert ended == Ended(0, "", [])
+    assert (tmp_path / "result.nc").exists()
+    said = [json.loads(line)["message"] for line in (tmp_path / "log.jsonl").open()]
+    assert any(line.startswith("skipped empty.wav") for line in said)
+    one_line(script(*arguments, f"--workdir={tmp_path}", "--quiet"), "exists")
+    ended = script(*arguments, f"--workdir={tmp_path}", "--overwrite")
+    assert "within" in ended.out and any("empty.wav" in line for line in ended.err)
+
+
+def test_quiet_merge(script, tmp_path, good):
+    job = tmp_path / "job"
+    arguments = [f"--models={BASE}", f"--audio={good}", "--layers=0,-1", "--measures=lincka"]
+    ended = script(*arguments, f"--workdir={job}", "--keep_statistics", "--quiet")
+    assert ended == Ended(0, "", [])
+    arguments = [f"--jobs={job}", "--measures=maxcorr", "--figure_formats=pdf"]
+    ended = script(*arguments, f"--workdir={tmp_path / 'quiet'}", "--quiet", main=merge.main)
+    assert ended == Ended(0, "", [])
+    ended = script(*arguments, f"--workdir={tmp_path / 'loud'}", main=merge.main)
+    assert ended.code == 0 and "\nmaxcorr  " in ended.out
+    written = {path.name for path in (tmp_path / "loud" / "figures").iterdir()}
+    assert written == {"facts.pdf", "heatmap_maxcorr.pdf", "trend_maxcorr.pdf"}
+
+
+def test_figures_that_cannot_be_drawn_are_refused_first(compared, monkeypatch):
+    monkeypatch.setattr(ss, "compare", lambda *a, **k: pytest.fail("something was compared"))
+    for wrong in ({"figure_formats": ("jpg",)}, {"figure_style": "fancy"}):
+        config = dataclasses.replace(compared.config, overwrite=True, **wrong)
+        with pytest.raises(ss.UserError, match=r"'(jpg|fancy)'"):
+            compare.run(config)
+
+
+def test_figures_as_asked_for(compared, tmp_path):
+    """In place of what was there, and nothing else in the folder is touched."""
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    for name in ("old.png", "old.pdf", "mine.txt"):
+        (folder / name).touch()
+    _flags.save_result(compared.result, tmp_path, {}, ("pdf", "png"), "paper")
+    names = {path.name for path in folder.iterdir()}
+    drawn = {f"{k}_{m}" for k in ("heatmap", "trend") for m in MEASURES.split(",")} | {"facts"}
+    assert names == {f"{name}.{kind}" for name in drawn for kind in ("pdf", "png")} | {"mine.txt"}
 
 
 def test_help_measures(script):
@@ -526,8 +579,60 @@ def test_log_survives_what_is_not_text(tmp_path, capsys):
 def test_help_in_a_process():
     ended = in_subprocess("compare", "--help")
     assert (ended.code, ended.err) == (0, [])
-    for flag in ("--models", "--workdir", "--[no]overwrite", "--seed", "--max_minutes"):
-        assert f"\n  {flag}: " in ended.out
+    lines = ended.out.splitlines()
+    assert lines[0] == compare.__doc__.splitlines()[0]  # what it does comes first
+    assert max(map(len, lines)) <= 100
+    flags_of = ("--models=A,B", "--workdir=TEXT", "--[no]overwrite", "--seed=N", "--max_minutes=X")
+    for flag in (*flags_of, "--last_layer=normed|raw", "--[no]quiet", "--figure_formats=A,B"):
+        assert sum(line.split()[:1] == [flag] for line in lines) == 1, flag
+    titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert titles[0] == "What is compared:" and "What is written:" in titles
+    assert "(default: 4096)" in ended.out and "(default: 0)" in ended.out
+    assert "(default: None)" not in ended.out and "<normed" not in ended.out
+    key = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(compare)}
+    shown = {line.split()[0].split("=")[0].removeprefix("--") for line in lines if "  --" in line}
+    assert {name.removeprefix("[no]") for name in shown} == key
+
+
+@pytest.mark.parametrize("main", [merge.main, demo.main, replicate.main, dynamics.main])
+def test_help_of_others(main, monkeypatch, capsys):
+    """Their own flags come first; those that they refuse are not there."""
+    monkeypatch.setattr(sys, "argv", ["script", "--help"])
+    _flags.start(main)
+    out = capsys.readouterr().out
+    module = sys.modules[main.__module__]
+    assert out.startswith(module.__doc__.splitlines()[0])
+    assert ("\n  --coordinator" in out) is False
+    own = {"merge": "--jobs=A,B", "replicate": "--preset=zoo|paper", "dynamics": "--run=TEXT"}
+    name = module.__name__.removeprefix("experiments.")
+    if name in own:
+        assert out.index("This script's own:") < out.index(own[name]) < out.index("What is")
+    assert "\n  --[no]quiet" in out
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ("1 // 0", 1, "ZeroDivisionError: integer division or modulo by zero"),
+        ("(os.kill(os.getpid(), signal.SIGINT), time.sleep(9))", 130, "interrupted"),
+        ("sys.stdout.write('said')", 0, None),
+    ],
+    ids=["failure", "ctrl-C", "nothing"],
+)
+def test_exit_codes_of_a_process(body, code, says):
+    """With --quiet: the reason on stderr, and nothing on stdout."""
+    program = (
+        f"import os, signal, sys, time\nfrom experiments import _flags\n"
+        f"sys.argv = ['script', '--quiet']\n_flags.start(lambda: {body})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (code, ""), done
+    lines = done.stderr.splitlines()
+    assert (lines[-1] if lines else None) == says
+    assert ("Traceback" in done.stderr) == (code == 1)
+    assert len(lines) <= 1 or code == 1
 
 
 def test_strict_in_a_process(tmp_path, mixed):

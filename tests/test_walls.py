@@ -16,17 +16,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "speechsim_jax"
 
 BASE = {"errors", "typing", "joining"}
-SOUND = {"audio", "selection", "groups", "batching", "transcripts", "alignments"}
-NETWORK = {"models"}
+SOUND = {"audio", "hub_audio", "selection", "groups", "batching", "transcripts", "alignments"}
+NETWORK = {"models", "zoo"}
 MATHS = {"statistics", "measures"}
 FACE = {
-    "results", "storage", "labels", "drawing", "curves", "head_maps", "figures", "report",
+    "results", "storage", "labels", "drawing", "curves", "head_maps", "heat_maps", "contrasts",
+    "figures", "report", "summaries",
     "verdicts", "pairings", "claims", "findings", "published", "dynamics",
 }  # fmt: skip
 JOINTS = {
     "engine", "reading", "accumulate", "checkpoints", "arrays", "attention_maps", "settings",
     "frames", "provenance", "sharding", "packing", "plan", "costs", "kept", "passes", "jobs",
-    "gathering", "training", "processes", "watch", "__init__",
+    "gathering", "training", "processes", "watch", "probes", "__init__",
 }  # fmt: skip
 
 # Room -> the rooms it may import from (itself always); the first part after speechsim_jax counts.
@@ -35,22 +36,27 @@ MAY_IMPORT = {
     "typing": set(),
     "joining": set(),
     "audio": {"errors"},
-    "selection": {"errors", "audio"},
+    "hub_audio": {"errors", "audio"},
+    "selection": {"errors", "audio", "hub_audio"},
     "groups": {"errors", "audio", "selection"},
     "batching": {"errors", "audio", "selection"},
     "transcripts": {"errors"},
     "alignments": {"errors", "audio"},
-    "models": BASE,
+    "zoo": {"errors"},
+    "models": BASE | {"zoo"},
     "statistics": BASE,
     "measures": BASE | {"statistics"},
     "storage": {"errors"},
-    "results": {"errors", "storage"},
+    "summaries": set(),
+    "results": {"errors", "storage", "summaries"},
     "labels": {"errors", "results"},
-    "drawing": {"labels"},
+    "drawing": {"errors", "labels"},
     "curves": {"errors", "results", "labels", "drawing"},
     "head_maps": {"errors", "results", "labels", "drawing"},
-    "figures": {"errors", "results", "labels", "drawing", "curves", "head_maps"},
-    "report": {"results", "labels", "drawing"},
+    "heat_maps": {"errors", "results", "labels", "drawing"},
+    "contrasts": {"errors", "results", "labels", "drawing", "heat_maps"},
+    "figures": {"results", "labels", "drawing", "curves", "head_maps", "heat_maps", "contrasts"},
+    "report": {"results", "labels", "drawing", "summaries", "storage"},
     "verdicts": set(),
     "pairings": {"results", "curves"},
     "claims": {"pairings"},
@@ -58,6 +64,7 @@ MAY_IMPORT = {
     "published": {"errors", "results", "labels", "drawing"},
     "dynamics": {"errors", "labels", "drawing"},
     "provenance": BASE,
+    "probes": {"errors", "statistics", "labels", "drawing"},
     "sharding": BASE | NETWORK | {"statistics"},
     "packing": set(),
     "plan": BASE | MATHS | {"sharding", "packing"},
@@ -99,8 +106,8 @@ MAY_IMPORT = {
     | MATHS
     | {"transcripts", "results", "engine", "jobs", "arrays", "attention_maps"},
 }
-# A result draws itself: the doors from the numbers to the figures and the page, opened when asked.
-LATE_DOORS = {("results", "figures"), ("results", "report")}
+# Opened when asked: a result draws itself, to the figures and the page; audio may be a dataset.
+LATE_DOORS = {("results", "figures"), ("results", "report"), ("audio", "hub_audio")}
 
 JAX = {"jax", "jaxlib", "flax"}
 MAY_NOT_IMPORT = {
@@ -270,10 +277,10 @@ def test_annotations_are_executed():
 def test_dependencies_are_the_imports():
     """Nothing that is used is missing from pyproject.toml, and nothing unused is listed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    listed = {
-        re.split(r"[<>=!\[; ]", line)[0].lower().replace("-", "_")
-        for line in project["dependencies"]
-    }
+    listed, hub = (
+        {re.split(r"[<>=!\[; ]", line)[0].lower().replace("-", "_") for line in lines}
+        for lines in (project["dependencies"], project["optional-dependencies"]["hub"])
+    )
     distributions = importlib.metadata.packages_distributions()
     used = set()
     for path in MODULES + [ROOT / "experiments" / n for n in ("_flags.py", "compare.py")]:
@@ -282,7 +289,7 @@ def test_dependencies_are_the_imports():
             if library not in sys.stdlib_module_names | {"speechsim_jax", "experiments"}:
                 names = distributions.get(library, [library])
                 used.add(names[0].lower().replace("-", "_"))
-    assert used <= listed
+    assert hub < used <= listed | hub
     # jaxlib is jax's other half; xarray writes netCDF through h5netcdf, and that through h5py.
     assert listed - used <= {"jaxlib", "h5netcdf", "h5py"}
 

@@ -29,6 +29,7 @@ __all__ = [
     "Ranking",
     "SamplePair",
     "list_measures",
+    "register",
     "resolve",
 ]
 
@@ -53,8 +54,34 @@ class Chosen(NamedTuple):
     attention: tuple[AttentionMeasure, ...]
 
 
+def register(measure: Measure) -> Measure:
+    """Make a measure of your own known to every comparison that follows, by its name.
+
+    `measure`: the record of one function (docs/extending.md has an example); it is returned, and
+    belongs to "all" from now on. Its name becomes a variable of the result and a part of file
+    names.
+
+    Raises:
+        UserError: a name that is no plain word of letters, digits and _, or is taken; no reference.
+    """
+    if not measure.name.isidentifier():
+        raise UserError(
+            f"measure {measure.name!r}: expected a name of letters, digits and underscores"
+        )
+    if measure.name in MEASURES | RANKINGS | ATTENTION or measure.name in ("paper", "all"):
+        raise UserError(f"there is a measure {measure.name!r} already; choose another name")
+    if not measure.reference.strip():
+        raise UserError(f"measure {measure.name!r} has no reference; say where it comes from")
+    MEASURES[measure.name] = measure
+    return measure
+
+
 def list_measures() -> tuple[Measure | Ranking | AttentionMeasure, ...]:
-    """Every registered measure, and the rankings of neurons that have no map of their own."""
+    """Every registered measure, and the rankings of neurons that have no map of their own.
+
+    >>> [measure.name for measure in ss.list_measures() if measure.level == "mixed"]
+    ['linreg', 'linreg_r2', 'linreg_r2_global']
+    """
     rankings = (r for name, r in RANKINGS.items() if name not in MEASURES)
     return (*MEASURES.values(), *rankings, *ATTENTION.values())
 

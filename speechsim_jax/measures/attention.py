@@ -49,32 +49,50 @@ class AttentionMeasure:
 
 
 def frobenius(means: MapMeans) -> Similarity:
-    """1 - mean over utterances of ||A - B||_F: falls with length, without bound."""
+    """1 - mean over utterances of ||A - B||_F: falls with length, without bound.
+
+    Source: Wu et al. 2020 (arXiv 2005.01172), section 3.4.
+    """
     return 1 - means.distance
 
 
 def frobenius_norm(means: MapMeans) -> Similarity:
-    """1 - mean over utterances of ||A - B||_F / sqrt(2 T), in [0, 1]."""
+    """1 - mean over utterances of ||A - B||_F / sqrt(2 T), in [0, 1].
+
+    Source: `frobenius`, over the greatest distance that maps of T frames can have.
+    """
     return 1 - means.distance_norm
 
 
 def js(means: MapMeans) -> Similarity:
-    """1 - mean over rows of the Jensen-Shannon divergence in nats, in [1 - ln 2, 1]."""
+    """1 - mean over rows of the Jensen-Shannon divergence in nats, in [1 - ln 2, 1].
+
+    Source: Wu et al. 2020 (arXiv 2005.01172), section 3.4.
+    """
     return 1 - means.divergence
 
 
 def js_bits(means: MapMeans) -> Similarity:
-    """1 - mean over rows of the Jensen-Shannon divergence in bits, in [0, 1]."""
+    """1 - mean over rows of the Jensen-Shannon divergence in bits, in [0, 1].
+
+    Source: Lin 1991 (IEEE Transactions on Information Theory 37), where the bound is 1 bit.
+    """
     return 1 - means.divergence / math.log(2)
 
 
 def pearson(means: MapMeans) -> Similarity:
-    """Mean over rows of (T - 1) / T times Pearson's r, so below 1 even for a head with itself."""
+    """Mean over rows of (T - 1) / T times Pearson's r, so below 1 even for a head with itself.
+
+    Source: Wu et al. 2020 (arXiv 2005.01172), section 3.4; the factor is that of their code.
+    """
     return means.correlation_paper
 
 
 def pearson_exact(means: MapMeans) -> Similarity:
-    """Mean over rows of Pearson's r; rows that do not vary (std < 1e-6 / T) count as 0."""
+    """Mean over rows of Pearson's r; rows that do not vary (std < 1e-6 / T) count as 0.
+
+    Source: `pearson`, with covariance and standard deviations over the same number.
+    """
     return means.correlation
 
 

@@ -96,10 +96,13 @@ class SamplePair:
 class Measure:
     """One similarity (or distance) of a pair of networks.
 
-    `function` gives the score of (x, y), how well y accounts for x where it is asymmetric; it reads
-    a `Pair` if the `statistic` is "moments" (all rows), a `SamplePair` if it is "sample".
-    `details` gives named arrays beside the score, each with its dimension ("neuron" of x, "k" for
-    canonical correlations, None for a single number).
+    `name` is that of the result's variable; a name that ends in `_distance` falls with likeness.
+    `summary` and `reference` (author and year, equation) are what users are told, `limits` the
+    least and the greatest score. `symmetric`: the score of (y, x) is that of (x, y) and is not
+    worked out again. `function` gives the score of (x, y), how well y accounts for x where it is
+    asymmetric; it reads a `Pair` if the `statistic` is "moments" (all rows), a `SamplePair` if it
+    is "sample". `details` gives named arrays beside the score, each with its dimension ("neuron" of
+    x, "k" for canonical correlations, None for a single number).
     """
 
     name: str

@@ -49,6 +49,7 @@ def rotcorr(pair: Pair) -> float:
     Correlations of x with Q y, y z-scored: R_xy Q' / sqrt(diag(Q R_yy Q')), Q Haar, a few seeded
     draws that all pairs share. In [0, 1], asymmetric. maxcorr well above it means that single
     neurons, not only the subspace, are shared (the "privileged basis" of El Kheir et al. 2024).
+    Source: after Khosla & Williams 2023 (arXiv 2311.09466), who compare with rotated networks.
     """
     return float(np.mean(_rotated_maxcorr(pair)))
 

@@ -45,7 +45,8 @@ def linreg_floor(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
 def linreg_r2(pair: Pair) -> float:
     """Mean over live neurons of x of r^2, the share of each neuron's variance that y explains.
 
-    In [0, 1], asymmetric; every neuron weighs the same.
+    In [0, 1], asymmetric; every neuron weighs the same. Source: Kornblith et al. 2019 (arXiv
+    1905.00414), section 3 (R^2_LR), on z-scored neurons.
     """
     r = multiple_correlations(pair)
     return float(np.square(r).mean()) if r.size else float("nan")
@@ -54,7 +55,8 @@ def linreg_r2(pair: Pair) -> float:
 def linreg_r2_global(pair: Pair) -> float:
     """Explained over total variance of x: sum r_i^2 var_i / sum var_i.
 
-    In [0, 1], asymmetric; neurons weigh by their variance.
+    In [0, 1], asymmetric; neurons weigh by their variance. Source: Kornblith et al. 2019 (arXiv
+    1905.00414), section 3 (R^2_LR).
     """
     var = np.square(pair.x.std[pair.x.live])
     return divide(float(np.square(multiple_correlations(pair)) @ var), float(var.sum()))

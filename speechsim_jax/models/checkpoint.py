@@ -11,6 +11,7 @@ import ml_dtypes  # noqa: F401  # names bfloat16 to numpy, which safetensors ask
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from speechsim_jax import zoo
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.torch_zip import read_torch_zip
 
@@ -124,7 +125,8 @@ def open_checkpoint(
 
     Args:
       source: a folder, or a hub id such as "facebook/hubert-base-ls960". What begins with
-        ".", "/" or "~" or has two slashes is always a folder.
+        ".", "/" or "~" or has two slashes is always a folder; "zoo:NAME" is a model that comes
+        with the package.
       revision: branch, tag or commit of a hub model.
       cache_dir: the cache of hub models; huggingface_hub's own when None.
       local_files_only: take hub models from the cache and do not ask the network.
@@ -133,6 +135,10 @@ def open_checkpoint(
       UserError: there is no such folder or hub model, or it lacks a configuration.
     """
     text = str(source)
+    if text.startswith(zoo.PREFIX):
+        if revision is not None:
+            raise UserError(f"{text}: comes with the package and has no revision {revision!r}")
+        return _assemble(text, _Folder(zoo.folder(text.removeprefix(zoo.PREFIX))))
     try:
         folder = Path(text).expanduser() if text.startswith("~") else Path(text)
         is_folder, is_file = bool(text) and folder.is_dir(), folder.is_file()

@@ -67,8 +67,8 @@ class Recognizer:
     def logits(self, samples: Waveforms, lengths: Lengths, precision: str = "highest") -> Logits:
         """Unnormalised log-probabilities of the tokens in every frame of a padded batch, float32.
 
-        lm_head reads the last hidden state after the final layer norm. Frames past
-        `encoder.config.frames(lengths)` mean nothing.
+        `precision` is that of the products, in JAX's words. lm_head reads the last hidden state
+        after the final layer norm. Frames past `encoder.config.frames(lengths)` mean nothing.
         """
         last = Outputs(layers=(self.encoder.config.num_hidden_layers,))
         hidden = self.encoder.apply(samples, lengths, last, precision).hidden_states[0]
@@ -82,8 +82,10 @@ class Recognizer:
         """The text of each utterance from the likeliest token in each of its first `frames`.
 
         Runs of a token become one, blanks go (Graves et al. 2006, best path decoding), and the
-        checkpoint's tokenizer joins what is left: word delimiter, case. Raises UserError if a logit
-        is NaN or inf.
+        checkpoint's tokenizer joins what is left: word delimiter, case.
+
+        Raises:
+            UserError: a logit is NaN or inf.
         """
         values = np.asarray(logits)
         texts = []
@@ -100,6 +102,11 @@ class Recognizer:
 
         Each utterance gets the text that it would get alone. Raises UserError for a waveform
         shorter than one frame.
+
+        >>> recognizer = ss.load_recognizer("facebook/wav2vec2-base-960h")
+        >>> texts = recognizer.transcribe([np.zeros(16000, np.float32)])
+        >>> ss.error_rates(["NOTHING"], texts).words
+        1
         """
         last = self.encoder.config.num_hidden_layers
         found = self.encoder(waveforms, layers=[last])
@@ -109,8 +116,10 @@ class Recognizer:
     def save(self, folder: str | Path, dtype: saving.SavedDtype = "float32") -> Path:
         """Write a Hugging Face folder that `load_recognizer` and transformers' ...ForCTC read.
 
-        As `SpeechEncoder.save`, with `lm_head` and copies of the tokenizer's files. Raises
-        UserError if it cannot be written.
+        As `SpeechEncoder.save`, with `lm_head` and copies of the tokenizer's files.
+
+        Raises:
+            UserError: the folder cannot be written.
         """
         tensors = weights.export(self.encoder.config, self.encoder.parameters)
         head = {f"lm_head.{name}": np.asarray(x) for name, x in self.head._asdict().items()}
@@ -148,10 +157,12 @@ def load_recognizer(
 ) -> Recognizer:
     """Load a Wav2Vec2, HuBERT or WavLM checkpoint fine-tuned with CTC, its head and tokenizer too.
 
-    `source`, the options and what is read are those of `load_encoder`; the tokenizer's small files
-    come from the same commit. Raises UserError, in one line, for a checkpoint that is not
-    fine-tuned (no `lm_head`), has no Wav2Vec2CTCTokenizer, or whose head and tokenizer differ in
-    tokens.
+    `source`, the options (`revision`, `cache_dir`, `local_files_only`, `name`) and what is read are
+    those of `load_encoder`; the tokenizer's small files come from the same commit.
+
+    Raises:
+        UserError: in one line, a checkpoint that is not fine-tuned (no `lm_head`), has no
+            Wav2Vec2CTCTokenizer, or whose head and tokenizer differ in tokens.
     """
     if str(source).startswith("random:"):
         raise UserError(f"{source}: a random baseline has no CTC head; load_encoder makes it")

@@ -67,6 +67,11 @@ class Activations:
     are made of (`models.attention.attention_rows`); distance d of `position_bias` is key - query +
     frames - 1.
     `features` are the normed outputs of the convolutions (`extract_features` in transformers).
+
+    >>> encoder = ss.load_encoder("facebook/hubert-base-ls960")
+    >>> acts = encoder([np.zeros(16000, np.float32)], attentions=True)
+    >>> int(acts.frame_mask.sum()), acts.queries is None
+    (49, True)
     """
 
     hidden_states: HiddenStates
@@ -197,8 +202,13 @@ def normalize(
 class SpeechEncoder:
     """A loaded encoder: a pure function of its parameters, and where they come from.
 
-    `parameters` is a pytree of float32 arrays; `provenance` holds source, resolved revision and
-    weight hash for the result's record.
+    `name` is the model's label in results, `parameters` a pytree of float32 arrays; `provenance`
+    holds source, resolved revision and weight hash for the result's record.
+
+    >>> encoder = ss.load_encoder("facebook/hubert-base-ls960")
+    >>> acts = encoder([np.zeros(16000, np.float32)], attentions=True)
+    >>> acts.hidden_states.shape[1:3], acts.attentions.shape[3:]  # a batch of 1, 49 frames
+    ((1, 49), (49, 49))
     """
 
     name: str
@@ -243,9 +253,13 @@ class SpeechEncoder:
     ) -> Activations:
         """Encode 16 kHz mono waveforms in [-1, 1], of any lengths, as one batch.
 
-        Each utterance gets what it would get alone. `out` is a result of the same shapes to write
-        over: it must not be used afterwards. Raises UserError for a waveform shorter than one
-        frame and for an `out` of other shapes.
+        Each utterance gets what it would get alone. `layers`: only these hidden states. The fields
+        `attentions`, `features` and, by `projections`, queries and keys with what WavLM adds to
+        them, are None unless asked for. `out` is a result of the same shapes to write over: it must
+        not be used afterwards.
+
+        Raises:
+            UserError: a waveform shorter than one frame, or an `out` of other shapes.
         """
         lengths = np.array([len(wave) for wave in waveforms], np.int32)
         if not len(lengths) or lengths.min() < self.config.window_samples:
@@ -270,6 +284,9 @@ class SpeechEncoder:
 
         Norms, softmax, residual sums and the weight-normed positional kernel stay float32, and so
         does everything that `apply` returns but queries and keys, which are as they are multiplied.
+
+        >>> ss.load_encoder("runs/mine").astype("bfloat16").provenance["kernels"]
+        'bfloat16'
         """
 
         def rounded(path: tuple, parameter: Array) -> Array:
@@ -291,6 +308,10 @@ class SpeechEncoder:
         config.json, preprocessor_config.json and model.safetensors with numbers of `dtype`
         (float32 keeps every bit). What only training reads, such as dropout, is not known here and
         takes transformers' defaults. Raises UserError if it cannot be written.
+
+        >>> folder = ss.load_encoder("runs/mine").save("saved")
+        >>> sorted(file.name for file in folder.iterdir())
+        ['config.json', 'model.safetensors', 'preprocessor_config.json']
         """
         from speechsim_jax.models import saving, weights  # which are about this class
 

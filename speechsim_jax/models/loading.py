@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from speechsim_jax import zoo
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import weights
 from speechsim_jax.models.checkpoint import Checkpoint, open_checkpoint
@@ -33,9 +34,17 @@ def load_encoder(
 
     `source`: a folder with config.json, preprocessor_config.json and safetensors or
     pytorch_model.bin weights, or a hub id such as "facebook/hubert-base-ls960". torch is not needed
-    and no code of the checkpoint is run. "random:ID" and "random:ID@SEED" are `random_like` of the
-    folder or hub model ID. `name` labels the model in results (default: the last part of `source`).
-    Raises UserError, in one line, for whatever is wrong with the checkpoint.
+    and no code of the checkpoint is run. "zoo:NAME" is one of the small models that come with this
+    package (`speechsim_jax.zoo`). "random:ID" and "random:ID@SEED" are `random_like` of the folder,
+    hub or zoo model ID. `name` labels the model in results (default: the last part of `source`).
+    Of hub models `revision` is a branch, tag or commit, and `local_files_only` takes what the cache
+    (`cache_dir`) has and asks no network.
+
+    >>> ss.load_encoder("facebook/hubert-base-ls960").config.frames(16_000)  # a second of samples
+    49
+
+    Raises:
+        UserError: in one line, whatever is wrong with the checkpoint.
     """
     if asked := _RANDOM.fullmatch(str(source)):
         return random_like(
@@ -87,8 +96,14 @@ def random_like(
     or an encoder. The draws are those of transformers (`random_weights.random_tensors`), each a
     function of the seed, the family and the tensor's name. `name` labels the model in results
     (default: "random:" and the last part of `source`, "@" and the seed unless it is 0). The hash
-    kept in the result is over the drawn tensors (`weights.digest`), there being no file. Raises
-    UserError.
+    kept in the result is over the drawn tensors (`weights.digest`), there being no file.
+    `revision`, `cache_dir` and `local_files_only` are as of `load_encoder`.
+
+    >>> ss.random_like("facebook/hubert-base-ls960", seed=1).name
+    'random:hubert-base-ls960@1'
+
+    Raises:
+        UserError: a negative seed, or whatever is wrong with the configuration.
     """
     if seed < 0:
         raise UserError(f"seed is {seed}; expected 0 or a positive number")
@@ -123,4 +138,4 @@ def _provenance(
 
 
 def _last_part(source: str) -> str:
-    return source.rstrip("/").split("/")[-1]
+    return source.removeprefix(zoo.PREFIX).rstrip("/").split("/")[-1]

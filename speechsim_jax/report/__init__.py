@@ -17,6 +17,7 @@ from speechsim_jax.report import markup
 from speechsim_jax.report.content import page_data
 from speechsim_jax.report.packed import Packed, encoded
 from speechsim_jax.results import SimilarityResult
+from speechsim_jax.storage import write_text
 
 __all__ = ["write_report"]
 
@@ -26,15 +27,7 @@ _SCRIPTS = ("numbers", "plots", "tables", "map", "pair", "depth", "neurons", "ma
 
 def write_report(result: SimilarityResult, path: str | os.PathLike[str]) -> Path:
     """Write the page; a reader sees the old file or the new one, never half."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(report_page(result), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_text(Path(path), report_page(result))
 
 
 def report_page(result: SimilarityResult) -> str:

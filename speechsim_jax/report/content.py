@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 from matplotlib.colors import to_hex
 
-from speechsim_jax.drawing import colour_limits, look
+from speechsim_jax.drawing import SCORES, colour_limits, look
 from speechsim_jax.labels import short_names
 from speechsim_jax.report.alignment import best_match, monotone_path, same_depth
 from speechsim_jax.report.packed import Packed
 from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.summaries import letter
 
 NEURONS_A_CELL = 20
 NEURONS_A_NETWORK = 100
@@ -37,7 +37,7 @@ def page_data(result: SimilarityResult, packed: Packed) -> dict[str, Any]:
     return {
         "models": _models(result),
         "axes": {name: _axis(result, networks) for name, networks in axes.items()},
-        "colours": [to_hex(c) for c in matplotlib.colormaps["magma"](np.linspace(0, 1, 33))],
+        "colours": [to_hex(c) for c in SCORES(np.linspace(0, 1, 33))],
         "measures": [_measure(result, name, packed) for name in result.measures],
         "correlations": _correlations(result.dataset, packed),
         "matches": _matches(result.dataset, packed),
@@ -68,12 +68,6 @@ def open_ends(declared: Sequence[float | int | None] | None) -> tuple[float | No
 def is_whole(fact: str) -> bool:
     """Whether a network's number counts something."""
     return fact in _WHOLE
-
-
-def letter(index: int) -> str:
-    """A, B, ... Z, AA, AB, ...: the models' names where there is no room."""
-    rest, place = divmod(index, 26)
-    return (letter(rest - 1) if rest else "") + chr(65 + place)
 
 
 def _models(result: SimilarityResult) -> list[dict[str, Any]]:

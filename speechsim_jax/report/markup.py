@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from speechsim_jax.labels import short_names
-from speechsim_jax.report.content import is_whole, letter, network_facts, open_ends
+from speechsim_jax.report.content import is_whole, network_facts, open_ends
 from speechsim_jax.results import SimilarityResult
+from speechsim_jax.summaries import letter
 
 SKIPPED_SHOWN = 200
 _NONE = "\N{EN DASH}"

@@ -1,0 +1,60 @@
+#!/bin/sh
+# The whole zoo from nothing, from the repository's root:
+#   SPEECHSIM_SPEECH=<folder with manifest.tsv> sh experiments/zoo/make.sh
+# What is done already is not done again, and what was interrupted goes on.
+set -eu
+
+S="$SPEECHSIM_SPEECH/manifest.tsv"
+RUNS=${RUNS:-runs/zoo}
+ZOO=${ZOO:-speechsim_jax/zoo}
+PYTHON=${PYTHON:-python}
+# The layer of predictive_s that is clustered into the units of predictive_s_2.
+UNITS_LAYER=${UNITS_LAYER:-2}
+
+trained() { test -e "$RUNS/$1/model/training.json"; }
+
+for model in contrastive_s predictive_s contrastive_s_seed1 contrastive_b predictive_b; do
+    trained $model || $PYTHON -m experiments.pretrain --config=experiments/zoo/$model.toml \
+        --corpus="$S" --workdir="$RUNS/$model" --resume
+done
+trained predictive_s_2 || $PYTHON -m experiments.pretrain \
+    --config=experiments/zoo/predictive_s_2.toml --corpus="$S" \
+    --units_from="$RUNS/predictive_s/model" --units_layer="$UNITS_LAYER" \
+    --workdir="$RUNS/predictive_s_2" --resume
+
+test -e "$RUNS/synthetic/manifest.tsv" || $PYTHON -m experiments.synthesise --corpus="$S" \
+    '--include=librispeech_test_other/*' --held_out=libri-1688,libri-533 \
+    --workdir="$RUNS/synthetic"
+for model in contrastive_s predictive_s; do
+    trained ${model}_ctc || $PYTHON -m experiments.finetune \
+        --config=experiments/zoo/${model}_ctc.toml --pretrained="$RUNS/$model/model" \
+        --corpus="$S,$RUNS/synthetic/manifest.tsv" --workdir="$RUNS/${model}_ctc" --resume
+done
+
+# The probe tests on speakers that pretraining did not hear; those of the fine-tuned models are named
+# in their recipes.
+probe() {
+    name=$1
+    shift
+    test -e "$RUNS/probe/$name/probe.json" || $PYTHON -m experiments.probe \
+        --models="$RUNS/$name/model" --audio="$S" \
+        --alignments="$SPEECHSIM_SPEECH/alignments_pocketsphinx.tsv" \
+        --workdir="$RUNS/probe/$name" "$@"
+}
+card() {
+    name=$1
+    shift
+    $PYTHON -m experiments.card --trained="$RUNS/$name" --workdir="$ZOO/$name" --overwrite \
+        --probe="$RUNS/probe/$name/probe.json" "$@"
+}
+
+for model in contrastive_s predictive_s contrastive_s_seed1 contrastive_b predictive_b \
+    predictive_s_2; do
+    probe $model
+    card $model --corpus="$S"
+done
+for model in contrastive_s predictive_s; do
+    probe ${model}_ctc --test_speakers=libri-1688,libri-533
+    card ${model}_ctc --corpus="$S,$RUNS/synthetic/manifest.tsv" --began_with="$ZOO/$model" \
+        --licence="synthetic=Apache-2.0 (py-nanotts), reading texts of LibriSpeech test-other"
+done

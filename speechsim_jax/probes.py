@@ -1,0 +1,449 @@
+"""How well a linear classifier reads the phone of a frame from features of one kind or another.
+
+A probe is multinomial logistic regression on features that are z-scored by its training frames:
+
+    W, b = argmin_{W, b} -1/n sum_i log softmax(W z_i + b)[phone_i] + penalty/2 |W|^2.
+
+It never hears the speakers it is tested on. The speakers to be tested are dealt into folds; the
+probes of a fold are trained on all other speakers. What has to be chosen is chosen without a look
+at the fold: a fifth of its training speakers (at least one) are set apart, probes are trained on
+the rest with every penalty, and the penalty that is best on those set apart is kept for the probe
+that is then trained on all training speakers. The layer of an encoder that is called best is, fold
+by fold, the one whose kept probe was best on the speakers set apart.
+
+Accuracies are shares of frames. Their intervals, and those of differences, are over speakers: whole
+speakers are drawn again and again, the same for both sides of a difference (`interval`).
+"""
+
+import dataclasses
+import logging
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Bool, Float32, Float64, Int64
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from speechsim_jax.drawing import DPI, GREY, LEGEND, PrintFigure, dress_panel, look
+from speechsim_jax.errors import UserError
+from speechsim_jax.labels import MEDIUM, SMALL, Headline, ellipsised, short_names
+from speechsim_jax.statistics.threads import map_in_threads
+
+LEVEL = 0.95
+# From strong to weak, so that each start is near its end.
+PENALTIES = (1e-1, 1e-2, 1e-3)
+COMMONEST = "commonest phone"
+# Fewer speakers than this can all lie on one side of the truth (2 of 2^n times, n speakers).
+FEW_SPEAKERS = 8
+_TOLERANCE, _MOST_STEPS = 1e-3, 300
+
+_log = logging.getLogger(__name__)
+
+Rows = Float32[np.ndarray, "frame _number"]
+Counts = Int64[np.ndarray, " speaker"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frames:
+    """Frames whose phone is known.
+
+    `rows`: features by their kind, a row a frame; `phones` and `speakers` are places in
+    `phone_names` and `speaker_names`.
+    """
+
+    rows: Mapping[str, Rows]
+    phones: Int64[np.ndarray, " frame"]
+    speakers: Int64[np.ndarray, " frame"]
+    phone_names: tuple[str, ...]
+    speaker_names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Readings:
+    """What probes read of the speakers that were tested.
+
+    Of each speaker: `frames`, in which `fold`, and how many frames were read right (`correct`, by
+    kind of features; `COMMONEST` is the phone that is commonest among the fold's training frames).
+    Of each fold, by kind: accuracy on the training speakers set apart (`validation`), the penalty
+    it chose. `unfinished`: how many probes of all had not converged.
+    """
+
+    speakers: tuple[str, ...]
+    frames: Counts
+    fold: Int64[np.ndarray, " speaker"]
+    correct: Mapping[str, Counts]
+    validation: Mapping[str, Float64[np.ndarray, " fold"]]
+    penalties: Mapping[str, tuple[float, ...]]
+    unfinished: int = 0
+
+    def best(self, kinds: Sequence[str]) -> tuple[tuple[int, ...], Counts]:
+        """The place of the kind that each fold chose, and what it read of the fold's speakers."""
+        chosen = np.argmax([self.validation[kind] for kind in kinds], axis=0)
+        table = np.stack([self.correct[kind] for kind in kinds])
+        return tuple(chosen.tolist()), table[chosen[self.fold], np.arange(len(self.fold))]
+
+
+class Interval(NamedTuple):
+    """A value and its 95 % interval over speakers (NaN where there is one speaker)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class _Read(NamedTuple):
+    """A kind of features in one fold."""
+
+    right: Bool[np.ndarray, " tested"]
+    validation: float
+    penalty: float
+    unfinished: int
+
+
+def read(
+    frames: Frames,
+    tested: Collection[str],
+    *,
+    folds: int = 5,
+    penalties: Sequence[float] = PENALTIES,
+    seed: int = 0,
+    on_probe: Callable[[], object] = lambda: None,
+) -> Readings:
+    """Train and test probes on every kind of features; `on_probe` is called behind each kind.
+
+    `seed` deals the speakers. Raises UserError if a speaker to be tested has no frame, and where
+    too few speakers or phones are left to train on.
+    """
+    if not tested:
+        raise UserError("no speaker to test; expected at least one")
+    heard = {frames.speaker_names[place] for place in np.unique(frames.speakers)}
+    if missing := sorted(set(tested) - heard):
+        raise UserError(
+            f"{missing[0]} cannot be tested: no frame of that speaker has a phone; there are "
+            f"{', '.join(sorted(heard))}"
+        )
+    rng = np.random.default_rng(seed)
+    names = tuple(sorted(set(tested)))
+    count = min(folds, len(names))
+    fold = np.empty(len(names), np.int64)
+    fold[rng.permutation(len(names))] = np.arange(len(names)) % count
+    places = np.array([frames.speaker_names.index(name) for name in names])
+    correct = {kind: np.zeros(len(names), np.int64) for kind in (*frames.rows, COMMONEST)}
+    found: dict[str, list[_Read]] = {kind: [] for kind in frames.rows}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # they are counted
+        for number in range(count):
+            parts = _parts(frames, places[fold == number], rng)
+            test = frames.speakers[parts.test]
+
+            def of(kind: str, parts: "_Parts" = parts) -> _Read:
+                return _probe(frames.rows[kind], frames.phones, parts, penalties)
+
+            right = {COMMONEST: frames.phones[parts.test] == parts.commonest(frames.phones)}
+            for kind, one in zip(frames.rows, map_in_threads(of, frames.rows)):
+                found[kind].append(one)
+                right[kind] = one.right
+                on_probe()
+            for kind, hits in right.items():
+                correct[kind] += [int(hits[test == place].sum()) for place in places]
+    unfinished = sum(one.unfinished for each in found.values() for one in each)
+    if unfinished:
+        _log.warning("%d probes had not converged after %d steps", unfinished, _MOST_STEPS)
+    return Readings(
+        speakers=names,
+        frames=np.array([int((frames.speakers == place).sum()) for place in places]),
+        fold=fold,
+        correct=correct,
+        validation={kind: np.array([one.validation for one in found[kind]]) for kind in found},
+        penalties={kind: tuple(one.penalty for one in found[kind]) for kind in found},
+        unfinished=unfinished,
+    )
+
+
+class _Parts(NamedTuple):
+    """The frames of a fold: `fitted` and `apart` are those to train on, cut by speakers."""
+
+    fitted: Int64[np.ndarray, " fitted"]
+    apart: Int64[np.ndarray, " apart"]
+    test: Int64[np.ndarray, " tested"]
+
+    def training(self) -> Int64[np.ndarray, " training"]:
+        return np.concatenate([self.fitted, self.apart])
+
+    def commonest(self, phones: Int64[np.ndarray, " frame"]) -> int:
+        return int(np.bincount(phones[self.training()]).argmax())
+
+
+def _parts(frames: Frames, tested: Int64[np.ndarray, " place"], rng: np.random.Generator) -> _Parts:
+    others = np.setdiff1d(frames.speakers, tested)
+    if len(others) < 2:
+        raise UserError(
+            f"{len(others)} speakers are left to train a probe on; at least 2 are needed, as the "
+            "layer and the penalty are chosen on speakers that it was not trained on"
+        )
+    apart = rng.permutation(others)[: max(1, round(len(others) / 5))]
+    is_apart, is_test = np.isin(frames.speakers, apart), np.isin(frames.speakers, tested)
+    parts = _Parts(*map(np.flatnonzero, (~is_apart & ~is_test, is_apart, is_test)))
+    if len(np.unique(frames.phones[parts.fitted])) < 2:
+        raise UserError("the speakers to train a probe on have one phone; expected several")
+    return parts
+
+
+def _probe(
+    rows: Rows, phones: Int64[np.ndarray, " frame"], parts: _Parts, penalties: Sequence[float]
+) -> _Read:
+    """Choose the penalty on the speakers set apart, train on all, test."""
+    scale = _scale(rows[parts.fitted])
+    fitted, apart = scale(rows[parts.fitted]), scale(rows[parts.apart])
+    scores, steps = [], []
+    model = _model()
+    for penalty in penalties:
+        fit(fitted, phones[parts.fitted], penalty, model)
+        steps.append(model.n_iter_[0])
+        scores.append(float(np.mean(model.predict(apart) == phones[parts.apart])))
+    best = int(np.argmax(scores))
+    training = parts.training()
+    scale = _scale(rows[training])
+    last = fit(scale(rows[training]), phones[training], penalties[best], _model())
+    steps.append(last.n_iter_[0])
+    right = np.asarray(last.predict(scale(rows[parts.test]))) == phones[parts.test]
+    unfinished = int(np.sum(np.array(steps) >= _MOST_STEPS))
+    return _Read(right, scores[best], penalties[best], unfinished)
+
+
+def _model() -> LogisticRegression:
+    return LogisticRegression(tol=_TOLERANCE, max_iter=_MOST_STEPS, warm_start=True)
+
+
+def fit(
+    rows: Float64[np.ndarray, "frame number"],
+    phones: Int64[np.ndarray, " frame"],
+    penalty: float,
+    model: LogisticRegression,
+) -> LogisticRegression:
+    """Train a probe from where `model` stands, by L-BFGS; see the head of this file for what on."""
+    # scikit-learn minimises C sum_i -log p_i + |W|^2 / 2.
+    return model.set_params(C=1 / (penalty * len(rows))).fit(rows, phones)
+
+
+def _scale(rows: Rows) -> Callable[[Rows], Float64[np.ndarray, "_frame _number"]]:
+    """To mean 0 and variance 1 of these rows; what is constant stays at 0."""
+    mean, std = rows.mean(0, np.float64), rows.std(0, np.float64)
+    return lambda other: (other - mean) / np.where(std > 0, std, 1.0)
+
+
+# --- intervals ---
+
+
+def interval(
+    correct: Counts | Float64[np.ndarray, " speaker"],
+    frames: Counts | Float64[np.ndarray, " speaker"],
+    seed: int = 0,
+    draws: int = 10_000,
+) -> Interval:
+    """sum(correct) / sum(frames) and its 95 % interval, by drawing speakers with replacement.
+
+    For the difference of two accuracies on the same frames, `correct` is the difference of two
+    counts. The ends are quantiles of the drawn values, at Phi(-+ t sqrt(n / (n - 1))) with
+    Student's quantile t of n - 1 degrees of freedom: for few speakers the plain 2.5 and 97.5 % are
+    too narrow (the expanded percentile interval: Hesterberg 2015, arXiv 1411.5279).
+    """
+    hits, total = np.asarray(correct, np.float64), np.asarray(frames, np.float64)
+    value, size = float(hits.sum() / total.sum()), len(hits)
+    if size < 2:
+        return Interval(value, float("nan"), float("nan"))
+    times = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), draws)
+    reach = scipy.stats.t.ppf((1 + LEVEL) / 2, size - 1) * (size / (size - 1)) ** 0.5
+    tail = float(scipy.stats.norm.sf(reach))
+    low, high = np.quantile((times @ hits) / (times @ total), [tail, 1 - tail])
+    return Interval(value, float(low), float(high))
+
+
+# --- what is told ---
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """What probes read from an encoder.
+
+    `layers`: the accuracy at each depth; `best`: of the layer chosen in each fold (`chosen`);
+    `gains`: the best layer's accuracy less that of what it is held against, by name.
+    """
+
+    name: str
+    layers: tuple[Interval, ...]
+    best: Interval
+    chosen: tuple[int, ...]
+    gains: Mapping[str, Interval]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Found:
+    """All that was read; `baselines`: accuracies of what is no encoder."""
+
+    baselines: Mapping[str, Interval]
+    encoders: tuple[Encoder, ...]
+    readings: Readings
+
+    def table(self) -> str:
+        """A line for each baseline, layer, best layer and gain, with its interval."""
+        lines = [("", "accuracy", "95 % interval", "")]
+        lines += [(name, *_percent(value), "") for name, value in self.baselines.items()]
+        for encoder in self.encoders:
+            lines.append((encoder.name, "", "", ""))
+            for layer, value in enumerate(encoder.layers):
+                lines.append((f"  layer {layer}", *_percent(value), ""))
+            told = "layer " + ", ".join(map(str, encoder.chosen))
+            lines.append(("  best, chosen on others", *_percent(encoder.best), told))
+            for name, gain in encoder.gains.items():
+                lines.append((f"  less {name}", *_percent(gain, "+"), ""))
+        widths = [max(len(line[column]) for line in lines) for column in range(3)]
+        told = [
+            f"{name:{widths[0]}}  {value:>{widths[1]}}  {ends:>{widths[2]}}  {note}".rstrip()
+            for name, value, ends, note in lines
+        ]
+        count = len(self.readings.speakers)
+        told.append(f"{count} speakers tested, {int(self.readings.frames.sum())} frames")
+        if count < FEW_SPEAKERS:
+            told.append(f"{count} speakers are few: these intervals are too narrow to rely on")
+        return "\n".join(told)
+
+    def facts(self) -> dict[str, Any]:
+        """All of it, as JSON can hold it."""
+        of = self.readings
+        kinds = sorted(of.validation)
+        return {
+            "baselines": {name: _ends(value) for name, value in self.baselines.items()},
+            "encoders": {
+                encoder.name: {
+                    "layers": [_ends(value) for value in encoder.layers],
+                    "best": _ends(encoder.best),
+                    "chosen_layers": list(encoder.chosen),
+                    "gains": {name: _ends(gain) for name, gain in encoder.gains.items()},
+                }
+                for encoder in self.encoders
+            },
+            "speakers": {
+                name: {
+                    "fold": int(of.fold[place]),
+                    "frames": int(of.frames[place]),
+                    "correct": {kind: int(of.correct[kind][place]) for kind in of.correct},
+                }
+                for place, name in enumerate(of.speakers)
+            },
+            "validation": {kind: of.validation[kind].tolist() for kind in kinds},
+            "penalties": {kind: list(of.penalties[kind]) for kind in kinds},
+            "unfinished": of.unfinished,
+        }
+
+
+def summary(
+    readings: Readings,
+    layers: Mapping[str, Sequence[str]],
+    untrained: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> Found:
+    """What the readings say, in shares of frames with their intervals.
+
+    `layers`: the kinds of features that are an encoder's layers from the lowest, by its name; all
+    other kinds are baselines. `untrained`: the encoder with random weights, by that which it is the
+    counterpart of.
+    """
+    inner = {kind for kinds in layers.values() for kind in kinds}
+    outer = [COMMONEST, *(kind for kind in readings.validation if kind not in inner)]
+
+    def of(correct: Counts) -> Interval:
+        return interval(correct, readings.frames, seed)
+
+    best = {name: readings.best(kinds) for name, kinds in layers.items()}
+    encoders = []
+    for name, kinds in layers.items():
+        chosen, correct = best[name]
+        rivals = {kind: readings.correct[kind] for kind in outer[1:]}
+        if other := (untrained or {}).get(name):
+            rivals |= {other: best[other][1]}
+        encoders.append(
+            Encoder(
+                name,
+                tuple(of(readings.correct[kind]) for kind in kinds),
+                of(correct),
+                chosen,
+                {rival: of(correct - counts) for rival, counts in rivals.items()},
+            )
+        )
+    baselines = {kind: of(readings.correct[kind]) for kind in outer}
+    return Found(baselines, tuple(encoders), readings)
+
+
+def _percent(value: Interval, sign: str = "") -> tuple[str, str]:
+    ends = f"{100 * value.low:{sign}.1f} to {100 * value.high:{sign}.1f}"
+    return f"{100 * value.value:{sign}.1f} %", "" if np.isnan(value.low) else ends
+
+
+def _ends(value: Interval) -> dict[str, float | None]:
+    return {k: None if np.isnan(v) else v for k, v in value._asdict().items()}
+
+
+# --- the figure ---
+
+
+def depths(found: Found, untrained: Collection[str] = (), note: str = "") -> Figure:
+    """Accuracy over the depth of each encoder, with bars from end to end of the intervals.
+
+    `untrained`: names of the encoders with random weights, which are drawn open and dashed, in the
+    colour of the encoder before them. Baselines are lines across.
+    """
+    width, left = 4.2, 34.0
+    below = 30 + 1.7 * SMALL * -(-(len(found.encoders) + len(found.baselines)) // 2)
+    title = "Phone of a frame, read by a linear probe"
+    head = Headline([title], [ellipsised(note, 72 * width - 12, SMALL)] if note else [])
+    points = np.array([72 * width, below + 150 + head.depth])
+    figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+    scale = 1 / np.tile(points, 2)
+    axes = figure.add_axes(tuple([left, below, points[0] - left - 8, 150] * scale), label="depths")
+    names = short_names([encoder.name for encoder in found.encoders])
+    colour = -1
+    for encoder, name in zip(found.encoders, names):
+        random = encoder.name in untrained
+        colour += not random or colour < 0
+        values = 100 * np.array(encoder.layers)
+        depth = np.linspace(0, 1, len(values)) if len(values) > 1 else np.zeros(1)
+        style: dict[str, Any] = look(colour, len(values))
+        style |= {"markerfacecolor": "white", "linestyle": "--"} if random else {}
+        reach = np.abs(values[:, 1:] - values[:, :1]).T
+        axes.errorbar(
+            depth, values[:, 0], np.nan_to_num(reach), elinewidth=0.6, capsize=1.5,
+            label=ellipsised(name, 150, SMALL),
+            gid=encoder.name, **style,
+        )  # fmt: skip
+    for line, (name, value) in zip(("-.", ":", "--", "-") * 3, found.baselines.items()):
+        axes.axhline(100 * value.value, color=GREY, linewidth=1, linestyle=line, label=name,
+                     gid=name)  # fmt: skip
+    axes.set_xlabel("relative depth of the layer", fontsize=MEDIUM)
+    axes.set_ylabel("frames read right", fontsize=MEDIUM)
+    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    dress_panel(axes, "")
+    legend = figure.legend(loc="lower center", ncols=2, **LEGEND)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    head.draw(figure)
+    return figure
+
+
+def save_depths(
+    found: Found, folder: Path, untrained: Collection[str] = (), note: str = ""
+) -> list[Path]:
+    """Draw `depths` as probe.png and probe.pdf."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = depths(found, untrained, note)
+    paths = [folder / f"probe.{kind}" for kind in ("png", "pdf")]
+    for path in paths:
+        figure.savefig(path, dpi=DPI)
+    return paths
