@@ -23,9 +23,11 @@ from speechsim_jax import figures, processes
 from speechsim_jax.errors import UserError
 
 _MODELS = flags.DEFINE_list(
-    "models", [], "Hub ids or folders of encoders; random:ID for untrained."
+    "models", [], "Hub ids, folders or zoo:NAME of encoders; random:ID for untrained."
 )
-_AUDIO = flags.DEFINE_string("audio", None, "Folder, manifest (.tsv), list (.txt) or sound file.")
+_AUDIO = flags.DEFINE_string(
+    "audio", None, "Folder, manifest (.tsv), list (.txt), sound file, or hf:NAME/CONFIG/SPLIT."
+)
 _LAYERS = flags.DEFINE_list("layers", [], "Only these hidden states, e.g. 0,6,-1 (default: all).")
 _LAST_LAYER = flags.DEFINE_enum(
     "last_layer", "normed", ["normed", "raw"], "Last hidden state of pre-norm models: reading."

@@ -16,6 +16,7 @@ findings.md and findings.json, result.nc and report.html, the paper's figures un
 import dataclasses
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -366,13 +367,13 @@ def _layers(words: Sequence[str]) -> tuple[int, ...] | None:
 
 
 def _pairs(flag: str, given: Sequence[str]) -> list[tuple[str, str]]:
-    """A:B; of more colons, the last parts, so that "random:ID" may be the first."""
+    """A:B, where "random:ID" may be the first and "zoo:NAME" either."""
     found = []
     for text in given:
-        first, _, second = text.rpartition(":")
-        if not first or not second:
+        match = re.fullmatch(r"(.+?):((?:zoo:)?[^:]+)", text)
+        if match is None:
             raise UserError(f"--{flag}={text}: expected two names with a colon between them")
-        found.append((first, second))
+        found.append((match[1], match[2]))
     return found
 
 

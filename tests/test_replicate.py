@@ -321,6 +321,9 @@ def test_flags(tmp_path):
         published_as={"hubert-base": "a"},
         settings={"batch_seconds": 20},
     )
+    tuned = "random:zoo:c:zoo:a,zoo:d:b"
+    named = parsed("--models=a,b", f"--finetuned={tuned}", "--audio=s", "--workdir=w")
+    assert named.finetuned == (("random:zoo:c", "zoo:a"), ("zoo:d", "b"))
     paper = parsed("--preset=paper", "--audio=s", "--workdir=w", "--max_minutes=5")
     assert paper.split and paper.published == "paper" and len(paper.finetuned) == 2
     assert (paper.max_minutes, paper.attention_max_seconds) == (5, 600)
