@@ -22,7 +22,7 @@ from absl import flags
 import speechsim_jax as ss
 from experiments import _flags, _heard, _phones, compare
 from speechsim_jax import audio as sound
-from speechsim_jax import frames, probes, provenance, selection, zoo
+from speechsim_jax import frames, probe_figure, probe_findings, probes, provenance, selection, zoo
 from speechsim_jax.alignments import Alignments, read_alignments
 from speechsim_jax.errors import UserError
 
@@ -86,7 +86,7 @@ class _Pair(NamedTuple):
     untrained: ss.SpeechEncoder
 
 
-def run(config: Config) -> probes.Found:
+def run(config: Config) -> probe_findings.Found:
     """Probe, write and draw. Raises UserError."""
     file = _new_file(config)
     with _flags.log_to(file.parent):
@@ -100,7 +100,7 @@ def run(config: Config) -> probes.Found:
                 known, tested, folds=config.folds, seed=config.seed, on_probe=bar.update
             )
         encoders = [encoder for pair in pairs for encoder in pair]
-        found = probes.summary(
+        found = probe_findings.summary(
             readings,
             {encoder.name: _phones.kinds(encoder) for encoder in encoders},
             {pair.trained.name: pair.untrained.name for pair in pairs},
@@ -125,7 +125,7 @@ def run(config: Config) -> probes.Found:
             f"{int(readings.frames.sum())} frames, bars: 95 % over speakers"
         )
         untrained = [pair.untrained.name for pair in pairs]
-        probes.save_depths(found, file.parent / "figures", untrained, note)
+        probe_figure.save_depths(found, file.parent / "figures", untrained, note)
     return found
 
 

@@ -19,28 +19,21 @@ import dataclasses
 import logging
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
 from jaxtyping import Bool, Float32, Float64, Int64
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from speechsim_jax.drawing import DPI, GREY, LEGEND, PrintFigure, dress_panel, look
 from speechsim_jax.errors import UserError
-from speechsim_jax.labels import MEDIUM, SMALL, Headline, ellipsised, short_names
 from speechsim_jax.statistics.threads import map_in_threads
 
 LEVEL = 0.95
 # From strong to weak, so that each start is near its end.
 PENALTIES = (1e-1, 1e-2, 1e-3)
 COMMONEST = "commonest phone"
-# Fewer speakers than this can all lie on one side of the truth (2 of 2^n times, n speakers).
-FEW_SPEAKERS = 8
 _TOLERANCE, _MOST_STEPS = 1e-3, 300
 
 _log = logging.getLogger(__name__)
@@ -263,187 +256,3 @@ def interval(
     tail = float(scipy.stats.norm.sf(reach))
     low, high = np.quantile((times @ hits) / (times @ total), [tail, 1 - tail])
     return Interval(value, float(low), float(high))
-
-
-# --- what is told ---
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoder:
-    """What probes read from an encoder.
-
-    `layers`: the accuracy at each depth; `best`: of the layer chosen in each fold (`chosen`);
-    `gains`: the best layer's accuracy less that of what it is held against, by name.
-    """
-
-    name: str
-    layers: tuple[Interval, ...]
-    best: Interval
-    chosen: tuple[int, ...]
-    gains: Mapping[str, Interval]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Found:
-    """All that was read; `baselines`: accuracies of what is no encoder."""
-
-    baselines: Mapping[str, Interval]
-    encoders: tuple[Encoder, ...]
-    readings: Readings
-
-    def table(self) -> str:
-        """A line for each baseline, layer, best layer and gain, with its interval."""
-        lines = [("", "accuracy", "95 % interval", "")]
-        lines += [(name, *_percent(value), "") for name, value in self.baselines.items()]
-        for encoder in self.encoders:
-            lines.append((encoder.name, "", "", ""))
-            for layer, value in enumerate(encoder.layers):
-                lines.append((f"  layer {layer}", *_percent(value), ""))
-            told = "layer " + ", ".join(map(str, encoder.chosen))
-            lines.append(("  best, chosen on others", *_percent(encoder.best), told))
-            for name, gain in encoder.gains.items():
-                lines.append((f"  less {name}", *_percent(gain, "+"), ""))
-        widths = [max(len(line[column]) for line in lines) for column in range(3)]
-        told = [
-            f"{name:{widths[0]}}  {value:>{widths[1]}}  {ends:>{widths[2]}}  {note}".rstrip()
-            for name, value, ends, note in lines
-        ]
-        count = len(self.readings.speakers)
-        told.append(f"{count} speakers tested, {int(self.readings.frames.sum())} frames")
-        if count < FEW_SPEAKERS:
-            told.append(f"{count} speakers are few: these intervals are too narrow to rely on")
-        return "\n".join(told)
-
-    def facts(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it."""
-        of = self.readings
-        kinds = sorted(of.validation)
-        return {
-            "baselines": {name: _ends(value) for name, value in self.baselines.items()},
-            "encoders": {
-                encoder.name: {
-                    "layers": [_ends(value) for value in encoder.layers],
-                    "best": _ends(encoder.best),
-                    "chosen_layers": list(encoder.chosen),
-                    "gains": {name: _ends(gain) for name, gain in encoder.gains.items()},
-                }
-                for encoder in self.encoders
-            },
-            "speakers": {
-                name: {
-                    "fold": int(of.fold[place]),
-                    "frames": int(of.frames[place]),
-                    "correct": {kind: int(of.correct[kind][place]) for kind in of.correct},
-                }
-                for place, name in enumerate(of.speakers)
-            },
-            "validation": {kind: of.validation[kind].tolist() for kind in kinds},
-            "penalties": {kind: list(of.penalties[kind]) for kind in kinds},
-            "unfinished": of.unfinished,
-        }
-
-
-def summary(
-    readings: Readings,
-    layers: Mapping[str, Sequence[str]],
-    untrained: Mapping[str, str] | None = None,
-    seed: int = 0,
-) -> Found:
-    """What the readings say, in shares of frames with their intervals.
-
-    `layers`: the kinds of features that are an encoder's layers from the lowest, by its name; all
-    other kinds are baselines. `untrained`: the encoder with random weights, by that which it is the
-    counterpart of.
-    """
-    inner = {kind for kinds in layers.values() for kind in kinds}
-    outer = [COMMONEST, *(kind for kind in readings.validation if kind not in inner)]
-
-    def of(correct: Counts) -> Interval:
-        return interval(correct, readings.frames, seed)
-
-    best = {name: readings.best(kinds) for name, kinds in layers.items()}
-    encoders = []
-    for name, kinds in layers.items():
-        chosen, correct = best[name]
-        rivals = {kind: readings.correct[kind] for kind in outer[1:]}
-        if other := (untrained or {}).get(name):
-            rivals |= {other: best[other][1]}
-        encoders.append(
-            Encoder(
-                name,
-                tuple(of(readings.correct[kind]) for kind in kinds),
-                of(correct),
-                chosen,
-                {rival: of(correct - counts) for rival, counts in rivals.items()},
-            )
-        )
-    baselines = {kind: of(readings.correct[kind]) for kind in outer}
-    return Found(baselines, tuple(encoders), readings)
-
-
-def _percent(value: Interval, sign: str = "") -> tuple[str, str]:
-    ends = f"{100 * value.low:{sign}.1f} to {100 * value.high:{sign}.1f}"
-    return f"{100 * value.value:{sign}.1f} %", "" if np.isnan(value.low) else ends
-
-
-def _ends(value: Interval) -> dict[str, float | None]:
-    return {k: None if np.isnan(v) else v for k, v in value._asdict().items()}
-
-
-# --- the figure ---
-
-
-def depths(found: Found, untrained: Collection[str] = (), note: str = "") -> Figure:
-    """Accuracy over the depth of each encoder, with bars from end to end of the intervals.
-
-    `untrained`: names of the encoders with random weights, which are drawn open and dashed, in the
-    colour of the encoder before them. Baselines are lines across.
-    """
-    width, left = 4.2, 34.0
-    below = 30 + 1.7 * SMALL * -(-(len(found.encoders) + len(found.baselines)) // 2)
-    title = "Phone of a frame, read by a linear probe"
-    head = Headline([title], [ellipsised(note, 72 * width - 12, SMALL)] if note else [])
-    points = np.array([72 * width, below + 150 + head.depth])
-    figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
-    scale = 1 / np.tile(points, 2)
-    axes = figure.add_axes(tuple([left, below, points[0] - left - 8, 150] * scale), label="depths")
-    names = short_names([encoder.name for encoder in found.encoders])
-    colour = -1
-    for encoder, name in zip(found.encoders, names):
-        random = encoder.name in untrained
-        colour += not random or colour < 0
-        values = 100 * np.array(encoder.layers)
-        depth = np.linspace(0, 1, len(values)) if len(values) > 1 else np.zeros(1)
-        style: dict[str, Any] = look(colour, len(values))
-        style |= {"markerfacecolor": "white", "linestyle": "--"} if random else {}
-        reach = np.abs(values[:, 1:] - values[:, :1]).T
-        axes.errorbar(
-            depth, values[:, 0], np.nan_to_num(reach), elinewidth=0.6, capsize=1.5,
-            label=ellipsised(name, 150, SMALL),
-            gid=encoder.name, **style,
-        )  # fmt: skip
-    for line, (name, value) in zip(("-.", ":", "--", "-") * 3, found.baselines.items()):
-        axes.axhline(100 * value.value, color=GREY, linewidth=1, linestyle=line, label=name,
-                     gid=name)  # fmt: skip
-    axes.set_xlabel("relative depth of the layer", fontsize=MEDIUM)
-    axes.set_ylabel("frames read right", fontsize=MEDIUM)
-    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    axes.yaxis.set_major_locator(MaxNLocator(6))
-    dress_panel(axes, "")
-    legend = figure.legend(loc="lower center", ncols=2, **LEGEND)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    head.draw(figure)
-    return figure
-
-
-def save_depths(
-    found: Found, folder: Path, untrained: Collection[str] = (), note: str = ""
-) -> list[Path]:
-    """Draw `depths` as probe.png and probe.pdf."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figure = depths(found, untrained, note)
-    paths = [folder / f"probe.{kind}" for kind in ("png", "pdf")]
-    for path in paths:
-        figure.savefig(path, dpi=DPI)
-    return paths

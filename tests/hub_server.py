@@ -1,22 +1,37 @@
-"""A hub on 127.0.0.1: what huggingface_hub asks of huggingface.co to download files."""
+"""A hub on 127.0.0.1: what huggingface_hub and `datasets` ask of huggingface.co."""
 
+import contextlib
 import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-REPO = "org/model"
+import huggingface_hub
+import pytest
+from huggingface_hub import HfFileSystem, constants
+
 FIRST = "1" * 40
 
 
 class Hub(ThreadingHTTPServer):
-    """One model, REPO, with `files` as its commit FIRST."""
+    """One repository with `files` as its commit FIRST, which is its branch `main`.
+
+    `repo` as in addresses: org/model, datasets/org/speech.
+    """
 
     daemon_threads = True
 
-    def __init__(self, files: dict[str, bytes]):
+    def __init__(self, repo: str, files: dict[str, bytes]):
         super().__init__(("127.0.0.1", 0), HubHandler)
+        self.repo = repo
         self.commits = {FIRST: dict(files)}
         self.refs = {"main": FIRST}
         self.log: list[tuple[str, str, str | None]] = []
+        self.sent: dict[str, int] = {}  # bytes of each file
         self.error: tuple[int, str] | None = None
         self.cuts: list[int] = []  # how many bytes each coming download of weights may send
         self.short = 0  # how many bytes all downloads of weights leave out
@@ -26,6 +41,32 @@ class Hub(ThreadingHTTPServer):
     def fetched(self) -> list[str]:
         paths = [path for method, path, _ in self.log if method == "GET" and "/resolve/" in path]
         return [path.rpartition("/")[2] for path in paths]
+
+
+@contextlib.contextmanager
+def serving(hub: Hub, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Hub]:
+    """It is huggingface.co to huggingface_hub, which keeps files in cache/ in the folder."""
+    thread = threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # huggingface_hub waits to retry
+    monkeypatch.chdir(folder)
+    huggingface_hub.close_session()
+    HfFileSystem.clear_instance_cache()
+    try:
+        yield hub
+    finally:
+        hub.shutdown()
+        hub.server_close()
+        thread.join()
+        huggingface_hub.close_session()
+        HfFileSystem.clear_instance_cache()
 
 
 class HubHandler(BaseHTTPRequestHandler):
@@ -41,48 +82,80 @@ class HubHandler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.answer(body=True)
 
-    def fail(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"X-Error-Code": code, "Content-Length": "0", **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-
     def answer(self, body: bool) -> None:
-        hub = self.server
+        hub, path = self.server, unquote(urlsplit(self.path).path)
         hub.log.append((self.command, self.path, self.headers.get("Range")))
-        repo, _, rest = self.path.lstrip("/").partition("/resolve/")
-        revision, _, name = rest.partition("/")
+        files, about = f"/{hub.repo}/resolve/", f"/api/{hub.repo}"
         if hub.error:
             return self.fail(*hub.error)
-        if repo != REPO:
+        if path.startswith(files):
+            what, rest = "file", path.removeprefix(files)
+        elif path.startswith(about):
+            what, _, rest = path.removeprefix(about).lstrip("/").partition("/")
+        else:
             return self.fail(404, "RepoNotFound")
-        commit = hub.refs.get(revision, revision)
+        revision, _, name = rest.partition("/")
+        commit = hub.refs.get(revision or "main", revision)
         if commit not in hub.commits:
             return self.fail(404, "RevisionNotFound")
+        answers = {"file": self.file, "tree": self.tree}
+        return answers.get(what, self.info)(commit, name, body)
+
+    def head(self, status: int, length: int, **told: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(length))
+        for name, value in told.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+
+    def fail(self, status: int, code: str, **told: str) -> None:
+        self.head(status, 0, X_Error_Code=code, **told)
+
+    def json(self, value, body: bool) -> None:
+        content = json.dumps(value).encode()
+        self.head(200, len(content), Content_Type="application/json")
+        if body:
+            self.wfile.write(content)
+
+    def info(self, commit: str, _: str, body: bool) -> None:
+        siblings = [{"rfilename": name} for name in self.server.commits[commit]]
+        repo = self.server.repo.removeprefix("datasets/")
+        self.json({"id": repo, "sha": commit, "siblings": siblings}, body)
+
+    def tree(self, commit: str, folder: str, body: bool) -> None:
+        files = self.server.commits[commit]
+        prefix = f"{folder}/" if folder else ""
+        below = [name for name in files if name.startswith(prefix)]
+        if not below:
+            return self.fail(404, "EntryNotFound")
+        found = {}
+        for name in below:
+            first, deeper, _ = name.removeprefix(prefix).partition("/")
+            size = 0 if deeper else len(files[name])
+            kind = "directory" if deeper else "file"
+            found[first] = {"type": kind, "path": prefix + first, "size": size, "oid": "0" * 40}
+        self.json(list(found.values()), body)
+
+    def file(self, commit: str, name: str, body: bool) -> None:
+        hub = self.server
         content = hub.commits[commit].get(name)
         if content is None:
-            return self.fail(404, "EntryNotFound", {"X-Repo-Commit": commit})
-        self.send_file(commit, name, content, body)
-        if hub.move_main_to and body:
-            hub.refs["main"] = hub.move_main_to
-
-    def send_file(self, commit: str, name: str, content: bytes, body: bool) -> None:
-        etag = hashlib.sha256(content).hexdigest()
+            return self.fail(404, "EntryNotFound", X_Repo_Commit=commit)
+        told = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X_Repo_Commit": commit}
         large = body and "." in name and not name.endswith(".json")
-        if large and self.server.short:
-            content = content[: -self.server.short]
-        start = 0
+        if large and hub.short:
+            content = content[: -hub.short]
+        status, total = 200, len(content)
         if wanted := self.headers.get("Range"):
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-        self.send_response(206 if wanted else 200)
-        self.send_header("ETag", f'"{etag}"')
-        self.send_header("X-Repo-Commit", commit)
-        self.send_header("Content-Length", str(len(content) - start))
-        if wanted:
-            total = len(content)
-            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
-        self.end_headers()
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            content = content[int(first) : int(last) + 1 if last else total]
+            told["Content_Range"] = f"bytes {first}-{int(first) + len(content) - 1}/{total}"
+            status = 206
+        self.head(status, len(content), **told)
         if body:
-            cut = self.server.cuts.pop(0) if large and self.server.cuts else len(content)
-            self.wfile.write(content[start : start + cut])
-            self.close_connection = cut < len(content) - start
+            cut = hub.cuts.pop(0) if large and hub.cuts else len(content)
+            hub.sent[name] = hub.sent.get(name, 0) + len(content[:cut])
+            self.wfile.write(content[:cut])
+            self.close_connection |= cut < len(content)
+            if hub.move_main_to:
+                hub.refs["main"] = hub.move_main_to

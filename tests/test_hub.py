@@ -4,11 +4,8 @@ import hashlib
 import os
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
@@ -16,7 +13,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint import open_checkpoint
 from speechsim_jax.models.ctc import load_recognizer
 from speechsim_jax.models.loading import load_encoder
-from tests.hub_server import FIRST, REPO, Hub
+from tests.hub_server import FIRST, Hub, serving
 from tests.test_checkpoint import (
     CONFIG,
     LAYOUTS,
@@ -30,30 +27,15 @@ from tests.test_checkpoint import (
     safetensors_of,
 )
 
+REPO = "org/model"
 SECOND = "2" * 40
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    server = Hub(SAFETENSORS)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10)  # only whole chunks are resumed
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # huggingface_hub waits to retry
-    monkeypatch.chdir(tmp_path)
-    huggingface_hub.close_session()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-    huggingface_hub.close_session()
+    with serving(Hub(REPO, SAFETENSORS), monkeypatch, tmp_path) as server:
+        yield server
 
 
 def blobs(tmp_path: Path) -> dict[str, bytes]:

@@ -3,7 +3,6 @@
 import functools
 import io
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from speechsim_jax import batching, hub_audio
 from speechsim_jax.audio import AudioError, open_corpus, read
 from speechsim_jax.errors import UserError
 from speechsim_jax.selection import durations, select
-from tests.dataset_hub import COMMIT, REPO, DatasetHub
+from tests.hub_server import FIRST, Hub, serving
 from tests.sound_files import ids, noise
 
 README = """---
@@ -345,64 +344,46 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch):
 # ---------------------------------------------------------------- the hub
 
 
+REPO = "org/speech"
+HUB = f"hf:{REPO}/clean/validation"
+
+
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    from huggingface_hub import HfFileSystem, constants
-
-    server = DatasetHub(files_of(rows(12, samples=48_000), rows(4, first=12)))
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    server = Hub(f"datasets/{REPO}", files_of(rows(12, samples=48_000), rows(4, first=12)))
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
     files = server.url + "/datasets/{repo_id}/resolve/{revision}/{path}"
     monkeypatch.setattr(datasets.config, "HUB_DATASETS_URL", files)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(datasets.config, "USE_PARQUET_EXPORT", False)  # asks another server
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # huggingface_hub waits to retry
-    monkeypatch.chdir(tmp_path)
-    huggingface_hub.close_session()
-    HfFileSystem.clear_instance_cache()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-    huggingface_hub.close_session()
-    HfFileSystem.clear_instance_cache()
+    with serving(server, monkeypatch, tmp_path):
+        yield server
 
 
-HUB = f"hf:{REPO}/clean/validation"
-
-
-@pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
+@pytest.mark.parametrize("revision", ["", "@main", f"@{FIRST}"])
 def test_a_dataset_of_the_hub_is_pinned_and_listed_without_its_sound(hub, revision, cache):
     corpus = open_corpus(HUB + revision)
-    assert corpus.origin == f"{HUB}@{COMMIT}"
+    assert corpus.origin == f"{HUB}@{FIRST}"
     assert ids(corpus) == [f"utterance-{number:02d}" for number in range(16)]
     sound = "clean/validation/0000.parquet"
-    assert hub.sent[sound] < 0.1 * len(hub.files[sound])
-    before = hub.sent[sound]
+    size, before = len(hub.commits[FIRST][sound]), hub.sent[sound]
+    assert before < 0.1 * size
     np.testing.assert_allclose(read(corpus.sources[3]).samples, noise(48_000, 3), atol=2**-15)
     assert kept(cache) == ["1.arrow"]
-    assert 0.1 < (hub.sent[sound] - before) / len(hub.files[sound]) < 0.25  # one group of six
+    assert 0.1 < (hub.sent[sound] - before) / size < 0.25  # one group of six
     assert open_corpus(HUB).fingerprint() == corpus.fingerprint()
 
 
 def test_the_hub_out_of_order_costs_one_line_and_nothing_that_is_here(hub, cache):
     corpus = open_corpus(HUB)
     read(corpus.sources[0])
-    hub.out_of_order = True
+    hub.error = (500, "")
     assert len(read(corpus.sources[1]).samples) == 48_000  # of the same row group
     with pytest.raises(UserError, match=r"row group 1 cannot be fetched .* start again") as caught:
         durations(corpus)
     assert len(str(caught.value).splitlines()) == 1
     assert not list(cache.rglob("*.tmp"))
-    hub.out_of_order = False
+    hub.error = None
     assert all(source.seconds for source in durations(corpus).sources)
 
 
@@ -410,5 +391,5 @@ def test_what_the_hub_does_not_have(hub):
     assert "expected hf:NAME/CONFIG/SPLIT" in refusal("hf:org/other/clean/validation")
     assert "'no-such'" in refusal(f"{HUB}@no-such")
     assert "it has validation" in refusal(f"hf:{REPO}/clean/train")
-    hub.out_of_order = True
+    hub.error = (500, "")
     assert "the hub within reach" in refusal("hf:org/third/clean/validation")

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import speechsim_jax as ss
-from speechsim_jax import probes
+from speechsim_jax import probe_figure, probe_findings, probes
 
 PHONES = ("AA", "B", "S", "T")
 SPEAKERS = tuple(f"s{number}" for number in range(6))
@@ -223,7 +223,7 @@ LAYERS = {"m": ["m/0", "m/1"], "r": ["r/0"]}
 
 
 def test_summary(made):
-    found = probes.summary(made, LAYERS, {"m": "r"})
+    found = probe_findings.summary(made, LAYERS, {"m": "r"})
     assert list(found.baselines) == [probes.COMMONEST, "mfcc"]
     assert found.baselines["mfcc"].value == 0.4
     trained, untrained = found.encoders
@@ -247,7 +247,7 @@ def test_summary(made):
 
 
 def test_facts_fit_into_json(made):
-    found = probes.summary(made, LAYERS)
+    found = probe_findings.summary(made, LAYERS)
     facts = json.loads(json.dumps(found.facts(), allow_nan=False))
     assert facts["encoders"]["m"]["best"]["value"] == 0.45
     assert facts["encoders"]["m"]["chosen_layers"] == [0, 1]
@@ -259,13 +259,13 @@ def test_facts_fit_into_json(made):
         made, speakers=("a",), frames=made.frames[:1], fold=made.fold[:1],
         correct={kind: counts[:1] for kind, counts in made.correct.items()},
     )  # fmt: skip
-    facts = json.loads(json.dumps(probes.summary(alone, LAYERS).facts(), allow_nan=False))
+    facts = json.loads(json.dumps(probe_findings.summary(alone, LAYERS).facts(), allow_nan=False))
     assert facts["baselines"]["mfcc"] == {"value": 0.4, "low": None, "high": None}
 
 
 def test_figure_shows_layers_with_their_intervals(made, tmp_path):
-    found = probes.summary(made, LAYERS, {"m": "r"})
-    figure = probes.depths(found, {"r"}, "made up")
+    found = probe_findings.summary(made, LAYERS, {"m": "r"})
+    figure = probe_figure.depths(found, {"r"}, "made up")
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     axes = next(a for a in figure.axes if a.get_label() == "depths")
@@ -278,6 +278,6 @@ def test_figure_shows_layers_with_their_intervals(made, tmp_path):
     assert line.get_color() == drawn["r"][0].get_color()
     across = {l.get_gid(): l.get_ydata()[0] for l in axes.lines if l.get_gid() in found.baselines}
     assert across == pytest.approx({"commonest phone": 10, "mfcc": 40})
-    paths = probes.save_depths(found, tmp_path / "figures")
+    paths = probe_figure.save_depths(found, tmp_path / "figures")
     assert [path.name for path in paths] == ["probe.png", "probe.pdf"]
     assert all(path.stat().st_size > 1000 for path in paths)

@@ -27,7 +27,8 @@ FACE = {
 JOINTS = {
     "engine", "reading", "accumulate", "checkpoints", "arrays", "attention_maps", "settings",
     "frames", "provenance", "sharding", "packing", "plan", "costs", "kept", "passes", "jobs",
-    "gathering", "training", "processes", "watch", "probes", "__init__",
+    "gathering", "training", "processes", "watch", "probes",
+    "probe_findings", "probe_figure", "__init__",
 }  # fmt: skip
 
 # Room -> the rooms it may import from (itself always); the first part after speechsim_jax counts.
@@ -64,7 +65,9 @@ MAY_IMPORT = {
     "published": {"errors", "results", "labels", "drawing"},
     "dynamics": {"errors", "labels", "drawing"},
     "provenance": BASE,
-    "probes": {"errors", "statistics", "labels", "drawing"},
+    "probes": {"errors", "statistics"},
+    "probe_findings": {"probes"},
+    "probe_figure": {"labels", "drawing", "probe_findings"},
     "sharding": BASE | NETWORK | {"statistics"},
     "packing": set(),
     "plan": BASE | MATHS | {"sharding", "packing"},
