@@ -186,6 +186,44 @@ def test_a_step_is_a_function_of_seed_and_step(sampler):
     assert (of_c.samples[:, 0] == of_c.samples[0, 0]).all() and of_c.samples[0, 0] >= 2
 
 
+def test_speeds_change_what_is_heard_and_the_units_follow():
+    """Samples and units of ramps tell the place that they are of."""
+    sources = [source("a", 320 * 200), source("c", 320 * 4 + 200, start=10**5)]
+    frames = {s.id: np.arange(CONFIG.frames(len(s.samples))) for s in sources}
+    crops = Crops(rows=64, frames=20, speed_change=0.2)
+    sampler = CropSampler(Waves(sources, 1), CONFIG, crops, 0, frames)
+    speeds, seen = [], set()
+    for step in range(20):
+        rows = sampler.step(step)
+        assert rows.samples.shape == (64, 320 * 20 + 80) and rows.units.shape == (64, 20)
+        for wave, length, units_ in zip(*rows[:3]):
+            places = wave[:length].astype(np.float64) * 1e6 % 10**5
+            start, speed = places[0], (places[-1] - places[0]) / (length - 1)
+            np.testing.assert_allclose(places, start + speed * np.arange(length), atol=0.3)
+            assert start == pytest.approx(320 * round(start / 320), abs=0.1)
+            count = CONFIG.frames(int(length))
+            middles = start + speed * (320 * np.arange(count) + 200)
+            there = np.rint((middles - 200) / 320) < 199  # the whole has 199 frames
+            assert (units_[:count][~there] == -1).all()
+            assert np.abs(320 * units_[:count] + 200 - middles)[there].max() <= 161
+            assert (units_[count:] == -1).all()
+            assert count == 20 or wave[0] >= 0.1
+            if count == 20:
+                speeds.append(speed)
+                seen.update(units_.tolist())
+    assert 0.8 <= min(speeds) < 0.82 and 1.18 < max(speeds) <= 1.2
+    assert seen - {-1} == set(range(199))
+
+
+def test_speeds_leave_evaluation_alone(sampler):
+    crops = Crops(rows=64, frames=10, speed_change=0.2)
+    changed = CropSampler(sampler._waves, CONFIG, crops, 0, sampler._units)
+    for speaker in "ab":
+        for a, b in zip(sampler.of_speaker(speaker)[:3], changed.of_speaker(speaker)[:3]):
+            assert np.array_equal(a, b)
+    assert not np.array_equal(sampler.step(0).samples, changed.step(0).samples)
+
+
 # --- whole utterances -----------------------------------------------------------------------------
 
 

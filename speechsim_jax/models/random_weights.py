@@ -12,11 +12,11 @@ from speechsim_jax.models.weights import Weight
 def random_tensors(config: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
     """Torch tensors by HF name, drawn as transformers' `_init_weights` of the family draws them.
 
-    Linear and embedding N(0, 0.02), convolutions He normal, norms 1 and 0; wav2vec2 and WavLM draw
-    the projection and the convolutions' biases uniformly and the positional kernel with a normal of
-    its own. (transformers 5 then loses what it drew for the positional kernel, as weight norm makes
-    it a copy, and keeps torch's uniform default; here the draw counts, as in fairseq.) The quantity
-    drawn for a name does not depend on the other names.
+    Linear and embedding N(0, `initializer_range`), convolutions He normal, norms 1 and 0; wav2vec2
+    and WavLM draw the projection and the convolutions' biases uniformly and the positional kernel
+    with a normal of its own. (transformers 5 then loses what it drew for the positional kernel, as
+    weight norm makes it a copy, and keeps torch's uniform default; here the draw counts, as in
+    fairseq.) The quantity drawn for a name does not depend on the other names.
     """
     return {row.name: _draw(config, row, seed) for row in weights.weight_table(config)}
 
@@ -40,7 +40,7 @@ def _draw(config: EncoderConfig, row: Weight, seed: int) -> np.ndarray:
     elif kind == "bias":
         values = np.zeros(shape)
     else:
-        values = rng.normal(0, 0.02, shape)
+        values = rng.normal(0, config.initializer_range, shape)
     return values.astype(np.float32)
 
 

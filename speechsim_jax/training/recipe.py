@@ -55,14 +55,21 @@ class Audio:
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """What a step of pretraining hears: `rows` crops of `frames` frames."""
+    """What a step of pretraining hears: `rows` crops of `frames` frames.
+
+    `speed_change`: each is played slower or faster by up to such a share, and with it lower or
+    higher (Ko et al. 2015); 0.1 makes more speakers of few.
+    """
 
     rows: int = 8
     frames: int = 250
+    speed_change: float | int = 0.0
 
     def __post_init__(self):
         if self.rows < 1 or self.frames < 1:
             raise UserError(f"{self}: expected at least one row and one frame")
+        if not 0 <= self.speed_change < 1:
+            raise UserError(f"speed_change={self.speed_change}: expected 0 or more, below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +133,17 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining(Recipe):
-    """`feature_grad_mult` scales the gradient of the convolutions (fairseq)."""
+    """`feature_grad_mult` scales the gradient of the convolutions (fairseq).
+
+    `first_convolution`: how the kernel of the first one starts, "drawn" as its family draws it or
+    as a filterbank ("gabor", `filterbank`).
+    """
 
     encoder: EncoderConfig = field(default_factory=partial(EncoderConfig, "wav2vec2"))
     crops: Crops = field(default_factory=Crops)
     evaluation_speakers: int = 32
     feature_grad_mult: float | int = 0.1
+    first_convolution: Literal["drawn", "gabor"] = "drawn"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ lengths.
 """
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ class CropSampler:
     def step(self, step: int) -> Rows:
         """What a step of training hears, counted from 0. Raises UserError if nothing is usable."""
         rng = np.random.default_rng([self._seed, _TRAINING, step])
-        return self._draw(rng, np.arange(len(self._waves)))
+        return self._draw(rng, np.arange(len(self._waves)), self._crops.speed_change)
 
     def of_speaker(self, speaker: str) -> Rows:
         """One batch of a speaker, always the same."""
@@ -68,26 +69,46 @@ class CropSampler:
         rng = np.random.default_rng([self._seed, _EVALUATION, *speaker.encode()])
         return self._draw(rng, np.array(own))
 
-    def _draw(self, rng: np.random.Generator, among: Int[np.ndarray, " _source"]) -> Rows:
-        rows, width = self._crops.rows, self._crops.frames
+    def _draw(
+        self, rng: np.random.Generator, among: Int[np.ndarray, " _source"], change: float = 0.0
+    ) -> Rows:
+        rows, width, config = self._crops.rows, self._crops.frames, self._config
         ends = np.cumsum(self._seconds[among])
         places = np.searchsorted(ends, rng.random(rows) * ends[-1], side="right")
         starts = rng.random(rows)
-        hop, window = self._config.hop_samples, self._config.window_samples
-        samples = np.zeros((rows, hop * (width - 1) + window), np.float32)
+        speeds = 1 + change * rng.uniform(-1, 1, rows)
+        samples = np.zeros((rows, config.hop_samples * (width - 1) + config.window_samples))
+        samples = samples.astype(np.float32)
         lengths = np.zeros(rows, np.int32)
         units: list[np.ndarray] = []
-        for row, (number, where) in enumerate(zip(among[places].tolist(), starts)):
+        for row, (number, where, speed) in enumerate(zip(among[places].tolist(), starts, speeds)):
             wave = self._waves[number]
-            first = int(where * (max(self._config.frames(len(wave)) - width, 0) + 1))
-            cut = wave[hop * first :][: samples.shape[1]]
+            most = math.ceil((samples.shape[1] - 1) * speed) + 1
+            first = int(where * (max(len(wave) - most, 0) // config.hop_samples + 1))
+            cut = _played(wave[config.hop_samples * first :][:most], speed)[: samples.shape[1]]
             samples[row, : len(cut)], lengths[row] = cut, len(cut)
             if self._units is not None:
                 of_all = self._units.get(self._waves.sources[number].id, np.zeros(0, np.int32))
-                units.append(of_all[first : first + width].astype(np.int32))
+                heard = first + _heard_at(config, int(config.frames(len(cut))), speed)
+                units.append(of_all[heard[heard < len(of_all)]].astype(np.int32))
         _check_heard(lengths)
         found = None if self._units is None else padded(units, rows, width)
         return Rows(samples, lengths, found)
+
+
+def _played(wave: Float32[np.ndarray, " _sample"], speed: float) -> Float32[np.ndarray, " _played"]:
+    """The samples that fall every `speed` samples, by linear interpolation."""
+    if speed == 1 or not len(wave):
+        return wave
+    places = np.arange(math.floor((len(wave) - 1) / speed) + 1) * speed
+    return np.interp(places, np.arange(len(wave)), wave).astype(np.float32)
+
+
+def _heard_at(config: EncoderConfig, frames: int, speed: float) -> Int[np.ndarray, " _frame"]:
+    """The frames of a wave whose middles are nearest to those of frames of it as it is played."""
+    middle = config.window_samples / 2
+    played = np.arange(frames) * config.hop_samples + middle
+    return np.maximum(np.rint((played * speed - middle) / config.hop_samples), 0).astype(np.int64)
 
 
 class UtteranceSampler:

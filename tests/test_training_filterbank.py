@@ -1,0 +1,65 @@
+"""The filterbank that a first convolution can start as, against what a filterbank has to be."""
+
+import numpy as np
+import pytest
+
+from speechsim_jax.errors import UserError
+from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.random_weights import random_tensors
+from speechsim_jax.training.filterbank import gabor
+
+FILTERS, TAPS = 160, 240
+KERNEL = gabor(FILTERS, TAPS)[:, 0].astype(np.float64)
+COS, SIN = KERNEL[:40], KERNEL[40:80]
+HERTZ = np.fft.rfftfreq(1 << 14, 1 / 16_000)
+
+
+def test_norms_means_and_signs():
+    np.testing.assert_allclose(np.linalg.norm(KERNEL, axis=1), np.sqrt(2), rtol=1e-6)
+    np.testing.assert_allclose(KERNEL.mean(1), 0, atol=1e-7)
+    np.testing.assert_array_equal(KERNEL[80:], -KERNEL[:80])
+
+
+def test_centres_are_those_of_a_mel_filterbank():
+    """librosa's, on HTK's scale, is the oracle; a low filter is wider than its kernel resolves."""
+    librosa = pytest.importorskip("librosa")
+    centres = librosa.mel_frequencies(42, fmin=60, fmax=7800, htk=True)[1:-1]
+    power = np.abs(np.fft.rfft(COS, 1 << 14)) ** 2
+    found = HERTZ[power.argmax(1)]
+    np.testing.assert_allclose(found[3:], centres[3:], rtol=0.01)
+
+
+def test_widths_are_those_of_mel_triangles():
+    librosa = pytest.importorskip("librosa")
+    edges = librosa.mel_frequencies(42, fmin=60, fmax=7800, htk=True)
+    # 15 ms with 2.5 sigma on either side let no filter be narrower than 125 Hz.
+    for number in range(20, 40):
+        magnitude = np.abs(np.fft.rfft(COS[number], 1 << 14))
+        passed = HERTZ[magnitude > magnitude.max() / 2]
+        width = (edges[number + 2] - edges[number]) / 2
+        assert passed.max() - passed.min() == pytest.approx(width, rel=0.1), number
+
+
+def test_energy_of_a_tone_does_not_depend_on_its_phase():
+    time = np.arange(TAPS) / 16_000
+    tones = np.sin(2 * np.pi * 1137 * time + np.linspace(0, np.pi, 20)[:, None])
+    energy = (tones @ COS.T) ** 2 + (tones @ SIN.T) ** 2
+    assert (energy.argmax(1) == 14).all()
+    assert energy[:, 14].max() / energy[:, 14].min() < 1.01
+
+
+def test_filters_come_in_fours():
+    with pytest.raises(UserError, match="6 filters are no multiple of 4"):
+        gabor(6, 80)
+
+
+def test_initializer_range_scales_linear_maps_and_nothing_else():
+    plain = EncoderConfig("hubert", hidden_size=24, num_attention_heads=2, num_hidden_layers=1)
+    before = random_tensors(plain, 0)
+    wide = EncoderConfig(
+        "hubert", hidden_size=24, num_attention_heads=2, num_hidden_layers=1, initializer_range=0.1
+    )
+    after = random_tensors(wide, 0)
+    for name, tensor in before.items():
+        linear = tensor.ndim == 2
+        np.testing.assert_allclose(after[name], (5 if linear else 1) * tensor, rtol=1e-6)
