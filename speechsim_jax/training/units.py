@@ -25,6 +25,8 @@ _COEFFICIENTS, _MELS = 13, 40
 # 25 ms every 10 ms: every second window is exactly what a frame of the encoder hears.
 _WINDOW_SAMPLES, _HOP_SAMPLES = 400, 160
 _DELTA_FRAMES = 5
+# Kaldi's lifter, 1 + Q/2 sin(pi n / Q): without it energy and tilt make up most of a distance.
+_LIFTER = 1 + 11 * np.sin(np.pi * np.arange(_COEFFICIENTS) / 22)
 
 Rows = Float32[np.ndarray, "row number"]
 
@@ -34,10 +36,12 @@ def mfcc(
 ) -> Float32[np.ndarray, "frame 39"]:
     """13 cepstral coefficients, their deltas and the deltas' deltas (+-2 windows), by frame.
 
-    By librosa: 40 mel bands (HTK's scale), log power, DCT; fairseq takes kaldi's, with dither,
-    pre-emphasis and lifters. `centred` takes the utterance's mean out of each coefficient, and with
-    it much of speaker and channel; the published units lack that, and say less about phones (see
-    BUILD_NOTES). Raises UserError for an encoder whose frames are not 25 ms every 20 ms.
+    By librosa: 40 mel bands (HTK's scale), log power, DCT, kaldi's lifter; fairseq takes kaldi's,
+    with dither and pre-emphasis too. `centred` takes the utterance's mean out of each coefficient,
+    and with it much of speaker and channel; the published units lack that, and say less about
+    phones (see BUILD_NOTES).
+
+    Raises UserError for an encoder whose frames are not 25 ms every 20 ms.
     """
     if (config.window_samples, config.hop_samples) != (_WINDOW_SAMPLES, 2 * _HOP_SAMPLES):
         raise UserError(
@@ -55,6 +59,7 @@ def mfcc(
     )
     # Without a floor relative to the loudest window, which would tie windows together.
     static = librosa.feature.mfcc(S=librosa.power_to_db(mel, top_db=None), n_mfcc=_COEFFICIENTS)
+    static *= _LIFTER[:, None]
     delta = _slope(static)
     rows = np.concatenate([static, delta, _slope(delta)]).T
     frames = rows[::2][: config.frames(len(samples))].astype(np.float32)
