@@ -1,6 +1,5 @@
 """The scripts that train, as a user meets them: what they write, and what they say when wrong."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -13,9 +12,7 @@ from safetensors.numpy import load_file
 import speechsim_jax as ss
 from experiments import _flags, _training, finetune, pretrain, synthesise
 from speechsim_jax.audio import open_corpus, read
-from speechsim_jax.training import pretraining
-from speechsim_jax.training.filterbank import gabor
-from speechsim_jax.training.recipe import Audio, PredictiveRecipe, read_recipe
+from speechsim_jax.training.recipe import Audio, read_recipe
 from tests.objectives import quick_compiles
 
 quick = pytest.fixture(scope="module", autouse=True)(quick_compiles)
@@ -116,15 +113,6 @@ def test_what_pretraining_writes(folder, pretrained):
     head = load_file(model / "pretraining_head.safetensors")
     assert head["label_embs_concat"].shape == (4, 6)
     assert np.load(model / "units.npz")["centres"].shape == (4, 39)
-
-
-def test_the_first_convolution_can_start_as_a_filterbank():
-    recipe = dataclasses.replace(PredictiveRecipe(), first_convolution="gabor")
-    started = pretraining.first_weights(recipe)
-    plain = pretraining.first_weights(PredictiveRecipe())
-    changed = [name for name in plain if not np.array_equal(started[name], plain[name])]
-    assert changed == ["feature_extractor.conv_layers.0.conv.weight"]
-    np.testing.assert_array_equal(started[changed[0]], gabor(512, 10))
 
 
 def test_the_second_iteration(folder, pretrained):

@@ -28,8 +28,10 @@ class EncoderConfig:
     The defaults are the class defaults of `Wav2Vec2Config`, `HubertConfig` and `WavLMConfig`
     (transformers 5.23), which agree on every field here: released files of 2021 leave many out.
 
-    `initializer_range` is the standard deviation of linear maps before training; it changes nothing
-    else. 0.02 suits 768 neurons: of 96, attention and feed-forward parts then add next to nothing.
+    The last two say how an encoder starts, before training, and nothing else. `initializer_range`
+    is the standard deviation of linear maps; 0.02 suits 768 neurons: of 96, attention and
+    feed-forward parts then add next to nothing. `first_convolution`, which transformers does not
+    have: drawn at random as all others, or a filterbank (`models.filterbank`).
     """
 
     family: Literal["wav2vec2", "hubert", "wavlm"]
@@ -52,6 +54,7 @@ class EncoderConfig:
     max_bucket_distance: int = 800
     do_normalize: bool = True
     initializer_range: float = 0.02
+    first_convolution: Literal["drawn", "gabor"] = "drawn"
 
     def __post_init__(self):
         sizes = {len(self.conv_dim), len(self.conv_kernel), len(self.conv_stride)}

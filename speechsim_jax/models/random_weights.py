@@ -6,6 +6,7 @@ import numpy as np
 
 from speechsim_jax.models import weights
 from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.filterbank import gabor
 from speechsim_jax.models.weights import Weight
 
 
@@ -16,7 +17,8 @@ def random_tensors(config: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
     and WavLM draw the projection and the convolutions' biases uniformly and the positional kernel
     with a normal of its own. (transformers 5 then loses what it drew for the positional kernel, as
     weight norm makes it a copy, and keeps torch's uniform default; here the draw counts, as in
-    fairseq.) The quantity drawn for a name does not depend on the other names.
+    fairseq.) The quantity drawn for a name does not depend on the other names. The first
+    convolution may be a filterbank instead (`EncoderConfig.first_convolution`).
     """
     return {row.name: _draw(config, row, seed) for row in weights.weight_table(config)}
 
@@ -48,6 +50,8 @@ def _convolution(config: EncoderConfig, row: Weight, rng, shape: tuple[int, ...]
     index = int(row.path[2])
     fan_in = (1 if index == 0 else config.conv_dim[index - 1]) * config.conv_kernel[index]
     if row.path[-1] == "kernel":
+        if index == 0 and config.first_convolution == "gabor":
+            return gabor(config.conv_dim[0], config.conv_kernel[0])
         return rng.normal(0, math.sqrt(2 / fan_in), shape)
     if config.family == "hubert":
         return np.zeros(shape)

@@ -12,11 +12,9 @@ import numpy as np
 from speechsim_jax.audio import AudioInput, Source
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.models.random_weights import random_tensors
 from speechsim_jax.training import folders, model
 from speechsim_jax.training.corpora import Split, Waves, open_split, speaker_of
 from speechsim_jax.training.examination import OfSpeakers
-from speechsim_jax.training.filterbank import gabor
 from speechsim_jax.training.labelling import Units, make_units, of_layer, of_mfcc
 from speechsim_jax.training.recipe import ContrastiveRecipe, PredictiveRecipe, Pretraining
 from speechsim_jax.training.sampling import CropSampler
@@ -50,7 +48,7 @@ def prepare(
     UserError for anything wrong with what was given.
     """
     split = open_split(corpora, recipe.audio)
-    graph, start = model.initial(recipe.encoder, recipe.head, recipe.seed, first_weights(recipe))
+    graph, start = model.initial(recipe.encoder, recipe.head, recipe.seed)
     units: Units | None = None
     identity: dict[str, Any] = {"audio": split.fingerprint()}
     if isinstance(recipe, ContrastiveRecipe):
@@ -76,15 +74,6 @@ def prepare(
         write=write,
         identity=identity,
     )
-
-
-def first_weights(recipe: Pretraining) -> dict[str, np.ndarray]:
-    """The encoder's tensors before the first step, by HF's names."""
-    tensors = random_tensors(recipe.encoder, recipe.seed)
-    if recipe.first_convolution == "gabor":
-        filters, taps = recipe.encoder.conv_dim[0], recipe.encoder.conv_kernel[0]
-        tensors["feature_extractor.conv_layers.0.conv.weight"] = gabor(filters, taps)
-    return tensors
 
 
 def _write_contrastive(recipe: ContrastiveRecipe, folder: Path, trained: model.Model) -> None:

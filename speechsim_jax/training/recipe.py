@@ -133,17 +133,12 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining(Recipe):
-    """`feature_grad_mult` scales the gradient of the convolutions (fairseq).
-
-    `first_convolution`: how the kernel of the first one starts, "drawn" as its family draws it or
-    as a filterbank ("gabor", `filterbank`).
-    """
+    """`feature_grad_mult` scales the gradient of the convolutions (fairseq)."""
 
     encoder: EncoderConfig = field(default_factory=partial(EncoderConfig, "wav2vec2"))
     crops: Crops = field(default_factory=Crops)
     evaluation_speakers: int = 32
     feature_grad_mult: float | int = 0.1
-    first_convolution: Literal["drawn", "gabor"] = "drawn"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,9 @@ import math
 import numpy as np
 from jaxtyping import Float32
 
-from speechsim_jax.audio import SAMPLE_RATE_HZ
 from speechsim_jax.errors import UserError
 
+_SAMPLE_RATE_HZ = 16_000
 _LOWEST_HZ, _HIGHEST_HZ = 60.0, 7800.0
 # Ends of the kernel lie so many sigma from its middle, at least.
 _LEAST_REACH = 2.5
@@ -32,8 +32,8 @@ def gabor(filters: int, taps: int) -> Float32[np.ndarray, "filters 1 taps"]:
     edges = _from_mel(np.linspace(_to_mel(_LOWEST_HZ), _to_mel(_HIGHEST_HZ), filters // 4 + 2))
     centre, width = edges[1:-1, None], (edges[2:] - edges[:-2])[:, None] / 2
     sigma = math.sqrt(2 * math.log(2)) / (math.pi * width)
-    sigma = np.minimum(sigma, taps / SAMPLE_RATE_HZ / (2 * _LEAST_REACH))
-    time = (np.arange(taps) - (taps - 1) / 2) / SAMPLE_RATE_HZ
+    sigma = np.minimum(sigma, taps / _SAMPLE_RATE_HZ / (2 * _LEAST_REACH))
+    time = (np.arange(taps) - (taps - 1) / 2) / _SAMPLE_RATE_HZ
     phase = 2 * np.pi * centre * time
     waves = np.exp(-0.5 * (time / sigma) ** 2) * np.stack([np.cos(phase), np.sin(phase)])
     waves -= waves.mean(-1, keepdims=True)

@@ -1,12 +1,17 @@
 """The filterbank that a first convolution can start as, against what a filterbank has to be."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
+import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.filterbank import gabor
 from speechsim_jax.models.random_weights import random_tensors
-from speechsim_jax.training.filterbank import gabor
+from speechsim_jax.models.saving import save_folder
 
 FILTERS, TAPS = 160, 240
 KERNEL = gabor(FILTERS, TAPS)[:, 0].astype(np.float64)
@@ -63,3 +68,28 @@ def test_initializer_range_scales_linear_maps_and_nothing_else():
     for name, tensor in before.items():
         linear = tensor.ndim == 2
         np.testing.assert_allclose(after[name], (5 if linear else 1) * tensor, rtol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm"])
+def test_an_encoder_can_start_with_it(family):
+    plain = EncoderConfig(family, hidden_size=24, num_attention_heads=2, num_hidden_layers=1)
+    other = dataclasses.replace(plain, first_convolution="gabor")
+    drawn, started = random_tensors(plain, 0), random_tensors(other, 0)
+    changed = [name for name in drawn if not np.array_equal(started[name], drawn[name])]
+    assert changed == ["feature_extractor.conv_layers.0.conv.weight"]
+    np.testing.assert_array_equal(started[changed[0]], gabor(512, 10))
+
+
+def test_how_an_encoder_started_stays_with_its_folder(tmp_path):
+    config = EncoderConfig(
+        "wav2vec2", hidden_size=24, num_attention_heads=2, num_hidden_layers=1,
+        intermediate_size=24, conv_dim=(8, 8), conv_kernel=(80, 2), conv_stride=(160, 2),
+        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
+        initializer_range=0.1, first_convolution="gabor",
+    )  # fmt: skip
+    save_folder(tmp_path, config, random_tensors(config, 3))
+    saved = ss.load_encoder(tmp_path)
+    assert saved.config == config
+    again = ss.random_like(saved, 3)
+    for a, b in zip(jax.tree.leaves(saved.parameters), jax.tree.leaves(again.parameters)):
+        np.testing.assert_array_equal(a, b)
