@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +41,8 @@ def start(main: Callable[[], None]) -> None:
     if {"--help", "-help", "-h", "--helpshort"} & set(sys.argv[1:]):
         print(_help.page(sys.modules[main.__module__]))
         return
+    # It prints its warnings itself, and absl would print them again.
+    logging.getLogger("huggingface_hub").propagate = False
     app.run(lambda _: guarded(main), flags_parser=parse)
 
 
@@ -70,10 +72,23 @@ def guarded(main: Callable[[], None]) -> None:
         _fail(str(error))
     except KeyboardInterrupt:
         own = flags.FLAGS.get_key_flags_for_module(sys.modules[main.__module__])
-        resumes = any(flag.name == "resume" for flag in own)
-        hint = "; go on with the same command and --resume" if resumes else ""
-        print(f"interrupted{hint}", file=sys.stderr)
+        print(f"interrupted{_how_to_go_on({flag.name for flag in own})}", file=sys.stderr)
         sys.exit(130)
+
+
+def _how_to_go_on(own: Collection[str]) -> str:
+    """What a script with these flags says to who has interrupted it."""
+    if "resume" not in own:
+        return ""
+    workdir = Path(WORKDIR.value or "").expanduser()
+    # Either is refused without --resume; before, there is nothing that a run could go on with.
+    if WORKDIR.value and ((workdir / "checkpoints").exists() or any(workdir.glob("*/plan.json"))):
+        return "; go on with the same command and --resume"
+    every = ""
+    if "checkpoint_every" in own:
+        minutes = flags.FLAGS["checkpoint_every"].value
+        every = f" (every {minutes:g} minutes, --checkpoint_every)"
+    return f" before the first checkpoint{every}; the same command starts anew"
 
 
 def quiet() -> bool:
@@ -153,10 +168,11 @@ def save_result(
     formats: Sequence[str] = ("png",),
     style: str = "labelled",
 ) -> None:
-    """Write config.json, result.nc, report.html and figures/*, in place of older ones."""
+    """Write config.json, result.nc, scores.csv, report.html, figures/*, in place of older ones."""
     # Only now: a run that fails must not pair an older result with its own configuration.
     (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     result.save(workdir / "result.nc")
+    result.to_csv(workdir / "scores.csv")
     result.report(workdir / "report.html")
     for stale in (workdir / "figures").glob("*.*"):
         if stale.suffix[1:] in figures.FORMATS:

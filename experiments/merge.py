@@ -47,6 +47,9 @@ def run(config: Config) -> ss.SimilarityResult:
     workdir = _flags.new_workdir(config.workdir, config.overwrite)
     statistics = workdir / "statistics"
     folders = [Path(job) / "statistics" for job in config.jobs]
+    for job, folder in zip(config.jobs, folders):
+        if not folder.exists() and Path(job, "result.nc").exists():
+            raise UserError(f"{job} was made without --keep_statistics; run compare again with it")
     if statistics.exists() and any(statistics.samefile(f) for f in folders if f.exists()):
         raise UserError(f"--workdir={workdir} is one of --jobs; choose another folder")
     shutil.rmtree(statistics, ignore_errors=True)

@@ -11,14 +11,13 @@ the one to hold out with them.
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from absl import flags
 
-from experiments import _flags, _training, compare
-from speechsim_jax.audio import SAMPLE_RATE_HZ
+from experiments import _flags, _training, _voices, compare
 from speechsim_jax.errors import UserError
 from speechsim_jax.training.corpora import open_split
 from speechsim_jax.training.recipe import Audio
@@ -47,10 +46,6 @@ class Config:
 
 def run(config: Config) -> Path:
     """Write the speech; returns its manifest. Raises UserError."""
-    try:
-        from py_nanotts import NanoTTS
-    except ImportError:
-        raise UserError("the voices are missing; install them with: pip install .[demo]") from None
     split = open_split(config.corpus, config.audio)
     texts, others = (
         [source.transcript for source in part if source.transcript.strip()]
@@ -59,25 +54,18 @@ def run(config: Config) -> Path:
     if not texts or not others:
         raise UserError("expected transcripts of speakers to train on and of speakers held out")
     workdir = _flags.new_workdir(config.workdir, overwrite=True)
-    synthesiser, lines = NanoTTS(), ["path\tseconds\tspeaker\ttranscript"]
+    return _voices.record(_readings(texts, others, config), workdir)
+
+
+def _readings(texts: list[str], others: list[str], config: Config) -> Iterator[_voices.Reading]:
+    """What each voice reads, in its own order."""
     for number, (voice, (pitch, speed)) in enumerate(_VOICES):
         speaker = f"synthetic-{voice}-{pitch}"
-        folder = workdir / "synthetic" / speaker.removeprefix("synthetic-")
-        folder.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng([config.seed, number])
         said = others if speaker == HELD_OUT_VOICE else texts
         for index, text in enumerate(_pieces(said, config.sentences, rng)):
-            pcm = synthesiser.speak(text, voice=voice, pitch=pitch, speed=speed)
-            path = folder / f"{index:03}.flac"
-            with soundfile.SoundFile(
-                path, "w", SAMPLE_RATE_HZ, channels=1, subtype="PCM_16"
-            ) as file:
-                file.buffer_write(pcm, "int16")
-            seconds = len(pcm) / 2 / SAMPLE_RATE_HZ
-            lines.append(f"{path.relative_to(workdir)}\t{seconds:.4f}\t{speaker}\t{text}")
-    manifest = workdir / "manifest.tsv"
-    manifest.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return manifest
+            path = f"synthetic/{voice}-{pitch}/{index:03}.flac"
+            yield _voices.Reading(path, speaker, text, voice, pitch, speed)
 
 
 def _pieces(texts: list[str], number: int, rng: np.random.Generator) -> list[str]:

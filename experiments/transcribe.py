@@ -168,7 +168,7 @@ def _transcribe(recognizer: ss.Recognizer, corpus: sound.Corpus, config: Config)
     for each in skipped:
         _log.warning("skipped %s: %s", each.id, each.reason)
     if not pieces:
-        raise UserError(f"{corpus.origin}: no usable audio ({len(skipped)} files skipped)")
+        raise sound.nothing_usable(corpus, skipped)
     found = ((source.id, list(_in_order(pieces, source.id))) for source in corpus.sources)
     return {id_: " ".join(texts) for id_, texts in found if texts}
 

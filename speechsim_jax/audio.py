@@ -61,6 +61,7 @@ class Source:
     samples: Shaped[np.ndarray, "samples"] | None = field(default=None, repr=False, compare=False)
     sample_rate_hz: int = SAMPLE_RATE_HZ  # of `samples`; a file's header overrides it
     row: Encoded | None = field(default=None, repr=False)
+    listed: bool = field(default=False, repr=False, compare=False)  # by a relative path, in a file
 
     def file(self) -> Path | io.BytesIO | None:
         """What soundfile opens; None for an array. Raises AudioError if a row has no sound."""
@@ -152,6 +153,8 @@ def read(source: Source) -> Utterance:
     Raises `AudioError` if unreadable, empty, silent, not finite or shorter than `MIN_SAMPLES`,
     `UserError` if a dataset's sound cannot be fetched.
     """
+    if source.path is not None and not source.path.is_file():
+        raise AudioError(_not_there(source))
     if (file := source.file()) is not None:
         channels, rate_hz = _decode(file)
     elif source.samples is not None:
@@ -180,6 +183,30 @@ def read(source: Source) -> Utterance:
     return Utterance(source.id, np.ascontiguousarray(resampled), source.speaker, source.transcript)
 
 
+def check_some_are_there(corpus: Corpus) -> None:
+    """Raise UserError if every source is a file, and none of them exists; reads nothing."""
+    if not any(source.path is None or source.path.is_file() for source in corpus.sources):
+        raise nothing_usable(corpus, [Skipped(s.id, _not_there(s)) for s in corpus.sources])
+
+
+def nothing_usable(corpus: Corpus, skipped: Sequence[Skipped]) -> UserError:
+    """The error that says so, with the first of the reasons."""
+    first = f", the first: {skipped[0].id} {skipped[0].reason}" if skipped else ""
+    return UserError(
+        f"{corpus.origin}: no usable audio ({counted(len(skipped), 'file')} skipped{first})"
+    )
+
+
+def counted(number: int, noun: str) -> str:
+    """1 file, 41 files."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _not_there(source: Source) -> str:
+    hint = "; paths in a list count from its own folder" if source.listed else ""
+    return f"is not a file: {source.path}{hint}"
+
+
 def _open_path(path: Path) -> list[Source]:
     suffix = path.suffix.lower()
     if path.is_dir():
@@ -193,7 +220,7 @@ def _open_path(path: Path) -> list[Source]:
         return _open_manifest(path)
     if suffix == ".txt":
         lines = (line.strip() for line in _text_lines(path))
-        return [_file_source(line, path.parent) for line in lines if line and line[0] != "#"]
+        return [_listed_source(line, path.parent) for line in lines if line and line[0] != "#"]
     if suffix in AUDIO_SUFFIXES:
         return [_file_source(path.name, path.parent)]
     raise UserError(
@@ -266,7 +293,7 @@ def _row_source(row: dict[Any, Any], manifest: Path, line: int) -> Source:
         raise UserError(f"{where}: more fields than the header has columns; check the separators")
     if not (name := (row["path"] or "").strip()):
         raise UserError(f"{where}: 'path' is empty; expected a path relative to the manifest")
-    source = _file_source(name, manifest.parent)
+    source = _listed_source(name, manifest.parent)
     seconds = None
     if text := (row.get("seconds") or "").strip():
         try:
@@ -301,6 +328,10 @@ def _open_sequence(items: Sequence[Any]) -> list[Source]:
         else:
             sources.append(_array_source(f"{position:0{digits}d}", item))
     return sources
+
+
+def _listed_source(name: str, root: Path) -> Source:
+    return replace(_file_source(name, root), listed=not Path(name).is_absolute())
 
 
 def _file_source(name: str, root: Path) -> Source:
@@ -359,8 +390,6 @@ def _content_key(source: Source) -> int | str:
 
 def _decode(file: Path | io.BytesIO) -> tuple[Float32[np.ndarray, "samples channels"], int]:
     try:
-        if isinstance(file, Path) and not file.is_file():
-            raise AudioError(f"is not a file: {file}")
         with soundfile.SoundFile(file) as sound:
             promised = sound.frames
             samples = sound.read(dtype="float32", always_2d=True)

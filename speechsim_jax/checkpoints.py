@@ -118,6 +118,7 @@ class Checkpoints:
             return Checkpoint(step, found.state, found.facts)
         if steps:
             raise UserError(f"no checkpoint in {self._folder} can be read; delete the folder")
+        _log.warning("no checkpoint in %s: starting from the beginning", self._folder)
         return None
 
     def _check(self, identity: dict[str, Any]) -> None:
@@ -125,8 +126,9 @@ class Checkpoints:
             then, now = identity.get(name), self._identity.get(name)
             if then != now:
                 raise UserError(
-                    f"the checkpoint in {self._folder} is of another job: {name} was {then!r} and "
-                    f"is {now!r} now; go on with what it was, or start anew in another folder"
+                    f"the checkpoint in {self._folder} is of another job: "
+                    f"{_difference(name, then, now)}; go on with what it was, or start anew in "
+                    "another folder"
                 )
 
     def due(self) -> bool:
@@ -158,6 +160,20 @@ class Checkpoints:
         self._writer.shutdown()
         if self.started:
             self._manager.close()
+
+
+def _difference(name: str, then: Any, now: Any) -> str:
+    """What has changed; of tables which entries, without what is in an entry of many parts."""
+    if not (isinstance(then, dict) and isinstance(now, dict)):
+        return f"{name} was {then!r} and is {now!r} now"
+    parts = [f"{key} is missing" for key in then if key not in now]
+    parts += [f"{key} is new" for key in now if key not in then]
+    for key in then.keys() & now.keys():
+        if isinstance(then[key], str) and then[key] != now[key]:
+            parts.append(f"{key} was {then[key]!r} and is {now[key]!r} now")
+        elif then[key] != now[key]:
+            parts.append(f"{key} has changed")
+    return f"{name}: {', '.join(sorted(parts))}"
 
 
 @functools.cache

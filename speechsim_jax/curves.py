@@ -13,6 +13,8 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from speechsim_jax.drawing import DPI, GREY, LEGEND, PrintFigure, dress_panel, look
 from speechsim_jax.errors import UserError
 from speechsim_jax.labels import (
+    GAP,
+    LINE,
     MEDIUM,
     SMALL,
     Headline,
@@ -71,6 +73,10 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
         for name, values, line in _baselines(result, measure, x):
             axes.plot(depths[x], values, color=GREY, linewidth=1, linestyle=line, gid=name)
         dress_panel(axes, ellipsised(f"x: {short[x]}", 72 * width / columns - 40, MEDIUM))
+    # The numbers are known only now; the label on their left needs room beside the widest.
+    numbers = [text.get_text() for text in panels[0].get_yticklabels()]
+    room = 3 * GAP + MEDIUM * LINE + 4 + max(text_width(number, SMALL) for number in numbers)
+    figure.subplots_adjust(left=max(room / (72 * width), figure.subplotpars.left))
     return figure
 
 
@@ -120,6 +126,11 @@ def facts(result: SimilarityResult, *, title: str | None = None) -> Figure:
             axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5, integer=fact.whole))
+        if fact.whole:  # nothing is counted below 0, also where all are 0
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, 0), max(high, 1))
+            for line in axes.lines:
+                line.set_clip_on(False)  # markers at 0 are whole
         dress_panel(axes, ellipsised(fact.name, 72 * width / columns - 30, MEDIUM))
     return figure
 

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from speechsim_jax.results import NetworkName, SimilarityResult
 from speechsim_jax.settings import Settings, settings_from
 
 ModelSource = str | Path | SpeechEncoder
+
+_log = logging.getLogger(__name__)
 
 
 def compare(
@@ -86,6 +89,10 @@ def compare(
         raise UserError("no models given; expected hub ids or folders")
     seen = Seen(heard=None if keep_statistics is None else [])
     corpus, segments, facts = _open(audio, options, seen)
+    _log.info(
+        "reading %s, looking at %s",
+        sound.counted(len(models), "model"), sound.counted(len(corpus.sources), "audio file"),
+    )  # fmt: skip
     encoders = _encoders(models, load, options)
     devices = sharding.mesh_from(mesh)
     budget = costs.budget_bytes(device_memory_gb, devices)
@@ -225,6 +232,7 @@ def _open(
 ) -> tuple[sound.Corpus, dict[str, Segments] | None, dict[str, Any]]:
     """The corpus, with its alignments if they are asked for, and what the result says of these."""
     corpus = sound.open_corpus(audio)
+    sound.check_some_are_there(corpus)
     if options.alignments is None:
         return corpus, None, {}
     aligned = read_alignments(options.alignments, options.alignment_tier)

@@ -31,7 +31,7 @@ from speechsim_jax.labels import (
 from speechsim_jax.results import NetworkName, SimilarityResult
 
 _AXIS_LABEL = MEDIUM * LINE + GAP + 2
-_NAMES = 90.0  # room for a name, in points
+_NAMES = (90.0, 160.0)  # room for a name, in points: at least, and as long as it needs
 
 
 def plot_heads(
@@ -58,12 +58,10 @@ def plot_heads(
     heads_y = int(np.sum(match[j, i] >= 0))
     values = result.dataset[f"{measure}_heads"].values[i, j, : len(best), :heads_y]
     cell = float(np.clip(200 / heads_y, 12, 24))
-    page = _Page(
-        result, measure, title, values, cell, ["circled: the head of y that is most like x's head"]
-    )
-    labels = [_layer_name(result, result.attention_networks[k]) for k in (i, j)]
-    page.axes.set_ylabel(page.fitting(f"head of x: {labels[0]}", 1), fontsize=MEDIUM)
-    page.axes.set_xlabel(page.fitting(f"head of y: {labels[1]}", 0), fontsize=MEDIUM)
+    names = [_layer_name(result, result.attention_networks[k]) for k in (i, j)]
+    labels = f"head of y: {names[1]}", f"head of x: {names[0]}"
+    notes = ["circled: the head of y that is most like x's head"]
+    page = _Page(result, measure, title, values, cell, labels, notes)
     ring: dict[str, Any] = {"s": (0.6 * cell) ** 2, "facecolors": "none"}
     page.axes.scatter(best, range(len(best)), edgecolors="black", linewidths=2.2, **ring)
     page.axes.scatter(
@@ -115,15 +113,13 @@ def head_matches(
     notes = [
         "in a square: layer.head of y; right: the layer of y that is best for all of x's heads"
     ]
-    page = _Page(result, measure, title, values, cell, notes, beside)
+    x_name, y_name = _short(result, x_model), _short(result, y_model)
+    labels = f"head of x, y: {y_name}", f"layer of x: {x_name}"
+    page = _Page(result, measure, title, values, cell, labels, notes, beside)
     for (row, head), value in np.ndenumerate(values):
         if np.isfinite(value):
             page.write(head, row, texts[row][head], value)
     page.axes.set_yticks(range(len(rows)), block[f"{block.dims[0]}_layer"].values)
-    page.axes.set_ylabel(page.fitting(f"layer of x: {_short(result, x_model)}", 1), fontsize=MEDIUM)
-    page.axes.set_xlabel(
-        page.fitting(f"head of x, y: {_short(result, y_model)}", 0), fontsize=MEDIUM
-    )
     right = page.axes.secondary_yaxis("right")
     together = np.argmax(np.nan_to_num(score, nan=-np.inf), axis=1)
     right.set_yticks(range(len(rows)), layers[together])
@@ -135,7 +131,7 @@ def head_matches(
 class _Page:
     """A figure with cells of `cell` points, a colour bar, and `beside` points between them.
 
-    A map of few cells is stretched, so that the names along its sides can be read.
+    A map of few cells is stretched, so that the `labels` below and beside it can be read.
     """
 
     def __init__(
@@ -145,34 +141,37 @@ class _Page:
         title: str | None,
         values: Float[np.ndarray, "x y"],
         cell: float,
+        labels: tuple[str, str],
         notes: list[str],
         beside: float = 0.0,
     ):
         rows, columns = values.shape
-        self._side = max(cell * columns, _NAMES), max(cell * rows, _NAMES)
+        needed = [float(np.clip(text_width(label, MEDIUM), *_NAMES)) for label in labels]
+        side = max(cell * columns, needed[0]), max(cell * rows, needed[1])
         left = text_width("00", SMALL) + 6 + _AXIS_LABEL
         limits = colour_limits(values, result.definition(measure).get("range"))
         bar_space = bar_depth(*limits, measure)
-        width = max(left + self._side[0] + beside + bar_space, 72 * 3.5) / 72
+        width = max(left + side[0] + beside + bar_space, 72 * 3.5) / 72
         if np.isnan(values).any():
             notes = [*notes, "hatched: not defined"]
         head = headline(title_of(result, measure, title), width, result.notes(), notes)
         below = SMALL + 6 + _AXIS_LABEL
-        points = np.array([72 * width, below + self._side[1] + head.depth])
+        points = np.array([72 * width, below + side[1] + head.depth])
         self.figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
         scale = 1 / np.tile(points, 2)
-        self.axes = self.figure.add_axes(tuple([left, below, *self._side] * scale), label="map")
+        self.axes = self.figure.add_axes(tuple([left, below, *side] * scale), label="map")
         self._image = draw_cells(self.axes, values, *limits)
         draw_bar(self._image, measure, values, beside)
         self.axes.set_xticks(range(columns))
         self.axes.set_yticks(range(rows))
         self.axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=1.5)
         self.axes.spines[:].set_visible(False)
+        below_map, beside_map = (
+            ellipsised(label, room, MEDIUM) for label, room in zip(labels, side, strict=True)
+        )
+        self.axes.set_xlabel(below_map, fontsize=MEDIUM)
+        self.axes.set_ylabel(beside_map, fontsize=MEDIUM)
         head.draw(self.figure)
-
-    def fitting(self, text: str, axis: int) -> str:
-        """The text of an axis label, shortened to the side of the map."""
-        return ellipsised(text, self._side[axis], MEDIUM)
 
     def write(self, x: int, y: int, text: str, value: float) -> None:
         """Write into a cell, light on dark or dark on light."""

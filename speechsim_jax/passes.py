@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from speechsim_jax import attention_maps, costs, gathering, kept, processes, sharding
 from speechsim_jax.accumulate import Statistics, attention_blocks
-from speechsim_jax.audio import SAMPLE_RATE_HZ, Corpus
+from speechsim_jax.audio import SAMPLE_RATE_HZ, Corpus, counted, nothing_usable
 from speechsim_jax.batching import Bucket
 from speechsim_jax.checkpoints import Checkpoints
 from speechsim_jax.errors import UserError
@@ -86,7 +86,8 @@ def planned(job: Job, budget_bytes: int) -> tuple[Reading, ...]:
         return (of_attention,)
     made = _plan(job, budget_bytes)
     for line in str(made).splitlines():
-        _log.info("%s", line)
+        _log.debug("%s", line)
+    _log.info("%s", _in_short(job, made))
     apart = bool(job.chosen.attention) and not made.passes[0].bytes.attention
     chosen = job.chosen._replace(attention=()) if apart else job.chosen
     readings = tuple(Reading(one.models, one.local_tiles, chosen) for one in made.passes)
@@ -94,6 +95,34 @@ def planned(job: Job, budget_bytes: int) -> tuple[Reading, ...]:
     if job.checkpoints is not None and len(readings) > 1:
         _write_division(job.checkpoints, made, apart)
     return readings
+
+
+def _in_short(job: Job, made: Plan) -> str:
+    """What a run will take, for who has just started it."""
+    seconds = sum(source.seconds or 0.0 for source in job.corpus.sources)
+    parts = [
+        counted(sum(map(len, job.layers)), "layer"),
+        counted(len(job.corpus.sources), "file"),
+        f"{seconds / 60:.1f} min of audio" if seconds >= 60 else f"{seconds:.1f} s of audio",
+    ]
+    if len(made.passes) > 1:
+        parts.append(f"read {len(made.passes)} times")
+    most = max(one.bytes.total for one in made.passes)
+    if job.mesh.size > 1:
+        parts.append(f"{job.mesh.size} devices, {most / 1e9:.3g} GB on each")
+    else:
+        parts.append(f"{most / 1e9:.3g} GB")
+    if seconds and made.seconds is not None:
+        parts.append(_about(made.seconds))
+    return ", ".join(parts)
+
+
+def _about(seconds: float | int) -> str:
+    """How long it will take; an estimate knows nothing of compiling, so none is very short."""
+    minutes = seconds / 60
+    if minutes < 1:
+        return "under a minute and compiling"
+    return f"about {minutes:.{int(minutes < 10)}f} min and compiling"
 
 
 def _plan(job: Job, budget_bytes: int) -> Plan:
@@ -237,13 +266,13 @@ def _one_pass(
     outputs = [job.outputs(ls, bool(reading.chosen.attention)) for ls in layers]
     _compile(encoders, outputs, job)
     started = time.monotonic()
-    read_through(
+    before = read_through(
         encoders, outputs, corpus, job.choice, statistics, job.options, job.buckets, seen,
         checkpoints or None, job.mesh, job.progress,
     )  # fmt: skip
     statistics.wait()
-    if seen.utterances:
-        _say_what_was_read(seen, time.monotonic() - started)
+    if seen.utterances > before.utterances:
+        _say_what_was_read(seen, before, time.monotonic() - started)
     found = statistics.close()
     seen.add_up(processes.gather_json(dataclasses.asdict(seen)))
     if target is None and processes.count() == 1:
@@ -262,6 +291,9 @@ def _compile(encoders: Sequence[SpeechEncoder], outputs: Sequence[Outputs], job:
 
     # Models of one architecture share a program.
     programs = {(e.graph, o): (e, o) for e, o in zip(encoders, outputs)}
+    standing = "; the bar stands still at each new length" if job.progress else ""
+    number = counted(len(programs) * len(job.buckets), "program")
+    _log.info("compiling %s (architectures x lengths of audio)%s", number, standing)
     with ThreadPoolExecutor() as pool:
         made = [
             pool.submit(one, encoder, wanted, bucket)
@@ -272,10 +304,12 @@ def _compile(encoders: Sequence[SpeechEncoder], outputs: Sequence[Outputs], job:
             each.result()
 
 
-def _say_what_was_read(seen: Seen, elapsed_seconds: float) -> None:
+def _say_what_was_read(seen: Seen, before: Seen, elapsed_seconds: float) -> None:
+    seconds = seen.seconds - before.seconds
     _log.info(
-        "read %d utterances, %.1f s of audio, %d frames in %.1f s (%.2f audio-seconds per second)",
-        seen.utterances, seen.seconds, seen.frames, elapsed_seconds, seen.seconds / elapsed_seconds,
+        "read %s, %.1f s of audio, %d frames in %.1f s (%.2f audio-seconds per second)",
+        counted(seen.utterances - before.utterances, "utterance"), seconds,
+        seen.frames - before.frames, elapsed_seconds, seconds / elapsed_seconds,
     )  # fmt: skip
 
 
@@ -296,12 +330,9 @@ def _check_enough(corpus: Corpus, seen: Seen, found: Accumulated) -> None:
     rows = seen.frames if found.moments is None else count_of(found.moments.state)
     if rows < 2 and seen.utterances:
         raise UserError(
-            f"{corpus.origin}: {seen.frames} frames of {seen.utterances} utterances are chosen and "
-            f"give {rows} rows; at least 2 are needed (frame_stride, pool, drop_labels)"
+            f"{corpus.origin}: {counted(seen.frames, 'frame')} of "
+            f"{counted(seen.utterances, 'utterance')} are chosen and give {counted(rows, 'row')}; "
+            "at least 2 are needed (frame_stride, pool, drop_labels)"
         )
     if rows < 2:
-        skipped = seen.skipped[0] if seen.skipped else None
-        first = f", the first: {skipped.id} {skipped.reason}" if skipped else ""
-        raise UserError(
-            f"{corpus.origin}: no usable audio ({len(seen.skipped)} files skipped{first})"
-        )
+        raise nothing_usable(corpus, seen.skipped)

@@ -22,6 +22,7 @@ from speechsim_jax.statistics.moments import Stream, Tile, all_tiles
 
 # A count of rows is two int32 (`statistics.moments`).
 _COUNT_BYTES = 8
+_BETWEEN_BUFFERS = 64 * 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,14 +232,15 @@ def update_bytes(load: _Load, sizes: Sizes) -> int:
 
     Rows of all these devices: gathered; shifted; of one layer of two streams, taken out. Energies
     [network, row], their sums with the rows [network, neuron], the small sums. A product, and both
-    parts that it is added to. (4096 rows of 13 x 768 and 25 x 1024 neurons: 0.635 GB, as by XLA's
+    parts that it is added to; and what XLA leaves free between some dozens of buffers, which start
+    at multiples of 64 bytes. (4096 rows of 13 x 768 and 25 x 1024 neurons: 0.635 GB, as by XLA's
     own count.)
     """
     rows, n = sizes.feature * sizes.rows_per_update, len(load.networks)
     gathered = rows * load.neurons * sizes.row_itemsize if sizes.feature > 1 else 0
     made = rows * (load.neurons + 2 * load.widest + n) + (n + 2) * load.neurons + 2 * n**2
     product = 3 * load.widest * -(-load.widest // sizes.feature)
-    return gathered + sizes.itemsize * (made + product)
+    return gathered + sizes.itemsize * (made + product) + _BETWEEN_BUFFERS
 
 
 class _Triangle:

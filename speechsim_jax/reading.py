@@ -86,22 +86,29 @@ def read_through(
     checkpoints: Checkpoints | None,
     mesh: Mesh,
     progress: bool,
-) -> None:
-    """One pass over the corpus: every model encodes every batch once, every statistic sees it."""
+) -> Seen:
+    """One pass over the corpus: every model encodes every batch once, every statistic sees it.
+
+    Returns what an earlier run had heard of it, which is in `seen`, too.
+    """
     done, cursor = _take_up(checkpoints, statistics, seen)
+    before = dataclasses.replace(seen)
     step = done
-    batches = batching.batches(
-        corpus, buckets, strict=options.strict, on_skip=seen.skip, start=cursor
-    )
+    lengths = {source.id: source.seconds or 0.0 for source in corpus.sources}
+    started = seen.seconds + sum(lengths.get(skipped.id, 0.0) for skipped in seen.skipped)
+
+    def skip(skipped: sound.Skipped) -> None:
+        seen.skip(skipped)
+        bar.update(lengths[skipped.id])
+
+    batches = batching.batches(corpus, buckets, strict=options.strict, on_skip=skip, start=cursor)
     checks: collections.deque[FiniteCheck] = collections.deque()
     names = [encoder.name for encoder in encoders]
-    seconds = sum(source.seconds or 0.0 for source in corpus.sources)
     # An accelerator runs programs one after the other; a CPU would run them side by side, and all
     # the slower (by 11 % for two base-size encoders on two cores).
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     in_turn = jax.block_until_ready if on_cpu else lambda acts: acts
-    with _progress_bar(seconds, progress) as bar:
-        bar.update(seen.seconds)
+    with _progress_bar(sum(lengths.values()), started, progress) as bar:
         for step, batch in enumerate(batches, start=done + 1):
             batch = batching.filled(batch, mesh.size)
             placed = sharding.place_batch(batch.samples, batch.lengths, mesh)
@@ -126,6 +133,9 @@ def read_through(
             if checkpoints is not None and checkpoints.due():
                 checks.pop().check()
                 _save(checkpoints, step, statistics, seen, batch.after, on_cpu)
+        if bar.total:
+            # A header may promise a little more than there was.
+            bar.update(max(bar.total - bar.n, 0))
     for waiting in checks:
         waiting.check()
     if checkpoints is not None and checkpoints.started:
@@ -134,6 +144,7 @@ def read_through(
             end = batching.Cursor(len(corpus.sources))
             _save(checkpoints, step + 1, statistics, seen, end, on_cpu)
         checkpoints.close()
+    return before
 
 
 def _take_up(
@@ -199,12 +210,16 @@ class FiniteCheck:
                 )
 
 
-def _progress_bar(total_seconds: float, progress: bool) -> tqdm.auto.tqdm:
+def _progress_bar(
+    total_seconds: float | int, started: float | int, progress: bool
+) -> tqdm.auto.tqdm:
+    """Of audio; its total is unknown where no length is, and where more comes than was promised."""
     return tqdm.auto.tqdm(
         total=math.ceil(total_seconds) or None,  # what comes may round to a little more
+        initial=started,  # pyright: ignore[reportArgumentType]  # a float is as good
         desc="audio",
         unit="s",
         disable=not progress,
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} audio-seconds "
+        bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total_fmt} audio-seconds "
         "[{elapsed}<{remaining}, {rate_noinv_fmt}]",
     )

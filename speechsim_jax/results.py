@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from speechsim_jax import storage
 from speechsim_jax.errors import UserError
-from speechsim_jax.summaries import means_table
+from speechsim_jax.summaries import few_frames, means_table
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -141,9 +141,11 @@ class SimilarityResult:
         """The matrix of one measure, row x and column y, labelled.
 
         Raises:
-            UserError: the result has no such measure.
+            UserError: the result has no such measure, or it is a ranking.
         """
         if measure not in self.measures:
+            if (ranking := f"{measure}_neuron") in self.dataset:
+                raise UserError(f"{measure} is a ranking of neurons: result.dataset[{ranking!r}]")
             raise UserError(
                 f"no measure {measure!r} in this result; it has: {', '.join(self.measures)}"
             )
@@ -274,7 +276,8 @@ class SimilarityResult:
     def summary(self) -> str:
         """A table of means over layers for a terminal, a row for each measure.
 
-        Undefined scores, and those of a layer with itself, are left out.
+        Undefined scores, and those of a layer with itself, are left out. Where there are too few
+        frames for some of the measures, a warning follows.
         """
         if not self.measures:
             return repr(self)
@@ -285,9 +288,17 @@ class SimilarityResult:
             for measure in self.measures
         }
         table = means_table(Counter(network.model for network in self.networks), means)
-        told = "mean over layers of how well y accounts for x, a layer with itself left out"
+        told = (
+            "mean over layers of how well y accounts for x, a layer with itself left out; "
+            "within: of layers of one model, between: of two"
+        )
         head, _ = repr(self).split("\n", 1)  # without the measures, which the table names
-        return f"{textwrap.fill(head, 100)}\n\n{table}\n\nx,y: {told}"
+        parts = [textwrap.fill(head, 100), table, textwrap.fill(f"x,y: {told}", 100)]
+        if any(measure.startswith("attn_") for measure in self.measures):
+            parts.append("attn_*: heads of any two models look alike; see their baselines, too")
+        if warning := few_frames(self):
+            parts.append(textwrap.fill(warning, 100))
+        return "\n\n".join(parts)
 
     def _block_mean(self, measure: str, x_model: str, y_model: str) -> float:
         matrix = self.matrix(measure)

@@ -1,12 +1,21 @@
-"""A result in a terminal: mean scores of models, each measure a row."""
+"""A result in a terminal: mean scores of models, each measure a row; and whether to trust them."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import xarray as xr
 from jaxtyping import Float
 
 _WIDTH = 100
+# With no more rows than neurons these are near 1 for any two networks, or far above 0.
+_INFLATED = (
+    "linreg", "linreg_r2", "linreg_r2_global", "svcca", "svcca_ge", "svcca_centred",
+    "svcca_centred_ge", "mean_cca", "mean_cca2", "pwcca", "pwcca_zscored", "lincka",
+    "lincka_zscored", "procrustes", "maxcorr", "matchcorr", "rotcorr",
+)  # fmt: skip
+_ROWS_PER_NEURON = 10
 _PAIRS_OF = 4  # of more models than this there is no column for every two
 
 
@@ -45,6 +54,47 @@ def means_table(
         for name, (model, layers) in zip(names, depths.items(), strict=True)
     ]
     return "\n\n".join(["\n".join(key), *tables])
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """What `few_frames` reads of a `SimilarityResult`."""
+
+    @property
+    def dataset(self) -> xr.Dataset:
+        """Everything, labelled."""
+        ...
+
+    @property
+    def measures(self) -> Sequence[str]:
+        """The names of the measures."""
+        ...
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """How it was made."""
+        ...
+
+
+def few_frames(result: Scored) -> str:
+    """A warning where there are fewer than ten rows a neuron of the widest network, else ""."""
+    given = result.attributes
+    rows = given.get("rows", given.get("frames"))
+    inflated = [measure for measure in result.measures if measure in _INFLATED]
+    if rows is None or not inflated or "width" not in result.dataset:
+        return ""
+    widest = int(result.dataset["width"].max())
+    if rows >= _ROWS_PER_NEURON * widest:
+        return ""
+    return (
+        f"Few frames: {rows:,} for layers of up to {widest:,} neurons. {_and(inflated)} come out "
+        "high for anything, more so the wider the layers. Use more audio (a minute has 3,000 "
+        "frames), or read lincka_debiased, the floors, and an untrained model (random:ID)."
+    )
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def letter(index: int) -> str:

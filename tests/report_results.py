@@ -47,7 +47,9 @@ EVERY_MEASURE = 22
 """On layers: how many `--measures=all` computes, rankings aside."""
 
 
-def random_result(models: dict[str, Shape], measures: int = 4, seed: int = 0) -> SimilarityResult:
+def random_result(
+    models: dict[str, Shape], measures: int = 4, seed: int = 0, frames: int = 967_512
+) -> SimilarityResult:
     """As a comparison makes it, of smooth random similarities."""
     rng = np.random.default_rng(seed)
     networks = [NetworkName(name, i) for name, shape in models.items() for i in range(shape.layers)]
@@ -69,10 +71,36 @@ def random_result(models: dict[str, Shape], measures: int = 4, seed: int = 0) ->
         matrices,
         extras,
         definitions,
-        _attributes(models),
+        _attributes(models, frames),
         attention_networks=attention,
         dims={name: ("x_attention", "y_attention") for name in ON_HEADS},
     )
+
+
+def heads_alone(models: dict[str, Shape]) -> SimilarityResult:
+    """As a comparison of attention heads makes it: layer 0 is there, but nothing is known of it."""
+    networks = [NetworkName(name, i) for name, shape in models.items() for i in range(shape.layers)]
+    attention = [network for network in networks if network.layer]
+    heads, extras = _heads(np.random.default_rng(0), models, attention)
+    return SimilarityResult.build(
+        networks,
+        heads,
+        extras,
+        {name: _definition(*ON_HEADS[name], "attention") for name in ON_HEADS},
+        _attributes(models, 967_512),
+        attention_networks=attention,
+        dims={name: ("x_attention", "y_attention") for name in ON_HEADS},
+    )
+
+
+def scores_within(low: float, high: float) -> SimilarityResult:
+    """Two models of three layers, all scores of one with the other between `low` and `high`."""
+    networks = [NetworkName(model, i) for model in "ab" for i in range(3)]
+    values = np.random.default_rng(0).uniform(low, high, (6, 6))
+    values[0, 3], values[1, 4] = low, high
+    np.fill_diagonal(values, 1)
+    ends = {"mine": _definition(True, (0, 1), "", "layer")}
+    return SimilarityResult.build(networks, {"mine": values}, {}, ends)
 
 
 def _definition(symmetric: bool, ends: tuple, summary: str, level: str) -> dict[str, Any]:
@@ -148,7 +176,7 @@ def _heads(
     return matrices, extras
 
 
-def _attributes(models: dict[str, Shape]) -> dict[str, Any]:
+def _attributes(models: dict[str, Shape], frames: int) -> dict[str, Any]:
     told = {
         "source": "hub", "revision": "a" * 40, "sha256": "0123456789abcdef" * 4,
         "model_type": "hubert", "do_normalize": True, "notes": [],
@@ -158,8 +186,8 @@ def _attributes(models: dict[str, Shape]) -> dict[str, Any]:
         "models": {name: told for name in models},
         "corpus": {"origin": "speech/dev-clean", "fingerprint": "f" * 64},
         "settings": {"layers": None, "seed": 0, "strict": False, "drop_labels": ["SIL"]},
-        "frames": 967_512,
-        "rows": 967_512,
+        "frames": frames,
+        "rows": frames,
         "utterances": 2703,
         "seconds": 19_395.2,
         "skipped": [{"id": "a/broken\udcff.flac", "reason": "cannot be decoded"}],

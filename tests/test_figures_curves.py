@@ -101,6 +101,15 @@ def test_attention_measures_have_maps_and_trends() -> None:
     assert labels[-2:] == [lines[0].get_gid(), tiny.get_gid()]
 
 
+def test_trend_label_stands_beside_the_widest_number() -> None:
+    values = np.linspace(0.9971, 0.9997, 16).reshape(4, 4)
+    networks = [NetworkName(m, i) for m in "ab" for i in range(2)]
+    figure = figures.layer_trend(SimilarityResult.build(networks, {"attn_js": values}), "attn_js")
+    assert_readable(figure)
+    numbers = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert max(map(len, numbers)) == len("0.99725")
+
+
 # --- facts ---
 
 
@@ -152,6 +161,15 @@ def test_facts_of_one_model_leave_self_similarity_out() -> None:
     values = result.matrix("lincka").values
     expected = (values.sum(axis=1) - 1) / 4
     np.testing.assert_allclose(axes.lines[0].get_ydata(), expected)
+
+
+def test_counts_start_at_zero() -> None:
+    result = result_with_facts(PAPER)
+    result.dataset["dead_neurons"].values[:] = 0
+    panels = {axes.get_title(): axes for axes in figures.facts(result).axes}
+    assert panels["dead_neurons"].get_ylim() == (0, 1)
+    low, high = panels["rank, svcca_directions"].get_ylim()
+    assert 100 < low < 300 and high > 767  # the others keep their range
 
 
 def test_facts_that_are_missing_are_left_out() -> None:

@@ -214,6 +214,17 @@ def test_few_heads_and_layers_are_readable(heads: int) -> None:
     assert_readable(figures.plot_heads(result, "attn_js", f"{x}/1", f"{y}/1"))
 
 
+def test_names_beside_few_heads_are_whole() -> None:
+    result = attention_result({"ckpt/my_wav2vec2": (2, 2), "my_hubert-large": (1, 2)})
+    x, y = result.models
+    axes = axes_of(figures.plot_heads(result, "attn_js", f"{x}/1", f"{y}/1"), "map")
+    assert axes.get_ylabel() == "head of x: my_wav2vec2, layer 1"
+    assert axes.get_xlabel() == "head of y: my_hubert-large, layer 1"
+    axes = axes_of(figures.head_matches(result, "attn_js", x, y), "map")
+    assert axes.get_ylabel() == "layer of x: my_wav2vec2"
+    assert axes.get_xlabel() == "head of x, y: my_hubert-large"
+
+
 def test_undefined_heads_are_hatched() -> None:
     result = attention_result()
     result.dataset["attn_js_heads"].values[0, 13] = np.nan

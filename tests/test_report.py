@@ -1,6 +1,7 @@
 """The report: what is on the page is what was measured, and the page needs no other file."""
 
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -14,7 +15,15 @@ from speechsim_jax.report.alignment import best_match, monotone_path, same_depth
 from speechsim_jax.report.content import NEURONS_A_CELL, letter
 from speechsim_jax.report.packed import Packed
 from speechsim_jax.results import NetworkName, SimilarityResult
-from tests.report_results import EVERY_MEASURE, FULL_SIZE, SMALL, Page, Shape, random_result
+from tests.report_results import (
+    EVERY_MEASURE,
+    FULL_SIZE,
+    SMALL,
+    Page,
+    Shape,
+    heads_alone,
+    random_result,
+)
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +247,37 @@ def test_page_of_scores_alone(tmp_path: Path) -> None:
         "This result does not say which files were skipped.",
     ):
         assert sentence in page.text
+
+
+def test_page_of_heads_alone_counts_the_layers_that_have_some(tmp_path: Path) -> None:
+    page = Page(heads_alone(SMALL).report(tmp_path / "report.html"))
+    assert "Similarity of 10 layers of 3 models" in page.text
+    assert "A first-<b>&small hubert 1-3 hub" in page.text
+    assert page.facts()["axes"]["network"] == page.facts()["axes"]["attention"]
+    assert "What the scores stand on" not in page.text and "Every network" not in page.text
+
+
+def test_page_warns_of_few_frames(page: Page, tmp_path: Path) -> None:
+    warned = Page(random_result(SMALL, frames=399).report(tmp_path / "report.html"))
+    assert "Few frames: 399 for layers of up to 40 neurons." in warned.text
+    assert warned.source.count('<p class="warning" role="note">') == 1
+    assert "Few frames" not in page.text and '<p class="warning"' not in page.source
+
+
+def test_page_leads_from_the_overview_to_the_skipped_files(page: Page, tmp_path: Path) -> None:
+    assert '<a href="#skipped">1</a>' in page.source and 'id="skipped"' in page.source
+    whole = random_result({"a": Shape(2, 9, 0)})
+    whole.dataset.attrs["provenance"] = json.dumps(whole.attributes | {"skipped": []})
+    text = Page(whole.report(tmp_path / "report.html"))
+    assert "#skipped" not in text.references and "skipped 0" in text.text
+
+
+def test_mincorr_is_among_the_measures(result: SimilarityResult, tmp_path: Path) -> None:
+    row = "mincorr neuron each neuron's smallest best correlation"
+    values = np.zeros((len(result.networks), 40))
+    ranked = SimilarityResult(result.dataset.assign(mincorr_neuron=(("x", "neuron"), values)))
+    assert row in Page(ranked.report(tmp_path / "report.html")).text
+    assert row not in Page(result.report(tmp_path / "without.html")).text
 
 
 def test_page_of_one_model_matches_other_layers(tmp_path: Path) -> None:

@@ -1,17 +1,19 @@
 """The report in a browser: headless Chromium, at the width of a desktop and of a phone."""
 
 import csv
+import io
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 
 from speechsim_jax.results import NetworkName, SimilarityResult
-from tests.report_results import SMALL, random_result
+from tests.report_results import SMALL, Shape, heads_alone, random_result, scores_within
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.chrome.options import Options  # noqa: E402
@@ -274,6 +276,133 @@ def test_alignment_draws_the_path(desktop: Browser, report: Path) -> None:
     desktop.choose("#align-x", "2")  # not with itself: the other one gives way
     assert Select(desktop.one("#align-y")).first_selected_option.text == "first-<b>&small"
     assert desktop.complaints() == []
+
+
+@pytest.mark.parametrize(("high", "drawn"), [(0.3095, False), (0.3105, True)])
+def test_no_path_through_scores_that_are_too_close(
+    desktop: Browser, tmp_path: Path, high: float, drawn: bool
+) -> None:
+    desktop.open(scores_within(0.3, high).report(tmp_path / "report.html"))
+    traces = desktop.run("return document.querySelector('#match .plot').data.map((t) => t.mode)")
+    assert traces == [None, *(["lines", "lines"] if drawn else []), "markers"]
+    caption = desktop.one("#match figcaption").text
+    assert f"All scores lie between 0.3000 and {high:.4f}" in caption
+    assert f"Colours from 0.3 (black) to {high}." in caption
+    assert ("no path is drawn" in caption) == (not drawn)
+    assert ("Line: the best choice" in caption) == ("along the path" in caption) == drawn
+    assert ("path" in desktop.one("#match-table thead").text) == drawn
+    assert desktop.complaints() == []
+
+
+def test_caption_says_where_the_colours_start(desktop: Browser, tmp_path: Path) -> None:
+    desktop.open(scores_within(0.53, 0.6).report(tmp_path / "report.html"))
+    caption = desktop.one("#map figcaption")
+    assert _shown_map(desktop)["zmin"] == pytest.approx(0.5)
+    assert "Colours from 0.5 (black) to 1." in caption.text
+    desktop.choose("#colours", "range")
+    assert "Colours from" not in caption.text  # from 0: black is nothing
+
+
+def _fact_axes(browser: Browser) -> dict[str, dict[str, Any]]:
+    """Of the panels of facts: range and kind of the vertical axis, and its numbers."""
+    return browser.run(
+        """const plot = document.querySelector("#facts .plot");
+        return Object.fromEntries(factPanels().map(({title}, k) => {
+          const name = k ? `y${k + 1}` : "y";
+          const axis = plot._fullLayout["yaxis" + name.slice(1)];
+          const numbers = [...plot.querySelectorAll(`.${name}tick text`)];
+          return [title, {type: axis.type, range: axis.range,
+                          numbers: numbers.map((one) => one.textContent)}];
+        }));"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("condition", "kind", "numbers"),
+    [
+        ((1100, 1700), "linear", ["1200", "1400", "1600"]),
+        ((30, 2100), "log", ["50", "100", "200", "500", "1000", "2000"]),
+        ((2, 2e7), "log", ["1", "10", "100", "1000", "10k", "100k", "1M", "10M"]),
+    ],
+)
+def test_axes_of_facts_have_numbers(
+    desktop: Browser,
+    tmp_path: Path,
+    condition: tuple[float, float],
+    kind: str,
+    numbers: list[str],
+) -> None:
+    result = random_result({"a": Shape(3, 9, 0), "b": Shape(2, 9, 0)})
+    result.dataset["condition"].values[:] = np.geomspace(*condition, 5)
+    result.dataset["dead_neurons"].values[:] = 0
+    result.dataset["outlier_share"].values[:] = 1 + 1e-7 * np.arange(5)  # level but for rounding
+    result.dataset["mean_to_std"].values[:] = np.nan
+    desktop.open(result.report(tmp_path / "report.html"))
+    axes = _fact_axes(desktop)
+    assert axes["condition"]["type"] == kind and axes["condition"]["numbers"] == numbers
+    assert axes["dead_neurons"]["range"] == [0, 1]
+    assert axes["dead_neurons"]["numbers"] == ["0", "1"]
+    assert {"0.99", "1", "1.01"} <= set(axes["outlier_share"]["numbers"])
+    assert min(len(axis["numbers"]) for axis in axes.values()) >= 2
+    assert desktop.complaints() == []
+
+
+def test_page_of_heads_alone_has_no_empty_panels(browser: Browser, tmp_path: Path) -> None:
+    browser.open(heads_alone(SMALL).report(tmp_path / "report.html"))
+    left_out = "#correlations, #matches, #neurons, #layers, #facts, a[href='#neurons'], .missing"
+    found = browser.driver.find_elements(By.CSS_SELECTOR, left_out)
+    assert [one.get_attribute("id") for one in found if one.is_displayed()] == []
+    assert len(Select(browser.one("#x")).options) == 10  # nothing is known of layer 0
+    browser.over("#map", 2, 5).click().perform()
+    browser.wait(lambda: "y third-large, layer 1" in browser.one("#reading").text)
+    assert browser.complaints() == []
+
+
+def test_overview_leads_to_the_skipped_files(browser: Browser) -> None:
+    browser.one("#overview a[href='#skipped']").click()
+    top = "return document.getElementById('skipped').getBoundingClientRect().top"
+    height = browser.run("return innerHeight")
+    browser.wait(lambda: 0 < browser.run(top) < height)
+    covered = browser.run(
+        "return document.querySelector('.toolbar').getBoundingClientRect().bottom"
+    )
+    assert browser.run(top) >= covered
+
+
+def _edges(browser: Browser, selector: str) -> tuple[float, float]:
+    """How light the left and the right edge of an element are, 0 to 1, between its rules."""
+    picture = matplotlib.image.imread(io.BytesIO(browser.one(selector).screenshot_as_png))
+    inside = picture[8:-8, :, :3].mean(axis=2)
+    return float(np.median(inside[:, 2])), float(np.median(inside[:, -3]))
+
+
+def test_wide_tables_show_that_they_go_on(phone: Browser, report: Path) -> None:
+    phone.open(report)
+    table = "#measures .wide"
+    assert phone.run(f"const t = document.querySelector('{table}'); return t.scrollWidth") > 390
+    left, right = _edges(phone, table)
+    assert left > 0.98 and right < 0.8
+    phone.run(f"document.querySelector('{table}').scrollLeft = 1e4")
+    left, right = _edges(phone, table)
+    assert left < 0.8 and right > 0.98
+    narrow = _edges(phone, "#scores .wide")
+    assert min(narrow) > 0.98
+
+
+def test_controls_stay_on_the_screen(browser: Browser) -> None:
+    browser.run("document.getElementById('depth').scrollIntoView()")
+    box = browser.one(".toolbar").rect
+    top = browser.run("return document.querySelector('.toolbar').getBoundingClientRect().top")
+    assert top == 0 and box["height"] < 100
+    gaps = browser.run(
+        """return [...document.querySelectorAll(".toolbar > label")].map((label) => {
+          const words = document.createRange();
+          words.selectNode(label.firstChild);
+          const select = label.querySelector("select").getBoundingClientRect();
+          return select.left - words.getBoundingClientRect().right;
+        });"""
+    )
+    assert min(gaps) >= 4
 
 
 def test_figures_and_numbers_are_saved(

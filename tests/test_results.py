@@ -12,6 +12,8 @@ import pandas
 import pytest
 import xarray as xr
 
+import speechsim_jax as ss
+from speechsim_jax import summaries
 from speechsim_jax.errors import UserError
 from speechsim_jax.results import NetworkName, SimilarityResult
 
@@ -290,6 +292,29 @@ def test_summary_of_any_number_of_models(models: int) -> None:
     assert ("between" in lines[3 + models]) == (models > 1)
     assert any(line.startswith("Z  model-25") for line in lines) == (models == 30)
     assert any(line.startswith("AD  model-29") for line in lines) == (models == 30)
+
+
+def test_a_ranking_has_no_matrix() -> None:
+    x = np.random.default_rng(0).standard_normal((100, 4))
+    result = ss.compare_activations({"a/0": x, "b/0": x[:, ::-1]}, measures=["mincorr"])
+    with pytest.raises(UserError, match=r"ranking of neurons: result.dataset\['mincorr_neuron'\]"):
+        result.matrix("mincorr")
+
+
+def test_few_frames_are_said() -> None:
+    """Ten rows a neuron of the widest layer are enough; measures that do not mind go unnamed."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((200, 21)), rng.standard_normal((200, 12))
+    few = ss.compare_activations({"a/0": x, "b/0": y}, measures=["linreg", "lincka_debiased"])
+    told = summaries.few_frames(few)
+    assert told.startswith("Few frames: 200 for layers of up to 21 neurons. linreg come")
+    assert " ".join(few.summary().split()).endswith(told)
+    enough = ss.compare_activations(
+        {"a/0": x[:, :20], "b/0": y}, measures=["linreg", "lincka_debiased"]
+    )
+    assert summaries.few_frames(enough) == ""
+    robust = ss.compare_activations({"a/0": x, "b/0": y}, measures=["lincka_debiased"])
+    assert summaries.few_frames(robust) == ""
 
 
 def test_summary_without_measures() -> None:

@@ -96,7 +96,7 @@ def test_another_job_is_refused(monkeypatch, encoders, audio, tmp_path):
         (encoders, audio, {"seed": 1}, "seed was 0 and is 1 now"),
         (encoders, audio, {"rows_per_update": 99}, "rows_per_update"),
         (encoders, audio, {"measures": "lincka"}, "another job"),
-        (encoders[:1], audio, {}, "models"),
+        (encoders[:1], audio, {}, r"job: models: hubert-base is missing; go on"),
         (encoders, fewer, {}, "audio"),
     ):
         with pytest.raises(UserError, match=named):
@@ -108,11 +108,11 @@ def test_other_versions_and_configurations_are_other_jobs(monkeypatch, encoders,
     break_off(monkeypatch, encoders, audio, folder, 1)
     config = dataclasses.replace(encoders[0].config, layer_norm_eps=1e-6)
     changed = [dataclasses.replace(encoders[0], config=config), encoders[1]]
-    with pytest.raises(UserError, match="models was"):
+    with pytest.raises(UserError, match=r"job: models: wav2vec2-base has changed; go on"):
         ss.compare(changed, audio, checkpoint_dir=folder, **SETTINGS)
     versions = provenance.record()["versions"] | {"jax": "0.0"}
     monkeypatch.setattr(provenance, "record", lambda **facts: {"versions": versions})
-    with pytest.raises(UserError, match="versions was"):
+    with pytest.raises(UserError, match=r"versions: jax was '[\d.]+' and is '0\.0' now; go on"):
         ss.compare(encoders, audio, checkpoint_dir=folder, **SETTINGS)
 
 

@@ -1,6 +1,7 @@
 """The scripts as a user meets them: what they write, and what they say when the user is wrong."""
 
 import contextlib
+import csv
 import dataclasses
 import json
 import logging
@@ -155,7 +156,10 @@ def compared(tmp_path_factory, narrow, mixed) -> Run:
 def test_compare_writes_everything(compared):
     files = {str(p.relative_to(compared.workdir)) for p in compared.workdir.rglob("*.*")}
     figures = {f"figures/{k}_{m}.png" for k in ("heatmap", "trend") for m in MEASURES.split(",")}
-    assert files >= {"config.json", "result.nc", "report.html", "log.jsonl"} | figures
+    written = {"config.json", "result.nc", "scores.csv", "scores.csv.json", "report.html"}
+    assert files >= written | {"log.jsonl"} | figures
+    with (compared.workdir / "scores.csv").open(newline="") as file:
+        assert sum(1 for _ in csv.DictReader(file)) == len(compared.result.networks) ** 2
     for name in figures:
         assert (compared.workdir / name).read_bytes().startswith(b"\x89PNG")
     config = json.loads((compared.workdir / "config.json").read_text())
@@ -339,11 +343,11 @@ MODEL_MISTAKES = {
 
 
 def one_line(ended: Ended, *parts: str) -> None:
-    """A mistake, in one line; behind the plan, if it was found in the audio."""
+    """A mistake, in one line; behind what a run says of itself, as far as it came."""
     assert ended.code == 2, ended
-    if ended.err[0].startswith("one pass, "):
-        assert [line.split()[0] for line in ended.err[:3]] == ["one", "pass", "statistics"]
-        del ended.err[:3]
+    told = ("reading ", "4 layers, ", "compiling ")
+    for begins in told[: len(ended.err) - 1]:
+        assert ended.err.pop(0).startswith(begins)
     assert len(ended.err) == 1, ended.err
     assert ended.err[0].startswith("error: ")
     for part in parts:
@@ -453,7 +457,7 @@ def test_nothing_usable(script, tmp_path):
     workdir = tmp_path / "out"
     ended = script(f"--models={BASE}", f"--audio={audio}", f"--workdir={workdir}")
     assert ended.code == 2
-    assert ended.err[0].startswith("one pass, ")
+    assert [line.split()[0] for line in ended.err[:3]] == ["reading", "4", "compiling"]
     assert ended.err[3:-1] == [
         line
         for line in ended.err
@@ -469,7 +473,19 @@ def test_interrupt(script, tmp_path, good, monkeypatch):
 
     monkeypatch.setattr(ss, "compare", interrupted)
     monkeypatch.setattr(ss, "merge", interrupted)
-    ended = script(f"--models={BASE}", f"--audio={good}", f"--workdir={tmp_path}")
+    arguments = [f"--models={BASE}", f"--audio={good}", f"--workdir={tmp_path}"]
+    for _ in range(2):  # the same command is not refused
+        ended = script(*arguments, "--checkpoint_every=2.5")
+        hint = (
+            "interrupted before the first checkpoint (every 2.5 minutes, --checkpoint_every); the "
+            "same command starts anew"
+        )
+        assert (ended.code, ended.out, ended.err) == (130, "", [hint])
+    ended = script(*arguments, "--resume")
+    assert ended.err[0] == f"no checkpoint in {tmp_path}: starting from the beginning"
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    assert script(*arguments).code == 2
+    ended = script(*arguments, "--resume")
     hint = "interrupted; go on with the same command and --resume"
     assert (ended.code, ended.out, ended.err) == (130, "", [hint])
     other = script(f"--jobs={tmp_path}", f"--workdir={tmp_path / 'both'}", main=merge.main)

@@ -99,7 +99,7 @@ def pearson_exact(means: MapMeans) -> Similarity:
 MEASURES = (
     AttentionMeasure(
         name="attn_frobenius",
-        summary="1 - mean Frobenius distance of maps; grows with length",
+        summary="1 - mean Frobenius distance of maps; falls as utterances get longer",
         limits=(-math.inf, 1.0),
         reference=WU,
         of_heads=frobenius,

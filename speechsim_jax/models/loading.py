@@ -58,7 +58,7 @@ def load_encoder(
     checkpoint = open_checkpoint(
         source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
     )
-    config = EncoderConfig.from_hf(checkpoint.config, checkpoint.preprocessor)
+    config = _config_of(checkpoint)
     return encoder_of(checkpoint, config, checkpoint.tensors(), name)
 
 
@@ -114,7 +114,7 @@ def random_like(
         checkpoint = open_checkpoint(
             source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        config = EncoderConfig.from_hf(checkpoint.config, checkpoint.preprocessor)
+        config = _config_of(checkpoint)
         origin, commit = checkpoint.source, checkpoint.revision
         label = _last_part(origin)
     tensors = random_tensors(config, seed)
@@ -122,6 +122,16 @@ def random_like(
     provenance = _provenance(f"random:{origin}", commit, weights.digest(tensors), config, notes)
     label = f"random:{label}@{seed}" if seed else f"random:{label}"
     return SpeechEncoder(name or label, config, graph, parameters, provenance | {"seed": seed})
+
+
+def _config_of(checkpoint: Checkpoint) -> EncoderConfig:
+    """What it is; how samples are scaled is assumed, and that is said, where no file says it."""
+    if not checkpoint.preprocessor:
+        _log.warning(
+            "%s: no preprocessor_config.json, so samples are normalised (do_normalize=True)",
+            checkpoint.source,
+        )
+    return EncoderConfig.from_hf(checkpoint.config, checkpoint.preprocessor)
 
 
 def _provenance(

@@ -18,6 +18,7 @@ from speechsim_jax.report.content import page_data
 from speechsim_jax.report.packed import Packed, encoded
 from speechsim_jax.results import SimilarityResult
 from speechsim_jax.storage import write_text
+from speechsim_jax.summaries import few_frames
 
 __all__ = ["write_report"]
 
@@ -37,12 +38,13 @@ def report_page(result: SimilarityResult) -> str:
     return Template(_file("page.html")).substitute(
         title=escape(markup.headline(result)),
         notes=escape(" · ".join(result.notes())),
+        warning=markup.warning(few_frames(result)),
         style=_file("page.css"),
         models=markup.models_table(result),
         audio=markup.audio_list(result),
         provenance=markup.provenance(result),
         measures=markup.measures_table(result),
-        networks=markup.facts_table(result),
+        networks=markup.facts_section(result),
         skipped=markup.skipped_table(result),
         plotly=_plotly(),
         data=packed.encoded(facts),

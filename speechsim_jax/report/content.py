@@ -33,7 +33,7 @@ _WHOLE = ("width", "rank", "svcca_directions", "dead_neurons")
 
 def page_data(result: SimilarityResult, packed: Packed) -> dict[str, Any]:
     """All that the page's scripts read; the arrays go into `packed`."""
-    axes = {"network": result.networks, "attention": result.attention_networks}
+    axes = {"network": compared(result), "attention": result.attention_networks}
     return {
         "models": _models(result),
         "axes": {name: _axis(result, networks) for name, networks in axes.items()},
@@ -47,9 +47,19 @@ def page_data(result: SimilarityResult, packed: Packed) -> dict[str, Any]:
     }
 
 
+def on_layers(result: SimilarityResult) -> bool:
+    """Whether a measure compares layers, not only their attention heads."""
+    return any(result.matrix(name).dims[0] == "x" for name in result.measures)
+
+
+def compared(result: SimilarityResult) -> tuple[NetworkName, ...]:
+    """The networks that the measures have: without layer 0 if all of them are of attention."""
+    return result.networks if on_layers(result) else result.attention_networks
+
+
 def network_facts(result: SimilarityResult) -> dict[str, Float[np.ndarray, " x"]]:
-    """The numbers that a result has for every network, by name."""
-    found = result.dataset.data_vars.items()
+    """The numbers that a result has for every network, by name; they stand beside scores only."""
+    found = result.dataset.data_vars.items() if on_layers(result) else ()
     return {
         str(name): np.asarray(values.values, dtype=np.float64)
         for name, values in found

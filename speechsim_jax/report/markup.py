@@ -8,11 +8,22 @@ from typing import Any
 import numpy as np
 
 from speechsim_jax.labels import short_names
-from speechsim_jax.report.content import is_whole, network_facts, open_ends
+from speechsim_jax.report.content import (
+    compared,
+    is_whole,
+    network_facts,
+    on_layers,
+    open_ends,
+)
 from speechsim_jax.results import SimilarityResult
 from speechsim_jax.summaries import letter
 
 SKIPPED_SHOWN = 200
+# The only one whose scores are of neurons, not of two networks.
+_MINCORR = (
+    "each neuron's smallest best correlation over the other models: a ranking, not a map; see "
+    '<a href="#neurons">Neurons</a>, and <code>mincorr_neuron</code> in the result'
+)
 _NONE = "\N{EN DASH}"
 # Shown by themselves, or in the headline; the rest of the attributes is provenance.
 _SHOWN = ("models", "skipped", "note", "frames", "rows", "utterances", "seconds", "corpus")
@@ -30,9 +41,10 @@ _FACT_NAMES = {
 
 def headline(result: SimilarityResult) -> str:
     """What the page is about, in a few words."""
-    layers = "layer" if len(result.networks) == 1 else "layers"
+    count = len(compared(result))
+    layers = "layer" if count == 1 else "layers"
     models = "model" if len(result.models) == 1 else "models"
-    return f"Similarity of {len(result.networks)} {layers} of {len(result.models)} {models}"
+    return f"Similarity of {count} {layers} of {len(result.models)} {models}"
 
 
 def models_table(result: SimilarityResult) -> str:
@@ -48,7 +60,7 @@ def models_table(result: SimilarityResult) -> str:
         told = told if isinstance(told, Mapping) else {}
         mine = [i for i, network in enumerate(result.networks) if network.model == model]
         width = sorted({int(facts["width"][i]) for i in mine}) if "width" in facts else []
-        layers = [result.networks[i].layer for i in mine]
+        layers = [network.layer for network in compared(result) if network.model == model]
         rows.append(
             [
                 letter(index),
@@ -79,7 +91,8 @@ def audio_list(result: SimilarityResult) -> str:
         if key in given:
             shown[key] = _value(given[key])
     if "skipped" in given:
-        shown["skipped"] = f"{len(given['skipped']):,}"
+        count = f"{len(given['skipped']):,}"
+        shown["skipped"] = f'<a href="#skipped">{count}</a>' if given["skipped"] else count
     return definitions(shown) if shown else missing("This result does not say what was heard.")
 
 
@@ -116,8 +129,25 @@ def measures_table(result: SimilarityResult) -> str:
                 escape(str(known.get("reference") or "")),
             ]
         )
+    if "mincorr_neuron" in result.dataset:
+        rows.append(["<code>mincorr</code>", "neuron", _MINCORR, "", "", "", ""])
     heads = ["measure", "level", "what it is", "range", "direction", "undefined", "reference"]
     return table(*_filled_columns(heads, rows))
+
+
+def warning(text: str) -> str:
+    """A box with the text; nothing if there is none."""
+    return f'<p class="warning" role="note">{escape(text)}</p>' if text else ""
+
+
+def facts_section(result: SimilarityResult) -> str:
+    """The place of the figure and the table of networks; empty where only heads were compared."""
+    if not on_layers(result):
+        return ""
+    figure = '<figure id="facts"><div class="plot"></div><figcaption></figcaption></figure>'
+    every = f"<details><summary>Every network</summary>{facts_table(result)}</details>"
+    shown = every if network_facts(result) else facts_table(result)
+    return f"<h3>What the scores stand on</h3>{figure}{shown}"
 
 
 def facts_table(result: SimilarityResult) -> str:

@@ -109,9 +109,13 @@ const aligned = () => {
   return {x, y, axis, rows: placesOf(axis, x), columns: placesOf(axis, y)};
 };
 
+// Of scores that lie within so little, the order of layers is that of the noise.
+const TOO_CLOSE = 0.01;
+
 function drawAlignment() {
   const measure = state.measure;
   const {x, y, axis, rows, columns} = aligned();
+  const kinds = matchKinds();
   const {layout, cell, narrow} = mapLayout(measure, rows, columns, widthOf("match"), 440);
   const at = (kind) => {
     const found = matched(measure, kind, y, rows).map((one, r) => [columns.indexOf(one.place), r]);
@@ -121,12 +125,16 @@ function drawAlignment() {
     type: "scatter", hoverinfo: "skip", x: at(kind).map((p) => p[0]), y: at(kind).map((p) => p[1]),
     ...style,
   });
-  draw("match", [
-    ...cellTraces(measure, rows, columns, {
-      cell, bar: colourBar(measure.name, narrow), block: true,
-    }),
+  const cells = cellTraces(measure, rows, columns, {
+    cell, bar: colourBar(measure.name, narrow), block: true,
+  });
+  const path = "path" in kinds ? [
     line("path", {mode: "lines", line: {color: "#000", width: 5}}),
     line("path", {mode: "lines", line: {color: "#fff", width: 2.5}}),
+  ] : [];
+  draw("match", [
+    ...cells,
+    ...path,
     line("best", {mode: "markers", marker: {
       symbol: "circle", size: Math.max(5, Math.min(cell * 0.5, 11)), color: "#fff",
       line: {color: "#000", width: 1.2}}}),
@@ -134,9 +142,11 @@ function drawAlignment() {
   byId("match").querySelector("figcaption").replaceChildren(
     element("b", {}, measure.name),
     ` of ${page.models[x].short} (rows) with ${page.models[y].short}. `,
+    `${spreadSaid()} ${blackIs([cells[0].zmin, cells[0].zmax])}`,
     page.models.length === 1 ? "Circles: the best other layer." :
-      "Circles: the best layer of y for each layer of x. Line: the best choice that never goes " +
-      "back, the monotone path of the greatest sum.",
+      "Circles: the best layer of y for each layer of x. ",
+    "path" in kinds ? "Line: the best choice that never goes back, the monotone path of the " +
+      "greatest sum." : "",
     ` Means: ${alignmentMeans(measure, y, rows)}.`);
   const table = makeTable(...alignmentTable(measure, axis, y, rows), {
     write: (value, k) => (k > 0 && k % 2 === 0 ? score(value) : String(value)),
@@ -144,11 +154,34 @@ function drawAlignment() {
   byId("match-table").replaceChildren(scrolling(table));
 }
 
+// The least and the greatest score of the block; without those of layers with themselves.
+function spread() {
+  const {rows, columns} = aligned();
+  const values = rows.flatMap((i) => columns.filter((j) => j !== i).map(
+    (j) => state.measure.values.at(i, j))).filter(Number.isFinite);
+  return [Math.min(...values), Math.max(...values)];
+}
+
+const tooClose = ([low, high]) => high - low < TOO_CLOSE;
+
+function spreadSaid() {
+  const [low, high] = spread();
+  if (low > high) return "";
+  const said = `All scores lie between ${score(low)} and ${score(high)}`;
+  return tooClose([low, high])
+    ? `${said}: too close together to say which layers belong together, so no path is drawn.`
+    : `${said}.`;
+}
+
+// How layers are matched here, and what each way is called.
+function matchKinds() {
+  if (page.models.length === 1) return {best: "best other layers", same: "next layers"};
+  const path = tooClose(spread()) ? {} : {path: "along the path"};
+  return {best: "best layers", ...path, same: "at the same depth"};
+}
+
 function alignmentMeans(measure, y, rows) {
-  const names = page.models.length === 1
-    ? {best: "best other layers", same: "next layers"}
-    : {best: "best layers", path: "along the path", same: "at the same depth"};
-  return Object.entries(names).map(([kind, name]) => {
+  return Object.entries(matchKinds()).map(([kind, name]) => {
     const found = matched(measure, kind, y, rows).map((one) => one.value).filter(Number.isFinite);
     const mean = found.reduce((sum, value) => sum + value, 0) / found.length;
     return `${name} ${score(mean)}`;
@@ -156,11 +189,13 @@ function alignmentMeans(measure, y, rows) {
 }
 
 function alignmentTable(measure, axis, y, rows) {
-  const kinds = ["best", "path", "same"].map((kind) => matched(measure, kind, y, rows));
-  const cells = (k) => kinds.flatMap((found) => [
-    found[k].place < 0 ? "–" : axis.layer[found[k].place], found[k].value]);
+  const names = {best: "best", path: "path", same: page.models.length === 1 ? "next" : "same depth"};
+  const kinds = Object.keys(matchKinds());
+  const found = kinds.map((kind) => matched(measure, kind, y, rows));
+  const cells = (k) => found.flatMap((matches) => [
+    matches[k].place < 0 ? "–" : axis.layer[matches[k].place], matches[k].value]);
   return [
-    ["layer of x", "best", "score", "path", "score", "same depth", "score"],
+    ["layer of x", ...kinds.flatMap((kind) => [names[kind], "score"])],
     rows.map((i, k) => [axis.layer[i], ...cells(k)]),
   ];
 }

@@ -47,7 +47,12 @@ function fillToolbar() {
 
 // In the place of a panel for which the result has no numbers.
 function sayWhatIsMissing() {
-  const absent = (id, text) => byId(id).replaceChildren(...[
+  if (!page.measures.some((measure) => measure.axis === "network")) {
+    for (const id of ["correlations", "matches", "neurons"]) byId(id).remove();
+    document.querySelector('nav [href="#neurons"]').remove();
+  }
+  if (!page.facts.length) byId("layers").remove();
+  const absent = (id, text) => byId(id)?.replaceChildren(...[
     byId(id).querySelector("h2, h3"), missing(text)].filter(Boolean));
   if (!page.correlations) absent("correlations", "Not in this result: svcca was not measured.");
   if (!page.matches) absent("matches", "Not in this result: maxcorr was not measured.");
@@ -55,7 +60,7 @@ function sayWhatIsMissing() {
     absent("heads", "Not in this result: no measure of attention heads was asked for.");
   }
   if (!page.neurons) absent("neurons", "Not in this result: maxcorr was not measured.");
-  if (!page.facts.length && !page.floors.length) byId("facts").remove();
+  if (!page.facts.length && !page.floors.length) byId("facts")?.remove();
 }
 
 function addAllDownloads() {

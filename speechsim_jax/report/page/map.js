@@ -48,6 +48,12 @@ function colourLimits(measure, cells, block) {
   return low < high ? [low, high] : [low - 0.005, high + 0.005];
 }
 
+// Black looks like nothing: where it is something else, the caption says so.
+function blackIs([low, high]) {
+  const short = (value) => String(Number(value.toPrecision(4))).replace("-", "−");
+  return low === 0 ? "" : `Colours from ${short(low)} (black) to ${short(high)}. `;
+}
+
 // Traces of a map: its cells, and crosses where they are not defined.
 function cellTraces(measure, rows, columns, {cell, bar, block = false}) {
   const axis = axisOf(measure);
@@ -183,11 +189,13 @@ function drawMap() {
     measure, places, places, widthOf("map"), 580);
   const bar = colourBar(measure.name, narrow);
   layout.shapes = [...layout.shapes, ...chosenCell(axis, places)];
-  draw("map", cellTraces(measure, places, places, {cell, bar}), layout);
+  const traces = cellTraces(measure, places, places, {cell, bar});
+  draw("map", traces, layout);
   const reads = measure.directed ? "How well column y accounts for row x. " : "";
   const holes = measure.values.values.some(Number.isNaN) ? "Crosses: not defined. " : "";
   byId("map").querySelector("figcaption").replaceChildren(element("b", {}, measure.name),
-    ` ${measure.summary}${measure.summary && ". "}${reads}${holes}${lettered ? key() : ""}`);
+    ` ${measure.summary}${measure.summary && ". "}${reads}` +
+    `${blackIs([traces[0].zmin, traces[0].zmax])}${holes}${lettered ? key() : ""}`);
   plotOf("map").setAttribute("aria-label",
     `${measure.name} of ${places.length} by ${places.length} layers; arrow keys choose a cell`);
 }

@@ -94,9 +94,10 @@ function drawPanels(id, panels, {keys = [], xTitle, shared = false, most = 3}) {
     };
     axes[`yaxis${suffix}`] = {
       ...line, domain: [y1 - panelHeight / innerHeight, y1], anchor: `x${suffix}`, fixedrange: true,
-      type: panel.logarithmic ? "log" : "linear", nticks: 6, exponentformat: "SI",
-      dtick: panel.logarithmic || (panel.whole && fewWholes(panel)) ? 1 : undefined,
+      nticks: 6, exponentformat: "SI", rangemode: panel.whole ? "nonnegative" : "normal",
+      dtick: panel.whole && fewWholes(panel) ? 1 : undefined,
       matches: shared && index ? "y" : undefined,
+      ...(shared ? {} : panel.logarithmic ? powers(panel) : roundedRange(panel)),
     };
     annotations.push({
       text: `<b>${plain(panel.title)}</b>`, showarrow: false, xanchor: "left", yanchor: "bottom",
@@ -115,7 +116,7 @@ function drawPanels(id, panels, {keys = [], xTitle, shared = false, most = 3}) {
           color: one.dash === "solid" ? one.colour : "#fff",
           line: {color: one.colour, width: 1.2},
         },
-        hovertext: one.texts, hoverinfo: "text",
+        hovertext: one.texts, hoverinfo: "text", cliponaxis: !panel.whole,
       });
     }
   });
@@ -138,6 +139,26 @@ function drawPanels(id, panels, {keys = [], xTitle, shared = false, most = 3}) {
       font: {size: 11}, itemwidth: 30, tracegroupgap: 0,
     },
   });
+}
+
+// An axis of powers of ten, if there are enough of them to be read; else a linear one.
+function powers(panel) {
+  const values = panel.series.flatMap((one) => one.y).filter((value) => value > 0);
+  const [low, high] = [Math.min(...values), Math.max(...values)].map(Math.log10);
+  if (!(high - low > 1)) return {};
+  const tickvals = [];
+  for (let power = Math.floor(low); power <= high; power++) {
+    for (const digit of high - low < 3 ? [1, 2, 5] : [1]) tickvals.push(digit * 10 ** power);
+  }
+  return {type: "log", tickvals};
+}
+
+// Values that differ by rounding only are level.
+function roundedRange(panel) {
+  const values = panel.series.flatMap((one) => one.y).filter(Number.isFinite);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  if (!values.length || panel.whole || !(high - low < 1e-5 * Math.abs(high))) return {};
+  return {range: [low - 0.01 * Math.abs(low), high + 0.01 * Math.abs(high)]};
 }
 
 // Whether ticks between the panel's values would not be whole numbers.
