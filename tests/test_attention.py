@@ -134,8 +134,10 @@ def written_out(maps: Maps) -> dict[str, np.ndarray]:
 
 
 def worst(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, float]:
+    """Largest differences; of the unbounded score in units of the distance that it holds."""
     assert a.keys() == b.keys()
-    return {name: float(np.max(np.abs(a[name] - b[name]))) for name in a}
+    units = {"attn_frobenius": np.maximum(1 - b["attn_frobenius"], 1)}
+    return {name: float(np.max(np.abs(a[name] - b[name]) / units.get(name, 1))) for name in a}
 
 
 @functools.cache
