@@ -70,22 +70,25 @@ class CropSampler:
         return self._draw(rng, np.array(own))
 
     def _draw(
-        self, rng: np.random.Generator, among: Int[np.ndarray, " _source"], change: float = 0.0
+        self,
+        rng: np.random.Generator,
+        among: Int[np.ndarray, " _source"],
+        change: float | int = 0.0,
     ) -> Rows:
         rows, width, config = self._crops.rows, self._crops.frames, self._config
         ends = np.cumsum(self._seconds[among])
         places = np.searchsorted(ends, rng.random(rows) * ends[-1], side="right")
         starts = rng.random(rows)
         speeds = 1 + change * rng.uniform(-1, 1, rows)
-        samples = np.zeros((rows, config.hop_samples * (width - 1) + config.window_samples))
-        samples = samples.astype(np.float32)
+        size = config.hop_samples * (width - 1) + config.window_samples
+        samples = np.zeros((rows, size), np.float32)
         lengths = np.zeros(rows, np.int32)
         units: list[np.ndarray] = []
         for row, (number, where, speed) in enumerate(zip(among[places].tolist(), starts, speeds)):
             wave = self._waves[number]
-            most = math.ceil((samples.shape[1] - 1) * speed) + 1
+            most = math.ceil((size - 1) * speed) + 1
             first = int(where * (max(len(wave) - most, 0) // config.hop_samples + 1))
-            cut = _played(wave[config.hop_samples * first :][:most], speed)[: samples.shape[1]]
+            cut = _played(wave[config.hop_samples * first :][:most], speed)[:size]
             samples[row, : len(cut)], lengths[row] = cut, len(cut)
             if self._units is not None:
                 of_all = self._units.get(self._waves.sources[number].id, np.zeros(0, np.int32))
