@@ -180,13 +180,16 @@ def save_result(
     figures.save_figures(result, workdir / "figures", formats, style)
 
 
-def new_workdir(path: str | Path, overwrite: bool) -> Path:
-    """Make the folder; raises UserError if it holds a result that may not be replaced."""
+def new_workdir(path: str | Path, overwrite: bool, result: str = "result.nc") -> Path:
+    """Make the folder; raises UserError if it holds a file `result` that may not be replaced.
+
+    Results of other scripts may lie in the same folder, and stay.
+    """
     folder = Path(path).expanduser()
     try:
-        if (folder / "result.nc").exists() and not overwrite:
+        if (folder / result).exists() and not overwrite:
             raise UserError(
-                f"{folder / 'result.nc'} exists; choose another --workdir or pass --overwrite"
+                f"{folder / result} exists; choose another --workdir or pass --overwrite"
             )
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "log.jsonl").touch()

@@ -88,7 +88,7 @@ class _Pair(NamedTuple):
 
 def run(config: Config) -> probe_findings.Found:
     """Probe, write and draw. Raises UserError."""
-    file = _new_file(config)
+    file = _flags.new_workdir(config.workdir, config.overwrite, "probe.json") / "probe.json"
     with _flags.log_to(file.parent):
         alignments = _aligned(config)
         pairs = _load(config)
@@ -158,14 +158,6 @@ def _features(config: Config, chosen: _phones.Chosen, pairs: Sequence[_Pair]) ->
             for encoder in pair:
                 rows |= _phones.states(encoder, chosen, config.batch_seconds, bar.update)
     return _phones.gathered(chosen, rows)
-
-
-def _new_file(config: Config) -> Path:
-    # Results of other scripts may lie in the same folder, and stay.
-    file = _flags.new_workdir(config.workdir, overwrite=True) / "probe.json"
-    if file.exists() and not config.overwrite:
-        raise UserError(f"{file} exists; choose another --workdir or pass --overwrite")
-    return file
 
 
 def _aligned(config: Config) -> Alignments:

@@ -292,7 +292,41 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
     return lines + ([told["config"]["note"]] if told["config"]["note"] else [])
 
 
-# --- flags ---
+# --- presets and flags ---
+
+
+def of_preset(
+    name: str,
+    zoo: str | None = None,
+    *,
+    finetuned: _members.Pairs = (),
+    seeds: _members.Pairs = (),
+    settings: Mapping[str, Any] | None = None,
+    published: str | None = None,
+    published_as: Mapping[str, str] | None = None,
+    split: bool | None = None,
+    **given: Any,
+) -> Config:
+    """The Config of a preset, "zoo" or "paper"; what is given adds to it, or wins.
+
+    `zoo`: a folder with other models of the zoo's names. Raises UserError.
+    """
+    chosen = _presets.preset(name, zoo)
+    defaults = {
+        "max_minutes": chosen.minutes,
+        "attention_max_seconds": chosen.attention_seconds,
+        "untrained": chosen.untrained,
+    }
+    return Config(
+        models=chosen.models,
+        finetuned=chosen.finetuned + finetuned,
+        seeds=chosen.seeds + seeds,
+        settings={**chosen.settings, **(settings or {})},
+        published=published or "paper",
+        published_as=published_as or dict(chosen.published_as),
+        split=chosen.split if split is None else split,
+        **(defaults | given),
+    )
 
 
 def config_from_flags() -> Config:
@@ -342,22 +376,17 @@ def config_from_flags() -> Config:
         )  # fmt: skip
     if value["models"]:
         raise UserError(f"--preset={_PRESET.value} has its models; leave out --models")
-    chosen = _presets.preset(_PRESET.value, _ZOO.value)
-    defaults = {
-        "max_minutes": chosen.minutes,
-        "attention_max_seconds": chosen.attention_seconds,
-        "untrained": chosen.untrained,
-    }
-    common["settings"] = {**chosen.settings, **settings}
-    common["published_as"] = common["published_as"] or dict(chosen.published_as)
-    return Config(
-        models=chosen.models,
-        finetuned=chosen.finetuned + finetuned,
-        seeds=chosen.seeds + seeds,
-        published=_PUBLISHED.value or "paper",
-        split=chosen.split if _SPLIT.value is None else _SPLIT.value,
-        **(defaults | common),
-    )
+    return of_preset(
+        _PRESET.value, _ZOO.value, finetuned=finetuned, seeds=seeds, split=_SPLIT.value,
+        published=_PUBLISHED.value, **common,
+    )  # fmt: skip
+
+
+def refuse_own_flags(what: str) -> None:
+    """Raise UserError for a flag of the replication that a script which imports this ignores."""
+    for flag in flags.FLAGS.flags_by_module_dict()[__name__]:
+        if flag.present:
+            raise UserError(f"--{flag.name} is not for {what}; use experiments.replicate")
 
 
 def _layers(words: Sequence[str]) -> tuple[int, ...] | None:

@@ -42,6 +42,7 @@ class Config:
     audio: Audio
     sentences: int = 120
     seed: int = 0
+    overwrite: bool = False
 
 
 def run(config: Config) -> Path:
@@ -53,7 +54,7 @@ def run(config: Config) -> Path:
     )
     if not texts or not others:
         raise UserError("expected transcripts of speakers to train on and of speakers held out")
-    workdir = _flags.new_workdir(config.workdir, overwrite=True)
+    workdir = _flags.new_workdir(config.workdir, config.overwrite, "manifest.tsv")
     return _voices.record(_readings(texts, others, config), workdir)
 
 
@@ -87,7 +88,9 @@ def main() -> None:
             raise UserError(f"--{flag.name} is not for synthetic speech")
     run_ = _training.run_from_flags()
     audio = _training.with_flags(_training.Recipe()).audio
-    config = Config(run_.corpus, run_.workdir, audio, _SENTENCES.value, _flags.SEED.value)
+    config = Config(
+        run_.corpus, run_.workdir, audio, _SENTENCES.value, _flags.SEED.value, run_.overwrite
+    )
     print(f"written: {run(config)}")
 
 

@@ -104,7 +104,10 @@ class Outcome:
 
 def run(config: Config) -> Outcome:
     """Transcribe with one model after the other; raises UserError."""
-    file = _new_file(config.workdir, config.overwrite) if config.workdir else None
+    file = None
+    if config.workdir:
+        name = "transcripts.tsv"
+        file = _flags.new_workdir(config.workdir, config.overwrite, name) / name
     with _flags.log_to(file.parent) if file else contextlib.nullcontext():
         corpus, left_out = _spoken(sound.open_corpus(config.audio))
         load = functools.partial(
@@ -179,14 +182,6 @@ def _in_order(pieces: dict[str, str], id_: str) -> Iterable[str]:
         return [pieces[id_]]
     names = (f"{id_}#{index}" for index in itertools.count())
     return (pieces[name] for name in itertools.takewhile(pieces.__contains__, names))
-
-
-def _new_file(workdir: str, overwrite: bool) -> Path:
-    # The result of a comparison may lie in the same folder, and stays.
-    file = _flags.new_workdir(workdir, overwrite=True) / "transcripts.tsv"
-    if file.exists() and not overwrite:
-        raise UserError(f"{file} exists; choose another --workdir or pass --overwrite")
-    return file
 
 
 def _write(file: Path, transcripts: list[Transcript]) -> None:

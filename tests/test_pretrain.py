@@ -154,9 +154,10 @@ def test_synthetic_speech(folder, tmp_path):
         [("me", "one two three"), ("you", "four five six seven"), ("her", "")])]  # fmt: skip
     (folder / "read.tsv").write_text("\n".join(lines))
     audio = Audio(held_out=("me",), held_out_share=0.0)
-    manifest = synthesise.run(
-        synthesise.Config((str(folder / "read.tsv"),), str(tmp_path), audio, sentences=2)
-    )
+    config = synthesise.Config((str(folder / "read.tsv"),), str(tmp_path), audio, sentences=2)
+    manifest = synthesise.run(config)
+    with pytest.raises(ss.UserError, match=r"manifest.tsv exists; choose another"):
+        synthesise.run(config)
     found = open_corpus(manifest)
     assert len(found.sources) == 12 and all(source.seconds > 0.3 for source in found.sources)
     for source in found.sources:

@@ -8,19 +8,22 @@ S="$SPEECHSIM_SPEECH/manifest.tsv"
 RUNS=${RUNS:-runs/zoo}
 ZOO=${ZOO:-speechsim_jax/zoo}
 PYTHON=${PYTHON:-python}
-# The layer of predictive_s that is clustered into the units of predictive_s_2.
+# The layer of predictive_s_1 and predictive_s that is clustered into the next one's units.
 UNITS_LAYER=${UNITS_LAYER:-2}
 
 trained() { test -e "$RUNS/$1/model/training.json"; }
 
-for model in contrastive_s predictive_s contrastive_s_seed1 contrastive_b predictive_b; do
-    trained $model || $PYTHON -m experiments.pretrain --config=experiments/zoo/$model.toml \
-        --corpus="$S" --workdir="$RUNS/$model" --resume
+pretrain() {
+    name=$1
+    shift
+    trained $name || $PYTHON -m experiments.pretrain --config=experiments/zoo/$name.toml \
+        --corpus="$S" --workdir="$RUNS/$name" --resume "$@"
+}
+for model in contrastive_s contrastive_s_seed1 contrastive_b predictive_s_1; do
+    pretrain $model
 done
-trained predictive_s_2 || $PYTHON -m experiments.pretrain \
-    --config=experiments/zoo/predictive_s_2.toml --corpus="$S" \
-    --units_from="$RUNS/predictive_s/model" --units_layer="$UNITS_LAYER" \
-    --workdir="$RUNS/predictive_s_2" --resume
+pretrain predictive_s --units_from="$RUNS/predictive_s_1/model" --units_layer="$UNITS_LAYER"
+pretrain predictive_b --units_from="$RUNS/predictive_s/model" --units_layer="$UNITS_LAYER"
 
 test -e "$RUNS/synthetic/manifest.tsv" || $PYTHON -m experiments.synthesise --corpus="$S" \
     '--include=librispeech_test_other/*' --held_out=libri-1688,libri-533 \
@@ -48,8 +51,8 @@ card() {
         --probe="$RUNS/probe/$name/probe.json" "$@"
 }
 
-for model in contrastive_s predictive_s contrastive_s_seed1 contrastive_b predictive_b \
-    predictive_s_2; do
+for model in contrastive_s contrastive_s_seed1 contrastive_b predictive_s_1 predictive_s \
+    predictive_b; do
     probe $model
     card $model --corpus="$S"
 done
