@@ -13,7 +13,7 @@ PYTEST_AT_A_TIME ?= --numprocesses=2 --dist=loadfile
 
 help:
 	@echo "make setup    install everything but torch into .venv"
-	@echo "make demo     four small random encoders on synthetic speech, offline -> runs/demo"
+	@echo "make demo     the paper in miniature: small trained encoders, offline -> runs/demo"
 	@echo "make test     the test-suite (no torch; real speech if SPEECHSIM_SPEECH names a folder)"
 	@echo "make parity   the comparisons with torch transformers"
 	@echo "make check    format, lint and types"

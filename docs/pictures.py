@@ -13,8 +13,8 @@ import speechsim_jax as ss
 
 def main(run: Path) -> None:
     """Linear CKA of all layers of all models against all."""
-    figure = ss.SimilarityResult.load(run / "result.nc").plot("lincka", width=5)
-    figure.savefig(Path(__file__).parent / "heatmap.png", dpi=160)
+    figure = ss.SimilarityResult.load(run / "result.nc").plot("lincka", width=7)
+    figure.savefig(Path(__file__).parent / "heatmap.png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def _zoo(folder: Path | None) -> Preset:
         },
         split=False,
         minutes=4,
-        attention_seconds=60,
+        attention_seconds=120,
         # Half a minute of speech in a group: few shapes, and few rows that are only filler.
         settings={"rows_per_update": 1024, "buckets": 2, "batch_seconds": 16},
     )

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from experiments import demo
 from tests.sound_files import noise, write
 
 ROOT = Path(__file__).parents[1]
@@ -207,8 +206,11 @@ def test_maps_and_report_are_shown_in_it(folder):
     assert "&lt;!doctype html&gt;" in report.data["text/html"].lower()
 
 
-def test_the_demo_of_the_notebook_needs_no_hub(tmp_path, monkeypatch):
-    """What MODELS = "demo" stands for is there without a network."""
+def test_the_models_of_the_notebook_need_no_hub(monkeypatch):
+    """What MODELS = "zoo" stands for is there without a network."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    models = demo.write_encoders(tmp_path, seed=0)
-    assert len(models) == 4 and ss.load_encoder(models[0]).config.num_hidden_layers == 4
+    names: dict = {}
+    exec(code_of(opened(), "ZOO ="), names)
+    assert names["MODELS"] == "zoo" and len(names["models"]) == 4
+    encoders = [ss.load_encoder(model) for model in names["models"]]
+    assert {encoder.config.family for encoder in encoders} == {"wav2vec2", "hubert"}

@@ -558,6 +558,7 @@ def test_help_measures(script):
 
 def test_demo_refuses_what_it_would_ignore(script, tmp_path):
     one_line(script("--measures=all", main=demo.main), "--measures", "experiments.compare")
+    one_line(script("--groups=9", main=demo.main), "--groups", "experiments.replicate")
     file = tmp_path / "file"
     file.touch()
     one_line(script(f"--workdir={file}", main=demo.main), f"--workdir={file}", "cannot be written")
