@@ -639,7 +639,9 @@ def test_help_of_others(main, monkeypatch, capsys):
 def test_exit_codes_of_a_process(body, code, says):
     """With --quiet: the reason on stderr, and nothing on stdout."""
     program = (
-        f"import os, signal, sys, time\nfrom experiments import _flags\n"
+        "import os, signal, sys, time\nfrom experiments import _flags\n"
+        # a background job of a shell ignores it, and so do its children
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"sys.argv = ['script', '--quiet']\n_flags.start(lambda: {body})\n"
     )
     done = subprocess.run(
