@@ -1,15 +1,19 @@
-"""The filterbank that a first convolution can start as, against what a filterbank has to be."""
+"""The filterbank and the cepstrum that convolutions can start as, against what they have to be."""
 
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.fft
+from flax import nnx
 
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
+from speechsim_jax.models import weights
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.filterbank import gabor
+from speechsim_jax.models.filterbank import cepstrum, gabor
 from speechsim_jax.models.random_weights import random_tensors
 from speechsim_jax.models.saving import save_folder
 
@@ -58,6 +62,87 @@ def test_filters_come_in_fours():
         gabor(6, 80)
 
 
+CEPSTRAL = EncoderConfig(
+    "wav2vec2", hidden_size=24, num_attention_heads=2, num_hidden_layers=1, intermediate_size=24,
+    conv_dim=(160, 160, 52), conv_kernel=(240, 1, 2), conv_stride=(160, 1, 2), conv_bias=True,
+    num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, convolutions="cepstrum",
+)  # fmt: skip
+
+
+def convolved(samples: np.ndarray) -> np.ndarray:
+    """What an encoder's convolutions make of a wave: less their negatives, [frame, 26]."""
+    graph, parameters, _ = weights.fill(CEPSTRAL, random_tensors(CEPSTRAL, 0), "drawn")
+    extract = nnx.merge(graph, parameters).feature_extractor
+    wave = jnp.asarray(samples[None] / samples.std())
+    out = np.asarray(extract(wave, jnp.array([len(samples)])))[0]
+    return out[:, :26] - out[:, 26:]
+
+
+@pytest.fixture(scope="module")
+def changing_noise() -> np.ndarray:
+    """Three seconds of noise whose spectrum and loudness change every tenth of a second."""
+    rng = np.random.default_rng(0)
+    pieces = []
+    for _ in range(30):
+        spectrum = np.fft.rfft(rng.standard_normal(1600))
+        place = np.linspace(0, 1, len(spectrum))
+        shape = sum(rng.normal(0, 0.4) * np.cos(np.pi * order * place**0.5) for order in range(6))
+        pieces.append(np.fft.irfft(spectrum * np.exp(shape)))
+    return np.concatenate(pieces).astype(np.float32)
+
+
+def test_a_cepstrum_is_one(changing_noise):
+    """Against logarithms, in place of bends, of amplitudes, in place of half waves."""
+    windows = np.lib.stride_tricks.sliding_window_view(changing_noise, TAPS)[::160]
+    waves = np.hypot(windows @ COS.T, windows @ SIN.T)
+    logs = np.log(waves / np.sqrt((waves**2).mean(0)))
+    mel = np.asarray(scipy.fft.dct(logs, norm="ortho"))[:, :13]
+    pairs = mel[: len(mel) // 2 * 2].reshape(-1, 2, 13)
+    expected = np.concatenate([pairs.mean(1), pairs[:, 1] - pairs[:, 0]], 1)
+    found = convolved(changing_noise)
+    assert found.shape == expected.shape
+    alike = [np.corrcoef(found[:, i], expected[:, i])[0, 1] for i in range(26)]
+    assert min(alike) > 0.9, np.round(alike, 2)
+
+
+def test_a_cepstrum_has_numbers_of_like_size(changing_noise):
+    size = convolved(changing_noise).std(0)
+    assert size.max() / size.min() < 5
+    assert size.min() > 0.2 and size.max() < 5
+
+
+def test_a_cepstrum_tells_levels_of_a_band_as_a_logarithm():
+    """A tone that halves again and again goes down by steps of one size, for 30 dB at least."""
+    time = np.arange(16_000 * 4) / 16_000
+    steps = np.repeat(0.5 ** np.arange(8), 8000)
+    lowest = convolved((np.sin(2 * np.pi * 1137 * time) * steps).astype(np.float32))[:, 0]
+    levels = np.array([lowest[25 * i + 5 : 25 * i + 20].mean() for i in range(8)])
+    falls = -np.diff(levels)[:5]
+    assert (falls > 0).all()
+    assert falls.max() / falls.min() < 1.7
+
+
+@pytest.mark.parametrize(
+    ("channels", "taps", "words"),
+    [
+        ((160, 160), (240, 2), "expected three, the last two"),
+        ((160, 160, 52), (240, 2, 2), "of 1 and 2 taps"),
+        ((160, 150, 52), (240, 1, 2), "a multiple of the bands"),
+        ((162, 160, 52), (240, 1, 2), "4 times the bands"),
+        ((160, 160, 164), (240, 1, 2), "at most as many"),
+    ],
+)
+def test_a_cepstrum_refuses_other_layouts(channels, taps, words):
+    with pytest.raises(UserError, match=words):
+        cepstrum(channels, taps)
+
+
+@pytest.mark.parametrize("other", [{"conv_bias": False}, {"feat_extract_norm": "layer"}])
+def test_a_cepstrum_needs_its_norm_and_biases(other):
+    with pytest.raises(UserError, match="needs conv_bias and feat_extract_norm='group'"):
+        dataclasses.replace(CEPSTRAL, **other)
+
+
 def test_initializer_range_scales_linear_maps_and_nothing_else():
     plain = EncoderConfig("hubert", hidden_size=24, num_attention_heads=2, num_hidden_layers=1)
     before = random_tensors(plain, 0)
@@ -73,7 +158,7 @@ def test_initializer_range_scales_linear_maps_and_nothing_else():
 @pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm"])
 def test_an_encoder_can_start_with_it(family):
     plain = EncoderConfig(family, hidden_size=24, num_attention_heads=2, num_hidden_layers=1)
-    other = dataclasses.replace(plain, first_convolution="gabor")
+    other = dataclasses.replace(plain, convolutions="gabor")
     drawn, started = random_tensors(plain, 0), random_tensors(other, 0)
     changed = [name for name in drawn if not np.array_equal(started[name], drawn[name])]
     assert changed == ["feature_extractor.conv_layers.0.conv.weight"]
@@ -85,7 +170,7 @@ def test_how_an_encoder_started_stays_with_its_folder(tmp_path):
         "wav2vec2", hidden_size=24, num_attention_heads=2, num_hidden_layers=1,
         intermediate_size=24, conv_dim=(8, 8), conv_kernel=(80, 2), conv_stride=(160, 2),
         num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
-        initializer_range=0.1, first_convolution="gabor",
+        initializer_range=0.1, convolutions="gabor",
     )  # fmt: skip
     save_folder(tmp_path, config, random_tensors(config, 3))
     saved = ss.load_encoder(tmp_path)

@@ -117,6 +117,16 @@ def test_what_is_written(whole):
     assert "wav2vec2.masked_spec_embed" in tensors and "quantizer.codevectors" in tensors
 
 
+def test_convolutions_without_gradient_stay_what_they_were(tmp_path):
+    """They do not decay, either."""
+    recipe = dataclasses.replace(RECIPE, steps=2, snapshots=(0,), feature_grad_mult=0.0)
+    trainer.train(job(recipe), tmp_path, mesh="data:1", progress=False)
+    before = load_file(tmp_path / "step-000000" / "model.safetensors")
+    after = load_file(tmp_path / "model" / "model.safetensors")
+    still = {n for n, x in before.items() if np.array_equal(x, after[f"wav2vec2.{n}"])}
+    assert {n for n in before if n.startswith("feature_extractor.")} == still
+
+
 @pytest.mark.parametrize("behind", [1, 4])
 def test_the_same_bits_come_out(behind, whole, tmp_path, caplog):
     break_off(tmp_path, behind)

@@ -30,8 +30,8 @@ class EncoderConfig:
 
     The last two say how an encoder starts, before training, and nothing else. `initializer_range`
     is the standard deviation of linear maps; 0.02 suits 768 neurons: of 96, attention and
-    feed-forward parts then add next to nothing. `first_convolution`, which transformers does not
-    have: drawn at random as all others, or a filterbank (`models.filterbank`).
+    feed-forward parts then add next to nothing. `convolutions`, which transformers does not have:
+    drawn at random, or the first is a filterbank, or all are its cepstrum (`models.filterbank`).
     """
 
     family: Literal["wav2vec2", "hubert", "wavlm"]
@@ -54,7 +54,7 @@ class EncoderConfig:
     max_bucket_distance: int = 800
     do_normalize: bool = True
     initializer_range: float = 0.02
-    first_convolution: Literal["drawn", "gabor"] = "drawn"
+    convolutions: Literal["drawn", "gabor", "cepstrum"] = "drawn"
 
     def __post_init__(self):
         sizes = {len(self.conv_dim), len(self.conv_kernel), len(self.conv_stride)}
@@ -65,6 +65,10 @@ class EncoderConfig:
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads} in config.json"
             )
+        if self.convolutions == "cepstrum" and not (
+            self.conv_bias and self.feat_extract_norm == "group"
+        ):
+            raise UserError("convolutions='cepstrum' needs conv_bias and feat_extract_norm='group'")
 
     @classmethod
     def from_hf(

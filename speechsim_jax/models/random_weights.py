@@ -6,7 +6,7 @@ import numpy as np
 
 from speechsim_jax.models import weights
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.filterbank import gabor
+from speechsim_jax.models.filterbank import cepstrum, gabor
 from speechsim_jax.models.weights import Weight
 
 
@@ -17,8 +17,8 @@ def random_tensors(config: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
     and WavLM draw the projection and the convolutions' biases uniformly and the positional kernel
     with a normal of its own. (transformers 5 then loses what it drew for the positional kernel, as
     weight norm makes it a copy, and keeps torch's uniform default; here the draw counts, as in
-    fairseq.) The quantity drawn for a name does not depend on the other names. The first
-    convolution may be a filterbank instead (`EncoderConfig.first_convolution`).
+    fairseq.) The quantity drawn for a name does not depend on the other names. Convolutions may
+    start as a filterbank or a cepstrum instead (`EncoderConfig.convolutions`).
     """
     return {row.name: _draw(config, row, seed) for row in weights.weight_table(config)}
 
@@ -49,8 +49,11 @@ def _draw(config: EncoderConfig, row: Weight, seed: int) -> np.ndarray:
 def _convolution(config: EncoderConfig, row: Weight, rng, shape: tuple[int, ...]) -> np.ndarray:
     index = int(row.path[2])
     fan_in = (1 if index == 0 else config.conv_dim[index - 1]) * config.conv_kernel[index]
+    if config.convolutions == "cepstrum":
+        started = cepstrum(config.conv_dim, config.conv_kernel)[index]
+        return started.kernel if row.path[-1] == "kernel" else started.bias
     if row.path[-1] == "kernel":
-        if index == 0 and config.first_convolution == "gabor":
+        if index == 0 and config.convolutions == "gabor":
             return gabor(config.conv_dim[0], config.conv_kernel[0])
         return rng.normal(0, math.sqrt(2 / fan_in), shape)
     if config.family == "hubert":

@@ -28,8 +28,8 @@ def hf_config(config: EncoderConfig, model: str = "Model") -> dict[str, Any]:
     values = dataclasses.asdict(config)
     values.pop("do_normalize")
     family = values.pop("family")
-    if config.first_convolution == "drawn":  # which is all that transformers knows
-        values.pop("first_convolution")
+    if config.convolutions == "drawn":  # which is all that transformers knows
+        values.pop("convolutions")
     if family != "hubert":
         values = {k: v for k, v in values.items() if k not in _HUBERT_ONLY}
     if family != "wavlm":

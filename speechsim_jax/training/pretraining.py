@@ -73,6 +73,8 @@ def prepare(
         examination=_examination(recipe, split, task, units),
         write=write,
         identity=identity,
+        # Without a gradient the optimiser would let them decay.
+        frozen=recipe.feature_grad_mult == 0,
     )
 
 

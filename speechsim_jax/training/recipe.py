@@ -133,7 +133,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining(Recipe):
-    """`feature_grad_mult` scales the gradient of the convolutions (fairseq)."""
+    """`feature_grad_mult` scales the gradient of the convolutions (fairseq); 0 freezes them."""
 
     encoder: EncoderConfig = field(default_factory=partial(EncoderConfig, "wav2vec2"))
     crops: Crops = field(default_factory=Crops)
