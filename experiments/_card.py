@@ -16,6 +16,12 @@ _OBJECTIVES = {
     "ctc": "CTC on characters (Graves et al. 2006)",
 }
 
+_CONVOLUTIONS = {
+    "drawn": "were drawn at random",
+    "gabor": "were drawn at random, but for the first, a filterbank",
+    "cepstrum": "were a mel cepstrum",
+}
+
 
 class Facts(NamedTuple):
     """All that a card is made of. `first`: held-out marks before training."""
@@ -64,6 +70,9 @@ def _what(facts: Facts) -> str:
     began = f" from [{facts.began_with}](../{facts.began_with})" if facts.began_with else ""
     large = config["do_stable_layer_norm"]
     layout = "pre-norm, the layout of Large" if large else "post-norm, the layout of Base"
+    start = _CONVOLUTIONS[config.get("convolutions", "drawn")]
+    kept = recipe.get("feature_grad_mult") == 0 or recipe.get("freeze_feature_encoder")
+    end = ", and its training left them as they were" if kept else ""
     amount = f"{sum(part['minutes'] for part in own):.1f} minutes of speech"
     if facts.began_with:
         amount += f" ({minutes:.1f} with its pretraining)"
@@ -83,6 +92,7 @@ as `{config["architectures"][0]}`.
 - **Size**: {facts.parameters:,} parameters, heads included; {config["num_hidden_layers"]}
   transformer layers of {config["hidden_size"]} neurons and {config["num_attention_heads"]} heads,
   {layout}; {recipe["dtype"]}, {facts.file_bytes / 1e6:.2f} MB.
+- **Convolutions**: at first they {start}{end}.
 """
 
 

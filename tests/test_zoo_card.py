@@ -133,6 +133,20 @@ def test_folder_is_whole(contrastive):
     assert card.run(dataclasses.replace(contrastive, overwrite=True)) == path
 
 
+def test_card_says_what_convolutions_were(tmp_path, corpora):
+    manifest = corpora / "speech" / "manifest.tsv"
+    folder = training(tmp_path / "run", "contrastive", [manifest])
+    settings = folder / "model" / "config.json"
+    known = json.loads(settings.read_text())
+    settings.write_text(json.dumps(known | {"convolutions": "gabor"}))
+    told = json.loads((folder / "model" / "training.json").read_text())
+    told["recipe"]["feature_grad_mult"] = 0.0
+    (folder / "model" / "training.json").write_text(json.dumps(told))
+    made = card.run(card.Config(str(folder), (str(manifest),), str(tmp_path / "tiny")))
+    words = "at first they were drawn at random, but for the first, a filterbank, and its training"
+    assert f"{words} left them as they were." in made.read_text()
+
+
 def test_card_says_what_is_known(contrastive):
     text = card.run(contrastive).read_text()
     head, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL).groups()
@@ -141,6 +155,7 @@ def test_card_says_what_is_known(contrastive):
         "language: en", "tags:", "- speechsim_jax", "- speech", "- wav2vec2", "- contrastive",
         "- tiny",
     ]  # fmt: skip
+    assert "at first they were drawn at random.\n" in body
     size = sum(tensor.size for tensor in random_tensors(CONFIG, 0).values())
     assert f"{size:,} parameters" in body and "float16" in body
     assert "| the true code among the distractors | 31.0% | 15.5% | 2.0% |" in body
