@@ -71,8 +71,11 @@ def _what(facts: Facts) -> str:
     large = config["do_stable_layer_norm"]
     layout = "pre-norm, the layout of Large" if large else "post-norm, the layout of Base"
     start = _CONVOLUTIONS[config.get("convolutions", "drawn")]
-    kept = recipe.get("feature_grad_mult") == 0 or recipe.get("freeze_feature_encoder")
-    end = ", and its training left them as they were" if kept else ""
+    end = ""
+    if recipe.get("feature_grad_mult") == 0:
+        end = ", and its training left them as they were"
+    elif recipe.get("freeze_feature_encoder"):
+        end = "; fine-tuning left them as pretraining did"
     amount = f"{sum(part['minutes'] for part in own):.1f} minutes of speech"
     if facts.began_with:
         amount += f" ({minutes:.1f} with its pretraining)"
