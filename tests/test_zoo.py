@@ -71,6 +71,15 @@ def test_it_learned_its_objective(name):
         assert found["masked_loss"] < found["unigram_loss"]
 
 
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_its_card_says_that_it_reads_phones_better(name):
+    """Than MFCCs and than untrained, by more than the interval over speakers."""
+    card = (zoo.folder(name) / "README.md").read_text()
+    for other in ("mfcc", f"random:{name}"):
+        low = re.search(rf"best layer less {other} \| \+[\d.]+ % \[([+-][\d.]+), ", card)
+        assert low and float(low[1]) > 0, other
+
+
 # --- on real speech ---
 
 
