@@ -129,7 +129,8 @@ def test_a_cepstrum_tells_levels_of_a_band_as_a_logarithm():
         ((160, 160, 52), (240, 2, 2), "of 1 and 2 taps"),
         ((160, 150, 52), (240, 1, 2), "a multiple of the bands"),
         ((162, 160, 52), (240, 1, 2), "4 times the bands"),
-        ((160, 160, 164), (240, 1, 2), "at most as many"),
+        ((160, 160, 164), (240, 1, 2), "not more of them than bands"),
+        ((0, 160, 52), (240, 1, 2), "4 times the bands"),
     ],
 )
 def test_a_cepstrum_refuses_other_layouts(channels, taps, words):
@@ -141,6 +142,18 @@ def test_a_cepstrum_refuses_other_layouts(channels, taps, words):
 def test_a_cepstrum_needs_its_norm_and_biases(other):
     with pytest.raises(UserError, match="needs conv_bias and feat_extract_norm='group'"):
         dataclasses.replace(CEPSTRAL, **other)
+
+
+def test_other_starts_are_refused():
+    with pytest.raises(UserError, match=r"config\.json has convolutions='mel'; expected 'drawn'"):
+        EncoderConfig.from_hf({"model_type": "wav2vec2", "convolutions": "mel"})
+
+
+def test_a_cepstrum_of_fewer_bands_is_of_like_size():
+    """Equal logarithms in all bands, of which the lowest quefrency is the sum."""
+    few, many = (cepstrum((4 * bands, 4 * bands, 52), (240, 1, 2))[2] for bands in (20, 40))
+    np.testing.assert_allclose(few.kernel[0].sum(), many.kernel[0].sum(), rtol=1e-5)
+    np.testing.assert_allclose(few.bias[0], many.bias[0], rtol=1e-5)
 
 
 def test_initializer_range_scales_linear_maps_and_nothing_else():

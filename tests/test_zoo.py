@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import speechsim_jax as ss
@@ -14,6 +15,7 @@ from experiments import _heard, _phones, _presets, transcribe
 from speechsim_jax import zoo
 from speechsim_jax.alignments import read_alignments
 from speechsim_jax.audio import open_corpus
+from speechsim_jax.models.filterbank import cepstrum
 from speechsim_jax.training.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +71,18 @@ def test_it_learned_its_objective(name):
     else:
         assert found["masked_accuracy"] > max(found["chance"], found["unigram_accuracy"])
         assert found["masked_loss"] < found["unigram_loss"]
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.names() if name.startswith("contrastive")])
+def test_contrastive_convolutions_are_still_a_cepstrum(name):
+    """Also through fine-tuning."""
+    encoder = ss.load_encoder(f"zoo:{name}")
+    tensors = load_file(zoo.folder(name) / "model.safetensors")
+    started = cepstrum(encoder.config.conv_dim, encoder.config.conv_kernel)
+    for number, (kernel, bias) in enumerate(started):
+        conv = f"wav2vec2.feature_extractor.conv_layers.{number}.conv"
+        np.testing.assert_array_equal(tensors[f"{conv}.weight"], kernel.astype(np.float16))
+        np.testing.assert_array_equal(tensors[f"{conv}.bias"], bias.astype(np.float16))
 
 
 @pytest.mark.parametrize("name", PRETRAINED)

@@ -145,3 +145,8 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
             f"config.json has feat_extract_norm={config['feat_extract_norm']!r}; "
             "expected 'group' or 'layer'"
         )
+    if config.get("convolutions", "drawn") not in ("drawn", "gabor", "cepstrum"):
+        raise UserError(
+            f"config.json has convolutions={config['convolutions']!r}; "
+            "expected 'drawn', 'gabor' or 'cepstrum'"
+        )
