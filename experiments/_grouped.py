@@ -19,7 +19,7 @@ import tqdm.auto
 
 import speechsim_jax as ss
 from experiments import _flags
-from speechsim_jax.audio import Corpus
+from speechsim_jax.audio.corpus import Corpus
 from speechsim_jax.errors import UserError
 
 _log = logging.getLogger("speechsim_jax.experiments.groups")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechsim_jax.audio import Source
+from speechsim_jax.audio.corpus import Source
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint import read_json
 from speechsim_jax.training.corpora import Split, open_split, speaker_of

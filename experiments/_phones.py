@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 import speechsim_jax as ss
-from speechsim_jax import audio as sound
-from speechsim_jax import batching, frames, selection
-from speechsim_jax.alignments import Alignments
-from speechsim_jax.audio import SAMPLE_RATE_HZ
+from speechsim_jax import frames
+from speechsim_jax.audio import batching, selection
+from speechsim_jax.audio import corpus as sound
+from speechsim_jax.audio.alignments import Alignments
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.probes import Frames

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import soundfile
 
-from speechsim_jax.audio import SAMPLE_RATE_HZ
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.errors import UserError
 
 # The library reads memory that it has not set: what it says depends on what was there before. Its

@@ -22,7 +22,7 @@ from typing import Any
 from absl import flags
 
 from experiments import _card, _flags, _heard, _training, compare
-from speechsim_jax.audio import Source
+from speechsim_jax.audio.corpus import Source
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint import open_checkpoint, read_json
 from speechsim_jax.training.corpora import speaker_of

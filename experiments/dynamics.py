@@ -24,8 +24,9 @@ from absl import flags
 
 import speechsim_jax as ss
 from experiments import _flags, _resuming, compare
-from speechsim_jax import audio as sound
-from speechsim_jax import dynamics, figures, provenance, selection
+from speechsim_jax import dynamics, figures, provenance
+from speechsim_jax.audio import corpus as sound
+from speechsim_jax.audio import selection
 from speechsim_jax.errors import UserError
 
 _RUN = flags.DEFINE_string("run", None, "Workdir of a pretraining, with folders step-NNNNNN.")

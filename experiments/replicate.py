@@ -25,8 +25,9 @@ from absl import flags
 
 import speechsim_jax as ss
 from experiments import _flags, _grouped, _maps, _members, _presets, _resuming, compare
-from speechsim_jax import audio as sound
-from speechsim_jax import batching, figures, findings, groups, provenance, published, selection
+from speechsim_jax import figures, findings, provenance, published
+from speechsim_jax.audio import batching, groups, selection
+from speechsim_jax.audio import corpus as sound
 from speechsim_jax.claims import ATTENTION, MEASURES
 from speechsim_jax.errors import UserError
 from speechsim_jax.findings import Finding

@@ -24,8 +24,8 @@ from absl import flags
 
 import speechsim_jax as ss
 from experiments import _flags, compare
-from speechsim_jax import audio as sound
-from speechsim_jax import batching, selection
+from speechsim_jax.audio import batching, selection
+from speechsim_jax.audio import corpus as sound
 from speechsim_jax.errors import UserError
 
 # Of the flags that `compare` brings along; the others mean nothing here.

@@ -11,8 +11,9 @@ import numpy as np
 import tqdm.auto
 from jax.sharding import Mesh
 
-from speechsim_jax import attention_maps, batching
-from speechsim_jax.audio import Corpus
+from speechsim_jax import attention_maps
+from speechsim_jax.audio import batching
+from speechsim_jax.audio.corpus import Corpus
 from speechsim_jax.errors import UserError
 from speechsim_jax.kept import Accumulated
 from speechsim_jax.measures import Chosen

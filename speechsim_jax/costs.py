@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from speechsim_jax import sharding
-from speechsim_jax.audio import SAMPLE_RATE_HZ
-from speechsim_jax.batching import Bucket
+from speechsim_jax.audio.batching import Bucket
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import Outputs, SpeechEncoder

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechsim_jax import audio as sound
-from speechsim_jax import batching, costs, frames, processes, provenance, selection, sharding
+from speechsim_jax import costs, frames, processes, provenance, sharding
 from speechsim_jax.accumulate import Finished, build_result, finished
-from speechsim_jax.alignments import Segments, read_alignments
+from speechsim_jax.audio import batching, selection
+from speechsim_jax.audio import corpus as sound
+from speechsim_jax.audio.alignments import Segments, read_alignments
 from speechsim_jax.errors import UserError
 from speechsim_jax.gathering import on_all
 from speechsim_jax.jobs import new_folder, write_record

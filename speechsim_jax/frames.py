@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int32, Int64
 
-from speechsim_jax.alignments import Alignments, Segments
-from speechsim_jax.audio import SAMPLE_RATE_HZ, Corpus, Skipped
-from speechsim_jax.batching import Batch
+from speechsim_jax.audio.alignments import Alignments, Segments
+from speechsim_jax.audio.batching import Batch
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import Activations

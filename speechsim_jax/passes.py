@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 
 from speechsim_jax import attention_maps, costs, gathering, kept, processes, sharding
 from speechsim_jax.accumulate import Statistics, attention_blocks
-from speechsim_jax.audio import SAMPLE_RATE_HZ, Corpus, counted, nothing_usable
-from speechsim_jax.batching import Bucket
+from speechsim_jax.audio.batching import Bucket
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, counted, nothing_usable
 from speechsim_jax.checkpoints import Checkpoints
 from speechsim_jax.errors import UserError
 from speechsim_jax.frames import FrameChoice

@@ -18,9 +18,10 @@ import tqdm.auto
 from jax.sharding import Mesh
 from jaxtyping import Array, Int32
 
-from speechsim_jax import audio as sound
-from speechsim_jax import batching, frames, processes, sharding
+from speechsim_jax import frames, processes, sharding
 from speechsim_jax.accumulate import Statistics
+from speechsim_jax.audio import batching
+from speechsim_jax.audio import corpus as sound
 from speechsim_jax.checkpoints import Checkpoints
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.encoder import Activations, Outputs, SpeechEncoder

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechsim_jax.audio import Corpus, Source
+from speechsim_jax.audio.corpus import Corpus, Source
 
 SPEECH = os.environ.get("SPEECHSIM_SPEECH")
 needs_speech = pytest.mark.skipif(not SPEECH, reason="SPEECHSIM_SPEECH names no folder of speech")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechsim_jax.alignments import Alignments, Segments, read_alignments
+from speechsim_jax.audio.alignments import Alignments, Segments, read_alignments
 from speechsim_jax.errors import UserError
 
 EXPECTED = {

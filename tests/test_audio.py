@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import soxr
 
-from speechsim_jax.audio import AudioError, Corpus, Source, open_corpus, read
+from speechsim_jax.audio.corpus import AudioError, Corpus, Source, open_corpus, read
 from speechsim_jax.errors import UserError
 from tests.sound_files import SPEECH, ids, manifest, needs_speech, noise, one, write
 

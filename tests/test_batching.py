@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechsim_jax import batching
-from speechsim_jax.audio import AudioError, Corpus, Skipped, Source, open_corpus, read
-from speechsim_jax.batching import Batch, Bucket, batches, plan_buckets
+from speechsim_jax.audio import batching
+from speechsim_jax.audio.batching import Batch, Bucket, batches, plan_buckets
+from speechsim_jax.audio.corpus import AudioError, Corpus, Skipped, Source, open_corpus, read
 from speechsim_jax.errors import UserError
 
 SPEECH = os.environ.get("SPEECHSIM_SPEECH")

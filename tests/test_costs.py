@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from speechsim_jax import costs, sharding
-from speechsim_jax.batching import Bucket
+from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.encoder import Outputs
 from tests.test_parity import fixture

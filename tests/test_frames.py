@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax import accumulate, audio, frames
-from speechsim_jax.alignments import Segments
-from speechsim_jax.batching import Batch
+from speechsim_jax import accumulate, frames
+from speechsim_jax.audio import corpus
+from speechsim_jax.audio.alignments import Segments
+from speechsim_jax.audio.batching import Batch
 from speechsim_jax.frames import FrameChoice
 from speechsim_jax.models.config import EncoderConfig
 from tests.test_engine import MODELS, QUICK, waves
@@ -290,7 +291,7 @@ def test_choices_are_checked_before_any_work():
 def test_segments_of_real_speech(encoders, speech, monkeypatch):
     """Two utterances with forced alignments, silence dropped, against a loop over the lines."""
     names = [f"librispeech_test_other/1688/1688-142285-000{i}.flac" for i in (0, 2)]
-    data = {n: audio.read(audio.Source(n, speech / n)).samples for n in names}
+    data = {n: corpus.read(corpus.Source(n, speech / n)).samples for n in names}
     expected = []
     for name, states in zip(names, hidden_of(encoders[1], list(data.values()))):
         for line in (speech / "alignments_pocketsphinx.tsv").read_text().splitlines()[1:]:

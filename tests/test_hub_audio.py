@@ -15,10 +15,10 @@ import soundfile
 from pyarrow import parquet
 
 import speechsim_jax as ss
-from speechsim_jax import batching, hub_audio
-from speechsim_jax.audio import AudioError, open_corpus, read
+from speechsim_jax.audio import batching, hub_datasets
+from speechsim_jax.audio.corpus import AudioError, open_corpus, read
+from speechsim_jax.audio.selection import durations, select
 from speechsim_jax.errors import UserError
-from speechsim_jax.selection import durations, select
 from tests.hub_server import FIRST, Hub, serving
 from tests.sound_files import ids, noise
 
@@ -200,7 +200,7 @@ def test_a_stream_of_batches_goes_on_where_it_stood(tmp_path):
 
 
 def test_minutes_are_chosen_in_turn_and_the_rest_stays_away(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr("speechsim_jax.selection._ROWS_AT_A_TIME", 3)
+    monkeypatch.setattr("speechsim_jax.audio.selection._ROWS_AT_A_TIME", 3)
     address = folder_of(tmp_path / "d", files_of(rows(60)))
     chosen = select(open_corpus(address), 3.2 / 60, seed=2)  # six rows of half a second fit
     assert len(chosen.sources) == 6 and ids(chosen) == sorted(ids(chosen))
@@ -225,14 +225,14 @@ def test_an_utterance_too_long_for_the_minutes_is_taken_alone(tmp_path):
 def test_nothing_is_fetched_twice(tmp_path, monkeypatch):
     address = folder_of(tmp_path / "d", files_of(rows(5)))
     fetched: list[tuple[int, str]] = []
-    sound_of = hub_audio._sound_of
+    sound_of = hub_datasets._sound_of
 
     def counted(url, group, column):
         fetched.append((group, column))
         time.sleep(0.01)
         return sound_of(url, group, column)
 
-    monkeypatch.setattr(hub_audio, "_sound_of", counted)
+    monkeypatch.setattr(hub_datasets, "_sound_of", counted)
     for _ in range(2):
         corpus = durations(open_corpus(address), workers=8)
         list(batching.batches(corpus, [batching.Bucket(2, 8_080)], workers=4, on_skip=print))
@@ -298,7 +298,7 @@ def test_incomplete_addresses(address):
 
 
 def test_the_parts_of_an_address(tmp_path, monkeypatch):
-    of = hub_audio.Address.of
+    of = hub_datasets.Address.of
     assert of("hf:owner/name/config/split") == ("owner/name", "config", "split", None)
     assert of("hf:name/config/split") == ("name", "config", "split", None)
     found = of("hf:owner/name/config/split@refs/pr/1")

@@ -11,8 +11,9 @@ from absl.testing import flagsaver
 
 import speechsim_jax as ss
 from experiments import _flags, _grouped, _members, _presets, replicate
-from speechsim_jax import attention_maps, batching, groups, published
-from speechsim_jax.audio import Corpus, Source
+from speechsim_jax import attention_maps, published
+from speechsim_jax.audio import batching, groups
+from speechsim_jax.audio.corpus import Corpus, Source
 from speechsim_jax.claims import Roles
 from speechsim_jax.models.random_weights import random_tensors
 from speechsim_jax.models.saving import save_folder

@@ -23,7 +23,8 @@ from safetensors.numpy import load_file, save_file
 
 import speechsim_jax as ss
 from experiments import _flags, compare, demo, dynamics, merge, replicate
-from speechsim_jax import batching, engine
+from speechsim_jax import engine
+from speechsim_jax.audio import batching
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.random_weights import random_tensors
 from speechsim_jax.models.saving import save_folder
@@ -577,8 +578,10 @@ def test_log_survives_what_is_not_text(tmp_path, capsys):
     logger = logging.getLogger("speechsim_jax")
     before = logger.level, logger.propagate, list(logger.handlers)
     with contextlib.suppress(ss.UserError), _flags.log_to(tmp_path):
-        logging.getLogger("speechsim_jax.audio").warning("skipped %s", os.fsdecode(b"caf\xe9.wav"))
-        logging.getLogger("speechsim_jax.audio").debug("fine\nprint")
+        logging.getLogger("speechsim_jax.audio.corpus").warning(
+            "skipped %s", os.fsdecode(b"caf\xe9.wav")
+        )
+        logging.getLogger("speechsim_jax.audio.corpus").debug("fine\nprint")
         raise ss.UserError("the end")
     assert (logger.level, logger.propagate, logger.handlers) == before
     entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechsim_jax.audio import Corpus, Source, open_corpus, read
+from speechsim_jax.audio.corpus import Corpus, Source, open_corpus, read
+from speechsim_jax.audio.selection import durations, select
 from speechsim_jax.errors import UserError
-from speechsim_jax.selection import durations, select
 from tests.sound_files import SPEECH, ids, manifest, needs_speech, noise, write
 
 

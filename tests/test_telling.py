@@ -15,7 +15,8 @@ from absl.testing import flagsaver
 
 import speechsim_jax as ss
 from experiments import _flags, compare, merge
-from speechsim_jax import accumulate, audio, passes, reading
+from speechsim_jax import accumulate, passes, reading
+from speechsim_jax.audio import corpus
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.encoder import SpeechEncoder
 
@@ -75,9 +76,9 @@ def test_missing_files_of_a_list_say_where_they_are_looked_for(tmp_path):
     listed = tmp_path / "list.txt"
     listed.write_text(f"gone.wav\n{tmp_path}/absolute.wav\n")
     said = []
-    for source in audio.open_corpus(listed).sources:
-        with pytest.raises(audio.AudioError) as error:
-            audio.read(source)
+    for source in corpus.open_corpus(listed).sources:
+        with pytest.raises(corpus.AudioError) as error:
+            corpus.read(source)
         said.append(str(error.value))
     assert said == [
         f"is not a file: {tmp_path}/gone.wav; paths in a list count from its own folder",

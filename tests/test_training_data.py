@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechsim_jax import audio as sound
+from speechsim_jax.audio import corpus as sound
 from speechsim_jax.errors import UserError
 from speechsim_jax.training import corpora, labelling, units
 from speechsim_jax.training.corpora import Waves, open_split

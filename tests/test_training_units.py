@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from speechsim_jax.batching import Batch
+from speechsim_jax.audio.batching import Batch
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import Outputs, SpeechEncoder

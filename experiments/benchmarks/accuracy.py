@@ -12,7 +12,7 @@ import speechsim_jax as ss
 from experiments.benchmarks import definitions
 from experiments.benchmarks.machine import write_encoders
 from speechsim_jax.arrays import Key
-from speechsim_jax.audio import open_corpus, read
+from speechsim_jax.audio.corpus import open_corpus, read
 from speechsim_jax.measures import MEASURES
 from speechsim_jax.measures.finalise import score_all
 from speechsim_jax.models.encoder import Outputs

@@ -15,9 +15,9 @@ from experiments.benchmarks import processes
 from experiments.benchmarks.machine import write_encoders
 from experiments.benchmarks.memory import say_run
 from speechsim_jax import attention_maps
-from speechsim_jax.audio import open_corpus, read
+from speechsim_jax.audio.corpus import open_corpus, read
+from speechsim_jax.audio.selection import select
 from speechsim_jax.models.encoder import Outputs, SpeechEncoder, forward
-from speechsim_jax.selection import select
 from speechsim_jax.statistics import attention
 from speechsim_jax.statistics.heads import AttentionStream
 from speechsim_jax.statistics.moments import Stream

@@ -33,8 +33,8 @@ import speechsim_jax as ss
 from experiments.benchmarks import processes
 from experiments.benchmarks.machine import say, say_machine, sgemm_rate, write_encoders
 from experiments.benchmarks.published import MEASURES
-from speechsim_jax import batching, selection
-from speechsim_jax.audio import open_corpus
+from speechsim_jax.audio import batching, selection
+from speechsim_jax.audio.corpus import open_corpus
 from speechsim_jax.models.encoder import Outputs, SpeechEncoder
 
 _WHAT = "pipeline"

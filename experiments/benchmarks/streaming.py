@@ -11,8 +11,8 @@ import jax
 import speechsim_jax as ss
 from experiments.benchmarks.machine import write_encoders
 from speechsim_jax import accumulate
-from speechsim_jax.audio import open_corpus, read
-from speechsim_jax.selection import select
+from speechsim_jax.audio.corpus import open_corpus, read
+from speechsim_jax.audio.selection import select
 
 _SMALL = dict(
     hidden_size=128,

@@ -13,8 +13,8 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32
 
-from speechsim_jax import audio as sound
-from speechsim_jax import selection
+from speechsim_jax.audio import corpus as sound
+from speechsim_jax.audio import selection
 from speechsim_jax.errors import UserError
 from speechsim_jax.training.recipe import Audio
 

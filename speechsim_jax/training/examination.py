@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from speechsim_jax.audio import Source
+from speechsim_jax.audio.corpus import Source
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.training import predictive
 from speechsim_jax.training.corpora import Split, speaker_of

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechsim_jax.audio import AudioInput, Source
+from speechsim_jax.audio.corpus import AudioInput, Source
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint import Checkpoint
 from speechsim_jax.models.config import EncoderConfig

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int, Int32
 
-from speechsim_jax import batching, selection
-from speechsim_jax.audio import Corpus, Source
+from speechsim_jax.audio import batching, selection
+from speechsim_jax.audio.corpus import Corpus, Source
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder

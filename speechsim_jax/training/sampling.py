@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32, Int, Int32
 
-from speechsim_jax.audio import SAMPLE_RATE_HZ, Source
-from speechsim_jax.batching import Bucket, plan_buckets
+from speechsim_jax.audio.batching import Bucket, plan_buckets
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Source
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.training.corpora import Waves, speaker_of

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, Int32
 from sklearn.cluster import MiniBatchKMeans
 
-from speechsim_jax.audio import SAMPLE_RATE_HZ
-from speechsim_jax.batching import Batch
+from speechsim_jax.audio.batching import Batch
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import Outputs, SpeechEncoder

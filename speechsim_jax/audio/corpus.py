@@ -122,9 +122,9 @@ def open_corpus(audio: AudioInput) -> Corpus:
     if isinstance(audio, Corpus):
         return audio
     if isinstance(audio, str) and audio.startswith(DATASET):
-        from speechsim_jax import hub_audio
+        from speechsim_jax.audio import hub_datasets
 
-        corpus = hub_audio.open_dataset(audio)
+        corpus = hub_datasets.open_dataset(audio)
         origin, sources = corpus.origin, corpus.sources
     elif isinstance(audio, str | os.PathLike):
         path = Path(audio).expanduser()

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from speechsim_jax.audio import AUDIO_SUFFIXES
+from speechsim_jax.audio.corpus import AUDIO_SUFFIXES
 from speechsim_jax.errors import UserError
 
 # Two segments may overlap by so much: start + duration is rounded.

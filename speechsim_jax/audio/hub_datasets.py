@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speechsim_jax.audio import DATASET, AudioError, Corpus, Source
+from speechsim_jax.audio.corpus import DATASET, AudioError, Corpus, Source
 from speechsim_jax.errors import UserError
 
 # The usual names, the surest first; the path of the sound itself is the last that may be an id.

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import soundfile
 
-from speechsim_jax import hub_audio
-from speechsim_jax.audio import DECODE_ERRORS, AudioError, Corpus, Source
+from speechsim_jax.audio import hub_datasets
+from speechsim_jax.audio.corpus import DECODE_ERRORS, AudioError, Corpus, Source
 from speechsim_jax.errors import UserError
 
 # Rows of a dataset that are fetched together while there is room for more.
@@ -23,7 +23,7 @@ def durations(corpus: Corpus, workers: int = 4) -> Corpus:
 
     Rows of a dataset are fetched first; raises UserError if that fails.
     """
-    hub_audio.fetch(source for source in corpus.sources if source.seconds is None)
+    hub_datasets.fetch(source for source in corpus.sources if source.seconds is None)
     with ThreadPoolExecutor(workers) as pool:
         return replace(corpus, sources=tuple(pool.map(_with_seconds, corpus.sources)))
 

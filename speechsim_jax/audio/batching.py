@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
-from speechsim_jax.audio import (
+from speechsim_jax.audio.corpus import (
     MIN_SAMPLES,
     SAMPLE_RATE_HZ,
     AudioError,

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from speechsim_jax.audio import Corpus, Source
+from speechsim_jax.audio.corpus import Corpus, Source
+from speechsim_jax.audio.selection import durations
 from speechsim_jax.errors import UserError
-from speechsim_jax.selection import durations
 
 # Steps of `batching.plan_buckets`.
 _GRID_SECONDS = 0.5

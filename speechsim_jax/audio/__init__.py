@@ -1,0 +1,1 @@
+"""Audio in: corpora, which utterances are read, batches of them, and their alignments."""
