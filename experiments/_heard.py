@@ -7,7 +7,7 @@ from typing import Any
 
 from speechsim_jax.audio.corpus import Source
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.checkpoint import read_json
+from speechsim_jax.models.checkpoint_files import read_json
 from speechsim_jax.training.corpora import Split, open_split, speaker_of
 from speechsim_jax.training.recipe import Audio
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechsim_jax import zoo
 from speechsim_jax.errors import UserError
+from speechsim_jax.models import zoo
 
 
 @dataclasses.dataclass(frozen=True)

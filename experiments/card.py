@@ -1,7 +1,7 @@
 """A model card for a trained model, and the folder that is shipped: one command each.
 
     python -m experiments.card --trained=runs/zoo/contrastive_s --corpus=speech/manifest.tsv \\
-        --probe=runs/zoo/probe/probe.json --workdir=speechsim_jax/zoo/contrastive_s
+        --probe=runs/zoo/probe/probe.json --workdir=speechsim_jax/models/zoo/contrastive_s
 
 copies TRAINED/model and writes README.md, a card in Hugging Face's form, and audio.json beside it:
 which audio it was trained on, with its licences, and whose speech was held out. Everything is read
@@ -24,7 +24,7 @@ from absl import flags
 from experiments import _card, _flags, _heard, _training, compare
 from speechsim_jax.audio.corpus import Source
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.checkpoint import open_checkpoint, read_json
+from speechsim_jax.models.checkpoint_files import open_checkpoint, read_json
 from speechsim_jax.training.corpora import speaker_of
 
 _TRAINED = flags.DEFINE_string("trained", None, "Workdir of a finished training.")

@@ -17,7 +17,7 @@ from absl import flags
 
 from experiments import _flags, _training
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.checkpoint import open_checkpoint
+from speechsim_jax.models.checkpoint_files import open_checkpoint
 from speechsim_jax.training import finetuning, trainer
 from speechsim_jax.training.recipe import CTCRecipe, read_recipe
 

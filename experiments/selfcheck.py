@@ -23,10 +23,10 @@ import speechsim_jax as ss
 from experiments import _flags
 from speechsim_jax.arrays import Key
 from speechsim_jax.attention_maps import rows_of_maps
-from speechsim_jax.models import weights
+from speechsim_jax.models import weight_names
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.models.random_weights import random_tensors
+from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.statistics import attention, moments
 from speechsim_jax.statistics.heads import AttentionStream
 from speechsim_jax.statistics.moments import Stream
@@ -89,7 +89,9 @@ def lost_small_terms() -> float:
 
 
 def _encoder() -> SpeechEncoder:
-    graph, parameters, _ = weights.fill(_ENCODER, random_tensors(_ENCODER, 0), "random weights")
+    graph, parameters, _ = weight_names.fill(
+        _ENCODER, random_tensors(_ENCODER, 0), "random weights"
+    )
     return SpeechEncoder("random", _ENCODER, graph, parameters)
 
 

@@ -15,11 +15,11 @@ from speechsim_jax.engine import Settings, compare
 from speechsim_jax.errors import UserError
 from speechsim_jax.jobs import merge
 from speechsim_jax.measures import list_measures
-from speechsim_jax.models.ctc import Recognizer, load_recognizer
 from speechsim_jax.models.encoder import Activations, SpeechEncoder
-from speechsim_jax.models.loading import load_encoder, random_like
+from speechsim_jax.models.error_rates import ErrorRates, error_rates
+from speechsim_jax.models.load import load_encoder, random_like
+from speechsim_jax.models.recognizer import Recognizer, load_recognizer
 from speechsim_jax.results import NetworkName, SimilarityResult
-from speechsim_jax.transcripts import ErrorRates, error_rates
 
 __version__ = importlib.metadata.version("speechsim_jax")
 

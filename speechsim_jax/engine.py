@@ -20,7 +20,7 @@ from speechsim_jax.gathering import on_all
 from speechsim_jax.jobs import new_folder, write_record
 from speechsim_jax.measures import resolve
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.models.loading import load_encoder
+from speechsim_jax.models.load import load_encoder
 from speechsim_jax.passes import Job, planned, run
 from speechsim_jax.reading import Seen
 from speechsim_jax.results import NetworkName, SimilarityResult

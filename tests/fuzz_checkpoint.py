@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import checkpoint, torch_pickle, torch_zip
+from speechsim_jax.models import checkpoint_files, torch_pickle, torch_zip
 from tests.torch_writer import (
     METADATA,
     Member,
@@ -210,7 +210,7 @@ class Watch:
         sys.addaudithook(self._audit)
         self._note(torch_pickle.Machine, "run", "pickle")
         self._note(torch_zip._Tensors, "_tensor", "tensor")
-        self._note(checkpoint, "safe_open", "header")
+        self._note(checkpoint_files, "safe_open", "header")
 
     def _audit(self, event: str, arguments: tuple) -> None:
         if not self.armed:
@@ -234,7 +234,9 @@ class Watch:
 
 def read_case(path: Path) -> str:
     read = (
-        checkpoint._read_safetensors if path.suffix == ".safetensors" else torch_zip.read_torch_zip
+        checkpoint_files._read_safetensors
+        if path.suffix == ".safetensors"
+        else torch_zip.read_torch_zip
     )
     try:
         result = read(path)

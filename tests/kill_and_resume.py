@@ -24,8 +24,8 @@ import soundfile
 
 import speechsim_jax as ss
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.random_weights import random_tensors
-from speechsim_jax.models.saving import save_folder
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.save import save_folder
 
 _SIZES = dict(
     hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import save
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import checkpoint
-from speechsim_jax.models.checkpoint import Checkpoint, open_checkpoint
+from speechsim_jax.models import checkpoint_files
+from speechsim_jax.models.checkpoint_files import Checkpoint, open_checkpoint
 from tests.torch_writer import members, state_dict, storage, tensor, zip_file
 
 A = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -268,13 +268,13 @@ def test_element_type_without_numpy_name(tmp_path):
 
 
 def test_too_large_json(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_MAX_JSON_BYTES", 10)
+    monkeypatch.setattr(checkpoint_files, "_MAX_JSON_BYTES", 10)
     assert "too large for JSON" in refusal(fill(tmp_path, SAFETENSORS))
 
 
 def test_json_that_vanished(tmp_path):
     with pytest.raises(UserError, match=r"config\.json: cannot be read: No such file"):
-        checkpoint.read_json(tmp_path / "config.json")
+        checkpoint_files.read_json(tmp_path / "config.json")
 
 
 def test_not_a_folder(tmp_path, monkeypatch):

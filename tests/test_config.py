@@ -10,7 +10,7 @@ import pytest
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import FAMILIES, EncoderConfig
-from speechsim_jax.models.saving import hf_config
+from speechsim_jax.models.save import hf_config
 
 FOLDER = Path(__file__).parent / "data" / "parity"
 

@@ -17,8 +17,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import speechsim_jax as ss
-from speechsim_jax.models import ctc
-from speechsim_jax.models.ctc import best_path, load_recognizer
+from speechsim_jax.models import recognizer as ctc
+from speechsim_jax.models.recognizer import best_path, load_recognizer
 from tests import tolerances
 
 FOLDER = Path(__file__).parent / "data" / "ctc"

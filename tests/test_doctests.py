@@ -20,8 +20,8 @@ import soundfile
 import speechsim_jax as ss
 from speechsim_jax import measures
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.random_weights import random_tensors
-from speechsim_jax.models.saving import save_folder
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.save import save_folder
 from tests.pages import PAGES, ROOT, Block, blocks
 
 RECOGNIZER = ROOT / "tests" / "data" / "ctc" / "wav2vec2-base"

@@ -14,8 +14,8 @@ import speechsim_jax as ss
 from experiments import dynamics as script
 from speechsim_jax import dynamics
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.random_weights import random_tensors
-from speechsim_jax.models.saving import save_folder
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.save import save_folder
 
 STEPS, LAYERS = (10, 20, 40), (0, 1, 2)
 

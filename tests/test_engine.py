@@ -10,7 +10,7 @@ import pytest
 
 import speechsim_jax as ss
 from speechsim_jax import accumulate
-from speechsim_jax.models import weights
+from speechsim_jax.models import weight_names
 from speechsim_jax.statistics import sample
 from speechsim_jax.statistics.rows import BatchRows
 from tests import reference
@@ -177,10 +177,10 @@ def test_the_same_model_twice_gets_two_names(encoders):
 
 
 def test_non_finite_hidden_states_name_utterance_and_frame(encoders):
-    table = weights.weight_table(encoders[0].config)
-    tensors = weights.export(encoders[0].config, encoders[0].parameters)
+    table = weight_names.weight_table(encoders[0].config)
+    tensors = weight_names.export(encoders[0].config, encoders[0].parameters)
     tensors["encoder.layers.1.final_layer_norm.bias"] = np.full(32, np.nan, np.float32)
-    _, broken, _ = weights.fill(encoders[0].config, tensors, "broken", table)
+    _, broken, _ = weight_names.fill(encoders[0].config, tensors, "broken", table)
     bad = dataclasses.replace(encoders[0], parameters=broken)
     with pytest.raises(ss.UserError, match=r"wav2vec2-base: .*'utterance00.'.*frame 0"):
         ss.compare([bad], waves(2), **QUICK)

@@ -11,11 +11,11 @@ from flax import nnx
 
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import weights
+from speechsim_jax.models import weight_names
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.filterbank import cepstrum, gabor
-from speechsim_jax.models.random_weights import random_tensors
-from speechsim_jax.models.saving import save_folder
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.save import save_folder
 
 FILTERS, TAPS = 160, 240
 KERNEL = gabor(FILTERS, TAPS)[:, 0].astype(np.float64)
@@ -71,7 +71,7 @@ CEPSTRAL = EncoderConfig(
 
 def convolved(samples: np.ndarray) -> np.ndarray:
     """What an encoder's convolutions make of a wave: less their negatives, [frame, 26]."""
-    graph, parameters, _ = weights.fill(CEPSTRAL, random_tensors(CEPSTRAL, 0), "drawn")
+    graph, parameters, _ = weight_names.fill(CEPSTRAL, random_tensors(CEPSTRAL, 0), "drawn")
     extract = nnx.merge(graph, parameters).feature_extractor
     wave = jnp.asarray(samples[None] / samples.std())
     out = np.asarray(extract(wave, jnp.array([len(samples)])))[0]

@@ -10,9 +10,9 @@ import pytest
 from huggingface_hub import constants
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.checkpoint import open_checkpoint
-from speechsim_jax.models.ctc import load_recognizer
-from speechsim_jax.models.loading import load_encoder
+from speechsim_jax.models.checkpoint_files import open_checkpoint
+from speechsim_jax.models.load import load_encoder
+from speechsim_jax.models.recognizer import load_recognizer
 from tests.hub_server import FIRST, Hub, serving
 from tests.test_checkpoint import (
     CONFIG,
@@ -246,7 +246,7 @@ def test_environment_of_the_hub(hub, tmp_path):
     code = (
         "import sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n"
-        "from speechsim_jax.models.checkpoint import open_checkpoint\n"
+        "from speechsim_jax.models.checkpoint_files import open_checkpoint\n"
         "assert 'huggingface_hub' not in sys.modules\n"
         f"found = open_checkpoint({REPO!r})\n"
         "print(found.revision, found.folder, sorted(found.tensors()))"

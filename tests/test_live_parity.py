@@ -14,11 +14,11 @@ torch = pytest.importorskip("torch")
 
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor  # noqa: E402
 
-from speechsim_jax.models import attention, weights  # noqa: E402
+from speechsim_jax.models import attention, weight_names  # noqa: E402
 from speechsim_jax.models.config import EncoderConfig  # noqa: E402
-from speechsim_jax.models.ctc import load_recognizer  # noqa: E402
 from speechsim_jax.models.encoder import Activations, SpeechEncoder  # noqa: E402
-from speechsim_jax.models.random_weights import random_tensors  # noqa: E402
+from speechsim_jax.models.initial_weights import random_tensors  # noqa: E402
+from speechsim_jax.models.recognizer import load_recognizer  # noqa: E402
 from tests import tolerances  # noqa: E402
 from tests.make_parity_fixtures import LAYOUTS, SMALL, make, make_tokenizer, run  # noqa: E402
 
@@ -48,7 +48,7 @@ def port(model, extractor) -> SpeechEncoder:
     """Our encoder with a torch model's weights."""
     config = EncoderConfig.from_hf(model.config.to_dict(), extractor.to_dict())
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    graph, parameters, notes = weights.fill(config, tensors, "torch")
+    graph, parameters, notes = weight_names.fill(config, tensors, "torch")
     assert notes == []
     return SpeechEncoder("port", config, graph, parameters)
 

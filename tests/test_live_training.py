@@ -24,7 +24,7 @@ from transformers import (  # noqa: E402
 )
 
 from speechsim_jax.models.config import EncoderConfig  # noqa: E402
-from speechsim_jax.models.loading import load_encoder  # noqa: E402
+from speechsim_jax.models.load import load_encoder  # noqa: E402
 from speechsim_jax.training import (  # noqa: E402
     contrastive,
     ctc,

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 import transformers  # noqa: E402
 
 import speechsim_jax as ss  # noqa: E402
-from speechsim_jax import zoo  # noqa: E402
+from speechsim_jax.models import zoo  # noqa: E402
 from tests import tolerances  # noqa: E402
 from tests.test_live_parity import relative_error  # noqa: E402
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax.models import weights
-from speechsim_jax.models.random_weights import random_tensors
+from speechsim_jax.models import weight_names
+from speechsim_jax.models.initial_weights import random_tensors
 from tests.test_saving import assert_same_network
 
 FOLDER = Path(__file__).parent / "data" / "parity"
@@ -33,14 +33,14 @@ def bare(tmp_path) -> Path:
 def test_architecture_of_the_checkpoint_and_weights_of_the_family(layout):
     trained, random = (load(FOLDER / layout) for load in (ss.load_encoder, ss.random_like))
     assert random.config == trained.config
-    drawn = weights.export(random.config, random.parameters)
+    drawn = weight_names.export(random.config, random.parameters)
     expected = random_tensors(trained.config, 0)
     assert drawn.keys() == expected.keys()
     assert all(np.array_equal(drawn[name], expected[name]) for name in drawn)
     shapes = [jax.tree.map(np.shape, e.parameters) for e in (trained, random)]
     assert jax.tree.leaves(shapes[0]) == jax.tree.leaves(shapes[1])
     # In the fixtures every tensor was redrawn, biases and norms too.
-    tensors = weights.export(trained.config, trained.parameters)
+    tensors = weight_names.export(trained.config, trained.parameters)
     assert not any(np.array_equal(drawn[name], tensors[name]) for name in drawn)
 
 
@@ -48,7 +48,7 @@ def test_architecture_of_the_checkpoint_and_weights_of_the_family(layout):
 def test_spread_of_the_draws(family):
     """Linear maps N(0, 0.02), convolutions He normal, norms 1 and 0 (see also test_weights.py)."""
     random = ss.random_like(FOLDER / f"{family}-base", 5)
-    tensors = weights.export(random.config, random.parameters)
+    tensors = weight_names.export(random.config, random.parameters)
 
     def spread(names: str) -> tuple[float, float]:
         values = np.concatenate([t.ravel() for n, t in tensors.items() if names in n])
@@ -71,7 +71,7 @@ def test_seeds():
     assert first.provenance["sha256"] != other.provenance["sha256"]
     names = random_tensors(first.config, 3).items()
     drawn = [name for name, tensor in names if np.ptp(tensor) > 0]
-    a, b = (weights.export(e.config, e.parameters) for e in (first, other))
+    a, b = (weight_names.export(e.config, e.parameters) for e in (first, other))
     assert len(drawn) > 20 and not any(np.array_equal(a[name], b[name]) for name in drawn)
 
 
@@ -95,7 +95,7 @@ def test_names_and_provenance(bare):
     assert plain.provenance == {
         "source": f"random:{bare}",
         "revision": None,
-        "sha256": weights.digest(tensors),
+        "sha256": weight_names.digest(tensors),
         "model_type": "wavlm",
         "do_normalize": False,
         "notes": [],
@@ -118,7 +118,7 @@ def test_like_an_encoder():
 
 def test_the_hash_is_of_names_shapes_and_bytes():
     a, b = np.arange(6, dtype=np.float32), np.zeros((2, 3), np.float32)
-    same = {weights.digest({"a": a, "b": b}), weights.digest({"b": b, "a": a.copy()})}
+    same = {weight_names.digest({"a": a, "b": b}), weight_names.digest({"b": b, "a": a.copy()})}
     assert len(same) == 1 and len(bytes.fromhex(*same)) == 32
     others = [
         {"a": a},
@@ -128,9 +128,9 @@ def test_the_hash_is_of_names_shapes_and_bytes():
         {"a": a, "b": np.float32(-0.0) + b * np.float32(-1)},
         {"a": a[::-1], "b": b},
     ]
-    digests = [*same, *map(weights.digest, others)]
+    digests = [*same, *map(weight_names.digest, others)]
     assert not any(x == y for x, y in itertools.combinations(digests, 2))
-    assert weights.digest({"a": a[::2]}) == weights.digest({"a": a[::2].copy()})
+    assert weight_names.digest({"a": a[::2]}) == weight_names.digest({"a": a[::2].copy()})
 
 
 @pytest.mark.parametrize(

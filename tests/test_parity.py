@@ -16,9 +16,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import attention, weights
+from speechsim_jax.models import attention, weight_names
 from speechsim_jax.models.encoder import Activations, Outputs, SpeechEncoder, forward
-from speechsim_jax.models.loading import load_encoder
+from speechsim_jax.models.load import load_encoder
 from tests import tolerances
 
 FOLDER = Path(__file__).parent / "data" / "parity"
@@ -415,7 +415,7 @@ def test_garbage_in_the_padding_changes_nothing(layout):
 # --- mutations: parity breaks when two weights change places --------------------------------------
 
 
-def swapped_leaves(state, a: weights.Path, b: weights.Path):
+def swapped_leaves(state, a: weight_names.Path, b: weight_names.Path):
     """The state with the leaves at two paths exchanged."""
     paths, tree = jax.tree_util.tree_flatten_with_path(state)
     names = [
@@ -428,7 +428,9 @@ def swapped_leaves(state, a: weights.Path, b: weights.Path):
     return jax.tree.unflatten(tree, leaves)
 
 
-def swapped_table(table: tuple[weights.Weight, ...], a: weights.Weight, b: weights.Weight):
+def swapped_table(
+    table: tuple[weight_names.Weight, ...], a: weight_names.Weight, b: weight_names.Weight
+):
     """The weight table with the paths of two rows exchanged."""
     other = {a.name: b.path, b.name: a.path}
     return tuple(dataclasses.replace(row, path=other.get(row.name, row.path)) for row in table)
@@ -447,7 +449,7 @@ def test_every_swap_of_two_weights_is_noticed(layout):
         return max(found[name] for name in found if name != "features")
 
     assert error(case.encoder.parameters) <= tolerances.PARITY
-    table = weights.weight_table(config)
+    table = weight_names.weight_table(config)
     pairs = [pair for pair in itertools.combinations(table, 2) if pair[0].shape == pair[1].shape]
     smallest, unnoticed = math.inf, []
     for a, b in pairs:
@@ -461,7 +463,7 @@ def test_every_swap_of_two_weights_is_noticed(layout):
     # the shortcut above is what the loader does with a wrong table
     tensors = load_file(FOLDER / layout / "model.safetensors")
     a, b = pairs[len(pairs) // 2]
-    _, filled, _ = weights.fill(config, tensors, "here", table=swapped_table(table, a, b))
+    _, filled, _ = weight_names.fill(config, tensors, "here", table=swapped_table(table, a, b))
     short = swapped_leaves(case.encoder.parameters, a.path, b.path)
     same, changed = (
         [np.array_equal(x, y) for x, y in zip(jax.tree.leaves(filled), jax.tree.leaves(other))]

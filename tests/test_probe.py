@@ -15,8 +15,8 @@ import speechsim_jax as ss
 from experiments import _flags, _heard, _phones, probe
 from speechsim_jax.audio.alignments import read_alignments
 from speechsim_jax.audio.corpus import open_corpus, read
-from speechsim_jax.models.random_weights import random_tensors
-from speechsim_jax.models.saving import save_folder
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.save import save_folder
 from speechsim_jax.training.corpora import open_split
 from speechsim_jax.training.recipe import Audio
 from speechsim_jax.training.units import mfcc

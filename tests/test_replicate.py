@@ -15,8 +15,8 @@ from speechsim_jax import attention_maps, published
 from speechsim_jax.audio import batching, groups
 from speechsim_jax.audio.corpus import Corpus, Source
 from speechsim_jax.claims import Roles
-from speechsim_jax.models.random_weights import random_tensors
-from speechsim_jax.models.saving import save_folder
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.save import save_folder
 from tests.same_result import assert_same_result
 from tests.test_dynamics import CONFIG as CONTRASTIVE
 

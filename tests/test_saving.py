@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.models.loading import load_encoder
-from speechsim_jax.models.saving import save_folder
+from speechsim_jax.models.load import load_encoder
+from speechsim_jax.models.save import save_folder
 
 FOLDER = Path(__file__).parent / "data" / "parity"
 LAYOUTS = sorted(path.name for path in FOLDER.iterdir())

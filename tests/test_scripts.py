@@ -26,8 +26,8 @@ from experiments import _flags, compare, demo, dynamics, merge, replicate
 from speechsim_jax import engine
 from speechsim_jax.audio import batching
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.random_weights import random_tensors
-from speechsim_jax.models.saving import save_folder
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.save import save_folder
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "tests" / "data" / "parity" / "wav2vec2-base"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.loading import load_encoder
+from speechsim_jax.models.load import load_encoder
 from speechsim_jax.sharding import Collective, collectives, mesh_from, on_devices, place_batch
 
 ROOT = Path(__file__).parents[1]

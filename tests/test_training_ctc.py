@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from speechsim_jax.models.ctc import best_path
+from speechsim_jax.models.recognizer import best_path
 from speechsim_jax.training import ctc, model, network
 from speechsim_jax.training.model import CTC
 from tests.objectives import TOKENS, random_encoded, start

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.loading import load_encoder
+from speechsim_jax.models.load import load_encoder
 from speechsim_jax.training import pretraining, trainer
 from speechsim_jax.training.noise import Rates
 from speechsim_jax.training.recipe import Audio, ContrastiveRecipe, Crops

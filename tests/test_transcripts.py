@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.transcripts import ErrorRates, edit_distance, error_rates, normalise
+from speechsim_jax.models.error_rates import ErrorRates, edit_distance, error_rates, normalise
 
 
 def recursion(a, b) -> int:

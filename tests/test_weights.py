@@ -13,11 +13,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import weights
+from speechsim_jax.models import weight_names
 from speechsim_jax.models.config import FAMILIES, EncoderConfig
-from speechsim_jax.models.loading import load_encoder
-from speechsim_jax.models.random_weights import random_tensors
-from speechsim_jax.models.saving import save_folder
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.load import load_encoder
+from speechsim_jax.models.save import save_folder
 from tests.torch_writer import members, state_dict, storage, tensor, zip_file
 
 FOLDER = Path(__file__).parent / "data" / "parity"
@@ -55,13 +55,13 @@ def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
 
 def filled(config: EncoderConfig, tensors: dict) -> tuple[dict[str, np.ndarray], list[str]]:
     """What the network holds after loading, as torch tensors, and the notes."""
-    _, parameters, notes = weights.fill(config, tensors, "models/mine")
-    return weights.export(config, parameters), notes
+    _, parameters, notes = weight_names.fill(config, tensors, "models/mine")
+    return weight_names.export(config, parameters), notes
 
 
 def refusal(config: EncoderConfig, tensors: dict) -> str:
     with pytest.raises(UserError) as error:
-        weights.fill(config, tensors, "models/mine")
+        weight_names.fill(config, tensors, "models/mine")
     message = str(error.value)
     assert message.startswith("models/mine: ") and "\n" not in message
     return message
@@ -81,10 +81,10 @@ def test_export_gives_back_the_bits(layout):
 @each_layout
 def test_every_parameter_has_one_row(layout):
     config, tensors = read(layout)
-    table = weights.weight_table(config)
+    table = weight_names.weight_table(config)
     assert {row.name for row in table} == canonical(tensors).keys()
     assert len({row.path for row in table}) == len({row.name for row in table}) == len(table)
-    _, parameters, _ = weights.fill(config, tensors, "here")
+    _, parameters, _ = weight_names.fill(config, tensors, "here")
     leaves = jax.tree.leaves(parameters)
     assert len(leaves) == len(table)
     assert all(leaf.dtype == np.float32 for leaf in leaves)
@@ -93,10 +93,10 @@ def test_every_parameter_has_one_row(layout):
 def test_models_of_one_architecture_share_nothing():
     config = middle("hubert")
     first, second = (random_tensors(config, seed) for seed in (0, 1))
-    _, parameters, _ = weights.fill(config, first, "first")
-    weights.fill(config, second, "second")
-    assert_equal(weights.export(config, parameters), first)
-    shapes = jax.tree.leaves(weights.abstract_network(config)[1])
+    _, parameters, _ = weight_names.fill(config, first, "first")
+    weight_names.fill(config, second, "second")
+    assert_equal(weight_names.export(config, parameters), first)
+    shapes = jax.tree.leaves(weight_names.abstract_network(config)[1])
     assert all(isinstance(shape, jax.ShapeDtypeStruct) for shape in shapes)
 
 
@@ -106,11 +106,11 @@ def test_models_of_one_architecture_share_nothing():
 @pytest.mark.parametrize("layout", ["wav2vec2-large", "hubert-batch-norm", "wavlm-base"])
 def test_any_missing_tensor_is_refused(layout):
     config, tensors = read(layout)
-    table = weights.weight_table(config)
+    table = weight_names.weight_table(config)
     encoder = canonical(tensors)
     for name in encoder:
         with pytest.raises(UserError, match="1 missing: ") as error:
-            weights._check({n: t for n, t in encoder.items() if n != name}, table, "here")
+            weight_names._check({n: t for n, t in encoder.items() if n != name}, table, "here")
         assert name in str(error.value)
 
 
@@ -168,7 +168,7 @@ def test_long_lists_are_cut():
     config, tensors = read("hubert-base")
     message = refusal(config, {QUERY: tensors[QUERY]})
     assert len(message) < 500 and " more" in message
-    count = len(weights.weight_table(config)) - 1
+    count = len(weight_names.weight_table(config)) - 1
     assert f"{count} missing: " in message and f"and {count - 4} more" in message
 
 
@@ -432,14 +432,14 @@ def test_saved_folder_loads(family, tmp_path):
     encoder = load_encoder(save_folder(tmp_path / "new" / family, config, tensors))
     assert (encoder.config, encoder.name) == (config, family)
     assert encoder.provenance["notes"] == []
-    assert_equal(weights.export(encoder.config, encoder.parameters), tensors)
+    assert_equal(weight_names.export(encoder.config, encoder.parameters), tensors)
 
 
 def test_the_families_that_are_one_network_share_its_graph():
     """And with it what is compiled; WavLM's attention is another."""
     config = EncoderConfig(family="wav2vec2", num_hidden_layers=2)
     graphs = [
-        weights.abstract_network(dataclasses.replace(config, family=family))[0]
+        weight_names.abstract_network(dataclasses.replace(config, family=family))[0]
         for family in ("wav2vec2", "hubert", "wavlm")
     ]
     assert graphs[0] == graphs[1] != graphs[2]

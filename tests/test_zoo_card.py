@@ -11,9 +11,9 @@ import soundfile
 
 import speechsim_jax as ss
 from experiments import _heard, card
-from speechsim_jax.models.checkpoint import open_checkpoint
-from speechsim_jax.models.random_weights import random_tensors
-from speechsim_jax.models.saving import save_folder
+from speechsim_jax.models.checkpoint_files import open_checkpoint
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.save import save_folder
 from speechsim_jax.training import recipe
 from speechsim_jax.training.corpora import Split, open_split
 from speechsim_jax.training.optimiser import AdamW

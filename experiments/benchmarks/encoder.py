@@ -19,9 +19,9 @@ import speechsim_jax as ss
 from experiments.benchmarks.machine import sgemm_rate
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import Activations, Outputs, forward
-from speechsim_jax.models.random_weights import random_tensors
-from speechsim_jax.models.saving import save_folder
-from speechsim_jax.models.weights import abstract_network
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.save import save_folder
+from speechsim_jax.models.weight_names import abstract_network
 from speechsim_jax.statistics.moments import Stream
 from speechsim_jax.statistics.rows import MomentsStream
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.random_weights import random_tensors
-from speechsim_jax.models.saving import save_folder
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.save import save_folder
 
 
 def say(

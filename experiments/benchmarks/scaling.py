@@ -26,7 +26,7 @@ from experiments.benchmarks.statistics import flops as update_flops
 from speechsim_jax import sharding
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import Outputs, SpeechEncoder
-from speechsim_jax.models.weights import abstract_network
+from speechsim_jax.models.weight_names import abstract_network
 from speechsim_jax.sharding import mesh_from
 from speechsim_jax.statistics import moments, programs
 from speechsim_jax.statistics.moments import Stream

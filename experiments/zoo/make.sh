@@ -6,7 +6,7 @@ set -eu
 
 S="$SPEECHSIM_SPEECH/manifest.tsv"
 RUNS=${RUNS:-runs/zoo}
-ZOO=${ZOO:-speechsim_jax/zoo}
+ZOO=${ZOO:-speechsim_jax/models/zoo}
 PYTHON=${PYTHON:-python}
 # The layer of predictive_s_1 and predictive_s that is clustered into the next one's units.
 UNITS_LAYER=${UNITS_LAYER:-2}

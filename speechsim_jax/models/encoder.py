@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.joining import joined
-from speechsim_jax.models import attention, modules
+from speechsim_jax.models import attention
+from speechsim_jax.models import layers as modules
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.typing import (
     Attentions,
@@ -313,9 +314,10 @@ class SpeechEncoder:
         >>> sorted(file.name for file in folder.iterdir())
         ['config.json', 'model.safetensors', 'preprocessor_config.json']
         """
-        from speechsim_jax.models import saving, weights  # which are about this class
+        from speechsim_jax.models import save as saving  # which are about this class
+        from speechsim_jax.models import weight_names
 
-        tensors = weights.export(self.config, self.parameters)
+        tensors = weight_names.export(self.config, self.parameters)
         return saving.save_folder(folder, self.config, tensors, dtype)
 
 

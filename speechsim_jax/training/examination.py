@@ -10,12 +10,12 @@ from jaxtyping import Int
 
 from speechsim_jax.audio.corpus import Source
 from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.error_rates import error_rates
 from speechsim_jax.training import predictive
 from speechsim_jax.training.corpora import Split, speaker_of
 from speechsim_jax.training.sampling import CropSampler, Rows, UtteranceSampler
 from speechsim_jax.training.spelling import Alphabet
 from speechsim_jax.training.tasks import Found, Task
-from speechsim_jax.transcripts import error_rates
 
 Look = Callable[[Rows, int], Found]
 """What a batch gives without learning from it; the number tells the draws of batches apart."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from speechsim_jax.audio.corpus import AudioInput, Source
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.checkpoint import Checkpoint
+from speechsim_jax.models.checkpoint_files import Checkpoint
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.training import folders, model
 from speechsim_jax.training.corpora import Split, Waves, open_split

@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import saving, weights
+from speechsim_jax.models import save, weight_names
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.saving import SavedDtype
+from speechsim_jax.models.save import SavedDtype
 from speechsim_jax.training import model as training_model
 from speechsim_jax.training.labelling import Units
 from speechsim_jax.training.model import CTC, Contrastive, Model
@@ -22,7 +22,7 @@ HEAD_FILE = "pretraining_head.safetensors"
 
 def write_encoder(folder: Path, config: EncoderConfig, model: Model, dtype: SavedDtype) -> None:
     """The encoder alone, as ...Model. Raises UserError."""
-    saving.save_folder(folder, config, weights.export(config, model.encoder), dtype)
+    save.save_folder(folder, config, weight_names.export(config, model.encoder), dtype)
 
 
 def write_contrastive(
@@ -31,7 +31,7 @@ def write_contrastive(
     """Encoder, quantizer and projections, as ...ForPreTraining. Raises UserError."""
     tensors = training_model.export(config, model)
     fields = objective.hf_fields()
-    saving.save_training_folder(folder, config, tensors, "ForPreTraining", fields, dtype)
+    save.save_training_folder(folder, config, tensors, "ForPreTraining", fields, dtype)
 
 
 def write_predictive(
@@ -45,7 +45,7 @@ def write_predictive(
     prefix = f"{config.family}."
     encoder = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     head = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
-    path = saving.save_training_folder(folder, config, encoder, "Model", {}, dtype)
+    path = save.save_training_folder(folder, config, encoder, "Model", {}, dtype)
     try:
         save_file(head, path / HEAD_FILE, metadata={"format": "pt"})
         np.savez(path / "units.npz", centres=units.centres)
@@ -64,7 +64,7 @@ def write_recognizer(
     """Encoder, head and tokenizer, as ...ForCTC. Raises UserError."""
     tensors = training_model.export(config, model)
     fields = objective.hf_fields()
-    path = saving.save_training_folder(folder, config, tensors, "ForCTC", fields, dtype)
+    path = save.save_training_folder(folder, config, tensors, "ForCTC", fields, dtype)
     try:
         alphabet.save(path)
     except OSError as error:

@@ -18,9 +18,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import weights
+from speechsim_jax.models import weight_names
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.random_weights import random_tensors
+from speechsim_jax.models.initial_weights import random_tensors
 
 
 class Affine(NamedTuple):
@@ -169,8 +169,8 @@ def initial(
     U(-1/sqrt(in), 1/sqrt(in)). Raises UserError if the tensors do not fit.
     """
     tensors = random_tensors(config, seed) if encoder is None else encoder
-    graph, parameters, _ = weights.fill(config, tensors, "the start of the training")
-    embedding = weights.strip_prefix(tensors, config.family)[0].get("masked_spec_embed")
+    graph, parameters, _ = weight_names.fill(config, tensors, "the start of the training")
+    embedding = weight_names.strip_prefix(tensors, config.family)[0].get("masked_spec_embed")
     if embedding is None:
         embedding = _draw("masked_spec_embed", (config.hidden_size,), config.hidden_size, seed)
     shapes = {name: leaf.shape for name, leaf in head_tensors(objective.head(config)).items()}
@@ -201,8 +201,8 @@ def fill(
 
     Raises UserError if tensors are missing, of another shape or too many.
     """
-    graph, parameters, _ = weights.fill(config, tensors, origin)
-    encoder, others = weights.strip_prefix(tensors, config.family)
+    graph, parameters, _ = weight_names.fill(config, tensors, origin)
+    encoder, others = weight_names.strip_prefix(tensors, config.family)
     expected = {name: leaf.shape for name, leaf in head_tensors(objective.head(config)).items()}
     found = {name: tensors[name] for name in others}
     embedding = {"masked_spec_embed": (config.hidden_size,)}
@@ -222,7 +222,7 @@ def fill(
 
 def export(config: EncoderConfig, model: Model) -> dict[str, np.ndarray]:
     """Every tensor as torch keeps it under HF's name: the encoder's with their family's prefix."""
-    tensors = weights.export(config, model.encoder)
+    tensors = weight_names.export(config, model.encoder)
     tensors["masked_spec_embed"] = np.asarray(model.masked_spec_embed)
     head = {name: np.asarray(leaf) for name, leaf in head_tensors(model.head).items()}
     return {f"{config.family}.{name}": tensor for name, tensor in tensors.items()} | head

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.saving import SavedDtype
+from speechsim_jax.models.save import SavedDtype
 from speechsim_jax.training.masking import Spans
 from speechsim_jax.training.model import Contrastive, Predictive
 from speechsim_jax.training.noise import Rates

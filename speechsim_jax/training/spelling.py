@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.ctc import best_path
-from speechsim_jax.transcripts import normalise
+from speechsim_jax.models.error_rates import normalise
+from speechsim_jax.models.recognizer import best_path
 
 # The first tokens of wav2vec 2.0's vocabularies; "<pad>" is the blank, "|" the space.
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "|")

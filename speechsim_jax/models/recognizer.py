@@ -14,11 +14,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import saving, weights
-from speechsim_jax.models.checkpoint import Checkpoint, open_checkpoint, read_json
+from speechsim_jax.models import save as saving
+from speechsim_jax.models import weight_names
+from speechsim_jax.models.checkpoint_files import Checkpoint, open_checkpoint, read_json
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import Outputs, SpeechEncoder
-from speechsim_jax.models.loading import encoder_of
+from speechsim_jax.models.load import encoder_of
 from speechsim_jax.typing import Lengths, Waveforms
 
 _log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class Recognizer:
         Raises:
             UserError: the folder cannot be written.
         """
-        tensors = weights.export(self.encoder.config, self.encoder.parameters)
+        tensors = weight_names.export(self.encoder.config, self.encoder.parameters)
         head = {f"lm_head.{name}": np.asarray(x) for name, x in self.head._asdict().items()}
         path = saving.save_ctc_folder(folder, self.encoder.config, tensors, head, self.blank, dtype)
         try:

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from speechsim_jax.models import weights
+from speechsim_jax.models import weight_names
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.filterbank import cepstrum, gabor
-from speechsim_jax.models.weights import Weight
+from speechsim_jax.models.weight_names import Weight
 
 
 def random_tensors(config: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
@@ -20,7 +20,7 @@ def random_tensors(config: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
     fairseq.) The quantity drawn for a name does not depend on the other names. Convolutions may
     start as a filterbank or a cepstrum instead (`EncoderConfig.convolutions`).
     """
-    return {row.name: _draw(config, row, seed) for row in weights.weight_table(config)}
+    return {row.name: _draw(config, row, seed) for row in weight_names.weight_table(config)}
 
 
 def _draw(config: EncoderConfig, row: Weight, seed: int) -> np.ndarray:

@@ -11,8 +11,8 @@ import ml_dtypes  # noqa: F401  # names bfloat16 to numpy, which safetensors ask
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from speechsim_jax import zoo
 from speechsim_jax.errors import UserError
+from speechsim_jax.models import zoo
 from speechsim_jax.models.torch_zip import read_torch_zip
 
 # In this order: the first that is there is read. The second of each pair lists shards.

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from speechsim_jax import zoo
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import weights
-from speechsim_jax.models.checkpoint import Checkpoint, open_checkpoint
+from speechsim_jax.models import weight_names, zoo
+from speechsim_jax.models.checkpoint_files import Checkpoint, open_checkpoint
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.models.random_weights import random_tensors
+from speechsim_jax.models.initial_weights import random_tensors
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ def load_encoder(
     `source`: a folder with config.json, preprocessor_config.json and safetensors or
     pytorch_model.bin weights, or a hub id such as "facebook/hubert-base-ls960". torch is not needed
     and no code of the checkpoint is run. "zoo:NAME" is one of the small models that come with this
-    package (`speechsim_jax.zoo`). "random:ID" and "random:ID@SEED" are `random_like` of the folder,
+    package (`speechsim_jax.models.zoo`). "random:ID" and "random:ID@SEED" are `random_like` of the folder,
     hub or zoo model ID. `name` labels the model in results (default: the last part of `source`).
     Of hub models `revision` is a branch, tag or commit, and `local_files_only` takes what the cache
     (`cache_dir`) has and asks no network.
@@ -69,7 +68,7 @@ def encoder_of(
     name: str | None,
 ) -> SpeechEncoder:
     """The encoder that a checkpoint's tensors make; what is left out of them is logged."""
-    graph, parameters, notes = weights.fill(config, tensors, checkpoint.source)
+    graph, parameters, notes = weight_names.fill(config, tensors, checkpoint.source)
     for note in notes:
         _log.warning("%s", note)
     return SpeechEncoder(
@@ -118,8 +117,10 @@ def random_like(
         origin, commit = checkpoint.source, checkpoint.revision
         label = _last_part(origin)
     tensors = random_tensors(config, seed)
-    graph, parameters, notes = weights.fill(config, tensors, origin)
-    provenance = _provenance(f"random:{origin}", commit, weights.digest(tensors), config, notes)
+    graph, parameters, notes = weight_names.fill(config, tensors, origin)
+    provenance = _provenance(
+        f"random:{origin}", commit, weight_names.digest(tensors), config, notes
+    )
     label = f"random:{label}@{seed}" if seed else f"random:{label}"
     return SpeechEncoder(name or label, config, graph, parameters, provenance | {"seed": seed})
 
