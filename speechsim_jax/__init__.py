@@ -15,7 +15,8 @@ from speechsim_jax.engine import Settings, compare
 from speechsim_jax.errors import UserError
 from speechsim_jax.jobs import merge
 from speechsim_jax.measures import list_measures
-from speechsim_jax.models.encoder import Activations, SpeechEncoder
+from speechsim_jax.models.architecture import Activations
+from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.error_rates import ErrorRates, error_rates
 from speechsim_jax.models.load import load_encoder, random_like
 from speechsim_jax.models.recognizer import Recognizer, load_recognizer

@@ -18,8 +18,9 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.kept import Accumulated
 from speechsim_jax.measures import Chosen
 from speechsim_jax.measures.finalise import score_all
+from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import Activations, SpeechEncoder
+from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.results import NetworkName, SimilarityResult
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics.finished import FinishedMoments, Part, Place

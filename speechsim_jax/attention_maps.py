@@ -17,9 +17,9 @@ from speechsim_jax.joining import joined
 from speechsim_jax.measures import resolve
 from speechsim_jax.measures.attention import AttentionMeasure, score_attention
 from speechsim_jax.measures.base import Measure
+from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.attention import attention_rows
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import Activations
 from speechsim_jax.results import NetworkName, SimilarityResult
 from speechsim_jax.statistics import attention
 from speechsim_jax.statistics.attention import AttentionSums, Rows

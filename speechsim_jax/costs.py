@@ -13,8 +13,9 @@ from speechsim_jax import sharding
 from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.errors import UserError
+from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import Outputs, SpeechEncoder
+from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.plan import ModelCost
 
 # Of an accelerator's memory, and of a machine's for its CPU devices together.

@@ -13,8 +13,8 @@ from speechsim_jax.audio.alignments import Alignments, Segments
 from speechsim_jax.audio.batching import Batch
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped
 from speechsim_jax.errors import UserError
+from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import Activations
 from speechsim_jax.statistics.rows import BatchRows
 from speechsim_jax.typing import HiddenStates
 

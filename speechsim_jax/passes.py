@@ -26,7 +26,8 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.frames import FrameChoice
 from speechsim_jax.kept import Accumulated
 from speechsim_jax.measures import Chosen
-from speechsim_jax.models.encoder import Outputs, SpeechEncoder
+from speechsim_jax.models.architecture import Outputs
+from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.plan import Needed, Plan, Sizes, plan
 from speechsim_jax.reading import Seen, read_through
 from speechsim_jax.settings import Settings

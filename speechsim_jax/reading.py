@@ -24,7 +24,8 @@ from speechsim_jax.audio import batching
 from speechsim_jax.audio import corpus as sound
 from speechsim_jax.checkpoints import Checkpoints
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.encoder import Activations, Outputs, SpeechEncoder
+from speechsim_jax.models.architecture import Activations, Outputs
+from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.settings import Settings
 
 _log = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float32, Int32
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.encoder import Activations, Outputs, SpeechEncoder, forward
+from speechsim_jax.models.architecture import Activations, Outputs
+from speechsim_jax.models.encoder import SpeechEncoder, forward
 from speechsim_jax.statistics.programs import AXES
 from speechsim_jax.typing import Lengths, Waveforms
 

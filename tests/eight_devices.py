@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from speechsim_jax import sharding
 from speechsim_jax.attention_maps import Projected, rows_of_projections
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.encoder import Outputs
+from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.sharding import AXES, Collective, collectives, mesh_from, place_batch
 from speechsim_jax.statistics import moments, programs
 from speechsim_jax.statistics import rows as rows_module

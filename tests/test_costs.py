@@ -9,7 +9,7 @@ import pytest
 from speechsim_jax import costs, sharding
 from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.encoder import Outputs
+from speechsim_jax.models.architecture import Outputs
 from tests.test_parity import fixture
 
 MESH = sharding.mesh_from("data:1")

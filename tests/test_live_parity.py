@@ -15,8 +15,9 @@ torch = pytest.importorskip("torch")
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor  # noqa: E402
 
 from speechsim_jax.models import attention, weight_names  # noqa: E402
+from speechsim_jax.models.architecture import Activations  # noqa: E402
 from speechsim_jax.models.config import EncoderConfig  # noqa: E402
-from speechsim_jax.models.encoder import Activations, SpeechEncoder  # noqa: E402
+from speechsim_jax.models.encoder import SpeechEncoder  # noqa: E402
 from speechsim_jax.models.initial_weights import random_tensors  # noqa: E402
 from speechsim_jax.models.recognizer import load_recognizer  # noqa: E402
 from tests import tolerances  # noqa: E402

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from speechsim_jax.attention_maps import projected, rows_of_projections
-from speechsim_jax.models.encoder import Activations, Outputs, forward
+from speechsim_jax.models.architecture import Activations, Outputs
+from speechsim_jax.models.encoder import forward
 from speechsim_jax.statistics import attention, moments, rows
 from speechsim_jax.statistics.moments import Stream
 from tests.test_parity import LAYOUTS, fixture

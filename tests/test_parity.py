@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import attention, weight_names
-from speechsim_jax.models.encoder import Activations, Outputs, SpeechEncoder, forward
+from speechsim_jax.models.architecture import Activations, Outputs
+from speechsim_jax.models.encoder import SpeechEncoder, forward
 from speechsim_jax.models.load import load_encoder
 from tests import tolerances
 

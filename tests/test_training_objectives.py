@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.encoder import Outputs, SpeechEncoder
+from speechsim_jax.models.architecture import Outputs
+from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.training import model
 from speechsim_jax.training.model import Contrastive
 from speechsim_jax.training.network import Masks

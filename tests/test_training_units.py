@@ -9,8 +9,9 @@ import pytest
 
 from speechsim_jax.audio.batching import Batch
 from speechsim_jax.errors import UserError
+from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import Outputs, SpeechEncoder
+from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.training import model, units
 from speechsim_jax.training.units import Clusters
 

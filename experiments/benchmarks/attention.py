@@ -17,7 +17,8 @@ from experiments.benchmarks.memory import say_run
 from speechsim_jax import attention_maps
 from speechsim_jax.audio.corpus import open_corpus, read
 from speechsim_jax.audio.selection import select
-from speechsim_jax.models.encoder import Outputs, SpeechEncoder, forward
+from speechsim_jax.models.architecture import Outputs
+from speechsim_jax.models.encoder import SpeechEncoder, forward
 from speechsim_jax.statistics import attention
 from speechsim_jax.statistics.heads import AttentionStream
 from speechsim_jax.statistics.moments import Stream

@@ -17,8 +17,9 @@ import numpy as np
 
 import speechsim_jax as ss
 from experiments.benchmarks.machine import sgemm_rate
+from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import Activations, Outputs, forward
+from speechsim_jax.models.encoder import forward
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 from speechsim_jax.models.weight_names import abstract_network

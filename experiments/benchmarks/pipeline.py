@@ -35,7 +35,8 @@ from experiments.benchmarks.machine import say, say_machine, sgemm_rate, write_e
 from experiments.benchmarks.published import MEASURES
 from speechsim_jax.audio import batching, selection
 from speechsim_jax.audio.corpus import open_corpus
-from speechsim_jax.models.encoder import Outputs, SpeechEncoder
+from speechsim_jax.models.architecture import Outputs
+from speechsim_jax.models.encoder import SpeechEncoder
 
 _WHAT = "pipeline"
 _OTHERS = ("published", "its files", "moments")

@@ -24,8 +24,9 @@ from experiments.benchmarks.encoder import flops as encoder_flops
 from experiments.benchmarks.machine import say, say_machine
 from experiments.benchmarks.statistics import flops as update_flops
 from speechsim_jax import sharding
+from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import Outputs, SpeechEncoder
+from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.weight_names import abstract_network
 from speechsim_jax.sharding import mesh_from
 from speechsim_jax.statistics import moments, programs

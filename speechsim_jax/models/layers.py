@@ -18,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from speechsim_jax.models.attention import Attention
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.products import Linear, product, sums_of
-from speechsim_jax.typing import FrameMask, Hidden, PositionBias
+from speechsim_jax.typing import FrameMask, Hidden
 
 # torch's default, which the norms among the convolutions keep whatever layer_norm_eps is.
 _CONV_NORM_EPS = 1e-5
@@ -301,29 +300,29 @@ class FeedForward(nnx.Module):
         return self.output_dense(drop("activation", gelu(self.intermediate_dense(x))))
 
 
-class EncoderLayer(nnx.Module):
-    """A transformer layer; norms after the residual sums (base) or before the branches (stable)."""
+def sums_of(kernel: Float[Array, "..."]) -> DTypeLike:
+    """What products of a kernel are summed in: float32, or its own type if that is wider."""
+    return jnp.promote_types(kernel.dtype, jnp.float32)
 
-    def __init__(self, config: EncoderConfig, index: int, rngs: nnx.Rngs):
-        self.stable = config.do_stable_layer_norm
-        self.attention = Attention(config, index, rngs)
-        self.layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
-        self.feed_forward = FeedForward(config, rngs)
-        self.final_layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
 
-    def __call__(
-        self,
-        x: Hidden,
-        mask: FrameMask,
-        position_bias: PositionBias | None,
-        maps: bool,
-        drop: Drop = keep,
-    ) -> tuple[Hidden, dict[str, Array]]:
-        """Return the next hidden state and the attention's parts (its maps if `maps`)."""
-        if self.stable:
-            attended, parts = self.attention(self.layer_norm(x), mask, position_bias, maps)
-            x = x + drop("attended", attended)
-            return x + drop("fed", self.feed_forward(self.final_layer_norm(x), drop)), parts
-        attended, parts = self.attention(x, mask, position_bias, maps)
-        x = self.layer_norm(x + drop("attended", attended))
-        return self.final_layer_norm(x + drop("fed", self.feed_forward(x, drop))), parts
+def product(
+    x: Float[Array, "... fan_in"], kernel: Float[Array, "... fan_in fan_out"]
+) -> Float[Array, "... fan_out"]:
+    """x @ kernel, or one kernel for each x of a batch.
+
+    x is rounded to the kernel's type, the sums are in float32.
+    """
+    return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=sums_of(kernel))
+
+
+class Linear(nnx.Module):
+    """A linear map by `product`, and a bias."""
+
+    def __init__(self, size_in: int, size_out: int, rngs: nnx.Rngs):
+        initial = nnx.initializers.lecun_normal()
+        self.kernel = nnx.Param(initial(rngs.params(), (size_in, size_out)))
+        self.bias = nnx.Param(jnp.zeros(size_out))
+
+    def __call__(self, x: Float[Array, "*batch fan_in"]) -> Float[Array, "*batch fan_out"]:
+        """x @ kernel + bias."""
+        return product(x, self.kernel[...]) + self.bias[...]

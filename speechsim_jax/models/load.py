@@ -34,8 +34,9 @@ def load_encoder(
     `source`: a folder with config.json, preprocessor_config.json and safetensors or
     pytorch_model.bin weights, or a hub id such as "facebook/hubert-base-ls960". torch is not needed
     and no code of the checkpoint is run. "zoo:NAME" is one of the small models that come with this
-    package (`speechsim_jax.models.zoo`). "random:ID" and "random:ID@SEED" are `random_like` of the folder,
-    hub or zoo model ID. `name` labels the model in results (default: the last part of `source`).
+    package (`speechsim_jax.models.zoo`). "random:ID" and "random:ID@SEED" are `random_like` of the
+    folder, hub or zoo model ID. `name` labels the model in results (default: the last part
+    of `source`).
     Of hub models `revision` is a branch, tag or commit, and `local_files_only` takes what the cache
     (`cache_dir`) has and asks no network.
 

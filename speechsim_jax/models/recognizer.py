@@ -16,9 +16,10 @@ from jaxtyping import Array, Float, Int
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import save as saving
 from speechsim_jax.models import weight_names
+from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.checkpoint_files import Checkpoint, open_checkpoint, read_json
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import Outputs, SpeechEncoder
+from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import encoder_of
 from speechsim_jax.typing import Lengths, Waveforms
 

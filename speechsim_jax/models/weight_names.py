@@ -17,8 +17,8 @@ import numpy as np
 from flax import nnx
 
 from speechsim_jax.errors import UserError
+from speechsim_jax.models.architecture import Network
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import Network
 
 Path = tuple[str, ...]
 

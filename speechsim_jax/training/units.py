@@ -18,8 +18,9 @@ from sklearn.cluster import MiniBatchKMeans
 from speechsim_jax.audio.batching import Batch
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.errors import UserError
+from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import Outputs, SpeechEncoder
+from speechsim_jax.models.encoder import SpeechEncoder
 
 _COEFFICIENTS, _MELS = 13, 40
 # 25 ms every 10 ms: every second window is exactly what a frame of the encoder hears.
