@@ -21,16 +21,17 @@ from jax import lax
 
 import speechsim_jax as ss
 from experiments import _flags
+from speechsim_jax._jax_compat import x64
 from speechsim_jax.arrays import Key
 from speechsim_jax.attention_maps import rows_of_maps
 from speechsim_jax.models import weight_names
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.initial_weights import random_tensors
-from speechsim_jax.statistics import attention, moments
-from speechsim_jax.statistics.heads import AttentionStream
+from speechsim_jax.statistics import attention_sums, moments
+from speechsim_jax.statistics.attention_accumulator import AttentionStream
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import MomentsStream, x64
+from speechsim_jax.statistics.moments_accumulator import MomentsStream
 
 _SMALL_TERMS = 10_000
 
@@ -68,7 +69,7 @@ def product_error() -> float:
     Operands rounded to bfloat16 give 5.8e-4 and to TF32 6.7e-5, so it tells what is multiplied.
     """
     maps = np.random.default_rng(0).standard_normal((128, 1, 1024)).astype(np.float32)
-    got = jax.jit(attention.products)(maps)
+    got = jax.jit(attention_sums.products)(maps)
     x = maps[:, 0].astype(np.float64)
     norms = np.linalg.norm(x, axis=1)
     return float(np.max(np.abs(np.asarray(got) - x @ x.T) / np.outer(norms, norms)))

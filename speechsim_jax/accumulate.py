@@ -15,7 +15,6 @@ from speechsim_jax import attention_maps
 from speechsim_jax.audio import batching
 from speechsim_jax.audio.corpus import Corpus
 from speechsim_jax.errors import UserError
-from speechsim_jax.kept import Accumulated
 from speechsim_jax.measures import Chosen
 from speechsim_jax.measures.finalise import score_all
 from speechsim_jax.models.architecture import Activations
@@ -23,12 +22,15 @@ from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.results import NetworkName, SimilarityResult
 from speechsim_jax.settings import Settings
-from speechsim_jax.statistics.finished import FinishedMoments, Part, Place
-from speechsim_jax.statistics.heads import AttentionStream, FinishedAttention
-from speechsim_jax.statistics.heads import finished as finished_heads
+from speechsim_jax.statistics.accumulator import BatchRows
+from speechsim_jax.statistics.attention_accumulator import AttentionStream
+from speechsim_jax.statistics.attention_finished import FinishedAttention
+from speechsim_jax.statistics.attention_finished import finished as finished_heads
 from speechsim_jax.statistics.moments import Stream, Tile
-from speechsim_jax.statistics.rows import BatchRows, MomentsStream
+from speechsim_jax.statistics.moments_accumulator import MomentsStream
+from speechsim_jax.statistics.moments_finished import FinishedMoments, Part, Place
 from speechsim_jax.statistics.sample import Sample, SampleStream, of_streams
+from speechsim_jax.statistics.store import Accumulated
 
 _log = logging.getLogger(__name__)
 

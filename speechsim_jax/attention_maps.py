@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from speechsim_jax import provenance
+from speechsim_jax._jax_compat import joined, x64
+from speechsim_jax.array_types import Gates, Lengths, PositionBias
 from speechsim_jax.errors import UserError
-from speechsim_jax.joining import joined
 from speechsim_jax.measures import resolve
 from speechsim_jax.measures.attention import AttentionMeasure, score_attention
 from speechsim_jax.measures.base import Measure
@@ -21,12 +22,11 @@ from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.attention import attention_rows
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.results import NetworkName, SimilarityResult
-from speechsim_jax.statistics import attention
-from speechsim_jax.statistics.attention import AttentionSums, Rows
-from speechsim_jax.statistics.heads import AttentionStream, FinishedAttention
+from speechsim_jax.statistics import attention_sums
+from speechsim_jax.statistics.attention_accumulator import AttentionStream
+from speechsim_jax.statistics.attention_finished import FinishedAttention
+from speechsim_jax.statistics.attention_sums import AttentionSums, Rows
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import x64
-from speechsim_jax.typing import Gates, Lengths, PositionBias
 
 Key = str | tuple[str, int]
 
@@ -113,8 +113,8 @@ def memory_bytes(
     """
     rows = sum(len(found) * config.hidden_size for found, config in zip(blocks, configs))
     heads = sum(len(found) * config.num_attention_heads for found, config in zip(blocks, configs))
-    sums = jax.eval_shape(lambda: jax.tree.leaves(attention.zero(heads)))
-    numbers = 4 * frames * rows + attention.WORKSPACE_PER_HEAD * heads
+    sums = jax.eval_shape(lambda: jax.tree.leaves(attention_sums.zero(heads)))
+    numbers = 4 * frames * rows + attention_sums.WORKSPACE_PER_HEAD * heads
     return 4 * (numbers + sum(leaf.size for leaf in sums))
 
 
@@ -154,9 +154,9 @@ def _seconds_per_cell(heads: int, wanted: tuple[str, ...]) -> float:
     def add(state: AttentionSums, maps: Array) -> AttentionSums:
         rows = functools.partial(rows_of_maps, maps)
         lengths = jnp.array([_ESTIMATED_FRAMES])
-        return attention.update(state, rows, lengths, _ESTIMATED_FRAMES, wanted)
+        return attention_sums.update(state, rows, lengths, _ESTIMATED_FRAMES, wanted)
 
-    state = jax.block_until_ready(add(attention.zero(heads), maps))
+    state = jax.block_until_ready(add(attention_sums.zero(heads), maps))
     started = time.perf_counter()
     jax.block_until_ready(add(state, maps))
     return (time.perf_counter() - started) / _ESTIMATED_FRAMES**2

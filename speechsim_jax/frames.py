@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int32, Int64
 
+from speechsim_jax.array_types import HiddenStates
 from speechsim_jax.audio.alignments import Alignments, Segments
 from speechsim_jax.audio.batching import Batch
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.statistics.rows import BatchRows
-from speechsim_jax.typing import HiddenStates
+from speechsim_jax.statistics.accumulator import BatchRows
 
 
 def aligned_corpus(

@@ -13,13 +13,18 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from speechsim_jax import kept, processes
+from speechsim_jax import processes
 from speechsim_jax.errors import UserError
-from speechsim_jax.kept import Accumulated
 from speechsim_jax.results import SimilarityResult
-from speechsim_jax.statistics import heads, merging, sample
-from speechsim_jax.statistics.heads import HeadSums
+from speechsim_jax.statistics import (
+    attention_finished,
+    moments_merge,
+    sample,
+    store,
+)
+from speechsim_jax.statistics.attention_finished import HeadSums
 from speechsim_jax.statistics.sample import Sample
+from speechsim_jax.statistics.store import Accumulated
 
 T = TypeVar("T")
 
@@ -43,16 +48,16 @@ def write(found: Accumulated, folder: Path | None, facts: dict[str, Any]) -> Non
     )
     if found.moments is None:
         if folder is not None:
-            kept.write_coming(folder, whole, None, facts)
+            store.write_coming(folder, whole, None, facts)
         return
     part = found.moments
-    smalls = _of_all(merging.on_host(merging.without_cross(part.state)))
+    smalls = _of_all(moments_merge.on_host(moments_merge.without_cross(part.state)))
 
     def blocks(tile: int, pair: int) -> list[np.ndarray]:
-        return processes.gather(kept.total(part, tile, pair)) or []
+        return processes.gather(store.total(part, tile, pair)) or []
 
     if smalls is not None and folder is not None:
-        kept.write_coming(folder, whole, kept.merged(smalls, blocks), facts)
+        store.write_coming(folder, whole, store.merged(smalls, blocks), facts)
         return
     for t, tile in enumerate(part.state.tiles):
         for k in range(len(tile.pairs)):
@@ -109,4 +114,4 @@ def _heads(found: HeadSums) -> HeadSums:
         dataclasses.replace(found, sums=own, lengths=tuple(counts))
         for own, counts in zip(sums, lengths, strict=True)
     ]
-    return functools.reduce(heads.merge, parts)
+    return functools.reduce(attention_finished.merge, parts)

@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechsim_jax import kept, provenance
+from speechsim_jax import provenance
 from speechsim_jax.accumulate import Finished, build_result, finished
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import Chosen, resolve
 from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.statistics import store
 
 _RECORD = "job.json"
 # How audio was chosen, shared and cut into batches, which has no say in what a frame is.
@@ -148,9 +149,9 @@ def _check_disjoint(places: Sequence[Path], jobs: Sequence[dict[str, Any]]) -> N
         digests |= {digest: (id_, place) for id_, digest in job["heard"]}
 
 
-def _merge_pass(places: Sequence[Path], name: str, target: Path | None) -> kept.Accumulated:
+def _merge_pass(places: Sequence[Path], name: str, target: Path | None) -> store.Accumulated:
     """A pass of all jobs; raises UserError if these were of other models or settings."""
-    founds, facts = zip(*(kept.read(place / name) for place in places))
+    founds, facts = zip(*(store.read(place / name) for place in places))
     first, *rest = (fact["identity"] for fact in facts)
     for place, other in zip(places[1:], rest):
         for what in sorted(first.keys() | other.keys()):
@@ -161,11 +162,11 @@ def _merge_pass(places: Sequence[Path], name: str, target: Path | None) -> kept.
                 )
     if target is None:
         return founds[0]
-    kept.write_merged(target / name, founds, {"identity": first})
-    return kept.read(target / name)[0]
+    store.write_merged(target / name, founds, {"identity": first})
+    return store.read(target / name)[0]
 
 
-def _check_enough(chosen: Chosen, found: Finished, parts: Sequence[kept.Accumulated]) -> None:
+def _check_enough(chosen: Chosen, found: Finished, parts: Sequence[store.Accumulated]) -> None:
     """Raise UserError for measures that need what was not kept."""
     sums = {name for part in parts if part.heads is not None for name in part.heads.wanted}
     lacking = [m.name for m in chosen.measures if getattr(found, m.statistic) is None]

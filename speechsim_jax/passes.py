@@ -17,21 +17,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from speechsim_jax import attention_maps, costs, gathering, kept, processes, sharding
+from speechsim_jax import attention_maps, costs, gathering, processes, sharding
 from speechsim_jax.accumulate import Statistics, attention_blocks
 from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, counted, nothing_usable
 from speechsim_jax.checkpoints import Checkpoints
 from speechsim_jax.errors import UserError
 from speechsim_jax.frames import FrameChoice
-from speechsim_jax.kept import Accumulated
 from speechsim_jax.measures import Chosen
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.plan import Needed, Plan, Sizes, plan
 from speechsim_jax.reading import Seen, read_through
 from speechsim_jax.settings import Settings
+from speechsim_jax.statistics import store
 from speechsim_jax.statistics.moments import Stream, Tile, all_tiles, count_of
+from speechsim_jax.statistics.store import Accumulated
 
 # How the layer pairs are divided over passes, beside their checkpoints.
 _PLAN = "plan.json"
@@ -279,7 +280,7 @@ def _one_pass(
     if target is None and processes.count() == 1:
         return found
     gathering.write(found, target, {"identity": identity, "seen": dataclasses.asdict(seen)})
-    return Accumulated(places) if target is None else kept.read(target)[0]
+    return Accumulated(places) if target is None else store.read(target)[0]
 
 
 def _compile(encoders: Sequence[SpeechEncoder], outputs: Sequence[Outputs], job: Job) -> None:
@@ -316,7 +317,7 @@ def _say_what_was_read(seen: Seen, before: Seen, elapsed_seconds: float) -> None
 
 def _taken_up(target: Path, identity: dict[str, Any], seen: Seen) -> Accumulated:
     """A pass that an earlier run has completed; raises UserError if that was of another job."""
-    found, told = kept.read(target)
+    found, told = store.read(target)
     if told["identity"] != json.loads(json.dumps(identity)):
         raise UserError(f"{target} is of another job; start anew in another folder")
     seen.take_up(told["seen"])

@@ -28,7 +28,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.statistics.threads import map_in_threads
+from speechsim_jax.statistics.linalg import map_in_threads
 
 LEVEL = 0.95
 # From strong to weak, so that each start is near its end.

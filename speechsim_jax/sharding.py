@@ -17,11 +17,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float32, Int32
 
+from speechsim_jax.array_types import Lengths, Waveforms
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import SpeechEncoder, forward
-from speechsim_jax.statistics.programs import AXES
-from speechsim_jax.typing import Lengths, Waveforms
+from speechsim_jax.statistics.moments_on_mesh import AXES
 
 _EXPECTED = 'expected for example "data:4" or "data:4,feature:2"'
 _COLLECTIVE = re.compile(

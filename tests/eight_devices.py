@@ -20,11 +20,12 @@ from speechsim_jax.attention_maps import Projected, rows_of_projections
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.sharding import AXES, Collective, collectives, mesh_from, place_batch
-from speechsim_jax.statistics import moments, programs
-from speechsim_jax.statistics import rows as rows_module
-from speechsim_jax.statistics.heads import AttentionStream
+from speechsim_jax.statistics import moments, moments_on_mesh
+from speechsim_jax.statistics import moments_accumulator as rows_module
+from speechsim_jax.statistics.accumulator import BatchRows
+from speechsim_jax.statistics.attention_accumulator import AttentionStream
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import BatchRows, MomentsStream
+from speechsim_jax.statistics.moments_accumulator import MomentsStream
 from speechsim_jax.statistics.sample import SampleStream
 from tests.test_moments import assert_matches
 from tests.test_parity import fixture
@@ -126,7 +127,7 @@ def collectives_of(function: Callable, *arguments: Any) -> set[Collective]:
 def test_devices_gather_rows_along_feature_and_nothing_else():
     gathered = {"data:8": (), "data:4,feature:2": [((0, 1), (2, 3), (4, 5), (6, 7))]}
     for text, groups in gathered.items():
-        statistic, device = new(text), programs.on_mesh(mesh_of(text))
+        statistic, device = new(text), moments_on_mesh.on_mesh(mesh_of(text))
         state, buffers = statistic._state, statistic._buffers
         found = collectives_of(device.update, state, buffers, np.zeros(8, np.int32))
         assert found == {Collective("all-gather", group) for group in groups}
@@ -142,7 +143,7 @@ def test_the_same_update_under_pmap():
     """pmap is jit(shard_map) inside: the same numbers, with an axis of their own for devices."""
     statistic, device = (
         add(new("data:8"), mesh_of("data:8"), [1]),
-        programs.on_mesh(mesh_of("data:8")),
+        moments_on_mesh.on_mesh(mesh_of("data:8")),
     )
     buffers, valid = statistic._buffers, np.array(statistic._fills, np.int32)
     assert valid.min() > 0
@@ -156,14 +157,14 @@ def test_the_same_update_under_pmap():
 
     def update(rows, valid):
         state = moments.update(jax.tree.unflatten(structure, numbers), tuple(rows), valid)
-        return state.count, state.sums.cross, jax.tree.leaves(programs._parts(state)[0].sums)
+        return state.count, state.sums.cross, jax.tree.leaves(moments_on_mesh._parts(state)[0].sums)
 
     count, cross, sums = jax.tree.map(np.asarray, jax.pmap(update)(apart, valid))
     np.testing.assert_array_equal(np.reshape(found.count, (8, 2)), count)
     for x, expected in zip(found.sums.cross, cross):
         x = np.reshape(x, (len(x), 8, 2, *x.shape[2:]))
         np.testing.assert_array_equal(x.swapaxes(0, 1), expected)
-    for x, expected in zip(jax.tree.leaves(programs._parts(found)[0].sums), sums):
+    for x, expected in zip(jax.tree.leaves(moments_on_mesh._parts(found)[0].sums), sums):
         np.testing.assert_array_equal(np.reshape(x, (8, 2, *x.shape[1:])), expected)
 
 
@@ -386,7 +387,7 @@ def test_forward_passes_run_apart():
 
 
 def test_update_is_translated_for_accelerators():
-    device = programs.on_mesh(mesh_of("data:4,feature:2"))
+    device = moments_on_mesh.on_mesh(mesh_of("data:4,feature:2"))
     statistic = new("data:4,feature:2")
     numbers, structure = jax.tree.flatten((statistic._state, statistic._buffers, np.zeros(8, "i4")))
 

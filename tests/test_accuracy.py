@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import accuracy
-from speechsim_jax.statistics import finished, moments, rows
-from speechsim_jax.statistics.finished import FinishedMoments
+from speechsim_jax.statistics import moments, moments_accumulator, moments_finished
+from speechsim_jax.statistics.moments_finished import FinishedMoments
 
 # Largest error of a covariance over its neurons' standard deviations. Measured 1.5e-8; the least
 # of the ways to lose a precaution below gives 8e-8.
@@ -63,19 +63,21 @@ def test_the_bar_is_missed_on_the_grid_of_the_last_place(hard, exact, monkeypatc
 
 
 def change_pilot(monkeypatch, change) -> None:
-    made = rows._pilot_mean
+    made = moments_accumulator._pilot_mean
     changed = lambda buffers, valid: tuple(map(change, made(buffers, valid)))  # noqa: E731
-    monkeypatch.setattr(rows, "_pilot_mean", changed)
+    monkeypatch.setattr(moments_accumulator, "_pilot_mean", changed)
 
 
 def test_the_bar_is_missed_without_compensation(hard, exact, monkeypatch):
     monkeypatch.setattr(moments, "two_sum", lambda a, b: (a + b, jnp.zeros_like(a)))
     update = jax.jit(lambda *inputs: moments.update(*inputs), donate_argnums=0)
-    monkeypatch.setattr(rows, "_update", update)
+    monkeypatch.setattr(moments_accumulator, "_update", update)
     assert accuracy.covariance_error(accuracy.stream(hard, SIZE, "float32"), exact) > COVARIANCE
 
 
 def test_the_bar_is_missed_by_finishing_in_float32(exact, single, monkeypatch):
-    monkeypatch.setattr(finished, "_total", lambda parts: np.asarray(parts, np.float32).sum(0))
+    monkeypatch.setattr(
+        moments_finished, "_total", lambda parts: np.asarray(parts, np.float32).sum(0)
+    )
     again = FinishedMoments(single.parts, accuracy.TOLERANCE)
     assert accuracy.covariance_error(again, exact) > COVARIANCE

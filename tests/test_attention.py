@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speechsim_jax._jax_compat import x64
 from speechsim_jax.attention_maps import projected, rows_of_maps, rows_of_projections
 from speechsim_jax.measures.attention import MEASURES, score_attention
-from speechsim_jax.statistics import attention, heads
-from speechsim_jax.statistics.attention import AttentionSums
-from speechsim_jax.statistics.heads import AttentionStream, FinishedAttention, HeadSums
+from speechsim_jax.statistics import attention_accumulator, attention_finished, attention_sums
+from speechsim_jax.statistics.attention_accumulator import AttentionStream
+from speechsim_jax.statistics.attention_finished import FinishedAttention, HeadSums
+from speechsim_jax.statistics.attention_sums import AttentionSums
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import x64
 from tests import reference, tolerances
 from tests.test_measures import GOLDEN
 from tests.test_parity import fixture
@@ -25,7 +26,7 @@ EVERYTHING = ("distance", "divergence", "correlation")
 HEAD_MEASURES = {m.name: m.of_heads for m in MEASURES if m.of_heads}
 LAYER_MEASURES = {m.name: m for m in MEASURES if m.of_layers}
 
-BASELINES = [getattr(reference, name) for name in attention.BASELINES]
+BASELINES = [getattr(reference, name) for name in attention_sums.BASELINES]
 
 # An odd number of heads in all, and a network of a single one.
 STREAMS = (Stream(2, 3), Stream(1, 1))
@@ -45,11 +46,11 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 def draw(heads: int, lengths=LENGTHS, seed: int = 0) -> Maps:
     """Heads that look somewhere near (each at its own distance) and elsewhere."""
     rng = np.random.default_rng(seed)
-    sharpness, reach = rng.uniform(0.3, 3, (2, heads, 1, 1))
+    sharpness, reach = rng.uniform(0.3, 3, (2, attention_accumulator, 1, 1))
     maps = []
     for frames in lengths:
         apart = np.arange(frames) - np.arange(frames)[:, None]
-        scores = sharpness * rng.standard_normal((heads, frames, frames))
+        scores = sharpness * rng.standard_normal((attention_accumulator, frames, frames))
         maps.append(softmax(scores - np.abs(apart - 2 * reach) / (2 * reach)))
     return maps
 
@@ -90,12 +91,12 @@ def stream(
 @functools.partial(jax.jit, static_argnames="frames")
 def add(state: AttentionSums, maps: jax.Array, lengths: np.ndarray, frames: int) -> AttentionSums:
     """`update`, compiled once for all tests that add as many heads in float32."""
-    return attention.update(state, functools.partial(rows_of_maps, maps), lengths, frames)
+    return attention_sums.update(state, functools.partial(rows_of_maps, maps), lengths, frames)
 
 
 def batched(maps: Maps, size: int, frames: int = FRAMES) -> AttentionSums:
     """The state after batches of `size`, ended by fillers."""
-    state = attention.zero(len(maps[0]))
+    state = attention_sums.zero(len(maps[0]))
     for start in range(0, len(maps), size):
         batch = maps[start : start + size]
         missing = size - len(batch)
@@ -106,7 +107,7 @@ def batched(maps: Maps, size: int, frames: int = FRAMES) -> AttentionSums:
 def finish(state: AttentionSums, maps: Maps, streams=STREAMS) -> FinishedAttention:
     host = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(axis=0), state)
     lengths = tuple(one.shape[1] for one in maps)
-    return heads.finished(HeadSums(streams, (), "float32", host, lengths))
+    return attention_finished.finished(HeadSums(streams, (), "float32", host, lengths))
 
 
 def batched_and_finished(maps: Maps, size: int) -> FinishedAttention:
@@ -149,15 +150,15 @@ def expected() -> dict[str, np.ndarray]:
 def double() -> FinishedAttention:
     """In float64, blocks of seven rows: they do not divide 20 and 13 (float32 has one block)."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_CELLS_AT_ONCE", 150)
-        patch.setattr(attention, "_LOGARITHMS_AT_ONCE", 60)
+        patch.setattr(attention_sums, "_CELLS_AT_ONCE", 150)
+        patch.setattr(attention_sums, "_LOGARITHMS_AT_ONCE", 60)
         return stream(special(), dtype="float64")
 
 
 @pytest.fixture
 def few_rows(monkeypatch):
     """Eight or ten rows at once: each is some operations in the program, which compiles sooner."""
-    monkeypatch.setattr(attention, "_CELLS_AT_ONCE", 600)
+    monkeypatch.setattr(attention_sums, "_CELLS_AT_ONCE", 600)
 
 
 @pytest.mark.parametrize(("dtype", "bar"), [("float64", 1e-9), ("float32", 1e-5)])
@@ -212,10 +213,12 @@ def test_a_constant_head_is_a_dead_neuron():
 @pytest.mark.parametrize("many", [1, 2, 5])
 def test_every_pair_is_met_around_the_circle(many):
     (maps,) = draw(many, (6,))
-    found = attention.divergences(jnp.asarray(maps.reshape(many, -1), jnp.float32))
-    assert found.shape == (many, attention.steps(many))
+    found = attention_sums.divergences(jnp.asarray(maps.reshape(many, -1), jnp.float32))
+    assert found.shape == (many, attention_sums.steps(many))
     square = [[sum(map(reference.jensen_shannon, a, b)) for b in maps] for a in maps]
-    np.testing.assert_allclose(heads._unrolled(np.asarray(found, np.float64)), square, atol=1e-5)
+    np.testing.assert_allclose(
+        attention_finished._unrolled(np.asarray(found, np.float64)), square, atol=1e-5
+    )
 
 
 def test_logarithms():
@@ -223,7 +226,7 @@ def test_logarithms():
     x = np.geomspace(tiny, 4, 100_001, dtype=np.float32)
     x = np.concatenate([x, np.linspace(0.5, 2, 100_001, dtype=np.float32)])
     exact = np.log(x.astype(np.float64))
-    found = np.asarray(attention._log(jnp.asarray(x)), np.float64)
+    found = np.asarray(attention_sums._log(jnp.asarray(x)), np.float64)
     assert (found[x == 1] == 0).all()
     some = x != 1
     assert np.abs(found / np.where(some, exact, 1) - 1)[some].max() <= 2.5e-7
@@ -258,11 +261,11 @@ def test_merged_states_equal_one_stream():
     for a, b in (
         (batched(maps[:1], 5), batched(maps[1:], 5)),
         (batched(maps[1:], 5), batched(maps[:1], 5)),
-        (attention.zero(7), whole),
-        (whole, attention.zero(7)),
+        (attention_sums.zero(7), whole),
+        (whole, attention_sums.zero(7)),
     ):
         merged, one_stream = (
-            similarities(finish(state, maps)) for state in (attention.merge(a, b), whole)
+            similarities(finish(state, maps)) for state in (attention_sums.merge(a, b), whole)
         )
         errors = worst(merged, one_stream)
         assert max(errors.values()) <= 1e-7, errors
@@ -311,7 +314,7 @@ def test_nearly_equal_maps(few_rows, monkeypatch):
     errors = worst(similarities(found), by_hand)
     assert max(errors.values()) <= 1e-5, errors
     # Without the second look, |A|^2 + |B|^2 - 2 <A, B> has nothing left.
-    monkeypatch.setattr(attention, "_CANCELLED", 0.0)
+    monkeypatch.setattr(attention_sums, "_CANCELLED", 0.0)
     errors = worst(similarities(stream(maps, streams, frames=64)), by_hand)
     print(errors)
     assert errors["attn_frobenius"] > 1e-4
@@ -338,7 +341,7 @@ def test_scores_and_what_stands_beside_them():
     found = batched_and_finished(special(), 5)
     matrices, extras = score_attention(found, MEASURES)
     by_hand = similarities(found)
-    assert extras["baseline"][1].tolist() == list(attention.BASELINES)
+    assert extras["baseline"][1].tolist() == list(attention_sums.BASELINES)
     assert matrices.keys() == {m.name for m in MEASURES}
     for name in HEAD_MEASURES:
         dims, blocks = extras[f"{name}_heads"]

@@ -12,7 +12,7 @@ import speechsim_jax as ss
 from speechsim_jax import accumulate
 from speechsim_jax.models import weight_names
 from speechsim_jax.statistics import sample
-from speechsim_jax.statistics.rows import BatchRows
+from speechsim_jax.statistics.accumulator import BatchRows
 from tests import reference
 
 FOLDER = Path(__file__).parent / "data" / "parity"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax import kept
 from speechsim_jax.errors import UserError
+from speechsim_jax.statistics import store
 from tests.same_result import assert_same_result
 
 FOLDER = Path(__file__).parent / "data" / "parity"
@@ -120,9 +120,9 @@ def test_keeping_cannot_begin_half_way(encoders, audio, tmp_path):
 
 def test_what_is_written_is_read(folders, tmp_path):
     """Every array, bit by bit; a folder of another format or with a part missing is refused."""
-    found, facts = kept.read(folders[0] / "pass-1")
-    kept.write(tmp_path / "copy", found, facts)
-    again, same = kept.read(tmp_path / "copy")
+    found, facts = store.read(folders[0] / "pass-1")
+    store.write(tmp_path / "copy", found, facts)
+    again, same = store.read(tmp_path / "copy")
     assert same == facts
     for a, b in (
         (found.sample, again.sample),
@@ -136,8 +136,8 @@ def test_what_is_written_is_read(folders, tmp_path):
     told = json.loads((tmp_path / "copy" / "facts.json").read_text())
     (tmp_path / "copy" / "facts.json").write_text(json.dumps(told | {"format": 99}))
     with pytest.raises(UserError, match="statistics of format 99, not 1"):
-        kept.read(tmp_path / "copy")
+        store.read(tmp_path / "copy")
     (tmp_path / "copy" / "facts.json").write_text(json.dumps(told))
     (tmp_path / "copy" / "sample" / "keys.npy").unlink()
     with pytest.raises(UserError, match="holds no statistics that can be read"):
-        kept.read(tmp_path / "copy")
+        store.read(tmp_path / "copy")

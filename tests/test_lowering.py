@@ -10,7 +10,7 @@ import pytest
 from speechsim_jax.attention_maps import projected, rows_of_projections
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import forward
-from speechsim_jax.statistics import attention, moments, rows
+from speechsim_jax.statistics import attention_sums, moments, moments_accumulator
 from speechsim_jax.statistics.moments import Stream
 from tests.test_parity import LAYOUTS, fixture
 
@@ -53,7 +53,12 @@ def test_statistics():
 
     assert "HIGHEST" in lowered(jax.jit(update), *numbers)  # as float32, not bfloat16 or TF32
     hidden = tuple(np.zeros((s.layers, 2, 50, s.neurons), np.float32) for s in streams)
-    lowered(jax.jit(rows.pack), buffers, jax.device_put(hidden), jax.numpy.zeros(64, np.int32))
+    lowered(
+        jax.jit(moments_accumulator.pack),
+        buffers,
+        jax.device_put(hidden),
+        jax.numpy.zeros(64, np.int32),
+    )
 
 
 def test_attention():
@@ -75,14 +80,14 @@ def test_attention():
         )
         for layers, gated in models
     )
-    state = attention.zero(heads * sum(layers for layers, _ in models))
+    state = attention_sums.zero(heads * sum(layers for layers, _ in models))
     lengths = jax.numpy.zeros(batch, np.int32)
     numbers, structure = jax.tree.flatten((state, parts, lengths))
 
     def update(*numbers):
         state, parts, lengths = jax.tree.unflatten(structure, numbers)
-        rows = functools.partial(rows_of_projections, parts)
-        return jax.tree.leaves(attention.update(state, rows, lengths, frames))
+        moments_accumulator = functools.partial(rows_of_projections, parts)
+        return jax.tree.leaves(attention_sums.update(state, moments_accumulator, lengths, frames))
 
     text = lowered(jax.jit(update), *numbers)
     assert "HIGHEST" in text

@@ -9,11 +9,12 @@ import pytest
 
 import speechsim_jax as ss
 from speechsim_jax import measures
+from speechsim_jax._jax_compat import x64
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import cca, neuron
 from speechsim_jax.measures.base import Pair
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import MomentsStream, x64
+from speechsim_jax.statistics.moments_accumulator import MomentsStream
 from tests import reference
 
 GOLDEN = np.load(Path(__file__).parent / "data" / "measures.npz")

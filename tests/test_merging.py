@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speechsim_jax._jax_compat import x64
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import MEASURES
 from speechsim_jax.measures.finalise import score_all
-from speechsim_jax.statistics import merging, moments
-from speechsim_jax.statistics.finished import FinishedMoments
-from speechsim_jax.statistics.merging import merge_states, rebase
+from speechsim_jax.statistics import moments, moments_merge
 from speechsim_jax.statistics.moments import Moments, Pilot, Stream, Tile
-from speechsim_jax.statistics.rows import x64
+from speechsim_jax.statistics.moments_finished import FinishedMoments
+from speechsim_jax.statistics.moments_merge import merge_states, rebase
 from tests.test_moments import STREAMS, assert_matches, draw
 
 ROOM = 40
@@ -79,7 +79,7 @@ def test_rebasing_is_exact_on_whole_numbers(seed, rows):
     data = whole_numbers(rng, rows, 10)
     old, new = whole_pilot(rng), whole_pilot(rng)
     moved = rebase(state_of(data, old), whole(new))
-    assert_equal(moved, merging.on_host(state_of(data, new)))
+    assert_equal(moved, moments_merge.on_host(state_of(data, new)))
 
 
 @given(st.data(), st.integers(0, 2**32), st.integers(1, 5))
@@ -95,7 +95,7 @@ def test_merging_in_any_tree_is_exact_on_whole_numbers(data, seed, parts):
         states = [state for k, state in enumerate(states) if k not in (i, j)] + [joined]
     target = whole_pilot(rng)
     union = [np.concatenate(parts, axis=1) for parts in zip(*pieces)]
-    assert_equal(rebase(states[0], whole(target)), merging.on_host(state_of(union, target)))
+    assert_equal(rebase(states[0], whole(target)), moments_merge.on_host(state_of(union, target)))
 
 
 @given(st.integers(0, 2**32), st.lists(st.integers(1, 90), min_size=2, max_size=4))
@@ -163,7 +163,7 @@ def test_a_state_of_no_rows_is_the_identity():
         empty = moments.zero(STREAMS, dtype="float64")
         elsewhere = moments.with_pilot(empty, state_of(whole_numbers(rng, 1, 10)).pilot)
     for states in ([empty, state], [state, empty], [elsewhere, state, empty], [state]):
-        assert_equal(merge_states(states), merging.on_host(state))
+        assert_equal(merge_states(states), moments_merge.on_host(state))
     assert moments.count_of(merge_states([empty, elsewhere])) == 0
 
 
@@ -182,7 +182,7 @@ def test_pairs_in_no_tile_have_no_energies():
     union = [np.concatenate(parts, axis=1) for parts in zip(*pieces)]
     pilots = [whole_pilot(rng) for _ in range(2)]
     merged = merge_states([state_of(x, p, tiles=tiles) for x, p in zip(pieces, pilots)])
-    expected = merging.on_host(state_of(union, pilots[0], tiles=tiles))
+    expected = moments_merge.on_host(state_of(union, pilots[0], tiles=tiles))
     for x, y in zip(merged.sums.cross, expected.sums.cross):
         np.testing.assert_array_equal(x, y)
     held = np.zeros((5, 5), bool)

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechsim_jax.statistics import moments, rows
-from speechsim_jax.statistics.finished import FinishedMoments
+from speechsim_jax._jax_compat import x64
+from speechsim_jax.statistics import moments, moments_accumulator
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import MomentsStream, x64
+from speechsim_jax.statistics.moments_accumulator import MomentsStream
+from speechsim_jax.statistics.moments_finished import FinishedMoments
 
 STREAMS = (Stream(2, 5), Stream(3, 4))
 
@@ -21,9 +22,9 @@ STREAMS = (Stream(2, 5), Stream(3, 4))
 def draw(rows: int, seed: int = 0, mean: float = 3.0) -> list[np.ndarray]:
     """Correlated rows with means, one [layer, row, neuron] a stream, float64."""
     rng = np.random.default_rng(seed)
-    shared = rng.standard_normal((rows, 3))
+    shared = rng.standard_normal((moments_accumulator, 3))
     return [
-        rng.standard_normal((s.layers, rows, s.neurons))
+        rng.standard_normal((s.layers, moments_accumulator, s.neurons))
         + shared @ rng.standard_normal((s.layers, 3, s.neurons))
         + mean * rng.standard_normal((s.layers, 1, s.neurons))
         for s in STREAMS
@@ -147,7 +148,9 @@ def random_state(seed: int, rows: int = 40) -> moments.Moments:
         tuple(jnp.asarray(x, jnp.float32) for x in draw(40, k, 0.3)) for k in (seed, 0)
     )
     pilot = _pilot_mean(first, jnp.int32(9))
-    return _update(moments.with_pilot(moments.zero(STREAMS), pilot), blocks, jnp.int32(rows))
+    return _update(
+        moments.with_pilot(moments.zero(STREAMS), pilot), blocks, jnp.int32(moments_accumulator)
+    )
 
 
 def values(state: moments.Moments) -> list[np.ndarray]:
@@ -167,13 +170,15 @@ def assert_same(a: moments.Moments, b: moments.Moments, rtol: float = 1e-12) -> 
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 40)), min_size=3, max_size=3))
 @settings(deadline=None, max_examples=20)
 def test_merge_is_a_commutative_monoid(parts):
-    a, b, c = (random_state(seed, rows) for seed, rows in parts)
+    a, b, c = (random_state(seed, moments_accumulator) for seed, moments_accumulator in parts)
     empty = moments.with_pilot(moments.zero(STREAMS), a.pilot)
     assert_same(_merge(a, empty), a, 0)
     assert_same(_merge(empty, a), a, 0)
     assert_same(_merge(a, b), _merge(b, a))
     assert_same(_merge(_merge(a, b), c), _merge(a, _merge(b, c)))
-    assert moments.count_of(_merge(_merge(a, b), c)) == sum(rows for _, rows in parts)
+    assert moments.count_of(_merge(_merge(a, b), c)) == sum(
+        moments_accumulator for _, moments_accumulator in parts
+    )
 
 
 def test_merge_equals_one_stream():
@@ -191,7 +196,10 @@ def test_counts_past_two_to_the_31(seen, elsewhere, rows):
     merged = _merge(*states)
     assert moments.count_of(merged) == seen + elsewhere
     blocks = tuple(jnp.asarray(x, jnp.float32) for x in draw(40))
-    assert moments.count_of(_update(merged, blocks, jnp.int32(rows))) == seen + elsewhere + rows
+    assert (
+        moments.count_of(_update(merged, blocks, jnp.int32(moments_accumulator)))
+        == seen + elsewhere + moments_accumulator
+    )
 
 
 def test_two_sum_is_exact_when_compiled():
@@ -237,13 +245,13 @@ def test_a_constant_neuron_is_dead_and_nothing_else_is():
 
 def test_update_compiles_once():
     statistic = MomentsStream(STREAMS, 16)
-    before = rows._update._cache_size()
+    before = moments_accumulator._update._cache_size()
     for length in (5, 40, 3, 3, 60):
         piece = tuple(jnp.asarray(x[:, None], jnp.float32) for x in draw(length))
         statistic.append(piece, np.arange(length))
     assert statistic.rows == 111
     statistic.finish()
-    assert rows._update._cache_size() == before + 1
+    assert moments_accumulator._update._cache_size() == before + 1
 
 
 def test_tiles_hold_every_pair_once():

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechsim_jax import plan as planner
+from speechsim_jax._jax_compat import x64
 from speechsim_jax.errors import UserError
 from speechsim_jax.plan import ModelCost, Plan, Sizes, plan
 from speechsim_jax.statistics import moments
 from speechsim_jax.statistics.moments import Stream, all_tiles
-from speechsim_jax.statistics.rows import x64
 
 # Hidden states 0 to 12 of 768 neurons and 0 to 24 of 1024; parameters of wav2vec2 in float32 (94.4
 # and 315 million, of these 7.09 and 12.6 million a layer).

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics import sample
+from speechsim_jax.statistics.accumulator import BatchRows
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import BatchRows
 from speechsim_jax.statistics.sample import Sample, SampleStream
 
 STREAMS = (Stream(2, 3), Stream(1, 5))

@@ -8,7 +8,7 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax.measures import finalise, kernel, neighbours
 from speechsim_jax.statistics import sample
-from speechsim_jax.statistics.rows import BatchRows
+from speechsim_jax.statistics.accumulator import BatchRows
 from speechsim_jax.statistics.sample import SampledNetwork
 from tests import reference
 

@@ -7,7 +7,13 @@ import pytest
 
 from experiments import _flags, selfcheck
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.statistics import attention, finished, heads, moments, rows
+from speechsim_jax.statistics import (
+    attention_accumulator,
+    attention_sums,
+    moments,
+    moments_accumulator,
+    moments_finished,
+)
 
 CHECKS = {check.figure.__name__: check for check in selfcheck.checks()}
 
@@ -44,9 +50,9 @@ def _miscompile(monkeypatch):
 
 
 def _round_operands(monkeypatch):
-    products = attention.products
+    products = attention_sums.products
     rounded = lambda maps: products(maps.astype(jnp.bfloat16).astype(jnp.float32))  # noqa: E731
-    monkeypatch.setattr(attention, "products", rounded)
+    monkeypatch.setattr(attention_sums, "products", rounded)
 
 
 def _lose_digits(monkeypatch):
@@ -68,21 +74,23 @@ def _hear_the_padding(monkeypatch):
 
 
 def _without_pilot(monkeypatch):
-    pilot_mean = rows._pilot_mean
+    pilot_mean = moments_accumulator._pilot_mean
     zero = lambda *args: jax.tree.map(jnp.zeros_like, pilot_mean(*args))  # noqa: E731
-    monkeypatch.setattr(rows, "_pilot_mean", zero)
+    monkeypatch.setattr(moments_accumulator, "_pilot_mean", zero)
 
 
 def _poor_logarithm(monkeypatch):
-    log = attention._log
-    monkeypatch.setattr(attention, "_log", lambda x: log(x) * (1 + 1e-3))
+    log = attention_sums._log
+    monkeypatch.setattr(attention_sums, "_log", lambda x: log(x) * (1 + 1e-3))
     # Without what streams of other tests have compiled, and leaving nothing to others.
-    monkeypatch.setattr(heads, "_program", heads._program.__wrapped__)
+    monkeypatch.setattr(
+        attention_accumulator, "_program", attention_accumulator._program.__wrapped__
+    )
 
 
 def _no_correlations(monkeypatch):
     monkeypatch.setattr(
-        finished.FinishedMoments, "correlate", lambda self, scatter, x, y: scatter * np.nan
+        moments_finished.FinishedMoments, "correlate", lambda self, scatter, x, y: scatter * np.nan
     )
 
 

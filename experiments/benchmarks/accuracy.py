@@ -11,14 +11,15 @@ import numpy as np
 import speechsim_jax as ss
 from experiments.benchmarks import definitions
 from experiments.benchmarks.machine import write_encoders
+from speechsim_jax._jax_compat import x64
 from speechsim_jax.arrays import Key
 from speechsim_jax.audio.corpus import open_corpus, read
 from speechsim_jax.measures import MEASURES
 from speechsim_jax.measures.finalise import score_all
 from speechsim_jax.models.architecture import Outputs
-from speechsim_jax.statistics.finished import FinishedMoments
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import MomentsStream, x64
+from speechsim_jax.statistics.moments_accumulator import MomentsStream
+from speechsim_jax.statistics.moments_finished import FinishedMoments
 
 ON_MOMENTS = [measure for measure in MEASURES.values() if measure.statistic == "moments"]
 TOLERANCE = 1e-6

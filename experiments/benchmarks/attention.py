@@ -19,8 +19,8 @@ from speechsim_jax.audio.corpus import open_corpus, read
 from speechsim_jax.audio.selection import select
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.encoder import SpeechEncoder, forward
-from speechsim_jax.statistics import attention
-from speechsim_jax.statistics.heads import AttentionStream
+from speechsim_jax.statistics import attention_sums
+from speechsim_jax.statistics.attention_accumulator import AttentionStream
 from speechsim_jax.statistics.moments import Stream
 
 _WANTED = ("distance", "divergence", "correlation")
@@ -61,10 +61,10 @@ def _temporaries(encoders: list[SpeechEncoder], frames: int) -> None:
         def rows(utterance, queries):
             return attention_maps.rows_of_projections(parts, utterance, queries)
 
-        return attention.update(state, rows, lengths, frames, _WANTED)
+        return attention_sums.update(state, rows, lengths, frames, _WANTED)
 
     program = jax.jit(update, donate_argnums=0).lower(
-        attention.zero(288), tuple(parts), jnp.array([frames], jnp.int32)
+        attention_sums.zero(288), tuple(parts), jnp.array([frames], jnp.int32)
     )
     memory = program.compile().memory_analysis()
     assert memory is not None

@@ -24,7 +24,7 @@ from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 from speechsim_jax.models.weight_names import abstract_network
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import MomentsStream
+from speechsim_jax.statistics.moments_accumulator import MomentsStream
 
 _LARGE = dict(
     hidden_size=1024,

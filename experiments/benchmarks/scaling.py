@@ -29,7 +29,7 @@ from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.weight_names import abstract_network
 from speechsim_jax.sharding import mesh_from
-from speechsim_jax.statistics import moments, programs
+from speechsim_jax.statistics import moments, moments_on_mesh
 from speechsim_jax.statistics.moments import Stream
 
 _WHAT = "scaling"
@@ -92,7 +92,7 @@ def compiled_update(mesh: Mesh, streams: tuple[Stream, ...], rows: int) -> jax.s
         update, valid = moments.update, jax.ShapeDtypeStruct((), np.int32)
         make = (lambda: moments.zero(streams)), (lambda: _rows(streams, rows))
     else:
-        device = programs.on_mesh(mesh)
+        device = moments_on_mesh.on_mesh(mesh)
         update, valid = device.update, jax.ShapeDtypeStruct((mesh.size,), np.int32)
         make = (
             functools.partial(device.zero, streams, None, "float32"),

@@ -16,9 +16,9 @@ from experiments.benchmarks import plain
 from experiments.benchmarks.machine import sgemm_rate
 from speechsim_jax.measures import resolve
 from speechsim_jax.measures.finalise import score_all
-from speechsim_jax.statistics.finished import FinishedMoments, NetworkMoments
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import MomentsStream
+from speechsim_jax.statistics.moments_accumulator import MomentsStream
+from speechsim_jax.statistics.moments_finished import FinishedMoments, NetworkMoments
 
 _ROWS, _WIDTH, _MODELS, _LAYERS = 6000, 768, 2, 13
 _PLAIN_PAIRS = 12

@@ -18,8 +18,8 @@ from jaxtyping import Float
 
 from speechsim_jax.measures import cca, cka
 from speechsim_jax.measures.base import Pair
-from speechsim_jax.statistics.attention import BASELINES
-from speechsim_jax.statistics.heads import FinishedAttention, MapMeans
+from speechsim_jax.statistics.attention_finished import FinishedAttention, MapMeans
+from speechsim_jax.statistics.attention_sums import BASELINES
 
 Similarity = Float[np.ndarray, "_ _"]
 Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]

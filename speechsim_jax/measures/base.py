@@ -8,13 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from speechsim_jax.statistics.finished import (
-    Energies,
-    FinishedMoments,
-    Matrix,
-    NetworkMoments,
-    Vector,
-)
+from speechsim_jax.statistics.linalg import Matrix, Vector
+from speechsim_jax.statistics.moments_finished import Energies, FinishedMoments, NetworkMoments
 from speechsim_jax.statistics.sample import SampledNetwork
 
 Level = Literal["neuron", "mixed", "layer"]

@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from speechsim_jax.measures.base import Measure, Pair
 from speechsim_jax.measures.regression import on_directions
-from speechsim_jax.statistics.finished import NetworkMoments, Whitening, svd
+from speechsim_jax.statistics.linalg import Whitening, svd
+from speechsim_jax.statistics.moments_finished import NetworkMoments
 
 # Share of the variance below which directions are kept.
 SVCCA_SHARE = 0.99

@@ -9,9 +9,9 @@ import numpy as np
 
 from speechsim_jax.measures.base import Measure, Pair, Ranking, SamplePair, divide
 from speechsim_jax.measures.cca import kept_directions
-from speechsim_jax.statistics.finished import FinishedMoments, NetworkMoments
+from speechsim_jax.statistics.linalg import map_in_threads
+from speechsim_jax.statistics.moments_finished import FinishedMoments, NetworkMoments
 from speechsim_jax.statistics.sample import Sample
-from speechsim_jax.statistics.threads import map_in_threads
 
 Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
 

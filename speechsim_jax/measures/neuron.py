@@ -5,10 +5,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import scipy.optimize
+from jaxtyping import Int
 
 from speechsim_jax.measures.base import Measure, Pair, Ranking
 from speechsim_jax.measures.regression import on_directions
-from speechsim_jax.statistics.finished import winners
+from speechsim_jax.statistics.linalg import Matrix, Vector
 
 # Random rotations behind `rotcorr`.
 _ROTATIONS = 3
@@ -130,3 +131,11 @@ RANKINGS = (
         reference="Wu et al. 2020 (arXiv 2005.01172), section 4.1",
     ),
 )
+
+
+def winners(correlation: Matrix) -> tuple[Vector, Int[np.ndarray, " x"]]:
+    """For each row, the largest magnitude and its column (-1 where all are 0)."""
+    magnitude = np.abs(correlation)
+    best = magnitude.argmax(axis=1)
+    value = magnitude[np.arange(len(best)), best]
+    return value, np.where(value > 0, best, -1)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from speechsim_jax.measures.base import Measure, Pair, divide
-from speechsim_jax.statistics.finished import Matrix, Vector
+from speechsim_jax.statistics.linalg import Matrix, Vector
 
 
 def on_directions(pair: Pair) -> Matrix:

@@ -9,14 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from speechsim_jax.errors import UserError
-from speechsim_jax.joining import joined
-from speechsim_jax.models import attention
-from speechsim_jax.models import layers as modules
-from speechsim_jax.models.attention import Attention
-from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.layers import Drop, FeedForward, keep, layer_norm
-from speechsim_jax.typing import (
+from speechsim_jax._jax_compat import joined
+from speechsim_jax.array_types import (
     Attentions,
     FrameMask,
     Gates,
@@ -25,6 +19,12 @@ from speechsim_jax.typing import (
     PositionBias,
     Projections,
 )
+from speechsim_jax.errors import UserError
+from speechsim_jax.models import attention
+from speechsim_jax.models import layers as modules
+from speechsim_jax.models.attention import Attention
+from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.layers import Drop, FeedForward, keep, layer_norm
 
 
 @dataclasses.dataclass(frozen=True)

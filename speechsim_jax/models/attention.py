@@ -14,9 +14,9 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from speechsim_jax.array_types import FrameMask, Hidden, PositionBias
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.layers import Linear, sums_of
-from speechsim_jax.typing import FrameMask, Hidden, PositionBias
 
 # Query rows whose maps exist at once when nobody asked for whole maps.
 _ROWS_AT_ONCE = 512

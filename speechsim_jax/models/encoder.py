@@ -12,15 +12,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from speechsim_jax.array_types import Lengths, Waveforms
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import save as saving
 from speechsim_jax.models import weight_names
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.typing import (
-    Lengths,
-    Waveforms,
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -21,8 +21,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from speechsim_jax.array_types import FrameMask, Hidden
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.typing import FrameMask, Hidden
 
 # torch's default, which the norms among the convolutions keep whatever layer_norm_eps is.
 _CONV_NORM_EPS = 1e-5

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from speechsim_jax.array_types import Lengths, Waveforms
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import save as saving
 from speechsim_jax.models import weight_names
@@ -21,7 +22,6 @@ from speechsim_jax.models.checkpoint_files import Checkpoint, open_checkpoint, r
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import encoder_of
-from speechsim_jax.typing import Lengths, Waveforms
 
 _log = logging.getLogger(__name__)
 

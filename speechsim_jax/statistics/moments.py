@@ -33,7 +33,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from speechsim_jax.typing import StreamRows
+from speechsim_jax.array_types import StreamRows
 
 # A count is kept as (multiples of this, remainder): int32 alone ends at 2^31 rows.
 _COUNT_BASE = 2**30

@@ -23,11 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int64, Shaped, UInt64
 
+from speechsim_jax._jax_compat import x64
+from speechsim_jax.array_types import HiddenStates, StreamRows
 from speechsim_jax.errors import UserError
-from speechsim_jax.statistics.finished import Place
+from speechsim_jax.statistics.accumulator import BatchRows, Snapshot
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.rows import BatchRows, Snapshot, x64
-from speechsim_jax.typing import HiddenStates, StreamRows
+from speechsim_jax.statistics.moments_finished import Place
 
 # Rows that one gather takes from the device: one compiled shape, and little too much at the end.
 _GATHER = 64

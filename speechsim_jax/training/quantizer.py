@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from speechsim_jax.array_types import Hidden
 from speechsim_jax.training.model import Quantizer
 from speechsim_jax.training.noise import Keys
-from speechsim_jax.typing import Hidden
 
 Choices = Float[Array, "batch frame group codeword"]
 

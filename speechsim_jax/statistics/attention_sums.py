@@ -22,7 +22,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from speechsim_jax.joining import joined
+from speechsim_jax._jax_compat import joined
 from speechsim_jax.statistics.moments import Values, add
 
 # Cells of each map that exist at once, and of those whose logarithms are taken at once: half of all

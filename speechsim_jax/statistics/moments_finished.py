@@ -10,71 +10,15 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import scipy.linalg
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from speechsim_jax.statistics import moments
+from speechsim_jax.statistics.linalg import Matrix, Vector, Whitening, map_in_threads, svd, whiten
 from speechsim_jax.statistics.moments import Compensated, Moments
-from speechsim_jax.statistics.threads import map_in_threads
-
-Matrix = Float[np.ndarray, "x y"]
-Vector = Float[np.ndarray, " x"]
 
 # Relative to the mean: a float32 neuron that varies less is rounding noise. In float64 a constant
 # neuron has a variance of exactly 0, since the pilot takes its value.
 _DEAD_STD = {"float32": 1e-6, "float64": 0.0}
-
-
-@dataclasses.dataclass(frozen=True)
-class Whitening:
-    """The z-scored live neurons of a network in the axes of their correlations R = V values V'.
-
-    `values` fall; those at most tau times the largest are left out, so W = V / sqrt(values) is
-    finite. `rank` is their number, `condition` the ratio of the largest to the smallest kept.
-    """
-
-    vectors: Float[np.ndarray, "live rank"]
-    values: Float[np.ndarray, " rank"]
-
-    @property
-    def rank(self) -> int:
-        """Directions kept."""
-        return len(self.values)
-
-    @property
-    def condition(self) -> float:
-        """Largest over smallest kept eigenvalue; NaN when no neuron is alive."""
-        return float(self.values[0] / self.values[-1]) if self.rank else float("nan")
-
-    @functools.cached_property
-    def matrix(self) -> Float[np.ndarray, "live rank"]:
-        """W with W' R W = 1."""
-        return self.vectors / np.sqrt(self.values)
-
-    def first(self, k: int) -> "Whitening":
-        """The k directions of the largest eigenvalues."""
-        return Whitening(self.vectors[:, :k], self.values[:k])
-
-
-def whiten(correlation: Float[np.ndarray, "live live"], tolerance: float) -> Whitening:
-    """Eigenvectors of a correlation matrix above `tolerance` times its largest eigenvalue."""
-    if not len(correlation):
-        return Whitening(np.zeros((0, 0)), np.zeros(0))
-    values, vectors = np.linalg.eigh(correlation)
-    values, vectors = values[::-1], vectors[:, ::-1]
-    rank = int(np.sum(values > tolerance * values[0]))
-    return Whitening(np.ascontiguousarray(vectors[:, :rank]), values[:rank])
-
-
-def svd(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """U, s, V' by divide and conquer; by QR steps (several times slower) if that does not converge.
-
-    It does not for some matrices within 1e-11 of the identity, as two equal networks give.
-    """
-    try:
-        return np.linalg.svd(matrix, full_matrices=False)
-    except np.linalg.LinAlgError:
-        return scipy.linalg.svd(matrix, full_matrices=False, lapack_driver="gesvd")
 
 
 Place = tuple[int, int]
@@ -289,11 +233,3 @@ class Energies:
 def _total(compensated) -> np.ndarray | np.float64:
     """Sum and lost digits -> float64."""
     return np.asarray(compensated, np.float64).sum(axis=0)
-
-
-def winners(correlation: Matrix) -> tuple[Vector, Int[np.ndarray, " x"]]:
-    """For each row, the largest magnitude and its column (-1 where all are 0)."""
-    magnitude = np.abs(correlation)
-    best = magnitude.argmax(axis=1)
-    value = magnitude[np.arange(len(best)), best]
-    return value, np.where(value > 0, best, -1)

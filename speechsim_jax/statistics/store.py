@@ -22,11 +22,17 @@ import jax
 import numpy as np
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.statistics import attention, heads, merging, moments, sample
-from speechsim_jax.statistics.finished import Part, Place
-from speechsim_jax.statistics.heads import HeadSums
-from speechsim_jax.statistics.merging import Block
+from speechsim_jax.statistics import (
+    attention_finished,
+    attention_sums,
+    moments,
+    moments_merge,
+    sample,
+)
+from speechsim_jax.statistics.attention_finished import HeadSums
 from speechsim_jax.statistics.moments import Moments, Stream, Tile
+from speechsim_jax.statistics.moments_finished import Part, Place
+from speechsim_jax.statistics.moments_merge import Block
 from speechsim_jax.statistics.sample import Sample
 
 # Of the files; another one is refused.
@@ -43,7 +49,7 @@ class Accumulated:
     places: tuple[Place, ...]
     moments: Part | None = None
     sample: Sample | None = None
-    heads: HeadSums | None = None
+    attention_accumulator: HeadSums | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +75,7 @@ def write(folder: Path, found: Accumulated, facts: dict[str, Any]) -> None:
         state.streams,
         state.tiles,
         lambda tile, pair: total(part, tile, pair),
-        lambda: merging.on_host(merging.without_cross(state)),
+        lambda: moments_merge.on_host(moments_merge.without_cross(state)),
     )
     return write_coming(folder, found, coming, facts)
 
@@ -91,18 +97,18 @@ def write_merged(folder: Path, founds: Sequence[Accumulated], facts: dict[str, A
     whole = Accumulated(
         first.places,
         sample=functools.reduce(sample.merge, samples) if samples else None,
-        heads=functools.reduce(heads.merge, sums) if sums else None,
+        heads=functools.reduce(attention_finished.merge, sums) if sums else None,
     )
     coming = None
     if parts:
-        smalls = [merging.without_cross(part.state) for part in parts]
+        smalls = [moments_merge.without_cross(part.state) for part in parts]
         coming = merged(smalls, lambda t, k: [total(part, t, k) for part in parts])
     write_coming(folder, whole, coming, facts)
 
 
 def merged(smalls: Sequence[Moments], blocks: Callable[[int, int], Sequence[Block]]) -> Coming:
     """The moments over the rows of several states, of which `blocks` gives a pair's of each."""
-    all_ = merging.Merging(smalls)
+    all_ = moments_merge.Merging(smalls)
     return Coming(all_.streams, all_.tiles, lambda t, k: all_.block(t, k, blocks(t, k)), all_.rest)
 
 
@@ -179,7 +185,7 @@ def _write_blocks(path: Path, count: int, blocks: Iterator[np.ndarray]) -> None:
 def _read_moments(folder: Path, told: dict[str, Any], places: tuple[Place, ...]) -> Part:
     streams = tuple(Stream(*stream) for stream in told["streams"])
     tiles = tuple(Tile(a, b, tuple((l, m) for l, m in pairs)) for a, b, pairs in told["tiles"])
-    structure = jax.tree.structure(merging.without_cross(moments.zero(streams, ())))
+    structure = jax.tree.structure(moments_merge.without_cross(moments.zero(streams, ())))
     leaves = [np.load(folder / f"small-{number}.npy") for number in range(structure.num_leaves)]
     small = jax.tree.unflatten(structure, leaves)
 
@@ -237,7 +243,7 @@ def _write_heads(folder: Path, found: HeadSums) -> dict[str, Any]:
 
 
 def _read_heads(folder: Path, told: dict[str, Any]) -> HeadSums:
-    structure = jax.tree.structure(attention.zero(1))
+    structure = jax.tree.structure(attention_sums.zero(1))
     leaves = [np.load(folder / f"sums-{number}.npy") for number in range(structure.num_leaves)]
     return HeadSums(
         streams=tuple(Stream(*stream) for stream in told["streams"]),

@@ -4,10 +4,7 @@ One product over thousands of rows runs several times faster than many over a fe
 buffer of one shape means one compiled update, whatever the batches look like.
 """
 
-import contextlib
 import dataclasses
-import importlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,44 +12,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int64
 
+from speechsim_jax._jax_compat import x64
+from speechsim_jax.array_types import HiddenStates
 from speechsim_jax.errors import UserError
-from speechsim_jax.statistics import merging, moments, programs
-from speechsim_jax.statistics.finished import FinishedMoments
+from speechsim_jax.statistics import moments, moments_merge, moments_on_mesh
+from speechsim_jax.statistics.accumulator import Snapshot
 from speechsim_jax.statistics.moments import Moments, Stream, Tile
-from speechsim_jax.statistics.programs import Programs, pack
-from speechsim_jax.typing import HiddenStates
-
-Snapshot = dict[str, Any]
-"""Numpy arrays, numbers and lists of these: what a stream needs to go on, on the host.
-
-On a CPU the arrays are the stream's own memory. As long as they are there, an update does not write
-over it but makes the state anew, so whoever lets go of them before the next saves a copy.
-"""
-
-
-def x64(enabled: bool) -> contextlib.AbstractContextManager:
-    """A context in which JAX keeps 64-bit types, under the name it has in this release."""
-    if not enabled:
-        return contextlib.nullcontext()
-    switch = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
-    return switch.enable_x64(True)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class BatchRows:
-    """Which frames of a batch are rows of the statistics, and where they come from.
-
-    `positions`: on the flattened [batch * frame] axis, rising. `utterance`: index into `ids`, the
-    utterances of the batch, or the pieces of long ones; `wholes` are the utterances that these are
-    of ("" where not known). `number`: of the frame (or segment) within its utterance; with the id
-    it names the row.
-    """
-
-    positions: Int64[np.ndarray, " row"]
-    utterance: Int64[np.ndarray, " row"]
-    number: Int64[np.ndarray, " row"]
-    ids: tuple[str, ...]
-    wholes: tuple[str, ...]
+from speechsim_jax.statistics.moments_finished import FinishedMoments
+from speechsim_jax.statistics.moments_on_mesh import Programs, pack
 
 
 class MomentsStream:
@@ -77,7 +44,7 @@ class MomentsStream:
         self._x64 = "float64" in (stats_dtype, rows_dtype)
         self._dtypes = stats_dtype, rows_dtype
         several = mesh if mesh is not None and mesh.size > 1 else None
-        self._programs = _one_device() if several is None else programs.on_mesh(several)
+        self._programs = _one_device() if several is None else moments_on_mesh.on_mesh(several)
         self._mesh = [1, 1] if several is None else list(several.devices.shape)
         self._fills = [0] * self._programs.devices
         self._has_pilot = False
@@ -173,7 +140,7 @@ class MomentsStream:
                 self._buffers = self._programs.place_rows(tuple(found["buffers"]))
                 self._fills = list(found["fills"])
             else:
-                on_first = programs.of_one_device(state, self._mesh[0])
+                on_first = moments_on_mesh.of_one_device(state, self._mesh[0])
                 self._state = self._programs.place_state(on_first)
                 self._append_rows(found["buffers"], found["fills"])
 
@@ -206,13 +173,13 @@ class MomentsStream:
 def _small_on_host(state: Moments) -> Moments:
     """All but the cross moments summed over devices; these are when read, block by block."""
     sums = dataclasses.replace(state.sums, cross=())
-    small = merging.on_host(dataclasses.replace(state, sums=sums, tiles=()))
+    small = moments_merge.on_host(dataclasses.replace(state, sums=sums, tiles=()))
     sums = dataclasses.replace(small.sums, cross=state.sums.cross)
     return dataclasses.replace(small, sums=sums, tiles=state.tiles)
 
 
 def _one_device() -> Programs:
-    def buffers(streams: tuple[Stream, ...], size: int, dtype: str) -> programs.Buffers:
+    def buffers(streams: tuple[Stream, ...], size: int, dtype: str) -> moments_on_mesh.Buffers:
         return tuple(jnp.zeros((s.layers, size, s.neurons), dtype) for s in streams)
 
     return Programs(

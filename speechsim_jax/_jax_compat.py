@@ -1,7 +1,10 @@
 """Arrays put one after the other into one that is then there, whole, for whoever reads it."""
 
+import contextlib
+import importlib
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -23,3 +26,11 @@ def joined(
         whole = lax.dynamic_update_slice_in_dim(whole, array, start, 0)
         start += len(array)
     return whole
+
+
+def x64(enabled: bool) -> contextlib.AbstractContextManager:
+    """A context in which JAX keeps 64-bit types, under the name it has in this release."""
+    if not enabled:
+        return contextlib.nullcontext()
+    switch = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
+    return switch.enable_x64(True)

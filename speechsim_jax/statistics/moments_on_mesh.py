@@ -26,10 +26,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Int32, Shaped
 
+from speechsim_jax.array_types import HiddenStates, StreamRows
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics import moments
 from speechsim_jax.statistics.moments import Moments, Pilot, Stream, Tile
-from speechsim_jax.typing import HiddenStates, StreamRows
 
 Buffers = tuple[StreamRows, ...]
 Source = Int32[Array | np.ndarray, " row"]

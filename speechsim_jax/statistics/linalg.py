@@ -1,0 +1,89 @@
+"""LAPACK on several matrices at once."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import scipy.linalg
+import threadpoolctl
+from jaxtyping import Float
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`map` in order, one thread a core, each with a single-threaded BLAS.
+
+    The decompositions of one matrix hardly gain from a second core, and a threaded BLAS loses an
+    order of magnitude when another thread holds that core.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count()
+    with (
+        threadpoolctl.threadpool_limits(1, user_api="blas"),
+        concurrent.futures.ThreadPoolExecutor(cores) as pool,
+    ):
+        yield from pool.map(function, items)
+
+
+Matrix = Float[np.ndarray, "x y"]
+
+
+Vector = Float[np.ndarray, " x"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Whitening:
+    """The z-scored live neurons of a network in the axes of their correlations R = V values V'.
+
+    `values` fall; those at most tau times the largest are left out, so W = V / sqrt(values) is
+    finite. `rank` is their number, `condition` the ratio of the largest to the smallest kept.
+    """
+
+    vectors: Float[np.ndarray, "live rank"]
+    values: Float[np.ndarray, " rank"]
+
+    @property
+    def rank(self) -> int:
+        """Directions kept."""
+        return len(self.values)
+
+    @property
+    def condition(self) -> float:
+        """Largest over smallest kept eigenvalue; NaN when no neuron is alive."""
+        return float(self.values[0] / self.values[-1]) if self.rank else float("nan")
+
+    @functools.cached_property
+    def matrix(self) -> Float[np.ndarray, "live rank"]:
+        """W with W' R W = 1."""
+        return self.vectors / np.sqrt(self.values)
+
+    def first(self, k: int) -> "Whitening":
+        """The k directions of the largest eigenvalues."""
+        return Whitening(self.vectors[:, :k], self.values[:k])
+
+
+def whiten(correlation: Float[np.ndarray, "live live"], tolerance: float) -> Whitening:
+    """Eigenvectors of a correlation matrix above `tolerance` times its largest eigenvalue."""
+    if not len(correlation):
+        return Whitening(np.zeros((0, 0)), np.zeros(0))
+    values, vectors = np.linalg.eigh(correlation)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    rank = int(np.sum(values > tolerance * values[0]))
+    return Whitening(np.ascontiguousarray(vectors[:, :rank]), values[:rank])
+
+
+def svd(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """U, s, V' by divide and conquer; by QR steps (several times slower) if that does not converge.
+
+    It does not for some matrices within 1e-11 of the identity, as two equal networks give.
+    """
+    try:
+        return np.linalg.svd(matrix, full_matrices=False)
+    except np.linalg.LinAlgError:
+        return scipy.linalg.svd(matrix, full_matrices=False, lapack_driver="gesvd")
