@@ -16,7 +16,7 @@ from speechsim_jax.audio import batching
 from speechsim_jax.audio.corpus import Corpus
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import Chosen
-from speechsim_jax.measures.finalise import score_all
+from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder

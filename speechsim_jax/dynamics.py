@@ -12,9 +12,16 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from speechsim_jax.drawing import DPI, PrintFigure, bar_depth, colour_limits, draw_bar, draw_cells
 from speechsim_jax.errors import UserError
-from speechsim_jax.labels import LINE, MEDIUM, SMALL, Headline, ellipsised, text_width
+from speechsim_jax.figures.style import (
+    DPI,
+    PrintFigure,
+    bar_depth,
+    colour_limits,
+    draw_bar,
+    draw_cells,
+)
+from speechsim_jax.figures.text_layout import LINE, MEDIUM, SMALL, Headline, ellipsised, text_width
 
 _SETTLED = 0.9
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from speechsim_jax.curves import relative_depth
+from speechsim_jax.figures.curves import relative_depth
 from speechsim_jax.results import SimilarityResult
 
 

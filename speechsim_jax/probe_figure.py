@@ -8,8 +8,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from speechsim_jax.drawing import DPI, GREY, LEGEND, PrintFigure, dress_panel, look, write_figures
-from speechsim_jax.labels import MEDIUM, SMALL, Headline, ellipsised, short_names
+from speechsim_jax.figures.style import (
+    DPI,
+    GREY,
+    LEGEND,
+    PrintFigure,
+    dress_panel,
+    look,
+    write_figures,
+)
+from speechsim_jax.figures.text_layout import MEDIUM, SMALL, Headline, ellipsised, short_names
 from speechsim_jax.probe_findings import Found
 
 

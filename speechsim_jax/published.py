@@ -18,7 +18,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from speechsim_jax.drawing import (
+from speechsim_jax.errors import UserError
+from speechsim_jax.figures.style import (
     DPI,
     PrintFigure,
     bar_depth,
@@ -28,8 +29,15 @@ from speechsim_jax.drawing import (
     draw_cells,
     draw_differences,
 )
-from speechsim_jax.errors import UserError
-from speechsim_jax.labels import GAP, LINE, MEDIUM, SMALL, ellipsised, spread, text_width
+from speechsim_jax.figures.text_layout import (
+    GAP,
+    LINE,
+    MEDIUM,
+    SMALL,
+    ellipsised,
+    spread,
+    text_width,
+)
 from speechsim_jax.results import NetworkName, SimilarityResult
 
 BUNDLED = Path(__file__).parent / "data" / "published_2406_16099.npz"

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.text import Annotation
 
-from speechsim_jax import drawing, figures, published
+from speechsim_jax import figures, published
 from speechsim_jax.errors import UserError
+from speechsim_jax.figures import style
 from speechsim_jax.results import NetworkName, SimilarityResult
 from tests.drawn import (
     MEASURES,
@@ -230,7 +231,7 @@ def test_paper_style_has_the_published_layout() -> None:
     np.testing.assert_array_equal(image.get_array(), values)  # the published order again
     assert axes.get_ylim() == (73.5, -0.5) and axes.get_xlim() == (-0.5, 73.5)
     assert image.get_clim() == (values.min(), values.max())
-    assert image.get_cmap() == drawing.PUBLISHED
+    assert image.get_cmap() == style.PUBLISHED
     assert not axes.axison and not axes.texts and not axes.lines and not figure.texts
     assert bar.get_ylabel() == "" and {t.get_fontsize() for t in bar.get_yticklabels()} == {10}
     numbers = [label.get_text() for label in bar.get_yticklabels()]
@@ -255,9 +256,9 @@ def test_paper_style_has_the_published_colours() -> None:
         200: (245, 150, 108), 233: (247, 202, 172), 255: (250, 235, 221),
     }  # fmt: skip
     for place, colour in known.items():
-        found = np.array(drawing.PUBLISHED(place)[:3]) * 255
+        found = np.array(style.PUBLISHED(place)[:3]) * 255
         assert np.abs(found - colour).max() <= 2.5, place
-    grey = drawing.PUBLISHED(np.linspace(0, 1, 64))[:, :3] @ [0.299, 0.587, 0.114]
+    grey = style.PUBLISHED(np.linspace(0, 1, 64))[:, :3] @ [0.299, 0.587, 0.114]
     assert np.diff(grey).min() > 0
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from speechsim_jax._jax_compat import x64
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import MEASURES
-from speechsim_jax.measures.finalise import score_all
+from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.statistics import moments, moments_merge
 from speechsim_jax.statistics.moments import Moments, Pilot, Stream, Tile
 from speechsim_jax.statistics.moments_finished import FinishedMoments

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax.curves import relative_depth, trend
+from speechsim_jax.figures.curves import relative_depth, trend
 from speechsim_jax.report import report_page
 from speechsim_jax.report.alignment import best_match, monotone_path, same_depth
 from speechsim_jax.report.content import NEURONS_A_CELL, letter

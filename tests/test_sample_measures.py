@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax.measures import finalise, kernel, neighbours
+from speechsim_jax.measures import kernel, neighbours, scoring
 from speechsim_jax.statistics import sample
 from speechsim_jax.statistics.accumulator import BatchRows
 from speechsim_jax.statistics.sample import SampledNetwork
@@ -236,8 +236,8 @@ def test_float16_and_large_offsets():
 
 @pytest.mark.parametrize("count", [1, 2, 5, 7, 8])
 def test_blocks_hold_every_pair_once(count, monkeypatch):
-    monkeypatch.setattr(finalise, "_SAMPLE_BYTES", 6 * 8 * 100**2)  # six networks of 100 rows
-    pairs = [(i, j) for a, b in finalise.sample_blocks(count, 100) for i in a for j in b if i <= j]
+    monkeypatch.setattr(scoring, "_SAMPLE_BYTES", 6 * 8 * 100**2)  # six networks of 100 rows
+    pairs = [(i, j) for a, b in scoring.sample_blocks(count, 100) for i in a for j in b if i <= j]
     assert sorted(pairs) == [(i, j) for i in range(count) for j in range(i, count)]
 
 
@@ -262,7 +262,7 @@ def test_blocks_do_not_change_the_scores_and_bound_what_is_kept(monkeypatch):
 
     monkeypatch.setattr(SampledNetwork, "once", counted)
     monkeypatch.setattr(SampledNetwork, "__init__", listed)
-    monkeypatch.setattr(finalise, "_SAMPLE_BYTES", 4 * 8 * 40**2)
+    monkeypatch.setattr(scoring, "_SAMPLE_BYTES", 4 * 8 * 40**2)
     cut = ss.compare_activations(data, NAMES)
     assert len(networks) == 7
     assert max(kept) == 4

@@ -15,7 +15,7 @@ from speechsim_jax._jax_compat import x64
 from speechsim_jax.arrays import Key
 from speechsim_jax.audio.corpus import open_corpus, read
 from speechsim_jax.measures import MEASURES
-from speechsim_jax.measures.finalise import score_all
+from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.statistics.moments import Stream
 from speechsim_jax.statistics.moments_accumulator import MomentsStream

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-from speechsim_jax.drawing import GREY, LEGEND, PrintFigure, dress_panel, look
 from speechsim_jax.errors import UserError
-from speechsim_jax.labels import MEDIUM, SMALL
+from speechsim_jax.figures.style import GREY, LEGEND, PrintFigure, dress_panel, look
+from speechsim_jax.figures.text_layout import MEDIUM, SMALL
 
 Line = dict[str, Any]
 

@@ -15,7 +15,7 @@ import threadpoolctl
 from experiments.benchmarks import plain
 from experiments.benchmarks.machine import sgemm_rate
 from speechsim_jax.measures import resolve
-from speechsim_jax.measures.finalise import score_all
+from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.statistics.moments import Stream
 from speechsim_jax.statistics.moments_accumulator import MomentsStream
 from speechsim_jax.statistics.moments_finished import FinishedMoments, NetworkMoments

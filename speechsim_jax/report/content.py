@@ -8,8 +8,8 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.colors import to_hex
 
-from speechsim_jax.drawing import SCORES, colour_limits, look
-from speechsim_jax.labels import short_names
+from speechsim_jax.figures.style import SCORES, colour_limits, look
+from speechsim_jax.figures.text_layout import short_names
 from speechsim_jax.report.alignment import best_match, monotone_path, same_depth
 from speechsim_jax.report.packed import Packed
 from speechsim_jax.results import NetworkName, SimilarityResult

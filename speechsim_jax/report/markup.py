@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from speechsim_jax.labels import short_names
+from speechsim_jax.figures.text_layout import short_names
 from speechsim_jax.report.content import (
     compared,
     is_whole,

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from speechsim_jax.drawing import (
+from speechsim_jax.errors import UserError
+from speechsim_jax.figures.style import (
     DPI,
     PUBLISHED,
     PrintFigure,
@@ -22,8 +23,7 @@ from speechsim_jax.drawing import (
     draw_cells,
     draw_differences,
 )
-from speechsim_jax.errors import UserError
-from speechsim_jax.labels import (
+from speechsim_jax.figures.text_layout import (
     CROWD,
     GAP,
     LINE,

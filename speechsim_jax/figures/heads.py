@@ -7,7 +7,8 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from speechsim_jax.drawing import (
+from speechsim_jax.errors import UserError
+from speechsim_jax.figures.style import (
     DPI,
     PrintFigure,
     bar_depth,
@@ -16,8 +17,7 @@ from speechsim_jax.drawing import (
     draw_cells,
     text_colour,
 )
-from speechsim_jax.errors import UserError
-from speechsim_jax.labels import (
+from speechsim_jax.figures.text_layout import (
     GAP,
     LINE,
     MEDIUM,

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from speechsim_jax.drawing import DPI, GREY, LEGEND, PrintFigure, dress_panel, look
 from speechsim_jax.errors import UserError
-from speechsim_jax.labels import (
+from speechsim_jax.figures.style import DPI, GREY, LEGEND, PrintFigure, dress_panel, look
+from speechsim_jax.figures.text_layout import (
     GAP,
     LINE,
     MEDIUM,

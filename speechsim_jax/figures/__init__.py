@@ -17,12 +17,18 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from speechsim_jax.contrasts import difference, finetuned
-from speechsim_jax.curves import facts, has_facts, layer_trend
-from speechsim_jax.drawing import FORMATS, check_formats, colour_limits, extremes, write_figures
-from speechsim_jax.head_maps import head_matches, plot_heads
-from speechsim_jax.heat_maps import STYLES, Map, check_style, draw, published_order
-from speechsim_jax.labels import blocks, short_names, title_of, unique
+from speechsim_jax.figures.curves import facts, has_facts, layer_trend
+from speechsim_jax.figures.differences import difference, finetuned
+from speechsim_jax.figures.heads import head_matches, plot_heads
+from speechsim_jax.figures.heatmap import STYLES, Map, check_style, draw, published_order
+from speechsim_jax.figures.style import (
+    FORMATS,
+    check_formats,
+    colour_limits,
+    extremes,
+    write_figures,
+)
+from speechsim_jax.figures.text_layout import blocks, short_names, title_of, unique
 from speechsim_jax.results import SimilarityResult
 
 __all__ = [

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.labels import LINE, MEDIUM, SMALL, text_width
+from speechsim_jax.figures.text_layout import LINE, MEDIUM, SMALL, text_width
 
 DPI = 200
 FORMATS = ("png", "pdf", "svg")

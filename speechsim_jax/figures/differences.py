@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from speechsim_jax.drawing import colour_limits, difference_limits, dress_panel, extremes
 from speechsim_jax.errors import UserError
-from speechsim_jax.heat_maps import Map, draw
-from speechsim_jax.labels import MEDIUM, blocks, title_of
+from speechsim_jax.figures.heatmap import Map, draw
+from speechsim_jax.figures.style import colour_limits, difference_limits, dress_panel, extremes
+from speechsim_jax.figures.text_layout import MEDIUM, blocks, title_of
 from speechsim_jax.results import SimilarityResult
 
 _PANEL = 1.5  # room for the curve beside a map, in inches
