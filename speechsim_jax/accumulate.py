@@ -20,7 +20,7 @@ from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics.accumulator import BatchRows
 from speechsim_jax.statistics.attention_accumulator import AttentionStream

@@ -21,7 +21,7 @@ from speechsim_jax.measures.base import Measure
 from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.attention import attention_rows
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 from speechsim_jax.statistics import attention_sums
 from speechsim_jax.statistics.attention_accumulator import AttentionStream
 from speechsim_jax.statistics.attention_finished import FinishedAttention

@@ -23,7 +23,7 @@ from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import load_encoder
 from speechsim_jax.passes import Job, planned, run
 from speechsim_jax.reading import Seen
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 from speechsim_jax.settings import Settings, settings_from
 
 ModelSource = str | Path | SpeechEncoder

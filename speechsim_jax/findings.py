@@ -15,7 +15,7 @@ from speechsim_jax import verdicts
 from speechsim_jax.claims import ATTENTION, CLAIMS, Claim, Roles, Statistic, Test
 from speechsim_jax.errors import UserError
 from speechsim_jax.pairings import Scores
-from speechsim_jax.results import SimilarityResult
+from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.verdicts import Estimate, Verdict, jackknife
 
 _MARKS = {

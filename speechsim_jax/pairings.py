@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from speechsim_jax.figures.curves import relative_depth
-from speechsim_jax.results import SimilarityResult
+from speechsim_jax.results.result import SimilarityResult
 
 
 class Block(NamedTuple):

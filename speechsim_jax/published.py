@@ -38,7 +38,7 @@ from speechsim_jax.figures.text_layout import (
     spread,
     text_width,
 )
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 
 BUNDLED = Path(__file__).parent / "data" / "published_2406_16099.npz"
 _FINETUNED = "_finetuned_"

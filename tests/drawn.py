@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 
 PAPER = {
     "facebook/hubert-base-ls960": 13,

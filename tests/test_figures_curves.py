@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 
 from speechsim_jax import figures
 from speechsim_jax.errors import UserError
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 from tests.drawn import (
     PAPER,
     SHAPES,

@@ -7,7 +7,7 @@ from matplotlib.text import Annotation
 from speechsim_jax import figures, published
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures import style
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 from tests.drawn import (
     MEASURES,
     PAPER,

@@ -6,7 +6,7 @@ import pytest
 from speechsim_jax import figures
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures import style as drawing
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 from tests.drawn import HEADS, PAPER, SHAPES, assert_readable, attention_result, axes_of, result_of
 
 # --- fine-tuned against pretrained ---

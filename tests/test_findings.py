@@ -13,7 +13,7 @@ from speechsim_jax import findings, verdicts
 from speechsim_jax.claims import CLAIMS, MEASURES, Roles
 from speechsim_jax.findings import find
 from speechsim_jax.pairings import Scores, far_layers, half, lower_steps, next_layer, same_depth
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 from speechsim_jax.verdicts import Verdict, jackknife
 
 WIDTH, LAYERS, ROWS, GROUPS = 12, 3, 3200, 4

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from speechsim_jax import published
 from speechsim_jax.errors import UserError
 from speechsim_jax.published import agreements, lay, lay_finetuned, load, matched
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 
 BASE, LARGE = "hubert-base", "wav2vec2-large"
 DEPTHS = {BASE: 13, LARGE: 24}

@@ -14,7 +14,7 @@ from speechsim_jax.report import report_page
 from speechsim_jax.report.alignment import best_match, monotone_path, same_depth
 from speechsim_jax.report.content import NEURONS_A_CELL, letter
 from speechsim_jax.report.packed import Packed
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 from tests.report_results import (
     EVERY_MEASURE,
     FULL_SIZE,

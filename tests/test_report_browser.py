@@ -12,7 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 from tests.report_results import SMALL, Shape, heads_alone, random_result, scores_within
 
 webdriver = pytest.importorskip("selenium.webdriver")

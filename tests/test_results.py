@@ -13,9 +13,9 @@ import pytest
 import xarray as xr
 
 import speechsim_jax as ss
-from speechsim_jax import summaries
 from speechsim_jax.errors import UserError
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results import summary
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 
 MODELS = {"org/modèle-é": 3, "b": 2}
 NETWORKS = [NetworkName(model, layer) for model, depth in MODELS.items() for layer in range(depth)]
@@ -306,15 +306,15 @@ def test_few_frames_are_said() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((200, 21)), rng.standard_normal((200, 12))
     few = ss.compare_activations({"a/0": x, "b/0": y}, measures=["linreg", "lincka_debiased"])
-    told = summaries.few_frames(few)
+    told = summary.few_frames(few)
     assert told.startswith("Few frames: 200 for layers of up to 21 neurons. linreg come")
     assert " ".join(few.summary().split()).endswith(told)
     enough = ss.compare_activations(
         {"a/0": x[:, :20], "b/0": y}, measures=["linreg", "lincka_debiased"]
     )
-    assert summaries.few_frames(enough) == ""
+    assert summary.few_frames(enough) == ""
     robust = ss.compare_activations({"a/0": x, "b/0": y}, measures=["lincka_debiased"])
-    assert summaries.few_frames(robust) == ""
+    assert summary.few_frames(robust) == ""
 
 
 def test_summary_without_measures() -> None:
@@ -347,6 +347,6 @@ def test_build_refuses(arguments: dict, message: str) -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, speechsim_jax.results; print('matplotlib' in sys.modules)"
+    code = "import sys, speechsim_jax.results.result; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

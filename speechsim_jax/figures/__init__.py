@@ -29,7 +29,7 @@ from speechsim_jax.figures.style import (
     write_figures,
 )
 from speechsim_jax.figures.text_layout import blocks, short_names, title_of, unique
-from speechsim_jax.results import SimilarityResult
+from speechsim_jax.results.result import SimilarityResult
 
 __all__ = [
     "FORMATS",

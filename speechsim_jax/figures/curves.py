@@ -26,7 +26,7 @@ from speechsim_jax.figures.text_layout import (
     title_of,
     unique,
 )
-from speechsim_jax.results import SimilarityResult
+from speechsim_jax.results.result import SimilarityResult
 
 _WIDTHS = {1: 3.5, 2: 5.5, 3: 7.0}  # of a page with so many columns, in inches
 _BASELINE_NAMES = {

@@ -10,7 +10,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.figures.heatmap import Map, draw
 from speechsim_jax.figures.style import colour_limits, difference_limits, dress_panel, extremes
 from speechsim_jax.figures.text_layout import MEDIUM, blocks, title_of
-from speechsim_jax.results import SimilarityResult
+from speechsim_jax.results.result import SimilarityResult
 
 _PANEL = 1.5  # room for the curve beside a map, in inches
 _PAPER_MARGIN = 0.5  # what the published layout leaves free on the right of the bar's numbers

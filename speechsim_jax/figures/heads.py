@@ -28,7 +28,7 @@ from speechsim_jax.figures.text_layout import (
     text_width,
     title_of,
 )
-from speechsim_jax.results import NetworkName, SimilarityResult
+from speechsim_jax.results.result import NetworkName, SimilarityResult
 
 _AXIS_LABEL = MEDIUM * LINE + GAP + 2
 _NAMES = (90.0, 160.0)  # room for a name, in points: at least, and as long as it needs

@@ -35,7 +35,7 @@ from speechsim_jax.figures.text_layout import (
     headline,
     side_labels,
 )
-from speechsim_jax.results import SimilarityResult
+from speechsim_jax.results.result import SimilarityResult
 
 STYLES = ("labelled", "paper")
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-from speechsim_jax.results import SimilarityResult
+from speechsim_jax.results.result import SimilarityResult
 
 SMALL, MEDIUM, LARGE = 6.0, 7.0, 8.5
 LINE = 1.25  # line height, in font sizes

@@ -16,9 +16,9 @@ from plotly.offline import get_plotlyjs
 from speechsim_jax.report import markup
 from speechsim_jax.report.content import page_data
 from speechsim_jax.report.packed import Packed, encoded
-from speechsim_jax.results import SimilarityResult
-from speechsim_jax.storage import write_text
-from speechsim_jax.summaries import few_frames
+from speechsim_jax.results.netcdf import write_text
+from speechsim_jax.results.result import SimilarityResult
+from speechsim_jax.results.summary import few_frames
 
 __all__ = ["write_report"]
 

@@ -12,8 +12,8 @@ from speechsim_jax.figures.style import SCORES, colour_limits, look
 from speechsim_jax.figures.text_layout import short_names
 from speechsim_jax.report.alignment import best_match, monotone_path, same_depth
 from speechsim_jax.report.packed import Packed
-from speechsim_jax.results import NetworkName, SimilarityResult
-from speechsim_jax.summaries import letter
+from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.summary import letter
 
 NEURONS_A_CELL = 20
 NEURONS_A_NETWORK = 100

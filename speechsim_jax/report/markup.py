@@ -15,8 +15,8 @@ from speechsim_jax.report.content import (
     on_layers,
     open_ends,
 )
-from speechsim_jax.results import SimilarityResult
-from speechsim_jax.summaries import letter
+from speechsim_jax.results.result import SimilarityResult
+from speechsim_jax.results.summary import letter
 
 SKIPPED_SHOWN = 200
 # The only one whose scores are of neurons, not of two networks.

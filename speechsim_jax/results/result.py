@@ -14,9 +14,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from speechsim_jax import storage
 from speechsim_jax.errors import UserError
-from speechsim_jax.summaries import few_frames, means_table
+from speechsim_jax.results import netcdf
+from speechsim_jax.results.summary import few_frames, means_table
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -103,9 +103,9 @@ class SimilarityResult:
             _check_shape(name, names, values, sizes)
             attrs: dict[str, Any] = {"kind": "extra"}
             if name in entries:
-                attrs = storage.measure_attributes(measures.get(name, {}))
+                attrs = netcdf.measure_attributes(measures.get(name, {}))
             variables[name] = (names, values, attrs)
-        return cls(xr.Dataset(variables, coords, storage.provenance_attributes(attributes)))
+        return cls(xr.Dataset(variables, coords, netcdf.provenance_attributes(attributes)))
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -228,8 +228,8 @@ class SimilarityResult:
         path = Path(path)
         definitions = {measure: self.definition(measure) for measure in self.measures}
         about = {"provenance": self.attributes, "measures": definitions}
-        storage.write_text(path, self.to_dataframe().to_csv(index=False, lineterminator="\n"))
-        storage.write_text(Path(f"{path}.json"), json.dumps(about, indent=2) + "\n")
+        netcdf.write_text(path, self.to_dataframe().to_csv(index=False, lineterminator="\n"))
+        netcdf.write_text(Path(f"{path}.json"), json.dumps(about, indent=2) + "\n")
         return path
 
     def plot(
@@ -262,7 +262,7 @@ class SimilarityResult:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a compressed netCDF file; a reader sees the old file or the new one, never half."""
-        return storage.write(self.dataset, Path(path))
+        return netcdf.write(self.dataset, Path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SimilarityResult":
@@ -271,7 +271,7 @@ class SimilarityResult:
         Raises:
             UserError: no such file, or not a result this version can read.
         """
-        return cls(storage.read(Path(path)))
+        return cls(netcdf.read(Path(path)))
 
     def summary(self) -> str:
         """A table of means over layers for a terminal, a row for each measure.

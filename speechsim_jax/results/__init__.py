@@ -1,0 +1,1 @@
+"""Labelled results: scores with their provenance, as files, tables and by depth."""
