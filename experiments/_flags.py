@@ -17,8 +17,9 @@ from absl import app, flags
 
 import speechsim_jax as ss
 from experiments import _help
-from speechsim_jax import figures, processes
+from speechsim_jax import figures
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime import processes
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for results; made if missing.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results in --workdir.")

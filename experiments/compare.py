@@ -19,8 +19,9 @@ from absl import flags
 
 import speechsim_jax as ss
 from experiments import _flags, _scoring
-from speechsim_jax import figures, processes
+from speechsim_jax import figures
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime import processes
 
 _MODELS = flags.DEFINE_list(
     "models", [], "Hub ids, folders or zoo:NAME of encoders; random:ID for untrained."

@@ -24,10 +24,11 @@ from absl import flags
 
 import speechsim_jax as ss
 from experiments import _flags, _resuming, compare
-from speechsim_jax import dynamics, figures, provenance
+from speechsim_jax import dynamics, figures
 from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio import selection
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime import provenance
 
 _RUN = flags.DEFINE_string("run", None, "Workdir of a pretraining, with folders step-NNNNNN.")
 _FINAL = flags.DEFINE_string("final", None, "The final model (default: model/ in --run).")

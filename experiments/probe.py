@@ -21,12 +21,13 @@ from absl import flags
 
 import speechsim_jax as ss
 from experiments import _flags, _heard, _phones, compare
-from speechsim_jax import frames, probe_figure, probe_findings, probes, provenance
+from speechsim_jax import frames, probe_figure, probe_findings, probes
 from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio import selection
 from speechsim_jax.audio.alignments import Alignments, read_alignments
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import zoo
+from speechsim_jax.runtime import provenance
 
 UNHEARD, ALL = "unheard", "all"
 

@@ -25,12 +25,13 @@ from absl import flags
 
 import speechsim_jax as ss
 from experiments import _flags, _grouped, _maps, _members, _presets, _resuming, compare
-from speechsim_jax import figures, findings, provenance, published
+from speechsim_jax import figures, findings, published
 from speechsim_jax.audio import batching, groups, selection
 from speechsim_jax.audio import corpus as sound
 from speechsim_jax.claims import ATTENTION, MEASURES
 from speechsim_jax.errors import UserError
 from speechsim_jax.findings import Finding
+from speechsim_jax.runtime import provenance
 
 _PRESET = flags.DEFINE_enum(
     "preset", None, ["zoo", "paper"], "Models of the package's zoo, or the paper's of the hub."

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from speechsim_jax import provenance
 from speechsim_jax._jax_compat import joined, x64
 from speechsim_jax.array_types import Gates, Lengths, PositionBias
 from speechsim_jax.errors import UserError
@@ -22,6 +21,7 @@ from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.attention import attention_rows
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.runtime import provenance
 from speechsim_jax.statistics import attention_sums
 from speechsim_jax.statistics.attention_accumulator import AttentionStream
 from speechsim_jax.statistics.attention_finished import FinishedAttention

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from speechsim_jax import sharding
 from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.errors import UserError
+from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
@@ -73,7 +73,7 @@ def model_cost(
 
     Workspace and FLOPs are XLA's own count, of the program that the first pass will run.
     """
-    compiled = sharding.lower_encode(
+    compiled = forward.lower_encode(
         encoder, (bucket.batch, bucket.samples), outputs, precision, mesh
     ).compile()
     depth = encoder.config.num_hidden_layers
@@ -101,7 +101,7 @@ def parameter_bytes(encoder: SpeechEncoder) -> tuple[int, int]:
     front = transformer = 0
     for path, leaf in jax.tree_util.tree_flatten_with_path(encoder.parameters)[0]:
         size = leaf.size * leaf.dtype.itemsize
-        if sharding.layer_of(path) is None:
+        if forward.layer_of(path) is None:
             front += size
         else:
             transformer += size

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechsim_jax import costs, frames, processes, provenance, sharding
+from speechsim_jax import costs, frames
 from speechsim_jax.accumulate import Finished, build_result, finished
 from speechsim_jax.audio import batching, selection
 from speechsim_jax.audio import corpus as sound
@@ -24,6 +24,8 @@ from speechsim_jax.models.load import load_encoder
 from speechsim_jax.passes import Job, planned, run
 from speechsim_jax.reading import Seen
 from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.runtime import mesh as sharding
+from speechsim_jax.runtime import processes, provenance
 from speechsim_jax.settings import Settings, settings_from
 
 ModelSource = str | Path | SpeechEncoder

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from speechsim_jax import processes
 from speechsim_jax.errors import UserError
 from speechsim_jax.results.result import SimilarityResult
+from speechsim_jax.runtime import processes
 from speechsim_jax.statistics import (
     attention_finished,
     moments_merge,

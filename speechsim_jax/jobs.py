@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechsim_jax import provenance
 from speechsim_jax.accumulate import Finished, build_result, finished
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import Chosen, resolve
 from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.runtime import provenance
 from speechsim_jax.statistics import store
 
 _RECORD = "job.json"

@@ -17,18 +17,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from speechsim_jax import attention_maps, costs, gathering, processes, sharding
+from speechsim_jax import attention_maps, costs, gathering
 from speechsim_jax.accumulate import Statistics, attention_blocks
 from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, counted, nothing_usable
-from speechsim_jax.checkpoints import Checkpoints
 from speechsim_jax.errors import UserError
 from speechsim_jax.frames import FrameChoice
 from speechsim_jax.measures import Chosen
+from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.plan import Needed, Plan, Sizes, plan
 from speechsim_jax.reading import Seen, read_through
+from speechsim_jax.runtime import processes
+from speechsim_jax.runtime.run_checkpoints import Checkpoints
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics import store
 from speechsim_jax.statistics.moments import Stream, Tile, all_tiles, count_of
@@ -219,7 +221,7 @@ def run(
     """
     several = len(readings) > 1
     if several:
-        job = dataclasses.replace(job, encoders=tuple(map(sharding.on_host, job.encoders)))
+        job = dataclasses.replace(job, encoders=tuple(map(forward.on_host, job.encoders)))
     found = []
     for number, reading in enumerate(readings, start=1):
         if several:
@@ -250,7 +252,7 @@ def _one_pass(
     layers = [tuple(job.layers[n.model][l] for l in n.layers) for n in reading.models]
     places = tuple((n.model, l) for n in reading.models for l in n.layers)
     encoders = [
-        sharding.on_devices(job.encoders[n.model], job.mesh, n.depth) for n in reading.models
+        forward.on_devices(job.encoders[n.model], job.mesh, n.depth) for n in reading.models
     ]
     corpus = job.corpus
     if not reading.chosen.measures:
@@ -289,7 +291,7 @@ def _compile(encoders: Sequence[SpeechEncoder], outputs: Sequence[Outputs], job:
     def one(encoder: SpeechEncoder, wanted: Outputs, bucket: Bucket) -> None:
         shape = bucket.batch, bucket.samples
         precision = job.options.model_precision
-        sharding.lower_encode(encoder, shape, wanted, precision, job.mesh).compile()
+        forward.lower_encode(encoder, shape, wanted, precision, job.mesh).compile()
 
     # Models of one architecture share a program.
     programs = {(e.graph, o): (e, o) for e, o in zip(encoders, outputs)}

@@ -18,14 +18,17 @@ import tqdm.auto
 from jax.sharding import Mesh
 from jaxtyping import Array, Int32
 
-from speechsim_jax import frames, processes, sharding
+from speechsim_jax import frames
 from speechsim_jax.accumulate import Statistics
 from speechsim_jax.audio import batching
 from speechsim_jax.audio import corpus as sound
-from speechsim_jax.checkpoints import Checkpoints
 from speechsim_jax.errors import UserError
+from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.runtime import mesh as sharding
+from speechsim_jax.runtime import processes
+from speechsim_jax.runtime.run_checkpoints import Checkpoints
 from speechsim_jax.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -115,7 +118,7 @@ def read_through(
             batch = batching.filled(batch, mesh.size)
             placed = sharding.place_batch(batch.samples, batch.lengths, mesh)
             acts = [
-                in_turn(sharding.encode(encoder, *placed, wanted, options.model_precision, mesh))
+                in_turn(forward.encode(encoder, *placed, wanted, options.model_precision, mesh))
                 for encoder, wanted in zip(encoders, outputs)
             ]
             width = acts[0].frame_mask.shape[1]

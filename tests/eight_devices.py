@@ -15,11 +15,12 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from speechsim_jax import sharding
+from experiments.benchmarks.compiled import Collective, collectives
 from speechsim_jax.attention_maps import Projected, rows_of_projections
 from speechsim_jax.errors import UserError
+from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
-from speechsim_jax.sharding import AXES, Collective, collectives, mesh_from, place_batch
+from speechsim_jax.runtime.mesh import AXES, mesh_from, place_batch
 from speechsim_jax.statistics import moments, moments_on_mesh
 from speechsim_jax.statistics import moments_accumulator as rows_module
 from speechsim_jax.statistics.accumulator import BatchRows
@@ -366,14 +367,14 @@ def test_forward_passes_run_apart():
     given = noise, np.full(7, 6480, np.int32)
     samples, lengths = place_batch(*given, mesh)
     assert samples.shape[0] == 8 and lengths[7] == 0
-    placed = sharding.on_devices(encoder, mesh)
-    program = sharding._forward.lower(
+    placed = forward.on_devices(encoder, mesh)
+    program = forward._forward.lower(
         placed.parameters, samples, lengths,
         graph=encoder.graph, outputs=outputs, precision="highest", mesh=mesh,
     ).compile()  # fmt: skip
     assert collectives(program.as_text()) == set()
-    found = sharding.encode(placed, samples, lengths, outputs, "highest", mesh)
-    alone = sharding.encode(encoder, *given, outputs, "highest", None)
+    found = forward.encode(placed, samples, lengths, outputs, "highest", mesh)
+    alone = forward.encode(encoder, *given, outputs, "highest", None)
     for field in dataclasses.fields(found):
         a, b = getattr(found, field.name), getattr(alone, field.name)
         assert (a is None) == (b is None)

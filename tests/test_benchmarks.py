@@ -14,7 +14,7 @@ from experiments.benchmarks import compiled, pipeline, plain, plots, processes, 
 from experiments.benchmarks import published as published_measures
 from experiments.benchmarks import statistics as statistics_benchmark
 from speechsim_jax.errors import UserError
-from speechsim_jax.sharding import mesh_from
+from speechsim_jax.runtime.mesh import mesh_from
 from speechsim_jax.statistics.moments import Stream
 from tests.test_measures import GOLDEN, GOLDEN_MEASURES, NAMES
 from tests.test_parity import fixture

@@ -6,13 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from speechsim_jax import costs, sharding
+from speechsim_jax import costs
 from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.errors import UserError
+from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
+from speechsim_jax.runtime import mesh
 from tests.test_parity import fixture
 
-MESH = sharding.mesh_from("data:1")
+MESH = mesh.mesh_from("data:1")
 ENCODER = "hubert-large"
 
 
@@ -51,7 +53,7 @@ def test_a_model_costs_what_its_program_does_for_each_batch():
         return costs.model_cost(encoder, layers, outputs, "highest", bucket, seconds, MESH)
 
     batch = cost(2 * 16_080 / 16_000)
-    program = sharding.lower_encode(encoder, (2, 16_080), outputs, "highest", MESH).compile()
+    program = forward.lower_encode(encoder, (2, 16_080), outputs, "highest", MESH).compile()
     memory, work = program.memory_analysis(), program.cost_analysis()
     assert memory and work
     assert batch.workspace_bytes == memory.temp_size_in_bytes > 0

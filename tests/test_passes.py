@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax import accumulate, passes, sharding
+from speechsim_jax import accumulate, passes
 from speechsim_jax.errors import UserError
+from speechsim_jax.models import forward
+from speechsim_jax.runtime import mesh as sharding
 from tests.same_result import assert_same_result
 
 FOLDER = Path(__file__).parent / "data" / "parity"
@@ -79,9 +81,9 @@ def test_only_what_a_pass_needs_is_on_the_devices(encoders):
     """Parameters of other layers stay numpy arrays, and a shallow pass runs without them."""
     whole = encoders[0]
     mesh = sharding.mesh_from("data:1")
-    shallow = sharding.on_devices(sharding.on_host(whole), mesh, depth=1)
+    shallow = forward.on_devices(forward.on_host(whole), mesh, depth=1)
     where = {
-        sharding.layer_of(path): isinstance(leaf, jax.Array)
+        forward.layer_of(path): isinstance(leaf, jax.Array)
         for path, leaf in jax.tree_util.tree_flatten_with_path(shallow.parameters)[0]
     }
     assert where == {None: True, 0: True, 1: False, 2: False}

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechsim_jax import processes, watch
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime import processes, watch
 from tests import two_processes
 
 SILENCE = 3.0

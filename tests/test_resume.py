@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax import accumulate, provenance
-from speechsim_jax.checkpoints import Checkpoints
+from speechsim_jax import accumulate
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime import provenance
+from speechsim_jax.runtime.run_checkpoints import Checkpoints
 
 FOLDER = Path(__file__).parent / "data" / "parity"
 SETTINGS = {

@@ -9,9 +9,11 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.benchmarks.compiled import Collective, collectives
 from speechsim_jax.errors import UserError
+from speechsim_jax.models.forward import on_devices
 from speechsim_jax.models.load import load_encoder
-from speechsim_jax.sharding import Collective, collectives, mesh_from, on_devices, place_batch
+from speechsim_jax.runtime.mesh import mesh_from, place_batch
 
 ROOT = Path(__file__).parents[1]
 

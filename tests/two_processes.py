@@ -18,10 +18,10 @@ from jax.experimental import multihost_utils
 from jaxtyping import install_import_hook
 
 with install_import_hook(
-    ["speechsim_jax.processes", "speechsim_jax.watch"], "beartype.beartype"
+    ["speechsim_jax.runtime.processes", "speechsim_jax.runtime.watch"], "beartype.beartype"
 ):  # of the whole package it takes six seconds
-    from speechsim_jax import processes, watch
     from speechsim_jax.errors import UserError
+    from speechsim_jax.runtime import processes, watch
 
 REASON = "no audio in /somewhere"
 EXTREMES = {

@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from typing import NamedTuple
 
-from speechsim_jax.sharding import collectives
+import numpy as np
 
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _RESULT = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(?.*?) ([\w\-]+)\(")
@@ -105,3 +105,57 @@ def _received(
 
 def _bytes(dtype: str) -> int:
     return 1 if dtype == "pred" else int(re.sub(r"\D", "", dtype)) // 8
+
+
+_COLLECTIVE = re.compile(
+    r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)"
+    r"(?:-start)?\((.*)"
+)
+
+
+_LISTED = re.compile(r"replica_groups=\{(\{.*?\})\}")
+
+
+_COUNTED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+
+
+_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+
+
+class Collective(NamedTuple):
+    """What devices do together: `groups` of their places on the mesh, row by row."""
+
+    kind: str
+    groups: tuple[tuple[int, ...], ...]
+
+
+def collectives(program: str) -> set[Collective]:
+    """The collectives of a compiled program, from its HLO text (`compiled.as_text()`)."""
+    found = (_COLLECTIVE.search(line) for line in program.splitlines())
+    return {Collective(match[1], _groups(match[2])) for match in found if match}
+
+
+def _groups(text: str) -> tuple[tuple[int, ...], ...]:
+    """`{{0,1},{2,3}}`; `[2,2]<=[2,2]T(1,0)`: the numbers of that shape, turned, regrouped;
+    `mesh['a'=2,'b'=2] {'b'}`: along the axes named.
+    """
+    if listed := _LISTED.search(text):
+        groups = re.findall(r"\{([\d,]*)\}", listed[1])
+        return tuple(tuple(map(int, group.split(","))) for group in groups)
+    if counted := _COUNTED.search(text):
+        shape, source, order = (_numbers(part or "") for part in counted.groups())
+    elif named := _NAMED.search(text):
+        axes = re.findall(r"'(\w+)'", named[1])
+        source = _numbers(re.sub(r"'\w+'=", "", named[1]))
+        along = [axes.index(axis) for axis in re.findall(r"'(\w+)'", named[2])]
+        order = [axis for axis in range(len(axes)) if axis not in along] + along
+        shape = [-1, int(np.prod([source[axis] for axis in along]))]
+    else:
+        return ()
+    ids = np.arange(np.prod(source)).reshape(source)
+    ids = ids.transpose(order or range(ids.ndim)).reshape(shape)
+    return tuple(map(tuple, ids.tolist()))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]

@@ -23,12 +23,12 @@ from experiments.benchmarks import compiled, processes
 from experiments.benchmarks.encoder import flops as encoder_flops
 from experiments.benchmarks.machine import say, say_machine
 from experiments.benchmarks.statistics import flops as update_flops
-from speechsim_jax import sharding
+from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.weight_names import abstract_network
-from speechsim_jax.sharding import mesh_from
+from speechsim_jax.runtime.mesh import mesh_from
 from speechsim_jax.statistics import moments, moments_on_mesh
 from speechsim_jax.statistics.moments import Stream
 
@@ -134,7 +134,7 @@ def _laid_out(make: Callable[[], Any]) -> tuple[list[jax.ShapeDtypeStruct], Any]
 
 def along_data(program: str, feature: int) -> int:
     """How many groups of devices that collectives connect do not lie along `feature` alone."""
-    found = sharding.collectives(program)
+    found = compiled.collectives(program)
     rows = [{place // feature for place in group} for c in found for group in c.groups]
     return sum(not c.groups for c in found) + sum(len(row) > 1 for row in rows)
 
@@ -143,7 +143,7 @@ def _encoder(mesh: Mesh) -> None:
     config = EncoderConfig(family="wav2vec2")
     encoder = SpeechEncoder("wav2vec2-base", config, *abstract_network(config))
     shape = _UTTERANCES * mesh.size, _SECONDS * 16_000 + 80
-    program = sharding.lower_encode(encoder, shape, Outputs(), "highest", mesh).compile()
+    program = forward.lower_encode(encoder, shape, Outputs(), "highest", mesh).compile()
     found = compiled.work(_text(program))
     names: dict[str, Any] = {"mesh": f"data:{mesh.size},feature:1", "devices": mesh.size}
     names |= {"feature": 1}

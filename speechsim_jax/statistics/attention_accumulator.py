@@ -13,12 +13,12 @@ from jaxtyping import Array, Int
 
 from speechsim_jax._jax_compat import x64
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime.mesh import AXES
 from speechsim_jax.statistics import attention_sums, moments_on_mesh
 from speechsim_jax.statistics.accumulator import Snapshot
 from speechsim_jax.statistics.attention_finished import FinishedAttention, HeadSums, finished
 from speechsim_jax.statistics.attention_sums import AttentionSums, Rows
 from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.moments_on_mesh import AXES
 
 Parts = Any
 """A pytree that maps are made of: queries and keys, or the maps themselves."""

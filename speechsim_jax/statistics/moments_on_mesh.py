@@ -28,6 +28,7 @@ from jaxtyping import Array, Int, Int32, Shaped
 
 from speechsim_jax.array_types import HiddenStates, StreamRows
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime.mesh import AXES
 from speechsim_jax.statistics import moments
 from speechsim_jax.statistics.moments import Moments, Pilot, Stream, Tile
 
@@ -37,8 +38,6 @@ Valid = Int[Array | np.ndarray, " device"]
 Parts = tuple[Moments, Any, Any]
 """A state without cross and pilot, cross, and pilot: what is laid out in three ways."""
 
-# Of every mesh (`sharding`). Batches are divided over both.
-AXES = ("data", "feature")
 
 _ROWS = P(None, AXES)
 _PARTS = (P("data"), P(None, "data", "feature"), P())

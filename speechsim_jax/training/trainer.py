@@ -22,10 +22,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from speechsim_jax import provenance, sharding
-from speechsim_jax.checkpoints import Checkpoint, Checkpoints
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.runtime import mesh as sharding
+from speechsim_jax.runtime import provenance
+from speechsim_jax.runtime.run_checkpoints import Checkpoint, Checkpoints
 from speechsim_jax.training import folders, program
 from speechsim_jax.training.corpora import ahead
 from speechsim_jax.training.examination import Examination, Marks

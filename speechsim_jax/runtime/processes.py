@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Shaped, UInt8
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.watch import Place, Watch, meet, relay
+from speechsim_jax.runtime.watch import Place, Watch, meet, relay
 
 # Bytes of all processes together that go through the devices at a time.
 _MOST_BYTES = 1 << 24

@@ -1,0 +1,1 @@
+"""What runs underneath: devices, several processes, checkpoints of a run, provenance."""
