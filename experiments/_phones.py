@@ -7,10 +7,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 import speechsim_jax as ss
-from speechsim_jax import frames
 from speechsim_jax.audio import batching, selection
 from speechsim_jax.audio import corpus as sound
-from speechsim_jax.audio.alignments import Alignments
+from speechsim_jax.audio.alignments import Alignments, aligned_corpus
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
@@ -62,7 +61,7 @@ def choose(
     speakers, and if no frame has a phone.
     """
     skipped: list[sound.Skipped] = []
-    corpus, segments = frames.aligned_corpus(corpus, alignments, skipped.append, strict=False)
+    corpus, segments = aligned_corpus(corpus, alignments, skipped.append, strict=False)
     if skipped:
         _log.info("left out %d utterances without an alignment", len(skipped))
     corpus = selection.durations(corpus)

@@ -21,10 +21,10 @@ from absl import flags
 
 import speechsim_jax as ss
 from experiments import _flags, _heard, _phones, compare
-from speechsim_jax import frames, probe_figure, probe_findings, probes
+from speechsim_jax import probe_figure, probe_findings, probes
 from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio import selection
-from speechsim_jax.audio.alignments import Alignments, read_alignments
+from speechsim_jax.audio.alignments import Alignments, check_labels, read_alignments
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import zoo
 from speechsim_jax.runtime import provenance
@@ -142,7 +142,7 @@ def _choose(
     dropped = config.drop_labels or tuple(
         label for label in alignments.labels if label in _phones.SILENCES
     )
-    frames.check_labels(alignments, dropped)
+    check_labels(alignments, dropped)
     chosen = _phones.choose(
         corpus, alignments, pairs[0].trained.config, dropped, config.max_frames, config.seed
     )

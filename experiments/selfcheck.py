@@ -22,12 +22,12 @@ from jax import lax
 import speechsim_jax as ss
 from experiments import _flags
 from speechsim_jax._jax_compat import x64
-from speechsim_jax.arrays import Key
-from speechsim_jax.attention_maps import rows_of_maps
+from speechsim_jax.comparison.activations import Key
 from speechsim_jax.models import weight_names
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.pipeline.attention_inputs import rows_of_maps
 from speechsim_jax.statistics import attention_sums, moments
 from speechsim_jax.statistics.attention_accumulator import AttentionStream
 from speechsim_jax.statistics.moments import Stream

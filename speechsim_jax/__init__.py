@@ -9,11 +9,11 @@ Importing this touches no device, flag or configuration.
 
 import importlib.metadata
 
-from speechsim_jax.arrays import compare_activations
-from speechsim_jax.attention_maps import compare_attentions
-from speechsim_jax.engine import Settings, compare
+from speechsim_jax.comparison.activations import compare_activations
+from speechsim_jax.comparison.attentions import compare_attentions
+from speechsim_jax.comparison.encoders import Settings, compare
+from speechsim_jax.comparison.merge import merge
 from speechsim_jax.errors import UserError
-from speechsim_jax.jobs import merge
 from speechsim_jax.measures import list_measures
 from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.encoder import SpeechEncoder

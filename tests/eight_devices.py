@@ -16,10 +16,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments.benchmarks.compiled import Collective, collectives
-from speechsim_jax.attention_maps import Projected, rows_of_projections
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
+from speechsim_jax.pipeline.attention_inputs import Projected, rows_of_projections
 from speechsim_jax.runtime.mesh import AXES, mesh_from, place_batch
 from speechsim_jax.statistics import moments, moments_on_mesh
 from speechsim_jax.statistics import moments_accumulator as rows_module

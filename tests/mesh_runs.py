@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import speechsim_jax as ss
-from speechsim_jax import accumulate
+from speechsim_jax.pipeline import accumulators
 from tests.same_result import CHOICES
 
 FOLDER = Path(__file__).parent / "data" / "parity"
@@ -83,7 +83,7 @@ def main(checkpoints: str) -> None:
     pooled = {"measures": "lincka", "pool": "utterance"}
     a, b = (run(**pooled, mesh=mesh).matrix("lincka").values for mesh in ("data:1", "data:4"))
     report["pooled"] = float(np.abs(a - b).max())
-    append, heard = accumulate.Statistics.append, []
+    append, heard = accumulators.Statistics.append, []
 
     def dies(self, *batch):
         heard.append(batch)
@@ -92,7 +92,7 @@ def main(checkpoints: str) -> None:
         append(self, *batch)
 
     saved = {"checkpoint_dir": checkpoints}
-    with unittest.mock.patch.object(accumulate.Statistics, "append", dies):
+    with unittest.mock.patch.object(accumulators.Statistics, "append", dies):
         try:
             run(mesh="data:2,feature:4", checkpoint_minutes=0, **saved)
         except Killed:

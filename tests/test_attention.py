@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechsim_jax._jax_compat import x64
-from speechsim_jax.attention_maps import projected, rows_of_maps, rows_of_projections
 from speechsim_jax.measures.attention import MEASURES, score_attention
+from speechsim_jax.pipeline.attention_inputs import projected, rows_of_maps, rows_of_projections
 from speechsim_jax.statistics import attention_accumulator, attention_finished, attention_sums
 from speechsim_jax.statistics.attention_accumulator import AttentionStream
 from speechsim_jax.statistics.attention_finished import FinishedAttention, HeadSums

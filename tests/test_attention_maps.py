@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax import attention_maps, measures
+from speechsim_jax import measures
+from speechsim_jax.comparison import attentions
 from speechsim_jax.errors import UserError
+from speechsim_jax.pipeline import costs
 from tests import tolerances
 from tests.test_parity import fixture
 
@@ -22,8 +24,8 @@ QUICK = dict(batch_seconds=1, buckets=1, progress=False)
 def small_maps():
     """A row of a map is a few operations in the program: maps of few frames compile sooner."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention_maps, "_LENGTH_STEP", 16)
-        patch.setattr(attention_maps, "_ESTIMATED_FRAMES", 16)
+        patch.setattr(attentions, "_LENGTH_STEP", 16)
+        patch.setattr(attentions, "_ESTIMATED_FRAMES", 16)
         yield
 
 
@@ -86,7 +88,7 @@ def test_a_seeded_choice_of_utterances(encoders, audio, caplog):
 
 
 def test_the_estimate_counts_pairs_and_cells():
-    small, large = (attention_maps.estimate(8, n, ("divergence",)) for n in (1_000, 10_000_000))
+    small, large = (costs.estimate(8, n, ("divergence",)) for n in (1_000, 10_000_000))
     assert small.head_pairs == 36 and large.cells == 10_000_000
     assert large.operations == pytest.approx(1e4 * small.operations)
     assert 0 < small.seconds < large.seconds

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from speechsim_jax import costs
 from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
+from speechsim_jax.pipeline import costs
 from speechsim_jax.runtime import mesh
 from tests.test_parity import fixture
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax import accumulate
 from speechsim_jax.models import weight_names
+from speechsim_jax.pipeline import accumulators
 from speechsim_jax.statistics import sample
 from speechsim_jax.statistics.accumulator import BatchRows
 from tests import reference
@@ -220,14 +220,14 @@ def test_frame_rates_must_agree(encoders):
 def test_device_memory_does_not_grow_with_the_audio(encoders, monkeypatch):
     """The bytes that live on the device after any batch peak at the same value for 8x the audio."""
     peaks = []
-    append = accumulate.MomentsStream.append
+    append = accumulators.MomentsStream.append
 
     def spy(self, *args):
         append(self, *args)
         self.wait()
         peaks[-1] = max(peaks[-1], sum(a.nbytes for a in jax.live_arrays()))
 
-    monkeypatch.setattr(accumulate.MomentsStream, "append", spy)
+    monkeypatch.setattr(accumulators.MomentsStream, "append", spy)
     short = {f"a{i}": w for i, w in enumerate(list(waves(12).values()))}
     long = {f"{k}-{name}": w for k in range(8) for name, w in short.items()}
     for audio in (short, short, long):
@@ -240,7 +240,7 @@ def test_device_memory_does_not_grow_with_the_audio(encoders, monkeypatch):
 def test_the_sample_takes_a_bounded_part_of_the_device(encoders, monkeypatch):
     """At most two batches' worth of its rows, whatever the audio; on the host, its rows once."""
     peaks = []
-    append = accumulate.SampleStream.append
+    append = accumulators.SampleStream.append
 
     def spy(self, *args):
         before = sum(a.nbytes for a in jax.live_arrays())
@@ -249,7 +249,7 @@ def test_the_sample_takes_a_bounded_part_of_the_device(encoders, monkeypatch):
         assert sum(x.nbytes for x in self._rows) == 100 * widths * 4
 
     widths = 4 * sum(e.config.hidden_size for e in encoders)
-    monkeypatch.setattr(accumulate.SampleStream, "append", spy)
+    monkeypatch.setattr(accumulators.SampleStream, "append", spy)
     audio = {f"{k}-{name}": wave for k in range(4) for name, wave in waves(12).items()}
     ss.compare(encoders, audio, measures="mutual_knn", sample_frames=100, **QUICK)
     assert len(peaks) > 10

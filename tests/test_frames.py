@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax import accumulate, frames
 from speechsim_jax.audio import corpus
 from speechsim_jax.audio.alignments import Segments
 from speechsim_jax.audio.batching import Batch
-from speechsim_jax.frames import FrameChoice
 from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.pipeline import accumulators, frame_choice
+from speechsim_jax.pipeline.frame_choice import FrameChoice
 from tests.test_engine import MODELS, QUICK, waves
 
 CONFIG = EncoderConfig(family="wav2vec2")
@@ -46,7 +46,7 @@ ALIGNED = {
 }
 
 
-def chosen(**options) -> tuple[list[tuple[int, int, list[int]]], frames.Chosen]:
+def chosen(**options) -> tuple[list[tuple[int, int, list[int]]], frame_choice.Chosen]:
     """(batch row, number, frames) of each row of the statistics, frames by their time."""
     ids = frozenset({"long", "b"})
     got = FrameChoice(CONFIG, ids, **options).of(BATCH, WIDTH)
@@ -148,14 +148,14 @@ def hidden_of(encoder: ss.SpeechEncoder, waveforms: list[np.ndarray]) -> list[np
 def seen_rows(monkeypatch) -> list[np.ndarray]:
     """Filled with what each batch gives the statistics: [layer, row, neuron] of the last model."""
     got: list[np.ndarray] = []
-    append = accumulate.MomentsStream.append
+    append = accumulators.MomentsStream.append
 
     def spy(self, hidden, positions):
         flat = np.asarray(hidden[-1]).reshape(len(hidden[-1]), -1, hidden[-1].shape[-1])
         got.append(flat[:, positions])
         append(self, hidden, positions)
 
-    monkeypatch.setattr(accumulate.MomentsStream, "append", spy)
+    monkeypatch.setattr(accumulators.MomentsStream, "append", spy)
     return got
 
 
@@ -230,7 +230,7 @@ def test_means_keep_their_digits_and_constant_neurons():
     for row, count in enumerate(counts):
         into[row, :count] = row * 3000
         hidden[:, row, count:] = np.nan
-    means = np.asarray(frames._means(hidden, into.reshape(-1)))
+    means = np.asarray(frame_choice._means(hidden, into.reshape(-1)))
     for row, count in enumerate(counts[:3]):
         exact = hidden[0, row, :count].astype(np.float64).mean(axis=0)
         np.testing.assert_allclose(means[0, row, 0], exact, rtol=2e-7)
@@ -246,7 +246,7 @@ def test_the_number_of_segments_compiles_nothing(encoders, tmp_path):
         options = {"pool": "segment", "alignments": path, "measures": "lincka"} | QUICK
         result = ss.compare(encoders, data, **options)
         assert result.attributes["rows"] == len(lines)
-        cached.append(frames._means._cache_size())
+        cached.append(frame_choice._means._cache_size())
     assert cached[0] == cached[1]
 
 

@@ -7,9 +7,9 @@ import jax.export  # which `import jax` leaves out
 import numpy as np
 import pytest
 
-from speechsim_jax.attention_maps import projected, rows_of_projections
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import forward
+from speechsim_jax.pipeline.attention_inputs import projected, rows_of_projections
 from speechsim_jax.statistics import attention_sums, moments, moments_accumulator
 from speechsim_jax.statistics.moments import Stream
 from tests.test_parity import LAYOUTS, fixture

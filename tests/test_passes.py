@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax import accumulate, passes
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import forward
+from speechsim_jax.pipeline import accumulators, run
 from speechsim_jax.runtime import mesh as sharding
 from tests.same_result import assert_same_result
 
@@ -99,7 +99,7 @@ class Killed(Exception):
 def test_a_run_of_several_passes_goes_on(encoders, audio, one, budget_gb, tmp_path):
     """Passes that were complete are not read again, nor is the plan made anew for more memory."""
     given = {"measures": MEASURES, "checkpoint_dir": tmp_path, "checkpoint_minutes": 0} | SETTINGS
-    append, heard = accumulate.Statistics.append, []
+    append, heard = accumulators.Statistics.append, []
 
     def dies(self, *batch):
         heard.append(batch)
@@ -107,14 +107,14 @@ def test_a_run_of_several_passes_goes_on(encoders, audio, one, budget_gb, tmp_pa
             raise Killed
         append(self, *batch)
 
-    dying = unittest.mock.patch.object(accumulate.Statistics, "append", dies)
+    dying = unittest.mock.patch.object(accumulators.Statistics, "append", dies)
     with dying, pytest.raises(Killed):
         ss.compare(encoders, audio, device_memory_gb=budget_gb, **given)
     assert (tmp_path / "statistics" / "pass-1" / "facts.json").exists()
     division = json.loads((tmp_path / "plan.json").read_text())["passes"]
-    read, names = passes.read_through, []
+    read, names = run.read_through, []
     with unittest.mock.patch.object(
-        passes, "read_through", lambda *a: names.append([e.name for e in a[0]]) or read(*a)
+        run, "read_through", lambda *a: names.append([e.name for e in a[0]]) or read(*a)
     ):
         found = ss.compare(encoders, audio, device_memory_gb=1, **given)
     assert len(names) == len(division) - 1

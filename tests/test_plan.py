@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechsim_jax import plan as planner
 from speechsim_jax._jax_compat import x64
 from speechsim_jax.errors import UserError
-from speechsim_jax.plan import ModelCost, Plan, Sizes, plan
+from speechsim_jax.pipeline import plan as planner
+from speechsim_jax.pipeline.plan import ModelCost, Plan, Sizes, plan
 from speechsim_jax.statistics import moments
 from speechsim_jax.statistics.moments import Stream, all_tiles
 

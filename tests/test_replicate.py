@@ -11,10 +11,11 @@ from absl.testing import flagsaver
 
 import speechsim_jax as ss
 from experiments import _flags, _grouped, _members, _presets, replicate
-from speechsim_jax import attention_maps, published
+from speechsim_jax import published
 from speechsim_jax.audio import batching, groups
 from speechsim_jax.audio.corpus import Corpus, Source
 from speechsim_jax.claims import Roles
+from speechsim_jax.comparison import attentions
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 from tests.same_result import assert_same_result
@@ -152,7 +153,7 @@ def config_of(models: Path, audio: Path, workdir: Path) -> replicate.Config:
 def made(tmp_path_factory, models, audio) -> tuple[replicate.Config, replicate.Outcome]:
     config = config_of(models, audio, tmp_path_factory.mktemp("runs") / "tiny")
     with pytest.MonkeyPatch.context() as patch:  # the estimate is measured, for seconds
-        patch.setattr(attention_maps, "estimate", lambda *_: "not estimated")
+        patch.setattr(attentions, "estimate", lambda *_: "not estimated")
         return config, replicate.run(config)
 
 

@@ -23,8 +23,8 @@ from safetensors.numpy import load_file, save_file
 
 import speechsim_jax as ss
 from experiments import _flags, compare, demo, dynamics, merge, replicate
-from speechsim_jax import engine
 from speechsim_jax.audio import batching
+from speechsim_jax.comparison import encoders
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
@@ -438,7 +438,7 @@ def test_mistakes_in_flags(name, script, tmp_path, good, monkeypatch):
 
 def test_nothing_is_loaded_for_an_unknown_measure(script, tmp_path, monkeypatch):
     """With everything wrong at once, what costs nothing to check is said first."""
-    monkeypatch.setattr(engine, "load_encoder", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(encoders, "load_encoder", lambda *a, **k: pytest.fail("a model was loaded"))
     arguments = ["--models=./no/such", "--audio=./neither", f"--workdir={tmp_path}"]
     one_line(script(*arguments, "--measures=linkca"), "unknown measure 'linkca'")
 

@@ -15,10 +15,10 @@ from absl.testing import flagsaver
 
 import speechsim_jax as ss
 from experiments import _flags, compare, merge
-from speechsim_jax import accumulate, passes, reading
 from speechsim_jax.audio import corpus
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.pipeline import accumulators, one_pass, run
 
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "tests" / "data" / "parity" / "wav2vec2-base"
@@ -47,7 +47,9 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["list.txt", "manifest.tsv"])
 def test_lists_of_nothing_are_refused_before_anything_is_loaded(name, names, monkeypatch, capsys):
-    monkeypatch.setattr("speechsim_jax.engine.load_encoder", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(
+        "speechsim_jax.comparison.encoders.load_encoder", lambda *_, **__: pytest.fail("loaded")
+    )
     with pytest.raises(UserError) as error:
         ss.compare([BASE], names[name])
     number = "2 files" if name == "list.txt" else "1 file"
@@ -117,7 +119,7 @@ def test_what_is_said_at_the_start(encoder, caplog):
     [(3, "under a minute"), (61, "about 1.0 min"), (589, "about 9.8 min"), (3720, "about 62 min")],
 )
 def test_estimates_say_that_compiling_is_not_in_them(seconds, said):
-    assert passes._about(seconds) == f"{said} and compiling"
+    assert run._about(seconds) == f"{said} and compiling"
 
 
 def test_several_passes_are_announced(encoder, caplog):
@@ -135,7 +137,7 @@ def test_a_resumed_run_counts_what_it_has_heard_itself(encoder, tmp_path, monkey
     """In the closing line and in the bar's rate; the result counts all."""
     waves = {f"u{k}": noise(1, k) for k in range(5)}
     given: dict[str, Any] = QUICK | {"checkpoint_dir": tmp_path / "c", "checkpoint_minutes": 0}
-    append, batches = accumulate.Statistics.append, []
+    append, batches = accumulators.Statistics.append, []
 
     def dies(self, *args):
         batches.append(args)
@@ -144,13 +146,13 @@ def test_a_resumed_run_counts_what_it_has_heard_itself(encoder, tmp_path, monkey
         append(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(accumulate.Statistics, "append", dies)
+        patch.setattr(accumulators.Statistics, "append", dies)
         with pytest.raises(KeyboardInterrupt):
             ss.compare([encoder], waves, progress=False, **given)
     bars = []
-    make = reading.tqdm.auto.tqdm
+    make = one_pass.tqdm.auto.tqdm
     monkeypatch.setattr(
-        reading.tqdm.auto, "tqdm", lambda **kwargs: bars.append(make(**kwargs)) or bars[-1]
+        one_pass.tqdm.auto, "tqdm", lambda **kwargs: bars.append(make(**kwargs)) or bars[-1]
     )
     with caplog.at_level(logging.INFO, "speechsim_jax"):
         result = ss.compare([encoder], waves, **given)

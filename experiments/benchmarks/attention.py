@@ -14,11 +14,11 @@ import speechsim_jax as ss
 from experiments.benchmarks import processes
 from experiments.benchmarks.machine import write_encoders
 from experiments.benchmarks.memory import say_run
-from speechsim_jax import attention_maps
 from speechsim_jax.audio.corpus import open_corpus, read
 from speechsim_jax.audio.selection import select
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.encoder import SpeechEncoder, forward
+from speechsim_jax.pipeline import attention_inputs
 from speechsim_jax.statistics import attention_sums
 from speechsim_jax.statistics.attention_accumulator import AttentionStream
 from speechsim_jax.statistics.moments import Stream
@@ -55,11 +55,11 @@ def _temporaries(encoders: list[SpeechEncoder], frames: int) -> None:
         assert memory is not None
         sizes.append(memory.temp_size_in_bytes)
         acts = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), lowered.out_info)
-        parts.append(attention_maps.projected(acts, range(1, 13), np.array([frames], np.int32)))
+        parts.append(attention_inputs.projected(acts, range(1, 13), np.array([frames], np.int32)))
 
     def update(state, parts, lengths):
         def rows(utterance, queries):
-            return attention_maps.rows_of_projections(parts, utterance, queries)
+            return attention_inputs.rows_of_projections(parts, utterance, queries)
 
         return attention_sums.update(state, rows, lengths, frames, _WANTED)
 
@@ -87,8 +87,8 @@ def _against_a_loop(encoders: list[SpeechEncoder], speech: str, repeats: int) ->
     wholes = [np.asarray(e.apply(*samples, Outputs(attentions=True)).attentions) for e in encoders]
     maps = np.concatenate([whole.reshape(-1, frames, frames) for whole in wholes])
     acts = [encoder.apply(*samples, Outputs(projections=True)) for encoder in encoders]
-    parts = tuple(attention_maps.projected(a, range(1, 13), lengths) for a in acts)
-    stream = AttentionStream((Stream(12, 12),) * 2, attention_maps.rows_of_projections, _WANTED)
+    parts = tuple(attention_inputs.projected(a, range(1, 13), lengths) for a in acts)
+    stream = AttentionStream((Stream(12, 12),) * 2, attention_inputs.rows_of_projections, _WANTED)
     everything = list(itertools.combinations_with_replacement(range(len(maps)), 2))
     chosen = np.random.default_rng(0).choice(len(everything), _LOOP_PAIRS, replace=False)
     stream.append(parts, lengths, frames)

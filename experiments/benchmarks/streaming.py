@@ -10,9 +10,9 @@ import jax
 
 import speechsim_jax as ss
 from experiments.benchmarks.machine import write_encoders
-from speechsim_jax import accumulate
 from speechsim_jax.audio.corpus import open_corpus, read
 from speechsim_jax.audio.selection import select
+from speechsim_jax.pipeline import accumulators
 
 _SMALL = dict(
     hidden_size=128,
@@ -48,12 +48,12 @@ def run(speech: str) -> None:
 def device_peak() -> Iterator[list[int]]:
     """The largest sum of live device arrays after any batch, in a list of one."""
     peak = [0]
-    append = accumulate.MomentsStream.append
+    append = accumulators.MomentsStream.append
 
     def watched(self, *args):
         append(self, *args)
         self.wait()
         peak[0] = max(peak[0], sum(array.nbytes for array in jax.live_arrays()))
 
-    with unittest.mock.patch.object(accumulate.MomentsStream, "append", watched):
+    with unittest.mock.patch.object(accumulators.MomentsStream, "append", watched):
         yield peak

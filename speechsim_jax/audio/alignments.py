@@ -2,6 +2,7 @@
 
 import array
 import csv
+import dataclasses
 import hashlib
 import io
 import math
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from speechsim_jax.audio.corpus import AUDIO_SUFFIXES
+from speechsim_jax.audio.corpus import AUDIO_SUFFIXES, Corpus, Skipped
 from speechsim_jax.errors import UserError
 
 # Two segments may overlap by so much: start + duration is rounded.
@@ -295,3 +296,39 @@ def _unique_stems(names: Iterable[str]) -> dict[str, str]:
     uses = Counter(PurePosixPath(name).name for name in names)
     stems = ((PurePosixPath(name).name, name) for name in names)
     return {stem: name for stem, name in stems if uses[stem] == 1}
+
+
+def aligned_corpus(
+    corpus: Corpus, alignments: Alignments, on_skip: Callable[[Skipped], None], strict: bool
+) -> tuple[Corpus, dict[str, Segments]]:
+    """The utterances that have an alignment, and their segments; the others go to `on_skip`.
+
+    Raises UserError if none has one, or if one has none and `strict`.
+    """
+    segments = alignments.match(source.id for source in corpus.sources)
+    missing = [source.id for source in corpus.sources if source.id not in segments]
+    if len(missing) == len(corpus.sources):
+        raise UserError(
+            f"alignments: {alignments.origin} names no utterance of {corpus.origin}: it has "
+            f"{next(iter(alignments.utterances))!r}, the audio {missing[0]!r}"
+        )
+    if missing and strict:
+        raise UserError(
+            f"audio: {missing[0]} has no alignment in {alignments.origin}; add one, or allow "
+            "skipping"
+        )
+    for id_ in missing:
+        on_skip(Skipped(id_, f"has no alignment in {alignments.origin}"))
+    kept = tuple(source for source in corpus.sources if source.id in segments)
+    return dataclasses.replace(corpus, sources=kept), segments
+
+
+def check_labels(alignments: Alignments, drop_labels: tuple[str, ...]) -> None:
+    """Raise UserError for a label to drop that never occurs: it would drop nothing."""
+    known = alignments.labels
+    for label in drop_labels:
+        if label not in known:
+            some = ", ".join(known[:50]) + (", ..." if len(known) > 50 else "")
+            raise UserError(
+                f"drop_labels: {label!r} is no label in {alignments.origin}; its labels: {some}"
+            )

@@ -4,11 +4,15 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
+from speechsim_jax.measures.attention import AttentionMeasure, score_attention
 from speechsim_jax.measures.base import Measure, Pair, Ranking, SamplePair, divide
 from speechsim_jax.measures.cca import kept_directions
+from speechsim_jax.results.result import NetworkName
+from speechsim_jax.statistics.attention_finished import FinishedAttention
 from speechsim_jax.statistics.linalg import map_in_threads
 from speechsim_jax.statistics.moments_finished import FinishedMoments, NetworkMoments
 from speechsim_jax.statistics.sample import Sample
@@ -202,3 +206,29 @@ def _mean_to_std(network: NetworkMoments) -> float:
     """The largest |mean| / std of a live neuron: how much float32 had to cancel."""
     live = network.live
     return float(np.max(np.abs(network.mean[live]) / network.std[live], initial=0))
+
+
+def attention_result(
+    names: Sequence[NetworkName], found: FinishedAttention, measures: Sequence[AttentionMeasure]
+) -> dict[str, Any]:
+    """What `SimilarityResult.build` is to know of the attention level."""
+    matrices, extras = score_attention(found, measures)
+    return {
+        "matrices": matrices,
+        "extras": extras,
+        "attention_networks": names,
+        "dims": {m.name: ("x_attention", "y_attention") for m in measures},
+        "measures": {m.name: describe(m) for m in measures},
+    }
+
+
+def describe(measure: Measure | AttentionMeasure) -> dict[str, Any]:
+    """The measure's entry in a result."""
+    return {
+        "symmetric": measure.symmetric,
+        "range": measure.limits,
+        "level": measure.level,
+        "statistic": measure.statistic,
+        "summary": measure.summary,
+        "reference": measure.reference,
+    }

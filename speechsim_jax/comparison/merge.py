@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechsim_jax.accumulate import Finished, build_result, finished
+from speechsim_jax.comparison.score import build_result
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import Chosen, resolve
 from speechsim_jax.results.result import NetworkName, SimilarityResult
 from speechsim_jax.runtime import provenance
 from speechsim_jax.statistics import store
+from speechsim_jax.statistics.finished import Finished, finished
 
 _RECORD = "job.json"
 # How audio was chosen, shared and cut into batches, which has no say in what a frame is.

@@ -1,5 +1,7 @@
 """What devices have, and what a model takes of it: the figures that a plan is made of."""
 
+import dataclasses
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -8,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
@@ -16,7 +19,10 @@ from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.plan import ModelCost
+from speechsim_jax.pipeline.attention_inputs import rows_of_maps
+from speechsim_jax.pipeline.plan import ModelCost
+from speechsim_jax.statistics import attention_sums
+from speechsim_jax.statistics.attention_sums import AttentionSums
 
 # Of an accelerator's memory, and of a machine's for its CPU devices together.
 _ACCELERATOR_SHARE, _CPU_SHARE = 0.9, 0.75
@@ -112,3 +118,66 @@ def _flops(compiled: jax.stages.Compiled) -> float:
     """Of one run on one device; 0 where XLA does not say."""
     found = compiled.cost_analysis() or {}
     return float(found.get("flops", 0.0))
+
+
+# Frames of the maps on which the rate is measured.
+_ESTIMATED_FRAMES = 128
+
+
+def memory_bytes(
+    configs: Sequence[EncoderConfig], blocks: Sequence[Sequence[int]], frames: int
+) -> int:
+    """What the attention level takes on a device, for batches of `frames` frames.
+
+    Queries and keys as the encoders give them and as they are laid out anew; the sums; and rows of
+    all maps with what is made of them.
+    """
+    rows = sum(len(found) * config.hidden_size for found, config in zip(blocks, configs))
+    heads = sum(len(found) * config.num_attention_heads for found, config in zip(blocks, configs))
+    sums = jax.eval_shape(lambda: jax.tree.leaves(attention_sums.zero(heads)))
+    numbers = 4 * frames * rows + attention_sums.WORKSPACE_PER_HEAD * heads
+    return 4 * (numbers + sum(leaf.size for leaf in sums))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What the sums of the attention level will take; making the maps is not counted."""
+
+    head_pairs: int
+    cells: int
+    operations: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.head_pairs:,} head pairs over {self.cells / 1e6:,.1f} million cells of a map, "
+            f"{self.operations:.1e} operations, about {self.seconds / 60:.1f} min"
+        )
+
+
+def estimate(heads: int, cells: int, wanted: Sequence[str]) -> Cost:
+    """Time for maps of `cells` cells in all, at the rate that this device shows on small ones."""
+    pairs = heads * (heads + 1) // 2
+    products = 1 + ("correlation" in wanted)
+    # A logarithm counts as ten operations; both kinds of product are made for both orders.
+    operations = cells * (products * 2 * heads**2 + 13.0 * pairs * ("divergence" in wanted))
+    return Cost(pairs, cells, float(operations), _seconds_per_cell(heads, tuple(wanted)) * cells)
+
+
+@functools.cache
+def _seconds_per_cell(heads: int, wanted: tuple[str, ...]) -> float:
+    """Measured once; most of the time is its compilation."""
+    shape = 1, heads, _ESTIMATED_FRAMES, _ESTIMATED_FRAMES
+    maps = np.random.default_rng(0).random(shape, np.float32)
+    maps /= maps.sum(axis=3, keepdims=True)
+
+    @jax.jit
+    def add(state: AttentionSums, maps: Array) -> AttentionSums:
+        rows = functools.partial(rows_of_maps, maps)
+        lengths = jnp.array([_ESTIMATED_FRAMES])
+        return attention_sums.update(state, rows, lengths, _ESTIMATED_FRAMES, wanted)
+
+    state = jax.block_until_ready(add(attention_sums.zero(heads), maps))
+    started = time.perf_counter()
+    jax.block_until_ready(add(state, maps))
+    return (time.perf_counter() - started) / _ESTIMATED_FRAMES**2

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.packing import Filling, Pair, candidates
+from speechsim_jax.pipeline.bin_packing import Filling, Pair, candidates
 from speechsim_jax.statistics.moments import Stream, Tile, all_tiles
 
 # A count of rows is two int32 (`statistics.moments`).

@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from speechsim_jax import attention_maps, costs, gathering
-from speechsim_jax.accumulate import Statistics, attention_blocks
 from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, counted, nothing_usable
 from speechsim_jax.errors import UserError
-from speechsim_jax.frames import FrameChoice
 from speechsim_jax.measures import Chosen
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.plan import Needed, Plan, Sizes, plan
-from speechsim_jax.reading import Seen, read_through
+from speechsim_jax.pipeline import costs, gather
+from speechsim_jax.pipeline.accumulators import Statistics, attention_blocks
+from speechsim_jax.pipeline.frame_choice import FrameChoice
+from speechsim_jax.pipeline.one_pass import Seen, read_through
+from speechsim_jax.pipeline.plan import Needed, Plan, Sizes, plan
 from speechsim_jax.runtime import processes
 from speechsim_jax.runtime.run_checkpoints import Checkpoints
 from speechsim_jax.settings import Settings
@@ -161,7 +161,7 @@ def _plan(job: Job, budget_bytes: int) -> Plan:
     blocks = attention_blocks(job.encoders, job.layers)
     configs = [encoder.config for encoder in job.encoders]
     together = dataclasses.replace(
-        sizes, attention=attention_maps.memory_bytes(configs, blocks, sizes.frames)
+        sizes, attention=costs.memory_bytes(configs, blocks, sizes.frames)
     )
     if before is not None:
         return planned(sizes if before.attention_apart else together)
@@ -281,7 +281,7 @@ def _one_pass(
     seen.add_up(processes.gather_json(dataclasses.asdict(seen)))
     if target is None and processes.count() == 1:
         return found
-    gathering.write(found, target, {"identity": identity, "seen": dataclasses.asdict(seen)})
+    gather.write(found, target, {"identity": identity, "seen": dataclasses.asdict(seen)})
     return Accumulated(places) if target is None else store.read(target)[0]
 
 

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from speechsim_jax._jax_compat import x64
-from speechsim_jax.accumulate import Finished, build_result
+from speechsim_jax.comparison.score import build_result
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import resolve
 from speechsim_jax.results.result import NetworkName, SimilarityResult
 from speechsim_jax.runtime import provenance
 from speechsim_jax.settings import check_sample_frames
 from speechsim_jax.statistics.accumulator import BatchRows
+from speechsim_jax.statistics.finished import Finished
 from speechsim_jax.statistics.moments import Stream
 from speechsim_jax.statistics.moments_accumulator import MomentsStream
 from speechsim_jax.statistics.sample import SampleStream

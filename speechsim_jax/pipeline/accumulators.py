@@ -3,56 +3,30 @@
 import dataclasses
 import hashlib
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tqdm.auto
 from jax.sharding import Mesh
 
-from speechsim_jax import attention_maps
 from speechsim_jax.audio import batching
 from speechsim_jax.audio.corpus import Corpus
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import Chosen
-from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.pipeline import attention_inputs, costs
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics.accumulator import BatchRows
 from speechsim_jax.statistics.attention_accumulator import AttentionStream
-from speechsim_jax.statistics.attention_finished import FinishedAttention
-from speechsim_jax.statistics.attention_finished import finished as finished_heads
 from speechsim_jax.statistics.moments import Stream, Tile
 from speechsim_jax.statistics.moments_accumulator import MomentsStream
-from speechsim_jax.statistics.moments_finished import FinishedMoments, Part, Place
-from speechsim_jax.statistics.sample import Sample, SampleStream, of_streams
+from speechsim_jax.statistics.moments_finished import Part, Place
+from speechsim_jax.statistics.sample import SampleStream
 from speechsim_jax.statistics.store import Accumulated
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """What scores are made of; None for a statistic that no chosen measure reads."""
-
-    moments: FinishedMoments | None
-    sample: Sample | None = None
-    attention: FinishedAttention | None = None
-
-    @property
-    def numeric(self) -> dict[str, Any]:
-        """The numeric settings that were used, for the result's record."""
-        found = self.moments or (self.attention.moments if self.attention else None)
-        assert found is not None
-        return {"stats_dtype": found.dtype, "rank_tolerance": found.rank_tolerance}
-
-    def rows(self, frames: int) -> int:
-        """Rows of the statistics; without moments, the frames that were seen."""
-        return self.moments.rows if self.moments is not None else frames
 
 
 class Statistics:
@@ -94,7 +68,7 @@ class Statistics:
             self._sample = SampleStream(streams, options.sample_frames, options.seed)
         if chosen.attention:
             self._blocks = attention_blocks(encoders, layers)
-            self._wanted = attention_maps.wanted_sums(chosen.attention)
+            self._wanted = attention_inputs.wanted_sums(chosen.attention)
             heads = tuple(
                 Stream(len(blocks), e.config.num_attention_heads)
                 for e, blocks in zip(encoders, self._blocks)
@@ -103,8 +77,8 @@ class Statistics:
                 listened, options, sum(s.layers * s.neurons for s in heads)
             )
             self._attention = AttentionStream(
-                heads, attention_maps.rows_of_projections, self._wanted, options.stats_dtype, mesh,
-                attention_maps.BATCH_AXIS,
+                heads, attention_inputs.rows_of_projections, self._wanted, options.stats_dtype, mesh,
+                attention_inputs.BATCH_AXIS,
             )  # fmt: skip
 
     def _listen(self, corpus: Corpus, options: Settings, heads: int) -> frozenset[str]:
@@ -112,7 +86,7 @@ class Statistics:
         seconds = np.array([source.seconds or 0.0 for source in corpus.sources])
         pieces = np.maximum(np.ceil(seconds / options.max_seconds), 1)
         frames = seconds / pieces * 16_000 / self._config.hop_samples
-        cost = attention_maps.estimate(heads, int(np.sum(pieces * frames**2)), self._wanted)
+        cost = costs.estimate(heads, int(np.sum(pieces * frames**2)), self._wanted)
         _log.info(
             "attention of %d utterances, %.1f s: %s", len(corpus.sources), seconds.sum(), cost
         )
@@ -131,7 +105,7 @@ class Statistics:
                 lengths[row] *= whole in self._listened
             if lengths.any():
                 parts = tuple(
-                    attention_maps.projected(a, blocks, lengths)
+                    attention_inputs.projected(a, blocks, lengths)
                     for a, blocks in zip(acts, self._blocks)
                 )
                 self._attention.append(parts, lengths, acts[0].frame_mask.shape[1])
@@ -179,23 +153,6 @@ class Statistics:
         )
 
 
-def finished(parts: Sequence[Accumulated], rank_tolerance: float | None) -> Finished:
-    """The finished statistics of all passes; raises UserError if attention has heard nothing."""
-    moments = [part.moments for part in parts if part.moments is not None]
-    samples = [(part.sample, part.places) for part in parts if part.sample is not None]
-    attention = [part.heads for part in parts if part.heads is not None]
-    if attention and not attention[0].lengths:
-        raise UserError(
-            "attention: none of the utterances chosen for it could be used; raise "
-            "attention_max_seconds or choose another seed"
-        )
-    return Finished(
-        FinishedMoments(moments, rank_tolerance) if moments else None,
-        of_streams(samples) if samples else None,
-        finished_heads(attention[0], rank_tolerance) if attention else None,
-    )
-
-
 def _digest(config: EncoderConfig) -> str:
     """Short, and another one for another configuration."""
     return hashlib.sha256(repr(config).encode()).hexdigest()[:16]
@@ -210,45 +167,3 @@ def attention_blocks(
         if not found:
             raise UserError(f"{encoder.name}: layer 0 has no attention; --layers needs another")
     return blocks
-
-
-def build_result(
-    names: Sequence[NetworkName],
-    finished: Finished,
-    chosen: Chosen,
-    attributes: dict[str, Any],
-    progress: bool,
-) -> SimilarityResult:
-    """Score all pairs of networks and label what comes out."""
-    matrices, extras, more = {}, {}, {}
-    started = time.monotonic()
-    if finished.moments is not None:
-        pairs = len(names) * (len(names) + 1) // 2
-        total = pairs * len({measure.statistic for measure in chosen.measures})
-        with tqdm.auto.tqdm(total=total, desc="scores", unit="pair", disable=not progress) as bar:
-            models = [name.model for name in names]
-            scores = score_all(
-                finished.moments, chosen.measures, chosen.rankings, models, bar.update,
-                finished.sample,
-            )  # fmt: skip
-        matrices, extras = dict(scores.matrices), dict(scores.extras)
-    definitions = {m.name: attention_maps.describe(m) for m in chosen.measures}
-    if finished.sample is not None:
-        attributes["sample"] = {
-            "rows": len(finished.sample.keys),
-            "utterances": len(set(finished.sample.utterances) - {""}),
-        }
-    if finished.attention is not None:
-        heads = [name for name in names if name.layer > 0]
-        more = attention_maps.attention_result(heads, finished.attention, chosen.attention)
-        matrices |= more.pop("matrices")
-        extras |= more.pop("extras")
-        definitions |= more.pop("measures")
-        attributes["attention"] = {
-            "utterances": finished.attention.utterances,
-            "frames": finished.attention.frames,
-        }
-    _log.info("scored %d networks in %.1f s", len(names), time.monotonic() - started)
-    return SimilarityResult.build(
-        names, matrices, extras, measures=definitions, attributes=attributes, **more
-    )

@@ -18,14 +18,14 @@ import tqdm.auto
 from jax.sharding import Mesh
 from jaxtyping import Array, Int32
 
-from speechsim_jax import frames
-from speechsim_jax.accumulate import Statistics
 from speechsim_jax.audio import batching
 from speechsim_jax.audio import corpus as sound
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.pipeline import frame_choice
+from speechsim_jax.pipeline.accumulators import Statistics
 from speechsim_jax.runtime import mesh as sharding
 from speechsim_jax.runtime import processes
 from speechsim_jax.runtime.run_checkpoints import Checkpoints
@@ -45,7 +45,7 @@ class Seen:
 
     utterances: int = 0
     seconds: float = 0.0
-    frames: int = 0
+    frame_choice: int = 0
     skipped: list[sound.Skipped] = dataclasses.field(default_factory=list)
     heard: list[tuple[str, str]] | None = None
 
@@ -56,7 +56,7 @@ class Seen:
 
     def hear(self, batch: batching.Batch, frames: int) -> None:
         """Count a batch, and the frames of it that were chosen."""
-        self.frames += frames
+        self.frames += frame_choice
         self.utterances += len(batch.ids)
         self.seconds += batch.seconds
         if self.heard is not None:
@@ -83,7 +83,7 @@ def read_through(
     encoders: Sequence[SpeechEncoder],
     outputs: Sequence[Outputs],
     corpus: sound.Corpus,
-    choice: frames.FrameChoice,
+    choice: frame_choice.FrameChoice,
     statistics: Statistics,
     options: Settings,
     buckets: Sequence[batching.Bucket],
@@ -124,7 +124,7 @@ def read_through(
             width = acts[0].frame_mask.shape[1]
             checks.append(FiniteCheck(names, batch.ids, width, [_first_bad_frame(a) for a in acts]))
             picked = choice.of(batch, width)
-            acts = [frames.pooled(a, picked) for a in acts]
+            acts = [frame_choice.pooled(a, picked) for a in acts]
             statistics.append(acts, batch, picked.rows)
             del acts
             if on_cpu:
@@ -201,7 +201,7 @@ class FiniteCheck:
 
     names: Sequence[str]
     ids: tuple[str, ...]
-    frames: int
+    frame_choice: int
     first_bad: Sequence[Int32[Array, ""]]
 
     def check(self) -> None:

@@ -1,7 +1,7 @@
 """Which frames of a batch are compared, and which are averaged to one row."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 import jax
@@ -10,49 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float, Float64, Int32, Int64
 
 from speechsim_jax.array_types import HiddenStates
-from speechsim_jax.audio.alignments import Alignments, Segments
+from speechsim_jax.audio.alignments import Segments
 from speechsim_jax.audio.batching import Batch
-from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped
-from speechsim_jax.errors import UserError
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.statistics.accumulator import BatchRows
-
-
-def aligned_corpus(
-    corpus: Corpus, alignments: Alignments, on_skip: Callable[[Skipped], None], strict: bool
-) -> tuple[Corpus, dict[str, Segments]]:
-    """The utterances that have an alignment, and their segments; the others go to `on_skip`.
-
-    Raises UserError if none has one, or if one has none and `strict`.
-    """
-    segments = alignments.match(source.id for source in corpus.sources)
-    missing = [source.id for source in corpus.sources if source.id not in segments]
-    if len(missing) == len(corpus.sources):
-        raise UserError(
-            f"alignments: {alignments.origin} names no utterance of {corpus.origin}: it has "
-            f"{next(iter(alignments.utterances))!r}, the audio {missing[0]!r}"
-        )
-    if missing and strict:
-        raise UserError(
-            f"audio: {missing[0]} has no alignment in {alignments.origin}; add one, or allow "
-            "skipping"
-        )
-    for id_ in missing:
-        on_skip(Skipped(id_, f"has no alignment in {alignments.origin}"))
-    kept = tuple(source for source in corpus.sources if source.id in segments)
-    return dataclasses.replace(corpus, sources=kept), segments
-
-
-def check_labels(alignments: Alignments, drop_labels: tuple[str, ...]) -> None:
-    """Raise UserError for a label to drop that never occurs: it would drop nothing."""
-    known = alignments.labels
-    for label in drop_labels:
-        if label not in known:
-            some = ", ".join(known[:50]) + (", ..." if len(known) > 50 else "")
-            raise UserError(
-                f"drop_labels: {label!r} is no label in {alignments.origin}; its labels: {some}"
-            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

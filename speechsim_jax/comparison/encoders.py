@@ -10,23 +10,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechsim_jax import costs, frames
-from speechsim_jax.accumulate import Finished, build_result, finished
-from speechsim_jax.audio import batching, selection
+from speechsim_jax.audio import alignments, batching, selection
 from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio.alignments import Segments, read_alignments
+from speechsim_jax.comparison.merge import new_folder, write_record
+from speechsim_jax.comparison.score import build_result
 from speechsim_jax.errors import UserError
-from speechsim_jax.gathering import on_all
-from speechsim_jax.jobs import new_folder, write_record
 from speechsim_jax.measures import resolve
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import load_encoder
-from speechsim_jax.passes import Job, planned, run
-from speechsim_jax.reading import Seen
+from speechsim_jax.pipeline import costs, frame_choice
+from speechsim_jax.pipeline.gather import on_all
+from speechsim_jax.pipeline.one_pass import Seen
+from speechsim_jax.pipeline.run import Job, planned, run
 from speechsim_jax.results.result import NetworkName, SimilarityResult
 from speechsim_jax.runtime import mesh as sharding
 from speechsim_jax.runtime import processes, provenance
 from speechsim_jax.settings import Settings, settings_from
+from speechsim_jax.statistics.finished import Finished, finished
 
 ModelSource = str | Path | SpeechEncoder
 
@@ -102,7 +103,7 @@ def compare(
     layers = [_layers_of(encoder, options.layers) for encoder in encoders]
     corpus, listened = _chosen_of(corpus, options)
     share = processes.share(corpus.sources, [source.seconds or 0.0 for source in corpus.sources])
-    choice = frames.FrameChoice(
+    choice = frame_choice.FrameChoice(
         config=encoders[0].config,
         ids=frozenset(source.id for source in corpus.sources),
         stride=options.frame_stride,
@@ -239,10 +240,10 @@ def _open(
     if options.alignments is None:
         return corpus, None, {}
     aligned = read_alignments(options.alignments, options.alignment_tier)
-    frames.check_labels(aligned, options.drop_labels)
+    alignments.check_labels(aligned, options.drop_labels)
     # Every process finds the same utterances without alignment: one of them says so.
     skip = seen.skip if processes.is_first() else lambda _: None
-    corpus, segments = frames.aligned_corpus(corpus, aligned, skip, options.strict)
+    corpus, segments = alignments.aligned_corpus(corpus, aligned, skip, options.strict)
     return corpus, segments, {"alignments": {"tier": aligned.tier, "sha256": aligned.sha256}}
 
 

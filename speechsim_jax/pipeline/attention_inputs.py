@@ -1,0 +1,80 @@
+"""TODO."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from speechsim_jax._jax_compat import joined
+from speechsim_jax.array_types import Gates, Lengths, PositionBias
+from speechsim_jax.measures.attention import AttentionMeasure
+from speechsim_jax.models.architecture import Activations
+from speechsim_jax.models.attention import attention_rows
+from speechsim_jax.statistics.attention_sums import Rows
+
+BATCH_AXIS = {"queries": 1, "keys": 1, "gates": 1, "position_bias": None, "lengths": 0}
+"""Which axis of the fields of `Projected` runs over the utterances of a batch."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Projected:
+    """What one model's maps are made of, for the blocks that are compared; heads first."""
+
+    queries: Float[Array, "block batch head frame neuron"]
+    keys: Float[Array, "block batch head neuron frame"]
+    gates: Gates | None
+    position_bias: PositionBias | None
+    lengths: Lengths
+
+
+def projected(acts: Activations, blocks: Sequence[int], lengths: Lengths) -> Projected:
+    """Queries and keys of transformer layers `blocks` (1 is the first), of `lengths` frames."""
+    chosen = np.array(blocks) - 1
+    assert acts.queries is not None and acts.keys is not None
+    # In this order blocks of rows are matrix products as they lie; transposing the keys for every
+    # block anew would take longer than the products.
+    return Projected(
+        queries=acts.queries[chosen].swapaxes(2, 3),
+        keys=acts.keys[chosen].transpose(0, 1, 3, 4, 2),
+        gates=None if acts.gates is None else acts.gates[chosen],
+        position_bias=acts.position_bias,
+        lengths=jnp.asarray(lengths),
+    )
+
+
+def rows_of_projections(
+    models: tuple[Projected, ...], utterance: Int[Array, ""], queries: Int[Array, " row"]
+) -> Rows:
+    """Rows of the maps of all heads of all models; an encoder's layers act as a batch here."""
+    rows = []
+    for model in models:
+        blocks, frames = len(model.queries), model.queries.shape[3]
+        mask = jnp.arange(frames) < model.lengths[utterance]
+        maps = attention_rows(
+            model.queries[:, utterance][:, :, queries],
+            model.keys[:, utterance],
+            jnp.broadcast_to(mask, (blocks, frames)),
+            None if model.gates is None else model.gates[:, utterance][:, :, queries],
+            model.position_bias,
+            queries,
+        )
+        rows.append(maps.reshape(-1, *maps.shape[2:]))
+    return joined(rows)
+
+
+def rows_of_maps(
+    maps: Float[Array, "batch head query key"],
+    utterance: Int[Array, ""],
+    queries: Int[Array, " row"],
+) -> Rows:
+    """Rows of maps that exist."""
+    return maps[utterance][:, queries]
+
+
+def wanted_sums(measures: Sequence[AttentionMeasure]) -> tuple[str, ...]:
+    """The sums that these measures read."""
+    return tuple(dict.fromkeys(m.needs for m in measures if m.needs))
