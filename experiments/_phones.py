@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 import speechsim_jax as ss
-from speechsim_jax.audio import batching, selection
+from speechsim_jax.audio import batching
 from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio.alignments import Alignments, aligned_corpus
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
+from speechsim_jax.audio.open_corpus import durations
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.probes import Frames
@@ -64,7 +65,7 @@ def choose(
     corpus, segments = aligned_corpus(corpus, alignments, skipped.append, strict=False)
     if skipped:
         _log.info("left out %d utterances without an alignment", len(skipped))
-    corpus = selection.durations(corpus)
+    corpus = durations(corpus)
     if nobody := [source.id for source in corpus.sources if not source.speaker]:
         raise UserError(
             f"{nobody[0]}: its speaker is not known; expected a manifest with a column 'speaker'"

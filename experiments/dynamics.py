@@ -26,7 +26,7 @@ import speechsim_jax as ss
 from experiments import _flags, _resuming, compare
 from speechsim_jax import dynamics, figures
 from speechsim_jax.audio import corpus as sound
-from speechsim_jax.audio import selection
+from speechsim_jax.audio import open_corpus, selection
 from speechsim_jax.errors import UserError
 from speechsim_jax.runtime import provenance
 
@@ -73,7 +73,7 @@ def run(config: Config) -> dynamics.Dynamics:
     with _flags.log_to(workdir):
         folders, final = checkpoints(config)
         last = ss.load_encoder(final, name="final")
-        corpus = sound.open_corpus(config.audio)
+        corpus = open_corpus.open_corpus(config.audio)
         if config.max_minutes is not None:
             corpus = selection.select(corpus, config.max_minutes, config.seed)
         identity = _identity(config, last, corpus)

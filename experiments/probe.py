@@ -22,8 +22,7 @@ from absl import flags
 import speechsim_jax as ss
 from experiments import _flags, _heard, _phones, compare
 from speechsim_jax import probe_figure, probe_findings, probes
-from speechsim_jax.audio import corpus as sound
-from speechsim_jax.audio import selection
+from speechsim_jax.audio import open_corpus, selection
 from speechsim_jax.audio.alignments import Alignments, check_labels, read_alignments
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import zoo
@@ -136,7 +135,7 @@ def _choose(
     config: Config, alignments: Alignments, pairs: Sequence[_Pair]
 ) -> tuple[_phones.Chosen, set[str], tuple[str, ...]]:
     """The frames, the speakers to test on, and the labels that are no phone."""
-    corpus = sound.open_corpus(config.audio)
+    corpus = open_corpus.open_corpus(config.audio)
     if config.max_minutes is not None:
         corpus = selection.select(corpus, config.max_minutes, config.seed)
     dropped = config.drop_labels or tuple(

@@ -26,8 +26,9 @@ from absl import flags
 import speechsim_jax as ss
 from experiments import _flags, _grouped, _maps, _members, _presets, _resuming, compare
 from speechsim_jax import figures, findings, published
-from speechsim_jax.audio import batching, groups, selection
+from speechsim_jax.audio import batching, open_corpus, selection
 from speechsim_jax.audio import corpus as sound
+from speechsim_jax.audio.open_corpus import durations
 from speechsim_jax.claims import ATTENTION, MEASURES
 from speechsim_jax.errors import UserError
 from speechsim_jax.findings import Finding
@@ -201,11 +202,11 @@ def run(config: Config) -> Outcome:
 
 def _corpora(config: Config) -> tuple[tuple[sound.Corpus, ...], dict[str, Any]]:
     """The groups, and what to say of them."""
-    corpus = sound.open_corpus(config.audio)
+    corpus = open_corpus.open_corpus(config.audio)
     if config.max_minutes is not None:
         corpus = selection.select(corpus, config.max_minutes, config.seed)
-    corpus = selection.durations(corpus)
-    made = groups.disjoint(corpus, config.groups, config.seed)
+    corpus = durations(corpus)
+    made = selection.disjoint(corpus, config.groups, config.seed)
     known = [source.seconds for source in corpus.sources if source.seconds]
     about = {
         "audio": corpus.origin,
@@ -227,7 +228,7 @@ def _corpora(config: Config) -> tuple[tuple[sound.Corpus, ...], dict[str, Any]]:
         max_seconds=options.max_seconds,
     )
     lengths = [bucket.samples / sound.SAMPLE_RATE_HZ for bucket in buckets]
-    return groups.alike(made.corpora, lengths), about
+    return selection.alike(made.corpora, lengths), about
 
 
 def _attention_seconds(config: Config) -> dict[str, Any]:

@@ -24,8 +24,9 @@ from absl import flags
 
 import speechsim_jax as ss
 from experiments import _flags, compare
-from speechsim_jax.audio import batching, selection
+from speechsim_jax.audio import batching, open_corpus, selection
 from speechsim_jax.audio import corpus as sound
+from speechsim_jax.audio.open_corpus import durations
 from speechsim_jax.errors import UserError
 
 # Of the flags that `compare` brings along; the others mean nothing here.
@@ -109,7 +110,7 @@ def run(config: Config) -> Outcome:
         name = "transcripts.tsv"
         file = _flags.new_workdir(config.workdir, config.overwrite, name) / name
     with _flags.log_to(file.parent) if file else contextlib.nullcontext():
-        corpus, left_out = _spoken(sound.open_corpus(config.audio))
+        corpus, left_out = _spoken(open_corpus.open_corpus(config.audio))
         load = functools.partial(
             ss.load_recognizer,
             revision=config.revision,
@@ -119,7 +120,7 @@ def run(config: Config) -> Outcome:
         recognizers = {model: load(model) for model in config.models}
         if config.max_minutes is not None:
             corpus = selection.select(corpus, config.max_minutes, config.seed)
-        corpus = selection.durations(corpus)
+        corpus = durations(corpus)
         transcripts: list[Transcript] = []
         for model, recognizer in recognizers.items():
             heard = _transcribe(recognizer, corpus, config)

@@ -8,7 +8,8 @@ import pytest
 import soundfile
 import soxr
 
-from speechsim_jax.audio.corpus import AudioError, Corpus, Source, open_corpus, read
+from speechsim_jax.audio.corpus import AudioError, Corpus, Source, read
+from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.errors import UserError
 from tests.sound_files import SPEECH, ids, manifest, needs_speech, noise, one, write
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from speechsim_jax.audio import batching
 from speechsim_jax.audio.batching import Batch, Bucket, batches, plan_buckets
-from speechsim_jax.audio.corpus import AudioError, Corpus, Skipped, Source, open_corpus, read
+from speechsim_jax.audio.corpus import AudioError, Corpus, Skipped, Source, read
+from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.errors import UserError
 
 SPEECH = os.environ.get("SPEECHSIM_SPEECH")

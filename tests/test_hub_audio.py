@@ -16,8 +16,9 @@ from pyarrow import parquet
 
 import speechsim_jax as ss
 from speechsim_jax.audio import batching, hub_datasets
-from speechsim_jax.audio.corpus import AudioError, open_corpus, read
-from speechsim_jax.audio.selection import durations, select
+from speechsim_jax.audio.corpus import AudioError, read
+from speechsim_jax.audio.open_corpus import durations, open_corpus
+from speechsim_jax.audio.selection import select
 from speechsim_jax.errors import UserError
 from tests.hub_server import FIRST, Hub, serving
 from tests.sound_files import ids, noise

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 
 import speechsim_jax as ss
 from experiments import _flags, _training, finetune, pretrain, synthesise
-from speechsim_jax.audio.corpus import open_corpus, read
+from speechsim_jax.audio.corpus import read
+from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.training.recipe import Audio, read_recipe
 from tests.objectives import quick_compiles
 

@@ -14,7 +14,8 @@ from absl.testing import flagsaver
 import speechsim_jax as ss
 from experiments import _flags, _heard, _phones, probe
 from speechsim_jax.audio.alignments import read_alignments
-from speechsim_jax.audio.corpus import open_corpus, read
+from speechsim_jax.audio.corpus import read
+from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 from speechsim_jax.training.corpora import open_split

@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 import speechsim_jax as ss
 from experiments import _flags, _grouped, _members, _presets, replicate
 from speechsim_jax import published
-from speechsim_jax.audio import batching, groups
+from speechsim_jax.audio import batching, selection
 from speechsim_jax.audio.corpus import Corpus, Source
 from speechsim_jax.claims import Roles
 from speechsim_jax.comparison import attentions
@@ -33,7 +33,7 @@ def corpus_of(speakers: dict[str, list[float]]) -> Corpus:
     return Corpus("made up", tuple(sources))
 
 
-def ids(made: groups.Groups) -> list[list[str]]:
+def ids(made: selection.Groups) -> list[list[str]]:
     return [[source.id for source in corpus.sources] for corpus in made.corpora]
 
 
@@ -44,7 +44,7 @@ def many() -> Corpus:
 
 
 def test_groups_are_disjoint_and_alike(many):
-    made = groups.disjoint(many, 8, seed=0)
+    made = selection.disjoint(many, 8, seed=0)
     every = [one for group in ids(made) for one in group]
     assert sorted(every) == sorted(source.id for source in many.sources)
     speakers = [{source.speaker for source in corpus.sources} for corpus in made.corpora]
@@ -55,26 +55,26 @@ def test_groups_are_disjoint_and_alike(many):
 
 def test_groups_depend_on_the_seed_and_not_on_the_order(many):
     turned = dataclasses.replace(many, sources=many.sources[::-1])
-    assert ids(groups.disjoint(turned, 8, 3)) == ids(groups.disjoint(many, 8, 3))
+    assert ids(selection.disjoint(turned, 8, 3)) == ids(selection.disjoint(many, 8, 3))
     equal = corpus_of({f"s{i}": [1.0] for i in range(20)})
-    assert ids(groups.disjoint(equal, 4, 0)) != ids(groups.disjoint(equal, 4, 1))
+    assert ids(selection.disjoint(equal, 4, 0)) != ids(selection.disjoint(equal, 4, 1))
 
 
 def test_few_speakers_are_divided():
-    made = groups.disjoint(corpus_of({"a": [5.0] * 6, "b": [5.0] * 6}), 4, 0)
+    made = selection.disjoint(corpus_of({"a": [5.0] * 6, "b": [5.0] * 6}), 4, 0)
     assert not made.whole_speakers
     assert [len(group) for group in ids(made)] == [3] * 4
 
 
 def test_unknown_speakers_are_each_their_own():
-    made = groups.disjoint(corpus_of({"": [5.0, 4.0, 3.0, 2.0], "a": [6.0, 6.0]}), 5, 0)
+    made = selection.disjoint(corpus_of({"": [5.0, 4.0, 3.0, 2.0], "a": [6.0, 6.0]}), 5, 0)
     assert made.whole_speakers
     assert sorted(map(len, ids(made))) == [1, 1, 1, 1, 2]
 
 
 def test_files_without_a_length_leave_no_group_empty():
     sources = tuple(Source(str(number), seconds=None) for number in range(5))
-    assert all(ids(groups.disjoint(Corpus("unknown", sources), 5, 0)))
+    assert all(ids(selection.disjoint(Corpus("unknown", sources), 5, 0)))
 
 
 @pytest.mark.parametrize(
@@ -82,13 +82,13 @@ def test_files_without_a_length_leave_no_group_empty():
 )
 def test_impossible_groups(count, message):
     with pytest.raises(ss.UserError, match=message):
-        groups.disjoint(corpus_of({"a": [1.0] * 4}), count, 0)
+        selection.disjoint(corpus_of({"a": [1.0] * 4}), count, 0)
 
 
 def test_groups_share_the_shapes_of_their_batches(many):
     whole = batching.plan_buckets([s.seconds for s in many.sources if s.seconds])
     lengths = [bucket.samples / 16_000 for bucket in whole]
-    for corpus in groups.alike(groups.disjoint(many, 8, 0).corpora, lengths):
+    for corpus in selection.alike(selection.disjoint(many, 8, 0).corpora, lengths):
         stated = [source.seconds for source in corpus.sources if source.seconds]
         assert set(batching.plan_buckets(stated)) <= set(whole)
         true = {source.id: source.seconds for source in many.sources}

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechsim_jax.audio.corpus import Corpus, Source, open_corpus, read
-from speechsim_jax.audio.selection import durations, select
+from speechsim_jax.audio.corpus import Corpus, Source, read
+from speechsim_jax.audio.open_corpus import durations, open_corpus
+from speechsim_jax.audio.selection import select
 from speechsim_jax.errors import UserError
 from tests.sound_files import SPEECH, ids, manifest, needs_speech, noise, write
 

@@ -15,7 +15,7 @@ from absl.testing import flagsaver
 
 import speechsim_jax as ss
 from experiments import _flags, compare, merge
-from speechsim_jax.audio import corpus
+from speechsim_jax.audio import corpus, open_corpus
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline import accumulators, one_pass, run
@@ -78,7 +78,7 @@ def test_missing_files_of_a_list_say_where_they_are_looked_for(tmp_path):
     listed = tmp_path / "list.txt"
     listed.write_text(f"gone.wav\n{tmp_path}/absolute.wav\n")
     said = []
-    for source in corpus.open_corpus(listed).sources:
+    for source in open_corpus.open_corpus(listed).sources:
         with pytest.raises(corpus.AudioError) as error:
             corpus.read(source)
         said.append(str(error.value))

@@ -13,7 +13,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 import speechsim_jax as ss
 from experiments import _heard, _phones, _presets, transcribe
 from speechsim_jax.audio.alignments import read_alignments
-from speechsim_jax.audio.corpus import open_corpus
+from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.models import zoo
 from speechsim_jax.models.filterbank import cepstrum
 from speechsim_jax.training.recipe import read_recipe

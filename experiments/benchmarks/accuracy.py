@@ -12,7 +12,8 @@ import speechsim_jax as ss
 from experiments.benchmarks import definitions
 from experiments.benchmarks.machine import write_encoders
 from speechsim_jax._jax_compat import x64
-from speechsim_jax.audio.corpus import open_corpus, read
+from speechsim_jax.audio.corpus import read
+from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.comparison.activations import Key
 from speechsim_jax.measures import MEASURES
 from speechsim_jax.measures.scoring import score_all

@@ -14,7 +14,8 @@ import speechsim_jax as ss
 from experiments.benchmarks import processes
 from experiments.benchmarks.machine import write_encoders
 from experiments.benchmarks.memory import say_run
-from speechsim_jax.audio.corpus import open_corpus, read
+from speechsim_jax.audio.corpus import read
+from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.audio.selection import select
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.encoder import SpeechEncoder, forward

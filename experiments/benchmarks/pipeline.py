@@ -34,7 +34,7 @@ from experiments.benchmarks import processes
 from experiments.benchmarks.machine import say, say_machine, sgemm_rate, write_encoders
 from experiments.benchmarks.published import MEASURES
 from speechsim_jax.audio import batching, selection
-from speechsim_jax.audio.corpus import open_corpus
+from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.encoder import SpeechEncoder
 

@@ -28,7 +28,8 @@ import numpy as np
 from experiments.benchmarks.machine import cores
 from experiments.benchmarks.plain import Scores
 from experiments.benchmarks.published import FROM_MOMENTS, MEASURES, Measure, Network
-from speechsim_jax.audio.corpus import open_corpus, read
+from speechsim_jax.audio.corpus import read
+from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.audio.selection import select
 
 Pairs = list[tuple[int, int]]

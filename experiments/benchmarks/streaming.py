@@ -10,7 +10,8 @@ import jax
 
 import speechsim_jax as ss
 from experiments.benchmarks.machine import write_encoders
-from speechsim_jax.audio.corpus import open_corpus, read
+from speechsim_jax.audio.corpus import read
+from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.audio.selection import select
 from speechsim_jax.pipeline import accumulators
 

@@ -1,31 +1,21 @@
 """How long the utterances of a corpus are, and a seeded choice of some minutes of them."""
 
+import collections
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
-import soundfile
 
-from speechsim_jax.audio import hub_datasets
-from speechsim_jax.audio.corpus import DECODE_ERRORS, AudioError, Corpus, Source
+from speechsim_jax.audio.corpus import Corpus, Source
+from speechsim_jax.audio.open_corpus import durations
 from speechsim_jax.errors import UserError
 
 # Rows of a dataset that are fetched together while there is room for more.
 _ROWS_AT_A_TIME = 32
 
 log = logging.getLogger(__name__)
-
-
-def durations(corpus: Corpus, workers: int = 4) -> Corpus:
-    """Fill every unknown `seconds` from the file's header; an unreadable header leaves None.
-
-    Rows of a dataset are fetched first; raises UserError if that fails.
-    """
-    hub_datasets.fetch(source for source in corpus.sources if source.seconds is None)
-    with ThreadPoolExecutor(workers) as pool:
-        return replace(corpus, sources=tuple(pool.map(_with_seconds, corpus.sources)))
 
 
 def select(corpus: Corpus, max_minutes: float | int, seed: int) -> Corpus:
@@ -73,18 +63,6 @@ def _begin(corpus: Corpus, room_seconds: float, seed: int) -> Corpus:
     return replace(corpus, sources=tuple(taken))
 
 
-def _with_seconds(source: Source) -> Source:
-    if source.seconds is not None:
-        return source
-    try:
-        if (file := source.file()) is None:
-            return source
-        return replace(source, seconds=float(soundfile.info(file).duration))
-    except (*DECODE_ERRORS, AudioError) as error:
-        log.debug("no header in %s: %s", source.id, error)
-        return source
-
-
 def _round_robin(sources: Sequence[Source], seed: int) -> list[Source]:
     """Every source once: speakers in a seeded order, one utterance each, again and again."""
     by_speaker: dict[str, list[Source]] = {}
@@ -98,3 +76,72 @@ def _round_robin(sources: Sequence[Source], seed: int) -> list[Source]:
         for turn, index in enumerate(rng.permutation(len(queues[speaker])))
     ]
     return [source for _, _, source in sorted(turns, key=lambda turn: turn[:2])]
+
+
+# Steps of `batching.plan_buckets`.
+_GRID_SECONDS = 0.5
+
+
+class Groups(NamedTuple):
+    """Groups of about equally much audio; `whole_speakers`: no speaker is in two of them."""
+
+    corpora: tuple[Corpus, ...]
+    whole_speakers: bool
+
+
+def disjoint(corpus: Corpus, count: int, seed: int) -> Groups:
+    """`count` groups of utterances that have none in common, and no speaker if there are enough.
+
+    Speakers (utterances, where fewer speakers than `count` are known) are taken from the longest to
+    the shortest, in a seeded order among equals, each to the group that is the shortest so far; an
+    utterance whose speaker is not known is a speaker of its own. The order of `corpus.sources` does
+    not matter. Raises UserError for fewer utterances than groups.
+    """
+    if count < 2:
+        raise UserError(f"{count} groups: expected at least 2")
+    sources = sorted(durations(corpus).sources, key=lambda source: source.id)
+    if len(sources) < count:
+        raise UserError(
+            f"{corpus.origin} has {len(sources)} utterances, too few for {count} groups; give more "
+            "audio or ask for fewer groups"
+        )
+    by_speaker: dict[tuple[str, str], list[Source]] = collections.defaultdict(list)
+    for source in sources:
+        by_speaker[source.speaker, "" if source.speaker else source.id].append(source)
+    whole = len(by_speaker) >= count
+    units = list(by_speaker.values()) if whole else [[source] for source in sources]
+    order = np.random.default_rng(seed).permutation(len(units))
+    units = sorted((units[place] for place in order), key=_seconds, reverse=True)
+    groups: list[list[Source]] = [[] for _ in range(count)]
+    for unit in units:
+        # An empty group first: files without a readable header count as 0 s.
+        min(groups, key=lambda group: (bool(group), _seconds(group))).extend(unit)
+    corpora = [
+        Corpus(f"{corpus.origin} [{number} of {count}]", tuple(sorted(group, key=_id)))
+        for number, group in enumerate(groups, start=1)
+    ]
+    return Groups(tuple(corpora), whole)
+
+
+def alike(corpora: tuple[Corpus, ...], lengths_seconds: list[float]) -> tuple[Corpus, ...]:
+    """The corpora, every utterance said to be as long as the padding that it would get in all.
+
+    Batches are cut to shapes planned from the lengths that a corpus states, and every shape is
+    compiled; corpora that state few lengths, the same ones, share the shapes. What is longer than
+    all `lengths_seconds` keeps its own length. Audio is read as it is.
+    """
+    steps = sorted({int(seconds / _GRID_SECONDS) * _GRID_SECONDS for seconds in lengths_seconds})
+
+    def stated(source: Source) -> Source:
+        above = [step for step in steps if source.seconds is not None and step >= source.seconds]
+        return replace(source, seconds=above[0]) if above else source
+
+    return tuple(replace(c, sources=tuple(map(stated, c.sources))) for c in corpora)
+
+
+def _id(source: Source) -> str:
+    return source.id
+
+
+def _seconds(sources: list[Source]) -> float:
+    return sum((source.seconds or 0.0 for source in sources), start=0.0)

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechsim_jax.audio import alignments, batching, selection
+from speechsim_jax.audio import alignments, batching, open_corpus, selection
 from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio.alignments import Segments, read_alignments
+from speechsim_jax.audio.corpus import check_some_are_there
+from speechsim_jax.audio.open_corpus import durations
 from speechsim_jax.comparison.merge import new_folder, write_record
 from speechsim_jax.comparison.score import build_result
 from speechsim_jax.errors import UserError
@@ -36,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 def compare(
     models: Sequence[ModelSource],
-    audio: sound.AudioInput,
+    audio: open_corpus.AudioInput,
     *,
     measures: str | Sequence[str] = "paper",
     levels: Sequence[str] | None = None,
@@ -183,7 +185,7 @@ def _chosen_of(corpus: sound.Corpus, options: Settings) -> tuple[sound.Corpus, s
     """The utterances that are compared, with their durations; and those whose attention is."""
     if options.max_minutes is not None:
         corpus = selection.select(corpus, options.max_minutes, options.seed)
-    corpus = selection.durations(corpus)
+    corpus = durations(corpus)
     if options.attention_max_seconds is None:
         return corpus, corpus
     return corpus, selection.select(corpus, options.attention_max_seconds / 60, options.seed)
@@ -232,11 +234,11 @@ def _own_checkpoints(folder: str | Path | None) -> Path | None:
 
 
 def _open(
-    audio: sound.AudioInput, options: Settings, seen: Seen
+    audio: open_corpus.AudioInput, options: Settings, seen: Seen
 ) -> tuple[sound.Corpus, dict[str, Segments] | None, dict[str, Any]]:
     """The corpus, with its alignments if they are asked for, and what the result says of these."""
-    corpus = sound.open_corpus(audio)
-    sound.check_some_are_there(corpus)
+    corpus = open_corpus.open_corpus(audio)
+    check_some_are_there(corpus)
     if options.alignments is None:
         return corpus, None, {}
     aligned = read_alignments(options.alignments, options.alignment_tier)

@@ -77,8 +77,8 @@ class Statistics:
                 listened, options, sum(s.layers * s.neurons for s in heads)
             )
             self._attention = AttentionStream(
-                heads, attention_inputs.rows_of_projections, self._wanted, options.stats_dtype, mesh,
-                attention_inputs.BATCH_AXIS,
+                heads, attention_inputs.rows_of_projections, self._wanted, options.stats_dtype,
+                mesh, attention_inputs.BATCH_AXIS,
             )  # fmt: skip
 
     def _listen(self, corpus: Corpus, options: Settings, heads: int) -> frozenset[str]:

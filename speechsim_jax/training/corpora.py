@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from speechsim_jax.audio import corpus as sound
-from speechsim_jax.audio import selection
+from speechsim_jax.audio import open_corpus
+from speechsim_jax.audio.open_corpus import durations
 from speechsim_jax.errors import UserError
 from speechsim_jax.training.recipe import Audio
 
@@ -47,7 +48,7 @@ class Split:
         return training, held_out
 
 
-def open_split(corpora: Sequence[sound.AudioInput], audio: Audio) -> Split:
+def open_split(corpora: Sequence[open_corpus.AudioInput], audio: Audio) -> Split:
     """Open one corpus or several as one, choose of it and hold out speakers.
 
     A file without a readable header is left out and said. Raises UserError for ids that occur
@@ -56,13 +57,13 @@ def open_split(corpora: Sequence[sound.AudioInput], audio: Audio) -> Split:
     sources: list[sound.Source] = []
     corpus_of: dict[str, str] = {}
     for each in corpora:
-        corpus = sound.open_corpus(each)
+        corpus = open_corpus.open_corpus(each)
         chosen = tuple(source for source in corpus.sources if _is_chosen(source.id, audio))
         twice = corpus_of.keys() & {source.id for source in chosen}
         if twice:
             raise UserError(f"id {min(twice)!r} is in two corpora; make ids unique")
         corpus_of |= dict.fromkeys((source.id for source in chosen), _label(corpus.origin))
-        sources += selection.durations(dataclasses.replace(corpus, sources=chosen)).sources
+        sources += durations(dataclasses.replace(corpus, sources=chosen)).sources
     timed = [source for source in sources if source.seconds]
     if len(timed) < len(sources):
         _log.warning("left out %d files without a readable header", len(sources) - len(timed))

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechsim_jax.audio.corpus import AudioInput, Source
+from speechsim_jax.audio.corpus import Source
+from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint_files import Checkpoint
 from speechsim_jax.models.config import EncoderConfig

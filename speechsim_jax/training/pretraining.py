@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from speechsim_jax.audio.corpus import AudioInput, Source
+from speechsim_jax.audio.corpus import Source
+from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.training import folders, model
