@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from experiments import _flags, _voices, compare, replicate
-from speechsim_jax import findings
+from speechsim_jax.analyses.replication import findings
 
 _USED = ("figure_formats", "figure_style")
 for _name in _USED:

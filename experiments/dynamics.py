@@ -24,7 +24,8 @@ from absl import flags
 
 import speechsim_jax as ss
 from experiments import _flags, _resuming, compare
-from speechsim_jax import dynamics, figures
+from speechsim_jax import figures
+from speechsim_jax.analyses import learning_dynamics
 from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio import open_corpus, selection
 from speechsim_jax.errors import UserError
@@ -67,7 +68,7 @@ class Config:
     resume: bool = False
 
 
-def run(config: Config) -> dynamics.Dynamics:
+def run(config: Config) -> learning_dynamics.Dynamics:
     """Compare every checkpoint with the final model, write and draw. Raises UserError."""
     workdir = _flags.new_workdir(config.workdir, config.overwrite or config.resume)
     with _flags.log_to(workdir):
@@ -92,7 +93,9 @@ def run(config: Config) -> dynamics.Dynamics:
         told = f"{len(corpus.sources)} utterances of {corpus.origin}"
         note = f"{told} · {config.note}" if config.note else told
         layers = range(last.config.num_hidden_layers + 1)
-        found = dynamics.gathered(list(folders), layers, list(blocks.values()), untrained, note)
+        found = learning_dynamics.gathered(
+            list(folders), layers, list(blocks.values()), untrained, note
+        )
         _write(workdir, config, found, last)
     return found
 
@@ -162,15 +165,17 @@ def _compared(
     return result
 
 
-def _write(workdir: Path, config: Config, found: dynamics.Dynamics, last: ss.SpeechEncoder) -> None:
+def _write(
+    workdir: Path, config: Config, found: learning_dynamics.Dynamics, last: ss.SpeechEncoder
+) -> None:
     """dynamics.csv, the figures, and how they were made."""
     found.write_csv(workdir / "dynamics.csv")
     folder = workdir / "figures"
     shutil.rmtree(folder, ignore_errors=True)
     for measure in found.scores:
         drawn = {
-            f"dynamics_{measure}": dynamics.steps_map(found, measure),
-            f"dynamics_{measure}_layers": dynamics.layers_maps(found, measure),
+            f"dynamics_{measure}": learning_dynamics.steps_map(found, measure),
+            f"dynamics_{measure}_layers": learning_dynamics.layers_maps(found, measure),
         }
         figures.write_figures(drawn, folder, ("png", "pdf"))
     told = provenance.record(config=dataclasses.asdict(config), final=dict(last.provenance))

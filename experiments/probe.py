@@ -7,7 +7,7 @@ prints accuracies with their intervals over speakers, and writes probe.json, fig
 .pdf and log.jsonl into the workdir. Beside each model stand MFCCs (alone, and with 0.1 s on either
 side) and the same architecture with random weights (--untrained: those of a folder). Probes are
 trained and tested on different speakers, and tested on speakers that no model has heard in training
-(--test_speakers): `speechsim_jax.probes` says how. From a notebook: `run(Config(...))`.
+(--test_speakers): `speechsim_jax.analyses.probing.classifier` says how. From a notebook: `run(Config(...))`.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ import tqdm.auto
 from absl import flags
 
 import speechsim_jax as ss
-from experiments import _flags, _heard, _phones, compare
-from speechsim_jax import probe_figure, probe_findings, probes
+from experiments import _flags, _heard, compare
+from speechsim_jax.analyses.probing import classifier, features, figure, summary
 from speechsim_jax.audio import open_corpus, selection
 from speechsim_jax.audio.alignments import Alignments, check_labels, read_alignments
 from speechsim_jax.errors import UserError
@@ -88,7 +88,7 @@ class _Pair(NamedTuple):
     untrained: ss.SpeechEncoder
 
 
-def run(config: Config) -> probe_findings.Found:
+def run(config: Config) -> summary.Found:
     """Probe, write and draw. Raises UserError."""
     file = _flags.new_workdir(config.workdir, config.overwrite, "probe.json") / "probe.json"
     with _flags.log_to(file.parent):
@@ -98,13 +98,13 @@ def run(config: Config) -> probe_findings.Found:
         known = _features(config, chosen, pairs)
         count = min(config.folds, len(tested)) * len(known.rows)
         with tqdm.auto.tqdm(total=count, desc="probes", unit=" probes") as bar:
-            readings = probes.read(
+            readings = classifier.read(
                 known, tested, folds=config.folds, seed=config.seed, on_probe=bar.update
             )
         encoders = [encoder for pair in pairs for encoder in pair]
-        found = probe_findings.summary(
+        found = summary.summary(
             readings,
-            {encoder.name: _phones.kinds(encoder) for encoder in encoders},
+            {encoder.name: features.kinds(encoder) for encoder in encoders},
             {pair.trained.name: pair.untrained.name for pair in pairs},
             config.seed,
         )
@@ -118,7 +118,7 @@ def run(config: Config) -> probe_findings.Found:
             },
             dropped=list(dropped),
             models={encoder.name: dict(encoder.provenance) for encoder in encoders},
-            method=" ".join((probes.__doc__ or "").split()),
+            method=" ".join((classifier.__doc__ or "").split()),
             config=dataclasses.asdict(config),
         )  # fmt: skip
         file.write_text(json.dumps(told, indent=2) + "\n")
@@ -127,39 +127,39 @@ def run(config: Config) -> probe_findings.Found:
             f"{int(readings.frames.sum())} frames, bars: 95 % over speakers"
         )
         untrained = [pair.untrained.name for pair in pairs]
-        probe_figure.save_depths(found, file.parent / "figures", untrained, note)
+        figure.save_depths(found, file.parent / "figures", untrained, note)
     return found
 
 
 def _choose(
     config: Config, alignments: Alignments, pairs: Sequence[_Pair]
-) -> tuple[_phones.Chosen, set[str], tuple[str, ...]]:
+) -> tuple[features.Chosen, set[str], tuple[str, ...]]:
     """The frames, the speakers to test on, and the labels that are no phone."""
     corpus = open_corpus.open_corpus(config.audio)
     if config.max_minutes is not None:
         corpus = selection.select(corpus, config.max_minutes, config.seed)
     dropped = config.drop_labels or tuple(
-        label for label in alignments.labels if label in _phones.SILENCES
+        label for label in alignments.labels if label in features.SILENCES
     )
     check_labels(alignments, dropped)
-    chosen = _phones.choose(
+    chosen = features.choose(
         corpus, alignments, pairs[0].trained.config, dropped, config.max_frames, config.seed
     )
     tested = _tested(config, {source.speaker for source in chosen.corpus.sources})
     return chosen, tested, dropped
 
 
-def _features(config: Config, chosen: _phones.Chosen, pairs: Sequence[_Pair]) -> probes.Frames:
+def _features(config: Config, chosen: features.Chosen, pairs: Sequence[_Pair]) -> classifier.Frames:
     """MFCCs and all layers of all encoders."""
-    chosen, rows = _phones.cepstra(chosen, pairs[0].trained.config)
+    chosen, rows = features.cepstra(chosen, pairs[0].trained.config)
     seconds = sum(source.seconds or 0.0 for source in chosen.corpus.sources)
     form = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
     total = 2 * len(pairs) * seconds
     with tqdm.auto.tqdm(total=total, desc="audio", bar_format=form) as bar:
         for pair in pairs:
             for encoder in pair:
-                rows |= _phones.states(encoder, chosen, config.batch_seconds, bar.update)
-    return _phones.gathered(chosen, rows)
+                rows |= features.states(encoder, chosen, config.batch_seconds, bar.update)
+    return features.gathered(chosen, rows)
 
 
 def _aligned(config: Config) -> Alignments:

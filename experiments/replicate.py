@@ -24,14 +24,16 @@ from typing import Any
 from absl import flags
 
 import speechsim_jax as ss
-from experiments import _flags, _grouped, _maps, _members, _presets, _resuming, compare
-from speechsim_jax import figures, findings, published
+from experiments import _flags, _resuming, compare
+from speechsim_jax import figures
+from speechsim_jax.analyses.replication import findings, grouped, members, presets, published_maps
+from speechsim_jax.analyses.replication import maps as _maps
+from speechsim_jax.analyses.replication.claims import ATTENTION, MEASURES
+from speechsim_jax.analyses.replication.findings import Finding
 from speechsim_jax.audio import batching, open_corpus, selection
 from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio.open_corpus import durations
-from speechsim_jax.claims import ATTENTION, MEASURES
 from speechsim_jax.errors import UserError
-from speechsim_jax.findings import Finding
 from speechsim_jax.runtime import provenance
 
 _PRESET = flags.DEFINE_enum(
@@ -96,8 +98,8 @@ class Config:
     models: tuple[str, ...]
     audio: str
     workdir: str
-    finetuned: _members.Pairs = ()
-    seeds: _members.Pairs = ()
+    finetuned: members.Pairs = ()
+    seeds: members.Pairs = ()
     groups: int = 8
     seed: int = 0
     untrained: tuple[str, ...] | None = None
@@ -105,7 +107,7 @@ class Config:
     max_minutes: float | int | None = None
     attention_max_seconds: float | int | None = 60
     layers: tuple[int, ...] | None = None
-    published: str | None = None
+    published_maps: str | None = None
     published_as: Mapping[str, str] = dataclasses.field(default_factory=dict)
     split: bool = False
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -129,7 +131,7 @@ class Outcome:
 
     findings: list[Finding]
     result: ss.SimilarityResult
-    agreements: Sequence[published.Agreement]
+    agreements: Sequence[published_maps.Agreement]
 
 
 def run(config: Config) -> Outcome:
@@ -140,7 +142,7 @@ def run(config: Config) -> Outcome:
         if len(config.models) < 2:
             raise UserError(f"{len(config.models)} models; at least 2 are needed")
         maps = _maps.published_maps(config.published)
-        encoders, roles = _members.load(
+        encoders, roles = members.load(
             config.models, config.finetuned, config.seeds,
             config.models if config.untrained is None else config.untrained, config.layers,
             revision=config.revision, cache_dir=config.cache_dir,
@@ -153,7 +155,7 @@ def run(config: Config) -> Outcome:
             config.resume,
             config.overwrite,
         )
-        given = _grouped.Grouped(
+        given = grouped.Grouped(
             corpora=corpora,
             measures=MEASURES,
             attention=_ALL_ATTENTION if config.attention else (),
@@ -166,9 +168,9 @@ def run(config: Config) -> Outcome:
             keep_statistics=config.keep_statistics,
             note=config.note,
         )
-        sets = _members.sets(roles, list(encoders), config.split)
+        sets = members.sets(roles, list(encoders), config.split)
         made = {
-            name: _grouped.run([encoders[model] for model in models], given, folder / name)
+            name: grouped.run([encoders[model] for model in models], given, folder / name)
             for name, models in sets.items()
         }
         wholes = [whole for whole, _ in made.values()]
@@ -182,8 +184,8 @@ def run(config: Config) -> Outcome:
         if maps is not None:
             laid = _maps.lay(maps, wholes, roles, config.published_as)
             paths += _maps.draw_beside(laid, workdir / "figures", formats)
-            agreements = [row for one in laid for row in published.agreements(one)]
-            published.write_csv(agreements, workdir / "published.csv")
+            agreements = [row for one in laid for row in published_maps.agreements(one)]
+            published_maps.write_csv(agreements, workdir / "published.csv")
         wholes[0].save(workdir / "result.nc")
         wholes[0].report(workdir / "report.html")
         (workdir / "findings.json").write_text(findings.as_json(found, told))
@@ -302,8 +304,8 @@ def of_preset(
     name: str,
     zoo: str | None = None,
     *,
-    finetuned: _members.Pairs = (),
-    seeds: _members.Pairs = (),
+    finetuned: members.Pairs = (),
+    seeds: members.Pairs = (),
     settings: Mapping[str, Any] | None = None,
     published: str | None = None,
     published_as: Mapping[str, str] | None = None,
@@ -314,7 +316,7 @@ def of_preset(
 
     `zoo`: a folder with other models of the zoo's names. Raises UserError.
     """
-    chosen = _presets.preset(name, zoo)
+    chosen = presets.preset(name, zoo)
     defaults = {
         "max_minutes": chosen.minutes,
         "attention_max_seconds": chosen.attention_seconds,
@@ -325,7 +327,7 @@ def of_preset(
         finetuned=chosen.finetuned + finetuned,
         seeds=chosen.seeds + seeds,
         settings={**chosen.settings, **(settings or {})},
-        published=published or "paper",
+        published=published_maps or "paper",
         published_as=published_as or dict(chosen.published_as),
         split=chosen.split if split is None else split,
         **(defaults | given),
@@ -419,7 +421,7 @@ def main() -> None:
     outcome = run(config)
     if outcome.agreements:
         whole = [row for row in outcome.agreements if row.x == "all" or "finetuned" in row.name]
-        print(published.table(whole), end="\n\n")
+        print(published_maps.table(whole), end="\n\n")
     print(findings.table(outcome.findings))
     print(f"\nwritten: {Path(config.workdir, 'findings.md')} and what it shows")
 

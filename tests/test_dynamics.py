@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import speechsim_jax as ss
 from experiments import dynamics as script
-from speechsim_jax import dynamics
+from speechsim_jax.analyses import learning_dynamics
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
@@ -21,11 +21,13 @@ STEPS, LAYERS = (10, 20, 40), (0, 1, 2)
 
 
 @pytest.fixture
-def made() -> dynamics.Dynamics:
+def made() -> learning_dynamics.Dynamics:
     """Layer l is settled from step l on; the untrained one is the same everywhere."""
     same = np.array([[0.9, 0.5, 0.3], [0.95, 0.9, 0.5], [1.0, 1.0, 1.0]])  # [step, layer]
     blocks = [{"svcca": np.full((3, 3), 0.1) + np.diag(row - 0.1)} for row in same]
-    return dynamics.gathered(STEPS, LAYERS, blocks, {"svcca": np.full((3, 3), 0.2)}, "made up")
+    return learning_dynamics.gathered(
+        STEPS, LAYERS, blocks, {"svcca": np.full((3, 3), 0.2)}, "made up"
+    )
 
 
 def test_settled_from_the_first_step_that_stays(made):
@@ -43,14 +45,14 @@ def test_unknown_measure(made):
 
 
 def test_maps_show_the_scores(made):
-    figure = dynamics.steps_map(made, "svcca")
+    figure = learning_dynamics.steps_map(made, "svcca")
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     axes = next(a for a in figure.axes if a.get_label() == "map")
     np.testing.assert_array_equal(axes.images[0].get_array(), made.same("svcca"))
     assert axes.get_ylim() == (-0.5, 2.5)  # layer 0 at the bottom
     assert [t.get_text() for t in axes.get_xticklabels()] == ["10", "20", "40"]
-    figure = dynamics.layers_maps(made, "svcca", most=2)
+    figure = learning_dynamics.layers_maps(made, "svcca", most=2)
     maps = [a for a in figure.axes if a.get_label().startswith("map")]
     assert [a.get_title() for a in maps] == ["step 10", "step 40"]
     np.testing.assert_array_equal(maps[1].images[0].get_array(), made.scores["svcca"][2])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.text import Annotation
 
-from speechsim_jax import figures, published
+from speechsim_jax import figures
+from speechsim_jax.analyses.replication import published_maps
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures import style
 from speechsim_jax.results.result import NetworkName, SimilarityResult
@@ -221,7 +222,7 @@ PUBLISHED_ORDER = ["hubert-base", "hubert-large", "wav2vec2-base", "wav2vec2-lar
 
 def test_paper_style_has_the_published_layout() -> None:
     """As of the published PNGs, whose map is at pixels 80 to 477, 58 to 427 of 640 x 480."""
-    (result, *_) = published.load().results()
+    (result, *_) = published_maps.load().results()
     turned = result.select(PUBLISHED_ORDER[::-1])
     figure = turned.plot("maxcorr", style="paper")
     assert figure.get_size_inches() == pytest.approx([6.4, 4.8])

@@ -9,12 +9,20 @@ import pytest
 import scipy.stats
 
 import speechsim_jax as ss
-from speechsim_jax import findings, verdicts
-from speechsim_jax.claims import CLAIMS, MEASURES, Roles
-from speechsim_jax.findings import find
-from speechsim_jax.pairings import Scores, far_layers, half, lower_steps, next_layer, same_depth
+from speechsim_jax.analyses.replication import findings
+from speechsim_jax.analyses.replication import jackknife as verdicts
+from speechsim_jax.analyses.replication.claims import CLAIMS, MEASURES, Roles
+from speechsim_jax.analyses.replication.findings import find
+from speechsim_jax.analyses.replication.jackknife import Verdict, jackknife
+from speechsim_jax.analyses.replication.margins import (
+    Scores,
+    far_layers,
+    half,
+    lower_steps,
+    next_layer,
+    same_depth,
+)
 from speechsim_jax.results.result import NetworkName, SimilarityResult
-from speechsim_jax.verdicts import Verdict, jackknife
 
 WIDTH, LAYERS, ROWS, GROUPS = 12, 3, 3200, 4
 # Directions of falling variance, as networks have them: among equal ones svcca's cut has no say.

@@ -12,7 +12,8 @@ import soundfile
 from absl.testing import flagsaver
 
 import speechsim_jax as ss
-from experiments import _flags, _heard, _phones, probe
+from experiments import _flags, _heard, probe
+from speechsim_jax.analyses.probing import features
 from speechsim_jax.audio.alignments import read_alignments
 from speechsim_jax.audio.corpus import read
 from speechsim_jax.audio.open_corpus import open_corpus
@@ -104,10 +105,10 @@ def finished(tmp_path_factory, speech_like, models):
 # --- which frames ---
 
 
-def chosen_frames(speech_like: Path, most: int = 10_000, seed: int = 0) -> _phones.Chosen:
+def chosen_frames(speech_like: Path, most: int = 10_000, seed: int = 0) -> features.Chosen:
     alignments = read_alignments(speech_like / "alignments.tsv", "phone")
     corpus = open_corpus(speech_like / "manifest.tsv")
-    return _phones.choose(corpus, alignments, CONFIG, ("SIL",), most, seed)
+    return features.choose(corpus, alignments, CONFIG, ("SIL",), most, seed)
 
 
 def test_a_frame_has_the_phone_that_its_centre_lies_in(speech_like):
@@ -149,11 +150,11 @@ def test_fewer_frames_are_balanced_and_seeded(speech_like):
     [([5, 5, 5], 9, 3), ([1, 10, 10], 11, 5), ([2, 3, 30], 1000, 30), ([4, 4], 1, 0)],
 )
 def test_quota(totals, most, quota):
-    assert _phones._quota(totals, most) == quota
+    assert features._quota(totals, most) == quota
 
 
 def test_cepstra_are_those_of_the_frames_and_of_their_neighbours(speech_like):
-    chosen, rows = _phones.cepstra(chosen_frames(speech_like, 60), CONFIG)
+    chosen, rows = features.cepstra(chosen_frames(speech_like, 60), CONFIG)
     first = chosen.corpus.sources[0]
     places = chosen.places[first.id]
     whole = mfcc(read(first).samples, CONFIG)
@@ -170,7 +171,7 @@ def test_states_are_those_of_the_utterance_alone(speech_like, models):
     chosen = chosen_frames(speech_like, 60)
     encoder = ss.load_encoder(models["second"])
     seconds = []
-    rows = _phones.states(encoder, chosen, 5.0, seconds.append)
+    rows = features.states(encoder, chosen, 5.0, seconds.append)
     assert list(rows) == ["second/0", "second/1", "second/2"]
     assert sum(seconds) == pytest.approx(8 * SECONDS)
     start = 0
@@ -189,7 +190,7 @@ def test_files_that_cannot_be_read_are_left_out(speech_like, tmp_path, caplog):
     before = chosen_frames(tmp_path)
     (tmp_path / "bob0.wav").write_bytes((tmp_path / "bob0.wav").read_bytes()[:44])
     with caplog.at_level(logging.WARNING):
-        after, rows = _phones.cepstra(before, CONFIG)
+        after, rows = features.cepstra(before, CONFIG)
     assert "bob0.wav" in caplog.text
     assert set(before.places) - set(after.places) == {"bob0.wav"}
     kept = sum(len(before.places[name]) for name in after.places)

@@ -11,14 +11,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import speechsim_jax as ss
-from speechsim_jax import probe_figure, probe_findings, probes
+from speechsim_jax.analyses.probing import classifier, summary
+from speechsim_jax.analyses.probing import figure as probe_figure
 
 PHONES = ("AA", "B", "S", "T")
 SPEAKERS = tuple(f"s{number}" for number in range(6))
 EACH = 80  # frames of a speaker
 
 
-def planted(signal: float = 1.5, noise_kinds: int = 0, seed: int = 0) -> probes.Frames:
+def planted(signal: float = 1.5, noise_kinds: int = 0, seed: int = 0) -> classifier.Frames:
     """Phones in the directions of the axes, noise of one size, offsets and scales to take out."""
     rng = np.random.default_rng(seed)
     speakers = np.repeat(np.arange(len(SPEAKERS)), EACH)
@@ -28,10 +29,10 @@ def planted(signal: float = 1.5, noise_kinds: int = 0, seed: int = 0) -> probes.
     kinds = {"signal": rows.astype(np.float32)}
     for number in range(noise_kinds):
         kinds[f"noise{number}"] = rng.standard_normal((len(phones), 5)).astype(np.float32)
-    return probes.Frames(kinds, phones, speakers, PHONES, SPEAKERS)
+    return classifier.Frames(kinds, phones, speakers, PHONES, SPEAKERS)
 
 
-def share(readings: probes.Readings, kind: str) -> float:
+def share(readings: classifier.Readings, kind: str) -> float:
     return float(readings.correct[kind].sum() / readings.frames.sum())
 
 
@@ -43,7 +44,7 @@ def test_a_probe_minimises_what_it_says():
     frames, penalty = planted(), 0.03
     z = frames.rows["signal"][:, :5].astype(np.float64)
     z = (z - z.mean(0)) / z.std(0)
-    model = probes.fit(z, frames.phones, penalty, LogisticRegression(tol=1e-9, max_iter=5000))
+    model = classifier.fit(z, frames.phones, penalty, LogisticRegression(tol=1e-9, max_iter=5000))
     logits = z @ model.coef_.T + model.intercept_
     shares = np.exp(logits - logits.max(1, keepdims=True))
     shares /= shares.sum(1, keepdims=True)
@@ -56,7 +57,7 @@ def test_a_probe_minimises_what_it_says():
 
 def test_against_scikit_learn_fold_by_fold():
     frames, penalty = planted(), 1e-3
-    readings = probes.read(frames, SPEAKERS, folds=3, penalties=[penalty])
+    readings = classifier.read(frames, SPEAKERS, folds=3, penalties=[penalty])
     assert readings.speakers == SPEAKERS
     assert sorted(readings.fold) == [0, 0, 1, 1, 2, 2]
     assert readings.frames.tolist() == [EACH] * len(SPEAKERS)
@@ -71,15 +72,15 @@ def test_against_scikit_learn_fold_by_fold():
         for place in np.flatnonzero(readings.fold == fold):
             own = frames.speakers[test] == place
             assert readings.correct["signal"][place] == right[own].sum()
-            assert readings.correct[probes.COMMONEST][place] == common[own].sum()
+            assert readings.correct[classifier.COMMONEST][place] == common[own].sum()
     assert 0.55 < share(readings, "signal") < 0.95
-    assert share(readings, probes.COMMONEST) < 0.35
+    assert share(readings, classifier.COMMONEST) < 0.35
 
 
 def test_speakers_left_out_of_the_test_are_trained_on():
     """All frames of the one tested speaker, whose phones the others alone can teach."""
     frames = planted(signal=6.0)
-    readings = probes.read(frames, ["s2"], folds=5, penalties=[1e-3])
+    readings = classifier.read(frames, ["s2"], folds=5, penalties=[1e-3])
     assert (readings.speakers, readings.fold.tolist()) == (("s2",), [0])
     assert readings.frames.tolist() == [EACH]
     assert readings.correct["signal"][0] > 0.95 * EACH
@@ -88,7 +89,8 @@ def test_speakers_left_out_of_the_test_are_trained_on():
 def test_the_same_seed_reads_the_same():
     frames = planted(noise_kinds=1)
     first, second, other = (
-        probes.read(frames, SPEAKERS, folds=2, penalties=[1e-2], seed=seed) for seed in (1, 1, 2)
+        classifier.read(frames, SPEAKERS, folds=2, penalties=[1e-2], seed=seed)
+        for seed in (1, 1, 2)
     )
     assert all(np.array_equal(first.correct[kind], second.correct[kind]) for kind in first.correct)
     assert first.fold.tolist() == second.fold.tolist()
@@ -105,11 +107,13 @@ def test_a_leak_between_speakers_would_be_seen():
     phones = rng.integers(len(PHONES), size=len(speakers))
     codes = rng.standard_normal((len(SPEAKERS), len(PHONES), 40))
     rows = codes[speakers, phones] + 0.1 * rng.standard_normal((len(phones), 40))
-    frames = probes.Frames({"code": rows.astype(np.float32)}, phones, speakers, PHONES, SPEAKERS)
-    apart = probes.read(frames, SPEAKERS, folds=3)
+    frames = classifier.Frames(
+        {"code": rows.astype(np.float32)}, phones, speakers, PHONES, SPEAKERS
+    )
+    apart = classifier.read(frames, SPEAKERS, folds=3)
     mixed = dataclasses.replace(frames, speakers=rng.permutation(speakers))
     assert share(apart, "code") < 0.45
-    assert share(probes.read(mixed, SPEAKERS, folds=3), "code") > 0.95
+    assert share(classifier.read(mixed, SPEAKERS, folds=3), "code") > 0.95
 
 
 def test_the_penalty_is_chosen_on_speakers_set_apart():
@@ -119,9 +123,11 @@ def test_the_penalty_is_chosen_on_speakers_set_apart():
     phones = rng.integers(2, size=len(speakers))
     rows = rng.standard_normal((len(phones), 200))
     rows[:, :20] += 0.5 * (2 * phones[:, None] - 1)
-    frames = probes.Frames({"x": rows.astype(np.float32)}, phones, speakers, PHONES[:2], SPEAKERS)
-    one = {p: probes.read(frames, SPEAKERS, folds=2, penalties=[p]) for p in (1.0, 1e-6)}
-    both = probes.read(frames, SPEAKERS, folds=2, penalties=[1.0, 1e-6])
+    frames = classifier.Frames(
+        {"x": rows.astype(np.float32)}, phones, speakers, PHONES[:2], SPEAKERS
+    )
+    one = {p: classifier.read(frames, SPEAKERS, folds=2, penalties=[p]) for p in (1.0, 1e-6)}
+    both = classifier.read(frames, SPEAKERS, folds=2, penalties=[1.0, 1e-6])
     best = np.argmax([one[p].validation["x"] for p in (1.0, 1e-6)], axis=0)
     assert both.penalties["x"] == tuple((1.0, 1e-6)[place] for place in best)
     assert both.validation["x"].tolist() == [
@@ -131,9 +137,9 @@ def test_the_penalty_is_chosen_on_speakers_set_apart():
 
 
 @pytest.fixture
-def made() -> probes.Readings:
+def made() -> classifier.Readings:
     """Two layers, two folds; what is best on speakers set apart is worst on those tested."""
-    return probes.Readings(
+    return classifier.Readings(
         speakers=("a", "b", "c", "d"),
         frames=np.array([100, 100, 200, 200]),
         fold=np.array([0, 1, 0, 1]),
@@ -142,7 +148,7 @@ def made() -> probes.Readings:
             "m/1": np.array([90, 40, 180, 80]),
             "r/0": np.array([30, 30, 60, 60]),
             "mfcc": np.array([40, 40, 80, 80]),
-            probes.COMMONEST: np.array([10, 10, 20, 20]),
+            classifier.COMMONEST: np.array([10, 10, 20, 20]),
         },
         validation={
             "m/0": np.array([0.8, 0.5]),
@@ -171,7 +177,7 @@ def test_the_best_layer_is_not_chosen_on_the_test(made):
 )
 def test_what_cannot_be_probed(change, tested, words):
     with pytest.raises(ss.UserError, match=words):
-        probes.read(dataclasses.replace(planted(), **change), tested)
+        classifier.read(dataclasses.replace(planted(), **change), tested)
 
 
 # --- intervals ---
@@ -179,9 +185,9 @@ def test_what_cannot_be_probed(change, tested, words):
 
 def test_an_interval_of_two_speakers_is_all_they_are():
     """With two speakers the quantile lies beyond what can be drawn: one of them twice."""
-    found = probes.interval(np.array([10, 60]), np.array([100, 100]))
+    found = classifier.interval(np.array([10, 60]), np.array([100, 100]))
     assert found == (0.35, 0.1, 0.6)
-    alone = probes.interval(np.array([10]), np.array([100]))
+    alone = classifier.interval(np.array([10]), np.array([100]))
     assert alone.value == 0.1 and np.isnan([alone.low, alone.high]).all()
 
 
@@ -190,14 +196,14 @@ def test_intervals_of_differences_are_paired():
     frames = np.array([100, 300, 50, 200, 150])
     first = np.array([20, 270, 25, 60, 120])
     second = first - frames // 10
-    assert probes.interval(first - second, frames) == pytest.approx([0.1, 0.1, 0.1])
-    assert np.ptp(probes.interval(first, frames)[1:]) > 0.3
+    assert classifier.interval(first - second, frames) == pytest.approx([0.1, 0.1, 0.1])
+    assert np.ptp(classifier.interval(first, frames)[1:]) > 0.3
 
 
 def test_with_many_speakers_it_is_the_normal_interval():
     rng = np.random.default_rng(0)
     values = rng.uniform(size=500)
-    found = probes.interval(values, np.ones(500))
+    found = classifier.interval(values, np.ones(500))
     reach = 1.96 * values.std() / 500**0.5
     assert found.value == pytest.approx(values.mean())
     assert [found.low, found.high] == pytest.approx([values.mean() - reach, values.mean() + reach],
@@ -210,7 +216,7 @@ def test_of_ten_speakers_it_holds_the_truth_as_often_as_it_says():
     held = []
     for _ in range(600):
         frames = rng.integers(80, 120, 10)
-        found = probes.interval(0.5 * frames + frames * 0.1 * rng.standard_normal(10), frames,
+        found = classifier.interval(0.5 * frames + frames * 0.1 * rng.standard_normal(10), frames,
                                 draws=2000)  # fmt: skip
         held.append(found.low <= 0.5 <= found.high)
     assert 0.925 <= np.mean(held) <= 0.98
@@ -223,8 +229,8 @@ LAYERS = {"m": ["m/0", "m/1"], "r": ["r/0"]}
 
 
 def test_summary(made):
-    found = probe_findings.summary(made, LAYERS, {"m": "r"})
-    assert list(found.baselines) == [probes.COMMONEST, "mfcc"]
+    found = summary.summary(made, LAYERS, {"m": "r"})
+    assert list(found.baselines) == [classifier.COMMONEST, "mfcc"]
     assert found.baselines["mfcc"].value == 0.4
     trained, untrained = found.encoders
     assert [value.value for value in trained.layers] == [0.7, 0.65]
@@ -247,7 +253,7 @@ def test_summary(made):
 
 
 def test_facts_fit_into_json(made):
-    found = probe_findings.summary(made, LAYERS)
+    found = summary.summary(made, LAYERS)
     facts = json.loads(json.dumps(found.facts(), allow_nan=False))
     assert facts["encoders"]["m"]["best"]["value"] == 0.45
     assert facts["encoders"]["m"]["chosen_layers"] == [0, 1]
@@ -259,12 +265,12 @@ def test_facts_fit_into_json(made):
         made, speakers=("a",), frames=made.frames[:1], fold=made.fold[:1],
         correct={kind: counts[:1] for kind, counts in made.correct.items()},
     )  # fmt: skip
-    facts = json.loads(json.dumps(probe_findings.summary(alone, LAYERS).facts(), allow_nan=False))
+    facts = json.loads(json.dumps(summary.summary(alone, LAYERS).facts(), allow_nan=False))
     assert facts["baselines"]["mfcc"] == {"value": 0.4, "low": None, "high": None}
 
 
 def test_figure_shows_layers_with_their_intervals(made, tmp_path):
-    found = probe_findings.summary(made, LAYERS, {"m": "r"})
+    found = summary.summary(made, LAYERS, {"m": "r"})
     figure = probe_figure.depths(found, {"r"}, "made up")
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from speechsim_jax import published
+from speechsim_jax.analyses.replication import published_maps
+from speechsim_jax.analyses.replication.published_maps import (
+    agreements,
+    lay,
+    lay_finetuned,
+    load,
+    matched,
+)
 from speechsim_jax.errors import UserError
-from speechsim_jax.published import agreements, lay, lay_finetuned, load, matched
 from speechsim_jax.results.result import NetworkName, SimilarityResult
 
 BASE, LARGE = "hubert-base", "wav2vec2-large"
@@ -65,7 +71,9 @@ def run_of(maps, turned: bool = False, finetuned: bool = False) -> SimilarityRes
 NAMES = {BASE: "org/my-hubert", LARGE: "mine"}
 
 
-def by_block(rows: list[published.Agreement]) -> dict[tuple[str, str], published.Agreement]:
+def by_block(
+    rows: list[published_maps.Agreement],
+) -> dict[tuple[str, str], published_maps.Agreement]:
     return {(row.x, row.y): row for row in rows}
 
 
@@ -151,17 +159,17 @@ def test_names_are_matched():
 
 def test_csv_and_table(maps, tmp_path):
     rows = [row for one in lay(run_of(maps), maps, NAMES) for row in agreements(one)]
-    path = published.write_csv(rows, tmp_path / "published.csv")
+    path = published_maps.write_csv(rows, tmp_path / "published.csv")
     with path.open() as file:
         read = list(csv.DictReader(file))
     assert len(read) == len(rows) == 5 * 5
     assert float(read[0]["correlation"]) == rows[0].correlation
-    assert published.table(rows).count("\n") == len(rows)
+    assert published_maps.table(rows).count("\n") == len(rows)
 
 
 def test_side_by_side_draws_the_numbers(maps):
     laid = lay(run_of(maps), maps, NAMES)[-1]
-    figure = published.side_by_side(laid)
+    figure = published_maps.side_by_side(laid)
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     images = [axes.images[0].get_array() for axes in figure.axes if axes.get_label()[:4] == "map "]

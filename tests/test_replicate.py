@@ -10,11 +10,11 @@ import soundfile
 from absl.testing import flagsaver
 
 import speechsim_jax as ss
-from experiments import _flags, _grouped, _members, _presets, replicate
-from speechsim_jax import published
+from experiments import _flags, replicate
+from speechsim_jax.analyses.replication import grouped, members, presets, published_maps
+from speechsim_jax.analyses.replication.claims import Roles
 from speechsim_jax.audio import batching, selection
 from speechsim_jax.audio.corpus import Corpus, Source
-from speechsim_jax.claims import Roles
 from speechsim_jax.comparison import attentions
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
@@ -248,8 +248,8 @@ def test_sets_of_few_models():
         seeds=(("c", "c1"),),
         finetuned=(("c-ft", "c"),),
     )
-    assert _members.sets(roles, list("abc"), split=False) == {"models": ["a", "b", "c"]}
-    assert _members.sets(roles, [], split=True) == {
+    assert members.sets(roles, list("abc"), split=False) == {"models": ["a", "b", "c"]}
+    assert members.sets(roles, [], split=True) == {
         "models": ["c", "p", "c1"],
         "finetuned-c-ft": ["c", "c-ft"],
         "untrained-c-p": ["c", "p", "c0", "p0"],
@@ -257,9 +257,9 @@ def test_sets_of_few_models():
 
 
 def test_room_on_the_disk(tmp_path):
-    _grouped.check_room(tmp_path, 1000, 8)
+    grouped.check_room(tmp_path, 1000, 8)
     with pytest.raises(ss.UserError, match=r"statistics of 8 groups take 9e\+06 GB .* --split"):
-        _grouped.check_room(tmp_path, 10**15, 8)
+        grouped.check_room(tmp_path, 10**15, 8)
 
 
 def test_statistics_are_as_large_as_announced(models, audio, tmp_path):
@@ -269,7 +269,7 @@ def test_statistics_are_as_large_as_announced(models, audio, tmp_path):
         progress=False, **SMALL,
     )  # fmt: skip
     crossed = sum(path.stat().st_size for path in (tmp_path / "kept").rglob("cross-*.npy"))
-    announced = _grouped.statistics_bytes(encoders, {"layers": None})
+    announced = grouped.statistics_bytes(encoders, {"layers": None})
     # Blocks on the diagonal are whole.
     assert announced < crossed < 1.4 * announced
 
@@ -355,8 +355,8 @@ def test_presets_name_published_models(tmp_path):
                  "contrastive_s_seed1", "contrastive_s_ctc", "predictive_s_ctc"):  # fmt: skip
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").touch()
-    for preset in (_presets.preset("zoo", str(tmp_path)), _presets.preset("paper", None)):
-        assert set(preset.published_as) == set(published.load().models)
+    for preset in (presets.preset("zoo", str(tmp_path)), presets.preset("paper", None)):
+        assert set(preset.published_as) == set(published_maps.load().models)
         last = {source.rpartition("/")[2] for source in preset.models}
         assert set(preset.published_as.values()) == last
         assert {before for _, before in preset.finetuned + preset.seeds} <= set(preset.models)

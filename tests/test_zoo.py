@@ -11,7 +11,9 @@ from safetensors.numpy import load_file
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import speechsim_jax as ss
-from experiments import _heard, _phones, _presets, transcribe
+from experiments import _heard, transcribe
+from speechsim_jax.analyses.probing import features
+from speechsim_jax.analyses.replication import presets
 from speechsim_jax.audio.alignments import read_alignments
 from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.models import zoo
@@ -33,7 +35,7 @@ def test_it_is_all_there_and_small():
     assert set(zoo.names()) == set(RECIPES)
     files = [path for path in Path(zoo.__file__).parent.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 16_000_000
-    preset = _presets.preset("zoo", None)
+    preset = presets.preset("zoo", None)
     assert len(preset.models) == 4 and len(preset.finetuned) == 2 and len(preset.seeds) == 1
 
 
@@ -98,19 +100,19 @@ def test_its_card_says_that_it_reads_phones_better(name):
 
 
 @pytest.fixture(scope="module")
-def chosen(speech) -> _phones.Chosen:
+def chosen(speech) -> features.Chosen:
     """Frames with a phone, of ten speakers that no pretraining heard."""
     alignments = read_alignments(speech / "alignments_pocketsphinx.tsv", "phone")
     config = ss.load_encoder(f"zoo:{PRETRAINED[0]}").config
     corpus = open_corpus(speech / "manifest.tsv")
-    dropped = [label for label in alignments.labels if label in _phones.SILENCES]
-    return _phones.choose(corpus, alignments, config, dropped, most=8000, seed=0)
+    dropped = [label for label in alignments.labels if label in features.SILENCES]
+    return features.choose(corpus, alignments, config, dropped, most=8000, seed=0)
 
 
-def phone_accuracy(encoder: ss.SpeechEncoder, chosen: _phones.Chosen) -> float:
+def phone_accuracy(encoder: ss.SpeechEncoder, chosen: features.Chosen) -> float:
     """Of the best layer; half of the speakers teach a linear discriminant, the others test it."""
-    rows = _phones.states(encoder, chosen, 40.0, lambda _: None)
-    known = _phones.gathered(chosen, rows)
+    rows = features.states(encoder, chosen, 40.0, lambda _: None)
+    known = features.gathered(chosen, rows)
     taught = known.speakers % 2 == 0
     return max(
         LinearDiscriminantAnalysis()

@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from speechsim_jax.probes import COMMONEST, Counts, Interval, Readings, interval
+from speechsim_jax.analyses.probing.classifier import (
+    COMMONEST,
+    Counts,
+    Interval,
+    Readings,
+    interval,
+)
 
 # Fewer speakers than this can all lie on one side of the truth (2 of 2^n times, n speakers).
 FEW_SPEAKERS = 8

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 import speechsim_jax as ss
+from speechsim_jax.analyses.probing.classifier import Frames
 from speechsim_jax.audio import batching
 from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio.alignments import Alignments, aligned_corpus
@@ -14,7 +15,6 @@ from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.audio.open_corpus import durations
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.probes import Frames
 from speechsim_jax.training.corpora import Waves, ahead
 from speechsim_jax.training.units import mfcc
 

@@ -23,7 +23,7 @@ from functools import partial
 
 import numpy as np
 
-from speechsim_jax.pairings import (
+from speechsim_jax.analyses.replication.margins import (
     Scores,
     both_ways,
     delocalised,

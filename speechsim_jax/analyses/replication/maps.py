@@ -8,9 +8,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 import speechsim_jax as ss
-from experiments import _members
-from speechsim_jax import figures, published
-from speechsim_jax.claims import Roles
+from speechsim_jax import figures
+from speechsim_jax.analyses.replication import members
+from speechsim_jax.analyses.replication import published_maps as published
+from speechsim_jax.analyses.replication.claims import Roles
 
 # Of fine-tuned against pretrained models.
 _OF_FINETUNING = ("maxcorr", "linreg", "svcca", "pwcca", "lincka")
@@ -64,7 +65,7 @@ def published_roles(maps: published.Published) -> Roles:
     families = {model: model.rpartition("-")[0] for model in maps.models}
     tuned = dict.fromkeys(family for family, _ in maps.finetuned)
     return Roles(
-        paradigms={model: _members.paradigm(family) for model, family in families.items()},
+        paradigms={model: members.paradigm(family) for model, family in families.items()},
         sizes={m: (sum(n.model == m for n in maps.networks),) for m in maps.models},
         untrained={m: f"untrained {m}" for m in maps.models},  # so that all values are looked for
         finetuned=tuple((f"{family}-large-ft", f"{family}-large") for family in tuned),

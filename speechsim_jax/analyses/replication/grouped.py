@@ -18,7 +18,6 @@ from typing import Any
 import tqdm.auto
 
 import speechsim_jax as ss
-from experiments import _flags
 from speechsim_jax.audio.corpus import Corpus
 from speechsim_jax.errors import UserError
 
@@ -42,6 +41,7 @@ class Grouped:
     device_memory_gb: float | None
     keep_statistics: bool
     note: str
+    progress: bool = True
 
 
 def run(
@@ -54,7 +54,7 @@ def run(
     if not all(place.exists() for place in places):
         check_room(folder, statistics_bytes(encoders, given.settings), len(kept))
         total = len(kept) + len(places)
-        bar = tqdm.auto.tqdm(total=total, desc=folder.name, unit="step", disable=_flags.quiet())
+        bar = tqdm.auto.tqdm(total=total, desc=folder.name, unit="step", disable=not given.progress)
         with bar:
             for number, statistics in zip(numbers, kept):
                 if not (statistics / "job.json").exists():

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import speechsim_jax as ss
-from speechsim_jax.claims import Roles
+from speechsim_jax.analyses.replication.claims import Roles
 from speechsim_jax.errors import UserError
 
 Pairs = tuple[tuple[str, str], ...]

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from speechsim_jax.analyses.probing.summary import Found
 from speechsim_jax.figures.style import (
     DPI,
     GREY,
@@ -18,7 +19,6 @@ from speechsim_jax.figures.style import (
     write_figures,
 )
 from speechsim_jax.figures.text_layout import MEDIUM, SMALL, Headline, ellipsised, short_names
-from speechsim_jax.probe_findings import Found
 
 
 def depths(found: Found, untrained: Collection[str] = (), note: str = "") -> Figure:

@@ -10,13 +10,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from speechsim_jax import claims as statistics
-from speechsim_jax import verdicts
-from speechsim_jax.claims import ATTENTION, CLAIMS, Claim, Roles, Statistic, Test
+from speechsim_jax.analyses.replication import claims as statistics
+from speechsim_jax.analyses.replication import jackknife as verdicts
+from speechsim_jax.analyses.replication.claims import (
+    ATTENTION,
+    CLAIMS,
+    Claim,
+    Roles,
+    Statistic,
+    Test,
+)
+from speechsim_jax.analyses.replication.jackknife import Estimate, Verdict, jackknife
+from speechsim_jax.analyses.replication.margins import Scores
 from speechsim_jax.errors import UserError
-from speechsim_jax.pairings import Scores
 from speechsim_jax.results.result import SimilarityResult
-from speechsim_jax.verdicts import Estimate, Verdict, jackknife
 
 _MARKS = {
     Verdict.HOLDS: "yes",

@@ -1,0 +1,1 @@
+"""Studies made of results: the paper replicated, phone probes, learning dynamics."""

@@ -1,0 +1,1 @@
+"""Linear phone probes of every layer."""
