@@ -21,11 +21,12 @@ from typing import Any
 
 from absl import flags
 
-from experiments import _card, _flags, _heard, _training, compare
+from experiments import _flags, _training, compare
 from speechsim_jax.audio.corpus import Source
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint_files import open_checkpoint, read_json
-from speechsim_jax.training.corpora import speaker_of
+from speechsim_jax.training import model_card, records
+from speechsim_jax.training.data.splits import speaker_of
 
 _TRAINED = flags.DEFINE_string("trained", None, "Workdir of a finished training.")
 _BEGAN_WITH = flags.DEFINE_string(
@@ -59,7 +60,7 @@ def run(config: Config) -> Path:
     """Write the folder; returns the card. Raises UserError."""
     trained = Path(config.trained).expanduser()
     folder = trained / "model"
-    told = _heard.record(folder)
+    told = records.record(folder)
     workdir = Path(config.workdir).expanduser()
     card = workdir / "README.md"
     if card.exists() and not config.overwrite:
@@ -69,7 +70,7 @@ def run(config: Config) -> Path:
     lines = _lines(trained / "metrics.jsonl")
     checkpoint = open_checkpoint(folder)
     held_out = trained / "held_out.json"
-    facts = _card.Facts(
+    facts = model_card.Facts(
         name=workdir.name,
         told=told,
         config=checkpoint.config,
@@ -83,14 +84,14 @@ def run(config: Config) -> Path:
         probe=probe,
         began_with=None if config.began_with is None else Path(config.began_with).name,
     )
-    text = _card.text(facts)
+    text = model_card.text(facts)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.iterdir()):
             if path.is_file() and workdir.resolve() != folder.resolve():
                 shutil.copyfile(path, workdir / path.name)  # without its permissions
         (workdir / "training.json").write_text(json.dumps(_portable(told), indent=2) + "\n")
-        _heard.write_audio(workdir / _heard.AUDIO_FILE, audio)
+        records.write_audio(workdir / records.AUDIO_FILE, audio)
         card.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written ({error})") from error
@@ -113,7 +114,7 @@ def _portable(told: dict[str, Any]) -> dict[str, Any]:
     of = told.get("units", {}).get("of")
     if not isinstance(of, dict) or "source" not in of:
         return told
-    units = told["units"] | {"of": of | {"source": _heard.model_name(of["source"])}}
+    units = told["units"] | {"of": of | {"source": records.model_name(of["source"])}}
     return told | {"units": units}
 
 
@@ -124,7 +125,7 @@ def _audio(
 
     Raises UserError for audio under a ShareAlike licence, or without a licence.
     """
-    split = _heard.split_of(folder, config.corpus)
+    split = records.split_of(folder, config.corpus)
     rows: dict[str, dict[str, str]] = {}
     texts: dict[str, str] = {}
     for corpus in config.corpus:
@@ -143,7 +144,7 @@ def _audio(
         before = Path(config.began_with).expanduser()
         if open_checkpoint(before).digest() != told["pretrained"]:
             raise UserError(f"{before}: is not the model that {folder} was fine-tuned from")
-        earlier = read_json(before / _heard.AUDIO_FILE)
+        earlier = read_json(before / records.AUDIO_FILE)
         heard = {name for part in earlier["training"] for name in part["speakers"]}
         audio["training"] = _united(earlier["training"], audio["training"])
         audio["held_out"] = [

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import _flags, _voices, compare, replicate
+from experiments import _flags, compare, replicate
 from speechsim_jax.analyses.replication import findings
+from speechsim_jax.audio import synthetic
 
 _USED = ("figure_formats", "figure_style")
 for _name in _USED:
@@ -54,10 +55,10 @@ def write_speech(folder: Path) -> Path:
     for (voice, pitch), high in itertools.product(_VOICES.items(), _PITCHES):
         speaker = f"{voice}-{'high' if high > 1 else 'low'}"
         readings += [
-            _voices.Reading(f"{speaker}/{index}.flac", speaker, sentence, voice, pitch * high)
+            synthetic.Reading(f"{speaker}/{index}.flac", speaker, sentence, voice, pitch * high)
             for index, sentence in enumerate(_SENTENCES)
         ]
-    return _voices.record(readings, folder)
+    return synthetic.record(readings, folder)
 
 
 def run(config: Config) -> replicate.Outcome:

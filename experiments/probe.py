@@ -20,13 +20,14 @@ import tqdm.auto
 from absl import flags
 
 import speechsim_jax as ss
-from experiments import _flags, _heard, compare
+from experiments import _flags, compare
 from speechsim_jax.analyses.probing import classifier, features, figure, summary
 from speechsim_jax.audio import open_corpus, selection
 from speechsim_jax.audio.alignments import Alignments, check_labels, read_alignments
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import zoo
 from speechsim_jax.runtime import provenance
+from speechsim_jax.training import records
 
 UNHEARD, ALL = "unheard", "all"
 
@@ -230,7 +231,7 @@ def _tested(config: Config, there: set[str]) -> set[str]:
     heard: set[str] = set()
     for source in config.models:
         try:
-            heard |= _heard.speakers(_folder(source), config.audio)
+            heard |= records.speakers(_folder(source), config.audio)
         except UserError as error:
             raise UserError(f"{error}; or name speakers it never heard: --test_speakers") from error
     if not there - heard:

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from experiments import _flags, _training, _voices, compare
+from experiments import _flags, _training, compare
+from speechsim_jax.audio import synthetic
 from speechsim_jax.errors import UserError
-from speechsim_jax.training.corpora import open_split
+from speechsim_jax.training.data.splits import open_split
 from speechsim_jax.training.recipe import Audio
 
 _SENTENCES = flags.DEFINE_integer(
@@ -55,10 +56,10 @@ def run(config: Config) -> Path:
     if not texts or not others:
         raise UserError("expected transcripts of speakers to train on and of speakers held out")
     workdir = _flags.new_workdir(config.workdir, config.overwrite, "manifest.tsv")
-    return _voices.record(_readings(texts, others, config), workdir)
+    return synthetic.record(_readings(texts, others, config), workdir)
 
 
-def _readings(texts: list[str], others: list[str], config: Config) -> Iterator[_voices.Reading]:
+def _readings(texts: list[str], others: list[str], config: Config) -> Iterator[synthetic.Reading]:
     """What each voice reads, in its own order."""
     for number, (voice, (pitch, speed)) in enumerate(_VOICES):
         speaker = f"synthetic-{voice}-{pitch}"
@@ -66,7 +67,7 @@ def _readings(texts: list[str], others: list[str], config: Config) -> Iterator[_
         said = others if speaker == HELD_OUT_VOICE else texts
         for index, text in enumerate(_pieces(said, config.sentences, rng)):
             path = f"synthetic/{voice}-{pitch}/{index:03}.flac"
-            yield _voices.Reading(path, speaker, text, voice, pitch, speed)
+            yield synthetic.Reading(path, speaker, text, voice, pitch, speed)
 
 
 def _pieces(texts: list[str], number: int, rng: np.random.Generator) -> list[str]:

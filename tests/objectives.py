@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.training import contrastive, ctc, model, network, noise, predictive, quantizer
-from speechsim_jax.training.masking import Spans
+from speechsim_jax.training import forward, model, random_keys
 from speechsim_jax.training.model import CTC, Contrastive, Predictive
-from speechsim_jax.training.noise import Dropout, Rates
+from speechsim_jax.training.objectives import contrastive, ctc, predictive, quantizer
+from speechsim_jax.training.objectives.masking import Spans
+from speechsim_jax.training.random_keys import Dropout, Rates
 
 CONFIG = EncoderConfig(
     family="wav2vec2",
@@ -49,8 +50,8 @@ def quick_compiles() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-def keys_of(count: int, step: int = 0) -> noise.Keys:
-    return noise.utterance_keys(0, step, np.arange(count))
+def keys_of(count: int, step: int = 0) -> random_keys.Keys:
+    return random_keys.utterance_keys(0, step, np.arange(count))
 
 
 @functools.cache
@@ -81,10 +82,10 @@ def sums_of(name: str, trained, samples, lengths, units, labels, counts, numbers
     """One training step's sums of an objective, with everything that a step draws."""
     objective, (graph, _) = OBJECTIVES[name], start(name)
     width = CONFIG.frames(samples.shape[1])
-    keys = noise.utterance_keys(0, 5, numbers)
+    keys = random_keys.utterance_keys(0, 5, numbers)
     frames = CONFIG.frames(jnp.asarray(lengths))
     masks = ctc.spec_augment(keys, frames, width, 16, Spans(0.5, 3), Spans(0.2, 4))
-    encoded = network.encode(graph, trained, samples, lengths, masks, Dropout(rates, keys))
+    encoded = forward.encode(graph, trained, samples, lengths, masks, Dropout(rates, keys))
     if name == "ctc":
         return ctc.sums(trained.head, objective, encoded, labels, counts)
     if name == "predictive":
@@ -119,7 +120,7 @@ def sums_alone(name: str):
     return jax.jit(lambda trained, rows: sums_of(name, trained, **rows))
 
 
-encode = jax.jit(network.encode, static_argnums=0, static_argnames="feature_grad_mult")
+encode = jax.jit(forward.encode, static_argnums=0, static_argnames="feature_grad_mult")
 
 
 def assert_close(a, b, relative: float = 1e-5) -> None:
@@ -129,12 +130,12 @@ def assert_close(a, b, relative: float = 1e-5) -> None:
         assert np.abs(x - y).max(initial=0) <= relative * scale
 
 
-def random_encoded(seed: int, dtype=np.float32) -> network.Encoded:
+def random_encoded(seed: int, dtype=np.float32) -> forward.Encoded:
     rng = np.random.default_rng(seed)
     last = rng.standard_normal((2, 9, 16)).astype(dtype)
     features = rng.standard_normal((2, 9, 8)).astype(dtype)
     mask = np.arange(9) < np.array([9, 6])[:, None]
-    return network.Encoded(*map(jnp.asarray, (last, features, features, mask)))
+    return forward.Encoded(*map(jnp.asarray, (last, features, features, mask)))
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -25,20 +25,13 @@ from transformers import (  # noqa: E402
 
 from speechsim_jax.models.config import EncoderConfig  # noqa: E402
 from speechsim_jax.models.load import load_encoder  # noqa: E402
-from speechsim_jax.training import (  # noqa: E402
-    contrastive,
-    ctc,
-    folders,
-    model,
-    network,
-    noise,
-    quantizer,
-)
-from speechsim_jax.training.labelling import Units  # noqa: E402
-from speechsim_jax.training.masking import Spans, span_mask  # noqa: E402
+from speechsim_jax.training import export, forward, model, random_keys
+from speechsim_jax.training.data.alphabet import Alphabet  # noqa: E402
+from speechsim_jax.training.data.cluster_labels import Units  # noqa: E402
+from speechsim_jax.training.forward import Masks  # noqa: E402
 from speechsim_jax.training.model import CTC, Contrastive  # noqa: E402
-from speechsim_jax.training.network import Masks  # noqa: E402
-from speechsim_jax.training.spelling import Alphabet  # noqa: E402
+from speechsim_jax.training.objectives import contrastive, ctc, quantizer
+from speechsim_jax.training.objectives.masking import Spans, span_mask  # noqa: E402
 from tests import tolerances  # noqa: E402
 from tests.make_parity_fixtures import LAYOUTS, SMALL, redraw  # noqa: E402
 from tests.objectives import CONFIG, LARGE, OBJECTIVES  # noqa: E402
@@ -139,13 +132,13 @@ def test_folders_that_trainings_leave(kind, tmp_path):
     config, objective, model_class = FOLDERS[kind]
     _, trained = model.initial(config, objective, 3)
     if isinstance(objective, Contrastive):
-        folders.write_contrastive(tmp_path, config, objective, trained, "float16")
+        export.write_contrastive(tmp_path, config, objective, trained, "float16")
     elif isinstance(objective, CTC):
         alphabet = Alphabet(("A", "B", "C"))
-        folders.write_recognizer(tmp_path, config, objective, trained, alphabet, "float16")
+        export.write_recognizer(tmp_path, config, objective, trained, alphabet, "float16")
     else:
         units = Units(np.zeros((7, 39), np.float32), {})
-        folders.write_predictive(tmp_path, config, trained, units, "float16")
+        export.write_predictive(tmp_path, config, trained, units, "float16")
     theirs, found = model_class.from_pretrained(
         tmp_path, output_loading_info=True, dtype=torch.float32
     )
@@ -183,13 +176,13 @@ def test_contrastive_loss(layout, training, monkeypatch):
     config, graph, ours = ported(theirs, OBJECTIVE)
     samples, lengths = audio(layout)
     frames, width = config.frames(lengths), config.frames(samples.shape[1])
-    keys = noise.utterance_keys(0, 3, np.arange(len(lengths)))
-    masked = span_mask(noise.stream(keys, "mask"), jnp.asarray(frames), width, Spans(0.6, 3))
+    keys = random_keys.utterance_keys(0, 3, np.arange(len(lengths)))
+    masked = span_mask(random_keys.stream(keys, "mask"), jnp.asarray(frames), width, Spans(0.6, 3))
     negatives = contrastive.sample_negatives(keys, masked, OBJECTIVE.num_negatives)
     gumbel = quantizer.gumbel_noise(keys, width, 2, 6)
 
     def loss_of(ours):
-        encoded = network.encode(graph, ours, samples, lengths, Masks(masked))
+        encoded = forward.encode(graph, ours, samples, lengths, Masks(masked))
         given = gumbel if training else None
         sums = contrastive.sums(
             ours.head, OBJECTIVE, encoded, masked, negatives, given, jnp.float32(TAU)
@@ -246,7 +239,7 @@ def test_ctc_loss(layout, frozen):
         np.random.default_rng(6).choice([0, 1, 2, 4, 5, 6, 7, 8], (3, max(counts))).astype(np.int32)
     )
     labels[:, 3] = labels[:, 2]
-    keys = noise.utterance_keys(0, 3, np.arange(len(lengths)))
+    keys = random_keys.utterance_keys(0, 3, np.arange(len(lengths)))
     spans, over_neurons = Spans(0.3, 3, 0), Spans(0.2, 4, 1)
     masks = ctc.spec_augment(
         keys, jnp.asarray(frames), width, config.hidden_size, spans, over_neurons
@@ -255,7 +248,7 @@ def test_ctc_loss(layout, frozen):
 
     def loss_of(ours):
         scale = 0 if frozen else 1
-        encoded = network.encode(graph, ours, samples, lengths, masks, feature_grad_mult=scale)
+        encoded = forward.encode(graph, ours, samples, lengths, masks, feature_grad_mult=scale)
         sums = ctc.sums(ours.head, objective, encoded, jnp.asarray(labels), jnp.asarray(counts))
         return ctc.loss(sums) * sums.utterances, sums
 

@@ -12,16 +12,17 @@ import soundfile
 from absl.testing import flagsaver
 
 import speechsim_jax as ss
-from experiments import _flags, _heard, probe
+from experiments import _flags, probe
 from speechsim_jax.analyses.probing import features
 from speechsim_jax.audio.alignments import read_alignments
 from speechsim_jax.audio.corpus import read
 from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
-from speechsim_jax.training.corpora import open_split
+from speechsim_jax.training import records
+from speechsim_jax.training.data.clusters import mfcc
+from speechsim_jax.training.data.splits import open_split
 from speechsim_jax.training.recipe import Audio
-from speechsim_jax.training.units import mfcc
 from tests.test_dynamics import CONFIG
 
 TONES = {"AA": 300, "IY": 900, "S": 2700}
@@ -268,17 +269,17 @@ def test_other_audio_than_the_training_had(speech_like, models, tmp_path):
         soundfile.write(tmp_path / name, np.full(8000, 0.1), 16_000)
     (tmp_path / "manifest.tsv").write_text("path\tspeaker\na.wav\tann\nb.wav\teve\n")
     with pytest.raises(ss.UserError, match="was trained on other audio than"):
-        _heard.speakers(models["first"], str(tmp_path / "manifest.tsv"))
+        records.speakers(models["first"], str(tmp_path / "manifest.tsv"))
 
 
 def test_audio_json_is_believed_first(speech_like, models, tmp_path):
     parts = [{"speakers": ["ann"]}, {"speakers": ["bob", "eve"]}]
-    _heard.write_audio(tmp_path / "audio.json", {"training": parts, "held_out": []})
-    assert _heard.speakers(tmp_path, "no such audio") == {"ann", "bob", "eve"}
+    records.write_audio(tmp_path / "audio.json", {"training": parts, "held_out": []})
+    assert records.speakers(tmp_path, "no such audio") == {"ann", "bob", "eve"}
     (tmp_path / "audio.json").unlink()
     (tmp_path / "training.json").write_text('{"pretrained": "ab", "recipe": {}}')
     with pytest.raises(ss.UserError, match=r"was fine-tuned, and audio.json"):
-        _heard.speakers(tmp_path, "no such audio")
+        records.speakers(tmp_path, "no such audio")
 
 
 # --- the command line ---

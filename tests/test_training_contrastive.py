@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from speechsim_jax.training import contrastive, quantizer
+from speechsim_jax.training.objectives import contrastive, quantizer
 from tests.objectives import CONTRASTIVE, assert_close, keys_of, random_encoded, start, unit
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from speechsim_jax.models.recognizer import best_path
-from speechsim_jax.training import ctc, model, network
+from speechsim_jax.training import forward, model
 from speechsim_jax.training.model import CTC
+from speechsim_jax.training.objectives import ctc
 from tests.objectives import TOKENS, random_encoded, start
 
 
@@ -20,7 +21,7 @@ def test_ctc_loss_is_the_sum_over_all_paths():
     labels = np.array([[0, 3, 1], [1, 1, 0], [3, 3, 0], [0, 0, 0]], np.int32)
     identity = model.CTCHead(model.Affine(jnp.eye(4), jnp.zeros(4)))
     mask = jnp.asarray(np.arange(5) < frames[:, None])
-    encoded = network.Encoded(*(jnp.asarray(logits),) * 3, mask)
+    encoded = forward.Encoded(*(jnp.asarray(logits),) * 3, mask)
     sums = ctc.sums(identity, objective, encoded, jnp.asarray(labels), jnp.asarray(counts))
     log_p = np.asarray(jax.nn.log_softmax(logits.astype(np.float64)))
     expected = []

@@ -10,11 +10,12 @@ import soundfile
 
 from speechsim_jax.audio import corpus as sound
 from speechsim_jax.errors import UserError
-from speechsim_jax.training import corpora, labelling, units
-from speechsim_jax.training.corpora import Waves, open_split
+from speechsim_jax.training.data import cluster_labels, splits
+from speechsim_jax.training.data import clusters as units
+from speechsim_jax.training.data.alphabet import Alphabet
+from speechsim_jax.training.data.sampling import CropSampler, Rows, UtteranceSampler, filled, plan
+from speechsim_jax.training.data.splits import Waves, open_split
 from speechsim_jax.training.recipe import Audio, Crops, Utterances
-from speechsim_jax.training.sampling import CropSampler, Rows, UtteranceSampler, filled, plan
-from speechsim_jax.training.spelling import Alphabet
 from tests.objectives import CONFIG
 
 
@@ -128,13 +129,13 @@ def test_what_cannot_be_used_is_empty_and_said_once(caplog):
 
 def test_ahead_keeps_the_order_and_stops():
     asked = []
-    found = corpora.ahead(lambda k: (asked.append(k), k * k)[1], range(100), lookahead=3)
+    found = splits.ahead(lambda k: (asked.append(k), k * k)[1], range(100), lookahead=3)
     assert [next(found) for _ in range(5)] == [0, 1, 4, 9, 16]
     assert len(asked) <= 8
     found.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("speechsim-rows")]
     with pytest.raises(UserError):
-        list(corpora.ahead(lambda k: Audio(held_out_share=k), [0, 5]))
+        list(splits.ahead(lambda k: Audio(held_out_share=k), [0, 5]))
 
 
 # --- crops ----------------------------------------------------------------------------------------
@@ -299,8 +300,8 @@ def test_units_of_mfcc(tmp_path, caplog):
                for k, w in enumerate(waves)]  # fmt: skip
     sources[2] = sound.Source("u2", seconds=0.5, samples=np.zeros(8000, np.float32))
     with caplog.at_level(logging.INFO):
-        found = labelling.make_units(
-            labelling.of_mfcc(CONFIG), sources[:3], sources[3:], 5, cluster_minutes=10, seed=0
+        found = cluster_labels.make_units(
+            cluster_labels.of_mfcc(CONFIG), sources[:3], sources[3:], 5, cluster_minutes=10, seed=0
         )
     assert "skipped u2: is silent" in caplog.text and set(found.of) == {"u0", "u1", "u3"}
     clusters = units.Clusters(found.centres)
@@ -313,10 +314,10 @@ def test_units_of_mfcc(tmp_path, caplog):
     assert counts.sum() == len(heard) and len(counts) == 5
 
     found.save(tmp_path / "units.npz")
-    again = labelling.Units.load(tmp_path / "units.npz")
+    again = cluster_labels.Units.load(tmp_path / "units.npz")
     assert again.digest() == found.digest() and again.of.keys() == found.of.keys()
-    few = labelling.make_units(
-        labelling.of_mfcc(CONFIG), sources[:2], sources[3:], 5, cluster_minutes=0.009, seed=0
+    few = cluster_labels.make_units(
+        cluster_labels.of_mfcc(CONFIG), sources[:2], sources[3:], 5, cluster_minutes=0.009, seed=0
     )
     assert few.digest() != found.digest() and set(few.of) == {"u0", "u1", "u3"}
 
@@ -324,7 +325,7 @@ def test_units_of_mfcc(tmp_path, caplog):
 def test_units_that_cannot_be_read(tmp_path):
     (tmp_path / "units.npz").write_text("no")
     with pytest.raises(UserError, match=r"units\.npz: the units cannot be read"):
-        labelling.Units.load(tmp_path / "units.npz")
+        cluster_labels.Units.load(tmp_path / "units.npz")
     silent = [sound.Source("a", seconds=1.0, samples=np.zeros(16000, np.float32))]
     with pytest.raises(UserError, match="no file of the training audio can be used"):
-        labelling.make_units(labelling.of_mfcc(CONFIG), silent, [], 2, 10, 0)
+        cluster_labels.make_units(cluster_labels.of_mfcc(CONFIG), silent, [], 2, 10, 0)

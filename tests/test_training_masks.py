@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.training import masking
-from speechsim_jax.training.masking import Spans, span_mask
-from speechsim_jax.training.noise import Dropout, Rates
+from speechsim_jax.training.objectives import masking
+from speechsim_jax.training.objectives.masking import Spans, span_mask
+from speechsim_jax.training.random_keys import Dropout, Rates
 from tests.objectives import keys_of
 
 

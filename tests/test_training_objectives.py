@@ -11,8 +11,8 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.training import model
+from speechsim_jax.training.forward import Masks
 from speechsim_jax.training.model import Contrastive
-from speechsim_jax.training.network import Masks
 from tests.objectives import (
     CONFIG,
     CONTRASTIVE,

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from speechsim_jax.training import model, predictive
+from speechsim_jax.training import model
+from speechsim_jax.training.objectives import predictive
 from tests.objectives import PREDICTIVE, assert_close, random_encoded, start, unit
 
 

@@ -17,9 +17,9 @@ from safetensors.numpy import load_file
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.load import load_encoder
 from speechsim_jax.training import pretraining, trainer
-from speechsim_jax.training.noise import Rates
+from speechsim_jax.training.data.sampling import Rows
+from speechsim_jax.training.random_keys import Rates
 from speechsim_jax.training.recipe import Audio, ContrastiveRecipe, Crops
-from speechsim_jax.training.sampling import Rows
 from tests import tolerances
 from tests.objectives import CONFIG, CONTRASTIVE, quick_compiles
 

@@ -8,8 +8,8 @@ import pytest
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.training.masking import Spans
 from speechsim_jax.training.model import Contrastive
+from speechsim_jax.training.objectives.masking import Spans
 from speechsim_jax.training.optimiser import AdamW
 from speechsim_jax.training.recipe import (
     RECIPES,

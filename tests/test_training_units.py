@@ -12,8 +12,9 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.training import model, units
-from speechsim_jax.training.units import Clusters
+from speechsim_jax.training import model
+from speechsim_jax.training.data import clusters as units
+from speechsim_jax.training.data.clusters import Clusters
 
 CONFIG = EncoderConfig(
     family="hubert",

@@ -11,13 +11,14 @@ from safetensors.numpy import load_file
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import speechsim_jax as ss
-from experiments import _heard, transcribe
+from experiments import transcribe
 from speechsim_jax.analyses.probing import features
 from speechsim_jax.analyses.replication import presets
 from speechsim_jax.audio.alignments import read_alignments
 from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.models import zoo
 from speechsim_jax.models.filterbank import cepstrum
+from speechsim_jax.training import records
 from speechsim_jax.training.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +50,7 @@ def test_it_was_made_by_its_recipe(name):
 @pytest.mark.parametrize("name", zoo.names())
 def test_whose_speech_it_heard(name):
     """No ShareAlike audio; none of the speakers held out; every corpus has a licence."""
-    audio = json.loads((zoo.folder(name) / _heard.AUDIO_FILE).read_text())
+    audio = json.loads((zoo.folder(name) / records.AUDIO_FILE).read_text())
     for part in audio["training"]:
         assert part["licence"] and not re.search("-SA|share.?alike", part["licence"], re.I)
         assert not set(HELD_OUT) & set(part["speakers"])

@@ -10,12 +10,12 @@ import pytest
 import soundfile
 
 import speechsim_jax as ss
-from experiments import _heard, card
+from experiments import card
 from speechsim_jax.models.checkpoint_files import open_checkpoint
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
-from speechsim_jax.training import recipe
-from speechsim_jax.training.corpora import Split, open_split
+from speechsim_jax.training import recipe, records
+from speechsim_jax.training.data.splits import Split, open_split
 from speechsim_jax.training.optimiser import AdamW
 from tests.test_dynamics import CONFIG
 from tests.test_probe import ended
@@ -188,7 +188,7 @@ def test_audio_json_names_everybody(contrastive):
         "corpus": "Songs", "licence": "Public domain", "source": "github:a/talks@abc",
         "utterances": 2, "minutes": 0.03, "speakers": ["cyd"],
     }  # fmt: skip
-    assert _heard.speakers(folder, "not asked") == {"ann", "cyd"}
+    assert records.speakers(folder, "not asked") == {"ann", "cyd"}
 
 
 def test_share_alike_is_refused(tmp_path, corpora):
@@ -238,7 +238,7 @@ def test_fine_tuned_card_thanks_for_both_trainings(contrastive, tmp_path, corpor
     ):
         assert row in text
     assert "--pretrained=runs/zoo/tiny/model" in text
-    assert _heard.speakers(tmp_path / "zoo" / "tiny_ctc", "") == {"ann", "cyd", "eve"}
+    assert records.speakers(tmp_path / "zoo" / "tiny_ctc", "") == {"ann", "cyd", "eve"}
     with pytest.raises(ss.UserError, match=r"says of x.wav no licence.*--licence=made=\.\.\."):
         card.run(dataclasses.replace(config, licences={}, overwrite=True))
     with pytest.raises(ss.UserError, match="was fine-tuned; --began_with names"):
@@ -254,7 +254,7 @@ def test_what_fine_tuning_leaves_out_is_not_thanked_for(corpora):
     split = open_split([manifest], recipe.Audio(held_out=("bob",), held_out_share=0.0))
     source = dataclasses.replace(split.training[0], seconds=30.0)
     mute = dataclasses.replace(split.training[1], transcript=" ")
-    assert _heard._usable((source, mute, split.training[2]), 17.5) == (split.training[2],)
+    assert records._usable((source, mute, split.training[2]), 17.5) == (split.training[2],)
     assert isinstance(split, Split)
 
 

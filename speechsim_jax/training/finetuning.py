@@ -11,13 +11,13 @@ from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint_files import Checkpoint
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.training import folders, model
-from speechsim_jax.training.corpora import Split, Waves, open_split
-from speechsim_jax.training.examination import OfTranscripts
+from speechsim_jax.training import export, model
+from speechsim_jax.training.data.alphabet import BLANK, Alphabet
+from speechsim_jax.training.data.sampling import UtteranceSampler, plan
+from speechsim_jax.training.data.splits import Split, Waves, open_split
+from speechsim_jax.training.evaluation import OfTranscripts
 from speechsim_jax.training.model import CTC
 from speechsim_jax.training.recipe import CTCRecipe
-from speechsim_jax.training.sampling import UtteranceSampler, plan
-from speechsim_jax.training.spelling import BLANK, Alphabet
 from speechsim_jax.training.tasks import CTCTask
 from speechsim_jax.training.trainer import Job
 
@@ -51,7 +51,7 @@ def prepare(recipe: CTCRecipe, pretrained: Checkpoint, corpora: Sequence[AudioIn
         return UtteranceSampler(waves, own, buckets, recipe.seed, width)
 
     def write(folder: Path, trained: model.Model) -> None:
-        folders.write_recognizer(folder, config, objective, trained, alphabet, recipe.dtype)
+        export.write_recognizer(folder, config, objective, trained, alphabet, recipe.dtype)
 
     examination = None
     if split.held_out:

@@ -13,12 +13,12 @@ from speechsim_jax.audio.corpus import Source
 from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.training import folders, model
-from speechsim_jax.training.corpora import Split, Waves, open_split, speaker_of
-from speechsim_jax.training.examination import OfSpeakers
-from speechsim_jax.training.labelling import Units, make_units, of_layer, of_mfcc
+from speechsim_jax.training import export, model
+from speechsim_jax.training.data.cluster_labels import Units, make_units, of_layer, of_mfcc
+from speechsim_jax.training.data.sampling import CropSampler
+from speechsim_jax.training.data.splits import Split, Waves, open_split, speaker_of
+from speechsim_jax.training.evaluation import OfSpeakers
 from speechsim_jax.training.recipe import ContrastiveRecipe, PredictiveRecipe, Pretraining
-from speechsim_jax.training.sampling import CropSampler
 from speechsim_jax.training.tasks import ContrastiveTask, PredictiveTask
 from speechsim_jax.training.trainer import Job
 
@@ -80,13 +80,13 @@ def prepare(
 
 
 def _write_contrastive(recipe: ContrastiveRecipe, folder: Path, trained: model.Model) -> None:
-    folders.write_contrastive(folder, recipe.encoder, recipe.head, trained, recipe.dtype)
+    export.write_contrastive(folder, recipe.encoder, recipe.head, trained, recipe.dtype)
 
 
 def _write_predictive(
     recipe: PredictiveRecipe, units: Units, folder: Path, trained: model.Model
 ) -> None:
-    folders.write_predictive(folder, recipe.encoder, trained, units, recipe.dtype)
+    export.write_predictive(folder, recipe.encoder, trained, units, recipe.dtype)
 
 
 def _units(recipe: PredictiveRecipe, split: Split, workdir: Path, teacher: Teacher | None) -> Units:

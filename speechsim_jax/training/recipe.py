@@ -25,10 +25,10 @@ from typing import Any, ClassVar, Literal
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.save import SavedDtype
-from speechsim_jax.training.masking import Spans
 from speechsim_jax.training.model import Contrastive, Predictive
-from speechsim_jax.training.noise import Rates
+from speechsim_jax.training.objectives.masking import Spans
 from speechsim_jax.training.optimiser import AdamW
+from speechsim_jax.training.random_keys import Rates
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,18 +8,18 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.training import contrastive, ctc, predictive, quantizer
-from speechsim_jax.training.masking import Spans, span_mask
+from speechsim_jax.training.data.sampling import Rows
+from speechsim_jax.training.forward import UNMASKED, Encoded, Masks, encode
 from speechsim_jax.training.model import CTC, Contrastive, Model, Predictive
-from speechsim_jax.training.network import UNMASKED, Encoded, Masks, encode
-from speechsim_jax.training.noise import Dropout, Keys, Rates, stream
+from speechsim_jax.training.objectives import contrastive, ctc, predictive, quantizer
+from speechsim_jax.training.objectives.masking import Spans, span_mask
+from speechsim_jax.training.random_keys import Dropout, Keys, Rates, stream
 from speechsim_jax.training.recipe import (
     Annealing,
     ContrastiveRecipe,
     CTCRecipe,
     PredictiveRecipe,
 )
-from speechsim_jax.training.sampling import Rows
 
 
 class Found(NamedTuple):

@@ -27,13 +27,14 @@ from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.runtime import mesh as sharding
 from speechsim_jax.runtime import provenance
 from speechsim_jax.runtime.run_checkpoints import Checkpoint, Checkpoints
-from speechsim_jax.training import folders, program
-from speechsim_jax.training.corpora import ahead
-from speechsim_jax.training.examination import Examination, Marks
+from speechsim_jax.training import export as folders
+from speechsim_jax.training import step as program
+from speechsim_jax.training.data.sampling import Rows
+from speechsim_jax.training.data.splits import ahead
+from speechsim_jax.training.evaluation import Examination, Marks
 from speechsim_jax.training.model import Model, export, fill
-from speechsim_jax.training.program import Program
 from speechsim_jax.training.recipe import Recipe
-from speechsim_jax.training.sampling import Rows
+from speechsim_jax.training.step import Program
 from speechsim_jax.training.tasks import Found, Task
 
 _log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.audio.open_corpus import durations
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.training.corpora import Waves, ahead
-from speechsim_jax.training.units import mfcc
+from speechsim_jax.training.data.clusters import mfcc
+from speechsim_jax.training.data.splits import Waves, ahead
 
 # What aligners write where nobody speaks, or what is spoken is unknown.
 SILENCES = ("SIL", "sil", "sp", "spn", "SPN", "NSN", "<sil>", "+SPN+", "+NSN+", "+NOISE+")

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments._heard import AUDIO_FILE, model_name
 from speechsim_jax.analyses.probing.classifier import Interval, interval
+from speechsim_jax.training.records import AUDIO_FILE, model_name
 
 # What corpora are called on the Hugging Face hub, by the first word of their name.
 _ON_THE_HUB = {"LibriSpeech": "openslr/librispeech_asr"}

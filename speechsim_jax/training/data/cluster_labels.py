@@ -15,8 +15,8 @@ from speechsim_jax.audio.corpus import Corpus, Source
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.training.corpora import Waves, ahead
-from speechsim_jax.training.units import Clusters, cluster, hidden_rows, mfcc
+from speechsim_jax.training.data.clusters import Clusters, cluster, hidden_rows, mfcc
+from speechsim_jax.training.data.splits import Waves, ahead
 
 _log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from speechsim_jax.models import save, weight_names
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.save import SavedDtype
 from speechsim_jax.training import model as training_model
-from speechsim_jax.training.labelling import Units
+from speechsim_jax.training.data.alphabet import Alphabet
+from speechsim_jax.training.data.cluster_labels import Units
 from speechsim_jax.training.model import CTC, Contrastive, Model
-from speechsim_jax.training.spelling import Alphabet
 
 HEAD_FILE = "pretraining_head.safetensors"
 

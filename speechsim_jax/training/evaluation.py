@@ -11,10 +11,10 @@ from jaxtyping import Int
 from speechsim_jax.audio.corpus import Source
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.error_rates import error_rates
-from speechsim_jax.training import predictive
-from speechsim_jax.training.corpora import Split, speaker_of
-from speechsim_jax.training.sampling import CropSampler, Rows, UtteranceSampler
-from speechsim_jax.training.spelling import Alphabet
+from speechsim_jax.training.data.alphabet import Alphabet
+from speechsim_jax.training.data.sampling import CropSampler, Rows, UtteranceSampler
+from speechsim_jax.training.data.splits import Split, speaker_of
+from speechsim_jax.training.objectives import predictive
 from speechsim_jax.training.tasks import Found, Task
 
 Look = Callable[[Rows, int], Found]

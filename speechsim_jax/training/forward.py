@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from speechsim_jax.array_types import FrameMask, Hidden, Lengths, Waveforms
 from speechsim_jax.models.architecture import Network, normalize
 from speechsim_jax.training.model import Model
-from speechsim_jax.training.noise import Dropout
+from speechsim_jax.training.random_keys import Dropout
 
 
 class Encoded(NamedTuple):

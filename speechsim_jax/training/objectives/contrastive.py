@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from speechsim_jax.training import quantizer
+from speechsim_jax.training.forward import Encoded, count, feature_power, unit_vectors
 from speechsim_jax.training.model import Contrastive, ContrastiveHead
-from speechsim_jax.training.network import Encoded, count, feature_power, unit_vectors
-from speechsim_jax.training.noise import Keys
+from speechsim_jax.training.objectives import quantizer
+from speechsim_jax.training.random_keys import Keys
 
 Negatives = Int[Array, "batch frame negative"]
 

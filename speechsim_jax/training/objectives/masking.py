@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.training.noise import Keys
+from speechsim_jax.training.random_keys import Keys
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from speechsim_jax.audio.corpus import Source
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint_files import read_json
-from speechsim_jax.training.corpora import Split, open_split, speaker_of
+from speechsim_jax.training.data.splits import Split, open_split, speaker_of
 from speechsim_jax.training.recipe import Audio
 
 # Written beside a card: which audio was trained on, and which was held out.

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from speechsim_jax.training.masking import Spans, span_mask
+from speechsim_jax.training.forward import Encoded, Masks, count
 from speechsim_jax.training.model import CTC, CTCHead
-from speechsim_jax.training.network import Encoded, Masks, count
-from speechsim_jax.training.noise import Keys, stream
+from speechsim_jax.training.objectives.masking import Spans, span_mask
+from speechsim_jax.training.random_keys import Keys, stream
 
 
 class Sums(NamedTuple):

@@ -19,9 +19,9 @@ from speechsim_jax.audio.batching import Bucket, plan_buckets
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Source
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.training.corpora import Waves, speaker_of
+from speechsim_jax.training.data.clusters import padded
+from speechsim_jax.training.data.splits import Waves, speaker_of
 from speechsim_jax.training.recipe import Crops, Utterances
-from speechsim_jax.training.units import padded
 
 # What keeps the draws of one purpose apart from those of another with the same seed.
 _TRAINING, _EVALUATION = 0, 1

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from speechsim_jax.training.forward import Encoded, count, feature_power, unit_vectors
 from speechsim_jax.training.model import Predictive, PredictiveHead
-from speechsim_jax.training.network import Encoded, count, feature_power, unit_vectors
 
 Units = Int[Array, "batch frame"]
 """The unit of each frame, -1 where there is none."""

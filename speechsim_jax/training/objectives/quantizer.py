@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from speechsim_jax.array_types import Hidden
 from speechsim_jax.training.model import Quantizer
-from speechsim_jax.training.noise import Keys
+from speechsim_jax.training.random_keys import Keys
 
 Choices = Float[Array, "batch frame group codeword"]
 

@@ -20,10 +20,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Int32
 
+from speechsim_jax.training.data.sampling import Rows, filled
 from speechsim_jax.training.model import Model
-from speechsim_jax.training.noise import utterance_keys
 from speechsim_jax.training.optimiser import AdamW
-from speechsim_jax.training.sampling import Rows, filled
+from speechsim_jax.training.random_keys import utterance_keys
 from speechsim_jax.training.tasks import Found, Task
 
 _ALL = P()

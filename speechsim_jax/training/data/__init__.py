@@ -1,0 +1,1 @@
+"""What training reads: splits, batches, cluster labels, alphabets."""

@@ -1,0 +1,1 @@
+"""What encoders are trained to do: contrast, predict clusters, transcribe."""
