@@ -31,7 +31,7 @@ from collections.abc import Callable
 
 from absl import flags
 
-from experiments import _flags
+from speechsim_jax.commands import flags as _flags
 from speechsim_jax.errors import UserError
 
 _SPEECH = flags.DEFINE_string(

@@ -11,8 +11,8 @@ import soundfile
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import speechsim_jax as ss
-from experiments import dynamics as script
 from speechsim_jax.analyses import learning_dynamics
+from speechsim_jax.commands import dynamics as script
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder

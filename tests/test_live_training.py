@@ -25,12 +25,12 @@ from transformers import (  # noqa: E402
 
 from speechsim_jax.models.config import EncoderConfig  # noqa: E402
 from speechsim_jax.models.load import load_encoder  # noqa: E402
-from speechsim_jax.training import export, forward, model, random_keys
+from speechsim_jax.training import export, forward, model, random_keys  # noqa: E402
 from speechsim_jax.training.data.alphabet import Alphabet  # noqa: E402
 from speechsim_jax.training.data.cluster_labels import Units  # noqa: E402
 from speechsim_jax.training.forward import Masks  # noqa: E402
 from speechsim_jax.training.model import CTC, Contrastive  # noqa: E402
-from speechsim_jax.training.objectives import contrastive, ctc, quantizer
+from speechsim_jax.training.objectives import contrastive, ctc, quantizer  # noqa: E402
 from speechsim_jax.training.objectives.masking import Spans, span_mask  # noqa: E402
 from tests import tolerances  # noqa: E402
 from tests.make_parity_fixtures import LAYOUTS, SMALL, redraw  # noqa: E402

@@ -10,9 +10,9 @@ from absl.testing import flagsaver
 from safetensors.numpy import load_file
 
 import speechsim_jax as ss
-from experiments import _flags, _training, finetune, pretrain, synthesise
 from speechsim_jax.audio.corpus import read
 from speechsim_jax.audio.open_corpus import open_corpus
+from speechsim_jax.commands import finetune, flags, pretrain, synthesise, training
 from speechsim_jax.training.recipe import Audio, read_recipe
 from tests.objectives import quick_compiles
 
@@ -80,7 +80,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def config(folder: Path, workdir: Path, **more) -> pretrain.Config:
-    run = _training.Run((str(folder / "manifest.tsv"),), str(workdir), mesh="data:1", **more)
+    run = training.Run((str(folder / "manifest.tsv"),), str(workdir), mesh="data:1", **more)
     recipe = read_recipe(folder / "predictive.toml")
     return pretrain.Config(recipe, run, progress=False)
 
@@ -128,7 +128,7 @@ def test_the_second_iteration(folder, pretrained):
 
 def test_fine_tuning(folder, pretrained, caplog):
     workdir = folder / "ctc"
-    run = _training.Run((str(folder / "manifest.tsv"),), str(workdir), mesh="data:1")
+    run = training.Run((str(folder / "manifest.tsv"),), str(workdir), mesh="data:1")
     recipe = read_recipe(folder / "ctc.toml")
     outcome = finetune.run(finetune.Config(recipe, str(pretrained / "model"), run, progress=False))
     assert outcome.finished and outcome.marks["cer"] > 0
@@ -176,8 +176,8 @@ def refused(capsys):
 
     def call(script, *arguments: str) -> str:
         with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-            _flags.parse(["script", *arguments])
-            _flags.guarded(script.main)
+            flags.parse(["script", *arguments])
+            flags.guarded(script.main)
         assert ended.value.code == 2
         return capsys.readouterr().err.splitlines()[-1]  # behind what is logged
 
@@ -212,17 +212,17 @@ def test_mistakes(folder, pretrained, refused):
 def test_flags_change_the_recipe():
     recipe = read_recipe(ROOT / "experiments" / "zoo" / "contrastive_s.toml")
     with flagsaver.flagsaver():
-        _flags.parse(
+        flags.parse(
             ["x", "--steps=900", "--seed=3", "--include=a/*,b/*", "--exclude=", "--held_out=0.2"]
         )
-        found = _training.with_flags(recipe)
+        found = training.with_flags(recipe)
     assert (found.steps, found.seed) == (900, 3)
     assert found.snapshots == tuple(step for step in recipe.snapshots if step <= 900)
     assert found.audio.include == ("a/*", "b/*") and found.audio.exclude == ()
     assert (found.audio.held_out, found.audio.held_out_share) == ((), 0.2)
     for names in (("a", "b"), ("1688",)):
         with flagsaver.flagsaver():
-            _flags.parse(["x", f"--held_out={','.join(names)}"])
-            audio = _training.with_flags(recipe).audio
+            flags.parse(["x", f"--held_out={','.join(names)}"])
+            audio = training.with_flags(recipe).audio
         assert (audio.held_out, audio.held_out_share) == (names, 0)
-    assert _training.with_flags(recipe) == recipe
+    assert training.with_flags(recipe) == recipe

@@ -12,11 +12,11 @@ import soundfile
 from absl.testing import flagsaver
 
 import speechsim_jax as ss
-from experiments import _flags, probe
 from speechsim_jax.analyses.probing import features
 from speechsim_jax.audio.alignments import read_alignments
 from speechsim_jax.audio.corpus import read
 from speechsim_jax.audio.open_corpus import open_corpus
+from speechsim_jax.commands import flags, probe
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 from speechsim_jax.training import records
@@ -290,8 +290,8 @@ def ended(capsys, main: Callable[[], None], *arguments: str) -> tuple[int, str, 
     code = 0
     with flagsaver.flagsaver():
         try:
-            _flags.parse(["script", *arguments])
-            _flags.guarded(main)
+            flags.parse(["script", *arguments])
+            flags.guarded(main)
         except SystemExit as end:
             code = int(end.code or 0)
     out, err = capsys.readouterr()

@@ -10,11 +10,11 @@ import soundfile
 from absl.testing import flagsaver
 
 import speechsim_jax as ss
-from experiments import _flags, replicate
 from speechsim_jax.analyses.replication import grouped, members, presets, published_maps
 from speechsim_jax.analyses.replication.claims import Roles
 from speechsim_jax.audio import batching, selection
 from speechsim_jax.audio.corpus import Corpus, Source
+from speechsim_jax.commands import flags, replicate
 from speechsim_jax.comparison import attentions
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
@@ -303,7 +303,7 @@ def test_two_hidden_states_are_too_few(models, audio, tmp_path):
 
 def parsed(*arguments: str) -> replicate.Config:
     with flagsaver.flagsaver():
-        _flags.parse(["replicate", *arguments])
+        flags.parse(["replicate", *arguments])
         return replicate.config_from_flags()
 
 
@@ -364,6 +364,6 @@ def test_presets_name_published_models(tmp_path):
 
 def test_help_findings(capsys):
     with flagsaver.flagsaver():
-        _flags.parse(["replicate", "--help_findings"])
+        flags.parse(["replicate", "--help_findings"])
         replicate.main()
     assert "is undecided    otherwise" in capsys.readouterr().out

@@ -22,8 +22,9 @@ from absl.testing import flagsaver
 from safetensors.numpy import load_file, save_file
 
 import speechsim_jax as ss
-from experiments import _flags, compare, demo, dynamics, merge, replicate
 from speechsim_jax.audio import batching
+from speechsim_jax.commands import compare, demo, dynamics, merge, replicate
+from speechsim_jax.commands import flags as _flags
 from speechsim_jax.comparison import encoders
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.initial_weights import random_tensors

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _flags, selfcheck
+from speechsim_jax.commands import flags, selfcheck
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.statistics import (
     attention_accumulator,
@@ -26,7 +26,7 @@ def run(capsys):
         capsys.readouterr()
         code = 0
         try:
-            _flags.guarded(selfcheck.main)
+            flags.guarded(selfcheck.main)
         except SystemExit as ended:
             assert isinstance(ended.code, int)
             code = ended.code

@@ -14,8 +14,8 @@ import soundfile
 from absl.testing import flagsaver
 
 import speechsim_jax as ss
-from experiments import _flags, compare, merge
 from speechsim_jax.audio import corpus, open_corpus
+from speechsim_jax.commands import compare, flags, merge
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline import accumulators, one_pass, run
@@ -215,7 +215,7 @@ def test_the_log_keeps_the_plan(encoder, tmp_path, capsys):
         settings=ss.Settings(layers=(0, -1)),
     )  # fmt: skip
     with flagsaver.flagsaver():
-        _flags.parse(["script"])
+        flags.parse(["script"])
         compare.run(config)
     lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
     entries = {entry["message"]: entry["level"] for entry in map(json.loads, lines)}

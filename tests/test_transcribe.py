@@ -11,7 +11,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 import speechsim_jax as ss
-from experiments import transcribe
+from speechsim_jax.commands import transcribe
 from tests import test_scripts
 from tests.test_scripts import ROOT, in_subprocess, one_line
 

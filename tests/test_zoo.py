@@ -11,11 +11,11 @@ from safetensors.numpy import load_file
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import speechsim_jax as ss
-from experiments import transcribe
 from speechsim_jax.analyses.probing import features
 from speechsim_jax.analyses.replication import presets
 from speechsim_jax.audio.alignments import read_alignments
 from speechsim_jax.audio.open_corpus import open_corpus
+from speechsim_jax.commands import transcribe
 from speechsim_jax.models import zoo
 from speechsim_jax.models.filterbank import cepstrum
 from speechsim_jax.training import records

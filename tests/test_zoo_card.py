@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 import speechsim_jax as ss
-from experiments import card
+from speechsim_jax.commands import card
 from speechsim_jax.models.checkpoint_files import open_checkpoint
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder

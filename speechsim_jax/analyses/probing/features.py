@@ -23,7 +23,7 @@ SILENCES = ("SIL", "sil", "sp", "spn", "SPN", "NSN", "<sil>", "+SPN+", "+NSN+", 
 MFCC, STACKED = "mfcc", "mfcc_stacked"
 _CONTEXT_FRAMES = 5  # on either side: 0.22 s in all
 
-_log = logging.getLogger("speechsim_jax.experiments.probe")
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

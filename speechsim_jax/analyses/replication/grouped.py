@@ -21,7 +21,7 @@ import speechsim_jax as ss
 from speechsim_jax.audio.corpus import Corpus
 from speechsim_jax.errors import UserError
 
-_log = logging.getLogger("speechsim_jax.experiments.groups")
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)

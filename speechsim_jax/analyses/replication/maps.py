@@ -16,7 +16,7 @@ from speechsim_jax.analyses.replication.claims import Roles
 # Of fine-tuned against pretrained models.
 _OF_FINETUNING = ("maxcorr", "linreg", "svcca", "pwcca", "lincka")
 
-_log = logging.getLogger("speechsim_jax.experiments.replicate")
+_log = logging.getLogger(__name__)
 
 
 def draw(

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from experiments import _flags, compare
+from speechsim_jax.commands import compare
+from speechsim_jax.commands import flags as _flags
 from speechsim_jax.errors import UserError
 from speechsim_jax.training import trainer
 from speechsim_jax.training.recipe import Recipe
@@ -37,7 +38,7 @@ USED = ("resume", "checkpoint_every", "mesh")
 for _name in USED:
     flags.declare_key_flag(_name)
 
-_log = logging.getLogger("speechsim_jax.experiments.training")
+_log = logging.getLogger(__name__)
 
 _AnyRecipe = TypeVar("_AnyRecipe", bound=Recipe)
 

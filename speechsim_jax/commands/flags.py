@@ -16,8 +16,8 @@ import tqdm.auto
 from absl import app, flags
 
 import speechsim_jax as ss
-from experiments import _help
 from speechsim_jax import figures
+from speechsim_jax.commands import help
 from speechsim_jax.errors import UserError
 from speechsim_jax.runtime import processes
 
@@ -40,7 +40,7 @@ def start(main: Callable[[], None]) -> None:
     with one line on stderr.
     """
     if {"--help", "-help", "-h", "--helpshort"} & set(sys.argv[1:]):
-        print(_help.page(sys.modules[main.__module__]))
+        print(help.page(sys.modules[main.__module__]))
         return
     # It prints its warnings itself, and absl would print them again.
     logging.getLogger("huggingface_hub").propagate = False

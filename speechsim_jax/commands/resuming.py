@@ -9,7 +9,7 @@ from typing import Any
 from speechsim_jax.errors import UserError
 
 _PLAN = "plan.json"
-_log = logging.getLogger("speechsim_jax.experiments")
+_log = logging.getLogger(__name__)
 
 
 def place(folder: Path, identity: dict[str, Any], resume: bool, overwrite: bool) -> Path:

@@ -1,0 +1,1 @@
+"""The commands: flags, a frozen `Config`, `run(config)` and `main`, one file a command."""

@@ -1,0 +1,262 @@
+"""A model card for a trained model, and the folder that is shipped: one command each.
+
+    python -m experiments.card --trained=runs/zoo/contrastive_s --corpus=speech/manifest.tsv \\
+        --probe=runs/zoo/probe/probe.json --workdir=speechsim_jax/models/zoo/contrastive_s
+
+copies TRAINED/model and writes README.md, a card in Hugging Face's form, and audio.json beside it:
+which audio it was trained on, with its licences, and whose speech was held out. Everything is read
+from training.json, metrics.jsonl and held_out.json of the training, from the manifest of the audio
+(which must be what the training had, by its fingerprint) and from probe.json. A fine-tuned model
+also needs --began_with, the folder with the card of the model that was fine-tuned. Audio under a
+ShareAlike licence is refused. From a notebook: `run(Config(...))`.
+"""
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from speechsim_jax.audio.corpus import Source
+from speechsim_jax.commands import compare, training
+from speechsim_jax.commands import flags as _flags
+from speechsim_jax.errors import UserError
+from speechsim_jax.models.checkpoint_files import open_checkpoint, read_json
+from speechsim_jax.training import model_card, records
+from speechsim_jax.training.data.splits import speaker_of
+
+_TRAINED = flags.DEFINE_string("trained", None, "Workdir of a finished training.")
+_BEGAN_WITH = flags.DEFINE_string(
+    "began_with", None, "Folder with the card of the model that was fine-tuned."
+)
+_PROBE = flags.DEFINE_string("probe", None, "A probe.json of experiments.probe.")
+_LICENCE = flags.DEFINE_multi_string(
+    "licence", [], "CORPUS=LICENCE of a corpus whose manifest has no column `licence`."
+)
+flags.declare_key_flag("corpus")
+flags.adopt_module_key_flags(_flags)  # for --help
+
+_SHARE_ALIKE = ("-SA", "sharealike", "share alike")
+_LICENCE_FOLDER = "licences"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What was trained, on what, and where the card goes; the names are those of the flags."""
+
+    trained: str
+    corpus: tuple[str, ...]
+    workdir: str
+    began_with: str | None = None
+    probe: str | None = None
+    licences: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    overwrite: bool = False
+
+
+def run(config: Config) -> Path:
+    """Write the folder; returns the card. Raises UserError."""
+    trained = Path(config.trained).expanduser()
+    folder = trained / "model"
+    told = records.record(folder)
+    workdir = Path(config.workdir).expanduser()
+    card = workdir / "README.md"
+    if card.exists() and not config.overwrite:
+        raise UserError(f"{card} exists; choose another --workdir or pass --overwrite")
+    audio, texts = _audio(config, folder, told)
+    probe = read_json(Path(config.probe)) if config.probe else None
+    lines = _lines(trained / "metrics.jsonl")
+    checkpoint = open_checkpoint(folder)
+    held_out = trained / "held_out.json"
+    facts = model_card.Facts(
+        name=workdir.name,
+        told=told,
+        config=checkpoint.config,
+        parameters=sum(tensor.size for tensor in checkpoint.tensors().values()),
+        file_bytes=sum((folder / name).stat().st_size for name in checkpoint.files),
+        first=lines[0] if lines else {},
+        curve=lines,
+        by_speaker=read_json(held_out).get("speakers", {}) if held_out.is_file() else {},
+        audio=audio,
+        texts=texts,
+        probe=probe,
+        began_with=None if config.began_with is None else Path(config.began_with).name,
+    )
+    text = model_card.text(facts)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and workdir.resolve() != folder.resolve():
+                shutil.copyfile(path, workdir / path.name)  # without its permissions
+        (workdir / "training.json").write_text(json.dumps(_portable(told), indent=2) + "\n")
+        records.write_audio(workdir / records.AUDIO_FILE, audio)
+        card.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be written ({error})") from error
+    return card
+
+
+# --- what is known ---
+
+
+def _lines(path: Path) -> list[dict[str, float]]:
+    """The looks at held-out speakers, from before the first step on."""
+    if not path.is_file():
+        return []
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line for line in found if line["of"] == "held_out"]
+
+
+def _portable(told: dict[str, Any]) -> dict[str, Any]:
+    """training.json with a teacher's name in place of its path."""
+    of = told.get("units", {}).get("of")
+    if not isinstance(of, dict) or "source" not in of:
+        return told
+    units = told["units"] | {"of": of | {"source": records.model_name(of["source"])}}
+    return told | {"units": units}
+
+
+def _audio(
+    config: Config, folder: Path, told: Mapping[str, Any]
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """The audio that was trained on and held out, by corpus; and the texts of its licences.
+
+    Raises UserError for audio under a ShareAlike licence, or without a licence.
+    """
+    split = records.split_of(folder, config.corpus)
+    rows: dict[str, dict[str, str]] = {}
+    texts: dict[str, str] = {}
+    for corpus in config.corpus:
+        rows |= _manifest(Path(corpus).expanduser(), config.licences)
+        texts |= _licence_texts(Path(corpus).expanduser().parent / _LICENCE_FOLDER)
+    audio = {
+        "training": _by_corpus(split.training, rows, split.corpus_of),
+        "held_out": _by_corpus(split.held_out, rows, split.corpus_of),
+    }
+    if ("pretrained" in told) != (config.began_with is not None):
+        raise UserError(
+            f"{folder}: was {'' if 'pretrained' in told else 'not '}fine-tuned; --began_with names "
+            "the folder with the card of the model that was, and is for such models alone"
+        )
+    if config.began_with is not None:
+        before = Path(config.began_with).expanduser()
+        if open_checkpoint(before).digest() != told["pretrained"]:
+            raise UserError(f"{before}: is not the model that {folder} was fine-tuned from")
+        earlier = read_json(before / records.AUDIO_FILE)
+        heard = {name for part in earlier["training"] for name in part["speakers"]}
+        audio["training"] = _united(earlier["training"], audio["training"])
+        audio["held_out"] = [
+            part | {"heard_in_pretraining": sorted(heard & set(part["speakers"]))}
+            for part in audio["held_out"]
+        ]
+    for part in audio["training"]:
+        if any(word.lower() in part["licence"].lower() for word in _SHARE_ALIKE):
+            raise UserError(
+                f"{folder}: was trained on {part['corpus']} ({part['licence']}); weights of "
+                "ShareAlike audio are not shipped: exclude it and train again"
+            )
+    used = {part["corpus"].split()[0] for part in audio["training"]}
+    return audio, {name: text for name, text in texts.items() if name in used}
+
+
+def _manifest(path: Path, licences: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The rows of a manifest by utterance, each with a corpus and a licence."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a manifest ({error})") from error
+    label = path.parent.name
+    found = {}
+    for row in rows:
+        licence = row.get("licence") or licences.get(label)
+        if not licence:
+            raise UserError(
+                f"{path}: says of {row['path']} no licence; say it for all of it with "
+                f"--licence={label}=..."
+            )
+        of = {"corpus": label, "source_repo": "", "source_commit": ""}
+        of |= {name: row[name] for name in of if row.get(name)}
+        found[row.get("id") or Path(row["path"]).as_posix()] = of | {"licence": licence}
+    return found
+
+
+def _licence_texts(folder: Path) -> dict[str, str]:
+    """What a corpus's folder of licences says, by the first word of the corpus's name."""
+    found = {}
+    for path in sorted(folder.glob("*")):
+        name = path.stem.removesuffix("-LICENSE")
+        if path.stem.endswith("-LICENSE") or (path.suffix == ".txt" and "-" not in name):
+            found[name] = path.read_text(encoding="utf-8").strip()
+    return found
+
+
+def _by_corpus(
+    sources: Iterable[Source], rows: Mapping[str, Mapping[str, str]], corpus_of: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """A row for each corpus, licence and origin; of its folder if the manifest names none."""
+    parts: dict[tuple[str, ...], list[Source]] = {}
+    for source in sources:
+        row = rows[source.id]
+        key = row["corpus"], row["licence"], row["source_repo"], row["source_commit"]
+        parts.setdefault(key, []).append(source)
+    return [
+        {
+            "corpus": corpus,
+            "licence": licence,
+            "source": f"{repo}@{commit}" if commit else repo,
+            "utterances": len(own),
+            "minutes": round(sum(source.seconds or 0.0 for source in own) / 60, 2),
+            "speakers": sorted({speaker_of(source) for source in own}),
+        }
+        for (corpus, licence, repo, commit), own in sorted(parts.items())
+    ]
+
+
+def _united(
+    before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The audio of pretraining and that of fine-tuning, each row saying which."""
+    return [part | {"heard_in": "pretraining"} for part in before] + [
+        part | {"heard_in": "fine-tuning"} for part in after
+    ]
+
+
+# --- flags ---
+
+
+def config_from_flags() -> Config:
+    """The flags as a Config; raises UserError for what is missing or means nothing here."""
+    compare.refuse_flags("a card")
+    for flag in flags.FLAGS.flags_by_module_dict()[training.__name__]:
+        if flag.present and flag.name != "corpus":
+            raise UserError(f"--{flag.name} is not for a card")
+    corpus = flags.FLAGS["corpus"].value or []
+    for name, value in (
+        ("trained", _TRAINED.value), ("corpus", corpus), ("workdir", _flags.WORKDIR.value),
+    ):  # fmt: skip
+        if not value:
+            raise UserError(f"--{name} is required; see --help")
+    licences = {}
+    for text in _LICENCE.value:
+        name, _, licence = text.partition("=")
+        if not name or not licence:
+            raise UserError(f"--licence={text}: expected CORPUS=LICENCE")
+        licences[name] = licence
+    return Config(
+        trained=str(_TRAINED.value),
+        corpus=tuple(corpus),
+        workdir=str(_flags.WORKDIR.value),
+        began_with=_BEGAN_WITH.value,
+        probe=_PROBE.value,
+        licences=licences,
+        overwrite=_flags.OVERWRITE.value,
+    )
+
+
+def main() -> None:
+    """Run from the flags and say what was written."""
+    print(f"written: {run(config_from_flags())}")
