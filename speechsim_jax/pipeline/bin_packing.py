@@ -2,8 +2,8 @@
 
 Bin packing with shared items: to find the fewest passes is hard. A pass should hold many pairs of
 few networks, so the triangle of pairs is walked block after block, or a pass is grown network by
-network; `plan` keeps the best of several such ways. (`tests/test_plan.py` holds them against all
-ways there are, on small triangles.)
+network; `plan` keeps the best of several such ways. (The tests compare them with all ways there
+are, on small triangles.)
 """
 
 import math

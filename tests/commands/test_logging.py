@@ -1,0 +1,223 @@
+"""What a run says of itself: before it computes, while it does, and when there is nothing to do."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from absl.testing import flagsaver
+
+import speechsim_jax as ss
+from speechsim_jax.audio import corpus, open_corpus
+from speechsim_jax.commands import compare, flags, merge
+from speechsim_jax.errors import UserError
+from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.pipeline import accumulators, one_pass, run
+from tests.support.paths import ROOT
+
+BASE = ROOT / "tests" / "data" / "parity" / "wav2vec2-base"
+QUICK: dict[str, Any] = {"measures": "lincka", "layers": (0, -1), "batch_seconds": 1, "buckets": 1}
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SpeechEncoder:
+    return ss.load_encoder(BASE)
+
+
+@pytest.fixture
+def names(tmp_path) -> dict[str, Path]:
+    """A list and a manifest of files that are not there, and words that are called a sound."""
+    places = {name: tmp_path / name for name in ("list.txt", "manifest.tsv", "words.wav")}
+    places["list.txt"].write_text("gone0.wav\ngone1.wav\n")
+    places["manifest.tsv"].write_text("path\ngone0.wav\n")
+    places["words.wav"].write_text("not a sound at all")
+    return places
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return 0.1 * rng.standard_normal(round(16_000 * seconds)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["list.txt", "manifest.tsv"])
+def test_lists_of_nothing_are_refused_before_anything_is_loaded(name, names, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "speechsim_jax.comparison.encoders.load_encoder", lambda *_, **__: pytest.fail("loaded")
+    )
+    with pytest.raises(UserError) as error:
+        ss.compare([BASE], names[name])
+    number = "2 files" if name == "list.txt" else "1 file"
+    assert str(error.value) == (
+        f"{names[name]}: no usable audio ({number} skipped, the first: gone0.wav is not a file: "
+        f"{names[name].with_name('gone0.wav')}; paths in a list count from its own folder)"
+    )
+    assert capsys.readouterr().err == ""
+
+
+def test_no_known_length_is_no_traceback(encoder, names, capsys):
+    with pytest.raises(UserError, match=r"no usable audio \(1 file skipped, .* cannot be decoded"):
+        ss.compare([encoder], names["words.wav"], **QUICK)
+    assert "audio:   0%" in capsys.readouterr().err  # there was a bar
+
+
+def test_more_audio_than_a_manifest_promises(encoder, tmp_path, capsys):
+    """Its seconds are believed for the plan only."""
+    soundfile.write(tmp_path / "one.wav", noise(3), 16_000)
+    (tmp_path / "m.tsv").write_text("path\tseconds\none.wav\t1\n")
+    assert ss.compare([encoder], tmp_path / "m.tsv", **QUICK).attributes["seconds"] == 3
+    assert "3/? audio-seconds" in capsys.readouterr().err
+
+
+def test_missing_files_of_a_list_say_where_they_are_looked_for(tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"gone.wav\n{tmp_path}/absolute.wav\n")
+    said = []
+    for source in open_corpus.open_corpus(listed).sources:
+        with pytest.raises(corpus.AudioError) as error:
+            corpus.read(source)
+        said.append(str(error.value))
+    assert said == [
+        f"is not a file: {tmp_path}/gone.wav; paths in a list count from its own folder",
+        f"is not a file: {tmp_path}/absolute.wav",
+    ]
+
+
+def test_skipped_audio_counts_as_done(encoder, capsys):
+    """The bar ends where it should, and shows no number that nobody has heard."""
+    waves = {"a": noise(1), "silent": np.zeros(80_000, np.float32), "b": noise(1, 1)}
+    ss.compare([encoder], waves, **QUICK)
+    bars = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    last = [line for line in bars if line.startswith("audio:")][-1]
+    assert last.startswith("audio: 100%|") and "| 7/7 audio-seconds" in last
+
+
+def test_what_is_said_at_the_start(encoder, caplog):
+    """On the terminal (INFO) before anything is slow; figures of the plan are for the file."""
+    with caplog.at_level(logging.DEBUG, "speechsim_jax"):
+        ss.compare([encoder], {"a": noise(1), "b": noise(1, 1)}, **QUICK)
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.INFO]
+    assert said[0] == "reading 1 model, looking at 2 audio files"
+    assert said[1].startswith("2 layers, 2 files, 2.0 s of audio, ")
+    assert said[1].endswith(" GB, under a minute and compiling")
+    assert said[2] == (
+        "compiling 1 program (architectures x lengths of audio); the bar stands still at each new "
+        "length"
+    )
+    assert said[3].startswith("read 2 utterances, 2.0 s of audio, ")
+    for figure in ("one pass, data", "workspace", "FLOPs"):
+        assert not any(figure in line for line in said) and figure in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(3, "under a minute"), (61, "about 1.0 min"), (589, "about 9.8 min"), (3720, "about 62 min")],
+)
+def test_estimates_say_that_compiling_is_not_in_them(seconds, said):
+    assert run._about(seconds) == f"{said} and compiling"
+
+
+def test_several_passes_are_announced(encoder, caplog):
+    given: dict[str, Any] = QUICK | {"progress": False}
+    with pytest.raises(UserError, match="give at least") as error:
+        ss.compare([encoder], {"a": noise(1)}, device_memory_gb=1e-9, **given)
+    least = int(str(error.value).split("give at least ")[1].split()[0])
+    with caplog.at_level(logging.INFO, "speechsim_jax"):
+        result = ss.compare([encoder], {"a": noise(1)}, device_memory_gb=least / 1e9, **given)
+    count = result.attributes["passes"]
+    assert count > 1 and f"1 file, 1.0 s of audio, read {count} times, " in caplog.text
+
+
+def test_a_resumed_run_counts_what_it_has_heard_itself(encoder, tmp_path, monkeypatch, caplog):
+    """In the closing line and in the bar's rate; the result counts all."""
+    waves = {f"u{k}": noise(1, k) for k in range(5)}
+    given: dict[str, Any] = QUICK | {"checkpoint_dir": tmp_path / "c", "checkpoint_minutes": 0}
+    append, batches = accumulators.Statistics.append, []
+
+    def dies(self, *args):
+        batches.append(args)
+        if len(batches) > 3:
+            raise KeyboardInterrupt
+        append(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(accumulators.Statistics, "append", dies)
+        with pytest.raises(KeyboardInterrupt):
+            ss.compare([encoder], waves, progress=False, **given)
+    bars = []
+    make = one_pass.tqdm.auto.tqdm
+    monkeypatch.setattr(
+        one_pass.tqdm.auto, "tqdm", lambda **kwargs: bars.append(make(**kwargs)) or bars[-1]
+    )
+    with caplog.at_level(logging.INFO, "speechsim_jax"):
+        result = ss.compare([encoder], waves, **given)
+    assert result.attributes["utterances"] == 5
+    assert "read 2 utterances, 2.0 s of audio, 98 frames in " in caplog.text
+    assert bars[0].initial == 3 and bars[0].n == bars[0].total == 5
+
+
+def test_an_unfinished_first_checkpoint_is_none(encoder, tmp_path, caplog):
+    """A run that was killed while it wrote its first has nothing to go on with, and says so."""
+    (tmp_path / "c" / "1.orbax-checkpoint-tmp-0").mkdir(parents=True)
+    ss.compare([encoder], {"a": noise(1)}, checkpoint_dir=tmp_path / "c", progress=False, **QUICK)
+    assert f"no checkpoint in {tmp_path / 'c'}: starting from the beginning" in caplog.text
+
+
+def test_merging_what_was_not_kept(tmp_path):
+    job = tmp_path / "first"
+    job.mkdir()
+    (job / "result.nc").touch()
+    with pytest.raises(UserError) as error:
+        merge.run(merge.Config((str(job),), str(tmp_path / "both")))
+    assert str(error.value) == (
+        f"{job} was made without --keep_statistics; run compare again with it"
+    )
+
+
+def test_a_model_without_preprocessor_says_what_is_assumed(tmp_path, caplog):
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(BASE / name, folder)
+    loaded = ss.load_encoder(folder)
+    assert loaded.config.do_normalize and loaded.provenance["notes"] == []
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder}: no preprocessor_config.json, so samples are normalised (do_normalize=True)"
+    ]
+    caplog.clear()
+    ss.load_encoder(BASE)
+    assert not caplog.records
+
+
+def test_warnings_of_the_hub_are_printed_once():
+    """huggingface_hub has a handler of its own, and absl has one for everybody."""
+    program = (
+        "import sys, logging, huggingface_hub\nfrom experiments import _flags\n"
+        "log = logging.getLogger('huggingface_hub.utils._http')\n"
+        "sys.argv = ['script']\n_flags.start(lambda: log.warning('Retrying in 1s'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "Retrying in 1s\n")
+
+
+def test_the_log_keeps_the_plan(encoder, tmp_path, capsys):
+    """Through the script: short lines on the terminal, all in log.jsonl."""
+    soundfile.write(tmp_path / "one.wav", noise(1), 16_000)
+    config = compare.Config(
+        (str(BASE),), str(tmp_path / "one.wav"), str(tmp_path / "out"), measures="lincka",
+        settings=ss.Settings(layers=(0, -1)),
+    )  # fmt: skip
+    with flagsaver.flagsaver():
+        flags.parse(["script"])
+        compare.run(config)
+    lines = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
+    entries = {entry["message"]: entry["level"] for entry in map(json.loads, lines)}
+    (plan,) = [said for said in entries if said.startswith("one pass, data 1 x feature 1 devices")]
+    assert entries[plan] == "debug" and plan not in capsys.readouterr().err

@@ -1,0 +1,355 @@
+"""The probe as a user meets it: which frames it reads, what it writes, what it says when wrong."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from absl.testing import flagsaver
+
+import speechsim_jax as ss
+from speechsim_jax.analyses.probing import features
+from speechsim_jax.audio.alignments import read_alignments
+from speechsim_jax.audio.corpus import read
+from speechsim_jax.audio.open_corpus import open_corpus
+from speechsim_jax.commands import flags, probe
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.save import save_folder
+from speechsim_jax.training import records
+from speechsim_jax.training.data.clusters import mfcc
+from speechsim_jax.training.data.splits import open_split
+from speechsim_jax.training.recipe import Audio
+from tests.analyses.test_learning_dynamics import CONFIG
+
+TONES = {"AA": 300, "IY": 900, "S": 2700}
+SPEAKERS = ("ann", "bob", "cyd", "dan")
+SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def speech_like(tmp_path_factory) -> Path:
+    """Four speakers, two utterances each: a tone for each phone, silences, noise over all."""
+    folder = tmp_path_factory.mktemp("speech_like")
+    rng = np.random.default_rng(0)
+    manifest, lines = ["path\tspeaker"], ["path\ttier\tstart\tend\tlabel"]
+    for speaker in SPEAKERS:
+        for number in range(2):
+            name = f"{speaker}{number}.wav"
+            wave = 0.02 * rng.standard_normal(int(16_000 * SECONDS))
+            time = np.arange(len(wave)) / 16_000
+            start = 0.0
+            for label in ("SIL", *rng.permutation(list(TONES) * 2), "SIL"):
+                end = start + SECONDS / 8
+                if label in TONES:
+                    inside = (time >= start) & (time < end)
+                    pitch = TONES[label] * rng.uniform(0.9, 1.1)
+                    wave[inside] += 0.1 * np.sin(2 * np.pi * pitch * time[inside])
+                lines.append(f"{name}\tphone\t{start:g}\t{end:g}\t{label}")
+                start = end
+            lines.append(f"{name}\tword\t0\t{SECONDS:g}\tWORD")
+            soundfile.write(folder / name, wave, 16_000)
+            manifest.append(f"{name}\t{speaker}")
+    (folder / "manifest.tsv").write_text("\n".join(manifest))
+    (folder / "alignments.tsv").write_text("\n".join(lines))
+    return folder
+
+
+def model_folder(path: Path, seed: int, **changes) -> Path:
+    config = dataclasses.replace(CONFIG, **changes)
+    return save_folder(path, config, random_tensors(config, seed))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    """Two encoders of one architecture and a wider one, as trainings leave them."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "first": model_folder(folder / "first" / "model", 1),
+        "second": model_folder(folder / "second", 2),
+        "wide": model_folder(folder / "wide", 3, hidden_size=32),
+        "slow": model_folder(folder / "slow", 4, conv_stride=(5, 2, 2, 2, 2, 2, 4)),
+    }
+
+
+def trained_on(model: Path, speech_like: Path, held_out: tuple[str, ...]) -> None:
+    """training.json as a pretraining writes it."""
+    audio = Audio(held_out=held_out, held_out_share=0.0)
+    split = open_split([speech_like / "manifest.tsv"], audio)
+    told = {"recipe": {"audio": dataclasses.asdict(audio)}, "audio": split.fingerprint()}
+    (model / "training.json").write_text(json.dumps(told))
+
+
+def config_of(speech_like: Path, models: list[Path], workdir: Path, **changes) -> probe.Config:
+    given: dict = dict(
+        models=tuple(map(str, models)),
+        audio=str(speech_like / "manifest.tsv"),
+        alignments=str(speech_like / "alignments.tsv"),
+        workdir=str(workdir),
+        folds=2,
+        max_frames=400,
+        test_speakers=("all",),
+    )
+    return probe.Config(**given | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, speech_like, models):
+    workdir = tmp_path_factory.mktemp("runs") / "probe"
+    config = config_of(speech_like, [models["first"], models["second"]], workdir)
+    return config, probe.run(config), json.loads((workdir / "probe.json").read_text())
+
+
+# --- which frames ---
+
+
+def chosen_frames(speech_like: Path, most: int = 10_000, seed: int = 0) -> features.Chosen:
+    alignments = read_alignments(speech_like / "alignments.tsv", "phone")
+    corpus = open_corpus(speech_like / "manifest.tsv")
+    return features.choose(corpus, alignments, CONFIG, ("SIL",), most, seed)
+
+
+def test_a_frame_has_the_phone_that_its_centre_lies_in(speech_like):
+    chosen = chosen_frames(speech_like)
+    rows = [
+        line.split("\t") for line in (speech_like / "alignments.tsv").read_text().splitlines()[1:]
+    ]
+    count = CONFIG.frames(int(16_000 * SECONDS))
+    for source in chosen.corpus.sources:
+        expected = {}
+        for frame in range(count):
+            centre = (320 * frame + 200) / 16_000
+            for name, tier, start, end, label in rows:
+                inside = float(start) <= centre < float(end)
+                if (name, tier) == (source.id, "phone") and inside and label != "SIL":
+                    expected[frame] = label
+        assert dict(zip(chosen.places[source.id].tolist(), chosen.phones[source.id])) == expected
+
+
+def test_fewer_frames_are_balanced_and_seeded(speech_like):
+    whole, some, again, other = (
+        chosen_frames(speech_like, most, seed)
+        for most, seed in ((10_000, 0), (101, 0), (101, 0), (101, 1))
+    )
+    counts = {speaker: 0 for speaker in SPEAKERS}
+    for source in some.corpus.sources:
+        places = some.places[source.id]
+        counts[source.speaker] += len(places)
+        known = dict(zip(whole.places[source.id].tolist(), whole.phones[source.id]))
+        assert [known[place] for place in places.tolist()] == list(some.phones[source.id])
+        assert (np.diff(places) > 0).all()
+        assert places.tolist() == again.places[source.id].tolist()
+    assert counts == {speaker: 25 for speaker in SPEAKERS}
+    assert any(some.places[name].tolist() != other.places[name].tolist() for name in some.places)
+
+
+@pytest.mark.parametrize(
+    "totals, most, quota",
+    [([5, 5, 5], 9, 3), ([1, 10, 10], 11, 5), ([2, 3, 30], 1000, 30), ([4, 4], 1, 0)],
+)
+def test_quota(totals, most, quota):
+    assert features._quota(totals, most) == quota
+
+
+def test_cepstra_are_those_of_the_frames_and_of_their_neighbours(speech_like):
+    chosen, rows = features.cepstra(chosen_frames(speech_like, 60), CONFIG)
+    first = chosen.corpus.sources[0]
+    places = chosen.places[first.id]
+    whole = mfcc(read(first).samples, CONFIG)
+    assert len(rows["mfcc"]) == len(rows["mfcc_stacked"]) == 60
+    np.testing.assert_array_equal(rows["mfcc"][: len(places)], whole[places])
+    stacked = rows["mfcc_stacked"][: len(places)].reshape(len(places), 11, 39)
+    for at, place in enumerate(places):
+        for step in range(-5, 6):
+            near = min(max(place + step, 0), len(whole) - 1)
+            np.testing.assert_array_equal(stacked[at, step + 5], whole[near])
+
+
+def test_states_are_those_of_the_utterance_alone(speech_like, models):
+    chosen = chosen_frames(speech_like, 60)
+    encoder = ss.load_encoder(models["second"])
+    seconds = []
+    rows = features.states(encoder, chosen, 5.0, seconds.append)
+    assert list(rows) == ["second/0", "second/1", "second/2"]
+    assert sum(seconds) == pytest.approx(8 * SECONDS)
+    start = 0
+    for source in chosen.corpus.sources[:3]:
+        places = chosen.places[source.id]
+        alone = np.asarray(encoder([read(source).samples]).hidden_states)[:, 0]
+        for layer, kind in enumerate(rows):
+            found = rows[kind][start : start + len(places)]
+            np.testing.assert_allclose(found, alone[layer, places], atol=1e-5)
+        start += len(places)
+
+
+def test_files_that_cannot_be_read_are_left_out(speech_like, tmp_path, caplog):
+    for path in speech_like.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    before = chosen_frames(tmp_path)
+    (tmp_path / "bob0.wav").write_bytes((tmp_path / "bob0.wav").read_bytes()[:44])
+    with caplog.at_level(logging.WARNING):
+        after, rows = features.cepstra(before, CONFIG)
+    assert "bob0.wav" in caplog.text
+    assert set(before.places) - set(after.places) == {"bob0.wav"}
+    kept = sum(len(before.places[name]) for name in after.places)
+    assert len(rows["mfcc"]) == kept == sum(map(len, after.phones.values()))
+
+
+# --- what is written ---
+
+
+def test_everything_is_written(finished):
+    config, found, told = finished
+    workdir = Path(config.workdir)
+    names = sorted(path.relative_to(workdir).as_posix() for path in workdir.rglob("*.*"))
+    assert names == ["figures/probe.pdf", "figures/probe.png", "log.jsonl", "probe.json"]
+    assert told["phones"] == sorted(TONES)
+    assert told["dropped"] == ["SIL"]
+    assert told["frames"] == sum(each["frames"] for each in told["speakers"].values()) == 400
+    assert sorted(told["speakers"]) == list(SPEAKERS)
+    assert told["alignments"]["tier"] == "phone"
+    assert list(told["models"]) == ["first", "random:first", "second", "random:second"]
+    assert told["models"]["random:first"]["seed"] == 0
+    assert told["versions"]["speechsim_jax"] == ss.__version__
+    assert "multinomial logistic regression" in told["method"]
+    assert [encoder.name for encoder in found.encoders] == list(told["encoders"])
+
+
+def test_what_tones_give(finished):
+    """MFCCs tell three tones apart; random networks hear something of them, too."""
+    _, found, told = finished
+    assert found.baselines["mfcc"].value > 0.9
+    assert found.baselines["commonest phone"].value < 0.45
+    for encoder in found.encoders:
+        assert len(encoder.layers) == 3
+        assert encoder.best.value > found.baselines["commonest phone"].value
+    gains = told["encoders"]["first"]["gains"]
+    assert list(gains) == ["mfcc", "mfcc_stacked", "random:first"]
+    best = told["encoders"]["first"]["best"]["value"]
+    other = told["encoders"]["random:first"]["best"]["value"]
+    assert gains["random:first"]["value"] == pytest.approx(best - other)
+    assert gains["mfcc"]["value"] == pytest.approx(best - found.baselines["mfcc"].value)
+
+
+def test_given_weights_in_place_of_drawn_ones(speech_like, models, tmp_path):
+    config = config_of(
+        speech_like, [models["second"]], tmp_path, untrained_weights=(str(models["first"]),),
+        test_speakers=("bob",), max_frames=120,
+    )  # fmt: skip
+    found = probe.run(config)
+    told = json.loads((tmp_path / "probe.json").read_text())
+    assert told["models"]["random:second"]["source"] == str(models["first"])
+    assert list(told["speakers"]) == ["bob"]
+    assert found.encoders[0].chosen == tuple(told["encoders"]["second"]["chosen_layers"])
+    with pytest.raises(ss.UserError, match=r"probe.json exists; choose another --workdir"):
+        probe.run(config)
+
+
+# --- speakers that were not heard ---
+
+
+def test_speakers_that_no_model_heard(speech_like, models, tmp_path):
+    trained_on(models["first"], speech_like, ("ann", "bob"))
+    trained_on(models["second"], speech_like, ("bob", "cyd"))
+    both = [models["first"], models["second"]]
+    config = config_of(speech_like, both, tmp_path, test_speakers=("unheard",))
+    assert probe._tested(config, set(SPEAKERS)) == {"bob"}
+    one = dataclasses.replace(config, models=config.models[:1])
+    assert probe._tested(one, set(SPEAKERS)) == {"ann", "bob"}
+    with pytest.raises(ss.UserError, match="the models heard all 1 aligned speakers"):
+        probe._tested(one, {"dan"})
+
+
+def test_other_audio_than_the_training_had(speech_like, models, tmp_path):
+    trained_on(models["first"], speech_like, ("ann",))
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(tmp_path / name, np.full(8000, 0.1), 16_000)
+    (tmp_path / "manifest.tsv").write_text("path\tspeaker\na.wav\tann\nb.wav\teve\n")
+    with pytest.raises(ss.UserError, match="was trained on other audio than"):
+        records.speakers(models["first"], str(tmp_path / "manifest.tsv"))
+
+
+def test_audio_json_is_believed_first(speech_like, models, tmp_path):
+    parts = [{"speakers": ["ann"]}, {"speakers": ["bob", "eve"]}]
+    records.write_audio(tmp_path / "audio.json", {"training": parts, "held_out": []})
+    assert records.speakers(tmp_path, "no such audio") == {"ann", "bob", "eve"}
+    (tmp_path / "audio.json").unlink()
+    (tmp_path / "training.json").write_text('{"pretrained": "ab", "recipe": {}}')
+    with pytest.raises(ss.UserError, match=r"was fine-tuned, and audio.json"):
+        records.speakers(tmp_path, "no such audio")
+
+
+# --- the command line ---
+
+
+def ended(capsys, main: Callable[[], None], *arguments: str) -> tuple[int, str, str]:
+    """A script in this process: exit code, standard output and standard error."""
+    code = 0
+    with flagsaver.flagsaver():
+        try:
+            flags.parse(["script", *arguments])
+            flags.guarded(main)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def flags_of(speech_like: Path, workdir: Path, **given: str) -> list[str]:
+    values = {
+        "audio": speech_like / "manifest.tsv", "alignments": speech_like / "alignments.tsv",
+        "workdir": workdir, "test_speakers": "all", "folds": 2, "max_frames": 120,
+    } | given  # fmt: skip
+    return [f"--{name}={value}" for name, value in values.items() if value != ""]
+
+
+def test_command_line(speech_like, models, tmp_path, capsys):
+    code, out, err = ended(
+        capsys,
+        probe.main,
+        f"--models={models['first']}",
+        *flags_of(speech_like, tmp_path / "probe"),
+    )
+    assert code == 0, err
+    assert "best, chosen on others" in out and "less mfcc_stacked" in out
+    assert "4 speakers tested, 120 frames" in out and f"{tmp_path}/probe/probe.json" in out
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"alignments": ""}, "--alignments is required"),
+        ({"models": ""}, "--models is required"),
+        ({"test_speakers": "eve"}, "'eve' has no aligned speech; there are ann, bob, cyd, dan"),
+        ({"test_speakers": "all,ann"}, "expected unheard, all, or names"),
+        ({"test_speakers": "unheard"}, "has no training.json"),
+        ({"untrained_weights": "a,b"}, "--untrained_weights=a,b: expected one for each of 1"),
+        ({"untrained_weights": "{wide}"}, "has another architecture than first"),
+        ({"models": "{first},{slow}"}, "slow: its frames are not those of first"),
+        ({"models": "{slow}"}, "need frames of 400 samples every 320"),
+        ({"drop_labels": "noise"}, "'noise' is no label"),
+        ({"alignment_tier": "phones"}, "has no tier 'phones'"),
+        ({"max_frames": "3"}, "max_frames=3: expected one or more for each of 4 speakers"),
+        ({"levels": "neuron"}, "--levels is not for probing"),
+    ],
+)
+def test_mistakes(given, words, speech_like, models, tmp_path, capsys):
+    for path in models.values():
+        (path / "training.json").unlink(missing_ok=True)
+    values = {"models": "{first}"} | given
+    values = {name: value.format(**models) for name, value in values.items()}
+    code, _, err = ended(capsys, probe.main, *flags_of(speech_like, tmp_path, **values))
+    last = [line for line in err.splitlines() if line][-1]
+    assert code == 2 and last.startswith("error: ") and words in last
+
+
+def test_audio_without_speakers(speech_like, models, tmp_path, capsys):
+    rows = (speech_like / "manifest.tsv").read_text().splitlines()
+    names = [str(speech_like / row.split("\t")[0]) for row in rows[1:]]
+    (tmp_path / "m.tsv").write_text("path\tid\n" + "".join(f"{n}\t{Path(n).name}\n" for n in names))
+    arguments = flags_of(speech_like, tmp_path, audio=str(tmp_path / "m.tsv"))
+    code, _, err = ended(capsys, probe.main, f"--models={models['first']}", *arguments)
+    assert code == 2 and "its speaker is not known" in err

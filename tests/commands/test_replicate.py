@@ -1,0 +1,369 @@
+"""The replication: groups, roles, what it writes, and that it goes on where it was killed."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from absl.testing import flagsaver
+
+import speechsim_jax as ss
+from speechsim_jax.analyses.replication import grouped, members, presets, published_maps
+from speechsim_jax.analyses.replication.claims import Roles
+from speechsim_jax.audio import batching, selection
+from speechsim_jax.audio.corpus import Corpus, Source
+from speechsim_jax.commands import flags, replicate
+from speechsim_jax.comparison import attentions
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.save import save_folder
+from tests.analyses.test_learning_dynamics import CONFIG as CONTRASTIVE
+from tests.support.same_result import assert_same_result
+
+# --- groups of utterances ---
+
+
+def corpus_of(speakers: dict[str, list[float]]) -> Corpus:
+    sources = [
+        Source(f"{speaker or 'nobody'}-{number}", seconds=seconds, speaker=speaker)
+        for speaker, all_ in speakers.items()
+        for number, seconds in enumerate(all_)
+    ]
+    return Corpus("made up", tuple(sources))
+
+
+def ids(made: selection.Groups) -> list[list[str]]:
+    return [[source.id for source in corpus.sources] for corpus in made.corpora]
+
+
+@pytest.fixture(scope="module")
+def many() -> Corpus:
+    rng = np.random.default_rng(0)
+    return corpus_of({f"s{i:02}": rng.uniform(3, 15, 1 + i % 3).tolist() for i in range(40)})
+
+
+def test_groups_are_disjoint_and_alike(many):
+    made = selection.disjoint(many, 8, seed=0)
+    every = [one for group in ids(made) for one in group]
+    assert sorted(every) == sorted(source.id for source in many.sources)
+    speakers = [{source.speaker for source in corpus.sources} for corpus in made.corpora]
+    assert made.whole_speakers and sum(map(len, speakers)) == 40
+    seconds = [sum(source.seconds or 0 for source in corpus.sources) for corpus in made.corpora]
+    assert max(seconds) / min(seconds) < 1.1
+
+
+def test_groups_depend_on_the_seed_and_not_on_the_order(many):
+    turned = dataclasses.replace(many, sources=many.sources[::-1])
+    assert ids(selection.disjoint(turned, 8, 3)) == ids(selection.disjoint(many, 8, 3))
+    equal = corpus_of({f"s{i}": [1.0] for i in range(20)})
+    assert ids(selection.disjoint(equal, 4, 0)) != ids(selection.disjoint(equal, 4, 1))
+
+
+def test_few_speakers_are_divided():
+    made = selection.disjoint(corpus_of({"a": [5.0] * 6, "b": [5.0] * 6}), 4, 0)
+    assert not made.whole_speakers
+    assert [len(group) for group in ids(made)] == [3] * 4
+
+
+def test_unknown_speakers_are_each_their_own():
+    made = selection.disjoint(corpus_of({"": [5.0, 4.0, 3.0, 2.0], "a": [6.0, 6.0]}), 5, 0)
+    assert made.whole_speakers
+    assert sorted(map(len, ids(made))) == [1, 1, 1, 1, 2]
+
+
+def test_files_without_a_length_leave_no_group_empty():
+    sources = tuple(Source(str(number), seconds=None) for number in range(5))
+    assert all(ids(selection.disjoint(Corpus("unknown", sources), 5, 0)))
+
+
+@pytest.mark.parametrize(
+    ("count", "message"), [(1, "1 groups"), (5, "4 utterances, too few for 5")]
+)
+def test_impossible_groups(count, message):
+    with pytest.raises(ss.UserError, match=message):
+        selection.disjoint(corpus_of({"a": [1.0] * 4}), count, 0)
+
+
+def test_groups_share_the_shapes_of_their_batches(many):
+    whole = batching.plan_buckets([s.seconds for s in many.sources if s.seconds])
+    lengths = [bucket.samples / 16_000 for bucket in whole]
+    for corpus in selection.alike(selection.disjoint(many, 8, 0).corpora, lengths):
+        stated = [source.seconds for source in corpus.sources if source.seconds]
+        assert set(batching.plan_buckets(stated)) <= set(whole)
+        true = {source.id: source.seconds for source in many.sources}
+        assert all((source.seconds or 0) >= (true[source.id] or 0) for source in corpus.sources)
+
+
+# --- the script on tiny encoders ---
+
+PREDICTIVE = dataclasses.replace(CONTRASTIVE, family="hubert")
+SMALL = {"rows_per_update": 128, "batch_seconds": 3}
+MADE = {
+    "contrastive_s": (CONTRASTIVE, 1, 0.0),
+    "contrastive_s_seed1": (CONTRASTIVE, 2, 0.0),
+    "contrastive_s_ctc": (CONTRASTIVE, 1, 0.1),
+    "predictive_s": (PREDICTIVE, 3, 0.0),
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    rng = np.random.default_rng(0)
+    for name, (config, seed, change) in MADE.items():
+        tensors = random_tensors(config, seed)
+        for key, value in tensors.items():
+            noise = rng.standard_normal(value.shape).astype(np.float32)
+            tensors[key] = value + np.float32(change * value.std()) * noise
+        save_folder(folder / name, config, tensors)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory) -> Path:
+    """Six speakers, an utterance of a second each."""
+    folder = tmp_path_factory.mktemp("audio")
+    rng = np.random.default_rng(0)
+    for index in range(6):
+        samples = 0.1 * rng.standard_normal(16_000).cumsum() / 50
+        samples = (samples - samples.mean()).astype(np.float32)
+        (folder / f"speaker{index}").mkdir()
+        soundfile.write(folder / f"speaker{index}" / "a.wav", samples, 16_000, subtype="FLOAT")
+    return folder
+
+
+def config_of(models: Path, audio: Path, workdir: Path) -> replicate.Config:
+    source = {name: str(models / name) for name in MADE}
+    return replicate.Config(
+        models=(source["contrastive_s"], source["predictive_s"]),
+        audio=str(audio),
+        workdir=str(workdir),
+        finetuned=((source["contrastive_s_ctc"], source["contrastive_s"]),),
+        seeds=((source["contrastive_s_seed1"], source["contrastive_s"]),),
+        groups=2,
+        published="paper",
+        published_as={"hubert-base": "predictive_s", "wav2vec2-base": "contrastive_s"},
+        settings=SMALL,
+        note="tiny",
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, models, audio) -> tuple[replicate.Config, replicate.Outcome]:
+    config = config_of(models, audio, tmp_path_factory.mktemp("runs") / "tiny")
+    with pytest.MonkeyPatch.context() as patch:  # the estimate is measured, for seconds
+        patch.setattr(attentions, "estimate", lambda *_: "not estimated")
+        return config, replicate.run(config)
+
+
+def test_everything_is_written(made):
+    config, outcome = made
+    workdir = Path(config.workdir)
+    names = {path.name for path in (workdir / "figures").iterdir()}
+    maps = {"maxcorr", "linreg", "svcca", "pwcca", "lincka"}
+    assert {f"{m}.png" for m in maps | {"attn_js", "attn_pearson", "attn_frobenius"}} <= names
+    assert {f"wav2vec2_finetuned_{m}.png" for m in maps} <= names
+    assert {"published_maxcorr.png", "published_wav2vec2_finetuned_maxcorr.png"} <= names
+    told = json.loads((workdir / "findings.json").read_text())
+    assert told["about"]["groups"] == 2 and told["about"]["speakers_in_one_group"]
+    assert set(told["about"]["models"]) == {*MADE, "random:contrastive_s", "random:predictive_s@1"}
+    found = ss.SimilarityResult.load(workdir / "result.nc")
+    assert len(found.networks) == 6 * 3 and "mincorr_order" in found.dataset
+    assert found.attributes["utterances"] == 6
+    page = (workdir / "findings.md").read_text()
+    assert "2 groups are too few" in page and "tiny" in page
+    verdicts = {one.claim.name: one.verdict for one in outcome.findings}
+    assert [n for n, v in verdicts.items() if v == "not tested"] == ["objective"]
+    assert not list((workdir / "groups").rglob("statistics"))
+    assert not list((workdir / "groups").rglob("*.merged"))
+    assert "<html" in (workdir / "report.html").read_text()
+    assert (workdir / "published.csv").read_text().count("\n") == len(outcome.agreements) + 1
+    assert {row.orientation for row in outcome.agreements} >= {"transposed", "rows pretrained"}
+
+
+def test_it_goes_on_where_it_was_killed(tmp_path, models, audio, monkeypatch):
+    """In the third group, then while merging: what is done is not done again.
+
+    The whole is what one comparison of everything gives.
+    """
+    config = replicate.Config(
+        models=tuple(str(models / name) for name in ("contrastive_s", "predictive_s")),
+        audio=str(audio),
+        workdir=str(tmp_path / "killed"),
+        groups=3,
+        untrained=(),
+        attention=False,
+        settings=SMALL,
+        resume=True,
+    )
+    heard, merged = [], []
+    compare, merge = ss.compare, ss.merge
+
+    def heard_until(limit: int):
+        def counted(*args, **kwargs):
+            if len(heard) == limit:
+                raise KeyboardInterrupt
+            heard.append(args[1].origin)
+            return compare(*args, **kwargs)
+
+        return counted
+
+    def merged_until(limit: int):
+        def counted(folders, **kwargs):
+            if len(merged) == limit:
+                raise KeyboardInterrupt
+            merged.append(len(folders))
+            return merge(folders, **kwargs)
+
+        return counted
+
+    monkeypatch.setattr(ss, "compare", heard_until(2))
+    monkeypatch.setattr(ss, "merge", merged_until(2))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            replicate.run(config)
+        monkeypatch.setattr(ss, "compare", heard_until(3))
+    assert (len(heard), merged) == (3, [3, 2])
+    with pytest.raises(ss.UserError, match="other groups, rank_tolerance; choose another"):
+        replicate.run(dataclasses.replace(config, groups=2, rank_tolerance=1e-5))
+    with pytest.raises(ss.UserError, match="holds results of a run; pass --resume"):
+        replicate.run(dataclasses.replace(config, resume=False))
+    monkeypatch.setattr(ss, "merge", merged_until(4))
+    outcome = replicate.run(config)
+    assert (len(set(heard)), merged) == (3, [3, 2, 2, 2])
+    expected = compare(
+        config.models, str(audio), measures=replicate.MEASURES, progress=False, **config.settings
+    )
+    assert_same_result(expected, outcome.result)
+    again = replicate.run(config)  # everything is there
+    assert [one.verdict for one in again.findings] == [one.verdict for one in outcome.findings]
+
+
+def test_sets_of_few_models():
+    roles = Roles(
+        paradigms={"c": "contrastive", "p": "predictive"},
+        sizes={"c": (2, 16), "p": (2, 16)},
+        untrained={"c": "c0", "p": "p0"},
+        seeds=(("c", "c1"),),
+        finetuned=(("c-ft", "c"),),
+    )
+    assert members.sets(roles, list("abc"), split=False) == {"models": ["a", "b", "c"]}
+    assert members.sets(roles, [], split=True) == {
+        "models": ["c", "p", "c1"],
+        "finetuned-c-ft": ["c", "c-ft"],
+        "untrained-c-p": ["c", "p", "c0", "p0"],
+    }
+
+
+def test_room_on_the_disk(tmp_path):
+    grouped.check_room(tmp_path, 1000, 8)
+    with pytest.raises(ss.UserError, match=r"statistics of 8 groups take 9e\+06 GB .* --split"):
+        grouped.check_room(tmp_path, 10**15, 8)
+
+
+def test_statistics_are_as_large_as_announced(models, audio, tmp_path):
+    encoders = [ss.load_encoder(models / name) for name in ("contrastive_s", "predictive_s")]
+    ss.compare(
+        encoders, str(audio), measures=["lincka"], keep_statistics=tmp_path / "kept",
+        progress=False, **SMALL,
+    )  # fmt: skip
+    crossed = sum(path.stat().st_size for path in (tmp_path / "kept").rglob("cross-*.npy"))
+    announced = grouped.statistics_bytes(encoders, {"layers": None})
+    # Blocks on the diagonal are whole.
+    assert announced < crossed < 1.4 * announced
+
+
+# --- roles and flags ---
+
+MISTAKES = {
+    "one model": ({"models": ("a",)}, "1 models; at least 2"),
+    "unknown pretrained": ({"finetuned": (("ft", "b"),)}, "--finetuned=ft:b: b is not among"),
+    "given twice": ({"models": ("a", "b"), "seeds": (("a", "b"),)}, "--other_seed=a:b: a is given"),
+    "untrained": ({"untrained": ("b",)}, "--untrained=b: that is not among the models"),
+    "no maps": ({"published": "./none.npz"}, "no file of published maps"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes(name, tmp_path, monkeypatch):
+    """Nothing is loaded for them."""
+    monkeypatch.setattr(ss, "load_encoder", lambda *a, **k: pytest.fail("a model was loaded"))
+    changes, message = MISTAKES[name]
+    config = replicate.Config(models=("a", "c"), audio="./none", workdir=str(tmp_path))
+    with pytest.raises(ss.UserError, match=message):
+        replicate.run(dataclasses.replace(config, **changes))
+
+
+def test_two_hidden_states_are_too_few(models, audio, tmp_path):
+    config = dataclasses.replace(config_of(models, audio, tmp_path), layers=(0, -1))
+    with pytest.raises(ss.UserError, match="2 hidden states; the claims are about"):
+        replicate.run(config)
+
+
+def parsed(*arguments: str) -> replicate.Config:
+    with flagsaver.flagsaver():
+        flags.parse(["replicate", *arguments])
+        return replicate.config_from_flags()
+
+
+def test_flags(tmp_path):
+    config = parsed(
+        "--models=a,b", "--finetuned=random:c:a", "--other_seed=d:b", "--audio=s", "--workdir=w",
+        "--layers=0,6,-1", "--groups=9", "--batch_seconds=20", "--published_as=hubert-base:a",
+    )  # fmt: skip
+    assert config == replicate.Config(
+        models=("a", "b"),
+        audio="s",
+        workdir="w",
+        finetuned=(("random:c", "a"),),
+        seeds=(("d", "b"),),
+        groups=9,
+        layers=(0, 6, -1),
+        published_as={"hubert-base": "a"},
+        settings={"batch_seconds": 20},
+    )
+    tuned = "random:zoo:c:zoo:a,zoo:d:b"
+    named = parsed("--models=a,b", f"--finetuned={tuned}", "--audio=s", "--workdir=w")
+    assert named.finetuned == (("random:zoo:c", "zoo:a"), ("zoo:d", "b"))
+    paper = parsed("--preset=paper", "--audio=s", "--workdir=w", "--max_minutes=5")
+    assert paper.split and paper.published == "paper" and len(paper.finetuned) == 2
+    assert (paper.max_minutes, paper.attention_max_seconds) == (5, 600)
+    assert set(paper.untrained or ()) == set(paper.models)
+    assert parsed("--models=a,b", "--untrained=none", "--audio=s", "--workdir=w").untrained == ()
+    assert parsed("--models=a,b", "--untrained=a", "--audio=s", "--workdir=w").untrained == ("a",)
+    assert parsed("--preset=paper", "--untrained=all", "--audio=s", "--workdir=w").untrained is None
+    assert not parsed("--preset=paper", "--nosplit", "--audio=s", "--workdir=w").split
+    for arguments, message in (
+        (["--models=a"], "--audio is required"),
+        (["--audio=s", "--workdir=w"], "--models or --preset"),
+        (["--audio=s", "--workdir=w", "--models=a", "--preset=zoo"], "leave out --models"),
+        (
+            ["--audio=s", "--workdir=w", "--models=a", "--finetuned=b"],
+            "--finetuned=b: expected two",
+        ),
+        (["--audio=s", "--workdir=w", "--models=a", "--layers=x"], "--layers=x: expected numbers"),
+        (["--audio=s", "--workdir=w", "--models=a", "--pool=utterance"], "--pool is not for"),
+        (["--audio=s", "--workdir=w", "--preset=zoo", f"--zoo={tmp_path}"], "no model contrastive"),
+    ):
+        with pytest.raises(ss.UserError, match=message):
+            parsed(*arguments)
+
+
+def test_presets_name_published_models(tmp_path):
+    for name in ("contrastive_s", "predictive_s", "contrastive_b", "predictive_b",
+                 "contrastive_s_seed1", "contrastive_s_ctc", "predictive_s_ctc"):  # fmt: skip
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+    for preset in (presets.preset("zoo", str(tmp_path)), presets.preset("paper", None)):
+        assert set(preset.published_as) == set(published_maps.load().models)
+        last = {source.rpartition("/")[2] for source in preset.models}
+        assert set(preset.published_as.values()) == last
+        assert {before for _, before in preset.finetuned + preset.seeds} <= set(preset.models)
+
+
+def test_help_findings(capsys):
+    with flagsaver.flagsaver():
+        flags.parse(["replicate", "--help_findings"])
+        replicate.main()
+    assert "is undecided    otherwise" in capsys.readouterr().out

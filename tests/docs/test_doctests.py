@@ -1,0 +1,174 @@
+"""Every example in a docstring, and every Python block of README and docs/, is run.
+
+They name models of the hub and folders of speech. Here these are folders of the same names below
+the working directory, which come before the hub for every user, too: tiny encoders with random
+weights, and noise for speech. So an example can only print what does not depend on size or weights.
+"""
+
+import ast
+import dataclasses
+import doctest
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import soundfile
+
+import speechsim_jax as ss
+from speechsim_jax import measures
+from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.initial_weights import random_tensors
+from speechsim_jax.models.save import save_folder
+from tests.support.pages import PAGES, ROOT, Block, blocks
+
+RECOGNIZER = ROOT / "tests" / "data" / "ctc" / "wav2vec2-base"
+ENCODERS = ("facebook/hubert-base-ls960", "facebook/wav2vec2-base", "runs/mine")
+CORPORA = ("LibriSpeech/dev-clean", "speech", "part1", "part2")
+
+
+class Example(NamedTuple):
+    """A docstring with prompts: of which file and name, at which line."""
+
+    path: Path
+    name: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.name}"
+
+
+def _examples(path: Path) -> list[Example]:
+    """Read from the source: what type checks wrap, doctest's own finder does not see."""
+    found = []
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef
+
+    def visit(node: ast.AST, name: str) -> None:
+        text = ast.get_docstring(node) if isinstance(node, documented) else None
+        if text and ">>>" in text:
+            found.append(Example(path, name or "module", node.body[0].lineno, text))
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, documented):
+                visit(child, f"{name}.{child.name}".lstrip("."))
+
+    visit(ast.parse(path.read_text()), "")
+    return found
+
+
+EXAMPLES = [
+    example
+    for path in sorted((ROOT / "speechsim_jax").rglob("*.py"))
+    for example in _examples(path)
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A working directory with everything that examples name."""
+    folder = tmp_path_factory.mktemp("world")
+    shutil.copytree(RECOGNIZER, folder / "facebook" / "wav2vec2-base-960h")
+    parsed = [
+        json.loads((RECOGNIZER / f"{n}.json").read_text())
+        for n in ("config", "preprocessor_config")
+    ]
+    config = EncoderConfig.from_hf(*parsed)
+    for seed, name in enumerate(ENCODERS):
+        family = "wav2vec2" if "wav2vec2" in name else "hubert"
+        config = dataclasses.replace(config, family=family)
+        save_folder(folder / name, config, random_tensors(config, seed))
+    rng = np.random.default_rng(0)
+    for name in CORPORA:
+        for number in range(3):  # of one length, so that they share their compilations
+            path = folder / name / f"speaker{number % 2}" / f"{Path(name).name}-{number}.flac"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, 0.1 * rng.standard_normal(16_000), 16_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def names() -> dict[str, Any]:
+    """What an example may use without saying so: `ss`, `np`, and a `result` of two models."""
+    x = np.random.default_rng(0).standard_normal((500, 64))
+    networks = {"mine/0": x, "mine/1": x**3, "theirs/0": x[:, ::-1], "theirs/1": np.tanh(x)}
+    result = ss.compare_activations(networks, ["maxcorr", "lincka"])
+    return {"ss": ss, "np": np, "result": result}
+
+
+@pytest.fixture(autouse=True)
+def _here(world, monkeypatch):
+    """In that directory, and with the measures that there were before."""
+    monkeypatch.chdir(world)
+    before = dict(measures.MEASURES)
+    yield
+    measures.MEASURES.clear()
+    measures.MEASURES.update(before)
+
+
+def _run_prompts(text: str, names: dict[str, Any], where: str, line: int) -> None:
+    """Run an example with prompts; what is wrong is in the failure."""
+    test = doctest.DocTestParser().get_doctest(text, names, where, where, line)
+    assert test.examples
+    said: list[str] = []
+    # `names` go on to the next block of a page.
+    doctest.DocTestRunner(verbose=False).run(test, out=said.append, clear_globs=False)
+    names |= test.globs
+    assert not said, "".join(said)
+
+
+def test_wrong_examples_are_found():
+    _run_prompts(">>> 1 + 1\n2\n", {}, "right", 0)
+    with pytest.raises(AssertionError, match=r"Got:\n\s+2"):
+        _run_prompts(">>> 1 + 1\n3\n", {}, "wrong", 0)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_docstring(example, names):
+    _run_prompts(example.text, dict(names), str(example), example.line)
+
+
+@pytest.mark.parametrize("name", ss.__all__)
+def test_every_public_name_has_an_example(name):
+    """In its docstring, in that of a method, or by its name in that of another."""
+    assert [
+        example
+        for example in EXAMPLES
+        if name in example.name.split(".") or f"ss.{name}(" in example.text
+    ]
+
+
+def _run(page: Path, block: Block, names: dict[str, Any]) -> None:
+    where = str(page.relative_to(ROOT))
+    if block.code.startswith(">>>"):
+        _run_prompts(block.code, names, where, block.line)
+    else:  # with the page's line numbers
+        exec(compile("\n" * (block.line - 1) + block.code, page, "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page(page):
+    """All blocks of a page in order, in one namespace; those for torch are for `make parity`."""
+    names: dict[str, Any] = {"__name__": "page"}
+    found = [block for block in blocks(page) if block.language == "python"]
+    assert {block.mark for block in found} <= {"", "parity"}
+    for block in found:
+        if block.mark != "parity":
+            _run(page, block, names)
+
+
+def test_pages_have_examples():
+    with_code = {page.name for page in PAGES for b in blocks(page) if b.language == "python"}
+    assert {"README.md", "measures.md", "extending.md", "scaling.md"} <= with_code
+
+
+@pytest.mark.parity
+def test_the_fixture_of_the_example_agrees_with_torch():
+    """docs/extending.md whole, with the block that makes a parity fixture."""
+    page = ROOT / "docs" / "extending.md"
+    found = [block for block in blocks(page) if block.language == "python"]
+    assert "parity" in {block.mark for block in found}
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in found:
+        _run(page, block, names)

@@ -1,0 +1,298 @@
+"""Heat maps: what is drawn is what was measured, and every label can be read."""
+
+import numpy as np
+import pytest
+from matplotlib.text import Annotation
+
+from speechsim_jax import figures
+from speechsim_jax.analyses.replication import published_maps
+from speechsim_jax.errors import UserError
+from speechsim_jax.figures import style
+from speechsim_jax.results.result import NetworkName, SimilarityResult
+from tests.support.drawn import (
+    MEASURES,
+    PAPER,
+    SHAPES,
+    UNEQUAL,
+    assert_readable,
+    attention_result,
+    axes_of,
+    drawn_texts,
+    pixels_of,
+    result_of,
+)
+
+
+@pytest.mark.parametrize("width", [None, 3.5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_heatmap_text_is_readable(shape: str, width: float | None) -> None:
+    figure = figures.heatmap(result_of(SHAPES[shape]), "maxcorr", width=width)
+    assert_readable(figure)
+    assert 3.5 <= figure.get_figwidth() <= 7
+    cells = axes_of(figure, "map").get_window_extent()
+    assert cells.width == pytest.approx(cells.height)  # square cells
+
+
+def test_heatmap_shows_the_matrix() -> None:
+    result = result_of(PAPER)
+    axes = axes_of(figures.heatmap(result, "maxcorr"), "map")
+    (image,) = axes.images
+    np.testing.assert_array_equal(image.get_array(), result.matrix("maxcorr"))
+    assert axes.get_ylim() == (73.5, -0.5)  # row 0 on top, as in a printed matrix
+    assert axes.get_xlim() == (-0.5, 73.5)
+    assert image.get_clim() == (0.0, 1.0)
+    assert not [p for p in axes.patches if p.get_gid() == "undefined"]
+
+
+def test_heatmap_blocks_are_separated_and_named() -> None:
+    axes = axes_of(figures.heatmap(result_of(PAPER), "lincka"), "map")
+    lines = [line for line in axes.lines if line.get_gid() == "separator"]
+    horizontal = [line.get_ydata()[0] for line in lines if np.ptp(line.get_ydata()) == 0]
+    vertical = [line.get_xdata()[0] for line in lines if np.ptp(line.get_xdata()) == 0]
+    assert horizontal == vertical == [12.5, 36.5, 49.5]
+    assert {line.get_color() for line in lines} == {"white"}
+    for gid, rotation, coordinate in (("x name", 90, 1), ("y name", 0, 0)):
+        names = [t for t in axes.texts if t.get_gid() == gid and isinstance(t, Annotation)]
+        joined = [t.get_text().replace("\n", "") for t in names]
+        assert joined == [model.removeprefix("facebook/") for model in PAPER]
+        assert [t.xy[coordinate] for t in names] == pytest.approx([6, 24.5, 43, 61.5])
+        assert {t.get_rotation() for t in names} == {rotation}
+
+
+def test_heatmap_names_the_layers() -> None:
+    axes = axes_of(figures.heatmap(result_of(PAPER), "lincka"), "map")
+    starts = np.repeat([0, 13, 37, 50], [13, 24, 13, 24])
+    for positions, labels in (
+        (axes.get_xticks(), axes.get_xticklabels()),
+        (axes.get_yticks(), axes.get_yticklabels()),
+    ):
+        layers = [int(label.get_text()) for label in labels]
+        assert layers == [int(p) - starts[int(p)] for p in positions]
+        assert {0, 13, 37, 50} <= set(positions)
+        assert all(layer % 6 == 0 for layer in layers)
+
+
+def test_heatmap_says_which_way_it_reads() -> None:
+    result = result_of(PAPER)
+    directed = figures.heatmap(result, "maxcorr")
+    assert axes_of(directed, "bar").get_ylabel() == "maxcorr\nrow x accounted for by column y"
+    assert axes_of(directed, "map").get_ylabel() == "row x (layer)"
+    assert axes_of(directed, "map").get_xlabel() == "column y (layer)"
+    assert axes_of(figures.heatmap(result, "lincka"), "bar").get_ylabel() == "lincka"
+
+
+def test_heatmap_title_and_caption() -> None:
+    result = result_of(PAPER)
+
+    def texts(**options: str) -> list[str]:
+        return [t.get_text() for t in figures.heatmap(result, "lincka", **options).texts]
+
+    caption = "2,703,511 frames · 2,703 utterances · random weights"
+    assert texts() == ["Linear CKA", caption]
+    assert texts(title="Mine") == ["Mine", caption]
+    assert texts(title="") == []
+
+
+def test_blocks_too_small_for_a_name_get_a_key() -> None:
+    figure = figures.heatmap(result_of(UNEQUAL), "lincka")
+    names = [t.get_text() for t in axes_of(figure, "map").texts if t.get_gid() == "y name"]
+    assert names[:3] == ["A", "B", "hubert-large-ll60k"]
+    caption = next(t.get_text() for t in figure.texts if t.get_gid() == "caption")
+    assert caption.endswith("A: log-mel · B: mfcc")
+    unnamed = figures.heatmap(result_of(UNEQUAL), "lincka", title="")
+    assert [t.get_text() for t in unnamed.texts] == ["A: log-mel · B: mfcc"]
+
+
+def test_undefined_cells_are_hatched() -> None:
+    result = result_of(PAPER)
+    values = result.matrix("lincka").values.copy()
+    values[3, 40] = np.nan
+    values[60, 2] = np.inf
+    holes = SimilarityResult.build(result.networks, {"lincka": values}, measures=MEASURES)
+    figure = figures.heatmap(holes, "lincka")
+    axes = axes_of(figure, "map")
+    shown = axes.images[0].get_array()
+    assert isinstance(shown, np.ma.MaskedArray)
+    assert sorted(zip(*np.nonzero(shown.mask), strict=True)) == [(3, 40), (60, 2)]
+    (below,) = [p for p in axes.patches if p.get_gid() == "undefined"]
+    assert below.get_hatch() and below.get_zorder() < axes.images[0].get_zorder()
+    assert any("hatched: not defined" in t.get_text() for t in figure.texts)
+    pixels = pixels_of(figure)
+    cells = axes.get_window_extent()
+    side = cells.width / 74
+    hole = _patch(pixels, cells.x0 + 40 * side, cells.y1 - 4 * side, side)
+    colour = _patch(pixels, cells.x0 + 41 * side, cells.y1 - 4 * side, side)
+    assert np.ptp(hole, axis=-1).max() == 0  # grey: the hatch shows through
+    assert np.ptp(colour, axis=-1).min() > 0
+
+
+def _patch(pixels: np.ndarray, x: float, y: float, side: float) -> np.ndarray:
+    inner = slice(int(y) + 3, int(y + side) - 3), slice(int(x) + 3, int(x + side) - 3)
+    return pixels[inner]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "declared", "expected"),
+    [
+        (0.12, 1.0, (0, 1), (0.0, 1.0)),  # fills the range: all of it
+        (0.12, 1.0 + 1e-7, (0, 1), (0.0, 1.0)),
+        (0.83, 0.97, (0, 1), (0.8, 1.0)),  # a narrow band: stretched, to round numbers
+        (0.31, 0.42, (0, 1), (0.3, 0.45)),
+        (-0.02, 1.0, (0, 1), (-0.02, 1.0)),  # beyond the range: the data decide
+        (-5.39, 0.99, (None, 1), (-5.5, 1.0)),
+        (-5.39, 0.99, None, (-5.5, 1.0)),
+        (1.0, 1.0, (0, 1), (0.995, 1.0)),
+        (0.5, 0.5, None, (0.495, 0.505)),
+    ],
+)
+def test_colour_limits(
+    low: float, high: float, declared: tuple | None, expected: tuple[float, float]
+) -> None:
+    values = np.array([[low, np.nan], [high, (low + high) / 2]])
+    assert figures.colour_limits(values, declared) == pytest.approx(expected)
+
+
+def test_colour_limits_without_numbers() -> None:
+    assert figures.colour_limits(np.full((2, 2), np.nan), (0, 1)) == (0.0, 1.0)
+
+
+def test_given_limits_are_kept_and_marked() -> None:
+    figure = figures.heatmap(result_of(PAPER), "lincka", limits=(0.4, 0.9))
+    (image,) = axes_of(figure, "map").images
+    assert image.get_clim() == (0.4, 0.9)
+    assert image.colorbar is not None and image.colorbar.extend == "both"
+    with pytest.raises(UserError, match="must increase"):
+        figures.heatmap(result_of(PAPER), "lincka", limits=(0.9, 0.4))
+
+
+def test_colours_keep_their_order_in_grey() -> None:
+    (image,) = axes_of(figures.heatmap(result_of(PAPER), "lincka"), "map").images
+    grey = image.cmap(np.linspace(0, 1, 64))[:, :3] @ [0.299, 0.587, 0.114]
+    assert np.diff(grey).min() > 0
+
+
+def test_heatmap_refuses_what_it_cannot_draw() -> None:
+    with pytest.raises(UserError, match=r"'cka'.*lincka"):
+        figures.heatmap(result_of(PAPER), "cka")
+    with pytest.raises(UserError, match="at least 3 in"):
+        figures.heatmap(result_of(PAPER), "lincka", width=1)
+
+
+def test_result_plots_itself() -> None:
+    figure = result_of(PAPER).plot("lincka", limits=(0, 2), title="T", width=5)
+    assert figure.get_figwidth() == 5
+    assert axes_of(figure, "map").images[0].get_clim() == (0, 2)
+    assert figure._repr_png_()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("limits", [(0.98125, 0.9865), (-0.0024, 0.0024), (-11.25, -10.125)])
+def test_numbers_of_the_bar_have_room(limits: tuple[float, float]) -> None:
+    """However many decimals they take, the label beside them stays on the page."""
+    for shape in ("four", "paper"):
+        figure = figures.heatmap(result_of(SHAPES[shape]), "maxcorr", limits=limits)
+        assert_readable(figure)
+        low, high = axes_of(figure, "bar").get_ylim()
+        ticks = axes_of(figure, "bar").get_yticks()
+        assert 3 <= len([tick for tick in ticks if low <= tick <= high]) <= 6
+    result = attention_result()
+    values = result.dataset["attn_js_heads"].values
+    values[np.isfinite(values)] = np.linspace(*limits, int(np.isfinite(values).sum()))
+    assert_readable(
+        figures.plot_heads(result, "attn_js", "facebook/wav2vec2-base-960h/1", "org/tiny/2")
+    )
+
+
+def test_numbers_of_the_bar() -> None:
+    for limits, expected in {
+        (0, 1): ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"],
+        (0.3, 0.45): ["0.30", "0.35", "0.40", "0.45"],
+        (-5.5, 1): ["\N{MINUS SIGN}4", "\N{MINUS SIGN}2", "0"],
+        (0.995, 1): ["0.996", "0.998", "1.000"],
+    }.items():
+        figure = figures.heatmap(result_of(SHAPES["two"]), "lincka", limits=limits)
+        labels = [label.get_text() for label in axes_of(figure, "bar").get_yticklabels()]
+        assert labels == expected, limits
+
+
+# --- the published layout ---
+
+
+PUBLISHED_ORDER = ["hubert-base", "hubert-large", "wav2vec2-base", "wav2vec2-large"]
+
+
+def test_paper_style_has_the_published_layout() -> None:
+    """As of the published PNGs, whose map is at pixels 80 to 477, 58 to 427 of 640 x 480."""
+    (result, *_) = published_maps.load().results()
+    turned = result.select(PUBLISHED_ORDER[::-1])
+    figure = turned.plot("maxcorr", style="paper")
+    assert figure.get_size_inches() == pytest.approx([6.4, 4.8])
+    axes, bar = axes_of(figure, "map"), axes_of(figure, "bar")
+    (image,) = axes.images
+    values = result.matrix("maxcorr").values
+    np.testing.assert_array_equal(image.get_array(), values)  # the published order again
+    assert axes.get_ylim() == (73.5, -0.5) and axes.get_xlim() == (-0.5, 73.5)
+    assert image.get_clim() == (values.min(), values.max())
+    assert image.get_cmap() == style.PUBLISHED
+    assert not axes.axison and not axes.texts and not axes.lines and not figure.texts
+    assert bar.get_ylabel() == "" and {t.get_fontsize() for t in bar.get_yticklabels()} == {10}
+    numbers = [label.get_text() for label in bar.get_yticklabels()]
+    assert {f"{n / 10:.1f}" for n in range(2, 10)} <= set(numbers)
+    figure.set_dpi(100)
+    pixels = pixels_of(figure)[::-1]
+    assert pixels.shape == (480, 640, 3)
+    coloured = np.ptp(pixels, axis=2) > 8
+    columns = np.flatnonzero(coloured.mean(axis=0) > 0.5)
+    rows = np.flatnonzero(coloured.mean(axis=1) > 0.4)
+    assert {(k, k + 1) for k in columns} >= {(80, 81), (476, 477), (503, 504), (518, 519)}
+    assert not {78, 79, 478, 479, 500, 522} & set(columns.tolist())
+    assert (rows[0], rows[-1]) == (58, 426)
+    light = pixels[60, 82]  # the first layer with itself
+    assert np.abs(light - [250, 235, 221]).max() <= 3
+
+
+def test_paper_style_has_the_published_colours() -> None:
+    """Colours of the published bar, by their place in its 256."""
+    known = {
+        0: (3, 5, 26), 7: (11, 9, 32), 52: (78, 29, 75), 100: (158, 26, 91), 155: (233, 66, 62),
+        200: (245, 150, 108), 233: (247, 202, 172), 255: (250, 235, 221),
+    }  # fmt: skip
+    for place, colour in known.items():
+        found = np.array(style.PUBLISHED(place)[:3]) * 255
+        assert np.abs(found - colour).max() <= 2.5, place
+    grey = style.PUBLISHED(np.linspace(0, 1, 64))[:, :3] @ [0.299, 0.587, 0.114]
+    assert np.diff(grey).min() > 0
+
+
+def test_paper_style_otherwise() -> None:
+    result = result_of(PAPER)
+    titled = figures.heatmap(result, "lincka", style="paper", title="Linear $CKA", width=3.2)
+    assert axes_of(titled, "map").get_title() == "Linear $CKA"
+    assert titled.get_size_inches() == pytest.approx([3.2, 2.4])
+    sizes = {t.get_fontsize() for t in drawn_texts(titled)}
+    assert min(sizes) >= 6
+    given = figures.heatmap(result, "lincka", style="paper", limits=(0, 2))
+    assert axes_of(given, "map").images[0].get_clim() == (0, 2)
+    same = SimilarityResult.build(result.networks, {"lincka": np.full((74, 74), 0.5)})
+    clim = axes_of(figures.heatmap(same, "lincka", style="paper"), "map").images[0].get_clim()
+    assert clim == (0.495, 0.505)
+    with pytest.raises(UserError, match="no style 'published'; there are: labelled, paper"):
+        figures.heatmap(result, "lincka", style="published")
+
+
+def test_published_order() -> None:
+    """Predictive before contrastive, small before large; by what is told, or by name."""
+    models = {"x/wav2vec2-large": 3, "mine": 2, "hubert": 3, "wav2vec2-ft": 2, "wavlm": 2}
+    result = result_of(models)
+    expected = ["wavlm", "hubert", "mine", "wav2vec2-ft", "x/wav2vec2-large"]
+    told = {"mine": {"model_type": "wav2vec2"}, "hubert": {"model_type": "hubert"}}
+    attributes = {"models": told}
+    result = SimilarityResult.build(
+        result.networks, {"lincka": result.matrix("lincka").values}, {}, MEASURES, attributes
+    )
+    assert figures.published_order(result) == expected
+    turned = result.select(list(models)[::-1])
+    assert set(figures.published_order(turned)[:2]) == {"wavlm", "hubert"}
+    widths = np.repeat([9, 5], 2)
+    networks = [NetworkName(m, i) for m in ("wide", "narrow") for i in range(2)]
+    by_width = SimilarityResult.build(networks, {"m": np.eye(4)}, {"width": (("x",), widths)})
+    assert figures.published_order(by_width) == ["narrow", "wide"]

@@ -1,0 +1,304 @@
+"""Parity with transformers and torch themselves: `python -m pytest -m parity -s`.
+
+Tiny models with other weights and inputs than the committed fixtures, models of full size, and our
+own exports loaded by transformers. Needs the [parity] extra.
+"""
+
+import gc
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor  # noqa: E402
+
+from speechsim_jax.models import attention, weight_names  # noqa: E402
+from speechsim_jax.models.architecture import Activations  # noqa: E402
+from speechsim_jax.models.config import EncoderConfig  # noqa: E402
+from speechsim_jax.models.encoder import SpeechEncoder  # noqa: E402
+from speechsim_jax.models.initial_weights import random_tensors  # noqa: E402
+from speechsim_jax.models.recognizer import load_recognizer  # noqa: E402
+from tests.support import tolerances  # noqa: E402
+from tests.support.make_parity_fixtures import LAYOUTS, SMALL, make, make_tokenizer, run  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+EVERYTHING = dict(attentions=True, projections=True, features=True)
+LARGE = dict(
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+    vocab_size=8,
+)
+XLARGE = LARGE | dict(hidden_size=1280, num_hidden_layers=48, intermediate_size=5120)
+# Of each: its layout, and the sizes of the published checkpoints.
+FULL_SIZE = {
+    "wav2vec2-base": ("wav2vec2-base", dict(vocab_size=8)),
+    "wavlm-base": ("wavlm-base", dict(vocab_size=8)),
+    "hubert-large": ("hubert-large", LARGE),
+    "wav2vec2-large": ("wav2vec2-large", LARGE),
+    "wavlm-large": ("wavlm-large", LARGE | dict(num_buckets=320, max_bucket_distance=800)),
+    "hubert-xlarge": ("hubert-large", XLARGE),
+}
+
+
+def port(model, extractor) -> SpeechEncoder:
+    """Our encoder with a torch model's weights."""
+    config = EncoderConfig.from_hf(model.config.to_dict(), extractor.to_dict())
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    graph, parameters, notes = weight_names.fill(config, tensors, "torch")
+    assert notes == []
+    return SpeechEncoder("port", config, graph, parameters)
+
+
+def theirs(model, extractor, wave: np.ndarray) -> dict[str, np.ndarray]:
+    values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
+    return run(model, torch.from_numpy(values))
+
+
+def ours(found: Activations, row: int, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One utterance of a batch, shaped as transformers gives it alone."""
+    frames = len(like["last_hidden_state"])
+    hidden = np.asarray(found.hidden_states[:, row, :frames])
+    keys = np.asarray(found.keys[:, row, :frames])
+    attentions = np.asarray(found.attentions[:, row, :, :frames, :frames])
+    if found.gates is not None:  # transformers repeats WavLM's mean over heads
+        attentions = np.broadcast_to(attentions.mean(1, keepdims=True), attentions.shape)
+    return {
+        "hidden_states": np.concatenate([hidden[:-1], like["hidden_states"][-1:]]),
+        "last_hidden_state": hidden[-1],
+        "keys": keys.reshape(*keys.shape[:2], -1),
+        "attentions": attentions,
+        "features": np.asarray(found.features[row, :frames]),
+    }
+
+
+def noise(rng: np.random.Generator, samples: int) -> np.ndarray:
+    loud = rng.uniform(0.02, 0.3)
+    return (loud * rng.standard_normal(samples) + rng.uniform(-0.05, 0.05)).astype(np.float32)
+
+
+def worst(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, float]:
+    assert a.keys() == b.keys()
+    assert all(a[name].shape == b[name].shape for name in a)
+    return {name: float(np.abs(a[name] - b[name]).max()) for name in a}
+
+
+def assert_close(errors: dict[str, float]) -> None:
+    assert errors["attentions"] <= tolerances.PARITY_ATTENTION, errors
+    assert max(errors.values()) <= tolerances.PARITY, errors
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_tiny_models_at_fresh_inputs(layout):
+    model, extractor = make(layout, seed=1)
+    rng = np.random.default_rng(2)
+    waves = [noise(rng, samples) for samples in (400, 1039, 8000, 3201)]
+    encoder = port(model, extractor)
+    found = encoder(waves, **EVERYTHING)
+    raw = encoder(waves, last_layer="raw")
+    for row, wave in enumerate(waves):
+        expected = theirs(model, extractor, wave)
+        errors = worst(ours(found, row, expected), expected)
+        frames = len(expected["last_hidden_state"])
+        last = np.asarray(raw.hidden_states[-1, row, :frames])
+        errors["raw"] = float(np.abs(last - expected["hidden_states"][-1]).max())
+        print(layout, len(wave), {name: f"{error:.1e}" for name, error in errors.items()})
+        assert_close(errors)
+
+
+def sharpen(model) -> None:
+    """Make attention choose among frames, and add less of it.
+
+    A deep post-norm model with flat attention gives every frame the same state; neurons are then
+    constants, some of them close to zero, where a relative error says nothing.
+    """
+    with torch.no_grad():
+        for layer in model.encoder.layers:
+            layer.attention.q_proj.weight *= 3.0
+            layer.attention.out_proj.weight *= 0.3
+
+
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_full_size(name):
+    layout, sizes = FULL_SIZE[name]
+    model, extractor = make(layout, sizes=sizes)
+    sharpen(model)
+    wave = noise(np.random.default_rng(3), 32_000)
+    expected = theirs(model, extractor, wave)
+    encoder = port(model, extractor)
+    del model
+    gc.collect()
+    found = encoder([wave], attentions=True, projections=True, features=True)
+    result = ours(found, 0, expected)
+    raw = encoder([wave], layers=[encoder.config.num_hidden_layers], last_layer="raw")
+    result["hidden_states"][-1] = np.asarray(raw.hidden_states[0, 0])
+    states = [*zip(result["hidden_states"], expected["hidden_states"])]
+    states.append((result["last_hidden_state"], expected["last_hidden_state"]))
+    errors = [relative_error(a, b) for a, b in states]
+    attention = np.abs(result["attentions"] - expected["attentions"]).max()
+    print(f"\n{name}: largest attention error {attention:.1e}")
+    for layer, (error, (a, b)) in enumerate(zip(errors, states)):
+        label = "normed" if layer == len(states) - 1 else f"{layer:6d}"
+        print(f"  {label} relative {error:.1e}  absolute {np.abs(a - b).max():.1e}", end="")
+        print(f"  of {np.abs(b).max():.1f}")
+    jax.clear_caches()
+    gc.collect()
+    assert max(errors) <= tolerances.FULL_SIZE_RELATIVE
+    assert attention <= tolerances.FULL_SIZE_ATTENTION
+
+
+def relative_error(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest over neurons of rms(a - b) / rms(b); [frame, neuron]."""
+    assert a.shape == b.shape
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float(np.sqrt(np.square(a - b).mean(0) / np.square(b).mean(0)).max())
+
+
+def loaded(model_class, folder):
+    """A saved folder as transformers reads it: nothing missing, unexpected or of another shape."""
+    model, report = model_class.from_pretrained(
+        folder, attn_implementation="eager", output_loading_info=True
+    )
+    assert not any(report.values()), report
+    return model.eval(), Wav2Vec2FeatureExtractor.from_pretrained(folder)
+
+
+def assert_same_weights(a, b) -> None:
+    """Two torch models hold the same bits, but for what only training reads."""
+    states = [
+        {n: t for n, t in model.state_dict().items() if not n.endswith("masked_spec_embed")}
+        for model in (a, b)
+    ]
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        # our counter of batches starts anew
+        assert torch.equal(tensor, states[1][name]) or name.endswith("num_batches_tracked"), name
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_transformers_loads_what_we_save(layout, tmp_path):
+    model, extractor = make(layout, seed=5)
+    encoder = port(model, extractor)
+    saved, saved_extractor = loaded(type(model), encoder.save(tmp_path / layout))
+    assert_same_weights(model, saved)
+    assert port(saved, saved_extractor).config == encoder.config
+    wave = noise(np.random.default_rng(6), 4000)
+    expected, found = theirs(model, extractor, wave), theirs(saved, saved_extractor, wave)
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+    assert_close(worst(ours(encoder([wave], **EVERYTHING), 0, found), found))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_transformers_loads_what_we_save_in_half_precision(dtype, tmp_path):
+    model, extractor = make("wavlm-large", seed=5)
+    saved, _ = loaded(type(model), port(model, extractor).save(tmp_path, dtype))
+    assert saved.dtype == getattr(torch, dtype)
+    assert_same_weights(model.to(saved.dtype), saved)
+
+
+# --- fine-tuned models ----------------------------------------------------------------------------
+
+
+def their_logits(model, extractor, wave: np.ndarray) -> torch.Tensor:
+    values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
+    with torch.no_grad():
+        return model(torch.from_numpy(values)).logits
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_fine_tuned_folders_both_ways(layout, tmp_path):
+    """save_pretrained -> load_recognizer -> save -> from_pretrained, on one utterance."""
+    model, extractor = make(layout, seed=8, ctc=True)
+    folder = tmp_path / "theirs"
+    model.save_pretrained(folder)
+    tokenizer = make_tokenizer(layout, folder)
+    Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
+    recognizer = load_recognizer(folder)
+    wave = noise(np.random.default_rng(9), 4000)
+    expected = their_logits(model, extractor, wave)
+    found = recognizer.logits(wave[None], np.array([len(wave)], np.int32))
+    error = float(np.abs(np.asarray(found) - expected.numpy()).max())
+    print(f"{layout}: logits {error:.1e}")
+    assert error <= tolerances.PARITY
+    assert np.array_equal(np.asarray(found).argmax(-1), expected.argmax(-1))
+    texts = tokenizer.batch_decode(expected.argmax(-1))
+    assert recognizer.transcribe([wave]) == texts and texts != [""]
+
+    folder = recognizer.save(tmp_path / "ours")
+    saved, saved_extractor = loaded(type(model), folder)
+    assert_same_weights(model, saved)
+    again = their_logits(saved, saved_extractor, wave)
+    assert torch.equal(again, expected)
+    processor = Wav2Vec2Processor.from_pretrained(folder)
+    assert processor.batch_decode(again.argmax(-1)) == texts
+    assert saved.config.pad_token_id == recognizer.blank
+
+
+@pytest.mark.parametrize("name", ["wav2vec2-base", "hubert-large"])
+def test_fine_tuned_models_of_full_size(name, tmp_path):
+    layout, sizes = FULL_SIZE[name]
+    model, extractor = make(layout, sizes=sizes, ctc=True)
+    sharpen(model.base_model)
+    # Pieces of noise of different colours, and tokens that are equally likely on average: of one
+    # noise, a random model says the same token in every frame.
+    rng = np.random.default_rng(3)
+    pieces = [
+        np.convolve(rng.standard_normal(2000 + 63), rng.standard_normal(64)) for _ in range(16)
+    ]
+    wave = (0.02 * np.concatenate([piece[63:-63] for piece in pieces])).astype(np.float32)
+    with torch.no_grad():
+        model.lm_head.bias -= their_logits(model, extractor, wave).mean((0, 1))
+    model.save_pretrained(tmp_path)
+    extractor.save_pretrained(tmp_path)
+    make_tokenizer(layout, tmp_path)
+    expected = their_logits(model, extractor, wave)[0].numpy()
+    del model
+    gc.collect()
+    recognizer = load_recognizer(tmp_path)
+    found = np.asarray(recognizer.logits(wave[None], np.array([len(wave)], np.int32)))[0]
+    error = relative_error(found, expected)
+    margin = np.diff(np.sort(expected, -1)[:, -2:], axis=-1).min()
+    print(f"\n{name}: logits relative {error:.1e} absolute {np.abs(found - expected).max():.1e}")
+    print(f"  of {np.abs(expected).max():.1f}, {len(set(expected.argmax(-1)))} tokens,", end="")
+    print(f" smallest margin {margin:.1e}")
+    jax.clear_caches()
+    gc.collect()
+    assert error <= tolerances.FULL_SIZE_RELATIVE
+    assert len(set(expected.argmax(-1))) > 5
+    assert np.array_equal(found.argmax(-1), expected.argmax(-1))
+
+
+# --- random weights -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["wav2vec2-large", "hubert-large", "wavlm-base"])
+def test_random_weights_are_spread_as_those_of_transformers(layout):
+    model_class, config_class, changes = LAYOUTS[layout]
+    sizes = dict(hidden_size=128, intermediate_size=200, conv_dim=(64,) * 7)
+    torch.manual_seed(0)
+    model = model_class(config_class(**SMALL | sizes | changes))
+    found = random_tensors(EncoderConfig.from_hf(model.config.to_dict()), seed=0)
+    for name, tensor in model.state_dict().items():
+        # weight norm makes transformers lose what it draws for the positional kernel
+        if name == "masked_spec_embed" or "pos_conv_embed.conv.param" in name:
+            continue
+        a, b = tensor.numpy().astype(np.float64), found[name].astype(np.float64)
+        near = 10 * (a.std() + b.std()) / np.sqrt(a.size)
+        assert abs(a.mean() - b.mean()) <= near, name
+        assert abs(a.std() - b.std()) <= near, name
+
+
+@pytest.mark.parametrize("num_buckets, max_distance", [(320, 800), (16, 12), (32, 128)])
+def test_position_buckets(num_buckets, max_distance):
+    from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+    theirs = WavLMAttention(8, 2, num_buckets=num_buckets, max_distance=max_distance)
+    frames = 2000
+    distances = np.arange(1 - frames, frames)
+    expected = theirs._relative_positions_bucket(torch.from_numpy(distances)).numpy()
+    found = attention.relative_position_buckets(distances, num_buckets, max_distance)
+    assert np.array_equal(found, expected)

@@ -1,0 +1,69 @@
+"""What a plan is told of devices and models, against counts by hand."""
+
+import os
+
+import jax
+import numpy as np
+import pytest
+
+from speechsim_jax.audio.batching import Bucket
+from speechsim_jax.errors import UserError
+from speechsim_jax.models import forward
+from speechsim_jax.models.architecture import Outputs
+from speechsim_jax.pipeline import costs
+from speechsim_jax.runtime import mesh
+from tests.models.test_parity import fixture
+
+MESH = mesh.mesh_from("data:1")
+ENCODER = "hubert-large"
+
+
+def test_budget():
+    assert costs.budget_bytes(1.5, MESH) == 1_500_000_000
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0.7 * machine < costs.budget_bytes(None, MESH) * len(MESH.local_devices) < 0.8 * machine
+    for nonsense in (0, -1.0, float("nan")):
+        with pytest.raises(UserError, match="device_memory_gb is"):
+            costs.budget_bytes(nonsense, MESH)
+
+
+@pytest.mark.parametrize(("devices", "rows"), [(1, 5), (2, 3), (8, 1)])
+def test_frames_of_a_batch_with_its_fillers(devices, rows):
+    found = costs.frames_of(Bucket(5, 16_080), fixture(ENCODER).encoder.config, devices)
+    assert found == rows * 50
+
+
+def test_parameters_are_those_of_the_layers_and_the_rest():
+    encoder = fixture(ENCODER).encoder
+    front, layers = costs.parameter_bytes(encoder)
+    size, inner = encoder.config.hidden_size, encoder.config.intermediate_size
+    # Four projections, two products and two norms, with their biases, in float32.
+    layer = 4 * (size + 1) * size + (size + 1) * inner + (inner + 1) * size + 4 * size
+    assert layers == 4 * layer * encoder.config.num_hidden_layers
+    assert front + layers == sum(x.nbytes for x in jax.tree.leaves(encoder.parameters))
+
+
+def test_a_model_costs_what_its_program_does_for_each_batch():
+    encoder, bucket = fixture(ENCODER).encoder, Bucket(2, 16_080)
+    depth = encoder.config.num_hidden_layers
+    layers = tuple(range(depth + 1))
+    outputs = Outputs(layers)
+
+    def cost(seconds: float):
+        return costs.model_cost(encoder, layers, outputs, "highest", bucket, seconds, MESH)
+
+    batch = cost(2 * 16_080 / 16_000)
+    program = forward.lower_encode(encoder, (2, 16_080), outputs, "highest", MESH).compile()
+    memory, work = program.memory_analysis(), program.cost_analysis()
+    assert memory and work
+    assert batch.workspace_bytes == memory.temp_size_in_bytes > 0
+    counted = work["flops"]
+    np.testing.assert_allclose(batch.front_flops + depth * batch.layer_flops, counted)
+    # A product of a layer's parameters with each of the 2 x 50 frames, multiply and add.
+    np.testing.assert_allclose(batch.layer_flops, 2 * 100 * batch.layer_bytes / 4)
+    assert 0 < batch.front_flops < counted
+    np.testing.assert_allclose(cost(20 * 16_080 / 16_000).layer_flops, 10 * batch.layer_flops)
+
+
+def test_speed_counts_every_device():
+    assert 1e8 < costs.rate(MESH) < 1e16

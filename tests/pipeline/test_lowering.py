@@ -1,0 +1,94 @@
+"""Everything that runs on a device is translated for TPU and CUDA, here, without having either."""
+
+import functools
+
+import jax
+import jax.export  # which `import jax` leaves out
+import numpy as np
+import pytest
+
+from speechsim_jax.models.architecture import Activations, Outputs
+from speechsim_jax.models.encoder import forward
+from speechsim_jax.pipeline.attention_inputs import projected, rows_of_projections
+from speechsim_jax.statistics import attention_sums, moments, moments_accumulator
+from speechsim_jax.statistics.moments import Stream
+from tests.models.test_parity import LAYOUTS, fixture
+
+EVERYTHING = Outputs(attentions=True, projections=True, features=True)
+PLATFORMS = ("tpu", "cuda")
+
+
+def lowered(function, *arguments, **static):
+    exported = jax.export.export(function, platforms=PLATFORMS)(*arguments, **static)
+    assert exported.platforms == PLATFORMS
+    return exported.mlir_module()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("outputs", [EVERYTHING, Outputs()], ids=["everything", "hidden"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_encoders(layout, outputs, dtype):
+    encoder = fixture(layout).encoder.astype(dtype)
+    frames = 1100  # more than one block of attention rows
+    samples = jax.ShapeDtypeStruct((2, 320 * frames + 80), np.float32)
+    lengths = jax.ShapeDtypeStruct((2,), np.int32)
+    text = lowered(
+        forward, encoder.parameters, samples, lengths,
+        graph=encoder.graph, outputs=outputs, precision="default",
+    )  # fmt: skip
+    whole_maps = f"x{frames}x{frames}x"
+    assert (whole_maps in text) == outputs.attentions
+    assert ("bf16" in text) == (dtype == "bfloat16")
+
+
+def test_statistics():
+    streams = (Stream(3, 16), Stream(2, 24))
+    state = moments.zero(streams)
+    buffers = tuple(np.zeros((s.layers, 64, s.neurons), np.float32) for s in streams)
+    buffers = jax.device_put(buffers)
+    numbers, structure = jax.tree.flatten((state, buffers, jax.numpy.int32(64)))
+
+    def update(*numbers):
+        return jax.tree.leaves(moments.update(*jax.tree.unflatten(structure, numbers)))
+
+    assert "HIGHEST" in lowered(jax.jit(update), *numbers)  # as float32, not bfloat16 or TF32
+    hidden = tuple(np.zeros((s.layers, 2, 50, s.neurons), np.float32) for s in streams)
+    lowered(
+        jax.jit(moments_accumulator.pack),
+        buffers,
+        jax.device_put(hidden),
+        jax.numpy.zeros(64, np.int32),
+    )
+
+
+def test_attention():
+    """Rows of the maps of all heads for a block of queries, never the maps of all heads."""
+    frames, batch, heads, size = 1100, 2, 4, 16
+    models = [(3, True), (2, False)]  # layers, with WavLM's gated bias
+    parts = tuple(
+        projected(
+            Activations(
+                hidden_states=jax.numpy.zeros((1, batch, frames, 1)),
+                frame_mask=jax.numpy.ones((batch, frames), bool),
+                queries=jax.numpy.zeros((layers, batch, frames, heads, size)),
+                keys=jax.numpy.zeros((layers, batch, frames, heads, size)),
+                gates=jax.numpy.zeros((layers, batch, heads, frames)) if gated else None,
+                position_bias=jax.numpy.zeros((heads, 2 * frames - 1)) if gated else None,
+            ),
+            range(1, layers + 1),
+            np.zeros(batch, np.int32),
+        )
+        for layers, gated in models
+    )
+    state = attention_sums.zero(heads * sum(layers for layers, _ in models))
+    lengths = jax.numpy.zeros(batch, np.int32)
+    numbers, structure = jax.tree.flatten((state, parts, lengths))
+
+    def update(*numbers):
+        state, parts, lengths = jax.tree.unflatten(structure, numbers)
+        moments_accumulator = functools.partial(rows_of_projections, parts)
+        return jax.tree.leaves(attention_sums.update(state, moments_accumulator, lengths, frames))
+
+    text = lowered(jax.jit(update), *numbers)
+    assert "HIGHEST" in text
+    assert f"x{frames}xf32" in text and f"{frames}x{frames}x" not in text

@@ -1,0 +1,124 @@
+"""Several passes over the audio give what one gives, hold only what they need, and go on."""
+
+import json
+import re
+import unittest.mock
+
+import jax
+import numpy as np
+import pytest
+
+import speechsim_jax as ss
+from speechsim_jax.errors import UserError
+from speechsim_jax.models import forward
+from speechsim_jax.pipeline import accumulators, run
+from speechsim_jax.runtime import mesh as sharding
+from tests.support.paths import DATA
+from tests.support.same_result import assert_same_result
+
+FOLDER = DATA / "parity"
+SETTINGS = {
+    "batch_seconds": 2,
+    "buckets": 1,
+    "rows_per_update": 40,
+    "sample_frames": 100,
+    "progress": False,
+}
+MEASURES = "maxcorr,mincorr,linreg,lincka,lincka_debiased,svcca,pwcca,rsa"
+ATTENTION = "attn_frobenius,attn_lincka"
+
+
+@pytest.fixture(scope="module")
+def audio() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    lengths = rng.choice([4000, 7000, 9000], 13)
+    waves = {f"u{i}": 0.1 * rng.standard_normal(n) for i, n in enumerate(lengths)}
+    return {name: wave.astype(np.float32) for name, wave in waves.items()} | {
+        "silent": np.zeros(100, np.float32)
+    }
+
+
+@pytest.fixture(scope="module")
+def encoders() -> list[ss.SpeechEncoder]:
+    return [ss.load_encoder(FOLDER / name) for name in ("wavlm-base", "hubert-large")]
+
+
+@pytest.fixture(scope="module")
+def one(encoders, audio) -> ss.SimilarityResult:
+    return ss.compare(encoders, audio, measures=f"{MEASURES},{ATTENTION}", **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def budget_gb(encoders, audio) -> float:
+    """Twenty per cent above the least for a layer pair: three or more passes."""
+    with pytest.raises(UserError, match=r"give at least \d+ \(") as raised:
+        ss.compare(encoders, audio, measures="lincka", device_memory_gb=1e-6, **SETTINGS)
+    return 1.2e-9 * int(re.search(r"at least (\d+)", str(raised.value))[1])
+
+
+def test_several_passes_give_what_one_gives(encoders, audio, one, budget_gb):
+    found = ss.compare(encoders, audio, measures=MEASURES, device_memory_gb=budget_gb, **SETTINGS)
+    assert found.attributes["passes"] >= 3
+    assert one.attributes["passes"] == 1
+    assert_same_result(found, one)
+    for name in ("frames", "rows", "utterances", "seconds", "skipped"):
+        assert found.attributes[name] == one.attributes[name]
+    assert [skipped["id"] for skipped in found.attributes["skipped"]] == ["silent"]
+
+
+def test_attention_has_a_pass_of_its_own(encoders, audio, one):
+    """Where it does not fit beside the moments; with too little for itself it says so."""
+    measures = f"lincka,{ATTENTION}"
+    with pytest.raises(UserError, match="for the attention of these models; give at") as raised:
+        ss.compare(encoders, audio, measures=measures, device_memory_gb=1e-6, **SETTINGS)
+    least = int(re.search(r"at least (\d+)", str(raised.value))[1])
+    found = ss.compare(encoders, audio, measures=measures, device_memory_gb=least / 1e9, **SETTINGS)
+    assert found.attributes["passes"] == 2
+    assert_same_result(found, one)
+
+
+def test_only_what_a_pass_needs_is_on_the_devices(encoders):
+    """Parameters of other layers stay numpy arrays, and a shallow pass runs without them."""
+    whole = encoders[0]
+    mesh = sharding.mesh_from("data:1")
+    shallow = forward.on_devices(forward.on_host(whole), mesh, depth=1)
+    where = {
+        forward.layer_of(path): isinstance(leaf, jax.Array)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(shallow.parameters)[0]
+    }
+    assert where == {None: True, 0: True, 1: False, 2: False}
+    wave = np.random.default_rng(1).standard_normal(3000).astype(np.float32)
+    found, expected = (e([wave], layers=[0, 1]).hidden_states for e in (shallow, whole))
+    np.testing.assert_array_equal(found, expected)
+
+
+class Killed(Exception):
+    """Stands for whatever ends a run."""
+
+
+def test_a_run_of_several_passes_goes_on(encoders, audio, one, budget_gb, tmp_path):
+    """Passes that were complete are not read again, nor is the plan made anew for more memory."""
+    given = {"measures": MEASURES, "checkpoint_dir": tmp_path, "checkpoint_minutes": 0} | SETTINGS
+    append, heard = accumulators.Statistics.append, []
+
+    def dies(self, *batch):
+        heard.append(batch)
+        if len(heard) > 16:
+            raise Killed
+        append(self, *batch)
+
+    dying = unittest.mock.patch.object(accumulators.Statistics, "append", dies)
+    with dying, pytest.raises(Killed):
+        ss.compare(encoders, audio, device_memory_gb=budget_gb, **given)
+    assert (tmp_path / "statistics" / "pass-1" / "facts.json").exists()
+    division = json.loads((tmp_path / "plan.json").read_text())["passes"]
+    read, names = run.read_through, []
+    with unittest.mock.patch.object(
+        run, "read_through", lambda *a: names.append([e.name for e in a[0]]) or read(*a)
+    ):
+        found = ss.compare(encoders, audio, device_memory_gb=1, **given)
+    assert len(names) == len(division) - 1
+    assert found.attributes["passes"] == len(division)
+    assert_same_result(found, one)
+    with pytest.raises(UserError, match="is of another job"):
+        ss.compare(encoders, audio, **given | {"seed": 1})

@@ -1,0 +1,460 @@
+"""The report in a browser: headless Chromium, at the width of a desktop and of a phone."""
+
+import csv
+import io
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from speechsim_jax.results.result import NetworkName, SimilarityResult
+from tests.support.report_results import SMALL, Shape, heads_alone, random_result, scores_within
+
+webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.chrome.options import Options  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.select import Select  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs chromium and its driver (Debian: chromium-driver)"
+)
+DESKTOP, PHONE = (1280, 900), (390, 844)
+
+
+class Browser:
+    """A page in Chromium."""
+
+    def __init__(self, size: tuple[int, int], downloads: Path):
+        options = Options()
+        options.binary_location = str(CHROMIUM)
+        for argument in (
+            "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars",
+            f"--window-size={size[0]},{size[1]}",
+        ):  # fmt: skip
+            options.add_argument(argument)
+        if size == PHONE:
+            metrics = {"width": size[0], "height": size[1], "pixelRatio": 2, "touch": True}
+            options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+        self.downloads = downloads
+        self.driver.execute_cdp_cmd(
+            "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)}
+        )
+
+    def open(self, path: Path) -> None:
+        self.driver.get(path.resolve().as_uri())
+        self.wait(lambda: self.run("return document.body.dataset.ready"))
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def one(self, selector: str) -> Any:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def choose(self, selector: str, value: str) -> None:
+        Select(self.one(selector)).select_by_value(value)
+
+    def wait(self, condition: Callable[[], Any], seconds: float = 15) -> Any:
+        """What the condition gives, as soon as it is true."""
+        end = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < end, self.complaints()
+            time.sleep(0.03)
+        return found
+
+    def over(self, plot: str, row: int, column: int) -> ActionChains:
+        """The pointer on a cell of a map, brought into view."""
+        place = self.run(
+            """const plot = document.querySelector(arguments[0] + " .plot");
+            plot.scrollIntoView({block: "center", behavior: "instant"});
+            const box = plot.getBoundingClientRect();
+            const {xaxis, yaxis} = plot._fullLayout;
+            return [box.left + xaxis._offset + xaxis.d2p(arguments[2]),
+                    box.top + yaxis._offset + yaxis.d2p(arguments[1])];""",
+            plot, row, column,
+        )  # fmt: skip
+        actions = ActionChains(self.driver, duration=20)
+        actions.w3c_actions.pointer_action.move_to_location(*map(round, place))
+        return actions
+
+    def saved(self, place: str, name: str) -> dict[str, bytes]:
+        """What the buttons below a figure or a table save, by kind; one after the other."""
+        found = {}
+        selector = f"#{place} .downloads button"
+        for button in self.driver.find_elements(By.CSS_SELECTOR, selector):
+            # Of a script's own clicks Chromium stops to save after ten files.
+            button.send_keys(Keys.ENTER)
+            kind = button.get_attribute("textContent").lower()
+            path = self.downloads / f"{name}.{kind}"
+            self.wait(path.is_file)
+            found[kind] = path.read_bytes()
+        return found
+
+    def complaints(self) -> list[str]:
+        """What the console has said since it was asked last."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]
+
+
+@pytest.fixture(scope="module")
+def result() -> SimilarityResult:
+    return random_result(SMALL)
+
+
+@pytest.fixture(scope="module")
+def report(result: SimilarityResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return result.report(tmp_path_factory.mktemp("report") / "report.html")
+
+
+def _browser(size: tuple[int, int], folder: Path) -> Iterator[Browser]:
+    browser = Browser(size, folder)
+    try:
+        yield browser
+    finally:
+        browser.driver.quit()
+
+
+@pytest.fixture(scope="module")
+def desktop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    yield from _browser(DESKTOP, tmp_path_factory.mktemp("desktop"))
+
+
+@pytest.fixture(scope="module")
+def phone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    yield from _browser(PHONE, tmp_path_factory.mktemp("phone"))
+
+
+@pytest.fixture(params=["desktop", "phone"])
+def browser(request: pytest.FixtureRequest, report: Path) -> Browser:
+    """Either, with the page as it opens."""
+    found = request.getfixturevalue(request.param)
+    found.open(report)
+    assert found.complaints() == []
+    return found
+
+
+def _shown_map(browser: Browser) -> dict[str, Any]:
+    return browser.run(
+        """const [trace] = document.querySelector("#map .plot").data;
+        return {z: trace.z, zmin: trace.zmin, zmax: trace.zmax};"""
+    )
+
+
+def test_page_opens_and_fits(browser: Browser) -> None:
+    width = browser.run("return document.documentElement.clientWidth")
+    assert width == (DESKTOP if width > 400 else PHONE)[0]
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    for figure in ("map", "correlations", "trend", "match", "facts"):
+        box = browser.one(f"#{figure} .main-svg").rect
+        assert box["height"] > 100 and box["x"] >= 0 and box["x"] + box["width"] <= width, figure
+    assert browser.complaints() == []
+
+
+def test_hover_says_both_networks_and_the_value(
+    desktop: Browser, report: Path, result: SimilarityResult
+) -> None:
+    desktop.open(report)
+    desktop.over("#map", 1, 9).perform()
+    hover = "return document.querySelector('#map .hoverlayer').textContent"
+    text = desktop.wait(lambda: desktop.run(hover))
+    value = result.matrix("maxcorr").values[1, 9]
+    assert "first-<b>&small, layer 1" in text and "third-large, layer 2" in text
+    assert f"maxcorr: {value:.4f}" in text
+
+
+def test_click_shows_the_pair(browser: Browser, result: SimilarityResult) -> None:
+    browser.over("#map", 2, 5).click().perform()
+    value = result.matrix("maxcorr").values[2, 5]
+    expected = f"x first-<b>&small, layer 2; y second-base, layer 1: maxcorr {value:.4f}"
+    browser.wait(lambda: browser.one("#reading").text == expected)
+    scores = browser.one("#scores").text
+    assert f"maxcorr {value:.4f} {result.matrix('maxcorr').values[5, 2]:.4f}" in scores
+    assert f"floor of lincka {result.dataset['lincka_floor'].values[2, 5]:.4f}" in scores
+    corr = result.dataset["best_corr"].values[2, 5]
+    neuron = int(np.nanargmax(corr))
+    match = int(result.dataset["best_match"].values[2, 5, neuron])
+    first = browser.one("#matches tbody tr").text.split()
+    assert first[:2] == [str(neuron), str(match)]
+    assert float(first[2]) == pytest.approx(corr[neuron], abs=6e-5)
+    heads = browser.one("#heads").text
+    assert "Head matches (attn_frobenius)" in heads
+    best = result.dataset["attn_frobenius_best"].values[1, 3, 0]
+    row = browser.one("#heads tbody tr").text.split()
+    assert float(row[2]) == pytest.approx(best, abs=6e-5)
+    assert len(browser.driver.find_elements(By.CSS_SELECTOR, "#heads tbody tr")) == 3
+    rank = result.dataset["rank"].values
+    assert f"rank {rank[2]} {rank[5]}" in browser.one("#layers").text
+    points = browser.run("return document.querySelector('#correlations .plot').data[0].y")
+    rho = result.dataset["svcca_rho"].values[2, 5]
+    assert len(points) == np.isfinite(rho).sum() and points[0] == pytest.approx(rho[0], abs=1e-5)
+    assert browser.complaints() == []
+
+
+def test_measure_and_colours_switch(browser: Browser, result: SimilarityResult) -> None:
+    for measure in ("lincka", "attn_js", "procrustes_distance"):
+        browser.choose("#measure", measure)
+        shown = _shown_map(browser)
+        np.testing.assert_allclose(shown["z"], result.matrix(measure).values, rtol=1e-6)
+        assert measure in browser.one("#map figcaption").text
+        assert measure in browser.one("#reading").text
+        assert measure in browser.one("#match figcaption").text
+    browser.choose("#colours", "range")
+    shown = _shown_map(browser)
+    assert (shown["zmin"], shown["zmax"]) == (0, 1.5708)
+    browser.choose("#colours", "shown")
+    shown = _shown_map(browser)
+    assert (shown["zmin"], shown["zmax"]) == (np.min(shown["z"]), np.max(shown["z"]))
+    assert browser.complaints() == []
+
+
+def test_models_can_be_left_out(desktop: Browser, report: Path, result: SimilarityResult) -> None:
+    desktop.open(report)
+    desktop.one("#models input[value='1']").click()
+    kept = [0, 1, 2, 3, *range(7, 13)]
+    expected = result.matrix("maxcorr").values[np.ix_(kept, kept)]
+    np.testing.assert_allclose(_shown_map(desktop)["z"], expected, rtol=1e-6)
+    desktop.over("#map", 0, 4).click().perform()
+    desktop.wait(lambda: "y third-large, layer 0" in desktop.one("#reading").text)
+    for index in (0, 2):  # one stays, whatever is asked
+        desktop.one(f"#models input[value='{index}']").click()
+    assert np.shape(_shown_map(desktop)["z"]) == (6, 6)
+    assert "Curves need" in desktop.one("#trend figcaption").text
+    assert desktop.complaints() == []
+
+
+def test_keyboard_alone(desktop: Browser, report: Path, result: SimilarityResult) -> None:
+    desktop.open(report)
+    desktop.choose("#x", "0")
+    desktop.choose("#y", "0")
+    plot = desktop.one("#map .plot")
+    plot.send_keys(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_UP)
+    plot.send_keys(Keys.ARROW_DOWN, Keys.SHIFT, Keys.ARROW_DOWN)
+    value = result.matrix("maxcorr").values[4, 2]
+    expected = f"x second-base, layer 0; y first-<b>&small, layer 2: maxcorr {value:.4f}"
+    assert desktop.one("#reading").text == expected
+    assert Select(desktop.one("#x")).first_selected_option.text == "second-base, layer 0"
+    outline = desktop.run("return document.querySelector('#map .plot').layout.shapes.at(-1)")
+    assert (outline["x0"], outline["y0"]) == (1.5, 3.5)
+    heading = desktop.one("#neuron-table th:nth-child(2) button")
+    for direction, order in (("descending", -1), ("ascending", 1)):
+        heading.send_keys(Keys.ENTER)
+        cells = desktop.driver.find_elements(By.CSS_SELECTOR, "#neuron-table td:nth-child(2)")
+        neurons = [int(cell.get_attribute("textContent")) for cell in cells]
+        assert len(neurons) == 30 and neurons == sorted(neurons, reverse=order < 0)
+        sorted_by = desktop.one("#neuron-table th[aria-sort]")
+        assert sorted_by.get_attribute("aria-sort") == direction
+    reachable = desktop.run(
+        "return [...document.querySelectorAll('select, button, input, summary, a, [tabindex]')]"
+        ".every((one) => one.tabIndex === 0)"
+    )
+    assert reachable and desktop.complaints() == []
+
+
+def test_alignment_draws_the_path(desktop: Browser, report: Path) -> None:
+    desktop.open(report)
+    desktop.choose("#align-y", "2")
+    shown = desktop.run(
+        """const traces = document.querySelector("#match .plot").data;
+        const {best, path} = state.measure.alignment;
+        return {drawn: traces.slice(1).map((t) => t.x),
+                limits: [traces[0].zmin, traces[0].zmax], z: traces[0].z.flat(),
+                best: [0, 1, 2, 3].map((i) => best.at(2, i) - 7),
+                path: [0, 1, 2, 3].map((i) => path.at(2, i) - 7)};"""
+    )
+    assert shown["drawn"] == [shown["path"], shown["path"], shown["best"]]
+    assert shown["limits"] == [min(shown["z"]), max(shown["z"])]  # a map of its own
+    desktop.choose("#align-x", "2")  # not with itself: the other one gives way
+    assert Select(desktop.one("#align-y")).first_selected_option.text == "first-<b>&small"
+    assert desktop.complaints() == []
+
+
+@pytest.mark.parametrize(("high", "drawn"), [(0.3095, False), (0.3105, True)])
+def test_no_path_through_scores_that_are_too_close(
+    desktop: Browser, tmp_path: Path, high: float, drawn: bool
+) -> None:
+    desktop.open(scores_within(0.3, high).report(tmp_path / "report.html"))
+    traces = desktop.run("return document.querySelector('#match .plot').data.map((t) => t.mode)")
+    assert traces == [None, *(["lines", "lines"] if drawn else []), "markers"]
+    caption = desktop.one("#match figcaption").text
+    assert f"All scores lie between 0.3000 and {high:.4f}" in caption
+    assert f"Colours from 0.3 (black) to {high}." in caption
+    assert ("no path is drawn" in caption) == (not drawn)
+    assert ("Line: the best choice" in caption) == ("along the path" in caption) == drawn
+    assert ("path" in desktop.one("#match-table thead").text) == drawn
+    assert desktop.complaints() == []
+
+
+def test_caption_says_where_the_colours_start(desktop: Browser, tmp_path: Path) -> None:
+    desktop.open(scores_within(0.53, 0.6).report(tmp_path / "report.html"))
+    caption = desktop.one("#map figcaption")
+    assert _shown_map(desktop)["zmin"] == pytest.approx(0.5)
+    assert "Colours from 0.5 (black) to 1." in caption.text
+    desktop.choose("#colours", "range")
+    assert "Colours from" not in caption.text  # from 0: black is nothing
+
+
+def _fact_axes(browser: Browser) -> dict[str, dict[str, Any]]:
+    """Of the panels of facts: range and kind of the vertical axis, and its numbers."""
+    return browser.run(
+        """const plot = document.querySelector("#facts .plot");
+        return Object.fromEntries(factPanels().map(({title}, k) => {
+          const name = k ? `y${k + 1}` : "y";
+          const axis = plot._fullLayout["yaxis" + name.slice(1)];
+          const numbers = [...plot.querySelectorAll(`.${name}tick text`)];
+          return [title, {type: axis.type, range: axis.range,
+                          numbers: numbers.map((one) => one.textContent)}];
+        }));"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("condition", "kind", "numbers"),
+    [
+        ((1100, 1700), "linear", ["1200", "1400", "1600"]),
+        ((30, 2100), "log", ["50", "100", "200", "500", "1000", "2000"]),
+        ((2, 2e7), "log", ["1", "10", "100", "1000", "10k", "100k", "1M", "10M"]),
+    ],
+)
+def test_axes_of_facts_have_numbers(
+    desktop: Browser,
+    tmp_path: Path,
+    condition: tuple[float, float],
+    kind: str,
+    numbers: list[str],
+) -> None:
+    result = random_result({"a": Shape(3, 9, 0), "b": Shape(2, 9, 0)})
+    result.dataset["condition"].values[:] = np.geomspace(*condition, 5)
+    result.dataset["dead_neurons"].values[:] = 0
+    result.dataset["outlier_share"].values[:] = 1 + 1e-7 * np.arange(5)  # level but for rounding
+    result.dataset["mean_to_std"].values[:] = np.nan
+    desktop.open(result.report(tmp_path / "report.html"))
+    axes = _fact_axes(desktop)
+    assert axes["condition"]["type"] == kind and axes["condition"]["numbers"] == numbers
+    assert axes["dead_neurons"]["range"] == [0, 1]
+    assert axes["dead_neurons"]["numbers"] == ["0", "1"]
+    assert {"0.99", "1", "1.01"} <= set(axes["outlier_share"]["numbers"])
+    assert min(len(axis["numbers"]) for axis in axes.values()) >= 2
+    assert desktop.complaints() == []
+
+
+def test_page_of_heads_alone_has_no_empty_panels(browser: Browser, tmp_path: Path) -> None:
+    browser.open(heads_alone(SMALL).report(tmp_path / "report.html"))
+    left_out = "#correlations, #matches, #neurons, #layers, #facts, a[href='#neurons'], .missing"
+    found = browser.driver.find_elements(By.CSS_SELECTOR, left_out)
+    assert [one.get_attribute("id") for one in found if one.is_displayed()] == []
+    assert len(Select(browser.one("#x")).options) == 10  # nothing is known of layer 0
+    browser.over("#map", 2, 5).click().perform()
+    browser.wait(lambda: "y third-large, layer 1" in browser.one("#reading").text)
+    assert browser.complaints() == []
+
+
+def test_overview_leads_to_the_skipped_files(browser: Browser) -> None:
+    browser.one("#overview a[href='#skipped']").click()
+    top = "return document.getElementById('skipped').getBoundingClientRect().top"
+    height = browser.run("return innerHeight")
+    browser.wait(lambda: 0 < browser.run(top) < height)
+    covered = browser.run(
+        "return document.querySelector('.toolbar').getBoundingClientRect().bottom"
+    )
+    assert browser.run(top) >= covered
+
+
+def _edges(browser: Browser, selector: str) -> tuple[float, float]:
+    """How light the left and the right edge of an element are, 0 to 1, between its rules."""
+    picture = matplotlib.image.imread(io.BytesIO(browser.one(selector).screenshot_as_png))
+    inside = picture[8:-8, :, :3].mean(axis=2)
+    return float(np.median(inside[:, 2])), float(np.median(inside[:, -3]))
+
+
+def test_wide_tables_show_that_they_go_on(phone: Browser, report: Path) -> None:
+    phone.open(report)
+    table = "#measures .wide"
+    assert phone.run(f"const t = document.querySelector('{table}'); return t.scrollWidth") > 390
+    left, right = _edges(phone, table)
+    assert left > 0.98 and right < 0.8
+    phone.run(f"document.querySelector('{table}').scrollLeft = 1e4")
+    left, right = _edges(phone, table)
+    assert left < 0.8 and right > 0.98
+    narrow = _edges(phone, "#scores .wide")
+    assert min(narrow) > 0.98
+
+
+def test_controls_stay_on_the_screen(browser: Browser) -> None:
+    browser.run("document.getElementById('depth').scrollIntoView()")
+    box = browser.one(".toolbar").rect
+    top = browser.run("return document.querySelector('.toolbar').getBoundingClientRect().top")
+    assert top == 0 and box["height"] < 100
+    gaps = browser.run(
+        """return [...document.querySelectorAll(".toolbar > label")].map((label) => {
+          const words = document.createRange();
+          words.selectNode(label.firstChild);
+          const select = label.querySelector("select").getBoundingClientRect();
+          return select.left - words.getBoundingClientRect().right;
+        });"""
+    )
+    assert min(gaps) >= 4
+
+
+def test_figures_and_numbers_are_saved(
+    desktop: Browser, report: Path, result: SimilarityResult
+) -> None:
+    desktop.open(report)
+    desktop.choose("#measure", "lincka")
+    pair = "first-_b_&small_2_second-base_1"  # no file is called <b>
+    for place, name, kinds in (
+        ("map", "heatmap_lincka", "svg png csv"),
+        ("trend", "trend_lincka", "svg png csv"),
+        ("match", "alignment_lincka", "svg png csv"),
+        ("facts", "facts", "svg png csv"),
+        ("correlations", f"svcca_rho_{pair}", "svg png csv"),
+        ("matches", f"neurons_{pair}", "csv"),
+        ("heads", f"heads_{pair}", "csv"),
+        ("neurons", "neurons", "csv"),
+    ):
+        saved = desktop.saved(place, name)
+        assert list(saved) == kinds.split()
+        assert saved["csv"].count(b"\n") > 3
+        assert b"<svg" in saved.get("svg", b"<svg")[:200]
+        assert saved.get("png", b"\x89PNG")[:4] == b"\x89PNG"
+    rows = list(csv.reader((desktop.downloads / "heatmap_lincka.csv").open()))
+    names = [str(network) for network in result.networks]
+    assert rows[0][1:] == names == [row[0] for row in rows[1:]]
+    values = np.array([row[1:] for row in rows[1:]], dtype=float)
+    np.testing.assert_allclose(values, result.matrix("lincka").values, rtol=1e-6)
+    x, y = result.models[:2]
+    (trend,) = [
+        row
+        for row in csv.DictReader((desktop.downloads / "trend_lincka.csv").open())
+        if (row["x_model"], row["x_layer"], row["y_model"]) == (x, "3", y)
+    ]
+    block = result.block("lincka", x, y).values
+    assert float(trend["best"]) == pytest.approx(block[3].max(), rel=1e-6)
+    assert float(trend["same_depth"]) == pytest.approx(block[3, 2], rel=1e-6)
+    assert desktop.complaints() == []
+
+
+def test_page_of_scores_alone_says_what_is_missing(desktop: Browser, tmp_path: Path) -> None:
+    networks = [NetworkName("a", 0), NetworkName("b", 0)]
+    holes = SimilarityResult.build(networks, {"mine": np.array([[1.0, np.nan], [0.5, 1.0]])})
+    desktop.open(holes.report(tmp_path / "report.html"))
+    for place, words in (
+        ("correlations", "svcca was not measured"),
+        ("matches", "maxcorr was not measured"),
+        ("heads", "no measure of attention heads"),
+        ("neurons", "maxcorr was not measured"),
+        ("trend", "Curves need"),
+        ("map", "Crosses: not defined"),
+    ):
+        assert words in desktop.one(f"#{place}").text, place
+    assert desktop.one("#reading").text == "x a, layer 0; y b, layer 0: mine \N{EN DASH}"
+    assert desktop.complaints() == []

@@ -1,0 +1,56 @@
+"""The whole of `compare` on several devices, in a process that has eight (`mesh_runs`)."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import tolerances
+from tests.support.mesh_runs import VARIANTS
+from tests.support.paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> dict:
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.support.mesh_runs",
+            str(tmp_path_factory.mktemp("saved") / "c"),
+        ],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+    return json.loads(found.stdout.splitlines()[-1])
+
+
+def assert_equal(found: dict, measures: int) -> None:
+    assert len(found["errors"]) == measures
+    assert max(found["errors"].values()) <= tolerances.MESH, found["errors"]
+    assert set(found["choices"]) == {"rank", "best_match", "mincorr_order"}
+    assert all(found["choices"].values()), found["choices"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_way_gives_the_scores_of_one_device_in_one_pass(variant, report):
+    several = "several passes" in variant
+    assert_equal(report[variant], 7 if several else 9)
+    assert (report[variant]["passes"] >= 3) == several
+    mesh = ",".join(f"{axis}:{size}" for axis, size in report[variant]["mesh"].items())
+    assert mesh.startswith(variant.split(", ")[0])
+
+
+def test_pooled_frames(report):
+    assert report["pooled"] <= tolerances.MESH
+
+
+def test_a_run_goes_on_on_another_mesh(report):
+    assert report["broken off"] == 3
+    assert_equal(report["gone on"], 9)

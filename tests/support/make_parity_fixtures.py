@@ -1,0 +1,215 @@
+"""Write the parity fixtures: tiny torch models, their inputs and everything they compute.
+
+    python -m tests.support.make_parity_fixtures          (needs the [parity] extra)
+
+Each layout becomes tests/data/parity/<layout>/: a checkpoint folder as transformers saves it, and
+expected.npz with three waveforms and, for each alone (float32, eager attention), hidden states
+(last one raw, as transformers 5 gives it), attentions, the normed last hidden state, and by hooks
+the keys (softmax hides their bias) and the features (what is projected; `extract_features` where
+transformers returns it). **Every** tensor is drawn at random first, also biases, norms' gains and
+shifts and weight-norm gains, which transformers starts at 0 and 1.
+
+Each layout of CTC becomes tests/data/ctc/<layout>/: a fine-tuned checkpoint with its tokenizer, and
+the logits and the text of the same waveforms.
+"""
+
+import json
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import (
+    HubertConfig,
+    HubertForCTC,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    Wav2Vec2Model,
+    WavLMConfig,
+    WavLMForCTC,
+    WavLMModel,
+)
+
+from tests.support.paths import DATA
+
+FOLDER = DATA / "parity"
+CTC_FOLDER = DATA / "ctc"
+LENGTHS = (400, 1700, 5000)
+
+SMALL = dict(
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=40,
+    conv_dim=(24,) * 7,
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=4,
+    vocab_size=8,
+)
+STABLE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
+# Few enough that 15 frames reach the exact, the logarithmic and the clipped buckets.
+FEW_BUCKETS = dict(num_buckets=16, max_bucket_distance=12)
+
+LAYOUTS = {
+    "wav2vec2-base": (Wav2Vec2Model, Wav2Vec2Config, {}),
+    "wav2vec2-large": (Wav2Vec2Model, Wav2Vec2Config, STABLE),
+    "hubert-base": (HubertModel, HubertConfig, {}),
+    "hubert-large": (HubertModel, HubertConfig, STABLE),
+    "hubert-no-projection-norm": (HubertModel, HubertConfig, dict(feat_proj_layer_norm=False)),
+    "hubert-batch-norm": (HubertModel, HubertConfig, dict(conv_pos_batch_norm=True)),
+    "wavlm-base": (WavLMModel, WavLMConfig, {}),
+    "wavlm-large": (WavLMModel, WavLMConfig, STABLE | FEW_BUCKETS | dict(conv_bias=False)),
+}
+NOT_NORMALIZED = ("wavlm-base", "hubert-no-projection-norm")
+
+CTC_CLASSES = {"wav2vec2": Wav2Vec2ForCTC, "hubert": HubertForCTC, "wavlm": WavLMForCTC}
+TOKENS = ["<s>", "</s>", "<unk>", "|", *"'ETAON"]
+# Fine-tuned fixtures: tokens by number, and what differs from the tokenizer's defaults.
+CTC = {
+    "wav2vec2-base": (["<pad>", *TOKENS], {}),
+    "hubert-large": (["<pad>", *TOKENS], dict(do_lower_case=True)),
+    "wavlm-base": ([*TOKENS, "<pad>"], {}),
+}
+SMALLER = SMALL | dict(hidden_size=24, num_hidden_layers=2, conv_dim=(16,) * 7)
+
+
+def redraw(model: torch.nn.Module, seed: int) -> None:
+    """Draw every parameter and buffer of the model at random, at sizes that keep signals alive."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if not tensor.is_floating_point():
+                continue
+            draw = torch.randn(tensor.shape, generator=generator)
+            if name.endswith(("running_var", "original0", "weight_g")):
+                tensor.copy_(0.5 + draw.abs())
+            elif (tensor.ndim == 1 and name.endswith("weight")) or name.endswith("rel_pos_const"):
+                tensor.copy_(1 + 0.3 * draw)
+            elif tensor.ndim == 1:
+                tensor.copy_(0.3 * draw)
+            else:
+                tensor.copy_(0.8 * draw * tensor[0].numel() ** -0.5)
+
+
+def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
+    """Everything a model computes for one utterance [1, sample]."""
+    keys, features = [], []
+
+    def note_keys(attention, args, kwargs):  # WavLM's fused function never calls k_proj
+        states = args[0] if args else kwargs["hidden_states"]
+        keys.append(attention.k_proj(states))
+
+    hooks = [
+        layer.attention.register_forward_pre_hook(note_keys, with_kwargs=True)
+        for layer in model.encoder.layers
+    ]
+    hooks.append(
+        model.feature_projection.projection.register_forward_pre_hook(
+            lambda _, args: features.append(args[0])
+        )
+    )
+    with torch.no_grad():
+        out = model(samples, output_hidden_states=True, output_attentions=True)
+    for hook in hooks:
+        hook.remove()
+    if hasattr(out, "extract_features"):
+        assert torch.equal(out.extract_features, features[0])
+    return {
+        "hidden_states": torch.stack(out.hidden_states)[:, 0].numpy(),
+        "attentions": torch.stack(out.attentions)[:, 0].numpy(),
+        "last_hidden_state": out.last_hidden_state[0].numpy(),
+        "keys": torch.stack(keys).detach()[:, 0].numpy(),
+        "features": features[0][0].numpy(),
+    }
+
+
+def make(layout: str, seed: int = 0, sizes: dict | None = None, ctc: bool = False):
+    """A redrawn torch model of a layout (with a CTC head if `ctc`) and its feature extractor."""
+    model_class, config_class, changes = LAYOUTS[layout]
+    config = config_class(**changes | (SMALL if sizes is None else sizes))
+    if ctc:
+        model_class = CTC_CLASSES[config.model_type]
+        tokens, _ = CTC.get(layout, CTC["wav2vec2-base"])
+        config.vocab_size, config.pad_token_id = len(tokens), tokens.index("<pad>")
+    model = model_class._from_config(config, attn_implementation="eager").eval()
+    redraw(model, zlib.crc32(layout.encode()) + seed)
+    extractor = Wav2Vec2FeatureExtractor(
+        do_normalize=layout not in NOT_NORMALIZED,
+        return_attention_mask=config.feat_extract_norm == "layer",
+    )
+    return model, extractor
+
+
+def make_tokenizer(layout: str, folder: Path) -> Wav2Vec2CTCTokenizer:
+    """The tokenizer of a fine-tuned layout, made of its vocabulary in the folder."""
+    tokens, options = CTC.get(layout, CTC["wav2vec2-base"])
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, indent=1) + "\n")
+    return Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), **options)
+
+
+def save_checkpoint(model, extractor, folder: Path) -> None:
+    """A checkpoint folder without what changes from one version of transformers to the next."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as saved:
+        model.save_pretrained(saved)
+        save_file(
+            load_file(f"{saved}/model.safetensors"), folder / "model.safetensors", {"format": "pt"}
+        )
+        config = json.loads(Path(saved, "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    preprocessor = json.dumps(extractor.to_dict(), indent=1, sort_keys=True)
+    (folder / "preprocessor_config.json").write_text(preprocessor + "\n")
+
+
+def waves(extractor) -> list[tuple[np.ndarray, torch.Tensor]]:
+    """The waveforms of a fixture, and what the extractor makes of each."""
+    rng = np.random.default_rng(7)
+    found = []
+    for length in LENGTHS:
+        wave = (0.1 * rng.standard_normal(length) + 0.03).astype(np.float32)
+        values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
+        found.append((wave, torch.from_numpy(values)))
+    return found
+
+
+def write(layout: str) -> None:
+    """Write one layout's fixture."""
+    model, extractor = make(layout)
+    save_checkpoint(model, extractor, FOLDER / layout)
+    expected = {}
+    for index, (wave, values) in enumerate(waves(extractor)):
+        expected[f"wave_{index}"] = wave
+        for name, array in run(model, values).items():
+            expected[f"{name}_{index}"] = array
+    np.savez_compressed(FOLDER / layout / "expected.npz", **expected)
+
+
+def write_ctc(layout: str) -> None:
+    """Write one fine-tuned layout's fixture."""
+    model, extractor = make(layout, sizes=SMALLER, ctc=True)
+    folder = CTC_FOLDER / layout
+    save_checkpoint(model, extractor, folder)
+    tokenizer = make_tokenizer(layout, folder)
+    tokenizer.save_pretrained(folder)
+    expected = {}
+    for index, (wave, values) in enumerate(waves(extractor)):
+        with torch.no_grad():
+            logits = model(values).logits
+        text = tokenizer.batch_decode(logits.argmax(-1))[0]
+        expected |= {f"wave_{index}": wave, f"logits_{index}": logits[0].numpy()}
+        expected |= {f"text_{index}": np.array(text)}
+    np.savez_compressed(folder / "expected.npz", **expected)
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:] or LAYOUTS:
+        write(wanted)
+        if wanted in CTC:
+            write_ctc(wanted)

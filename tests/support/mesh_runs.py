@@ -1,0 +1,116 @@
+"""`compare` in many ways on eight simulated devices, for `test_mesh`: prints JSON.
+
+By variant, the largest difference of each measure from one device that makes one pass, and whether
+ranks, winners and rankings are the same; and a run that is broken off on one mesh and goes on on
+another. The variants differ in mesh, size and shape of the batches, order of the utterances, rows
+of an update and number of passes, several at a time.
+"""
+
+import json
+import re
+import sys
+import unittest.mock
+
+import numpy as np
+
+import speechsim_jax as ss
+from speechsim_jax.pipeline import accumulators
+from tests.support.paths import DATA
+from tests.support.same_result import CHOICES
+
+FOLDER = DATA / "parity"
+HEADS = "attn_frobenius,attn_pearson"
+MEASURES = "maxcorr,mincorr,linreg,lincka,lincka_debiased,svcca,pwcca,rsa"
+SETTINGS = {
+    "measures": f"{MEASURES},{HEADS}",
+    "mesh": "data:1",
+    "batch_seconds": 2,
+    "buckets": 1,
+    "rows_per_update": 40,
+    "sample_frames": 100,
+    "progress": False,
+}
+SEVERAL = {"measures": MEASURES}  # passes: a budget comes to it
+VARIANTS = {
+    "data:2": {"batch_seconds": 1, "buckets": 2},
+    "data:4, shuffled": {"batch_seconds": 20, "rows_per_update": 64},
+    "data:8": {"batch_seconds": 5},
+    "data:4,feature:2, shuffled": {"batch_seconds": 1, "rows_per_update": 25},
+    "data:2,feature:4": {"batch_seconds": 2},
+    "data:1, shuffled, several passes": {"batch_seconds": 1} | SEVERAL,
+    "data:4, several passes": {"batch_seconds": 5} | SEVERAL,
+}
+
+
+class Killed(Exception):
+    """Stands for whatever ends a run."""
+
+
+def main(checkpoints: str) -> None:
+    """Run them all."""
+    rng = np.random.default_rng(0)
+    lengths = rng.choice([4000, 7000, 9000], 13)
+    audio = {f"u{i}": 0.1 * rng.standard_normal(n) for i, n in enumerate(lengths)}
+    audio = {name: wave.astype(np.float32) for name, wave in audio.items()}
+    shuffled = {name: audio[name] for name in rng.permutation(list(audio))}
+    encoders = [ss.load_encoder(FOLDER / name) for name in ("wavlm-base", "hubert-large")]
+
+    def run(audio=audio, **settings) -> ss.SimilarityResult:
+        return ss.compare(encoders, audio, **SETTINGS | settings)
+
+    one = run()
+
+    def against_one(found: ss.SimilarityResult) -> dict[str, object]:
+        apart = {m: found.matrix(m).values - one.matrix(m).values for m in found.measures}
+        return {
+            "errors": {measure: float(np.abs(values).max()) for measure, values in apart.items()},
+            "choices": {
+                name: found.dataset[name].equals(one.dataset[name])
+                for name in CHOICES
+                if name in found.dataset
+            },
+            "mesh": found.attributes["mesh"],
+            "passes": found.attributes["passes"],
+        }
+
+    report: dict[str, object] = {}
+    for name, settings in VARIANTS.items():
+        mesh, *how = name.split(", ")
+        given = settings | {"mesh": mesh}
+        if "several passes" in how:
+            given["device_memory_gb"] = 1.2 * _least_gb(run, given)
+        report[name] = against_one(run(shuffled if "shuffled" in how else audio, **given))
+    pooled = {"measures": "lincka", "pool": "utterance"}
+    a, b = (run(**pooled, mesh=mesh).matrix("lincka").values for mesh in ("data:1", "data:4"))
+    report["pooled"] = float(np.abs(a - b).max())
+    append, heard = accumulators.Statistics.append, []
+
+    def dies(self, *batch):
+        heard.append(batch)
+        if len(heard) > 2:
+            raise Killed
+        append(self, *batch)
+
+    saved = {"checkpoint_dir": checkpoints}
+    with unittest.mock.patch.object(accumulators.Statistics, "append", dies):
+        try:
+            run(mesh="data:2,feature:4", checkpoint_minutes=0, **saved)
+        except Killed:
+            report["broken off"] = len(heard)
+    report["gone on"] = against_one(run(mesh="data:4", **saved))
+    print(json.dumps(report))
+
+
+def _least_gb(run, settings) -> float:
+    """The smallest budget in which these can be compared."""
+    try:
+        run(**settings, device_memory_gb=1e-6)
+    except ss.UserError as error:
+        found = re.search(r"at least (\d+)", str(error))
+        assert found, error
+        return int(found[1]) / 1e9
+    raise AssertionError("a kilobyte was enough")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,147 @@
+"""Recipes: what TOML says has its place, and what is wrong with it is said in one line."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from speechsim_jax.errors import UserError
+from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.training.model import Contrastive
+from speechsim_jax.training.objectives.masking import Spans
+from speechsim_jax.training.optimiser import AdamW
+from speechsim_jax.training.recipe import (
+    RECIPES,
+    Annealing,
+    Audio,
+    ContrastiveRecipe,
+    Crops,
+    CTCRecipe,
+    Recipe,
+    read_recipe,
+)
+from tests.support.paths import ROOT
+
+ZOO = sorted((ROOT / "experiments" / "zoo").glob("*.toml"))
+
+
+def read(tmp_path: Path, text: str) -> Recipe:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return read_recipe(path)
+
+
+def test_everything_has_a_place(tmp_path):
+    found = read(
+        tmp_path,
+        """
+        objective = "contrastive"
+        steps = 70
+        snapshots = [0, 70]
+        [audio]
+        exclude = ["a/*", "b"]
+        [crops]
+        rows = 3
+        [encoder]
+        hidden_size = 24
+        conv_dim = [8, 8]
+        conv_kernel = [10, 3]
+        conv_stride = [5, 2]
+        [head]
+        num_negatives = 7
+        contrastive_logits_temperature = 1
+        [optimiser]
+        schedule = "tri-stage"
+        """,
+    )
+    assert found == ContrastiveRecipe(
+        steps=70,
+        snapshots=(0, 70),
+        audio=Audio(exclude=("a/*", "b")),
+        crops=Crops(rows=3),
+        encoder=EncoderConfig(
+            "wav2vec2", hidden_size=24, conv_dim=(8, 8), conv_kernel=(10, 3), conv_stride=(5, 2)
+        ),
+        head=Contrastive(num_negatives=7, contrastive_logits_temperature=1),
+        optimiser=AdamW(schedule="tri-stage"),
+    )
+    assert hash(found) is not None
+    assert json.loads(json.dumps(found.facts()))["objective"] == "contrastive"
+
+
+def test_defaults_are_those_of_base():
+    assert {name: kind().facts()["objective"] for name, kind in RECIPES.items()} == {
+        name: name for name in ("contrastive", "predictive", "ctc")
+    }
+    assert RECIPES["predictive"]().encoder == EncoderConfig("hubert")  # pyright: ignore
+    assert RECIPES["predictive"]().masks == Spans(0.8)  # pyright: ignore
+    assert CTCRecipe().dropout.hidden_dropout == 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps = 3", "objective = None; expected one of contrastive, predictive, ctc"),
+        ('objective = "contrastive"\nstep = 3', "step is not known; expected one of steps, seed, "),
+        ('objective = "ctc"\n[crops]\nrows = 2', "crops is not known"),
+        ('objective = "contrastive"\n[head]\nunits = 5', "head.units is not known; expected one"),
+        ('objective = "ctc"\nsteps = "many"', "steps = 'many'; expected int"),
+        ('objective = "ctc"\nsteps = true', "steps = True; expected int"),
+        ('objective = "ctc"\nsteps = 2.5', "steps = 2.5; expected int"),
+        ('objective = "ctc"\ndtype = "int8"', "dtype = 'int8'; expected one of float32, "),
+        ('objective = "ctc"\nmasks = 3', r"masks = 3; expected a table \[masks\]"),
+        ('objective = "ctc"\nalphabet = ["a"]', r"alphabet = \['a'\]; expected str"),
+        (
+            'objective = "ctc"\n[audio]\ninclude = "a"',
+            r"include = 'a'; expected a list of str",
+        ),
+        ('objective = "ctc"\n[optimiser]\nb1 = "x"', r"optimiser.b1 = 'x'; expected float or int"),
+        ('objective = "ctc"\nsteps = 0', "steps=0"),
+        ('objective = "ctc"\nsteps = 9\nsnapshots = [10]', r"snapshots=\(10,\): expected steps fr"),
+        ('objective = "ctc"\n[masks]\nlength = 0', "expected a length of 1 or more"),
+        ('objective = "ctc"\n[', "is no TOML"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        read(tmp_path, text)
+    assert str(error.value).startswith(str(tmp_path / "recipe.toml"))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"none\.toml: cannot be read"):
+        read_recipe(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Audio(held_out_share=1),
+        lambda: Crops(rows=0),
+        lambda: Annealing(start=0.1),
+        lambda: AdamW(peak_learning_rate=0),
+        lambda: AdamW(final_share=0),
+    ],
+)
+def test_impossible_numbers(make):
+    with pytest.raises(UserError, match="expected"):
+        make()
+
+
+@pytest.mark.parametrize("path", ZOO, ids=lambda path: path.stem)
+def test_recipes_of_the_zoo(path):
+    recipe = read_recipe(path)
+    assert path.stem.startswith(("contrastive", "predictive"))
+    # ShareAlike: no weights that are shipped may have heard it
+    assert "fsdd/*" in recipe.audio.exclude or "fsdd" not in str(recipe.audio.include)
+    # whoever fine-tuned models are tested on was never heard
+    assert {"libri-1688", "libri-533"} <= set(recipe.audio.held_out)
+    assert recipe.dtype == "float16"
+
+
+def test_the_other_seed_differs_in_nothing_else():
+    recipes = {path.stem: read_recipe(path) for path in ZOO}
+    first, second = recipes["contrastive_s"], recipes["contrastive_s_seed1"]
+    assert first.seed != second.seed
+    assert dataclasses.replace(second, seed=first.seed, snapshots=first.snapshots) == first
