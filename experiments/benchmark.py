@@ -14,10 +14,10 @@
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
 encoders, wav2vec2 and HuBERT layouts with seeded random weights: peak memory and wall time for each
 of --minutes. pipeline: the same job against the published pipeline in torch (needs the [parity]
-extra), of which --pairs pairs of networks are timed. scaling: work and collectives of each device
-of several meshes, from compiled programs. streaming: in one process, the same audio once and
+extra), of which --pairs pairs of representations are timed. scaling: work and collectives of each
+device of several meshes, from compiled programs. streaming: in one process, the same audio once and
 eight times over: peak of live device bytes and of host memory. scores: the measures of the paper
-alone, on 26 networks of width 768, against a plain numpy loop over pairs. accuracy: float32
+alone, on 26 representations of width 768, against a plain numpy loop over pairs. accuracy: float32
 statistics against float64, on rows made to be hard and on real hidden states. encoder: forward
 passes of base and large against torch transformers (needs the [parity] extra). attention: the
 attention level of two base-size encoders over the first of --minutes, against a plain loop over
@@ -44,7 +44,7 @@ _REPEATS = flags.DEFINE_integer(
     "repeats", None, "Interleaved runs behind a median (default: 7, pipeline 3).", lower_bound=1
 )
 _PAIRS = flags.DEFINE_integer(
-    "pairs", 12, "Pairs of networks that are timed of the published pipeline; 0: all.",
+    "pairs", 12, "Pairs of representations that are timed of the published pipeline; 0: all.",
     lower_bound=0,
 )  # fmt: skip
 _LINES = flags.DEFINE_string("lines", None, "Lines of JSON that other runs have printed.")

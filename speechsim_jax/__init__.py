@@ -20,15 +20,15 @@ from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.error_rates import ErrorRates, error_rates
 from speechsim_jax.models.load import load_encoder, random_like
 from speechsim_jax.models.recognizer import Recognizer, load_recognizer
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
 __version__ = importlib.metadata.version("speechsim_jax")
 
 __all__ = [
     "Activations",
     "ErrorRates",
-    "NetworkName",
     "Recognizer",
+    "RepresentationName",
     "Settings",
     "SimilarityResult",
     "SpeechEncoder",

@@ -12,8 +12,8 @@
 | `head`     | attention heads of one block                                        |
 | `row`      | frames gathered from many utterances, as samples of a statistic     |
 | `pair`     | layer pairs of two models                                          |
-| `network`  | one layer of one model, as the unit that is compared                |
-| `x`, `y`   | networks, or neurons of the first and the second network of a pair  |
+| `representation`  | one layer of one model, as the unit that is compared                |
+| `x`, `y`   | representations, or neurons of the first and the second representation of a pair  |
 
 A leading underscore marks an axis whose size may differ from array to array in one signature.
 """
@@ -33,4 +33,4 @@ Gates = Float[jax.Array, "block batch head frame"]
 PositionBias = Float[jax.Array, "head distance"]
 FrameMask = Bool[jax.Array, "batch frame"]
 
-StreamRows = Float[jax.Array, "_layer row _neuron"]
+ModelRows = Float[jax.Array, "_layer row _neuron"]

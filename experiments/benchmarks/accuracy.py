@@ -18,8 +18,8 @@ from speechsim_jax.comparison.activations import Key
 from speechsim_jax.measures import MEASURES
 from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.models.architecture import Outputs
-from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.moments_accumulator import MomentsStream
+from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 
 ON_MOMENTS = [measure for measure in MEASURES.values() if measure.statistic == "moments"]
@@ -39,7 +39,7 @@ Block = tuple[np.ndarray, ...]
 def run(speech: str) -> None:
     """Both tables."""
     print(
-        f"{_FRAMES:,} frames of two networks; neurons {_OUTLIERS} of the first 10,000 times larger"
+        f"{_FRAMES:,} frames of two representations; neurons {_OUTLIERS} of the first 10,000 times larger"
     )
     print("mean / std  rows per update  covariance  measures (the worst)")
     for ratio, size in itertools.product((0, 1, 10, 100, 1000), (4096, 256)):
@@ -53,36 +53,36 @@ def run(speech: str) -> None:
 
 
 def hard_rows(frames: int, ratio: float | int, size: int, outlier: float = 1e4) -> Iterator[Block]:
-    """Blocks of `size` rows of two networks that share eight latent variables.
+    """Blocks of `size` rows of two representations that share eight latent variables.
 
     Neurons have mean / std = `ratio`, either sign; two of the first are `outlier` times as large as
     the others. Condition numbers of the correlations: 1e5 and 1e4.
     """
     rng = np.random.default_rng(0)
-    networks = []
+    representations = []
     for width in _WIDTHS:
         mixing, noise = rng.standard_normal((8, width)), np.geomspace(1, 0.005, width)
         mean = ratio * np.sqrt((mixing**2).sum(0) + noise**2) * rng.choice([-1, 1], width)
         scale = np.ones(width)
-        networks.append([part.astype(np.float32) for part in (mixing, noise, mean, scale)])
-    networks[0][-1][list(_OUTLIERS)] = outlier
+        representations.append([part.astype(np.float32) for part in (mixing, noise, mean, scale)])
+    representations[0][-1][list(_OUTLIERS)] = outlier
     for start in range(0, frames, size):
         rows = min(size, frames - start)
         shared = rng.standard_normal((rows, 8), np.float32)
         yield tuple(
             (shared @ mixing + rng.standard_normal((rows, len(noise)), np.float32) * noise + mean)
             * scale
-            for mixing, noise, mean, scale in networks
+            for mixing, noise, mean, scale in representations
         )
 
 
 def stream(blocks: Iterable[Block], size: int, dtype: str) -> FinishedMoments:
-    """The statistics of the blocks, one stream a network, `size` rows an update."""
+    """The statistics of the blocks, one stream a representation, `size` rows an update."""
     statistic = None
     for block in blocks:
         if statistic is None:
-            streams = tuple(Stream(1, x.shape[1]) for x in block)
-            statistic = MomentsStream(streams, size, dtype, rows_dtype="float32")
+            streams = tuple(ModelShape(1, x.shape[1]) for x in block)
+            statistic = MomentsAccumulator(streams, size, dtype, rows_dtype="float32")
         with x64(dtype == "float64"):
             hidden = tuple(jnp.asarray(x[None, None]) for x in block)
         statistic.append(hidden, np.arange(len(block[0])))
@@ -91,9 +91,12 @@ def stream(blocks: Iterable[Block], size: int, dtype: str) -> FinishedMoments:
 
 
 def covariance(moments: FinishedMoments) -> np.ndarray:
-    """Of all neurons of all networks."""
-    networks = moments.networks
-    return np.block([[moments.scatter(x, y) for y in networks] for x in networks]) / moments.rows
+    """Of all neurons of all representations."""
+    representations = moments.representations
+    return (
+        np.block([[moments.scatter(x, y) for y in representations] for x in representations])
+        / moments.rows
+    )
 
 
 def covariance_error(found: FinishedMoments, exact: np.ndarray) -> float:
@@ -103,9 +106,9 @@ def covariance_error(found: FinishedMoments, exact: np.ndarray) -> float:
 
 
 def relative_errors(found: FinishedMoments, exact: FinishedMoments) -> dict[str, float]:
-    """Of every measure on moments, the largest over pairs of different networks."""
+    """Of every measure on moments, the largest over pairs of different representations."""
     scores, expected = (score_all(m, ON_MOMENTS).matrices for m in (found, exact))
-    different = ~np.eye(len(exact.networks), dtype=bool)
+    different = ~np.eye(len(exact.representations), dtype=bool)
     return {
         name: float(np.max(np.abs(scores[name][different] / matrix[different] - 1)))
         for name, matrix in expected.items()
@@ -124,7 +127,7 @@ def real_speech(speech: str) -> None:
     whole = definitions.on_moments(list(rows.values()), TOLERANCE)
     facts = single.dataset
     print(f"\n{_WINDOWS * _SECONDS / 60} minutes of speech, {single.attributes['frames']} frames")
-    print(f"networks {', '.join(map(str, rows))}: rank {facts['rank'].values.tolist()}")
+    print(f"representations {', '.join(map(str, rows))}: rank {facts['rank'].values.tolist()}")
     print(f"condition up to {facts['condition'].values.max():.0f}, mean / std up to "
           f"{facts['mean_to_std'].values.max():.1f}")  # fmt: skip
     print("largest absolute error of float32 statistics against")
@@ -147,7 +150,7 @@ def real_speech(speech: str) -> None:
 
 
 def hidden_states(folders: Sequence[Path], speech: str) -> dict[Key, np.ndarray]:
-    """Some layers of each encoder on the first seconds of some utterances, network -> rows."""
+    """Some layers of each encoder on the first seconds of some utterances, representation -> rows."""
     length = _SECONDS * 16_000
     sources = (s for s in open_corpus(speech).sources if (s.seconds or _SECONDS) >= _SECONDS)
     waves = (wave for s in sources if len(wave := read(s).samples) >= length)

@@ -21,8 +21,8 @@ from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.encoder import SpeechEncoder, forward
 from speechsim_jax.pipeline import attention_inputs
 from speechsim_jax.statistics import attention_sums
-from speechsim_jax.statistics.attention_accumulator import AttentionStream
-from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
+from speechsim_jax.statistics.moments import ModelShape
 
 _WANTED = ("distance", "divergence", "correlation")
 _LENGTHS = (500, 1000, 1750)
@@ -89,7 +89,9 @@ def _against_a_loop(encoders: list[SpeechEncoder], speech: str, repeats: int) ->
     maps = np.concatenate([whole.reshape(-1, frames, frames) for whole in wholes])
     acts = [encoder.apply(*samples, Outputs(projections=True)) for encoder in encoders]
     parts = tuple(attention_inputs.projected(a, range(1, 13), lengths) for a in acts)
-    stream = AttentionStream((Stream(12, 12),) * 2, attention_inputs.rows_of_projections, _WANTED)
+    stream = AttentionAccumulator(
+        (ModelShape(12, 12),) * 2, attention_inputs.rows_of_projections, _WANTED
+    )
     everything = list(itertools.combinations_with_replacement(range(len(maps)), 2))
     chosen = np.random.default_rng(0).choice(len(everything), _LOOP_PAIRS, replace=False)
     stream.append(parts, lengths, frames)

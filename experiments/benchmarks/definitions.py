@@ -1,6 +1,6 @@
 """Measures by their definitions, on whole float64 arrays, as one would write them: the oracle.
 
-Matrices are [x, y] over networks, NaN on the diagonal.
+Matrices are [x, y] over representations, NaN on the diagonal.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _NEIGHBOURS = 10
 
 
 class Whole(NamedTuple):
-    """A network on all rows in float64, and the left singular vectors and variances of both."""
+    """A representation on all rows in float64, and the left singular vectors and variances of both."""
 
     centred: np.ndarray
     zscored: np.ndarray
@@ -25,12 +25,12 @@ class Whole(NamedTuple):
     of_zscored: tuple[np.ndarray, np.ndarray]
 
 
-def on_moments(networks: Sequence[np.ndarray], tolerance: float) -> dict[str, np.ndarray]:
+def on_moments(representations: Sequence[np.ndarray], tolerance: float) -> dict[str, np.ndarray]:
     """All but `rotcorr`, from rows and n x n Gram matrices.
 
     `tolerance`: the smallest eigenvalue kept, relative to the largest.
     """
-    views = [_whole(x.astype(np.float64), tolerance) for x in networks]
+    views = [_whole(x.astype(np.float64), tolerance) for x in representations]
     count = len(views)
     matrices: dict[str, np.ndarray] = {}
     for i in range(count):
@@ -118,9 +118,9 @@ def _song(k: np.ndarray, l: np.ndarray) -> Number:
     return trace + totals / ((n - 1) * (n - 2)) - 2 * (rows[0] @ rows[1]) / (n - 2)
 
 
-def on_sample(networks: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def on_sample(representations: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """The measures that compare rows with rows; any row may be a neighbour of any other."""
-    views = [_near_and_far(x.astype(np.float64)) for x in networks]
+    views = [_near_and_far(x.astype(np.float64)) for x in representations]
     count = len(views)
     names = ("rbfcka", "rbfcka_debiased", "mutual_knn", "rsa")
     matrices = {name: np.full((count, count), np.nan) for name in names}

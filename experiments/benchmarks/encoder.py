@@ -23,8 +23,8 @@ from speechsim_jax.models.encoder import forward
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 from speechsim_jax.models.weight_names import abstract_network
-from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.moments_accumulator import MomentsStream
+from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 
 _LARGE = dict(
     hidden_size=1024,
@@ -89,7 +89,7 @@ def ours(folder: Path, samples: np.ndarray) -> dict[str, Callable[[], object]]:
     depth, width = encoder.config.num_hidden_layers + 1, encoder.config.hidden_size
     frames = int(encoder.config.frames(samples.shape[1]))
     positions = np.arange(len(samples) * frames)
-    statistic = MomentsStream((Stream(depth, width),), len(positions))
+    statistic = MomentsAccumulator((ModelShape(depth, width),), len(positions))
 
     def forward(outputs: Outputs, out: Activations | None = None) -> Activations:
         return jax.block_until_ready(encoder.apply(samples, lengths, outputs, out=out))

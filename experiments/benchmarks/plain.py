@@ -1,4 +1,4 @@
-"""The paper's measures of two networks from their moments, in plain numpy, as definitions read."""
+"""The paper's measures of two representations from their moments, in plain numpy, as definitions read."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ Scores = dict[str, tuple[float, float]]
 
 
 class Own(NamedTuple):
-    """Of one network: std [neuron], correlation [neuron, neuron], norm of the scatter matrix.
+    """Of one representation: std [neuron], correlation [neuron, neuron], norm of the scatter matrix.
 
     `whitening`: [neuron, direction], of which the first `kept` hold less than 99 % of the variance.
     """
@@ -34,7 +34,7 @@ def own(scatter: np.ndarray, rows: int, tolerance: float) -> Own:
 
 
 def pair(x: Own, y: Own, scatter: np.ndarray, rows: int) -> Scores:
-    """Every measure of the paper, (x, y) and (y, x), from Xc'Yc and what each network has."""
+    """Every measure of the paper, (x, y) and (y, x), from Xc'Yc and what each representation has."""
     lincka = float(np.sum(scatter**2) / (x.norm * y.norm))
     rxy = scatter / rows / np.outer(x.std, y.std)
     wx, wy = x.whitening, y.whitening

@@ -1,13 +1,14 @@
 """The published pipeline's measures, on activations that are kept as torch tensors [frame, neuron].
 
 El Kheir et al. 2024, whose code is that of Wu et al. 2020 but for where activations lie. For each
-measure something is worked out for each network, then something for each pair of networks, both
-from the rows:
+measure something is worked out for each representation, then something for each pair of
+representations, both from the rows:
 
-    maxcorr         mean and deviation of each network; E[ab] - E[a]E[b] of each pair
-    linreg          SVD of each z-scored network, U; |U'y| / |y|, both ways
-    lincka          each network centred; |Y'X|, |X'X| and |Y'Y| of each pair
-    svcca, pwcca    SVD of each z-scored network, U; SVD of U'V of each pair, weights from the rows
+    maxcorr         mean and deviation of each representation; E[ab] - E[a]E[b] of each pair
+    linreg          SVD of each z-scored representation, U; |U'y| / |y|, both ways
+    lincka          each representation centred; |Y'X|, |X'X| and |Y'Y| of each pair
+    svcca, pwcca    SVD of each z-scored representation, U; SVD of U'V of each pair, weights from
+    the rows
 
 Where there is a choice, this is the faster: rows stay in memory (there, `maxcorr` and `pwcca` load
 them from disk for each pair), and `mincorr`, whose similarities are those of `maxcorr`, is not
@@ -23,76 +24,80 @@ import numpy as np
 from experiments.benchmarks import plain
 from experiments.benchmarks.plain import Scores
 
-Network = Any
+Representation = Any
 """A torch tensor [frame, neuron]; torch is imported only where it is needed."""
 
 _RANK_TOLERANCE = 1e-6
 
 
 class Measure(NamedTuple):
-    """`of` each network x, and of each pair: pair(x, y, of(x), of(y))."""
+    """`of` each representation x, and of each pair: pair(x, y, of(x), of(y))."""
 
-    of: Callable[[Network], Any]
-    pair: Callable[[Network, Network, Any, Any], Scores]
+    of: Callable[[Representation], Any]
+    pair: Callable[[Representation, Representation, Any, Any], Scores]
 
 
-def _mean_and_std(x: Network) -> tuple[Network, Network]:
+def _mean_and_std(x: Representation) -> tuple[Representation, Representation]:
     mean = x.mean(0, keepdim=True)
     return mean, (x - mean).pow(2).mean(0, keepdim=True).sqrt()
 
 
-def _maxcorr(x: Network, y: Network, of_x: Any, of_y: Any) -> Scores:
+def _maxcorr(x: Representation, y: Representation, of_x: Any, of_y: Any) -> Scores:
     (mean_x, std_x), (mean_y, std_y) = of_x, of_y
     covariance = x.T @ y / len(x) - mean_x.T @ mean_y
     best = (covariance / (std_x.T @ std_y)).abs().numpy()
     return {"maxcorr": (float(best.max(axis=1).mean()), float(best.max(axis=0).mean()))}
 
 
-def _zscored(x: Network) -> Network:
+def _zscored(x: Representation) -> Representation:
     mean, std = _mean_and_std(x)
     return (x - mean) / std
 
 
-def _svd(x: Network) -> tuple[Network, Network, Network]:
+def _svd(x: Representation) -> tuple[Representation, Representation, Representation]:
     import torch
 
     return torch.linalg.svd(x, full_matrices=False)
 
 
-def _regressor(x: Network) -> tuple[Network, Network]:
+def _regressor(x: Representation) -> tuple[Representation, Representation]:
     zscored = _zscored(x)
     return zscored, _svd(zscored)[0]
 
 
-def _linreg(x: Network, y: Network, of_x: Any, of_y: Any) -> Scores:
-    def mean_r(zscored: Network, u: Network) -> float:
+def _linreg(x: Representation, y: Representation, of_x: Any, of_y: Any) -> Scores:
+    def mean_r(zscored: Representation, u: Representation) -> float:
         return ((u.T @ zscored).norm(dim=0) / zscored.norm(dim=0)).mean().item()
 
     (zscored_x, u_x), (zscored_y, u_y) = of_x, of_y
     return {"linreg": (mean_r(zscored_x, u_y), mean_r(zscored_y, u_x))}
 
 
-def _centred(x: Network) -> Network:
+def _centred(x: Representation) -> Representation:
     return x - x.mean(0, keepdim=True)
 
 
-def _lincka(x: Network, y: Network, of_x: Network, of_y: Network) -> Scores:
+def _lincka(
+    x: Representation, y: Representation, of_x: Representation, of_y: Representation
+) -> Scores:
     within = (of_x.T @ of_x).norm() * (of_y.T @ of_y).norm()
     value = ((of_y.T @ of_x).norm() ** 2 / within).item()
     return {"lincka": (value, value)}
 
 
-def _directions(x: Network) -> Network:
+def _directions(x: Representation) -> Representation:
     """Left singular vectors that together hold less than 99 % of the variance."""
     u, sizes, _ = _svd(_zscored(x))
     share = sizes.pow(2).cumsum(0)
     return u[:, : int((share < 0.99 * share[-1]).sum())]
 
 
-def _cca(x: Network, y: Network, of_x: Network, of_y: Network) -> Scores:
+def _cca(
+    x: Representation, y: Representation, of_x: Representation, of_y: Representation
+) -> Scores:
     u, rho, vt = _svd(of_x.T @ of_y)
 
-    def weighted(h: Network, z: Network) -> float:
+    def weighted(h: Representation, z: Representation) -> float:
         weights = (h.T @ z).abs().sum(1)
         return (rho @ weights / weights.sum()).item()
 
@@ -109,12 +114,12 @@ MEASURES = {
 }
 
 
-def _moments(x: Network) -> tuple[np.ndarray, plain.Own]:
+def _moments(x: Representation) -> tuple[np.ndarray, plain.Own]:
     rows = _centred(x).numpy()
     return rows, plain.own((rows.T @ rows).astype(np.float64), len(rows), _RANK_TOLERANCE)
 
 
-def _from_moments(x: Network, y: Network, of_x: Any, of_y: Any) -> Scores:
+def _from_moments(x: Representation, y: Representation, of_x: Any, of_y: Any) -> Scores:
     (rows_x, own_x), (rows_y, own_y) = of_x, of_y
     return plain.pair(own_x, own_y, (rows_x.T @ rows_y).astype(np.float64), len(rows_x))
 

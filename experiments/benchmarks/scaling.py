@@ -30,12 +30,12 @@ from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.weight_names import abstract_network
 from speechsim_jax.runtime.mesh import mesh_from
 from speechsim_jax.statistics import moments, moments_on_mesh
-from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.moments import ModelShape
 
 _WHAT = "scaling"
 _DEVICES = (1, 2, 4, 8)
 _FEATURE = (1, 2, 4)
-_STREAMS = (Stream(13, 768), Stream(13, 768))
+_STREAMS = (ModelShape(13, 768), ModelShape(13, 768))
 _ROWS = 4096
 _CORPUS_ROWS = 180_000
 """An hour of speech."""
@@ -86,7 +86,7 @@ def _update(mesh: Mesh) -> None:
         **names)  # fmt: skip
 
 
-def compiled_update(mesh: Mesh, streams: tuple[Stream, ...], rows: int) -> jax.stages.Compiled:
+def compiled_update(mesh: Mesh, streams: tuple[ModelShape, ...], rows: int) -> jax.stages.Compiled:
     """The update of the moments, as `MomentsStream` has it compiled for this mesh."""
     if mesh.size == 1:
         update, valid = moments.update, jax.ShapeDtypeStruct((), np.int32)
@@ -107,7 +107,7 @@ def compiled_update(mesh: Mesh, streams: tuple[Stream, ...], rows: int) -> jax.s
     return jax.jit(flat, donate_argnums=0).lower(state, given, valid).compile()
 
 
-def _rows(streams: tuple[Stream, ...], rows: int) -> tuple[jax.Array, ...]:
+def _rows(streams: tuple[ModelShape, ...], rows: int) -> tuple[jax.Array, ...]:
     return tuple(jnp.zeros((s.layers, rows, s.neurons)) for s in streams)
 
 

@@ -1,4 +1,4 @@
-"""The measures of the paper alone, on 26 networks of width 768: ours, and a plain loop over pairs.
+"""The measures of the paper alone, on 26 representations of width 768: ours, and a plain loop over pairs.
 
 The plain loop computes what ours does, pair by pair in numpy, from the same moments. It is timed on
 some of the pairs, half of them before ours and half after.
@@ -16,9 +16,9 @@ from experiments.benchmarks import plain
 from experiments.benchmarks.machine import sgemm_rate
 from speechsim_jax.measures import resolve
 from speechsim_jax.measures.scoring import score_all
-from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.moments_accumulator import MomentsStream
-from speechsim_jax.statistics.moments_finished import FinishedMoments, NetworkMoments
+from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
+from speechsim_jax.statistics.moments_finished import FinishedMoments, RepresentationMoments
 
 _ROWS, _WIDTH, _MODELS, _LAYERS = 6000, 768, 2, 13
 _PLAIN_PAIRS = 12
@@ -28,10 +28,10 @@ def run() -> None:
     """Time ours over all pairs, and the plain loop over some."""
     peak = sgemm_rate()
     started = time.perf_counter()
-    statistic = moments_of_random_networks()
+    statistic = moments_of_random_representations()
     statistic.wait()
     print(f"sgemm {peak:.0f} GFLOP/s; statistics over {_ROWS} rows "
-          f"{time.perf_counter() - started:.1f} s, networks made included")  # fmt: skip
+          f"{time.perf_counter() - started:.1f} s, representations made included")  # fmt: skip
     reading = statistic.finish()
     pairs = list(itertools.combinations(range(_MODELS * _LAYERS), 2))
     some = np.random.default_rng(0).choice(len(pairs), _PLAIN_PAIRS, replace=False)
@@ -43,7 +43,9 @@ def run() -> None:
         for threads, (i, j) in itertools.product(loop, chosen):
             with threadpoolctl.threadpool_limits(threads, user_api="blas"):
                 started = time.perf_counter()
-                scores[i, j] = plain_pair(reading, reading.networks[i], reading.networks[j])
+                scores[i, j] = plain_pair(
+                    reading, reading.representations[i], reading.representations[j]
+                )
                 loop[threads].append(time.perf_counter() - started)
 
     time_plain(some[: _PLAIN_PAIRS // 2])
@@ -71,21 +73,23 @@ def run() -> None:
     print(f"largest difference between the two: {error:.1e}")
 
 
-def moments_of_random_networks() -> MomentsStream:
-    """Statistics of networks that share 150 directions and keep about 650."""
+def moments_of_random_representations() -> MomentsAccumulator:
+    """Statistics of representations that share 150 directions and keep about 650."""
     rng = np.random.default_rng(0)
     shared = rng.standard_normal((_ROWS, 150), np.float32)
     scales = np.linspace(12, 2, _WIDTH, dtype=np.float32)
-    statistic = MomentsStream((Stream(_LAYERS, _WIDTH),) * _MODELS, _ROWS)
+    statistic = MomentsAccumulator((ModelShape(_LAYERS, _WIDTH),) * _MODELS, _ROWS)
     hidden = tuple(np.empty((_LAYERS, 1, _ROWS, _WIDTH), np.float32) for _ in range(_MODELS))
-    for network in itertools.chain.from_iterable(hidden):
-        network[0] = shared @ rng.standard_normal((150, _WIDTH), np.float32)
-        network[0] += rng.standard_normal((_ROWS, _WIDTH), np.float32) * scales
+    for representation in itertools.chain.from_iterable(hidden):
+        representation[0] = shared @ rng.standard_normal((150, _WIDTH), np.float32)
+        representation[0] += rng.standard_normal((_ROWS, _WIDTH), np.float32) * scales
     statistic.append(tuple(map(jnp.asarray, hidden)), np.arange(_ROWS))
     return statistic
 
 
-def plain_pair(moments: FinishedMoments, x: NetworkMoments, y: NetworkMoments) -> plain.Scores:
+def plain_pair(
+    moments: FinishedMoments, x: RepresentationMoments, y: RepresentationMoments
+) -> plain.Scores:
     """Every measure of the paper, (x, y) and (y, x), with everything worked out for this pair."""
     of_x, of_y = (
         plain.own(moments.scatter(z, z), moments.rows, moments.rank_tolerance) for z in (x, y)

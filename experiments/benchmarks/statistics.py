@@ -10,12 +10,12 @@ import numpy as np
 
 from experiments.benchmarks.machine import sgemm_rate
 from speechsim_jax.statistics import moments
-from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.moments import ModelShape
 
 _ROWS = 4096
 _MODELS = {
-    "base x base": (Stream(13, 768), Stream(13, 768)),
-    "large": (Stream(25, 1024),),
+    "base x base": (ModelShape(13, 768), ModelShape(13, 768)),
+    "large": (ModelShape(25, 1024),),
 }
 
 
@@ -38,7 +38,7 @@ def run(repeats: int) -> None:
             peaks.append(sgemm_rate(4096))
         rate = flops(streams, _ROWS) / statistics.median(seconds) / 1e9
         figures = {
-            "what": "statistics", "models": name, "networks": sum(s.layers for s in streams),
+            "what": "statistics", "models": name, "representations": sum(s.layers for s in streams),
             "rows": _ROWS, "gflop": round(flops(streams, _ROWS) / 1e9),
             "seconds": round(statistics.median(seconds), 3), "gflops": round(rate, 1),
             "sgemm_best": round(max(peaks), 1), "sgemm_median": round(statistics.median(peaks), 1),
@@ -47,7 +47,7 @@ def run(repeats: int) -> None:
         print(json.dumps(figures), flush=True)
 
 
-def flops(streams: tuple[Stream, ...], rows: int) -> float:
+def flops(streams: tuple[ModelShape, ...], rows: int) -> float:
     """2 n times the sum over layer pairs l <= m of d_l d_m, and nothing else."""
     widths = [s.neurons for s in streams for _ in range(s.layers)]
     pairs = sum(x * y for i, x in enumerate(widths) for y in widths[i:])

@@ -6,11 +6,12 @@ prints JSON. Each utterance goes through each torch model alone and all hidden s
 memory; then every measure takes them up again (`published`). There, attention maps are made, too;
 here they are not asked for, so that torch can use its faster attention.
 
-All networks are kept, but measures are timed on PAIRS pairs (0: all) and the networks in them, and
-scaled up. Pairs are drawn by a seed, those within a model and between models in proportion.
+All representations are kept, but measures are timed on PAIRS pairs (0: all) and the representations
+in them, and scaled up. Pairs are drawn by a seed, those within a model and between models in
+proportion.
 
-"files" is what the original spends on its files, which memory spares us: every network written
-once, read by each measure, and again for each pair by maxcorr and pwcca.
+"files" is what the original spends on its files, which memory spares us: every representation
+written once, read by each measure, and again for each pair by maxcorr and pwcca.
 """
 
 import itertools
@@ -27,7 +28,7 @@ import numpy as np
 
 from experiments.benchmarks.machine import cores
 from experiments.benchmarks.plain import Scores
-from experiments.benchmarks.published import FROM_MOMENTS, MEASURES, Measure, Network
+from experiments.benchmarks.published import FROM_MOMENTS, MEASURES, Measure, Representation
 from speechsim_jax.audio.corpus import read
 from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.audio.selection import select
@@ -45,23 +46,23 @@ def main(speech: str, minutes: str, count: str, *folders: str) -> None:
         sources = select(open_corpus(speech), float(minutes), 0).sources
         waves = [read(source).samples for source in sources]
         seconds = {"reading": time.perf_counter() - started}
-        networks, models = [], []
+        representations, models = [], []
         for model, folder in enumerate(folders):
             found, spent = hidden_states(Path(folder), waves)
-            networks += found
+            representations += found
             models += [model] * len(found)
             seconds |= {name: seconds.get(name, 0) + value for name, value in spent.items()}
         pairs = sample_of_pairs(models, int(count))
         scores: dict[str, dict[tuple[int, int], Scores]] = {}
         for name, measure in (MEASURES | {"moments": FROM_MOMENTS}).items():
-            seconds[name], scores[name] = timed(measure, networks, pairs)
-        seconds["files"] = through_files(networks)
+            seconds[name], scores[name] = timed(measure, representations, pairs)
+        seconds["files"] = through_files(representations)
     published = [
         {k: v for name in MEASURES for k, v in scores[name][pair].items()} for pair in pairs
     ]
     moments = [scores["moments"][pair] for pair in pairs]
     report = {
-        "seconds": seconds, "pairs": pairs, "frames": len(networks[0]), "networks": len(networks),
+        "seconds": seconds, "pairs": pairs, "frames": len(representations[0]), "representations": len(representations),
         "published": published, "moments": moments,
     }  # fmt: skip
     print(json.dumps(report))
@@ -69,7 +70,7 @@ def main(speech: str, minutes: str, count: str, *folders: str) -> None:
 
 def hidden_states(
     folder: Path, waves: Sequence[np.ndarray]
-) -> tuple[list[Network], dict[str, float]]:
+) -> tuple[list[Representation], dict[str, float]]:
     """All hidden states of a model, and the seconds of its forward passes and of keeping them."""
     import torch
     from transformers import AutoFeatureExtractor, AutoModel
@@ -77,13 +78,13 @@ def hidden_states(
     extractor = AutoFeatureExtractor.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
 
-    def forward(wave: np.ndarray) -> tuple[Network, ...]:
+    def forward(wave: np.ndarray) -> tuple[Representation, ...]:
         given: Any = extractor(wave, sampling_rate=16_000, return_tensors="pt")
         return model(given["input_values"], output_hidden_states=True).hidden_states
 
     forward(waves[0])  # not timed: the first pass makes what the others use
     spent = {"forward": 0.0, "keeping": 0.0}
-    kept: dict[int, list[Network]] = defaultdict(list)
+    kept: dict[int, list[Representation]] = defaultdict(list)
     for wave in waves:
         started = time.perf_counter()
         states = forward(wave)
@@ -91,13 +92,13 @@ def hidden_states(
         for layer, state in enumerate(states):
             kept[layer].append(state[0])
     started = time.perf_counter()
-    networks = [torch.cat(kept.pop(layer)) for layer in sorted(kept)]
+    representations = [torch.cat(kept.pop(layer)) for layer in sorted(kept)]
     spent["keeping"] += time.perf_counter() - started
-    return networks, spent
+    return representations, spent
 
 
 def sample_of_pairs(models: Sequence[int], count: int, seed: int = 0) -> Pairs:
-    """So many pairs (i, j), i < j, of networks; all for 0. `models`: whose each network is."""
+    """So many pairs (i, j), i < j, of representations; all for 0. `models`: whose each representation is."""
     everything = list(itertools.combinations(range(len(models)), 2))
     if not 0 < count < len(everything):
         return everything
@@ -114,35 +115,37 @@ def sample_of_pairs(models: Sequence[int], count: int, seed: int = 0) -> Pairs:
 
 
 def timed(
-    measure: Measure, networks: Sequence[Network], pairs: Pairs
+    measure: Measure, representations: Sequence[Representation], pairs: Pairs
 ) -> tuple[float, dict[tuple[int, int], Scores]]:
-    """The seconds that all networks and all their pairs would take, and the scores of these."""
+    """The seconds that all representations and all their pairs would take, and the scores of these."""
     chosen = sorted(set(itertools.chain.from_iterable(pairs)))
     started = time.perf_counter()
-    of = {i: measure.of(networks[i]) for i in chosen}
+    of = {i: measure.of(representations[i]) for i in chosen}
     middle = time.perf_counter()
-    scores = {(i, j): measure.pair(networks[i], networks[j], of[i], of[j]) for i, j in pairs}
+    scores = {
+        (i, j): measure.pair(representations[i], representations[j], of[i], of[j]) for i, j in pairs
+    }
     ended = time.perf_counter()
-    everything = len(networks) * (len(networks) - 1) / 2
-    seconds = (middle - started) * len(networks) / len(chosen)
+    everything = len(representations) * (len(representations) - 1) / 2
+    seconds = (middle - started) * len(representations) / len(chosen)
     return seconds + (ended - middle) * everything / len(pairs), scores
 
 
-def through_files(networks: Sequence[Network]) -> float:
-    """Seconds to write all networks, and to read them as often as the original does."""
+def through_files(representations: Sequence[Representation]) -> float:
+    """Seconds to write all representations, and to read them as often as the original does."""
     import torch
 
-    some = networks[:: max(1, len(networks) // 4)]
+    some = representations[:: max(1, len(representations) // 4)]
     with tempfile.TemporaryDirectory() as scratch:
         paths = [Path(scratch) / f"{i}.npz" for i in range(len(some))]
         started = time.perf_counter()
-        for path, network in zip(paths, some):
-            np.savez(path, data=network.numpy())
+        for path, representation in zip(paths, some):
+            np.savez(path, data=representation.numpy())
         middle = time.perf_counter()
         for path in paths:
             torch.tensor(np.load(path)["data"])
         ended = time.perf_counter()
-    count = len(networks)
+    count = len(representations)
     reads = len(MEASURES) * count + 2 * 2 * count * (count - 1) / 2
     return ((middle - started) * count + (ended - middle) * reads) / len(some)
 

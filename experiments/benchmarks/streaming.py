@@ -49,12 +49,12 @@ def run(speech: str) -> None:
 def device_peak() -> Iterator[list[int]]:
     """The largest sum of live device arrays after any batch, in a list of one."""
     peak = [0]
-    append = accumulators.MomentsStream.append
+    append = accumulators.MomentsAccumulator.append
 
     def watched(self, *args):
         append(self, *args)
         self.wait()
         peak[0] = max(peak[0], sum(array.nbytes for array in jax.live_arrays()))
 
-    with unittest.mock.patch.object(accumulators.MomentsStream, "append", watched):
+    with unittest.mock.patch.object(accumulators.MomentsAccumulator, "append", watched):
         yield peak

@@ -39,7 +39,7 @@ class Bucket:
     samples: int
 
 
-Place = tuple[int, int]
+CropPosition = tuple[int, int]
 """A piece of an utterance: index of its source, and which of the pieces it is."""
 
 
@@ -52,14 +52,14 @@ class Cursor:
     """
 
     sources: int = 0
-    waiting: tuple[tuple[Place, ...], ...] = ()
-    rest: tuple[Place, ...] = ()
+    waiting: tuple[tuple[CropPosition, ...], ...] = ()
+    rest: tuple[CropPosition, ...] = ()
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> "Cursor":
         """From `dataclasses.asdict`, by way of JSON, where tuples are lists."""
 
-        def places(found: Any) -> tuple[Place, ...]:
+        def places(found: Any) -> tuple[CropPosition, ...]:
             return tuple((number, piece) for number, piece in found)
 
         waiting = tuple(places(bucket) for bucket in saved["waiting"])
@@ -145,7 +145,7 @@ def batches(
     return _generate(corpus, shapes, strict, workers, lookahead, on_skip, start)
 
 
-def filled(batch: Batch, multiple: int) -> Batch:
+def pad_to_multiple(batch: Batch, multiple: int) -> Batch:
     """The batch with filler rows up to a multiple of the devices that share it."""
     missing = -len(batch.lengths) % multiple
     if not missing:
@@ -209,11 +209,11 @@ def _generate(
 
 def _read_again(
     pool: ThreadPoolExecutor, corpus: Corpus, start: Cursor, max_samples: int
-) -> dict[Place, Utterance]:
+) -> dict[CropPosition, Utterance]:
     """The pieces that a cursor names; raises UserError if their files are not what they were."""
     places = [at for bucket in (*start.waiting, start.rest) for at in bucket]
     numbers = sorted({number for number, _ in places})
-    found: dict[Place, Utterance] = {}
+    found: dict[CropPosition, Utterance] = {}
     try:
         for number, utterance in zip(
             numbers, pool.map(read, (corpus.sources[n] for n in numbers)), strict=True

@@ -64,7 +64,7 @@ class Address(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Block:
+class RowGroup:
     """The sound of one row group of a Parquet file; `kept` is where it is once fetched.
 
     `key` tells its content from others'.
@@ -103,7 +103,7 @@ class Block:
 class Row(NamedTuple):
     """One utterance of a dataset: which row of which block."""
 
-    block: Block
+    block: RowGroup
     number: int
 
     @property
@@ -161,7 +161,7 @@ def fetch(sources: Iterable[Source]) -> None:
         log.info("fetching %d row groups, the first of %s", len(missing), missing[0].url)
     pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="speechsim-fetch")
     try:
-        for _ in pool.map(Block.fetch, missing):
+        for _ in pool.map(RowGroup.fetch, missing):
             pass
     finally:
         pool.shutdown(cancel_futures=True)
@@ -221,7 +221,7 @@ def _list(
     rows = [
         Row(block, number)
         for group in range(groups.num_row_groups)
-        for block in [Block(url, group, sound, f"{key}/{group}", folder / f"{group}.arrow")]
+        for block in [RowGroup(url, group, sound, f"{key}/{group}", folder / f"{group}.arrow")]
         for number in range(groups.row_group(group).num_rows)
     ]
     return rows, columns

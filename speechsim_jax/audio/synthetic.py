@@ -25,7 +25,7 @@ for given in json.load(sys.stdin):
 _FILLED = {"MALLOC_PERTURB_": "85"}
 
 
-class Reading(NamedTuple):
+class SpokenText(NamedTuple):
     """A text, who reads it, how, and into which FLAC file."""
 
     path: str
@@ -36,7 +36,7 @@ class Reading(NamedTuple):
     speed: float = 1.0
 
 
-def record(readings: Iterable[Reading], folder: Path) -> Path:
+def record(readings: Iterable[SpokenText], folder: Path) -> Path:
     """Write the files into `folder`, and manifest.tsv (path, seconds, speaker, transcript).
 
     Returns the manifest. Raises UserError where there are no voices.
@@ -55,7 +55,7 @@ def record(readings: Iterable[Reading], folder: Path) -> Path:
     return manifest
 
 
-def _spoken(readings: list[Reading]) -> list[bytes]:
+def _spoken(readings: list[SpokenText]) -> list[bytes]:
     """16-bit samples of each."""
     given = [
         {"text": each.text, "voice": each.voice, "pitch": each.pitch, "speed": each.speed}

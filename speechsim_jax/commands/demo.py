@@ -56,7 +56,7 @@ def write_speech(folder: Path) -> Path:
     for (voice, pitch), high in itertools.product(_VOICES.items(), _PITCHES):
         speaker = f"{voice}-{'high' if high > 1 else 'low'}"
         readings += [
-            synthetic.Reading(f"{speaker}/{index}.flac", speaker, sentence, voice, pitch * high)
+            synthetic.SpokenText(f"{speaker}/{index}.flac", speaker, sentence, voice, pitch * high)
             for index, sentence in enumerate(_SENTENCES)
         ]
     return synthetic.record(readings, folder)

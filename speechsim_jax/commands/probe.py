@@ -136,7 +136,7 @@ def run(config: Config) -> summary.Found:
 
 def _choose(
     config: Config, alignments: Alignments, pairs: Sequence[_Pair]
-) -> tuple[features.Chosen, set[str], tuple[str, ...]]:
+) -> tuple[features.PhoneFrames, set[str], tuple[str, ...]]:
     """The frames, the speakers to test on, and the labels that are no phone."""
     corpus = open_corpus.open_corpus(config.audio)
     if config.max_minutes is not None:
@@ -152,7 +152,9 @@ def _choose(
     return chosen, tested, dropped
 
 
-def _features(config: Config, chosen: features.Chosen, pairs: Sequence[_Pair]) -> classifier.Frames:
+def _features(
+    config: Config, chosen: features.PhoneFrames, pairs: Sequence[_Pair]
+) -> classifier.Frames:
     """MFCCs and all layers of all encoders."""
     chosen, rows = features.cepstra(chosen, pairs[0].trained.config)
     seconds = sum(source.seconds or 0.0 for source in chosen.corpus.sources)

@@ -108,7 +108,7 @@ class Config:
     max_minutes: float | int | None = None
     attention_max_seconds: float | int | None = 60
     layers: tuple[int, ...] | None = None
-    published_maps: str | None = None
+    published: str | None = None
     published_as: Mapping[str, str] = dataclasses.field(default_factory=dict)
     split: bool = False
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -328,7 +328,7 @@ def of_preset(
         finetuned=chosen.finetuned + finetuned,
         seeds=chosen.seeds + seeds,
         settings={**chosen.settings, **(settings or {})},
-        published=published_maps or "paper",
+        published=published or "paper",
         published_as=published_as or dict(chosen.published_as),
         split=chosen.split if split is None else split,
         **(defaults | given),

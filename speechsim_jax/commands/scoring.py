@@ -1,4 +1,4 @@
-"""Flags of the scripts that score networks against each other."""
+"""Flags of the scripts that score representations against each other."""
 
 from absl import flags
 

@@ -28,9 +28,9 @@ from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.pipeline.attention_inputs import rows_of_maps
 from speechsim_jax.statistics import attention_sums, moments
-from speechsim_jax.statistics.attention_accumulator import AttentionStream
-from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.moments_accumulator import MomentsStream
+from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
+from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 
 _SMALL_TERMS = 10_000
 
@@ -46,10 +46,10 @@ _ENCODER = EncoderConfig(
 )
 _SAMPLES = (8_000, 5_300)
 
-_STREAMS = (Stream(2, 16), Stream(1, 24))
+_STREAMS = (ModelShape(2, 16), ModelShape(1, 24))
 _ROWS, _BUFFER, _MEAN_TO_STD = 10_000, 1024, 1000
 
-_HEADS, _FRAMES = Stream(1, 6), (24, 17)
+_HEADS, _FRAMES = ModelShape(1, 6), (24, 17)
 
 
 def miscompiled_rows() -> float:
@@ -143,13 +143,15 @@ def _hard_rows() -> list[np.ndarray]:
 def covariance_error() -> float:
     """Largest error of a covariance over its neurons' standard deviations, mean / std = 1000."""
     data = _hard_rows()
-    statistic = MomentsStream(_STREAMS, _BUFFER)
+    statistic = MomentsAccumulator(_STREAMS, _BUFFER)
     statistic.append(tuple(jnp.asarray(x[:, None]) for x in data), np.arange(_ROWS))
     finished = statistic.finish()
-    networks = [network.astype(np.float64) for x in data for network in x]
-    centred = [network - network.mean(0) for network in networks]
+    representations = [representation.astype(np.float64) for x in data for representation in x]
+    centred = [representation - representation.mean(0) for representation in representations]
     errors = []
-    for (got_x, x), (got_y, y) in itertools.product(zip(finished.networks, centred), repeat=2):
+    for (got_x, x), (got_y, y) in itertools.product(
+        zip(finished.representations, centred), repeat=2
+    ):
         error = np.abs(finished.scatter(got_x, got_y) - x.T @ y) / _ROWS
         errors.append(np.max(error / np.outer(x.std(0), y.std(0))))
     return float(np.max(errors))
@@ -162,7 +164,9 @@ def attention_error() -> float:
     for one, size in zip(maps, _FRAMES):
         powers = np.exp(2 * rng.standard_normal((_HEADS.neurons, size, size)))
         one[:, :size, :size] = powers / powers.sum(-1, keepdims=True)
-    statistic = AttentionStream((_HEADS,), rows_of_maps, ("distance", "divergence", "correlation"))
+    statistic = AttentionAccumulator(
+        (_HEADS,), rows_of_maps, ("distance", "divergence", "correlation")
+    )
     statistic.append(jnp.asarray(maps), np.array(_FRAMES, np.int32), _FRAMES[0])
     found = statistic.finish().means
     errors = []

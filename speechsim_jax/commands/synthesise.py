@@ -60,7 +60,9 @@ def run(config: Config) -> Path:
     return synthetic.record(_readings(texts, others, config), workdir)
 
 
-def _readings(texts: list[str], others: list[str], config: Config) -> Iterator[synthetic.Reading]:
+def _readings(
+    texts: list[str], others: list[str], config: Config
+) -> Iterator[synthetic.SpokenText]:
     """What each voice reads, in its own order."""
     for number, (voice, (pitch, speed)) in enumerate(_VOICES):
         speaker = f"synthetic-{voice}-{pitch}"
@@ -68,7 +70,7 @@ def _readings(texts: list[str], others: list[str], config: Config) -> Iterator[s
         said = others if speaker == HELD_OUT_VOICE else texts
         for index, text in enumerate(_pieces(said, config.sentences, rng)):
             path = f"synthetic/{voice}-{pitch}/{index:03}.flac"
-            yield synthetic.Reading(path, speaker, text, voice, pitch, speed)
+            yield synthetic.SpokenText(path, speaker, text, voice, pitch, speed)
 
 
 def _pieces(texts: list[str], number: int, rng: np.random.Generator) -> list[str]:

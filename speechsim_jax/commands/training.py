@@ -127,7 +127,7 @@ def workdir_of(run: Run) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def train(job: trainer.Job, workdir: Path, run: Run, progress: bool) -> trainer.Outcome:
+def train(job: trainer.TrainingRun, workdir: Path, run: Run, progress: bool) -> trainer.Outcome:
     """Train as the flags say. Raises UserError."""
     return trainer.train(
         job,

@@ -11,14 +11,14 @@ from speechsim_jax._jax_compat import x64
 from speechsim_jax.comparison.score import build_result
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import resolve
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import provenance
 from speechsim_jax.settings import check_sample_frames
 from speechsim_jax.statistics.accumulator import BatchRows
 from speechsim_jax.statistics.finished import Finished
-from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.moments_accumulator import MomentsStream
-from speechsim_jax.statistics.sample import SampleStream
+from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
+from speechsim_jax.statistics.sample import SampleAccumulator
 
 Key = str | tuple[str, int]
 Rows = np.ndarray | Iterable[np.ndarray]
@@ -37,7 +37,7 @@ def compare_activations(
     utterances: Sequence[str] | np.ndarray | None = None,
     progress: bool = False,
 ) -> SimilarityResult:
-    """How alike are these networks, on the same rows?
+    """How alike are these representations, on the same rows?
 
     `activations`: name -> array [rows, neurons] (memory-mapped ones are read in blocks), or an
     iterable of such arrays one after the other. "model/3" or ("model", 3) is layer 3 of a model; a
@@ -65,7 +65,7 @@ def compare_activations(
     chosen = resolve(measures, levels)
     if chosen.attention:
         raise UserError(f"{chosen.attention[0].name} compares maps; use compare_attentions")
-    names = [_network_name(key) for key in activations]
+    names = [_representation_name(key) for key in activations]
     if len(set(names)) < len(names):
         raise UserError("two keys of activations name the same model and layer")
     if stats_dtype is None:
@@ -76,10 +76,10 @@ def compare_activations(
     _check_aligned(labels, first, 0)
     widths = [block.shape[1] for block in first if block is not None]
     streams = _streams(widths)
-    statistic = MomentsStream(streams, rows_per_update, stats_dtype, rows_dtype=stats_dtype)
+    statistic = MomentsAccumulator(streams, rows_per_update, stats_dtype, rows_dtype=stats_dtype)
     sample = None
     if any(measure.statistic == "sample" for measure in chosen.measures):
-        sample = SampleStream(streams, sample_frames, seed, rows_dtype=stats_dtype)
+        sample = SampleAccumulator(streams, sample_frames, seed, rows_dtype=stats_dtype)
     current: list[np.ndarray | None] = first
     while current[0] is not None:
         blocks_now = [block for block in current if block is not None]
@@ -119,11 +119,15 @@ def _rows(start: int, count: int, utterances: Sequence[str] | np.ndarray | None)
     )
 
 
-def _network_name(key: Key) -> NetworkName:
+def _representation_name(key: Key) -> RepresentationName:
     if isinstance(key, tuple):
-        return NetworkName(str(key[0]), int(key[1]))
+        return RepresentationName(str(key[0]), int(key[1]))
     model, _, layer = key.rpartition("/")
-    return NetworkName(model, int(layer)) if model and layer.isdigit() else NetworkName(key, 0)
+    return (
+        RepresentationName(model, int(layer))
+        if model and layer.isdigit()
+        else RepresentationName(key, 0)
+    )
 
 
 def _blocks(name: str, rows: Rows, size: int) -> Iterator[np.ndarray]:
@@ -150,33 +154,33 @@ def _blocks(name: str, rows: Rows, size: int) -> Iterator[np.ndarray]:
 
 
 def _check_aligned(labels: list[str], blocks: list[np.ndarray | None], before: int) -> None:
-    """All networks must have the same rows."""
+    """All representations must have the same rows."""
     lengths = [0 if block is None else len(block) for block in blocks]
     for label, length in zip(labels, lengths):
         if length != lengths[0]:
             raise UserError(
                 f"{labels[0]} and {label} differ in rows ({before + lengths[0]} and "
-                f"{before + length} so far); every network needs the same rows"
+                f"{before + length} so far); every representation needs the same rows"
             )
     if before == 0 and lengths[0] < 2:
         raise UserError(f"at least 2 rows are needed, got {lengths[0]}")
 
 
-def _streams(widths: list[int]) -> tuple[Stream, ...]:
+def _streams(widths: list[int]) -> tuple[ModelShape, ...]:
     """Neighbours of one width are one stream."""
-    streams: list[Stream] = []
+    streams: list[ModelShape] = []
     for width in widths:
         if streams and streams[-1].neurons == width:
-            streams[-1] = Stream(streams[-1].layers + 1, width)
+            streams[-1] = ModelShape(streams[-1].layers + 1, width)
         else:
-            streams.append(Stream(1, width))
+            streams.append(ModelShape(1, width))
     return tuple(streams)
 
 
 def _as_streams(
-    streams: tuple[Stream, ...], blocks: list[np.ndarray], dtype: str
+    streams: tuple[ModelShape, ...], blocks: list[np.ndarray], dtype: str
 ) -> tuple[jax.Array, ...]:
-    """The blocks of all networks as [layer, 1, row, neuron], one a stream."""
+    """The blocks of all representations as [layer, 1, row, neuron], one a stream."""
     hidden: list[jax.Array] = []
     start = 0
     for stream in streams:

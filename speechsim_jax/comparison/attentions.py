@@ -12,10 +12,10 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.measures import resolve
 from speechsim_jax.measures.scoring import attention_result
 from speechsim_jax.pipeline.attention_inputs import rows_of_maps, wanted_sums
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import provenance
-from speechsim_jax.statistics.attention_accumulator import AttentionStream
-from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
+from speechsim_jax.statistics.moments import ModelShape
 
 Key = str | tuple[str, int]
 
@@ -52,7 +52,7 @@ def compare_attentions(
     if not attentions:
         raise UserError("no attentions given")
     chosen = resolve(measures, ["attention"]).attention
-    names = [_network_name(key) for key in attentions]
+    names = [_representation_name(key) for key in attentions]
     if len(set(names)) < len(names):
         raise UserError("two keys of attentions name the same model and layer")
     if stats_dtype is None:
@@ -70,8 +70,8 @@ def compare_attentions(
         maps = [np.asarray(one) for one in utterance if one is not None]
         _check_maps(names, maps, seen)
         if stream is None:
-            streams = tuple(Stream(1, len(one)) for one in maps)
-            stream = AttentionStream(streams, rows_of_maps, wanted_sums(chosen), stats_dtype)
+            streams = tuple(ModelShape(1, len(one)) for one in maps)
+            stream = AttentionAccumulator(streams, rows_of_maps, wanted_sums(chosen), stats_dtype)
         if tuple(len(one) for one in maps) != tuple(s.neurons for s in streams):
             raise UserError(f"utterance {seen} has another number of heads than those before it")
         length = maps[0].shape[1]
@@ -94,14 +94,20 @@ def compare_attentions(
     )
 
 
-def _network_name(key: Key) -> NetworkName:
+def _representation_name(key: Key) -> RepresentationName:
     if isinstance(key, tuple):
-        return NetworkName(str(key[0]), int(key[1]))
+        return RepresentationName(str(key[0]), int(key[1]))
     model, _, layer = key.rpartition("/")
-    return NetworkName(model, int(layer)) if model and layer.isdigit() else NetworkName(key, 1)
+    return (
+        RepresentationName(model, int(layer))
+        if model and layer.isdigit()
+        else RepresentationName(key, 1)
+    )
 
 
-def _check_maps(names: Sequence[NetworkName], maps: Sequence[np.ndarray], utterance: int) -> None:
+def _check_maps(
+    names: Sequence[RepresentationName], maps: Sequence[np.ndarray], utterance: int
+) -> None:
     for name, one in zip(names, maps):
         where = f"{name}, utterance {utterance}"
         if one.ndim != 3 or one.shape[1] != one.shape[2] or 0 in one.shape:

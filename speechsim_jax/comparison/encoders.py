@@ -24,8 +24,8 @@ from speechsim_jax.models.load import load_encoder
 from speechsim_jax.pipeline import costs, frame_choice
 from speechsim_jax.pipeline.gather import on_all
 from speechsim_jax.pipeline.one_pass import Seen
-from speechsim_jax.pipeline.run import Job, planned, run
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.pipeline.run import ComparisonRun, planned, run
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import mesh as sharding
 from speechsim_jax.runtime import processes, provenance
 from speechsim_jax.settings import Settings, settings_from
@@ -114,7 +114,7 @@ def compare(
         drop_labels=options.drop_labels,
     )
     versions = provenance.record()["versions"]
-    job = Job(
+    job = ComparisonRun(
         encoders=tuple(encoders),
         layers=tuple(layers),
         chosen=chosen,
@@ -142,7 +142,7 @@ def compare(
         if not processes.is_first():
             return on_all(None)
         found = finished(parts, options.rank_tolerance)
-        names = [NetworkName(e.name, l) for e, ls in zip(encoders, layers) for l in ls]
+        names = [RepresentationName(e.name, l) for e, ls in zip(encoders, layers) for l in ls]
         attributes = _attributes(job, corpus, seen, found, note=note, passes=len(readings), **facts)
         if keep_statistics is not None:
             assert folder is not None and seen.heard is not None
@@ -151,7 +151,7 @@ def compare(
 
 
 def _attributes(
-    job: Job, corpus: sound.Corpus, seen: Seen, found: Finished, **facts: Any
+    job: ComparisonRun, corpus: sound.Corpus, seen: Seen, found: Finished, **facts: Any
 ) -> dict[str, Any]:
     """How the result was made."""
     return provenance.record(
@@ -203,7 +203,7 @@ def _buckets(corpus: sound.Corpus, options: Settings) -> tuple[batching.Bucket, 
 
 
 def _place_of_statistics(
-    job: Job, keep: str | Path | None, passes: int, scratch: contextlib.ExitStack
+    job: ComparisonRun, keep: str | Path | None, passes: int, scratch: contextlib.ExitStack
 ) -> Path | None:
     """Where the first process writes the statistics of all; None if they may stay in memory."""
     if not processes.is_first():

@@ -2,8 +2,8 @@
 
 A job keeps in a folder
 
-    job.json        networks, settings, measures, and what was heard: each utterance's id and digest
-    pass-1/, ...    the statistics of each of its passes (`kept`)
+    job.json        representations, settings, measures, and what was heard: each utterance's id and
+    digest pass-1/, ...    the statistics of each of its passes (`kept`)
 
 Machines that share nothing can divide a corpus in this way, and a corpus can grow. Of one folder,
 the result is what it was, or has other measures.
@@ -18,8 +18,8 @@ from typing import Any
 
 from speechsim_jax.comparison.score import build_result
 from speechsim_jax.errors import UserError
-from speechsim_jax.measures import Chosen, resolve
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.measures import MeasureSelection, resolve
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import provenance
 from speechsim_jax.statistics import store
 from speechsim_jax.statistics.finished import Finished, finished
@@ -42,15 +42,15 @@ def new_folder(path: str | Path) -> Path:
 
 def write_record(
     folder: Path,
-    names: Sequence[NetworkName],
-    chosen: Chosen,
+    names: Sequence[RepresentationName],
+    chosen: MeasureSelection,
     passes: int,
     heard: Sequence[Sequence[str]],
     attributes: dict[str, Any],
 ) -> None:
     """Say beside the statistics what they are of; raises UserError if it cannot be written."""
     told = {
-        "networks": [[name.model, name.layer] for name in names],
+        "representations": [[name.model, name.layer] for name in names],
         "measures": [m.name for group in chosen for m in group],
         "passes": passes,
         "heard": [list(one) for one in heard],
@@ -96,7 +96,7 @@ def merge(
     places = [Path(folder).expanduser() for folder in folders]
     jobs = [_read_record(place) for place in places]
     for place, job in zip(places[1:], jobs[1:]):
-        for what in ("networks", "passes"):
+        for what in ("representations", "passes"):
             if job[what] != jobs[0][what]:
                 raise UserError(
                     f"{places[0]} and {place} differ in their {what} ({jobs[0][what]} and "
@@ -104,7 +104,7 @@ def merge(
                 )
     _check_disjoint(places, jobs)
     chosen = resolve(jobs[0]["measures"] if measures is None else measures, levels)
-    names = [NetworkName(model, layer) for model, layer in jobs[0]["networks"]]
+    names = [RepresentationName(model, layer) for model, layer in jobs[0]["representations"]]
     with contextlib.ExitStack() as scratch:
         if keep_statistics is not None:
             target = new_folder(keep_statistics)
@@ -150,7 +150,7 @@ def _check_disjoint(places: Sequence[Path], jobs: Sequence[dict[str, Any]]) -> N
         digests |= {digest: (id_, place) for id_, digest in job["heard"]}
 
 
-def _merge_pass(places: Sequence[Path], name: str, target: Path | None) -> store.Accumulated:
+def _merge_pass(places: Sequence[Path], name: str, target: Path | None) -> store.StoredStatistics:
     """A pass of all jobs; raises UserError if these were of other models or settings."""
     founds, facts = zip(*(store.read(place / name) for place in places))
     first, *rest = (fact["identity"] for fact in facts)
@@ -167,7 +167,9 @@ def _merge_pass(places: Sequence[Path], name: str, target: Path | None) -> store
     return store.read(target / name)[0]
 
 
-def _check_enough(chosen: Chosen, found: Finished, parts: Sequence[store.Accumulated]) -> None:
+def _check_enough(
+    chosen: MeasureSelection, found: Finished, parts: Sequence[store.StoredStatistics]
+) -> None:
     """Raise UserError for measures that need what was not kept."""
     sums = {name for part in parts if part.heads is not None for name in part.heads.wanted}
     lacking = [m.name for m in chosen.measures if getattr(found, m.statistic) is None]

@@ -7,22 +7,22 @@ from typing import Any
 
 import tqdm.auto
 
-from speechsim_jax.measures import Chosen, scoring
+from speechsim_jax.measures import MeasureSelection, scoring
 from speechsim_jax.measures.scoring import score_all
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.statistics.finished import Finished
 
 _log = logging.getLogger(__name__)
 
 
 def build_result(
-    names: Sequence[NetworkName],
+    names: Sequence[RepresentationName],
     finished: Finished,
-    chosen: Chosen,
+    chosen: MeasureSelection,
     attributes: dict[str, Any],
     progress: bool,
 ) -> SimilarityResult:
-    """Score all pairs of networks and label what comes out."""
+    """Score all pairs of representations and label what comes out."""
     matrices, extras, more = {}, {}, {}
     started = time.monotonic()
     if finished.moments is not None:
@@ -51,7 +51,7 @@ def build_result(
             "utterances": finished.attention.utterances,
             "frames": finished.attention.frames,
         }
-    _log.info("scored %d networks in %.1f s", len(names), time.monotonic() - started)
+    _log.info("scored %d representations in %.1f s", len(names), time.monotonic() - started)
     return SimilarityResult.build(
         names, matrices, extras, measures=definitions, attributes=attributes, **more
     )

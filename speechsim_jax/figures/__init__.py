@@ -59,7 +59,7 @@ def heatmap(
     title: str | None = None,
     width: int | float | None = None,
 ) -> Figure:
-    """One square per pair of networks, row x and column y, one block per pair of models.
+    """One square per pair of representations, row x and column y, one block per pair of models.
 
     `limits` are the ends of the colour scale, `width` the figure's width in inches. Undefined (NaN)
     cells are hatched.

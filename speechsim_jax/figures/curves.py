@@ -82,16 +82,19 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
 
 def has_facts(result: SimilarityResult) -> bool:
     """Whether `facts` has something to draw."""
-    depths = [[network.model for network in result.networks].count(m) for m in result.models]
+    depths = [
+        [representation.model for representation in result.representations].count(m)
+        for m in result.models
+    ]
     return max(depths) > 1 and bool(_facts(result))
 
 
 def facts(result: SimilarityResult, *, title: str | None = None) -> Figure:
-    """What to know of each network before believing a score, against its depth in its model.
+    """What to know of each representation before believing a score, against its depth in its model.
 
     Directions kept, condition number, dead neurons, share of the outliers, largest mean: of each
-    network by itself. Scores beside the floors of unrelated networks with independent rows: means
-    over the networks of other models (of other layers, if there is one model).
+    representation by itself. Scores beside the floors of unrelated representations with independent
+    rows: means over the representations of other models (of other layers, if there is one model).
 
     Raises:
         UserError: the result holds none of these, or no model has two layers.
@@ -99,8 +102,8 @@ def facts(result: SimilarityResult, *, title: str | None = None) -> Figure:
     if not has_facts(result):
         raise UserError("no facts to draw: this result lacks them, or no model has two layers")
     found = _facts(result)
-    names = np.array([network.model for network in result.networks])
-    layers = np.array([network.layer for network in result.networks])
+    names = np.array([representation.model for representation in result.representations])
+    layers = np.array([representation.layer for representation in result.representations])
     columns = min(3, len(found))
     width = _WIDTHS[columns]
     text = "What the scores stand on" if title is None else title
@@ -175,7 +178,7 @@ def _page(
 
 
 class _Fact(NamedTuple):
-    """A panel of `facts`: one or two values for every network."""
+    """A panel of `facts`: one or two values for every representation."""
 
     name: str
     values: list[Float[np.ndarray, " x"]]
@@ -200,7 +203,7 @@ def _facts(result: SimilarityResult) -> list[_Fact]:
         if name in data:
             logarithmic = name in ("condition", "mean_to_std")
             found.append(_Fact(name, [data[name].values], logarithmic, name == "dead_neurons"))
-    names = [network.model for network in result.networks]
+    names = [representation.model for representation in result.representations]
     same = (
         np.equal.outer(names, names) if len(result.models) > 1 else np.eye(len(names), dtype=bool)
     )

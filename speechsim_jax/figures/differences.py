@@ -89,15 +89,16 @@ def difference(
     title: str | None = None,
     width: int | float | None = None,
 ) -> Figure:
-    """The scores of the first result minus those of the second, network by network.
+    """The scores of the first result minus those of the second, representation by representation.
 
-    The networks are the same in any order, or those of other models with the same layers, which
-    then correspond by their place: `difference(r.select(trained), r.select(untrained), "lincka")`
-    are two blocks of one result. `names` are what the results are called in the figure. Colours are
-    centred at zero; cells clearly below it carry a dash.
+    The representations are the same in any order, or those of other models with the same layers,
+    which then correspond by their place: `difference(r.select(trained), r.select(untrained),
+    "lincka")` are two blocks of one result. `names` are what the results are called in the figure.
+    Colours are centred at zero; cells clearly below it carry a dash.
 
     Raises:
-        UserError: a measure that one of them lacks, networks that do not correspond, limits that
+        UserError: a measure that one of them lacks, representations that do not correspond, limits
+        that
             are not increasing, or a width below 3 in.
     """
     one, other = first.matrix(measure), second.matrix(measure)
@@ -132,7 +133,7 @@ def _aligned(
             ", ".join(f"{run.model} ({run.stop - run.start} layers)" for run in of) for of in runs
         ]
         raise UserError(
-            f"the networks do not correspond: {names[0]} has {told[0]}; {names[1]} has {told[1]}; "
+            f"the representations do not correspond: {names[0]} has {told[0]}; {names[1]} has {told[1]}; "
             "select the same models, or as many with the same layers"
         )
     return other, [f"{a.model} minus {b.model}" for a, b in zip(*runs, strict=True)]

@@ -28,7 +28,7 @@ from speechsim_jax.figures.text_layout import (
     text_width,
     title_of,
 )
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
 _AXIS_LABEL = MEDIUM * LINE + GAP + 2
 _NAMES = (90.0, 160.0)  # room for a name, in points: at least, and as long as it needs
@@ -37,8 +37,8 @@ _NAMES = (90.0, 160.0)  # room for a name, in points: at least, and as long as i
 def plot_heads(
     result: SimilarityResult,
     measure: str,
-    x: NetworkName | str,
-    y: NetworkName | str,
+    x: RepresentationName | str,
+    y: RepresentationName | str,
     *,
     title: str | None = None,
 ) -> Figure:
@@ -48,7 +48,9 @@ def plot_heads(
         UserError: a measure without heads, or an unknown layer.
     """
     _require_heads(result, measure)
-    place = {str(network): i for i, network in enumerate(result.attention_networks)}
+    place = {
+        str(representation): i for i, representation in enumerate(result.attention_representations)
+    }
     for name in (x, y):
         if str(name) not in place:
             raise UserError(f"no attention layer {name} in this result; it has: {', '.join(place)}")
@@ -58,7 +60,7 @@ def plot_heads(
     heads_y = int(np.sum(match[j, i] >= 0))
     values = result.dataset[f"{measure}_heads"].values[i, j, : len(best), :heads_y]
     cell = float(np.clip(200 / heads_y, 12, 24))
-    names = [_layer_name(result, result.attention_networks[k]) for k in (i, j)]
+    names = [_layer_name(result, result.attention_representations[k]) for k in (i, j)]
     labels = f"head of y: {names[1]}", f"head of x: {names[0]}"
     notes = ["circled: the head of y that is most like x's head"]
     page = _Page(result, measure, title, values, cell, labels, notes)
@@ -199,9 +201,11 @@ def _masked(values: xr.DataArray, own: bool) -> np.ndarray:
 
 
 def _short(result: SimilarityResult, model: str) -> str:
-    models = list(dict.fromkeys(network.model for network in result.attention_networks))
+    models = list(
+        dict.fromkeys(representation.model for representation in result.attention_representations)
+    )
     return short_names(models)[models.index(model)]
 
 
-def _layer_name(result: SimilarityResult, network: NetworkName) -> str:
-    return f"{_short(result, network.model)}, layer {network.layer}"
+def _layer_name(result: SimilarityResult, representation: RepresentationName) -> str:
+    return f"{_short(result, representation.model)}, layer {representation.layer}"

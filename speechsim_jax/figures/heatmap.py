@@ -1,4 +1,4 @@
-"""Heat maps of networks: with every label beside its cells, or in the layout of the published maps.
+"""Heat maps of representations: with every label beside its cells, or in the layout of the published maps.
 
 Sizes are in points at the figure's own width; layouts are computed from text extents.
 """
@@ -163,11 +163,13 @@ def published_order(result: SimilarityResult) -> list[str]:
     A model is contrastive if it is a wav2vec2, by what its result says or by its name.
     """
     told = result.attributes.get("models", {})
-    networks = result.networks
+    representations = result.representations
 
     def place(model: str) -> tuple[bool, int, int]:
         family = told.get(model, {}).get("model_type") or model
-        own = [k for k, network in enumerate(networks) if network.model == model]
+        own = [
+            k for k, representation in enumerate(representations) if representation.model == model
+        ]
         width = result.dataset["width"].values[own[0]] if "width" in result.dataset else 0
         return "wav2vec2" in family, len(own), int(width)
 
@@ -177,7 +179,7 @@ def published_order(result: SimilarityResult) -> list[str]:
 def _draw_separators(axes: Axes, shown: Map) -> None:
     rows, columns = blocks(shown.matrix, 0), blocks(shown.matrix, 1)
     if len(rows) > CROWD and len(rows) == rows[-1].stop:
-        return  # single networks: a grid would hide the cells
+        return  # single representations: a grid would hide the cells
     colour = "black" if shown.signed else "white"
     style: dict[str, Any] = {"color": colour, "linewidth": 0.8, "gid": "separator"}
     for run in rows[:-1]:
@@ -187,7 +189,7 @@ def _draw_separators(axes: Axes, shown: Map) -> None:
 
 
 def _draw_sides(axes: Axes, x: Side, y: Side, directed: bool) -> None:
-    """Layers and names of the rows (network x, on the left) and the columns (y, below)."""
+    """Layers and names of the rows (representation x, on the left) and the columns (y, below)."""
     axes.set_yticks([i for i, _ in x.ticks], [label for _, label in x.ticks])
     axes.set_xticks([i for i, _ in y.ticks], [label for _, label in y.ticks])
     axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=1.5)
@@ -195,7 +197,7 @@ def _draw_sides(axes: Axes, x: Side, y: Side, directed: bool) -> None:
     _draw_names(axes, x, "x name", rotation=90, ha="right", va="center")
     _draw_names(axes, y, "y name", rotation=0, ha="center", va="top")
     kind = " (layer)" if x.ticks else ""
-    row, column = ("row x", "column y") if directed else ("network x", "network y")
+    row, column = ("row x", "column y") if directed else ("representation x", "representation y")
     axes.set_ylabel(f"{row}{kind}", fontsize=MEDIUM, labelpad=x.name_depth + 1)
     axes.set_xlabel(f"{column}{kind}", fontsize=MEDIUM, labelpad=y.name_depth + 1)
 

@@ -27,8 +27,8 @@ CROWD = 12  # more blocks than this are too many for a key
 _ELLIPSIS = "…"
 
 
-class Block(NamedTuple):
-    """A run of neighbouring networks of one model: positions `start` to `stop` (exclusive)."""
+class ModelSpan(NamedTuple):
+    """A run of neighbouring representations of one model: positions `start` to `stop` (exclusive)."""
 
     model: str
     start: int
@@ -54,11 +54,11 @@ class Side:
 NO_SIDE = Side([], [], {}, 0.0, 0.0)
 
 
-def blocks(matrix: xr.DataArray, axis: int) -> list[Block]:
+def blocks(matrix: xr.DataArray, axis: int) -> list[ModelSpan]:
     """The runs of one model along an axis of a result's matrix."""
     names = [str(name) for name in matrix[f"{matrix.dims[axis]}_model"].values]
     cuts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
-    return [Block(names[i], i, j) for i, j in zip(cuts, [*cuts[1:], len(names)], strict=True)]
+    return [ModelSpan(names[i], i, j) for i, j in zip(cuts, [*cuts[1:], len(names)], strict=True)]
 
 
 def short_names(models: Sequence[str]) -> list[str]:
@@ -142,7 +142,7 @@ def _name_lines(name: str, room: float) -> list[str] | None:
 
 
 def _place_names(
-    runs: Sequence[Block], cell: float
+    runs: Sequence[ModelSpan], cell: float
 ) -> tuple[list[tuple[float, str]], dict[str, str]]:
     """Model names with their positions in points, and a key for blocks too small for a name."""
     side = cell * runs[-1].stop
@@ -172,7 +172,7 @@ def _place_names(
 
 
 def _place_ticks(
-    runs: Sequence[Block], layers: Sequence[int], cell: float
+    runs: Sequence[ModelSpan], layers: Sequence[int], cell: float
 ) -> list[tuple[int, str]]:
     """The layers to name, by position: each block's first, then multiples of a common step."""
     if len(runs) == len(layers):

@@ -1,13 +1,13 @@
 """The similarity measures, one family a file, and their registry."""
 
-from speechsim_jax.measures.base import Measure, Pair, Ranking, SamplePair
+from speechsim_jax.measures.base import Measure, Ranking, RepresentationPair, SamplePair
 from speechsim_jax.measures.registry import (
     ATTENTION,
     MEASURES,
     PAPER,
     RANKINGS,
     AttentionMeasure,
-    Chosen,
+    MeasureSelection,
     list_measures,
     register,
     resolve,
@@ -19,9 +19,9 @@ __all__ = [
     "PAPER",
     "RANKINGS",
     "AttentionMeasure",
-    "Chosen",
+    "MeasureSelection",
     "Measure",
-    "Pair",
+    "RepresentationPair",
     "Ranking",
     "SamplePair",
     "list_measures",

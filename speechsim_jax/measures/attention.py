@@ -1,7 +1,7 @@
 """Attention level: how alike are the maps of two heads, and of two layers' heads?
 
-Head measures give a similarity of every two heads. A network (the heads of one layer) x is then as
-well accounted for by y as its heads are on average by their best counterparts,
+Head measures give a similarity of every two heads. A representation (the heads of one layer) x is
+then as well accounted for by y as its heads are on average by their best counterparts,
 
     score(x, y) = mean over heads a of x of max over heads b of y of similarity(a, b)
 
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from speechsim_jax.measures import cca, cka
-from speechsim_jax.measures.base import Pair
+from speechsim_jax.measures.base import RepresentationPair
 from speechsim_jax.statistics.attention_finished import FinishedAttention, MapMeans
 from speechsim_jax.statistics.attention_sums import BASELINES
 
@@ -30,7 +30,7 @@ _DIMS = ("x_attention", "y_attention")
 
 @dataclasses.dataclass(frozen=True)
 class AttentionMeasure:
-    """One similarity of the attention of two networks.
+    """One similarity of the attention of two representations.
 
     Either `of_heads` (means over maps -> similarity of what was compared) with the sum that it
     `needs`, or `of_layers`, a measure on moments with heads as neurons.
@@ -43,7 +43,7 @@ class AttentionMeasure:
     symmetric: bool = False
     of_heads: Callable[[MapMeans], Similarity] | None = None
     needs: str | None = None
-    of_layers: Callable[[Pair], float] | None = None
+    of_layers: Callable[[RepresentationPair], float] | None = None
     level: str = "attention"
     statistic: str = "attention"
 
@@ -177,12 +177,12 @@ PAPER = ("attn_frobenius", "attn_js", "attn_pearson")
 def score_attention(
     found: FinishedAttention, measures: Sequence[AttentionMeasure]
 ) -> tuple[dict[str, np.ndarray], Extras]:
-    """Each measure's [x, y] over networks, and details.
+    """Each measure's [x, y] over representations, and details.
 
     Of a head measure NAME: `NAME_heads` [x, y, head_x, head_y]; `NAME_best` and `NAME_match`
     [x, y, head_x], the best counterpart's similarity and number; `NAME_baseline` [x, baseline,
-    head_x], its similarity with what `baseline` names. Where a network has fewer heads they end in
-    NaN or -1.
+    head_x], its similarity with what `baseline` names. Where a representation has fewer heads they
+    end in NaN or -1.
     """
     matrices = {}
     extras: Extras = {}
@@ -197,9 +197,16 @@ def score_attention(
     return matrices, extras
 
 
-def _over_pairs(found: FinishedAttention, function: Callable[[Pair], float]) -> np.ndarray:
-    networks = found.moments.networks
-    return np.array([[function(Pair(found.moments, x, y)) for y in networks] for x in networks])
+def _over_pairs(
+    found: FinishedAttention, function: Callable[[RepresentationPair], float]
+) -> np.ndarray:
+    representations = found.moments.representations
+    return np.array(
+        [
+            [function(RepresentationPair(found.moments, x, y)) for y in representations]
+            for x in representations
+        ]
+    )
 
 
 def _over_heads(found: FinishedAttention, measure: AttentionMeasure) -> tuple[np.ndarray, Extras]:

@@ -9,17 +9,23 @@ import numpy as np
 from jaxtyping import Float
 
 from speechsim_jax.statistics.linalg import Matrix, Vector
-from speechsim_jax.statistics.moments_finished import Energies, FinishedMoments, NetworkMoments
-from speechsim_jax.statistics.sample import SampledNetwork
+from speechsim_jax.statistics.moments_finished import (
+    Energies,
+    FinishedMoments,
+    RepresentationMoments,
+)
+from speechsim_jax.statistics.sample import SampledRepresentation
 
 Level = Literal["neuron", "mixed", "layer"]
 Statistic = Literal["moments", "sample"]
 
 
-class Pair:
-    """Networks x and y of finished moments. Pieces that several measures read are made once."""
+class RepresentationPair:
+    """Representations x and y of finished moments. Pieces that several measures read are made once."""
 
-    def __init__(self, moments: FinishedMoments, x: NetworkMoments, y: NetworkMoments):
+    def __init__(
+        self, moments: FinishedMoments, x: RepresentationMoments, y: RepresentationMoments
+    ):
         self.moments, self.x, self.y = moments, x, y
         self.made: dict[Hashable, Any] = {}
 
@@ -30,13 +36,13 @@ class Pair:
 
     @property
     def same(self) -> bool:
-        """Whether x and y are one network."""
+        """Whether x and y are one representation."""
         return self.x is self.y
 
     @functools.cached_property
-    def swapped(self) -> "Pair":
+    def swapped(self) -> "RepresentationPair":
         """The pair (y, x), sharing what both directions need."""
-        other = Pair(self.moments, self.y, self.x)
+        other = RepresentationPair(self.moments, self.y, self.x)
         for name in ("scatter", "correlation", "live_correlation"):
             other.__dict__[name] = getattr(self, name).T
         return other
@@ -66,10 +72,10 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class SamplePair:
-    """Networks x and y on one sample of rows. What is of one network is kept there (`once`)."""
+    """Representations x and y on one sample of rows. What is of one representation is kept there (`once`)."""
 
-    x: SampledNetwork
-    y: SampledNetwork
+    x: SampledRepresentation
+    y: SampledRepresentation
 
     @property
     def rows(self) -> int:
@@ -78,7 +84,7 @@ class SamplePair:
 
     @property
     def same(self) -> bool:
-        """Whether x and y are one network."""
+        """Whether x and y are one representation."""
         return self.x is self.y
 
     @property
@@ -89,13 +95,13 @@ class SamplePair:
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """One similarity (or distance) of a pair of networks.
+    """One similarity (or distance) of a pair of representations.
 
     `name` is that of the result's variable; a name that ends in `_distance` falls with likeness.
     `summary` and `reference` (author and year, equation) are what users are told, `limits` the
     least and the greatest score. `symmetric`: the score of (y, x) is that of (x, y) and is not
     worked out again. `function` gives the score of (x, y), how well y accounts for x where it is
-    asymmetric; it reads a `Pair` if the `statistic` is "moments" (all rows), a `SamplePair` if it
+    asymmetric; it reads a `RepresentationPair` if the `statistic` is "moments" (all rows), a `SamplePair` if it
     is "sample". `details` gives named arrays beside the score, each with its dimension ("neuron" of
     x, "k" for canonical correlations, None for a single number).
     """
@@ -113,7 +119,7 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """A score for every neuron of every network, made of its best correlations elsewhere.
+    """A score for every neuron of every representation, made of its best correlations elsewhere.
 
     `function` takes the best correlation of each neuron in each other model [neuron, model].
     """

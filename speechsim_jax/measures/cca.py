@@ -7,24 +7,24 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from speechsim_jax.measures.base import Measure, Pair
+from speechsim_jax.measures.base import Measure, RepresentationPair
 from speechsim_jax.measures.regression import on_directions
 from speechsim_jax.statistics.linalg import Whitening, svd
-from speechsim_jax.statistics.moments_finished import NetworkMoments
+from speechsim_jax.statistics.moments_finished import RepresentationMoments
 
 # Share of the variance below which directions are kept.
 SVCCA_SHARE = 0.99
 
 
 Cut = Callable[[Whitening], int]
-Axes = Callable[[NetworkMoments], Whitening]
+Axes = Callable[[RepresentationMoments], Whitening]
 
 
 class Canonical(NamedTuple):
     """Correlations rho (falling) of the pairs of canonical directions Wx u and Wy v.
 
-    `x`, `y`: the whitenings, cut to the kept directions; u is `left`, v is `right`. A network with
-    itself has correlations of exactly 1, and its directions are not unique.
+    `x`, `y`: the whitenings, cut to the kept directions; u is `left`, v is `right`. A
+    representation with itself has correlations of exactly 1, and its directions are not unique.
     """
 
     x: Whitening
@@ -63,7 +63,7 @@ def all_directions(white: Whitening) -> int:
     return white.rank
 
 
-def canonical(pair: Pair) -> Canonical:
+def canonical(pair: RepresentationPair) -> Canonical:
     """The SVD of Wx' R_xy Wy on the directions that `svcca` keeps; made once for both orders."""
     if canonical not in pair.made:
         x, y = (white.first(kept_directions(white)) for white in (zscored(pair.x), zscored(pair.y)))
@@ -76,17 +76,19 @@ def canonical(pair: Pair) -> Canonical:
     return pair.made[canonical]
 
 
-def zscored(network: NetworkMoments) -> Whitening:
+def zscored(representation: RepresentationMoments) -> Whitening:
     """Directions of the correlation matrix: every neuron weighs the same."""
-    return network.whitening
+    return representation.whitening
 
 
-def centred(network: NetworkMoments) -> Whitening:
+def centred(representation: RepresentationMoments) -> Whitening:
     """Directions of the covariance matrix: neurons weigh by their variance."""
-    return network.centred_whitening
+    return representation.centred_whitening
 
 
-def correlations(pair: Pair, cut: Cut, axes: Axes = zscored) -> Float[np.ndarray, " k"]:
+def correlations(
+    pair: RepresentationPair, cut: Cut, axes: Axes = zscored
+) -> Float[np.ndarray, " k"]:
     """The canonical correlations alone, on the directions that `cut` keeps: half an SVD."""
     if (cut, axes) not in pair.made:
         x, y = (white.first(cut(white)) for white in (axes(pair.x), axes(pair.y)))
@@ -103,17 +105,17 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
-def svcca(pair: Pair) -> float:
+def svcca(pair: RepresentationPair) -> float:
     """Mean canonical correlation between the leading subspaces of z-scored x and y.
 
     Each subspace keeps the directions whose cumulative variance is strictly below 99 % (at least
-    one). In [0, 1], symmetric. NaN if a network has no variance. Source: Raghu et al. 2017
+    one). In [0, 1], symmetric. NaN if a representation has no variance. Source: Raghu et al. 2017
     (arXiv 1706.05806); the cut is that of Wu et al. 2020.
     """
     return _mean(canonical(pair).rho)
 
 
-def svcca_ge(pair: Pair) -> float:
+def svcca_ge(pair: RepresentationPair) -> float:
     """SVCCA of z-scored neurons, keeping directions until 99 % of the variance is reached.
 
     The cut of most other libraries, one direction more than `svcca`'s. In [0, 1], symmetric.
@@ -122,7 +124,7 @@ def svcca_ge(pair: Pair) -> float:
     return _mean(correlations(pair, directions_to_reach))
 
 
-def svcca_centred(pair: Pair) -> float:
+def svcca_centred(pair: RepresentationPair) -> float:
     """SVCCA of centred neurons that are not z-scored, with `svcca`'s cut.
 
     Directions and cut are those of the covariance, so neurons of high variance decide which are
@@ -133,7 +135,7 @@ def svcca_centred(pair: Pair) -> float:
     return _mean(correlations(pair, kept_directions, centred))
 
 
-def svcca_centred_ge(pair: Pair) -> float:
+def svcca_centred_ge(pair: RepresentationPair) -> float:
     """SVCCA of centred neurons, keeping directions until 99 % of the variance is reached.
 
     What most other libraries compute. In [0, 1], symmetric. Source: Raghu et al. 2017 (arXiv
@@ -142,7 +144,7 @@ def svcca_centred_ge(pair: Pair) -> float:
     return _mean(correlations(pair, directions_to_reach, centred))
 
 
-def mean_cca(pair: Pair) -> float:
+def mean_cca(pair: RepresentationPair) -> float:
     """Mean canonical correlation of all directions above the rank tolerance.
 
     In [0, 1], symmetric; invariant to any invertible linear map. With few frames it is high for
@@ -151,7 +153,7 @@ def mean_cca(pair: Pair) -> float:
     return _mean(correlations(pair, all_directions))
 
 
-def mean_cca2(pair: Pair) -> float:
+def mean_cca2(pair: RepresentationPair) -> float:
     """Mean squared canonical correlation (R^2_CCA). In [0, 1], symmetric.
 
     Source: Kornblith et al. 2019 (arXiv 1905.00414), table 1.
@@ -159,8 +161,8 @@ def mean_cca2(pair: Pair) -> float:
     return _mean(np.square(correlations(pair, all_directions)))
 
 
-def canonical_correlations(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
-    """The canonical correlations, falling, and the mean of their squares for unrelated networks.
+def canonical_correlations(pair: RepresentationPair) -> Mapping[str, tuple[str | None, np.ndarray]]:
+    """The canonical correlations, falling, and the mean of their squares for unrelated representations.
 
     With independent rows that mean is max(kx, ky) / (n - 1) for kx and ky kept directions. Frames
     are correlated in time, so the floor of unrelated speech is higher.
@@ -173,27 +175,27 @@ def canonical_correlations(pair: Pair) -> Mapping[str, tuple[str | None, np.ndar
     }
 
 
-def pwcca(pair: Pair) -> float:
+def pwcca(pair: RepresentationPair) -> float:
     """SVCCA's correlations, weighted by how much of x their directions account for.
 
     sum a s / sum a with a_i = sum_j |<h_i, x_j>|, h = Xz Wx u the canonical variates and x_j the
     neurons on their raw scale: a = row sums of |(Wx u)' R_xx diag(std_x)|. In [0, 1], asymmetric;
-    1 for a network with itself by definition (its variates are not unique). Source: Morcos et al.
-    2018 (arXiv 1806.05759), equation 2, on the subspaces and scale of Wu et al. 2020.
+    1 for a representation with itself by definition (its variates are not unique). Source: Morcos
+    et al. 2018 (arXiv 1806.05759), equation 2, on the subspaces and scale of Wu et al. 2020.
     """
     return _projection_weighted(pair, pair.x.std[pair.x.live])
 
 
-def pwcca_zscored(pair: Pair) -> float:
+def pwcca_zscored(pair: RepresentationPair) -> float:
     """PWCCA whose weights read z-scored neurons, so that large neurons do not set them.
 
-    a = row sums of |(Wx u)' R_xx|. In [0, 1], asymmetric; 1 for a network with itself. Source:
-    Morcos et al. 2018 (arXiv 1806.05759), equation 2, on z-scored data.
+    a = row sums of |(Wx u)' R_xx|. In [0, 1], asymmetric; 1 for a representation with itself.
+    Source: Morcos et al. 2018 (arXiv 1806.05759), equation 2, on z-scored data.
     """
     return _projection_weighted(pair, np.ones(int(pair.x.live.sum())))
 
 
-def _projection_weighted(pair: Pair, scale: np.ndarray) -> float:
+def _projection_weighted(pair: RepresentationPair, scale: np.ndarray) -> float:
     """sum a s / sum a, a = row sums of |(Wx u)' R_xx diag(scale)|."""
     if pair.same:
         return 1.0 if pair.x.whitening.rank else float("nan")

@@ -4,32 +4,35 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from speechsim_jax.measures.base import Measure, Pair, divide
+from speechsim_jax.measures.base import Measure, RepresentationPair, divide
 
 
-def lincka(pair: Pair) -> float:
+def lincka(pair: RepresentationPair) -> float:
     """||S_xy||_F^2 / (||S_xx||_F ||S_yy||_F); centred, not z-scored.
 
-    In [0, 1], symmetric; invariant to rotation, scale and shift. NaN if a network has no variance.
+    In [0, 1], symmetric; invariant to rotation, scale and shift. NaN if a representation has no
+    variance.
     Source: Kornblith et al. 2019 (arXiv 1905.00414), equation 4; Wu et al. 2020.
     """
     numerator = float(np.sum(np.square(pair.scatter)))
     return divide(numerator, pair.x.scatter_norm * pair.y.scatter_norm)
 
 
-def lincka_floor(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
-    """The lincka to expect of unrelated networks with as many independent rows.
+def lincka_floor(pair: RepresentationPair) -> Mapping[str, tuple[str | None, np.ndarray]]:
+    """The lincka to expect of unrelated representations with as many independent rows.
 
     tr(S_xx) tr(S_yy) / ((n - 1) ||S_xx||_F ||S_yy||_F), the mean over permutations of the rows.
     Frames are correlated in time, so the floor of unrelated speech is higher.
     """
-    traces = [network.std @ network.std * pair.rows for network in (pair.x, pair.y)]
+    traces = [
+        representation.std @ representation.std * pair.rows for representation in (pair.x, pair.y)
+    ]
     norms = pair.x.scatter_norm * pair.y.scatter_norm
     floor = divide(float(traces[0] * traces[1]), (pair.rows - 1) * norms)
     return {"lincka_floor": (None, np.array(floor))}
 
 
-def lincka_zscored(pair: Pair) -> float:
+def lincka_zscored(pair: RepresentationPair) -> float:
     """Linear CKA of z-scored neurons: ||R_xy||_F^2 / (||R_xx||_F ||R_yy||_F).
 
     In [0, 1], symmetric. Beside `lincka` it tells how much a few neurons of high variance decide.
@@ -39,7 +42,7 @@ def lincka_zscored(pair: Pair) -> float:
     return divide(numerator, pair.x.correlation_norm * pair.y.correlation_norm)
 
 
-def lincka_debiased(pair: Pair) -> float:
+def lincka_debiased(pair: RepresentationPair) -> float:
     """Linear CKA with the unbiased HSIC estimator, exact, from sums of one pass.
 
     HSIC1(x, y) / sqrt(HSIC1(x, x) HSIC1(y, y)); near 0 for independent rows (frames are not
@@ -48,13 +51,16 @@ def lincka_debiased(pair: Pair) -> float:
     """
     if pair.rows < 4:
         return float("nan")
-    own = [_hsic1(Pair(pair.moments, network, network)) for network in (pair.x, pair.y)]
+    own = [
+        _hsic1(RepresentationPair(pair.moments, representation, representation))
+        for representation in (pair.x, pair.y)
+    ]
     if min(own) <= 0:
         return float("nan")
     return _hsic1(pair) / (own[0] * own[1]) ** 0.5
 
 
-def _hsic1(pair: Pair) -> float:
+def _hsic1(pair: RepresentationPair) -> float:
     """Song et al.'s U-statistic with linear kernels; rows are shifted by the pilot.
 
     With sx = sum x, C = sum x y', qx = sum |x|^2, p = sum |x|^2 |y|^2, vy = sum |x|^2 y:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from speechsim_jax.measures.base import Measure, SamplePair, divide
 from speechsim_jax.measures.neighbours import upper
-from speechsim_jax.statistics.sample import SampledNetwork
+from speechsim_jax.statistics.sample import SampledRepresentation
 
 # Squared distances below this share of the largest squared norm are 0 to rounding.
 _SAME_ROW = 1e-13
@@ -25,14 +25,14 @@ class Gram:
     sums: Float[np.ndarray, " row"]
 
 
-def gram(network: SampledNetwork, bandwidth: float | None = None) -> Gram:
+def gram(representation: SampledRepresentation, bandwidth: float | None = None) -> Gram:
     """exp(-d^2 / (2 m)) of all pairs of rows.
 
     m, the squared bandwidth, is the median of the n x n squared distances unless given, diagonal
     included; the lower median where the count is even. All NaN if m is 0 (half of all pairs are of
     equal rows).
     """
-    distances = _squared_distances(network.rows)
+    distances = _squared_distances(representation.rows)
     n = len(distances)
     m = _median(upper(distances), n) if bandwidth is None else bandwidth
     if m <= 0:
@@ -114,12 +114,12 @@ def rbfcka_debiased(pair: SamplePair) -> float:
     return hsic1(pair.x.once(gram), pair.y.once(gram)) / (own[0] * own[1]) ** 0.5
 
 
-def _hsic0_self(network: SampledNetwork) -> float:
-    return hsic0(network.once(gram), network.once(gram))
+def _hsic0_self(representation: SampledRepresentation) -> float:
+    return hsic0(representation.once(gram), representation.once(gram))
 
 
-def _hsic1_self(network: SampledNetwork) -> float:
-    return hsic1(network.once(gram), network.once(gram))
+def _hsic1_self(representation: SampledRepresentation) -> float:
+    return hsic1(representation.once(gram), representation.once(gram))
 
 
 MEASURES = (

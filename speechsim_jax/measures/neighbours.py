@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from speechsim_jax.measures.base import Measure, SamplePair
-from speechsim_jax.statistics.sample import SampledNetwork
+from speechsim_jax.statistics.sample import SampledRepresentation
 
 # The neighbours that `mutual_knn` compares.
 NEIGHBOURS = 10
@@ -28,19 +28,19 @@ def _unit(x: Float[np.ndarray, "row neuron"]) -> Float[np.ndarray, "row neuron"]
 
 
 def neighbours(
-    network: SampledNetwork, k: int, exclude_within_utterance: bool
+    representation: SampledRepresentation, k: int, exclude_within_utterance: bool
 ) -> Int64[np.ndarray, "row k"]:
     """The k rows of the largest cosine with each row, itself left out; -1 where there are fewer.
 
     Ties go by the order of the rows.
     """
-    x = _unit(network.rows)
+    x = _unit(representation.rows)
     n = len(x)
     far = -np.round(x @ x.T, _DECIMALS)
     barred = np.eye(n, dtype=bool)
     if exclude_within_utterance:
-        known = network.utterance >= 0
-        barred |= (network.utterance[:, None] == network.utterance) & known
+        known = representation.utterance >= 0
+        barred |= (representation.utterance[:, None] == representation.utterance) & known
     far[barred] = np.inf
     nearest = np.argsort(far, axis=1, kind="stable")[:, :k]
     enough = n - barred.sum(axis=1) >= k
@@ -55,9 +55,10 @@ def mutual_knn(
     |N_x(i) & N_y(i)| / k with cosine similarity, columns not centred. Rows of the same utterance
     are no neighbours (`exclude_within_utterance`), for neighbours in time are otherwise the answer;
     where utterances are not known nothing is excluded but the row itself. In [0, 1], symmetric;
-    unrelated networks with independent rows score k / (n - 1). A row with fewer than k candidates
-    is left out; NaN if none is left (n <= k, or one utterance only). A row of zeros has cosine 0
-    with all. Source: Huh et al. 2024 (arXiv 2405.07987), appendix A; the exclusion is ours.
+    unrelated representations with independent rows score k / (n - 1). A row with fewer than k
+    candidates is left out; NaN if none is left (n <= k, or one utterance only). A row of zeros has
+    cosine 0 with all. Source: Huh et al. 2024 (arXiv 2405.07987), appendix A; the exclusion is
+    ours.
     """
     x, y = (n.once(neighbours, k, exclude_within_utterance) for n in (pair.x, pair.y))
     counted = x[:, 0] >= 0
@@ -67,13 +68,13 @@ def mutual_knn(
     return float(shared / (k * counted.sum()))
 
 
-def ranked_dissimilarities(network: SampledNetwork) -> Float[np.ndarray, " entry"]:
+def ranked_dissimilarities(representation: SampledRepresentation) -> Float[np.ndarray, " entry"]:
     """Ranks of 1 - Pearson correlation over all pairs of rows, to mean 0 and length 1.
 
     Ties share their mean rank. A row whose neurons are all equal has correlation 0 with all. All
     NaN where every dissimilarity is the same.
     """
-    x = network.rows
+    x = representation.rows
     constant = np.ptp(x, axis=1) == 0
     x = np.where(constant[:, None], 0, x - x.mean(axis=1, keepdims=True))
     x = _unit(x)
@@ -90,11 +91,11 @@ def rsa(pair: SamplePair) -> float:
     """Spearman correlation of the dissimilarities 1 - Pearson(row i, row j) of x and of y.
 
     Over the pairs i < j, columns not centred. In [-1, 1], symmetric; invariant to scale and to a
-    shift common to all neurons. A constant row has correlation 0 with all. NaN if a network's
-    dissimilarities are all the same, so for n < 3 and for a network of one neuron. Source:
-    Kriegeskorte et al. 2008 (Frontiers in Systems Neuroscience 2:4).
+    shift common to all neurons. A constant row has correlation 0 with all. NaN if a
+    representation's dissimilarities are all the same, so for n < 3 and for a representation of one
+    neuron. Source: Kriegeskorte et al. 2008 (Frontiers in Systems Neuroscience 2:4).
     """
-    ranks = [network.once(ranked_dissimilarities) for network in (pair.x, pair.y)]
+    ranks = [representation.once(ranked_dissimilarities) for representation in (pair.x, pair.y)]
     return float(ranks[0] @ ranks[1]) if pair.rows > 1 else float("nan")
 
 

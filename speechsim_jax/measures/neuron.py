@@ -1,4 +1,4 @@
-"""Single neurons: is the same neuron found again in the other network?"""
+"""Single neurons: is the same neuron found again in the other representation?"""
 
 import functools
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Int
 
-from speechsim_jax.measures.base import Measure, Pair, Ranking
+from speechsim_jax.measures.base import Measure, Ranking, RepresentationPair
 from speechsim_jax.measures.regression import on_directions
 from speechsim_jax.statistics.linalg import Matrix, Vector
 
@@ -15,7 +15,7 @@ from speechsim_jax.statistics.linalg import Matrix, Vector
 _ROTATIONS = 3
 
 
-def maxcorr(pair: Pair) -> float:
+def maxcorr(pair: RepresentationPair) -> float:
     """Mean over neurons i of x of max_j |corr(x_i, y_j)|; a dead neuron of x counts as 0.
 
     In [0, 1], asymmetric. Source: Wu et al. 2020, section 4.1 ("maxcorr"); "neuronsim" in
@@ -25,7 +25,7 @@ def maxcorr(pair: Pair) -> float:
     return float(value.mean())
 
 
-def maxcorr_winners(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
+def maxcorr_winners(pair: RepresentationPair) -> Mapping[str, tuple[str | None, np.ndarray]]:
     """The best |correlation| in y of each neuron of x, and the neuron that has it (-1: none)."""
     value, index = winners(pair.correlation)
     return {
@@ -34,7 +34,7 @@ def maxcorr_winners(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
     }
 
 
-def matchcorr(pair: Pair) -> float:
+def matchcorr(pair: RepresentationPair) -> float:
     """Mean |correlation| under the best one-to-one matching of neurons.
 
     Over the smaller side; in [0, 1], symmetric. Below `maxcorr` where many neurons of x share one
@@ -44,29 +44,30 @@ def matchcorr(pair: Pair) -> float:
     return float(magnitude[scipy.optimize.linear_sum_assignment(magnitude, maximize=True)].mean())
 
 
-def rotcorr(pair: Pair) -> float:
+def rotcorr(pair: RepresentationPair) -> float:
     """The maxcorr to expect if y's axes meant nothing: its mean over random rotations of y.
 
     Correlations of x with Q y, y z-scored: R_xy Q' / sqrt(diag(Q R_yy Q')), Q Haar, a few seeded
     draws that all pairs share. In [0, 1], asymmetric. maxcorr well above it means that single
     neurons, not only the subspace, are shared (the "privileged basis" of El Kheir et al. 2024).
-    Source: after Khosla & Williams 2023 (arXiv 2311.09466), who compare with rotated networks.
+    Source: after Khosla & Williams 2023 (arXiv 2311.09466), who compare with rotated
+    representations.
     """
     return float(np.mean(_rotated_maxcorr(pair)))
 
 
-def rotcorr_spread(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
+def rotcorr_spread(pair: RepresentationPair) -> Mapping[str, tuple[str | None, np.ndarray]]:
     """The standard deviation of maxcorr over the draws of `rotcorr`."""
     return {"rotcorr_spread": (None, np.array(np.std(_rotated_maxcorr(pair), ddof=1)))}
 
 
-def _rotated_maxcorr(pair: Pair) -> list[float]:
+def _rotated_maxcorr(pair: RepresentationPair) -> list[float]:
     if _rotated_maxcorr not in pair.made:
         pair.made[_rotated_maxcorr] = [_one_rotation(pair, draw) for draw in range(_ROTATIONS)]
     return pair.made[_rotated_maxcorr]
 
 
-def _one_rotation(pair: Pair, draw: int) -> float:
+def _one_rotation(pair: RepresentationPair, draw: int) -> float:
     """Through the directions of y = V sqrt(values): R_xy W (Q V sqrt(values))' is R_xy Q'."""
     white = pair.y.whitening
     turned = _haar(len(white.vectors), draw) @ (white.vectors * np.sqrt(white.values))

@@ -30,7 +30,7 @@ PAPER = ("maxcorr", "mincorr", "linreg", "lincka", "svcca", "pwcca")
 """The measures of El Kheir et al. 2024 on neurons and layers, for `measures="paper"`."""
 
 
-class Chosen(NamedTuple):
+class MeasureSelection(NamedTuple):
     """What a comparison is to compute, by the statistics it needs."""
 
     measures: tuple[Measure, ...]
@@ -70,7 +70,7 @@ def list_measures() -> tuple[Measure | Ranking | AttentionMeasure, ...]:
     return (*MEASURES.values(), *rankings, *ATTENTION.values())
 
 
-def resolve(wanted: str | Sequence[str], levels: Sequence[str] | None = None) -> Chosen:
+def resolve(wanted: str | Sequence[str], levels: Sequence[str] | None = None) -> MeasureSelection:
     """The measures asked for: "paper", "all", or names.
 
     `levels` keeps those of "neuron", "mixed", "layer" or "attention". Attention is costly, so
@@ -103,7 +103,7 @@ def resolve(wanted: str | Sequence[str], levels: Sequence[str] | None = None) ->
     if rankings and "maxcorr" not in names:
         names = ["maxcorr", *names]
     unique = tuple(dict.fromkeys(names))
-    return Chosen(
+    return MeasureSelection(
         tuple(MEASURES[name] for name in unique if name in MEASURES),
         rankings,
         tuple(ATTENTION[name] for name in unique if name in ATTENTION),

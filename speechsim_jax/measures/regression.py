@@ -4,18 +4,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from speechsim_jax.measures.base import Measure, Pair, divide
+from speechsim_jax.measures.base import Measure, RepresentationPair, divide
 from speechsim_jax.statistics.linalg import Matrix, Vector
 
 
-def on_directions(pair: Pair) -> Matrix:
+def on_directions(pair: RepresentationPair) -> Matrix:
     """R_xy W, W the whitening of y: correlations of x's live neurons with the directions of y."""
     if on_directions not in pair.made:
         pair.made[on_directions] = pair.live_correlation @ pair.y.whitening.matrix
     return pair.made[on_directions]
 
 
-def multiple_correlations(pair: Pair) -> Vector:
+def multiple_correlations(pair: RepresentationPair) -> Vector:
     """r_i = |W' R_y,xi| for each live neuron i of x, W the whitening of y.
 
     The correlation of x_i with its least-squares prediction from all of y.
@@ -23,7 +23,7 @@ def multiple_correlations(pair: Pair) -> Vector:
     return np.linalg.norm(on_directions(pair), axis=1)
 
 
-def linreg(pair: Pair) -> float:
+def linreg(pair: RepresentationPair) -> float:
     """Mean over live neurons of x of r, the multiple correlation with y (not R^2).
 
     In [0, 1], asymmetric. Directions of y below the rank tolerance are left out (the published
@@ -34,15 +34,15 @@ def linreg(pair: Pair) -> float:
     return float(r.mean()) if r.size else float("nan")
 
 
-def linreg_floor(pair: Pair) -> Mapping[str, tuple[str | None, np.ndarray]]:
-    """The r^2 to expect of unrelated networks with as many independent rows: rank(y) / (n - 1).
+def linreg_floor(pair: RepresentationPair) -> Mapping[str, tuple[str | None, np.ndarray]]:
+    """The r^2 to expect of unrelated representations with as many independent rows: rank(y) / (n - 1).
 
     Frames are correlated in time, so the floor of unrelated speech is higher.
     """
     return {"linreg_r2_floor": (None, np.array(pair.y.whitening.rank / (pair.rows - 1)))}
 
 
-def linreg_r2(pair: Pair) -> float:
+def linreg_r2(pair: RepresentationPair) -> float:
     """Mean over live neurons of x of r^2, the share of each neuron's variance that y explains.
 
     In [0, 1], asymmetric; every neuron weighs the same. Source: Kornblith et al. 2019 (arXiv
@@ -52,7 +52,7 @@ def linreg_r2(pair: Pair) -> float:
     return float(np.square(r).mean()) if r.size else float("nan")
 
 
-def linreg_r2_global(pair: Pair) -> float:
+def linreg_r2_global(pair: RepresentationPair) -> float:
     """Explained over total variance of x: sum r_i^2 var_i / sum var_i.
 
     In [0, 1], asymmetric; neurons weigh by their variance. Source: Kornblith et al. 2019 (arXiv

@@ -1,4 +1,4 @@
-"""All measures over all pairs of networks, from the finished statistics."""
+"""All measures over all pairs of representations, from the finished statistics."""
 
 import dataclasses
 import functools
@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 
 from speechsim_jax.measures.attention import AttentionMeasure, score_attention
-from speechsim_jax.measures.base import Measure, Pair, Ranking, SamplePair, divide
+from speechsim_jax.measures.base import Measure, Ranking, RepresentationPair, SamplePair, divide
 from speechsim_jax.measures.cca import kept_directions
-from speechsim_jax.results.result import NetworkName
+from speechsim_jax.results.result import RepresentationName
 from speechsim_jax.statistics.attention_finished import FinishedAttention
 from speechsim_jax.statistics.linalg import map_in_threads
-from speechsim_jax.statistics.moments_finished import FinishedMoments, NetworkMoments
+from speechsim_jax.statistics.moments_finished import FinishedMoments, RepresentationMoments
 from speechsim_jax.statistics.sample import Sample
 
 Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
-# What the networks of one block may keep: per network a kernel and ranked dissimilarities, 8 n^2
-# bytes together for n rows (32 MB for 2000). The temporaries of each thread, 40 n^2, come on top.
+# What the representations of one block may keep: per representation a kernel and ranked
+# dissimilarities, 8 n^2 bytes together for n rows (32 MB for 2000). The temporaries of each thread,
+# 40 n^2, come on top.
 _SAMPLE_BYTES = 2**31
 
 
@@ -40,15 +41,15 @@ def score_all(
     on_pair: Callable[[], object] = lambda: None,
     sample: Sample | None = None,
 ) -> Scores:
-    """Score every ordered pair; `models` names the model of each network, for the rankings.
+    """Score every ordered pair; `models` names the model of each representation, for the rankings.
 
     `on_pair` is called after each unordered pair, for progress: once for each statistic that the
     measures read. `sample` is needed by measures on the sample only.
     """
-    count = len(moments.networks)
+    count = len(moments.representations)
     matrices = {measure.name: np.full((count, count), np.nan) for measure in measures}
     extras: Extras = {}
-    longest = max(network.width for network in moments.networks)
+    longest = max(representation.width for representation in moments.representations)
     on_moments = [measure for measure in measures if measure.statistic == "moments"]
     on_sample = [measure for measure in measures if measure.statistic == "sample"]
     for scored in itertools.chain(_on_moments(moments, on_moments), _on_sample(sample, on_sample)):
@@ -66,7 +67,7 @@ def score_all(
         extras["svcca_rho"] = dims, rho[:, :, : int(np.isfinite(rho).sum(axis=2).max(initial=1))]
     if rankings:
         extras |= rank_neurons(extras["best_corr"][1], rankings, models)
-    return Scores(matrices, extras | network_facts(moments))
+    return Scores(matrices, extras | representation_facts(moments))
 
 
 def _empty(
@@ -91,36 +92,36 @@ class _View:
 def _on_moments(moments: FinishedMoments, measures: Sequence[Measure]) -> Iterator[list[_View]]:
     """Every unordered pair on the moments."""
 
-    def pair(i: int, j: int) -> Pair:
-        return Pair(moments, moments.networks[i], moments.networks[j])
+    def pair(i: int, j: int) -> RepresentationPair:
+        return RepresentationPair(moments, moments.representations[i], moments.representations[j])
 
     if measures:
-        pairs = itertools.combinations_with_replacement(range(len(moments.networks)), 2)
+        pairs = itertools.combinations_with_replacement(range(len(moments.representations)), 2)
         yield from map_in_threads(functools.partial(_score, pair, measures), list(pairs))
 
 
 def _on_sample(sample: Sample | None, measures: Sequence[Measure]) -> Iterator[list[_View]]:
-    """Every unordered pair on the sample; two blocks of networks at a time keep what they made."""
+    """Every unordered pair on the sample; two blocks of representations at a time keep what they made."""
     if not measures:
         return
     assert sample is not None, "measures on the sample need one"
-    networks = sample.networks
+    representations = sample.representations
 
     def pair(i: int, j: int) -> SamplePair:
-        return SamplePair(networks[i], networks[j])
+        return SamplePair(representations[i], representations[j])
 
     score = functools.partial(_score, pair, measures)
-    for a, b in sample_blocks(len(networks), len(sample.keys)):
+    for a, b in sample_blocks(len(representations), len(sample.keys)):
         yield from map_in_threads(score, [(i, j) for i in a for j in b if i <= j])
-        for index, network in enumerate(networks):
+        for index, representation in enumerate(representations):
             if index not in a:
-                network.release()
+                representation.release()
 
 
 def sample_blocks(count: int, rows: int) -> Iterator[tuple[range, range]]:
-    """Blocks of networks to take together, each pair of networks in exactly one of them.
+    """Blocks of representations to take together, each pair of representations in exactly one of them.
 
-    One block if all networks fit in the memory for it, else blocks of which two fit.
+    One block if all representations fit in the memory for it, else blocks of which two fit.
     """
     fitting = max(2, _SAMPLE_BYTES // (8 * rows**2))
     size = count if count <= fitting else fitting // 2
@@ -129,7 +130,7 @@ def sample_blocks(count: int, rows: int) -> Iterator[tuple[range, range]]:
 
 
 def _score(
-    pair_of: Callable[[int, int], Pair | SamplePair],
+    pair_of: Callable[[int, int], RepresentationPair | SamplePair],
     measures: Sequence[Measure],
     indices: tuple[int, int],
 ) -> list[_View]:
@@ -180,43 +181,47 @@ def rank_neurons(
     return extras
 
 
-def network_facts(moments: FinishedMoments) -> Extras:
-    """What to know about each network before believing a score."""
-    networks = moments.networks
+def representation_facts(moments: FinishedMoments) -> Extras:
+    """What to know about each representation before believing a score."""
+    representations = moments.representations
     facts = {
-        "width": [network.width for network in networks],
-        "rank": [network.whitening.rank for network in networks],
-        "condition": [network.whitening.condition for network in networks],
-        "svcca_directions": [kept_directions(network.whitening) for network in networks],
-        "dead_neurons": [int(np.sum(~network.live)) for network in networks],
-        "outlier_share": [_outlier_share(network) for network in networks],
-        "mean_to_std": [_mean_to_std(network) for network in networks],
+        "width": [representation.width for representation in representations],
+        "rank": [representation.whitening.rank for representation in representations],
+        "condition": [representation.whitening.condition for representation in representations],
+        "svcca_directions": [
+            kept_directions(representation.whitening) for representation in representations
+        ],
+        "dead_neurons": [int(np.sum(~representation.live)) for representation in representations],
+        "outlier_share": [_outlier_share(representation) for representation in representations],
+        "mean_to_std": [_mean_to_std(representation) for representation in representations],
     }
     return {name: (("x",), np.array(values)) for name, values in facts.items()}
 
 
-def _outlier_share(network: NetworkMoments) -> float:
+def _outlier_share(representation: RepresentationMoments) -> float:
     """Share of the variance that the top 1 % of the neurons (at least one) hold."""
-    variance = np.sort(np.square(network.std))[::-1]
+    variance = np.sort(np.square(representation.std))[::-1]
     top = max(1, round(0.01 * len(variance)))
     return divide(float(variance[:top].sum()), float(variance.sum()))
 
 
-def _mean_to_std(network: NetworkMoments) -> float:
+def _mean_to_std(representation: RepresentationMoments) -> float:
     """The largest |mean| / std of a live neuron: how much float32 had to cancel."""
-    live = network.live
-    return float(np.max(np.abs(network.mean[live]) / network.std[live], initial=0))
+    live = representation.live
+    return float(np.max(np.abs(representation.mean[live]) / representation.std[live], initial=0))
 
 
 def attention_result(
-    names: Sequence[NetworkName], found: FinishedAttention, measures: Sequence[AttentionMeasure]
+    names: Sequence[RepresentationName],
+    found: FinishedAttention,
+    measures: Sequence[AttentionMeasure],
 ) -> dict[str, Any]:
     """What `SimilarityResult.build` is to know of the attention level."""
     matrices, extras = score_attention(found, measures)
     return {
         "matrices": matrices,
         "extras": extras,
-        "attention_networks": names,
+        "attention_representations": names,
         "dims": {m.name: ("x_attention", "y_attention") for m in measures},
         "measures": {m.name: describe(m) for m in measures},
     }

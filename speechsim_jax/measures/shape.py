@@ -1,27 +1,30 @@
-"""Shape metrics: how far a rotation can bring one network's rows onto the other's."""
+"""Shape metrics: how far a rotation can bring one representation's rows onto the other's."""
 
 import math
 
 import numpy as np
 
-from speechsim_jax.measures.base import Measure, Pair, divide
+from speechsim_jax.measures.base import Measure, RepresentationPair, divide
 
 
-def procrustes(pair: Pair) -> float:
+def procrustes(pair: RepresentationPair) -> float:
     """||S_xy||_* / (||Xc||_F ||Yc||_F), the cosine of the angular Procrustes distance.
 
-    In [0, 1], symmetric; invariant to rotation, scale and shift; exactly 1 for a network with
-    itself, so that its distance is 0. NaN if a network has no variance. Source: Williams et al.
-    2021 (arXiv 2110.14739), equation 4.
+    In [0, 1], symmetric; invariant to rotation, scale and shift; exactly 1 for a representation
+    with itself, so that its distance is 0. NaN if a representation has no variance. Source:
+    Williams et al. 2021 (arXiv 2110.14739), equation 4.
     """
     if procrustes not in pair.made:
-        sizes = [network.std @ network.std * pair.rows for network in (pair.x, pair.y)]
+        sizes = [
+            representation.std @ representation.std * pair.rows
+            for representation in (pair.x, pair.y)
+        ]
         nuclear = float(sizes[0] if pair.same else np.linalg.norm(pair.scatter, "nuc"))
         pair.made[procrustes] = divide(nuclear, float(np.sqrt(sizes[0] * sizes[1])))
     return pair.made[procrustes]
 
 
-def procrustes_distance(pair: Pair) -> float:
+def procrustes_distance(pair: RepresentationPair) -> float:
     """The angular Procrustes distance arccos(procrustes) in radians, a metric.
 
     In [0, pi / 2], symmetric. Source: Williams et al. 2021 (arXiv 2110.14739), equation 4.

@@ -25,7 +25,7 @@ _CHUNK_BYTES = 2**22
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class WeightFiles:
     """A pretrained model: what it is, and (fetched and read when asked for) its files.
 
     Attributes:
@@ -120,7 +120,7 @@ def open_checkpoint(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
-) -> Checkpoint:
+) -> WeightFiles:
     """Finds a checkpoint and reads its configuration; its weights wait until they are asked for.
 
     Args:
@@ -260,11 +260,11 @@ class _Hub:
         )
 
 
-def _assemble(source: str, place: _Folder | _Hub) -> Checkpoint:
+def _assemble(source: str, place: _Folder | _Hub) -> WeightFiles:
     path = place.get("config.json")
     if path is None:
         raise UserError(f"{source}: there is no config.json; {place.hint}")
-    return Checkpoint(source, read_json(path), _find_preprocessor(place), place)
+    return WeightFiles(source, read_json(path), _find_preprocessor(place), place)
 
 
 def _find_preprocessor(place: _Folder | _Hub) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import weight_names, zoo
-from speechsim_jax.models.checkpoint_files import Checkpoint, open_checkpoint
+from speechsim_jax.models.checkpoint_files import WeightFiles, open_checkpoint
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.initial_weights import random_tensors
@@ -63,7 +63,7 @@ def load_encoder(
 
 
 def encoder_of(
-    checkpoint: Checkpoint,
+    checkpoint: WeightFiles,
     config: EncoderConfig,
     tensors: Mapping[str, np.ndarray],
     name: str | None,
@@ -126,7 +126,7 @@ def random_like(
     return SpeechEncoder(name or label, config, graph, parameters, provenance | {"seed": seed})
 
 
-def _config_of(checkpoint: Checkpoint) -> EncoderConfig:
+def _config_of(checkpoint: WeightFiles) -> EncoderConfig:
     """What it is; how samples are scaled is assumed, and that is said, where no file says it."""
     if not checkpoint.preprocessor:
         _log.warning(

@@ -18,7 +18,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models import save as saving
 from speechsim_jax.models import weight_names
 from speechsim_jax.models.architecture import Outputs
-from speechsim_jax.models.checkpoint_files import Checkpoint, open_checkpoint, read_json
+from speechsim_jax.models.checkpoint_files import WeightFiles, open_checkpoint, read_json
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import encoder_of
@@ -183,7 +183,7 @@ def load_recognizer(
     return Recognizer(encoder, head, blank, tokenizer, files)
 
 
-def _tokenizer_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
+def _tokenizer_files(checkpoint: WeightFiles) -> tuple[Path, ...]:
     found = [checkpoint.file(name) for name in _TOKENIZER_FILES]
     if found[0] is None:
         raise UserError(
@@ -193,7 +193,7 @@ def _tokenizer_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
     return tuple(path for path in found if path)
 
 
-def _tokenizer(checkpoint: Checkpoint, files: tuple[Path, ...]) -> Any:
+def _tokenizer(checkpoint: WeightFiles, files: tuple[Path, ...]) -> Any:
     """transformers' tokenizer of the files; it alone knows what all their fields mean."""
     contents = {file.name: read_json(file) for file in files}
     kind = contents.get("tokenizer_config.json", {}).get("tokenizer_class") or _TOKENIZERS[0]
@@ -217,7 +217,9 @@ def _not_about_torch(record: logging.LogRecord) -> bool:
     return "PyTorch was not found" not in record.getMessage()
 
 
-def _head(checkpoint: Checkpoint, config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> Head:
+def _head(
+    checkpoint: WeightFiles, config: EncoderConfig, tensors: Mapping[str, np.ndarray]
+) -> Head:
     names = [f"lm_head.{field}" for field in Head._fields]
     absent = [name for name in names if name not in tensors]
     if absent:
@@ -236,7 +238,7 @@ def _head(checkpoint: Checkpoint, config: EncoderConfig, tensors: Mapping[str, n
     return Head(jnp.asarray(weight), jnp.asarray(bias))
 
 
-def _blank(checkpoint: Checkpoint, size: int, tokenizer: Any) -> int:
+def _blank(checkpoint: WeightFiles, size: int, tokenizer: Any) -> int:
     """The blank of config.json, once the head's tokens are known to be the tokenizer's."""
     known = set(tokenizer.get_vocab().values())
     if not set(range(size)) <= known or tokenizer.vocab_size > size:

@@ -12,44 +12,46 @@ from jax.sharding import Mesh
 from speechsim_jax.audio import batching
 from speechsim_jax.audio.corpus import Corpus
 from speechsim_jax.errors import UserError
-from speechsim_jax.measures import Chosen
+from speechsim_jax.measures import MeasureSelection
 from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline import attention_inputs, costs
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics.accumulator import BatchRows
-from speechsim_jax.statistics.attention_accumulator import AttentionStream
-from speechsim_jax.statistics.moments import Stream, Tile
-from speechsim_jax.statistics.moments_accumulator import MomentsStream
-from speechsim_jax.statistics.moments_finished import Part, Place
-from speechsim_jax.statistics.sample import SampleStream
-from speechsim_jax.statistics.store import Accumulated
+from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
+from speechsim_jax.statistics.moments import ModelShape, Tile
+from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
+from speechsim_jax.statistics.moments_finished import LayerIndex, PassMoments
+from speechsim_jax.statistics.sample import SampleAccumulator
+from speechsim_jax.statistics.store import StoredStatistics
 
 _log = logging.getLogger(__name__)
 
 
-class Statistics:
+class Accumulators:
     """Everything that the chosen measures read, accumulated batch by batch.
 
     `layers`: hidden states that are compared, by model; attention layer l makes hidden state l.
-    `listened`: the utterances whose attention is compared. `places`: of the networks among those of
-    all passes. `tiles`: the layer pairs that this pass accumulates.
+    `listened`: the utterances whose attention is compared. `places`: of the representations among
+    those of all passes. `tiles`: the layer pairs that this pass accumulates.
     """
 
     def __init__(
         self,
-        chosen: Chosen,
+        chosen: MeasureSelection,
         encoders: Sequence[SpeechEncoder],
         layers: Sequence[tuple[int, ...]],
         options: Settings,
         listened: Corpus,
         mesh: Mesh,
-        places: tuple[Place, ...],
+        places: tuple[LayerIndex, ...],
         tiles: tuple[Tile, ...],
     ):
         self._places = places
-        streams = tuple(Stream(len(ls), e.config.hidden_size) for e, ls in zip(encoders, layers))
+        streams = tuple(
+            ModelShape(len(ls), e.config.hidden_size) for e, ls in zip(encoders, layers)
+        )
         self._config = encoders[0].config
         self._names = [encoder.name for encoder in encoders]
         # Weights, what they are rounded to, and everything that config.json says.
@@ -61,22 +63,22 @@ class Statistics:
         self._wanted: tuple[str, ...] = ()
         self._moments = self._sample = self._attention = None
         if chosen.measures:
-            self._moments = MomentsStream(
+            self._moments = MomentsAccumulator(
                 streams, options.rows_per_update, options.stats_dtype, mesh=mesh, tiles=tiles
             )
         if any(measure.statistic == "sample" for measure in chosen.measures):
-            self._sample = SampleStream(streams, options.sample_frames, options.seed)
+            self._sample = SampleAccumulator(streams, options.sample_frames, options.seed)
         if chosen.attention:
             self._blocks = attention_blocks(encoders, layers)
             self._wanted = attention_inputs.wanted_sums(chosen.attention)
             heads = tuple(
-                Stream(len(blocks), e.config.num_attention_heads)
+                ModelShape(len(blocks), e.config.num_attention_heads)
                 for e, blocks in zip(encoders, self._blocks)
             )
             self._listened = self._listen(
                 listened, options, sum(s.layers * s.neurons for s in heads)
             )
-            self._attention = AttentionStream(
+            self._attention = AttentionAccumulator(
                 heads, attention_inputs.rows_of_projections, self._wanted, options.stats_dtype,
                 mesh, attention_inputs.BATCH_AXIS,
             )  # fmt: skip
@@ -123,7 +125,7 @@ class Statistics:
         }
 
     @property
-    def _streams(self) -> dict[str, MomentsStream | SampleStream | AttentionStream]:
+    def _streams(self) -> dict[str, MomentsAccumulator | SampleAccumulator | AttentionAccumulator]:
         named = ("moments", self._moments), ("sample", self._sample), ("attention", self._attention)
         return {name: stream for name, stream in named if stream is not None}
 
@@ -142,12 +144,12 @@ class Statistics:
             if statistic is not None:
                 statistic.wait()
 
-    def close(self) -> Accumulated:
+    def close(self) -> StoredStatistics:
         """What has been accumulated; nothing can be appended any more."""
         moments = self._moments and self._moments.close()
-        return Accumulated(
+        return StoredStatistics(
             self._places,
-            moments and Part.held(moments, self._places),
+            moments and PassMoments.held(moments, self._places),
             self._sample and self._sample.finish(),
             self._attention and self._attention.close(),
         )

@@ -1,9 +1,9 @@
-"""Pairs of networks into few passes, where pairs of one pass share the networks.
+"""Pairs of representations into few passes, where pairs of one pass share the representations.
 
 Bin packing with shared items: to find the fewest passes is hard. A pass should hold many pairs of
-few networks, so the triangle of pairs is walked block after block, or a pass is grown network by
-network; `plan` keeps the best of several such ways. (The tests compare them with all ways there
-are, on small triangles.)
+few representations, so the triangle of pairs is walked block after block, or a pass is grown
+representation by representation; `plan` keeps the best of several such ways. (The tests compare
+them with all ways there are, on small triangles.)
 """
 
 import math
@@ -14,18 +14,18 @@ from typing import Any, Protocol, runtime_checkable
 # the best of up to 10 were 1, 3 or 6; cutting at the models' own bounds was never fewer passes.
 _MOST_BLOCKS = 6
 
-Pair = tuple[int, int]
-"""Two networks by number, the smaller first; layers of the first model come first."""
+IndexPair = tuple[int, int]
+"""Two representations by number, the smaller first; layers of the first model come first."""
 
 
 @runtime_checkable
 class Triangle(Protocol):
-    """All pairs of `count` networks, and what a pass that holds some of them takes."""
+    """All pairs of `count` representations, and what a pass that holds some of them takes."""
 
     count: int
     nothing: Any
 
-    def with_pair(self, load: Any, pair: Pair) -> Any:
+    def with_pair(self, load: Any, pair: IndexPair) -> Any:
         """The load of a pass that takes one pair more."""
         ...
 
@@ -40,15 +40,15 @@ class Filling:
     def __init__(self, triangle: Triangle, budget_bytes: int):
         self.triangle, self.budget = triangle, budget_bytes
         self.load = triangle.nothing
-        self.pairs: list[Pair] = []
+        self.pairs: list[IndexPair] = []
         self.total = 0
 
-    def added(self, pair: Pair) -> int | None:
+    def added(self, pair: IndexPair) -> int | None:
         """Bytes that the pair would add; None if it does not fit."""
         total = self.triangle.total(self.triangle.with_pair(self.load, pair))
         return total - self.total if total <= self.budget else None
 
-    def take(self, pair: Pair) -> bool:
+    def take(self, pair: IndexPair) -> bool:
         """Add the pair if it fits; says whether it did."""
         load = self.triangle.with_pair(self.load, pair)
         total = self.triangle.total(load)
@@ -75,8 +75,8 @@ def candidates(triangle: Triangle, budget_bytes: int) -> Iterator[list[Filling]]
     yield _dissolved(_grown(triangle, budget_bytes))
 
 
-def _in_blocks(count: int, blocks: int, back: bool) -> Iterator[Pair]:
-    """The triangle of pairs block after block, so that neighbours share networks.
+def _in_blocks(count: int, blocks: int, back: bool) -> Iterator[IndexPair]:
+    """The triangle of pairs block after block, so that neighbours share representations.
 
     Rows of blocks from left to right; with `back` every second one from right to left.
     """
@@ -87,7 +87,9 @@ def _in_blocks(count: int, blocks: int, back: bool) -> Iterator[Pair]:
             yield from ((i, j) for i in rows for j in columns if i <= j)
 
 
-def _filled_in_order(triangle: Triangle, budget_bytes: int, order: Iterable[Pair]) -> list[Filling]:
+def _filled_in_order(
+    triangle: Triangle, budget_bytes: int, order: Iterable[IndexPair]
+) -> list[Filling]:
     """Each pair into the last pass; if that is full where it adds least; else into a new one."""
     fillings = [Filling(triangle, budget_bytes)]
     for pair in order:
@@ -97,7 +99,7 @@ def _filled_in_order(triangle: Triangle, budget_bytes: int, order: Iterable[Pair
     return fillings
 
 
-def _take_cheaply(fillings: Sequence[Filling], pair: Pair) -> bool:
+def _take_cheaply(fillings: Sequence[Filling], pair: IndexPair) -> bool:
     """Add the pair to the pass in which it needs the fewest bytes; says whether it fits in any."""
     added = [(one.added(pair), k) for k, one in enumerate(fillings)]
     fitting = [(more, k) for more, k in added if more is not None]
@@ -105,13 +107,15 @@ def _take_cheaply(fillings: Sequence[Filling], pair: Pair) -> bool:
 
 
 def _grown(triangle: Triangle, budget_bytes: int) -> list[Filling]:
-    """Pass by pass, network by network: next the one with the most open pairs within the pass."""
+    """Pass by pass, representation by representation: next the one with the most open pairs within the pass."""
     fillings: list[Filling] = []
-    networks = range(triangle.count)
-    left = {k: set(networks) for k in networks}  # by network, those it still has to meet
+    representations = range(triangle.count)
+    left = {
+        k: set(representations) for k in representations
+    }  # by representation, those it still has to meet
     while any(left.values()):
         filling = Filling(triangle, budget_bytes)
-        start = next(k for k in networks if left[k])
+        start = next(k for k in representations if left[k])
         found = [(start, min(left[start]))]
         while found:
             for i, j in found:
@@ -124,13 +128,16 @@ def _grown(triangle: Triangle, budget_bytes: int) -> list[Filling]:
     return fillings
 
 
-def _next_pairs(filling: Filling, left: dict[int, set[int]]) -> list[Pair]:
-    """Open pairs of one more network with those of the pass, as many of them as fit."""
-    inside = filling.load.networks
+def _next_pairs(filling: Filling, left: dict[int, set[int]]) -> list[IndexPair]:
+    """Open pairs of one more representation with those of the pass, as many of them as fit."""
+    inside = filling.load.representations
     met = {k: others & (inside | {k}) for k, others in left.items()}
-    for network in sorted(met, key=lambda k: (-len(met[k]), k)):
+    for representation in sorted(met, key=lambda k: (-len(met[k]), k)):
         trial = filling.copy()
-        pairs = [(min(network, other), max(network, other)) for other in sorted(met[network])]
+        pairs = [
+            (min(representation, other), max(representation, other))
+            for other in sorted(met[representation])
+        ]
         if fitting := [pair for pair in pairs if trial.take(pair)]:
             return fitting
     return []

@@ -19,7 +19,7 @@ from speechsim_jax.statistics.accumulator import BatchRows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Chosen:
+class FrameSelection:
     """What a batch brings to the statistics.
 
     `frames`: how many enter. `into`: for each frame of the flattened [batch * frame] axis the frame
@@ -52,7 +52,7 @@ class FrameChoice:
     segments: Mapping[str, Segments] | None = None
     drop_labels: tuple[str, ...] = ()
 
-    def of(self, batch: Batch, frames: int) -> Chosen:
+    def of(self, batch: Batch, frames: int) -> FrameSelection:
         """What to take of a batch of `frames` frames a row."""
         counts = self.config.frames(batch.lengths)
         time = np.arange(frames)
@@ -84,10 +84,10 @@ class FrameChoice:
             wholes=tuple(whole for whole, _ in names),
         )
         if self.pool == "none":
-            return Chosen(rows, len(positions), None)
+            return FrameSelection(rows, len(positions), None)
         into = np.full(kept.size, kept.size, np.int32)
         into[positions] = rows.positions[np.cumsum(first) - 1]
-        return Chosen(rows, len(positions), into)
+        return FrameSelection(rows, len(positions), into)
 
     def _whole(self, id_: str) -> tuple[str, int]:
         """The utterance that a batch's id stands for, and which piece of it."""
@@ -107,7 +107,7 @@ def _starts(utterance: Int64[np.ndarray, " row"], number: Int64[np.ndarray, " ro
     return np.concatenate([np.ones(min(1, len(utterance)), bool), changed])
 
 
-def pooled(activations: Activations, chosen: Chosen) -> Activations:
+def pooled(activations: Activations, chosen: FrameSelection) -> Activations:
     """The activations, hidden states averaged as chosen; attention is left as it is."""
     if chosen.into is None:
         return activations

@@ -16,20 +16,15 @@ import numpy as np
 from speechsim_jax.errors import UserError
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime import processes
-from speechsim_jax.statistics import (
-    attention_finished,
-    moments_merge,
-    sample,
-    store,
-)
+from speechsim_jax.statistics import attention_finished, moments_merge, sample, store
 from speechsim_jax.statistics.attention_finished import HeadSums
 from speechsim_jax.statistics.sample import Sample
-from speechsim_jax.statistics.store import Accumulated
+from speechsim_jax.statistics.store import StoredStatistics
 
 T = TypeVar("T")
 
 
-def write(found: Accumulated, folder: Path | None, facts: dict[str, Any]) -> None:
+def write(found: StoredStatistics, folder: Path | None, facts: dict[str, Any]) -> None:
     """Write what all processes have found together; `folder` is the first one's, None on others.
 
     Every process must call this. Raises UserError if they are not of the same layer pairs.
@@ -41,7 +36,7 @@ def write(found: Accumulated, folder: Path | None, facts: dict[str, Any]) -> Non
             "the processes have divided the layer pairs in different ways; give all of them the "
             "same device_memory_gb"
         )
-    whole = Accumulated(
+    whole = StoredStatistics(
         found.places,
         sample=_sample(found.sample) if found.sample is not None else None,
         heads=_heads(found.heads) if found.heads is not None else None,
@@ -102,7 +97,7 @@ def _sample(found: Sample) -> Sample:
         )
         for ids, (keys, numbers, *rows) in zip(utterances, arrays, strict=True)
     ]
-    return functools.reduce(sample.merge, samples)
+    return functools.reduce(sample.merge_samples, samples)
 
 
 def _heads(found: HeadSums) -> HeadSums:
@@ -114,4 +109,4 @@ def _heads(found: HeadSums) -> HeadSums:
         dataclasses.replace(found, sums=own, lengths=tuple(counts))
         for own, counts in zip(sums, lengths, strict=True)
     ]
-    return functools.reduce(attention_finished.merge, parts)
+    return functools.reduce(attention_finished.merge_attention, parts)

@@ -25,7 +25,7 @@ from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline import frame_choice
-from speechsim_jax.pipeline.accumulators import Statistics
+from speechsim_jax.pipeline.accumulators import Accumulators
 from speechsim_jax.runtime import mesh as sharding
 from speechsim_jax.runtime import processes
 from speechsim_jax.runtime.run_checkpoints import Checkpoints
@@ -45,7 +45,7 @@ class Seen:
 
     utterances: int = 0
     seconds: float = 0.0
-    frame_choice: int = 0
+    frames: int = 0
     skipped: list[sound.Skipped] = dataclasses.field(default_factory=list)
     heard: list[tuple[str, str]] | None = None
 
@@ -56,7 +56,7 @@ class Seen:
 
     def hear(self, batch: batching.Batch, frames: int) -> None:
         """Count a batch, and the frames of it that were chosen."""
-        self.frames += frame_choice
+        self.frames += frames
         self.utterances += len(batch.ids)
         self.seconds += batch.seconds
         if self.heard is not None:
@@ -84,7 +84,7 @@ def read_through(
     outputs: Sequence[Outputs],
     corpus: sound.Corpus,
     choice: frame_choice.FrameChoice,
-    statistics: Statistics,
+    statistics: Accumulators,
     options: Settings,
     buckets: Sequence[batching.Bucket],
     seen: Seen,
@@ -115,7 +115,7 @@ def read_through(
     in_turn = jax.block_until_ready if on_cpu else lambda acts: acts
     with _progress_bar(sum(lengths.values()), started, progress) as bar:
         for step, batch in enumerate(batches, start=done + 1):
-            batch = batching.filled(batch, mesh.size)
+            batch = batching.pad_to_multiple(batch, mesh.size)
             placed = sharding.place_batch(batch.samples, batch.lengths, mesh)
             acts = [
                 in_turn(forward.encode(encoder, *placed, wanted, options.model_precision, mesh))
@@ -153,7 +153,7 @@ def read_through(
 
 
 def _take_up(
-    checkpoints: Checkpoints | None, statistics: Statistics, seen: Seen
+    checkpoints: Checkpoints | None, statistics: Accumulators, seen: Seen
 ) -> tuple[int, batching.Cursor]:
     """Take over what an earlier run has saved: its batches are done, and where to go on."""
     saved = checkpoints.latest() if checkpoints is not None else None
@@ -168,7 +168,7 @@ def _take_up(
 def _save(
     checkpoints: Checkpoints,
     step: int,
-    statistics: Statistics,
+    statistics: Accumulators,
     seen: Seen,
     cursor: batching.Cursor,
     on_cpu: bool,
@@ -201,7 +201,7 @@ class FiniteCheck:
 
     names: Sequence[str]
     ids: tuple[str, ...]
-    frame_choice: int
+    frames: int
     first_bad: Sequence[Int32[Array, ""]]
 
     def check(self) -> None:

@@ -4,9 +4,10 @@ A pass reads all the audio. It needs, on every device,
 
     memory = state + parameters + buffers + hidden + max(forward, update) + attention
 
-a term a function below. The state grows with the *pairs* of networks that a pass holds, the other
-terms with the networks themselves, so a pass should hold many pairs of few networks. `packing` has
-the ways of filling passes that are tried; the one with the fewest passes is kept.
+a term a function below. The state grows with the *pairs* of representations that a pass holds, the
+other terms with the representations themselves, so a pass should hold many pairs of few
+representations. `packing` has the ways of filling passes that are tried; the one with the fewest
+passes is kept.
 """
 
 import dataclasses
@@ -17,8 +18,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.pipeline.bin_packing import Filling, Pair, candidates
-from speechsim_jax.statistics.moments import Stream, Tile, all_tiles
+from speechsim_jax.pipeline.bin_packing import Filling, IndexPair, candidates
+from speechsim_jax.statistics.moments import ModelShape, Tile, all_tiles
 
 # A count of rows is two int32 (`statistics.moments`).
 _COUNT_BYTES = 8
@@ -101,7 +102,7 @@ class Pass:
     models: tuple[Needed, ...]
     tiles: tuple[Tile, ...]
     bytes: Bytes
-    local_streams: tuple[Stream, ...]
+    local_streams: tuple[ModelShape, ...]
 
     @property
     def local_tiles(self) -> tuple[Tile, ...]:
@@ -124,7 +125,7 @@ class Plan:
     """
 
     passes: tuple[Pass, ...]
-    streams: tuple[Stream, ...]
+    streams: tuple[ModelShape, ...]
     models: tuple[ModelCost, ...]
     budget_bytes: int
     mesh: tuple[int, int]
@@ -184,11 +185,12 @@ class Plan:
 class _Load(NamedTuple):
     """All that memory depends on, of the pairs a pass holds.
 
-    `depths`: by model, -1 for one that is not needed. `neurons`: of all networks. `widest`: neurons
-    of the widest network. `cells`: products x y of all pairs, a device's share of each.
+    `depths`: by model, -1 for one that is not needed. `neurons`: of all representations. `widest`:
+    neurons of the widest representation. `cells`: products x y of all pairs, a device's share of
+    each.
     """
 
-    networks: frozenset[int]
+    representations: frozenset[int]
     depths: tuple[int, ...]
     neurons: int = 0
     widest: int = 0
@@ -198,10 +200,11 @@ class _Load(NamedTuple):
 def state_bytes(load: _Load, sizes: Sizes) -> int:
     """`moments.Moments`: count, pilot and the compensated sums, all in two parts.
 
-    cross [x / feature, y] of every pair; first and pilot [neuron]; energy [network]; energy_cross
-    [network, network]; energy_first [network, neuron] (`moments.zero`).
+    cross [x / feature, y] of every pair; first and pilot [neuron]; energy [representation];
+    energy_cross [representation, representation]; energy_first [representation, neuron]
+    (`moments.zero`).
     """
-    n = len(load.networks)
+    n = len(load.representations)
     numbers = load.cells + load.neurons * (n + 2) + n + n**2
     return _COUNT_BYTES + 2 * sizes.itemsize * numbers
 
@@ -231,12 +234,12 @@ def update_bytes(load: _Load, sizes: Sizes) -> int:
     """Temporaries of `moments.update`, and of `programs` where devices share a state.
 
     Rows of all these devices: gathered; shifted; of one layer of two streams, taken out. Energies
-    [network, row], their sums with the rows [network, neuron], the small sums. A product, and both
-    parts that it is added to; and what XLA leaves free between some dozens of buffers, which start
-    at multiples of 64 bytes. (4096 rows of 13 x 768 and 25 x 1024 neurons: 0.635 GB, as by XLA's
-    own count.)
+    [representation, row], their sums with the rows [representation, neuron], the small sums. A
+    product, and both parts that it is added to; and what XLA leaves free between some dozens of
+    buffers, which start at multiples of 64 bytes. (4096 rows of 13 x 768 and 25 x 1024 neurons:
+    0.635 GB, as by XLA's own count.)
     """
-    rows, n = sizes.feature * sizes.rows_per_update, len(load.networks)
+    rows, n = sizes.feature * sizes.rows_per_update, len(load.representations)
     gathered = rows * load.neurons * sizes.row_itemsize if sizes.feature > 1 else 0
     made = rows * (load.neurons + 2 * load.widest + n) + (n + 2) * load.neurons + 2 * n**2
     product = 3 * load.widest * -(-load.widest // sizes.feature)
@@ -244,9 +247,9 @@ def update_bytes(load: _Load, sizes: Sizes) -> int:
 
 
 class _Triangle:
-    """All pairs of networks, and what a pass that holds some of them takes."""
+    """All pairs of representations, and what a pass that holds some of them takes."""
 
-    def __init__(self, streams: tuple[Stream, ...], models: Sequence[ModelCost], sizes: Sizes):
+    def __init__(self, streams: tuple[ModelShape, ...], models: Sequence[ModelCost], sizes: Sizes):
         self.streams, self.models, self.sizes = streams, models, sizes
         self.places = [(a, l) for a, stream in enumerate(streams) for l in range(stream.layers)]
         self.widths = [streams[a].neurons for a, _ in self.places]
@@ -269,19 +272,19 @@ class _Triangle:
         """The memory of a pass in all."""
         return self.bytes(load).total
 
-    def with_pair(self, load: _Load, pair: Pair) -> _Load:
+    def with_pair(self, load: _Load, pair: IndexPair) -> _Load:
         """The load of a pass that takes one pair more."""
         i, j = pair
         cells = load.cells + -(-self.widths[i] // self.sizes.feature) * self.widths[j]
-        new = {i, j} - load.networks
+        new = {i, j} - load.representations
         if not new:
             return load._replace(cells=cells)
         depths = list(load.depths)
-        for a, layer in (self.places[network] for network in new):
+        for a, layer in (self.places[representation] for representation in new):
             depths[a] = max(depths[a], self.models[a].depths[layer])
-        widths = [self.widths[network] for network in new]
+        widths = [self.widths[representation] for representation in new]
         neurons, widest = load.neurons + sum(widths), max(load.widest, *widths)
-        return _Load(load.networks | new, tuple(depths), neurons, widest, cells)
+        return _Load(load.representations | new, tuple(depths), neurons, widest, cells)
 
     def least_budget(self) -> int:
         """With less, some pair fits nowhere; with as much, a pass for every pair does."""
@@ -289,7 +292,7 @@ class _Triangle:
 
 
 def plan(
-    streams: tuple[Stream, ...],
+    streams: tuple[ModelShape, ...],
     models: Sequence[ModelCost],
     budget_bytes: int,
     sizes: Sizes,
@@ -329,11 +332,13 @@ def plan(
 def _pass_of(triangle: _Triangle, filling: Filling, tiles: tuple[Tile, ...]) -> Pass:
     """The finished record."""
     models, streams = [], []
-    places = [triangle.places[network] for network in sorted(filling.load.networks)]
+    places = [
+        triangle.places[representation] for representation in sorted(filling.load.representations)
+    ]
     for a, group in itertools.groupby(places, key=lambda place: place[0]):
         layers = tuple(layer for _, layer in group)
         models.append(Needed(a, layers, filling.load.depths[a]))
-        streams.append(Stream(len(layers), triangle.streams[a].neurons))
+        streams.append(ModelShape(len(layers), triangle.streams[a].neurons))
     return Pass(tuple(models), tiles, triangle.bytes(filling.load), tuple(streams))
 
 
@@ -347,8 +352,8 @@ def _as_divided(triangle: _Triangle, tiles: Sequence[Tile]) -> Pass:
     return _pass_of(triangle, whole, tuple(tiles))
 
 
-def _tiles_of(triangle: _Triangle, pairs: Iterable[Pair]) -> tuple[Tile, ...]:
-    """Pairs of networks as tiles, in the order of `all_tiles`."""
+def _tiles_of(triangle: _Triangle, pairs: Iterable[IndexPair]) -> tuple[Tile, ...]:
+    """Pairs of representations as tiles, in the order of `all_tiles`."""
     found: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for i, j in sorted(pairs):
         (a, l), (b, m) = triangle.places[i], triangle.places[j]

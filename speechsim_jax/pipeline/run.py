@@ -20,12 +20,12 @@ from jax.sharding import Mesh
 from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, counted, nothing_usable
 from speechsim_jax.errors import UserError
-from speechsim_jax.measures import Chosen
+from speechsim_jax.measures import MeasureSelection
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline import costs, gather
-from speechsim_jax.pipeline.accumulators import Statistics, attention_blocks
+from speechsim_jax.pipeline.accumulators import Accumulators, attention_blocks
 from speechsim_jax.pipeline.frame_choice import FrameChoice
 from speechsim_jax.pipeline.one_pass import Seen, read_through
 from speechsim_jax.pipeline.plan import Needed, Plan, Sizes, plan
@@ -33,8 +33,8 @@ from speechsim_jax.runtime import processes
 from speechsim_jax.runtime.run_checkpoints import Checkpoints
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics import store
-from speechsim_jax.statistics.moments import Stream, Tile, all_tiles, count_of
-from speechsim_jax.statistics.store import Accumulated
+from speechsim_jax.statistics.moments import ModelShape, Tile, all_tiles, count_of
+from speechsim_jax.statistics.store import StoredStatistics
 
 # How the layer pairs are divided over passes, beside their checkpoints.
 _PLAN = "plan.json"
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Job:
+class ComparisonRun:
     """What all passes share. `layers`: the hidden states that are compared, by model.
 
     `corpus`: what this process reads. `listened`: what attention is compared on, of all processes.
@@ -53,7 +53,7 @@ class Job:
 
     encoders: tuple[SpeechEncoder, ...]
     layers: tuple[tuple[int, ...], ...]
-    chosen: Chosen
+    chosen: MeasureSelection
     options: Settings
     corpus: Corpus
     listened: Corpus
@@ -76,10 +76,10 @@ class Reading:
 
     models: tuple[Needed, ...]
     tiles: tuple[Tile, ...]
-    chosen: Chosen
+    chosen: MeasureSelection
 
 
-def planned(job: Job, budget_bytes: int) -> tuple[Reading, ...]:
+def planned(job: ComparisonRun, budget_bytes: int) -> tuple[Reading, ...]:
     """The passes that keep to a budget of bytes on each device; says what they will take.
 
     Raises UserError, with the smallest budget that would do, if there are none.
@@ -101,7 +101,7 @@ def planned(job: Job, budget_bytes: int) -> tuple[Reading, ...]:
     return readings
 
 
-def _in_short(job: Job, made: Plan) -> str:
+def _in_short(job: ComparisonRun, made: Plan) -> str:
     """What a run will take, for who has just started it."""
     seconds = sum(source.seconds or 0.0 for source in job.corpus.sources)
     parts = [
@@ -129,13 +129,13 @@ def _about(seconds: float | int) -> str:
     return f"about {minutes:.{int(minutes < 10)}f} min and compiling"
 
 
-def _plan(job: Job, budget_bytes: int) -> Plan:
+def _plan(job: ComparisonRun, budget_bytes: int) -> Plan:
     """The plan of the moments. Attention is in it where everything fits in a single pass."""
     config = job.encoders[0].config
     longest = max(job.buckets, key=lambda bucket: bucket.samples)
     seconds = sum(source.seconds or 0.0 for source in job.corpus.sources)
     streams = tuple(
-        Stream(len(ls), e.config.hidden_size) for e, ls in zip(job.encoders, job.layers)
+        ModelShape(len(ls), e.config.hidden_size) for e, ls in zip(job.encoders, job.layers)
     )
     models = [
         costs.model_cost(
@@ -187,7 +187,9 @@ class _Division(NamedTuple):
     attention_apart: bool
 
 
-def _earlier_division(checkpoints: Path | None, streams: tuple[Stream, ...]) -> _Division | None:
+def _earlier_division(
+    checkpoints: Path | None, streams: tuple[ModelShape, ...]
+) -> _Division | None:
     """That of the run whose checkpoints these are; None if there is none."""
     if checkpoints is None or not checkpoints.is_dir() or not any(checkpoints.iterdir()):
         return None
@@ -210,8 +212,8 @@ def _write_division(checkpoints: Path, made: Plan, attention_apart: bool) -> Non
 
 
 def run(
-    job: Job, readings: Sequence[Reading], seen: Seen, folder: Path | None
-) -> list[Accumulated]:
+    job: ComparisonRun, readings: Sequence[Reading], seen: Seen, folder: Path | None
+) -> list[StoredStatistics]:
     """All passes, each with only its own models and layers on the devices.
 
     `seen` is told what has been heard. `folder`: where statistics are written pass by pass, None if
@@ -246,8 +248,8 @@ def run(
 
 
 def _one_pass(
-    job: Job, reading: Reading, seen: Seen, folder: Path | None, target: Path | None
-) -> Accumulated:
+    job: ComparisonRun, reading: Reading, seen: Seen, folder: Path | None, target: Path | None
+) -> StoredStatistics:
     """What a pass accumulates, or has accumulated in an earlier run."""
     layers = [tuple(job.layers[n.model][l] for l in n.layers) for n in reading.models]
     places = tuple((n.model, l) for n in reading.models for l in n.layers)
@@ -259,13 +261,13 @@ def _one_pass(
         listened = {source.id for source in job.listened.sources}
         sources = tuple(source for source in corpus.sources if source.id in listened)
         corpus = dataclasses.replace(corpus, sources=sources)
-    statistics = Statistics(
+    statistics = Accumulators(
         reading.chosen, encoders, layers, job.options, job.listened, job.mesh, places, reading.tiles
     )
     identity = statistics.identity() | job.identity
     (done,) = processes.broadcast([np.array(target is not None and target.exists())])
     if done:
-        return Accumulated(places) if target is None else _taken_up(target, identity, seen)
+        return StoredStatistics(places) if target is None else _taken_up(target, identity, seen)
     checkpoints = folder and Checkpoints(folder, identity, job.checkpoint_minutes)
     outputs = [job.outputs(ls, bool(reading.chosen.attention)) for ls in layers]
     _compile(encoders, outputs, job)
@@ -282,10 +284,12 @@ def _one_pass(
     if target is None and processes.count() == 1:
         return found
     gather.write(found, target, {"identity": identity, "seen": dataclasses.asdict(seen)})
-    return Accumulated(places) if target is None else store.read(target)[0]
+    return StoredStatistics(places) if target is None else store.read(target)[0]
 
 
-def _compile(encoders: Sequence[SpeechEncoder], outputs: Sequence[Outputs], job: Job) -> None:
+def _compile(
+    encoders: Sequence[SpeechEncoder], outputs: Sequence[Outputs], job: ComparisonRun
+) -> None:
     """Make all programs of the forward passes, side by side; otherwise each would be waited for."""
 
     def one(encoder: SpeechEncoder, wanted: Outputs, bucket: Bucket) -> None:
@@ -317,7 +321,7 @@ def _say_what_was_read(seen: Seen, before: Seen, elapsed_seconds: float) -> None
     )  # fmt: skip
 
 
-def _taken_up(target: Path, identity: dict[str, Any], seen: Seen) -> Accumulated:
+def _taken_up(target: Path, identity: dict[str, Any], seen: Seen) -> StoredStatistics:
     """A pass that an earlier run has completed; raises UserError if that was of another job."""
     found, told = store.read(target)
     if told["identity"] != json.loads(json.dumps(identity)):
@@ -327,7 +331,7 @@ def _taken_up(target: Path, identity: dict[str, Any], seen: Seen) -> Accumulated
     return found
 
 
-def _check_enough(corpus: Corpus, seen: Seen, found: Accumulated) -> None:
+def _check_enough(corpus: Corpus, seen: Seen, found: StoredStatistics) -> None:
     """Raise UserError unless the audio gave two rows; on the first process, which knows of all."""
     if not processes.is_first():
         return

@@ -44,7 +44,7 @@ def report_page(result: SimilarityResult) -> str:
         audio=markup.audio_list(result),
         provenance=markup.provenance(result),
         measures=markup.measures_table(result),
-        networks=markup.facts_section(result),
+        representations=markup.facts_section(result),
         skipped=markup.skipped_table(result),
         plotly=_plotly(),
         data=packed.encoded(facts),

@@ -12,11 +12,11 @@ from speechsim_jax.figures.style import SCORES, colour_limits, look
 from speechsim_jax.figures.text_layout import short_names
 from speechsim_jax.report.alignment import best_match, monotone_path, same_depth
 from speechsim_jax.report.packed import Packed
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.results.summary import letter
 
 NEURONS_A_CELL = 20
-NEURONS_A_NETWORK = 100
+NEURONS_A_REPRESENTATION = 100
 CORRELATIONS_A_CELL = 32
 # How plotly calls matplotlib's markers.
 _SYMBOLS = {
@@ -33,10 +33,10 @@ _WHOLE = ("width", "rank", "svcca_directions", "dead_neurons")
 
 def page_data(result: SimilarityResult, packed: Packed) -> dict[str, Any]:
     """All that the page's scripts read; the arrays go into `packed`."""
-    axes = {"network": compared(result), "attention": result.attention_networks}
+    axes = {"representation": compared(result), "attention": result.attention_representations}
     return {
         "models": _models(result),
-        "axes": {name: _axis(result, networks) for name, networks in axes.items()},
+        "axes": {name: _axis(result, representations) for name, representations in axes.items()},
         "colours": [to_hex(c) for c in SCORES(np.linspace(0, 1, 33))],
         "measures": [_measure(result, name, packed) for name in result.measures],
         "correlations": _correlations(result.dataset, packed),
@@ -52,13 +52,13 @@ def on_layers(result: SimilarityResult) -> bool:
     return any(result.matrix(name).dims[0] == "x" for name in result.measures)
 
 
-def compared(result: SimilarityResult) -> tuple[NetworkName, ...]:
-    """The networks that the measures have: without layer 0 if all of them are of attention."""
-    return result.networks if on_layers(result) else result.attention_networks
+def compared(result: SimilarityResult) -> tuple[RepresentationName, ...]:
+    """The representations that the measures have: without layer 0 if all of them are of attention."""
+    return result.representations if on_layers(result) else result.attention_representations
 
 
-def network_facts(result: SimilarityResult) -> dict[str, Float[np.ndarray, " x"]]:
-    """The numbers that a result has for every network, by name; they stand beside scores only."""
+def representation_facts(result: SimilarityResult) -> dict[str, Float[np.ndarray, " x"]]:
+    """The numbers that a result has for every representation, by name; they stand beside scores only."""
     found = result.dataset.data_vars.items() if on_layers(result) else ()
     return {
         str(name): np.asarray(values.values, dtype=np.float64)
@@ -76,7 +76,7 @@ def open_ends(declared: Sequence[float | int | None] | None) -> tuple[float | No
 
 
 def is_whole(fact: str) -> bool:
-    """Whether a network's number counts something."""
+    """Whether a representation's number counts something."""
     return fact in _WHOLE
 
 
@@ -96,12 +96,17 @@ def _models(result: SimilarityResult) -> list[dict[str, Any]]:
     ]
 
 
-def _axis(result: SimilarityResult, networks: Sequence[NetworkName]) -> dict[str, Any]:
-    deepest = {n.model: n.layer for n in sorted(networks, key=lambda n: n.layer)}
+def _axis(
+    result: SimilarityResult, representations: Sequence[RepresentationName]
+) -> dict[str, Any]:
+    deepest = {n.model: n.layer for n in sorted(representations, key=lambda n: n.layer)}
     return {
-        "model": [result.models.index(network.model) for network in networks],
-        "layer": [network.layer for network in networks],
-        "depth": [network.layer / max(deepest[network.model], 1) for network in networks],
+        "model": [result.models.index(representation.model) for representation in representations],
+        "layer": [representation.layer for representation in representations],
+        "depth": [
+            representation.layer / max(deepest[representation.model], 1)
+            for representation in representations
+        ],
     }
 
 
@@ -109,20 +114,20 @@ def _measure(result: SimilarityResult, name: str, packed: Packed) -> dict[str, A
     matrix, definition = result.matrix(name), result.definition(name)
     values = np.asarray(matrix.values, dtype=np.float64)
     on_attention = matrix.dims[0] == "x_attention"
-    networks = result.attention_networks if on_attention else result.networks
+    representations = result.attention_representations if on_attention else result.representations
     declared = definition.get("range")
     limits = colour_limits(values, declared)
     ends = zip(open_ends(declared), limits, strict=True)
     return {
         "name": name,
-        "axis": "attention" if on_attention else "network",
+        "axis": "attention" if on_attention else "representation",
         "summary": definition.get("summary") or "",
         "directed": definition.get("symmetric") is False,
         "distance": name.endswith("_distance"),
         "range": [shown if end is None else end for end, shown in ends],
         "limits": list(limits),
         "values": packed.exact(values),
-        "alignment": _alignment(result.models, networks, name, values, packed),
+        "alignment": _alignment(result.models, representations, name, values, packed),
         "heads": _heads(result.dataset, name, packed),
         "baselines": _baselines(result.dataset, name, packed),
     }
@@ -130,20 +135,22 @@ def _measure(result: SimilarityResult, name: str, packed: Packed) -> dict[str, A
 
 def _alignment(
     models: Sequence[str],
-    networks: Sequence[NetworkName],
+    representations: Sequence[RepresentationName],
     measure: str,
     values: Float[np.ndarray, "x x"],
     packed: Packed,
 ) -> dict[str, Any]:
-    """For every network, and every model y: which network of y is its best match, and so on.
+    """For every representation, and every model y: which representation of y is its best match, and so on.
 
     Positions on the measure's axis; a model against itself only if it is alone: then the best
     *other* layer and the next one, and no path, since every path matches some layer with itself (a
     map of a chain into itself that keeps the order has a fixed point).
     """
-    of_model = np.array([models.index(network.model) for network in networks])
-    layer = np.array([network.layer for network in networks])
-    found = {kind: np.full((len(models), len(networks)), -1) for kind in ("best", "path", "same")}
+    of_model = np.array([models.index(representation.model) for representation in representations])
+    layer = np.array([representation.layer for representation in representations])
+    found = {
+        kind: np.full((len(models), len(representations)), -1) for kind in ("best", "path", "same")
+    }
     for x in np.unique(of_model):
         for y in np.unique(of_model):
             own = bool(x == y)
@@ -185,7 +192,7 @@ def _baselines(dataset: xr.Dataset, measure: str, packed: Packed) -> list[dict[s
 
 
 def _correlations(dataset: xr.Dataset, packed: Packed) -> dict[str, Any] | None:
-    """Of every two networks some canonical correlations, evenly from the first to the last."""
+    """Of every two representations some canonical correlations, evenly from the first to the last."""
     if "svcca_rho" not in dataset:
         return None
     rho = dataset["svcca_rho"].values
@@ -198,7 +205,7 @@ def _correlations(dataset: xr.Dataset, packed: Packed) -> dict[str, Any] | None:
 
 
 def _matches(dataset: xr.Dataset, packed: Packed) -> dict[str, Any] | None:
-    """Of every two networks the neurons of x that are found again best in y."""
+    """Of every two representations the neurons of x that are found again best in y."""
     if not {"best_corr", "best_match"} <= set(dataset):
         return None
     corr, match = dataset["best_corr"].values, dataset["best_match"].values
@@ -216,16 +223,19 @@ def _matches(dataset: xr.Dataset, packed: Packed) -> dict[str, Any] | None:
 
 
 def _neurons(result: SimilarityResult, packed: Packed) -> dict[str, Any] | None:
-    """Of every network the neurons that are found again best in all other models.
+    """Of every representation the neurons that are found again best in all other models.
 
     The first of `mincorr`'s ranking: of each, and each other model, its best correlation over the
-    model's layers, and the network and the neuron that have it. A model alone: its other layers.
+    model's layers, and the representation and the neuron that have it. A model alone: its other
+    layers.
     """
     dataset = result.dataset
     if not {"best_corr", "best_match"} <= set(dataset):
         return None
     corr, match = dataset["best_corr"].values, dataset["best_match"].values
-    of_model = np.array([result.models.index(network.model) for network in result.networks])
+    of_model = np.array(
+        [result.models.index(representation.model) for representation in result.representations]
+    )
     alone = len(result.models) == 1
     shape = len(of_model), len(result.models), corr.shape[2]
     value = np.full(shape, np.nan, np.float32)
@@ -258,7 +268,7 @@ def _best_everywhere(value: Float[np.ndarray, "x y neuron"]) -> np.ndarray:
     """The neurons with the greatest smallest value [x, place]; ties keep the neurons' order."""
     smallest = np.fmin.reduce(value, axis=1)
     order = np.argsort(-np.nan_to_num(smallest, nan=-1), axis=1, kind="stable")
-    return order[:, :NEURONS_A_NETWORK]
+    return order[:, :NEURONS_A_REPRESENTATION]
 
 
 def _facts(result: SimilarityResult, packed: Packed) -> list[dict[str, Any]]:
@@ -269,7 +279,7 @@ def _facts(result: SimilarityResult, packed: Packed) -> list[dict[str, Any]]:
             "logarithmic": name in _LOGARITHMIC,
             "whole": is_whole(name),
         }
-        for name, values in network_facts(result).items()
+        for name, values in representation_facts(result).items()
     ]
 
 
@@ -282,7 +292,7 @@ _FLOORS: Mapping[str, tuple[str, str]] = {
 
 
 def _floors(result: SimilarityResult, packed: Packed) -> list[dict[str, Any]]:
-    """Scores beside the floors of unrelated networks, both [x, y]; scores may be missing."""
+    """Scores beside the floors of unrelated representations, both [x, y]; scores may be missing."""
     dataset = result.dataset
     found = []
     for floor, (name, label) in _FLOORS.items():

@@ -11,15 +11,15 @@ from speechsim_jax.figures.text_layout import short_names
 from speechsim_jax.report.content import (
     compared,
     is_whole,
-    network_facts,
     on_layers,
     open_ends,
+    representation_facts,
 )
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.results.summary import letter
 
 SKIPPED_SHOWN = 200
-# The only one whose scores are of neurons, not of two networks.
+# The only one whose scores are of neurons, not of two representations.
 _MINCORR = (
     "each neuron's smallest best correlation over the other models: a ranking, not a map; see "
     '<a href="#neurons">Neurons</a>, and <code>mincorr_neuron</code> in the result'
@@ -51,16 +51,24 @@ def models_table(result: SimilarityResult) -> str:
     """One row a model: what it is called here, how large it is, and what exactly was read."""
     known = result.attributes.get("models")
     known = known if isinstance(known, Mapping) else {}
-    facts = network_facts(result)
+    facts = representation_facts(result)
     rows = []
     for index, (model, short) in enumerate(
         zip(result.models, short_names(result.models), strict=True)
     ):
         told = known.get(model)
         told = told if isinstance(told, Mapping) else {}
-        mine = [i for i, network in enumerate(result.networks) if network.model == model]
+        mine = [
+            i
+            for i, representation in enumerate(result.representations)
+            if representation.model == model
+        ]
         width = sorted({int(facts["width"][i]) for i in mine}) if "width" in facts else []
-        layers = [network.layer for network in compared(result) if network.model == model]
+        layers = [
+            representation.layer
+            for representation in compared(result)
+            if representation.model == model
+        ]
         rows.append(
             [
                 letter(index),
@@ -141,28 +149,30 @@ def warning(text: str) -> str:
 
 
 def facts_section(result: SimilarityResult) -> str:
-    """The place of the figure and the table of networks; empty where only heads were compared."""
+    """The place of the figure and the table of representations; empty where only heads were compared."""
     if not on_layers(result):
         return ""
     figure = '<figure id="facts"><div class="plot"></div><figcaption></figcaption></figure>'
-    every = f"<details><summary>Every network</summary>{facts_table(result)}</details>"
-    shown = every if network_facts(result) else facts_table(result)
+    every = f"<details><summary>Every representation</summary>{facts_table(result)}</details>"
+    shown = every if representation_facts(result) else facts_table(result)
     return f"<h3>What the scores stand on</h3>{figure}{shown}"
 
 
 def facts_table(result: SimilarityResult) -> str:
-    """One row a network: what to know before believing a score."""
-    facts = network_facts(result)
+    """One row a representation: what to know before believing a score."""
+    facts = representation_facts(result)
     if not facts:
-        return missing("This result has no statistics of its networks (rank, condition, ...).")
+        return missing(
+            "This result has no statistics of its representations (rank, condition, ...)."
+        )
     short = dict(zip(result.models, short_names(result.models), strict=True))
     rows = [
-        [escape(short[network.model]), str(network.layer)]
+        [escape(short[representation.model]), str(representation.layer)]
         + [_number(values[i], is_whole(name)) for name, values in facts.items()]
-        for i, network in enumerate(result.networks)
+        for i, representation in enumerate(result.representations)
     ]
     heads = ["model", "layer", *(_FACT_NAMES.get(name, name) for name in facts)]
-    return table(heads, rows, numbers_from=1, name="networks")
+    return table(heads, rows, numbers_from=1, name="representations")
 
 
 def skipped_table(result: SimilarityResult) -> str:

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     import matplotlib.figure
     import pandas
 
-NETWORK_DIMS = ("x", "y")
+REPRESENTATION_DIMS = ("x", "y")
 ATTENTION_DIMS = ("x_attention", "y_attention")
 
 
 @dataclass(frozen=True)
-class NetworkName:
+class RepresentationName:
     """Layer `layer` of the model `model`; `str(name)` is "model/3".
 
-    >>> str(ss.NetworkName("mine", 3))
+    >>> str(ss.RepresentationName("mine", 3))
     'mine/3'
     """
 
@@ -43,19 +43,19 @@ class NetworkName:
 
 @dataclass(frozen=True, eq=False)
 class SimilarityResult:
-    """How well every network y accounts for every network x, one variable per measure.
+    """How well every representation y accounts for every representation x, one variable per measure.
 
-    Dims `x` and `y` run over networks, with the labels "model/3" as index and the coordinates
-    `x_model`, `x_layer`, `y_model`, `y_layer`; attention measures run over `x_attention` and
-    `y_attention`, labelled the same way. `dataset` holds all of it.
+    Dims `x` and `y` run over representations, with the labels "model/3" as index and the
+    coordinates `x_model`, `x_layer`, `y_model`, `y_layer`; attention measures run over
+    `x_attention` and `y_attention`, labelled the same way. `dataset` holds all of it.
 
     >>> result  # of two models of two layers each
-    SimilarityResult(2 models, 4 networks, 500 frames)
+    SimilarityResult(2 models, 4 representations, 500 frames)
       measures: maxcorr, lincka
     >>> float(result.matrix("maxcorr").loc["mine/0", "theirs/0"].round(6))
     1.0
-    >>> result.select("theirs", layers=1).networks
-    (NetworkName(model='theirs', layer=1),)
+    >>> result.select("theirs", layers=1).representations
+    (RepresentationName(model='theirs', layer=1),)
     >>> result.block("lincka", "mine", "theirs").shape
     (2, 2)
     >>> result.to_dataframe().columns.tolist()
@@ -69,12 +69,12 @@ class SimilarityResult:
     @classmethod
     def build(
         cls,
-        networks: Sequence[NetworkName],
+        representations: Sequence[RepresentationName],
         matrices: Mapping[str, Float[np.ndarray, "_ _"]],
         extras: Mapping[str, tuple[tuple[str, ...], np.ndarray]] = {},
         measures: Mapping[str, Mapping[str, Any]] = {},
         attributes: Mapping[str, Any] = {},
-        attention_networks: Sequence[NetworkName] = (),
+        attention_representations: Sequence[RepresentationName] = (),
         dims: Mapping[str, tuple[str, str]] = {},
     ) -> "SimilarityResult":
         """Label `matrices` (measure -> row x, column y) and whatever goes with them.
@@ -82,21 +82,22 @@ class SimilarityResult:
         `extras` are further arrays with their dims; `measures` describes each measure (symmetric,
         range, level, summary, reference); `attributes` is any nesting of mappings, lists and
         simple values. `dims` names the dims of a matrix where they are not `x` and `y`; those over
-        `attention_networks` are `x_attention` and `y_attention`.
+        `attention_representations` are `x_attention` and `y_attention`.
 
         Raises:
-            UserError: no or repeated networks, a repeated name, or a shape that does not fit.
+            UserError: no or repeated representations, a repeated name, or a shape that does not
+            fit.
         """
-        coords = _coordinates(NETWORK_DIMS, networks)
-        if attention_networks:
-            coords |= _coordinates(ATTENTION_DIMS, attention_networks)
-        entries = {name: (dims.get(name, NETWORK_DIMS), matrices[name]) for name in matrices}
+        coords = _coordinates(REPRESENTATION_DIMS, representations)
+        if attention_representations:
+            coords |= _coordinates(ATTENTION_DIMS, attention_representations)
+        entries = {name: (dims.get(name, REPRESENTATION_DIMS), matrices[name]) for name in matrices}
         if repeated := (entries.keys() & extras.keys()) | (
             coords.keys() & (entries.keys() | extras.keys())
         ):
             raise UserError(f"names used twice in one result: {', '.join(sorted(repeated))}")
         if any("model" in names for names, _ in extras.values()):
-            coords["model"] = ("model", _text(_unique(n.model for n in networks)))
+            coords["model"] = ("model", _text(_unique(n.model for n in representations)))
         sizes = {dim: len(values) for dim, values in coords.values()}
         variables = {}
         for name, (names, values) in {**entries, **dict(extras)}.items():
@@ -114,19 +115,23 @@ class SimilarityResult:
         return tuple(str(name) for name, v in found if v.attrs.get("kind") == "measure")
 
     @property
-    def networks(self) -> tuple[NetworkName, ...]:
-        """The networks along `x` and `y`."""
-        return _networks(self.dataset, "x")
+    def representations(self) -> tuple[RepresentationName, ...]:
+        """The representations along `x` and `y`."""
+        return _representations(self.dataset, "x")
 
     @property
-    def attention_networks(self) -> tuple[NetworkName, ...]:
-        """The networks along `x_attention` and `y_attention`; empty without attention measures."""
-        return _networks(self.dataset, "x_attention") if "x_attention" in self.dataset.dims else ()
+    def attention_representations(self) -> tuple[RepresentationName, ...]:
+        """The representations along `x_attention` and `y_attention`; empty without attention measures."""
+        return (
+            _representations(self.dataset, "x_attention")
+            if "x_attention" in self.dataset.dims
+            else ()
+        )
 
     @property
     def models(self) -> tuple[str, ...]:
         """The models, in order, each once."""
-        return _unique(network.model for network in self.networks)
+        return _unique(representation.model for representation in self.representations)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -169,9 +174,9 @@ class SimilarityResult:
             )
         depths = {layers} if isinstance(layers, int) else layers
         kept = {}
-        for dim in (*NETWORK_DIMS, *ATTENTION_DIMS):
+        for dim in (*REPRESENTATION_DIMS, *ATTENTION_DIMS):
             if dim in self.dataset.dims:
-                names = _networks(self.dataset, dim)
+                names = _representations(self.dataset, dim)
                 kept[dim] = [
                     i
                     for model in wanted
@@ -179,7 +184,7 @@ class SimilarityResult:
                     if name.model == model and (depths is None or name.layer in depths)
                 ]
         if not kept["x"]:
-            raise UserError(f"no network of {', '.join(wanted)} has a layer among {layers}")
+            raise UserError(f"no representation of {', '.join(wanted)} has a layer among {layers}")
         if "model" in self.dataset.dims:
             kept["model"] = [self.models.index(model) for model in wanted]
         chosen = self.dataset.isel(kept)
@@ -201,12 +206,12 @@ class SimilarityResult:
         return matrix.isel(kept)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per pair of networks x and y, one column per measure.
+        """One row per pair of representations x and y, one column per measure.
 
         x_model, x_layer, y_model, y_layer, then the measures; NaN where one is not defined, or has
         no such pair, as attention measures of layer 0.
         """
-        labels = list(dict.fromkeys([*self.networks, *self.attention_networks]))
+        labels = list(dict.fromkeys([*self.representations, *self.attention_representations]))
         index = _text(map(str, labels))
         pairs = [(x.model, x.layer, y.model, y.layer) for x in labels for y in labels]
         keys = zip(
@@ -287,7 +292,9 @@ class SimilarityResult:
             )
             for measure in self.measures
         }
-        table = means_table(Counter(network.model for network in self.networks), means)
+        table = means_table(
+            Counter(representation.model for representation in self.representations), means
+        )
         told = (
             "mean over layers of how well y accounts for x, a layer with itself left out; "
             "within: of layers of one model, between: of two"
@@ -311,7 +318,11 @@ class SimilarityResult:
         return float(values[keep].mean()) if keep.any() else math.nan
 
     def __repr__(self) -> str:
-        parts = [f"{len(self.models)} models", f"{len(self.networks)} networks", *self.notes()]
+        parts = [
+            f"{len(self.models)} models",
+            f"{len(self.representations)} representations",
+            *self.notes(),
+        ]
         return f"SimilarityResult({', '.join(parts)})\n  measures: {', '.join(self.measures)}"
 
     def notes(self) -> list[str]:
@@ -327,24 +338,26 @@ class SimilarityResult:
         return [*counts, str(given["note"])] if given.get("note") else counts
 
 
-def _networks(dataset: xr.Dataset, dim: str) -> tuple[NetworkName, ...]:
+def _representations(dataset: xr.Dataset, dim: str) -> tuple[RepresentationName, ...]:
     pairs = zip(dataset[f"{dim}_model"].values, dataset[f"{dim}_layer"].values, strict=True)
-    return tuple(NetworkName(str(model), int(layer)) for model, layer in pairs)
+    return tuple(RepresentationName(str(model), int(layer)) for model, layer in pairs)
 
 
-def _coordinates(dims: tuple[str, str], networks: Sequence[NetworkName]) -> dict[str, Any]:
-    if not networks:
-        raise UserError("a result needs at least one network")
-    if len(set(networks)) < len(networks):
-        again = next(n for i, n in enumerate(networks) if n in networks[:i])
+def _coordinates(
+    dims: tuple[str, str], representations: Sequence[RepresentationName]
+) -> dict[str, Any]:
+    if not representations:
+        raise UserError("a result needs at least one representation")
+    if len(set(representations)) < len(representations):
+        again = next(n for i, n in enumerate(representations) if n in representations[:i])
         raise UserError(
-            f"network {again} is given twice; every layer of every model must be unique"
+            f"representation {again} is given twice; every layer of every model must be unique"
         )
     coords: dict[str, Any] = {}
     for dim in dims:
-        coords[dim] = (dim, _text(map(str, networks)))
-        coords[f"{dim}_model"] = (dim, _text(n.model for n in networks))
-        coords[f"{dim}_layer"] = (dim, np.array([n.layer for n in networks], dtype=np.int64))
+        coords[dim] = (dim, _text(map(str, representations)))
+        coords[f"{dim}_model"] = (dim, _text(n.model for n in representations))
+        coords[f"{dim}_layer"] = (dim, np.array([n.layer for n in representations], dtype=np.int64))
     return coords
 
 

@@ -9,7 +9,7 @@ import xarray as xr
 from jaxtyping import Float
 
 _WIDTH = 100
-# With no more rows than neurons these are near 1 for any two networks, or far above 0.
+# With no more rows than neurons these are near 1 for any two representations, or far above 0.
 _INFLATED = (
     "linreg", "linreg_r2", "linreg_r2_global", "svcca", "svcca_ge", "svcca_centred",
     "svcca_centred_ge", "mean_cca", "mean_cca2", "pwcca", "pwcca_zscored", "lincka",
@@ -77,7 +77,7 @@ class Scored(Protocol):
 
 
 def few_frames(result: Scored) -> str:
-    """A warning where there are fewer than ten rows a neuron of the widest network, else ""."""
+    """A warning where there are fewer than ten rows a neuron of the widest representation, else ""."""
     given = result.attributes
     rows = given.get("rows", given.get("frames"))
     inflated = [measure for measure in result.measures if measure in _INFLATED]

@@ -28,7 +28,7 @@ State = dict[str, dict[str, Any]]
 """By part and name: an array, a list of arrays, or what JSON can hold."""
 
 
-class Checkpoint(NamedTuple):
+class RunCheckpoint(NamedTuple):
     """What was saved."""
 
     step: int
@@ -94,7 +94,7 @@ class Checkpoints:
         """Whether anything has been saved, by this run or one before it."""
         return self._folder.is_dir() and any(self._folder.iterdir())
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self) -> RunCheckpoint | None:
         """The newest that can be read, None if there is none.
 
         Raises UserError if it is of another job, or if there are some and none can be read.
@@ -115,7 +115,7 @@ class Checkpoints:
             if "identity" not in found.facts:
                 raise UserError(f"{self._folder} holds checkpoints of another program")
             self._check(found.facts["identity"])
-            return Checkpoint(step, found.state, found.facts)
+            return RunCheckpoint(step, found.state, found.facts)
         if steps:
             raise UserError(f"no checkpoint in {self._folder} can be read; delete the folder")
         _log.warning("no checkpoint in %s: starting from the beginning", self._folder)

@@ -16,18 +16,22 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.runtime.mesh import AXES
 from speechsim_jax.statistics import attention_sums, moments_on_mesh
 from speechsim_jax.statistics.accumulator import Snapshot
-from speechsim_jax.statistics.attention_finished import FinishedAttention, HeadSums, finished
+from speechsim_jax.statistics.attention_finished import (
+    FinishedAttention,
+    HeadSums,
+    finish_attention,
+)
 from speechsim_jax.statistics.attention_sums import AttentionSums, Rows
-from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.moments import ModelShape
 
-Parts = Any
+AttentionInputs = Any
 """A pytree that maps are made of: queries and keys, or the maps themselves."""
 
-MakeRows = Callable[[Parts, Int[Array, ""], Int[Array, " row"]], Rows]
+MakeRows = Callable[[AttentionInputs, Int[Array, ""], Int[Array, " row"]], Rows]
 """(parts, utterance of the batch, queries) -> rows of the maps of all heads."""
 
 
-class AttentionStream:
+class AttentionAccumulator:
     """Adds the attention of batches to `AttentionSums`; only the sums stay.
 
     `streams`: layers and heads (as `neurons`) of every model, in the order of the heads that
@@ -39,7 +43,7 @@ class AttentionStream:
 
     def __init__(
         self,
-        streams: tuple[Stream, ...],
+        streams: tuple[ModelShape, ...],
         make_rows: MakeRows,
         wanted: tuple[str, ...],
         stats_dtype: str = "float32",
@@ -72,7 +76,9 @@ class AttentionStream:
         """Utterances added so far."""
         return len(self._lengths)
 
-    def append(self, parts: Parts, lengths: Int[np.ndarray, " batch"], frames: int) -> None:
+    def append(
+        self, parts: AttentionInputs, lengths: Int[np.ndarray, " batch"], frames: int
+    ) -> None:
         """Add a batch of utterances of `lengths` frames (0 for a filler), padded to `frames`."""
         with x64(self._dtype == "float64"):
             self._state = self._update(
@@ -118,7 +124,7 @@ class AttentionStream:
 
     def finish(self, rank_tolerance: float | None = None) -> "FinishedAttention":
         """The finished statistic."""
-        return finished(self.close(), rank_tolerance)
+        return finish_attention(self.close(), rank_tolerance)
 
 
 @functools.lru_cache(maxsize=16)
@@ -139,7 +145,7 @@ def _update(
     make_rows: MakeRows,
     wanted: tuple[str, ...],
     state: AttentionSums,
-    parts: Parts,
+    parts: AttentionInputs,
     lengths: Int[Array, " batch"],
     frames: int,
 ) -> AttentionSums:
@@ -153,7 +159,7 @@ def _update_on_mesh(
     batch_axis: Mapping[str, int | None],
     update: Callable[..., AttentionSums],
     state: AttentionSums,
-    parts: Parts,
+    parts: AttentionInputs,
     lengths: Int[Array, " batch"],
     frames: int,
 ) -> AttentionSums:

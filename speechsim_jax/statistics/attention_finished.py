@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics import attention_sums, moments
 from speechsim_jax.statistics.attention_sums import AttentionSums
-from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 
 
@@ -21,14 +21,14 @@ class HeadSums:
     `lengths`: frames of each utterance. `dtype`: of the sums while they were added up.
     """
 
-    streams: tuple[Stream, ...]
+    streams: tuple[ModelShape, ...]
     wanted: tuple[str, ...]
     dtype: str
     sums: AttentionSums
     lengths: tuple[int, ...]
 
 
-def merge(a: HeadSums, b: HeadSums) -> HeadSums:
+def merge_attention(a: HeadSums, b: HeadSums) -> HeadSums:
     """The sums over the utterances of both; raises UserError unless they are of the same heads."""
     for what in ("streams", "wanted", "dtype"):
         if getattr(a, what) != getattr(b, what):
@@ -61,8 +61,8 @@ class MapMeans:
 class FinishedAttention:
     """Attention sums at the end of the stream.
 
-    `heads`: where each network's heads are on the axes of `means`. `moments`: all cells of all maps
-    as rows, heads as neurons. `baselines`: each head against `attention.BASELINES`.
+    `heads`: where each representation's heads are on the axes of `means`. `moments`: all cells of
+    all maps as rows, heads as neurons. `baselines`: each head against `attention.BASELINES`.
     """
 
     heads: tuple[slice, ...]
@@ -73,7 +73,7 @@ class FinishedAttention:
     frames: int
 
 
-def finished(found: HeadSums, rank_tolerance: float | None = None) -> FinishedAttention:
+def finish_attention(found: HeadSums, rank_tolerance: float | None = None) -> FinishedAttention:
     """Sums over utterances -> means."""
     sums, streams = found.sums, found.streams
     counts = np.array(found.lengths, np.int64)
@@ -121,7 +121,7 @@ def _unrolled(divergence: Float[np.ndarray, "head step"]) -> Float[np.ndarray, "
 def _moments(
     gram: Float[np.ndarray, "head head"],
     heads: tuple[slice, ...],
-    streams: tuple[Stream, ...],
+    streams: tuple[ModelShape, ...],
     counts: Int[np.ndarray, " utterance"],
     dtype: str,
     rank_tolerance: float | None,
@@ -137,8 +137,8 @@ def _moments(
     scatter = gram + len(counts) - total**2 / cells
     empty = moments.zero(streams)
     place = {}
-    for network, where in zip(_networks(streams), heads):
-        place[network] = where
+    for representation, where in zip(_representations(streams), heads):
+        place[representation] = where
     cross = tuple(
         np.stack([scatter[place[tile.a, l], place[tile.b, m]][None] for l, m in tile.pairs])
         for tile in empty.tiles
@@ -158,5 +158,5 @@ def _moments(
     return FinishedMoments(state, rank_tolerance)
 
 
-def _networks(streams: tuple[Stream, ...]) -> list[tuple[int, int]]:
+def _representations(streams: tuple[ModelShape, ...]) -> list[tuple[int, int]]:
     return [(i, layer) for i, stream in enumerate(streams) for layer in range(stream.layers)]

@@ -6,10 +6,10 @@ from typing import Any
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics.attention_finished import FinishedAttention
-from speechsim_jax.statistics.attention_finished import finished as finished_heads
+from speechsim_jax.statistics.attention_finished import finish_attention as finished_heads
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 from speechsim_jax.statistics.sample import Sample, of_streams
-from speechsim_jax.statistics.store import Accumulated
+from speechsim_jax.statistics.store import StoredStatistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Finished:
         return self.moments.rows if self.moments is not None else frames
 
 
-def finished(parts: Sequence[Accumulated], rank_tolerance: float | None) -> Finished:
+def finished(parts: Sequence[StoredStatistics], rank_tolerance: float | None) -> Finished:
     """The finished statistics of all passes; raises UserError if attention has heard nothing."""
     moments = [part.moments for part in parts if part.moments is not None]
     samples = [(part.sample, part.places) for part in parts if part.sample is not None]

@@ -39,7 +39,7 @@ Vector = Float[np.ndarray, " x"]
 
 @dataclasses.dataclass(frozen=True)
 class Whitening:
-    """The z-scored live neurons of a network in the axes of their correlations R = V values V'.
+    """The z-scored live neurons of a representation in the axes of their correlations R = V values V'.
 
     `values` fall; those at most tau times the largest are left out, so W = V / sqrt(values) is
     finite. `rank` is their number, `condition` the ratio of the largest to the smallest kept.
@@ -81,7 +81,7 @@ def whiten(correlation: Float[np.ndarray, "live live"], tolerance: float) -> Whi
 def svd(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """U, s, V' by divide and conquer; by QR steps (several times slower) if that does not converge.
 
-    It does not for some matrices within 1e-11 of the identity, as two equal networks give.
+    It does not for some matrices within 1e-11 of the identity, as two equal representations give.
     """
     try:
         return np.linalg.svd(matrix, full_matrices=False)

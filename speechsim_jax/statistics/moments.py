@@ -1,7 +1,8 @@
 """First, second and cross moments of every layer pair of every model, in one pass.
 
 A *stream* is one model: its layers' rows (frames) as [layer, row, neuron]. With the pilot p, a
-first guess at the mean that never changes, and x = row - p for each network (layer of a stream),
+first guess at the mean that never changes, and x = row - p for each representation (layer of a
+stream),
 
     first = sum x              cross(l, m) = sum x_l x_m'                e_l = |x_l|^2
     energy = sum e             energy_cross = sum e e'                   energy_first = sum e x'
@@ -33,7 +34,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from speechsim_jax.array_types import StreamRows
+from speechsim_jax.array_types import ModelRows
 
 # A count is kept as (multiples of this, remainder): int32 alone ends at 2^31 rows.
 _COUNT_BASE = 2**30
@@ -53,7 +54,7 @@ Two parts on a device, as many for each of several; on the host one, float64, th
 
 
 @dataclasses.dataclass(frozen=True)
-class Stream:
+class ModelShape:
     """The shape of one model's rows."""
 
     layers: int
@@ -69,7 +70,7 @@ class Tile:
     pairs: tuple[tuple[int, int], ...]
 
 
-def all_tiles(streams: tuple[Stream, ...]) -> tuple[Tile, ...]:
+def all_tiles(streams: tuple[ModelShape, ...]) -> tuple[Tile, ...]:
     """Every layer pair once: all of a against all of b for a < b, l <= m within a stream."""
     tiles = []
     for a, b in itertools.combinations_with_replacement(range(len(streams)), 2):
@@ -85,9 +86,9 @@ class Sums:
 
     first: tuple[Float[Values, "_part _layer _neuron"], ...]
     cross: tuple[Float[Values, "_pair _part _x _y"], ...]
-    energy: Float[Values, "_part network"]
-    energy_cross: Float[Values, "_part network network"]
-    energy_first: tuple[Float[Values, "_part network _layer _neuron"], ...]
+    energy: Float[Values, "_part representation"]
+    energy_cross: Float[Values, "_part representation representation"]
+    energy_first: tuple[Float[Values, "_part representation _layer _neuron"], ...]
 
 
 @jax.tree_util.register_dataclass
@@ -101,7 +102,7 @@ class Moments:
     count: Int32[Values, "_two"]
     pilot: tuple[Float[Values, "2 _layer _neuron"], ...]
     sums: Sums
-    streams: tuple[Stream, ...] = dataclasses.field(metadata={"static": True})
+    streams: tuple[ModelShape, ...] = dataclasses.field(metadata={"static": True})
     tiles: tuple[Tile, ...] = dataclasses.field(metadata={"static": True})
 
 
@@ -109,7 +110,7 @@ Pilot = tuple[Float[Values, "2 _layer _neuron"], ...]
 
 
 def zero(
-    streams: tuple[Stream, ...],
+    streams: tuple[ModelShape, ...],
     tiles: tuple[Tile, ...] | None = None,
     dtype: DTypeLike = jnp.float32,
     slices: int = 1,
@@ -119,7 +120,7 @@ def zero(
     `cross` has room for one of so many equal slices of the x-neurons.
     """
     tiles = all_tiles(streams) if tiles is None else tiles
-    networks = sum(stream.layers for stream in streams)
+    representations = sum(stream.layers for stream in streams)
 
     def zeros(*shape: int) -> Array:
         return jnp.zeros(shape, dtype)
@@ -130,9 +131,9 @@ def zero(
             zeros(len(t.pairs), 2, streams[t.a].neurons // slices, streams[t.b].neurons)
             for t in tiles
         ),
-        energy=zeros(2, networks),
-        energy_cross=zeros(2, networks, networks),
-        energy_first=tuple(zeros(2, networks, s.layers, s.neurons) for s in streams),
+        energy=zeros(2, representations),
+        energy_cross=zeros(2, representations, representations),
+        energy_first=tuple(zeros(2, representations, s.layers, s.neurons) for s in streams),
     )
     pilot = tuple(zeros(2, s.layers, s.neurons) for s in streams)
     return Moments(jnp.zeros(2, jnp.int32), pilot, sums, streams, tiles)
@@ -145,7 +146,7 @@ def with_pilot(state: Moments, pilot: Pilot) -> Moments:
 
 
 def pilot_mean(
-    rows: tuple[StreamRows, ...],
+    rows: tuple[ModelRows, ...],
     valid: Int[Array, "*buffer"],
     everywhere: Callable[[Array], Array] = lambda x: x,
     leads: Bool[Array, ""] | bool = True,
@@ -156,7 +157,7 @@ def pilot_mean(
     `everywhere` sums over them; the one that `leads` needs a valid row, the first.
     """
 
-    def mean(x: StreamRows) -> Float[Array, "2 _layer _neuron"]:
+    def mean(x: ModelRows) -> Float[Array, "2 _layer _neuron"]:
         base = everywhere(jnp.where(leads, x[:, :1], 0))
         deviation = jnp.where(_inside(x, valid), x - base, 0)
         total = everywhere(jnp.sum(deviation, axis=1))
@@ -171,7 +172,7 @@ def pilot_mean(
 
 def update(
     state: Moments,
-    rows: tuple[StreamRows, ...],
+    rows: tuple[ModelRows, ...],
     valid: Int[Array, "*buffer"],
     part: Int[Array, ""] | int = 0,
 ) -> Moments:
@@ -200,13 +201,13 @@ def update(
 
 
 def _shift(
-    x: StreamRows, pilot: Float[Values, "2 _layer _neuron"], valid: Int[Array, "*buffer"]
-) -> StreamRows:
+    x: ModelRows, pilot: Float[Values, "2 _layer _neuron"], valid: Int[Array, "*buffer"]
+) -> ModelRows:
     mean, rest = pilot[0][:, None], pilot[1][:, None]
     return jnp.where(_inside(x, valid), (x.astype(pilot.dtype) - mean) - rest, 0)
 
 
-def _inside(x: StreamRows, valid: Int[Array, "*buffer"]) -> Bool[Array, "row 1"]:
+def _inside(x: ModelRows, valid: Int[Array, "*buffer"]) -> Bool[Array, "row 1"]:
     """Which rows are among the first `valid` of their buffer."""
     row = jnp.arange(x.shape[1] // valid.size)
     return (row < valid.reshape(-1, 1)).reshape(-1, 1)
@@ -218,8 +219,8 @@ def _einsum(formula: str, a: Array, b: Array) -> Array:
 
 
 def _weighted_sums(
-    weights: Float[Array, "network row"], rows: StreamRows
-) -> Float[Array, "network _layer _neuron"]:
+    weights: Float[Array, "representation row"], rows: ModelRows
+) -> Float[Array, "representation _layer _neuron"]:
     """Sums over rows; layer by layer, because one product would lay all rows out anew."""
     return lax.map(lambda x: _einsum("nr,rd->nd", weights, x), rows).swapaxes(0, 1)
 
@@ -227,8 +228,8 @@ def _weighted_sums(
 def _add_products(
     acc: Float[Values, "_pair 2 _x _y"],
     tile: Tile,
-    a: StreamRows,
-    b: StreamRows,
+    a: ModelRows,
+    b: ModelRows,
     part: Int[Array, ""] | int,
 ) -> Float[Array, "_pair 2 _x _y"]:
     """acc[k] += a[l]' b[m] for each pair (l, m) of the tile; of a the neurons that acc has.

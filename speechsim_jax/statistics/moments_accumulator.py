@@ -17,12 +17,12 @@ from speechsim_jax.array_types import HiddenStates
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics import moments, moments_merge, moments_on_mesh
 from speechsim_jax.statistics.accumulator import Snapshot
-from speechsim_jax.statistics.moments import Moments, Stream, Tile
+from speechsim_jax.statistics.moments import ModelShape, Moments, Tile
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 from speechsim_jax.statistics.moments_on_mesh import Programs, pack
 
 
-class MomentsStream:
+class MomentsAccumulator:
     """Adds frames of all models to `Moments`, `rows_per_update` at a time.
 
     The first full buffer (or all there is) gives the pilot. Buffers and state are made at once and
@@ -34,7 +34,7 @@ class MomentsStream:
 
     def __init__(
         self,
-        streams: tuple[Stream, ...],
+        streams: tuple[ModelShape, ...],
         rows_per_update: int,
         stats_dtype: str = "float32",
         rows_dtype: str = "float32",
@@ -179,7 +179,7 @@ def _small_on_host(state: Moments) -> Moments:
 
 
 def _one_device() -> Programs:
-    def buffers(streams: tuple[Stream, ...], size: int, dtype: str) -> moments_on_mesh.Buffers:
+    def buffers(streams: tuple[ModelShape, ...], size: int, dtype: str) -> moments_on_mesh.Buffers:
         return tuple(jnp.zeros((s.layers, size, s.neurons), dtype) for s in streams)
 
     return Programs(

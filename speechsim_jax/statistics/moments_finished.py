@@ -21,39 +21,39 @@ from speechsim_jax.statistics.moments import Compensated, Moments
 _DEAD_STD = {"float32": 1e-6, "float64": 0.0}
 
 
-Place = tuple[int, int]
+LayerIndex = tuple[int, int]
 """Stream and layer."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Part:
+class PassMoments:
     """The moments of some layer pairs, at the end of the stream.
 
-    `places`: of the state's networks among all that are compared, rising. `block`: the cross
+    `places`: of the state's representations among all that are compared, rising. `block`: the cross
     moments of a tile's pair [part, x, y]; those of the state may lie elsewhere.
     """
 
     state: Moments
-    places: tuple[Place, ...]
+    places: tuple[LayerIndex, ...]
     block: Callable[[int, int], Compensated]
 
     @classmethod
-    def whole(cls, state: Moments) -> "Part":
+    def whole(cls, state: Moments) -> "PassMoments":
         """All layer pairs of all streams, in one part."""
         places = tuple((s, l) for s, x in enumerate(state.streams) for l in range(x.layers))
         return cls.held(state, places)
 
     @classmethod
-    def held(cls, state: Moments, places: tuple[Place, ...]) -> "Part":
+    def held(cls, state: Moments, places: tuple[LayerIndex, ...]) -> "PassMoments":
         """Of a state that has its cross moments."""
         return cls(state, places, lambda tile, pair: state.sums.cross[tile][pair])
 
 
 @dataclasses.dataclass(frozen=True)
 class _PairSums:
-    """Where the sums of a pair of networks are: a part's tile, its pair, and its two networks."""
+    """Where the sums of a pair of representations are: a part's tile, its pair, and its two representations."""
 
-    part: Part
+    part: PassMoments
     tile: int
     pair: int
     x: int
@@ -67,25 +67,25 @@ class _PairSums:
         """Of the part's pair, whatever x and y."""
         return np.asarray(_total(self.part.block(self.tile, self.pair)))
 
-    def first(self, network: int) -> Vector:
-        stream, layer = self._local(network)
+    def first(self, representation: int) -> Vector:
+        stream, layer = self._local(representation)
         return np.asarray(_total(self.part.state.sums.first[stream][:, layer]))
 
-    def pilot(self, network: int) -> Vector:
-        stream, layer = self._local(network)
+    def pilot(self, representation: int) -> Vector:
+        stream, layer = self._local(representation)
         return np.asarray(_total(self.part.state.pilot[stream][:, layer]))
 
-    def energy_first(self, of: int, network: int) -> Vector:
-        """Sum of |of|^2 times the network's rows."""
-        stream, layer = self._local(network)
+    def energy_first(self, of: int, representation: int) -> Vector:
+        """Sum of |of|^2 times the representation's rows."""
+        stream, layer = self._local(representation)
         return np.asarray(_total(self.part.state.sums.energy_first[stream][:, of, layer]))
 
-    def _local(self, network: int) -> Place:
+    def _local(self, representation: int) -> LayerIndex:
         for stream, shape in enumerate(self.part.state.streams):
-            if network < shape.layers:
-                return stream, network
-            network -= shape.layers
-        raise IndexError(network)
+            if representation < shape.layers:
+                return stream, representation
+            representation -= shape.layers
+        raise IndexError(representation)
 
 
 class FinishedMoments:
@@ -98,8 +98,8 @@ class FinishedMoments:
     count as perfectly correlated.
     """
 
-    def __init__(self, parts: Moments | Sequence[Part], rank_tolerance: float | None = None):
-        self.parts = (Part.whole(parts),) if isinstance(parts, Moments) else tuple(parts)
+    def __init__(self, parts: Moments | Sequence[PassMoments], rank_tolerance: float | None = None):
+        self.parts = (PassMoments.whole(parts),) if isinstance(parts, Moments) else tuple(parts)
         states = [part.state for part in self.parts]
         self.rows = moments.count_of(states[0])
         self.dtype = str(states[0].pilot[0].dtype)
@@ -112,10 +112,10 @@ class FinishedMoments:
         default = 1e-6 if self.dtype == "float32" else widest * 2.2e-16
         self.rank_tolerance = default if rank_tolerance is None else rank_tolerance
         places = sorted({place for part in self.parts for place in part.places})
-        self.networks = tuple(map_in_threads(self._network, places))
+        self.representations = tuple(map_in_threads(self._representation, places))
 
-    def _network(self, place: Place) -> "NetworkMoments":
-        """Work out one network's own moments."""
+    def _representation(self, place: LayerIndex) -> "RepresentationMoments":
+        """Work out one representation's own moments."""
         sums = self._sums[place, place]
         first, pilot = sums.first(sums.x), sums.pilot(sums.x)
         scatter = sums.cross() - np.outer(first, first) / self.rows
@@ -125,7 +125,7 @@ class FinishedMoments:
         live = std > 0
         correlation = (scatter / self.rows)[np.ix_(live, live)] / np.outer(std[live], std[live])
         stream, layer = place
-        return NetworkMoments(
+        return RepresentationMoments(
             stream=stream,
             layer=layer,
             mean=mean,
@@ -136,31 +136,35 @@ class FinishedMoments:
             whitening=whiten(correlation, self.rank_tolerance),
         )
 
-    def _of(self, x: "NetworkMoments", y: "NetworkMoments") -> tuple[_PairSums, bool]:
+    def _of(self, x: "RepresentationMoments", y: "RepresentationMoments") -> tuple[_PairSums, bool]:
         """The sums of a pair, and whether its cross moments are those of (y, x)."""
         a, b = (x.stream, x.layer), (y.stream, y.layer)
         if (a, b) in self._sums:
             return self._sums[a, b], False
         return self._sums[b, a].swapped, True
 
-    def shifted_cross(self, x: "NetworkMoments", y: "NetworkMoments") -> Matrix:
+    def shifted_cross(self, x: "RepresentationMoments", y: "RepresentationMoments") -> Matrix:
         """Sum of x y' over rows, pilot-shifted but not centred."""
         sums, swapped = self._of(x, y)
         return sums.cross().T if swapped else sums.cross()
 
-    def scatter(self, x: "NetworkMoments", y: "NetworkMoments") -> Matrix:
+    def scatter(self, x: "RepresentationMoments", y: "RepresentationMoments") -> Matrix:
         """S_xy = Xc' Yc."""
         sums, _ = self._of(x, y)
         outer = np.outer(sums.first(sums.x), sums.first(sums.y))
         return self.shifted_cross(x, y) - outer / self.rows
 
-    def correlate(self, scatter: Matrix, x: "NetworkMoments", y: "NetworkMoments") -> Matrix:
+    def correlate(
+        self, scatter: Matrix, x: "RepresentationMoments", y: "RepresentationMoments"
+    ) -> Matrix:
         """R_xy of S_xy, 0 for dead neurons."""
-        scale = [np.where(network.live, network.std, np.inf) for network in (x, y)]
+        scale = [
+            np.where(representation.live, representation.std, np.inf) for representation in (x, y)
+        ]
         return scatter / (self.rows * scale[0][:, None] * scale[1])
 
-    def energies(self, x: "NetworkMoments", y: "NetworkMoments") -> "Energies":
-        """The sums of squared norms of two networks, and those of their rows."""
+    def energies(self, x: "RepresentationMoments", y: "RepresentationMoments") -> "Energies":
+        """The sums of squared norms of two representations, and those of their rows."""
         pair, _ = self._of(x, y)
         sums = pair.part.state.sums
         return Energies(
@@ -174,8 +178,8 @@ class FinishedMoments:
         )
 
 
-def _pairs(part: Part) -> Iterator[_PairSums]:
-    """All pairs of networks of a part's tiles."""
+def _pairs(part: PassMoments) -> Iterator[_PairSums]:
+    """All pairs of representations of a part's tiles."""
     start = [0, *itertools.accumulate(stream.layers for stream in part.state.streams)]
     for t, tile in enumerate(part.state.tiles):
         for k, (l, m) in enumerate(tile.pairs):
@@ -183,7 +187,7 @@ def _pairs(part: Part) -> Iterator[_PairSums]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class NetworkMoments:
+class RepresentationMoments:
     """One layer of one stream: its own moments.
 
     `std`: population standard deviation, 0 where a neuron is dead, that is not `live`.

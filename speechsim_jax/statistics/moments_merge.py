@@ -1,8 +1,8 @@
 """States with different pilots, those of separate jobs: brought to one pilot, then added.
 
-On the host in float64. With another pilot the rows of a network move from x to x - a, a being the
-new pilot less the old one, and those of another from y to y - b. Over n rows, with the sums of
-`moments`, the old ones on the right,
+On the host in float64. With another pilot the rows of a representation move from x to x - a, a
+being the new pilot less the old one, and those of another from y to y - b. Over n rows, with the
+sums of `moments`, the old ones on the right,
 
     s_x <- s_x - n a                     s = first
     C <- C - s_x b' - a s_y' + n a b'    C = cross
@@ -26,7 +26,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.statistics import moments
 from speechsim_jax.statistics.moments import Compensated, Moments, Pilot, Sums, Values
 
-Block = Float[np.ndarray, "x y"]
+CrossMoments = Float[np.ndarray, "x y"]
 
 
 def on_host(state: Moments) -> Moments:
@@ -55,8 +55,8 @@ class Moving:
     """A state on its way to another pilot: its pairs one by one, each exactly once, then the rest.
 
     `small` is a state on the host; its cross moments are not looked at. The energies of two
-    networks whose pair is in no tile become NaN: without their C they cannot move, and without it
-    no measure reads them.
+    representations whose pair is in no tile become NaN: without their C they cannot move, and
+    without it no measure reads them.
     """
 
     def __init__(self, small: Moments, pilot: Pilot):
@@ -64,15 +64,17 @@ class Moving:
         pilot = tuple(np.asarray(new, now.dtype) for new, now in zip(pilot, small.pilot))
         shifts = [_total(new.astype(np.float64) - now)[0] for new, now in zip(pilot, small.pilot)]
         self._rows = moments.count_of(small)
-        self._shift = _networks(shifts)
-        self._first = _networks(stream[0] for stream in old.first)
+        self._shift = _representations(shifts)
+        self._first = _representations(stream[0] for stream in old.first)
         self._square = np.array([shift @ shift for shift in self._shift])
         moved = [x @ s for x, s in zip(self._shift, self._first)]
         self._old = old
         self._energy = old.energy[0] - 2 * np.array(moved) + self._rows * self._square
         self._cross = np.full_like(old.energy_cross, np.nan)
         energy_first = tuple(np.full_like(v, np.nan) for v in old.energy_first)
-        self._of_old, self._of_new = map(_energies_of_networks, (old.energy_first, energy_first))
+        self._of_old, self._of_new = map(
+            _energies_of_representations, (old.energy_first, energy_first)
+        )
         sums = Sums(
             first=tuple(np.array(stream) for stream in old.first),
             cross=(),
@@ -80,12 +82,12 @@ class Moving:
             energy_cross=self._cross,
             energy_first=energy_first,
         )
-        for shift, total in zip(self._shift, _networks(stream[0] for stream in sums.first)):
+        for shift, total in zip(self._shift, _representations(stream[0] for stream in sums.first)):
             total -= self._rows * shift
         self._moved = dataclasses.replace(small, pilot=pilot, sums=sums)
 
-    def pair(self, i: int, j: int, block: Block) -> Block:
-        """C of networks i and j with the new pilot; their energies move with it."""
+    def pair(self, i: int, j: int, block: CrossMoments) -> CrossMoments:
+        """C of representations i and j with the new pilot; their energies move with it."""
         a, first, square = self._shift, self._first, self._square
         v, p = self._of_old, self._old.energy_cross[0]
         g = v[j][i] - 2 * a[i] @ block + square[i] * first[j]
@@ -113,23 +115,23 @@ def rebase(state: Moments, pilot: Pilot) -> Moments:
     return dataclasses.replace(rest, sums=dataclasses.replace(rest.sums, cross=state.sums.cross))
 
 
-def _networks(streams: Iterable[Values]) -> list[np.ndarray]:
-    """[layer, ...] of each stream -> [...] of each network; views of what is on the host."""
+def _representations(streams: Iterable[Values]) -> list[np.ndarray]:
+    """[layer, ...] of each stream -> [...] of each representation; views of what is on the host."""
     return [layer for stream in streams for layer in np.asarray(stream)]
 
 
-def _energies_of_networks(energy_first: Iterable[Values]) -> list[np.ndarray]:
-    """[part, network, layer, neuron] of each stream -> [network, neuron] of each network; views."""
-    return _networks(np.moveaxis(np.asarray(stream)[0], 1, 0) for stream in energy_first)
+def _energies_of_representations(energy_first: Iterable[Values]) -> list[np.ndarray]:
+    """[part, representation, layer, neuron] of each stream -> [representation, neuron] of each representation; views."""
+    return _representations(np.moveaxis(np.asarray(stream)[0], 1, 0) for stream in energy_first)
 
 
 def _starts(state: Moments) -> list[int]:
-    """The number of each stream's first network."""
+    """The number of each stream's first representation."""
     return [0, *itertools.accumulate(stream.layers for stream in state.streams)]
 
 
-def _blocks(state: Moments) -> Iterator[tuple[int, int, Block]]:
-    """Networks i and j of every pair that a tile holds, and C (a view)."""
+def _blocks(state: Moments) -> Iterator[tuple[int, int, CrossMoments]]:
+    """Representations i and j of every pair that a tile holds, and C (a view)."""
     start = _starts(state)
     for tile, cross in zip(state.tiles, state.sums.cross):
         for (l, m), block in zip(tile.pairs, cross):
@@ -154,7 +156,7 @@ class Merging:
         self._start = _starts(smalls[0])
         self.streams, self.tiles = smalls[0].streams, smalls[0].tiles
 
-    def block(self, tile: int, pair: int, blocks: Sequence[Block]) -> Block:
+    def block(self, tile: int, pair: int, blocks: Sequence[CrossMoments]) -> CrossMoments:
         """C of one pair of a tile, from that of each state; to be called once for each pair."""
         found = self.tiles[tile]
         l, m = found.pairs[pair]

@@ -26,16 +26,16 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Int32, Shaped
 
-from speechsim_jax.array_types import HiddenStates, StreamRows
+from speechsim_jax.array_types import HiddenStates, ModelRows
 from speechsim_jax.errors import UserError
 from speechsim_jax.runtime.mesh import AXES
 from speechsim_jax.statistics import moments
-from speechsim_jax.statistics.moments import Moments, Pilot, Stream, Tile
+from speechsim_jax.statistics.moments import ModelShape, Moments, Pilot, Tile
 
-Buffers = tuple[StreamRows, ...]
+Buffers = tuple[ModelRows, ...]
 Source = Int32[Array | np.ndarray, " row"]
 Valid = Int[Array | np.ndarray, " device"]
-Parts = tuple[Moments, Any, Any]
+ShardedMoments = tuple[Moments, Any, Any]
 """A state without cross and pilot, cross, and pilot: what is laid out in three ways."""
 
 
@@ -48,8 +48,8 @@ class Programs:
     """`pack` and `update` write over their first argument. `valid` has an entry a device."""
 
     devices: int
-    zero: Callable[[tuple[Stream, ...], tuple[Tile, ...] | None, str], Moments]
-    buffers: Callable[[tuple[Stream, ...], int, str], Buffers]
+    zero: Callable[[tuple[ModelShape, ...], tuple[Tile, ...] | None, str], Moments]
+    buffers: Callable[[tuple[ModelShape, ...], int, str], Buffers]
     pack: Callable[[Buffers, tuple[HiddenStates, ...], Source], Buffers]
     pilot_mean: Callable[[Buffers, Valid], Pilot]
     update: Callable[[Moments, Buffers, Valid], Moments]
@@ -61,7 +61,7 @@ def pack(buffers: Buffers, hidden: tuple[HiddenStates, ...], source: Source) -> 
     """buffer[:, r] = hidden frame source[r] (index into batch * frame); kept where source is -1."""
     source = jnp.asarray(source)
 
-    def fill(buffer: StreamRows, states: HiddenStates) -> StreamRows:
+    def fill(buffer: ModelRows, states: HiddenStates) -> ModelRows:
         frames = states.reshape(states.shape[0], -1, states.shape[-1])
         chosen = jnp.take(frames, jnp.maximum(source, 0), axis=1)
         return jnp.where((source >= 0)[:, None], chosen.astype(buffer.dtype), buffer)
@@ -82,15 +82,17 @@ def on_mesh(mesh: Mesh) -> Programs:
         donate_argnums=0,
     )
 
-    def zero(streams: tuple[Stream, ...], tiles: tuple[Tile, ...] | None, dtype: str) -> Moments:
+    def zero(
+        streams: tuple[ModelShape, ...], tiles: tuple[Tile, ...] | None, dtype: str
+    ) -> Moments:
         _check_widths(streams, feature)
 
-        def own() -> Parts:
+        def own() -> ShardedMoments:
             return _parts(moments.zero(streams, tiles, dtype, feature))
 
         return _whole(jax.jit(mapped(own, in_specs=(), out_specs=_PARTS))())
 
-    def buffers(streams: tuple[Stream, ...], size: int, dtype: str) -> Buffers:
+    def buffers(streams: tuple[ModelShape, ...], size: int, dtype: str) -> Buffers:
         def own() -> Buffers:
             return tuple(jnp.zeros((s.layers, size, s.neurons), dtype) for s in streams)
 
@@ -126,7 +128,9 @@ def on_mesh(mesh: Mesh) -> Programs:
     )
 
 
-def _update(feature: int, parts: Parts, buffers: Buffers, valid: Int[Array, " buffer"]) -> Parts:
+def _update(
+    feature: int, parts: ShardedMoments, buffers: Buffers, valid: Int[Array, " buffer"]
+) -> ShardedMoments:
     """One device's part: rows of all devices along `feature`, its own slice of the x-neurons."""
     slice_ = 0
     if feature > 1:
@@ -140,18 +144,18 @@ def _pilot_mean(buffers: Buffers, valid: Array, leads: Array) -> Pilot:
     return moments.pilot_mean(buffers, valid, everywhere, leads[0])
 
 
-def _parts(state: Moments) -> Parts:
+def _parts(state: Moments) -> ShardedMoments:
     rest = dataclasses.replace(state.sums, cross=())
     return dataclasses.replace(state, pilot=(), sums=rest), state.sums.cross, state.pilot
 
 
-def _whole(parts: Parts) -> Moments:
+def _whole(parts: ShardedMoments) -> Moments:
     rest, cross, pilot = parts
     sums = dataclasses.replace(rest.sums, cross=cross)
     return dataclasses.replace(rest, pilot=pilot, sums=sums)
 
 
-def _check_widths(streams: tuple[Stream, ...], feature: int) -> None:
+def _check_widths(streams: tuple[ModelShape, ...], feature: int) -> None:
     for stream in streams:
         if stream.neurons % feature:
             raise UserError(

@@ -4,11 +4,11 @@ Every row has a key, a 64-bit hash of (seed, utterance, number within it); the s
 `size` rows with the smallest keys ("bottom-k sampling", Cohen & Kaplan 2007), drawn uniformly
 without replacement. It depends on the set of rows only, and
 
-    merge(sample(A), sample(B)) = sample(A and B together),
+    merge_samples(sample(A), sample(B)) = sample(A and B together),
 
 with `zero` as the identity. Keys are worked out on the host, so only rows that enter leave the
 device: about size (1 + ln(rows / size)) over a whole stream. Kept on the host: size x (sum of the
-widths of all networks) x 4 bytes.
+widths of all representations) x 4 bytes.
 """
 
 import collections
@@ -24,11 +24,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int64, Shaped, UInt64
 
 from speechsim_jax._jax_compat import x64
-from speechsim_jax.array_types import HiddenStates, StreamRows
+from speechsim_jax.array_types import HiddenStates, ModelRows
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics.accumulator import BatchRows, Snapshot
-from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.moments_finished import Place
+from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.moments_finished import LayerIndex
 
 # Rows that one gather takes from the device: one compiled shape, and little too much at the end.
 _GATHER = 64
@@ -49,14 +49,18 @@ class Sample:
     rows: tuple[Float[np.ndarray, "_layer row _neuron"], ...]
 
     @property
-    def networks(self) -> tuple["SampledNetwork", ...]:
+    def representations(self) -> tuple["SampledRepresentation", ...]:
         """Every layer of every stream, in order."""
         _, utterance = np.unique(self.utterances.astype(str), return_inverse=True)
         utterance = np.where(self.utterances == "", -1, utterance)
-        return tuple(SampledNetwork(layer, utterance) for stream in self.rows for layer in stream)
+        return tuple(
+            SampledRepresentation(layer, utterance) for stream in self.rows for layer in stream
+        )
 
 
-def zero(streams: tuple[Stream, ...], size: int, seed: int = 0, dtype: str = "float32") -> Sample:
+def zero(
+    streams: tuple[ModelShape, ...], size: int, seed: int = 0, dtype: str = "float32"
+) -> Sample:
     """The sample of no rows."""
     rows = tuple(np.zeros((s.layers, 0, s.neurons), dtype) for s in streams)
     return Sample(
@@ -64,7 +68,7 @@ def zero(streams: tuple[Stream, ...], size: int, seed: int = 0, dtype: str = "fl
     )
 
 
-def merge(a: Sample, b: Sample) -> Sample:
+def merge_samples(a: Sample, b: Sample) -> Sample:
     """The sample of the rows of both; a row that both hold counts once.
 
     Raises UserError unless size and seed agree.
@@ -90,18 +94,18 @@ def merge(a: Sample, b: Sample) -> Sample:
     )
 
 
-def of_streams(parts: Sequence[tuple[Sample, Sequence[Place]]]) -> Sample:
-    """The sample of all streams, from samples of the same rows that have some of their networks.
+def of_streams(parts: Sequence[tuple[Sample, Sequence[LayerIndex]]]) -> Sample:
+    """The sample of all streams, from samples of the same rows that have some of their representations.
 
-    Each part names the stream and layer of its networks; a network that several have is taken from
-    the first.
+    Each part names the stream and layer of its representations; a representation that several have
+    is taken from the first.
     """
     first, _ = parts[0]
     if len(parts) == 1:
         return first
     for part, _ in parts[1:]:
         assert np.array_equal(part.keys, first.keys), "samples of other rows"
-    layers: dict[Place, np.ndarray] = {}
+    layers: dict[LayerIndex, np.ndarray] = {}
     for part, places in parts:
         own = (layer for stream in part.rows for layer in stream)
         for place, layer in zip(places, own, strict=True):
@@ -134,7 +138,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-class SampleStream:
+class SampleAccumulator:
     """Takes the sample of a stream of batches.
 
     Which rows enter is decided at once, on the host; they are fetched one batch later, so that the
@@ -142,7 +146,7 @@ class SampleStream:
     """
 
     def __init__(
-        self, streams: tuple[Stream, ...], size: int, seed: int = 0, rows_dtype: str = "float32"
+        self, streams: tuple[ModelShape, ...], size: int, seed: int = 0, rows_dtype: str = "float32"
     ):
         self._size, self._seed = size, seed
         self._x64 = rows_dtype == "float64"
@@ -150,7 +154,7 @@ class SampleStream:
         self._utterances = np.full(size, "", object)
         self._numbers = np.zeros(size, np.int64)
         self._rows = tuple(np.zeros((s.layers, size, s.neurons), rows_dtype) for s in streams)
-        self._coming: collections.deque[tuple[np.ndarray, list[tuple[StreamRows, ...]]]] = (
+        self._coming: collections.deque[tuple[np.ndarray, list[tuple[ModelRows, ...]]]] = (
             collections.deque()
         )
 
@@ -172,7 +176,7 @@ class SampleStream:
 
     def _gather(
         self, hidden: tuple[HiddenStates, ...], positions: Int64[np.ndarray, " _entering"]
-    ) -> list[tuple[StreamRows, ...]]:
+    ) -> list[tuple[ModelRows, ...]]:
         blocks = []
         for start in range(0, len(positions), _GATHER):
             source = np.zeros(_GATHER, np.int32)
@@ -241,18 +245,18 @@ class SampleStream:
 @jax.jit
 def _take(
     hidden: tuple[HiddenStates, ...], source: Shaped[Array | np.ndarray, " row"]
-) -> tuple[StreamRows, ...]:
+) -> tuple[ModelRows, ...]:
     """The frames at `source` of the flattened [batch * frame] axis."""
 
-    def take(states: HiddenStates) -> StreamRows:
+    def take(states: HiddenStates) -> ModelRows:
         frames = states.reshape(states.shape[0], -1, states.shape[-1])
         return jnp.take(frames, jnp.asarray(source), axis=1)
 
     return tuple(take(states) for states in hidden)
 
 
-class SampledNetwork:
-    """One network's rows of the sample, in float64 when read, and what measures made of them.
+class SampledRepresentation:
+    """One representation's rows of the sample, in float64 when read, and what measures made of them.
 
     `utterance`: a number for the utterance of each row, -1 where it is not known.
     """
@@ -269,7 +273,7 @@ class SampledNetwork:
         return self._rows.astype(np.float64)
 
     def once(self, make: Callable[..., Made], *arguments: Any) -> Made:
-        """make(network, *arguments), made at the first call and kept for the next."""
+        """make(representation, *arguments), made at the first call and kept for the next."""
         with self._lock:
             key = (make, *arguments)
             if key not in self._made:

@@ -30,9 +30,9 @@ from speechsim_jax.statistics import (
     sample,
 )
 from speechsim_jax.statistics.attention_finished import HeadSums
-from speechsim_jax.statistics.moments import Moments, Stream, Tile
-from speechsim_jax.statistics.moments_finished import Part, Place
-from speechsim_jax.statistics.moments_merge import Block
+from speechsim_jax.statistics.moments import ModelShape, Moments, Tile
+from speechsim_jax.statistics.moments_finished import LayerIndex, PassMoments
+from speechsim_jax.statistics.moments_merge import CrossMoments
 from speechsim_jax.statistics.sample import Sample
 
 # Of the files; another one is refused.
@@ -40,29 +40,29 @@ _FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Accumulated:
+class StoredStatistics:
     """The statistics of one pass; None for one that it did not need.
 
-    `places`: stream and layer of each network of moments and sample, rising.
+    `places`: stream and layer of each representation of moments and sample, rising.
     """
 
-    places: tuple[Place, ...]
-    moments: Part | None = None
+    places: tuple[LayerIndex, ...]
+    moments: PassMoments | None = None
     sample: Sample | None = None
-    attention_accumulator: HeadSums | None = None
+    heads: HeadSums | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Coming:
     """Moments that come pair by pair, in order; `rest` is the state without them, at the end."""
 
-    streams: tuple[Stream, ...]
+    streams: tuple[ModelShape, ...]
     tiles: tuple[Tile, ...]
-    block: Callable[[int, int], Block]
+    block: Callable[[int, int], CrossMoments]
     rest: Callable[[], Moments]
 
 
-def write(folder: Path, found: Accumulated, facts: dict[str, Any]) -> None:
+def write(folder: Path, found: StoredStatistics, facts: dict[str, Any]) -> None:
     """Write into a new folder; it has its name only once it is complete.
 
     Raises UserError if it cannot be written.
@@ -80,7 +80,7 @@ def write(folder: Path, found: Accumulated, facts: dict[str, Any]) -> None:
     return write_coming(folder, found, coming, facts)
 
 
-def write_merged(folder: Path, founds: Sequence[Accumulated], facts: dict[str, Any]) -> None:
+def write_merged(folder: Path, founds: Sequence[StoredStatistics], facts: dict[str, Any]) -> None:
     """Write the statistics over the rows of all, of the same models, layers and layer pairs.
 
     Moments of different pilots are brought to one (`merging`), a pair at a time. Raises UserError
@@ -94,10 +94,10 @@ def write_merged(folder: Path, founds: Sequence[Accumulated], facts: dict[str, A
     parts = [found.moments for found in founds if found.moments is not None]
     samples = [found.sample for found in founds if found.sample is not None]
     sums = [found.heads for found in founds if found.heads is not None]
-    whole = Accumulated(
+    whole = StoredStatistics(
         first.places,
-        sample=functools.reduce(sample.merge, samples) if samples else None,
-        heads=functools.reduce(attention_finished.merge, sums) if sums else None,
+        sample=functools.reduce(sample.merge_samples, samples) if samples else None,
+        heads=functools.reduce(attention_finished.merge_attention, sums) if sums else None,
     )
     coming = None
     if parts:
@@ -106,14 +106,16 @@ def write_merged(folder: Path, founds: Sequence[Accumulated], facts: dict[str, A
     write_coming(folder, whole, coming, facts)
 
 
-def merged(smalls: Sequence[Moments], blocks: Callable[[int, int], Sequence[Block]]) -> Coming:
+def merged(
+    smalls: Sequence[Moments], blocks: Callable[[int, int], Sequence[CrossMoments]]
+) -> Coming:
     """The moments over the rows of several states, of which `blocks` gives a pair's of each."""
     all_ = moments_merge.Merging(smalls)
     return Coming(all_.streams, all_.tiles, lambda t, k: all_.block(t, k, blocks(t, k)), all_.rest)
 
 
 def write_coming(
-    folder: Path, found: Accumulated, coming: Coming | None, facts: dict[str, Any]
+    folder: Path, found: StoredStatistics, coming: Coming | None, facts: dict[str, Any]
 ) -> None:
     """`write`, of moments that come pair by pair instead of those of `found`."""
     new = folder.with_name(folder.name + ".tmp")
@@ -134,14 +136,14 @@ def write_coming(
         raise UserError(f"statistics cannot be kept in {folder}: {error.strerror}") from error
 
 
-def read(folder: Path) -> tuple[Accumulated, dict[str, Any]]:
+def read(folder: Path) -> tuple[StoredStatistics, dict[str, Any]]:
     """What `write` has written, and its facts; raises UserError for a folder that it did not."""
     try:
         told = json.loads((folder / "facts.json").read_text())
         if told["format"] != _FORMAT:
             raise UserError(f"{folder}: statistics of format {told['format']}, not {_FORMAT}")
         places = tuple((stream, layer) for stream, layer in told["places"])
-        found = Accumulated(
+        found = StoredStatistics(
             places,
             _read_moments(folder / "moments", told["moments"], places)
             if "moments" in told
@@ -154,7 +156,7 @@ def read(folder: Path) -> tuple[Accumulated, dict[str, Any]]:
     return found, told["facts"]
 
 
-def total(part: Part, tile: int, pair: int) -> Block:
+def total(part: PassMoments, tile: int, pair: int) -> CrossMoments:
     """Cross moments of one pair in float64, lost digits added in."""
     return np.asarray(part.block(tile, pair)).sum(axis=0, dtype=np.float64)
 
@@ -182,8 +184,10 @@ def _write_blocks(path: Path, count: int, blocks: Iterator[np.ndarray]) -> None:
             file.write(np.ascontiguousarray(block, "<f8").data)
 
 
-def _read_moments(folder: Path, told: dict[str, Any], places: tuple[Place, ...]) -> Part:
-    streams = tuple(Stream(*stream) for stream in told["streams"])
+def _read_moments(
+    folder: Path, told: dict[str, Any], places: tuple[LayerIndex, ...]
+) -> PassMoments:
+    streams = tuple(ModelShape(*stream) for stream in told["streams"])
     tiles = tuple(Tile(a, b, tuple((l, m) for l, m in pairs)) for a, b, pairs in told["tiles"])
     structure = jax.tree.structure(moments_merge.without_cross(moments.zero(streams, ())))
     leaves = [np.load(folder / f"small-{number}.npy") for number in range(structure.num_leaves)]
@@ -202,7 +206,7 @@ def _read_moments(folder: Path, told: dict[str, Any], places: tuple[Place, ...])
         path = folder / f"cross-{tile}.npy"
         return np.fromfile(path, "<f8", count, offset=start + 8 * count * pair).reshape(shape)
 
-    return Part(dataclasses.replace(small, tiles=tiles), places, block)
+    return PassMoments(dataclasses.replace(small, tiles=tiles), places, block)
 
 
 def _write_sample(folder: Path, found: Sample) -> dict[str, Any]:
@@ -246,7 +250,7 @@ def _read_heads(folder: Path, told: dict[str, Any]) -> HeadSums:
     structure = jax.tree.structure(attention_sums.zero(1))
     leaves = [np.load(folder / f"sums-{number}.npy") for number in range(structure.num_leaves)]
     return HeadSums(
-        streams=tuple(Stream(*stream) for stream in told["streams"]),
+        streams=tuple(ModelShape(*stream) for stream in told["streams"]),
         wanted=tuple(told["wanted"]),
         dtype=told["dtype"],
         sums=jax.tree.unflatten(structure, leaves),

@@ -9,7 +9,7 @@ from pathlib import Path
 from speechsim_jax.audio.corpus import Source
 from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.checkpoint_files import Checkpoint
+from speechsim_jax.models.checkpoint_files import WeightFiles
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.training import export, model
 from speechsim_jax.training.data.alphabet import BLANK, Alphabet
@@ -19,12 +19,14 @@ from speechsim_jax.training.evaluation import OfTranscripts
 from speechsim_jax.training.model import CTC
 from speechsim_jax.training.recipe import CTCRecipe
 from speechsim_jax.training.tasks import CTCTask
-from speechsim_jax.training.trainer import Job
+from speechsim_jax.training.trainer import TrainingRun
 
 _log = logging.getLogger(__name__)
 
 
-def prepare(recipe: CTCRecipe, pretrained: Checkpoint, corpora: Sequence[AudioInput]) -> Job:
+def prepare(
+    recipe: CTCRecipe, pretrained: WeightFiles, corpora: Sequence[AudioInput]
+) -> TrainingRun:
     """Open the audio, number its characters, and put a new head on the pretrained encoder.
 
     Raises UserError for anything wrong with what was given.
@@ -58,7 +60,7 @@ def prepare(recipe: CTCRecipe, pretrained: Checkpoint, corpora: Sequence[AudioIn
         heard = sampler(split.held_out)
         examination = OfTranscripts(heard, split.held_out, split, config, task, alphabet)
     said = "".join(f"{name}\0{text}\0" for name, text in sorted(texts.items()))
-    return Job(
+    return TrainingRun(
         recipe=recipe,
         config=config,
         task=task,

@@ -20,7 +20,7 @@ from speechsim_jax.training.data.splits import Split, Waves, open_split, speaker
 from speechsim_jax.training.evaluation import OfSpeakers
 from speechsim_jax.training.recipe import ContrastiveRecipe, PredictiveRecipe, Pretraining
 from speechsim_jax.training.tasks import ContrastiveTask, PredictiveTask
-from speechsim_jax.training.trainer import Job
+from speechsim_jax.training.trainer import TrainingRun
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def prepare(
     corpora: Sequence[AudioInput],
     workdir: Path,
     teacher: Teacher | None = None,
-) -> Job:
+) -> TrainingRun:
     """Open the audio, make the units if there are to be some, and draw the first weights.
 
     Units are kept in `workdir`/units.npz and read from there if they are there already. Raises
@@ -64,7 +64,7 @@ def prepare(
         }  # fmt: skip
         task = PredictiveTask.of(recipe)
         write = functools.partial(_write_predictive, recipe, units)
-    return Job(
+    return TrainingRun(
         recipe=recipe,
         config=recipe.encoder,
         task=task,

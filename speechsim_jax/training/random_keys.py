@@ -38,7 +38,7 @@ def utterance_keys(
     return jax.vmap(jax.random.fold_in, (None, 0))(of_step, jnp.asarray(numbers))
 
 
-def stream(keys: Keys, purpose: str) -> Keys:
+def key_for(keys: Keys, purpose: str) -> Keys:
     """The keys for one purpose."""
     number = np.uint32(zlib.crc32(purpose.encode()))
     return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
@@ -86,5 +86,5 @@ class Dropout:
         return jnp.where(self._kept("layer", rate, (1, 1)), through, x) if rate else through
 
     def _kept(self, place: str, rate: float | int, shape: tuple[int, ...]) -> Array:
-        keys = stream(self.keys, f"dropout {place} {self.layer}")
+        keys = key_for(self.keys, f"dropout {place} {self.layer}")
         return jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, shape))(keys)

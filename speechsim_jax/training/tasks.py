@@ -13,7 +13,7 @@ from speechsim_jax.training.forward import UNMASKED, Encoded, Masks, encode
 from speechsim_jax.training.model import CTC, Contrastive, Model, Predictive
 from speechsim_jax.training.objectives import contrastive, ctc, predictive, quantizer
 from speechsim_jax.training.objectives.masking import Spans, span_mask
-from speechsim_jax.training.random_keys import Dropout, Keys, Rates, stream
+from speechsim_jax.training.random_keys import Dropout, Keys, Rates, key_for
 from speechsim_jax.training.recipe import (
     Annealing,
     ContrastiveRecipe,
@@ -74,7 +74,7 @@ class _Pretraining:
         samples, lengths = jnp.asarray(rows.samples), jnp.asarray(rows.lengths)
         width = self.config.frames(samples.shape[1])
         frames = self.config.frames(lengths)
-        masked = span_mask(stream(keys, "masked frames"), frames, width, self.spans)
+        masked = span_mask(key_for(keys, "masked frames"), frames, width, self.spans)
         dropout = Dropout(self.rates, keys) if training else None
         encoded = encode(
             graph, model, samples, lengths, Masks(masked), dropout, self.feature_grad_mult
@@ -104,12 +104,12 @@ class ContrastiveTask(_Pretraining):
             self.objective.num_codevector_groups, self.objective.num_codevectors_per_group,
         )  # fmt: skip
         negatives = contrastive.sample_negatives(
-            stream(keys, "negatives"), masked, self.objective.num_negatives
+            key_for(keys, "negatives"), masked, self.objective.num_negatives
         )
         gumbel = None
         if training:
             width = masked.shape[1]
-            gumbel = quantizer.gumbel_noise(stream(keys, "gumbel"), width, groups, words)
+            gumbel = quantizer.gumbel_noise(key_for(keys, "gumbel"), width, groups, words)
         tau = quantizer.temperature(step, **dataclasses.asdict(self.temperature))
         return Found(
             contrastive.sums(model.head, self.objective, encoded, masked, negatives, gumbel, tau)

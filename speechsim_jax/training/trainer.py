@@ -26,7 +26,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.runtime import mesh as sharding
 from speechsim_jax.runtime import provenance
-from speechsim_jax.runtime.run_checkpoints import Checkpoint, Checkpoints
+from speechsim_jax.runtime.run_checkpoints import Checkpoints, RunCheckpoint
 from speechsim_jax.training import export as folders
 from speechsim_jax.training import step as program
 from speechsim_jax.training.data.sampling import Rows
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Job:
+class TrainingRun:
     """A training that is ready to start.
 
     `rows`: what a step hears. `examination`: None if nobody is held out. `write`: makes the folder
@@ -70,7 +70,7 @@ class Outcome(NamedTuple):
 
 
 def train(
-    job: Job,
+    job: TrainingRun,
     workdir: Path,
     *,
     mesh: str | None = None,
@@ -107,7 +107,7 @@ def _data_mesh(text: str | None) -> Mesh:
 class _Run:
     """A job under way."""
 
-    def __init__(self, job: Job, workdir: Path, saved: Checkpoints, mesh: Mesh):
+    def __init__(self, job: TrainingRun, workdir: Path, saved: Checkpoints, mesh: Mesh):
         recipe = job.recipe
         self._job, self._workdir, self._saved = job, workdir, saved
         self._program = Program(
@@ -199,7 +199,7 @@ class _Run:
         }
         self._saved.save(self._step, state, {"seconds": self._lines.seconds()})
 
-    def _restored(self, found: Checkpoint) -> tuple[Model, optax.ScaleByAdamState]:
+    def _restored(self, found: RunCheckpoint) -> tuple[Model, optax.ScaleByAdamState]:
         job = self._job
         model, mu, nu = (
             fill(job.config, job.task.objective, found.state[part], f"checkpoint {found.step}")[1]

@@ -161,7 +161,7 @@ def test_compare_writes_everything(compared):
     written = {"config.json", "result.nc", "scores.csv", "scores.csv.json", "report.html"}
     assert files >= written | {"log.jsonl"} | figures
     with (compared.workdir / "scores.csv").open(newline="") as file:
-        assert sum(1 for _ in csv.DictReader(file)) == len(compared.result.networks) ** 2
+        assert sum(1 for _ in csv.DictReader(file)) == len(compared.result.representations) ** 2
     for name in figures:
         assert (compared.workdir / name).read_bytes().startswith(b"\x89PNG")
     config = json.loads((compared.workdir / "config.json").read_text())
@@ -234,7 +234,10 @@ def test_overwrite(compared, script, tmp_path, good):
     assert ended.code == 0, ended.err
     assert f"written: {workdir}/result.nc" in ended.out
     result = ss.SimilarityResult.load(workdir / "result.nc")
-    assert [str(network) for network in result.networks] == ["wav2vec2-base/0", "wav2vec2-base/3"]
+    assert [str(representation) for representation in result.representations] == [
+        "wav2vec2-base/0",
+        "wav2vec2-base/3",
+    ]
     assert result.attributes["utterances"] == 1
     assert json.loads((workdir / "config.json").read_text())["settings"]["max_minutes"] == 0.02
     figures = {path.name for path in (workdir / "figures").iterdir()}

@@ -137,7 +137,7 @@ def test_a_resumed_run_counts_what_it_has_heard_itself(encoder, tmp_path, monkey
     """In the closing line and in the bar's rate; the result counts all."""
     waves = {f"u{k}": noise(1, k) for k in range(5)}
     given: dict[str, Any] = QUICK | {"checkpoint_dir": tmp_path / "c", "checkpoint_minutes": 0}
-    append, batches = accumulators.Statistics.append, []
+    append, batches = accumulators.Accumulators.append, []
 
     def dies(self, *args):
         batches.append(args)
@@ -146,7 +146,7 @@ def test_a_resumed_run_counts_what_it_has_heard_itself(encoder, tmp_path, monkey
         append(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(accumulators.Statistics, "append", dies)
+        patch.setattr(accumulators.Accumulators, "append", dies)
         with pytest.raises(KeyboardInterrupt):
             ss.compare([encoder], waves, progress=False, **given)
     bars = []

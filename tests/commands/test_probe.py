@@ -106,7 +106,7 @@ def finished(tmp_path_factory, speech_like, models):
 # --- which frames ---
 
 
-def chosen_frames(speech_like: Path, most: int = 10_000, seed: int = 0) -> features.Chosen:
+def chosen_frames(speech_like: Path, most: int = 10_000, seed: int = 0) -> features.PhoneFrames:
     alignments = read_alignments(speech_like / "alignments.tsv", "phone")
     corpus = open_corpus(speech_like / "manifest.tsv")
     return features.choose(corpus, alignments, CONFIG, ("SIL",), most, seed)
@@ -219,7 +219,7 @@ def test_everything_is_written(finished):
 
 
 def test_what_tones_give(finished):
-    """MFCCs tell three tones apart; random networks hear something of them, too."""
+    """MFCCs tell three tones apart; random representations hear something of them, too."""
     _, found, told = finished
     assert found.baselines["mfcc"].value > 0.9
     assert found.baselines["commonest phone"].value < 0.45

@@ -169,7 +169,7 @@ def test_everything_is_written(made):
     assert told["about"]["groups"] == 2 and told["about"]["speakers_in_one_group"]
     assert set(told["about"]["models"]) == {*MADE, "random:contrastive_s", "random:predictive_s@1"}
     found = ss.SimilarityResult.load(workdir / "result.nc")
-    assert len(found.networks) == 6 * 3 and "mincorr_order" in found.dataset
+    assert len(found.representations) == 6 * 3 and "mincorr_order" in found.dataset
     assert found.attributes["utterances"] == 6
     page = (workdir / "findings.md").read_text()
     assert "2 groups are too few" in page and "tiny" in page

@@ -20,7 +20,7 @@ def test_names_and_order_are_kept():
     data = arrays()
     keys = {"c": data["c"], ("a", 1): data["a/1"], "b/2": data["b/2"], "org/a/0": data["a/0"]}
     result = ss.compare_activations(keys, measures="lincka")
-    assert [str(n) for n in result.networks] == ["c/0", "a/1", "b/2", "org/a/0"]
+    assert [str(n) for n in result.representations] == ["c/0", "a/1", "b/2", "org/a/0"]
     plain = ss.compare_activations(data, measures="lincka").matrix("lincka").values
     order = [3, 1, 2, 0]
     np.testing.assert_allclose(

@@ -65,9 +65,9 @@ def test_queries_and_keys_in_padded_batches_give_what_whole_maps_give(measure, s
     assert np.abs(a.values - b.values).max() <= tolerances.ATTENTION_MEASURES
 
 
-def test_networks_of_attention_start_at_layer_one(streamed, encoders, audio):
-    assert [n.layer for n in streamed.attention_networks] == [1, 2, 3] * 3
-    assert [n.layer for n in streamed.networks] == [0, 1, 2, 3] * 3
+def test_representations_of_attention_start_at_layer_one(streamed, encoders, audio):
+    assert [n.layer for n in streamed.attention_representations] == [1, 2, 3] * 3
+    assert [n.layer for n in streamed.representations] == [0, 1, 2, 3] * 3
     assert streamed.attributes["attention"] == {
         "utterances": 4,
         "frames": sum(encoders[0].config.frames(len(wave)) for wave in audio.values()),

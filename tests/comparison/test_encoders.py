@@ -39,7 +39,7 @@ def encoders() -> list[ss.SpeechEncoder]:
 
 @pytest.fixture(scope="module")
 def rows(encoders) -> dict[tuple[str, int], np.ndarray]:
-    """Every network's frames, each utterance encoded alone."""
+    """Every representation's frames, each utterance encoded alone."""
     found: dict[tuple[str, int], list[np.ndarray]] = {}
     for wave in waves().values():
         for encoder in encoders:
@@ -54,7 +54,7 @@ def result(encoders) -> ss.SimilarityResult:
 
 
 def test_scores_equal_the_oracle_on_whole_arrays(result, rows):
-    assert [(n.model, n.layer) for n in result.networks] == list(rows)
+    assert [(n.model, n.layer) for n in result.representations] == list(rows)
     pairs = [(0, 1), (3, 5), (6, 2), (7, 4)]
     arrays = list(rows.values())
     for name, oracle in reference.MEASURES.items():
@@ -142,7 +142,7 @@ def test_provenance(result, encoders, rows):
 
 def test_layers_select_and_count_from_the_end(result, encoders):
     other = ss.compare(encoders, waves(), layers=[-1, 1], measures="lincka", **QUICK)
-    assert [str(n) for n in other.networks] == [
+    assert [str(n) for n in other.representations] == [
         "wav2vec2-base/1", "wav2vec2-base/3", "hubert-large/1", "hubert-large/3",
     ]  # fmt: skip
     kept = result.select(layers=[1, 3]).matrix("lincka").values

@@ -88,7 +88,7 @@ def test_other_jobs_are_refused(folders, encoders, audio, tmp_path):
     new = {"new": audio["u0"][::-1].copy(), "newer": audio["u1"][::-1].copy()}
     for folder, models, more, said in (
         ("stride", encoders, {"frame_stride": 2}, "differ in frame_stride"),
-        ("fewer", encoders[:1], {}, "differ in their networks"),
+        ("fewer", encoders[:1], {}, "differ in their representations"),
         ("float64", encoders, {"stats_dtype": "float64"}, "differ in stats_dtype"),
     ):
         ss.compare(models, new, keep_statistics=tmp_path / folder, **SETTINGS | more)

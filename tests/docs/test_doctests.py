@@ -92,8 +92,8 @@ def world(tmp_path_factory) -> Path:
 def names() -> dict[str, Any]:
     """What an example may use without saying so: `ss`, `np`, and a `result` of two models."""
     x = np.random.default_rng(0).standard_normal((500, 64))
-    networks = {"mine/0": x, "mine/1": x**3, "theirs/0": x[:, ::-1], "theirs/1": np.tanh(x)}
-    result = ss.compare_activations(networks, ["maxcorr", "lincka"])
+    representations = {"mine/0": x, "mine/1": x**3, "theirs/0": x[:, ::-1], "theirs/1": np.tanh(x)}
+    result = ss.compare_activations(representations, ["maxcorr", "lincka"])
     return {"ss": ss, "np": np, "result": result}
 
 

@@ -15,7 +15,7 @@ from experiments.benchmarks import published as published_measures
 from experiments.benchmarks import statistics as statistics_benchmark
 from speechsim_jax.errors import UserError
 from speechsim_jax.runtime.mesh import mesh_from
-from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.moments import ModelShape
 from tests.measures.test_measures import GOLDEN, GOLDEN_MEASURES, NAMES
 from tests.models.test_parity import fixture
 
@@ -39,11 +39,12 @@ def worst(scores: dict[tuple[int, int], plain.Scores]) -> dict[str, float]:
 
 
 def test_plain_measures_are_the_published_ones():
-    networks = [golden(name) - golden(name).mean(0) for name in NAMES]
-    rows = len(networks[0])
-    own = [plain.own(x.T @ x, rows, 1e-14) for x in networks]
+    representations = [golden(name) - golden(name).mean(0) for name in NAMES]
+    rows = len(representations[0])
+    own = [plain.own(x.T @ x, rows, 1e-14) for x in representations]
     scores = {
-        (i, j): plain.pair(own[i], own[j], networks[i].T @ networks[j], rows) for i, j in PAIRS
+        (i, j): plain.pair(own[i], own[j], representations[i].T @ representations[j], rows)
+        for i, j in PAIRS
     }
     assert max(worst(scores).values()) <= 1e-9
 
@@ -51,15 +52,15 @@ def test_plain_measures_are_the_published_ones():
 @pytest.mark.parity
 def test_the_baseline_is_the_published_pipeline():
     torch = pytest.importorskip("torch")
-    networks = [torch.from_numpy(golden(name)) for name in NAMES]
+    representations = [torch.from_numpy(golden(name)) for name in NAMES]
     scores: dict[tuple[int, int], plain.Scores] = {pair: {} for pair in PAIRS}
     for measure in published_measures.MEASURES.values():
-        seconds, found = stored.timed(measure, networks, PAIRS)
+        seconds, found = stored.timed(measure, representations, PAIRS)
         assert seconds > 0
         for pair in PAIRS:
             scores[pair] |= found[pair]
     assert max(worst(scores).values()) <= 1e-9
-    _, once = stored.timed(published_measures.FROM_MOMENTS, networks, PAIRS)
+    _, once = stored.timed(published_measures.FROM_MOMENTS, representations, PAIRS)
     assert max(worst(once).values()) <= 1e-9
 
 
@@ -157,10 +158,10 @@ ENTRY %main (a: f32[3,4]) -> f32[3,16] {
 
 
 def test_work_of_the_update():
-    streams, rows = (Stream(3, 64), Stream(2, 32)), 128
+    streams, rows = (ModelShape(3, 64), ModelShape(2, 32)), 128
     program = scaling.compiled_update(mesh_from("data:1"), streams, rows)
     planned = statistics_benchmark.flops(streams, rows)
-    # Beside the layer pairs: products with the energies of 5 networks, and with ones.
+    # Beside the layer pairs: products with the energies of 5 representations, and with ones.
     others = 2 * rows * (5 + 1) * (5 + 3 * 64 + 2 * 32)
     found = compiled.work(program.as_text())
     assert planned < found.flops <= planned + others

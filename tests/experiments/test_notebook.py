@@ -193,7 +193,7 @@ def test_it_checks_compares_and_saves(folder):
     assert np.isfinite(result.matrix("lincka").values).all()
     assert result.summary() in text(folder, "compare.run(")
     assert (folder / "speechsim_results.zip").stat().st_size > 10_000
-    assert text(folder, "make_archive").count("hubert-large/") == len(result.networks) // 2
+    assert text(folder, "make_archive").count("hubert-large/") == len(result.representations) // 2
     assert text(folder, "CHECKPOINT").startswith("wav2vec2-base: wav2vec2, ")
 
 

@@ -1,4 +1,4 @@
-"""Curves over depth: the best layer of another model, and facts of the networks."""
+"""Curves over depth: the best layer of another model, and facts of the representations."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 
 from speechsim_jax import figures
 from speechsim_jax.errors import UserError
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from tests.support.drawn import (
     PAPER,
     SHAPES,
@@ -21,8 +21,12 @@ from tests.support.drawn import (
 
 def test_trend_is_best_layer_and_layer_at_the_same_depth() -> None:
     values = np.arange(25.0).reshape(5, 5) % 7
-    networks = [NetworkName("a", i) for i in range(3)] + [NetworkName("b", i) for i in range(2)]
-    result = SimilarityResult.build(networks, {"maxcorr": values, "procrustes_distance": values})
+    representations = [RepresentationName("a", i) for i in range(3)] + [
+        RepresentationName("b", i) for i in range(2)
+    ]
+    result = SimilarityResult.build(
+        representations, {"maxcorr": values, "procrustes_distance": values}
+    )
     first, second = (axes for axes in figures.layer_trend(result, "maxcorr").axes)
     lines = {line.get_gid(): line for line in first.lines}
     np.testing.assert_array_equal(lines["best"].get_xdata(), [0, 0.5, 1])
@@ -49,8 +53,8 @@ def test_trend_of_one_model_leaves_self_similarity_out() -> None:
 def test_trend_with_undefined_cells() -> None:
     values = np.full((4, 4), np.nan)
     values[0, 2] = 0.5
-    networks = [NetworkName(m, i) for m in "ab" for i in range(2)]
-    result = SimilarityResult.build(networks, {"lincka": values})
+    representations = [RepresentationName(m, i) for m in "ab" for i in range(2)]
+    result = SimilarityResult.build(representations, {"lincka": values})
     line = figures.layer_trend(result, "lincka").axes[0].lines[0]
     np.testing.assert_array_equal(line.get_ydata(), [0.5, np.nan])
 
@@ -103,8 +107,10 @@ def test_attention_measures_have_maps_and_trends() -> None:
 
 def test_trend_label_stands_beside_the_widest_number() -> None:
     values = np.linspace(0.9971, 0.9997, 16).reshape(4, 4)
-    networks = [NetworkName(m, i) for m in "ab" for i in range(2)]
-    figure = figures.layer_trend(SimilarityResult.build(networks, {"attn_js": values}), "attn_js")
+    representations = [RepresentationName(m, i) for m in "ab" for i in range(2)]
+    figure = figures.layer_trend(
+        SimilarityResult.build(representations, {"attn_js": values}), "attn_js"
+    )
     assert_readable(figure)
     numbers = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert max(map(len, numbers)) == len("0.99725")
@@ -118,7 +124,7 @@ def test_facts_text_is_readable(shape: str) -> None:
     assert_readable(figures.facts(result_with_facts(SHAPES[shape])))
 
 
-def test_facts_are_those_of_the_networks() -> None:
+def test_facts_are_those_of_the_representations() -> None:
     result = result_with_facts(PAPER)
     panels = {axes.get_title(): axes for axes in figures.facts(result).axes}
     assert list(panels) == [

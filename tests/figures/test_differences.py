@@ -6,7 +6,7 @@ import pytest
 from speechsim_jax import figures
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures import style as drawing
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from tests.support.drawn import (
     HEADS,
     PAPER,
@@ -45,8 +45,12 @@ def test_finetuned_against_pretrained(style: str) -> None:
 def test_finetuned_with_other_layers() -> None:
     """The same layer is that of the same number."""
     result = result_of({"a": 5, "b": 5})
-    kept = [network for network in result.networks if str(network) not in ("a/1", "b/0", "b/4")]
-    places = [result.networks.index(network) for network in kept]
+    kept = [
+        representation
+        for representation in result.representations
+        if str(representation) not in ("a/1", "b/0", "b/4")
+    ]
+    places = [result.representations.index(representation) for representation in kept]
     values = result.matrix("lincka").values[np.ix_(places, places)]
     some = SimilarityResult.build(kept, {"lincka": values})
     (curve,) = axes_of(figures.finetuned(some, "lincka", "b", "a"), "same layer").lines
@@ -63,8 +67,8 @@ def test_finetuned_refuses_what_it_cannot_draw() -> None:
         figures.finetuned(result, "lincka", "c", "a")
     with pytest.raises(UserError, match=r"at least 4\.5 in, not 3\.5"):
         figures.finetuned(result, "lincka", "b", "a", width=3.5)
-    networks = [NetworkName("a", 0), NetworkName("b", 1)]
-    apart = SimilarityResult.build(networks, {"lincka": np.eye(2)})
+    representations = [RepresentationName("a", 0), RepresentationName("b", 1)]
+    apart = SimilarityResult.build(representations, {"lincka": np.eye(2)})
     with pytest.raises(UserError, match="b and a have no layer in common under lincka"):
         figures.finetuned(apart, "lincka", "b", "a")
 
@@ -144,7 +148,7 @@ def test_difference_limits(far: float | int, limit: float) -> None:
     assert drawing.difference_limits(values) == pytest.approx((-limit, limit))
 
 
-def test_difference_refuses_networks_that_do_not_correspond() -> None:
+def test_difference_refuses_representations_that_do_not_correspond() -> None:
     first = result_of({"a": 3, "b": 2})
     with pytest.raises(
         UserError, match=r"new has a \(3 layers\), b \(2 layers\); old has a \(3 la"
@@ -161,8 +165,8 @@ def test_difference_refuses_networks_that_do_not_correspond() -> None:
 # --- heads ---
 
 
-@pytest.mark.parametrize("y", ["facebook/hubert-large-ll60k/3", NetworkName("org/tiny", 2)])
-def test_heads_against_heads(y: str | NetworkName) -> None:
+@pytest.mark.parametrize("y", ["facebook/hubert-large-ll60k/3", RepresentationName("org/tiny", 2)])
+def test_heads_against_heads(y: str | RepresentationName) -> None:
     result = attention_result()
     x = "facebook/wav2vec2-base-960h/12"
     figure = figures.plot_heads(result, "attn_js", x, y)
@@ -237,7 +241,7 @@ def test_names_beside_few_heads_are_whole() -> None:
 def test_undefined_heads_are_hatched() -> None:
     result = attention_result()
     result.dataset["attn_js_heads"].values[0, 13] = np.nan
-    pair = [str(result.attention_networks[k]) for k in (0, 13)]
+    pair = [str(result.attention_representations[k]) for k in (0, 13)]
     figure = figures.plot_heads(result, "attn_js", *pair)
     assert any("hatched: not defined" in t.get_text() for t in figure.texts)
 

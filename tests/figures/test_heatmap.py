@@ -8,7 +8,7 @@ from speechsim_jax import figures
 from speechsim_jax.analyses.replication import published_maps
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures import style
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from tests.support.drawn import (
     MEASURES,
     PAPER,
@@ -108,7 +108,7 @@ def test_undefined_cells_are_hatched() -> None:
     values = result.matrix("lincka").values.copy()
     values[3, 40] = np.nan
     values[60, 2] = np.inf
-    holes = SimilarityResult.build(result.networks, {"lincka": values}, measures=MEASURES)
+    holes = SimilarityResult.build(result.representations, {"lincka": values}, measures=MEASURES)
     figure = figures.heatmap(holes, "lincka")
     axes = axes_of(figure, "map")
     shown = axes.images[0].get_array()
@@ -272,7 +272,7 @@ def test_paper_style_otherwise() -> None:
     assert min(sizes) >= 6
     given = figures.heatmap(result, "lincka", style="paper", limits=(0, 2))
     assert axes_of(given, "map").images[0].get_clim() == (0, 2)
-    same = SimilarityResult.build(result.networks, {"lincka": np.full((74, 74), 0.5)})
+    same = SimilarityResult.build(result.representations, {"lincka": np.full((74, 74), 0.5)})
     clim = axes_of(figures.heatmap(same, "lincka", style="paper"), "map").images[0].get_clim()
     assert clim == (0.495, 0.505)
     with pytest.raises(UserError, match="no style 'published'; there are: labelled, paper"):
@@ -287,12 +287,14 @@ def test_published_order() -> None:
     told = {"mine": {"model_type": "wav2vec2"}, "hubert": {"model_type": "hubert"}}
     attributes = {"models": told}
     result = SimilarityResult.build(
-        result.networks, {"lincka": result.matrix("lincka").values}, {}, MEASURES, attributes
+        result.representations, {"lincka": result.matrix("lincka").values}, {}, MEASURES, attributes
     )
     assert figures.published_order(result) == expected
     turned = result.select(list(models)[::-1])
     assert set(figures.published_order(turned)[:2]) == {"wavlm", "hubert"}
     widths = np.repeat([9, 5], 2)
-    networks = [NetworkName(m, i) for m in ("wide", "narrow") for i in range(2)]
-    by_width = SimilarityResult.build(networks, {"m": np.eye(4)}, {"width": (("x",), widths)})
+    representations = [RepresentationName(m, i) for m in ("wide", "narrow") for i in range(2)]
+    by_width = SimilarityResult.build(
+        representations, {"m": np.eye(4)}, {"width": (("x",), widths)}
+    )
     assert figures.published_order(by_width) == ["narrow", "wide"]

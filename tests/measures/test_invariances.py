@@ -1,4 +1,4 @@
-"""What each measure does not see, and what it must see; and what it says of a network and itself.
+"""What each measure does not see, and what it must see; and what it says of a representation and itself.
 
 Golden values are in test_measures.py: several published implementations pass tests like these and
 are wrong.
@@ -45,7 +45,7 @@ INVARIANT = {
 }
 
 
-def networks() -> tuple[np.ndarray, np.ndarray]:
+def representations() -> tuple[np.ndarray, np.ndarray]:
     """Two that share four directions; 99 % of the variance leaves some of the others out."""
     rng = np.random.default_rng(0)
     shared = rng.standard_normal((400, 4))
@@ -76,7 +76,7 @@ def mapped(x: np.ndarray, seed: int) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module", params=["float64", "float32"])
 def scores(request) -> tuple[float, dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """The bar, and by measure and map ("" is none) the scores with x, and with y, mapped."""
-    x, y = networks()
+    x, y = representations()
     xs = {"": x} | mapped(x, 1)
     ys = {"": y} | mapped(y, 2)
     data = {f"x {name}": a for name, a in xs.items()} | {f"y {name}": a for name, a in ys.items()}
@@ -107,10 +107,10 @@ def test_invariance_and_its_limits(scores, measure, side):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_a_network_with_itself_and_with_a_copy(dtype):
-    """1 for everything but the baseline and the distance, whatever the network."""
+def test_a_representation_with_itself_and_with_a_copy(dtype):
+    """1 for everything but the baseline and the distance, whatever the representation."""
     rng = np.random.default_rng(0)
-    x, y = networks()
+    x, y = representations()
     layer_norm = rng.standard_normal((400, 6)) - 3
     layer_norm -= layer_norm.mean(1, keepdims=True)
     data = {"x": x, "y": y, "singular": layer_norm}
@@ -132,7 +132,7 @@ def test_a_network_with_itself_and_with_a_copy(dtype):
             np.testing.assert_array_equal(matrix, matrix.T, err_msg=name)
 
 
-def test_only_the_debiased_cka_is_near_0_for_unrelated_wide_networks():
+def test_only_the_debiased_cka_is_near_0_for_unrelated_wide_representations():
     """1000 independent rows of 10,000 uniform neurons: biased > 0.9, debiased < 0.1.
 
     CKA reads the inner products of rows only, so the 1000 x 1000 factor L of X X' = L L' stands in

@@ -11,9 +11,9 @@ from speechsim_jax import measures
 from speechsim_jax._jax_compat import x64
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import cca, neuron
-from speechsim_jax.measures.base import Pair
-from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.moments_accumulator import MomentsStream
+from speechsim_jax.measures.base import RepresentationPair
+from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from tests.support import reference
 from tests.support.paths import DATA
 
@@ -32,7 +32,7 @@ OWN_GOLDEN = {
 
 
 def golden_inputs() -> dict[tuple[str, int], np.ndarray]:
-    """Keys (model, layer) of the golden networks a0, a1, a2, b0, b1."""
+    """Keys (model, layer) of the golden representations a0, a1, a2, b0, b1."""
     return {(name[0], int(name[1])): GOLDEN[f"x_{name}"] for name in NAMES}
 
 
@@ -94,11 +94,13 @@ def test_published_values_that_follow_from_ours():
     cosine = ss.compare_activations({"x": x, "y": y}, ["procrustes"]).matrix("procrustes").values
     squared = sizes[0] ** 2 + sizes[1] ** 2 - 2 * cosine[0, 1] * sizes[0] * sizes[1]
     assert squared == pytest.approx(34.2356763789, abs=6e-10)
-    statistic = MomentsStream((Stream(2, 25),), 30, "float64", rows_dtype="float64")
+    statistic = MomentsAccumulator((ModelShape(2, 25),), 30, "float64", rows_dtype="float64")
     with x64(True):
         statistic.append((jnp.asarray(np.stack([x, y])[:, None]),), np.arange(30))
     moments = statistic.finish()
-    rho = cca.correlations(Pair(moments, *moments.networks), lambda white: 10, cca.centred)
+    rho = cca.correlations(
+        RepresentationPair(moments, *moments.representations), lambda white: 10, cca.centred
+    )
     assert rho.mean() == pytest.approx(0.5379744461, abs=6e-10)
 
 

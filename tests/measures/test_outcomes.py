@@ -12,12 +12,12 @@ NAMES = [name for name, measure in MEASURES.items() if measure.statistic == "mom
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
 
-def compare(dtype: str = "float64", **networks: np.ndarray) -> ss.SimilarityResult:
-    return ss.compare_activations(networks, NAMES, stats_dtype=dtype)
+def compare(dtype: str = "float64", **representations: np.ndarray) -> ss.SimilarityResult:
+    return ss.compare_activations(representations, NAMES, stats_dtype=dtype)
 
 
 def correlated(rows: int, *widths: int) -> list[np.ndarray]:
-    """Networks that share three directions."""
+    """Representations that share three directions."""
     rng = np.random.default_rng(0)
     shared = rng.standard_normal((rows, 3))
     return [shared @ rng.standard_normal((3, w)) + rng.standard_normal((rows, w)) for w in widths]
@@ -55,7 +55,7 @@ def test_dead_neurons_are_left_out_or_count_as_0(dtype):
 
 
 @DTYPES
-def test_a_network_without_variance(dtype):
+def test_a_representation_without_variance(dtype):
     """NaN where a measure divides by its variance, 0 where it has nothing to give; no warning."""
     (y,) = correlated(50, 3)
     result = compare(dtype, x=np.full((50, 4), 3.0), y=y)
@@ -144,7 +144,7 @@ def test_a_handful_of_rows(rows, dtype):
 
 
 @DTYPES
-def test_networks_of_very_different_width(dtype):
+def test_representations_of_very_different_width(dtype):
     x, y = correlated(300, 1, 40)
     result = compare(dtype, x=x, y=y)
     assert_in_range(result)

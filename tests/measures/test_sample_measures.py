@@ -7,7 +7,7 @@ import speechsim_jax as ss
 from speechsim_jax.measures import kernel, neighbours, scoring
 from speechsim_jax.statistics import sample
 from speechsim_jax.statistics.accumulator import BatchRows
-from speechsim_jax.statistics.sample import SampledNetwork
+from speechsim_jax.statistics.sample import SampledRepresentation
 from tests.support import reference
 from tests.support.paths import DATA
 
@@ -16,7 +16,7 @@ NAMES = list(reference.SAMPLE_MEASURES)
 
 
 def correlated(rows: int = 50, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two networks of different widths that share five directions."""
+    """Two representations of different widths that share five directions."""
     rng = np.random.default_rng(seed)
     shared = rng.standard_normal((rows, 5))
     x = shared @ rng.standard_normal((5, 9)) + 0.5 * rng.standard_normal((rows, 9)) + 1
@@ -30,15 +30,15 @@ def scores(x: np.ndarray, y: np.ndarray, **options) -> dict[str, float]:
     return {name: float(result.matrix(name).values[0, 1]) for name in NAMES}
 
 
-def network(x: np.ndarray) -> SampledNetwork:
-    """A network without utterances."""
-    return SampledNetwork(x, np.full(len(x), -1))
+def representation(x: np.ndarray) -> SampledRepresentation:
+    """A representation without utterances."""
+    return SampledRepresentation(x, np.full(len(x), -1))
 
 
 @pytest.mark.parametrize(("dtype", "bar"), [("float64", 1e-9), ("float32", 1e-6)])
 def test_golden(dtype, bar):
-    networks = [str(name) for name in GOLDEN["networks"]]
-    inputs = {(name[0], int(name[1])): GOLDEN[f"x_{name}"] for name in networks}
+    representations = [str(name) for name in GOLDEN["networks"]]
+    inputs = {(name[0], int(name[1])): GOLDEN[f"x_{name}"] for name in representations}
     result = ss.compare_activations(inputs, "rbfcka", stats_dtype=dtype, rows_per_update=128)
     assert result.attributes["sample"] == {"rows": 900, "utterances": 0}
     matrix = result.matrix("rbfcka").values
@@ -55,13 +55,13 @@ def test_published_values_of_other_libraries():
     x, y = rng.uniform(size=(30, 25)), rng.uniform(size=(30, 25))
     # rsatoolbox, brainscore, thingsvision, resi: correlation distance, Spearman
     assert scores(x, y)["rsa"] == pytest.approx(-0.004092795694065198, abs=1e-12)
-    k, l = (kernel.gram(network(z), 1.0) for z in (x, y))
+    k, l = (kernel.gram(representation(z), 1.0) for z in (x, y))
     # Gretton: netrep, rsatoolbox, thingsvision, resi and others; Song: representation_similarity,
     # thingsvision, contrasim, correcting_cka_alignment
     for hsic, value in ((kernel.hsic0, 0.8940267986288911), (kernel.hsic1, 0.06763941584088)):
         assert hsic(k, l) / np.sqrt(hsic(k, k) * hsic(l, l)) == pytest.approx(value, abs=1e-10)
     # resi: Jaccard index of ten nearest neighbours by cosine
-    near = [neighbours.neighbours(network(z), 10, False).tolist() for z in (x, y)]
+    near = [neighbours.neighbours(representation(z), 10, False).tolist() for z in (x, y)]
     overlaps = [len(set(a) & set(b)) / len(set(a) | set(b)) for a, b in zip(*near)]
     assert np.mean(overlaps) == pytest.approx(0.21488074762068568, abs=1e-12)
 
@@ -84,7 +84,7 @@ def test_the_median_is_the_lower_one_with_the_diagonal():
     x = np.random.default_rng(0).standard_normal((6, 3))
     for rows in (3, 4, 5, 6):
         expected = reference.rbf_gram(x[:rows])
-        got = kernel.gram(network(x[:rows]))
+        got = kernel.gram(representation(x[:rows]))
         np.testing.assert_allclose(got.upper - got.diagonal, neighbours.upper(expected) - 1)
 
 
@@ -131,7 +131,7 @@ def test_the_debiased_value_is_near_0_for_independent_rows():
 
 
 def test_neighbours_in_time_are_excluded_by_default():
-    """Two unrelated networks whose rows drift slowly within an utterance."""
+    """Two unrelated representations whose rows drift slowly within an utterance."""
     rng = np.random.default_rng(0)
     utterances = np.repeat([f"u{i:02}" for i in range(20)], 30)
     x, y = (
@@ -182,7 +182,7 @@ def test_dead_neurons():
         assert np.isfinite(constant[name]), name
 
 
-def test_constant_rows_and_networks_have_defined_outcomes():
+def test_constant_rows_and_representations_have_defined_outcomes():
     x, y = correlated()
     flat = x.copy()
     flat[[3, 8, 30]] = [[0.1], [-2.0], [0.0]]  # the last is a row of zeros
@@ -199,7 +199,8 @@ def test_constant_rows_and_networks_have_defined_outcomes():
         values[np.abs(values - 1) < 1e-12] = 1
         ranks.append([(values < v).sum() + ((values == v).sum() + 1) / 2 for v in values])
     assert got["rsa"] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-10)
-    # a network that never changes: nothing to compare, except neighbours by the order of rows
+    # a representation that never changes: nothing to compare, except neighbours by the order of
+    # rows
     still = scores(np.tile(x[:1], (50, 1)), y)
     assert {name for name in NAMES if np.isnan(still[name])} == set(NAMES) - {"mutual_knn"}
     # most rows equal: no bandwidth
@@ -235,7 +236,7 @@ def test_float16_and_large_offsets():
 
 @pytest.mark.parametrize("count", [1, 2, 5, 7, 8])
 def test_blocks_hold_every_pair_once(count, monkeypatch):
-    monkeypatch.setattr(scoring, "_SAMPLE_BYTES", 6 * 8 * 100**2)  # six networks of 100 rows
+    monkeypatch.setattr(scoring, "_SAMPLE_BYTES", 6 * 8 * 100**2)  # six representations of 100 rows
     pairs = [(i, j) for a, b in scoring.sample_blocks(count, 100) for i in a for j in b if i <= j]
     assert sorted(pairs) == [(i, j) for i in range(count) for j in range(i, count)]
 
@@ -245,25 +246,25 @@ def test_blocks_do_not_change_the_scores_and_bound_what_is_kept(monkeypatch):
     data = {f"m/{i}": rng.standard_normal((40, 6)) for i in range(7)}
     whole = ss.compare_activations(data, NAMES)
     kept = []
-    once = SampledNetwork.once
+    once = SampledRepresentation.once
 
     def counted(self, make, *arguments):
         made = once(self, make, *arguments)
-        kept.append(sum(bool(n._made) for n in networks))
+        kept.append(sum(bool(n._made) for n in representations))
         return made
 
-    networks: list[SampledNetwork] = []
-    build = SampledNetwork.__init__
+    representations: list[SampledRepresentation] = []
+    build = SampledRepresentation.__init__
 
     def listed(self, *arguments):
         build(self, *arguments)
-        networks.append(self)
+        representations.append(self)
 
-    monkeypatch.setattr(SampledNetwork, "once", counted)
-    monkeypatch.setattr(SampledNetwork, "__init__", listed)
+    monkeypatch.setattr(SampledRepresentation, "once", counted)
+    monkeypatch.setattr(SampledRepresentation, "__init__", listed)
     monkeypatch.setattr(scoring, "_SAMPLE_BYTES", 4 * 8 * 40**2)
     cut = ss.compare_activations(data, NAMES)
-    assert len(networks) == 7
+    assert len(representations) == 7
     assert max(kept) == 4
     for name in NAMES:
         np.testing.assert_array_equal(cut.matrix(name), whole.matrix(name))

@@ -10,7 +10,7 @@ from safetensors.numpy import save
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import checkpoint_files
-from speechsim_jax.models.checkpoint_files import Checkpoint, open_checkpoint
+from speechsim_jax.models.checkpoint_files import WeightFiles, open_checkpoint
 from tests.support.torch_writer import members, state_dict, storage, tensor, zip_file
 
 A = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -74,7 +74,7 @@ def fill(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def check_tensors(found: Checkpoint) -> None:
+def check_tensors(found: WeightFiles) -> None:
     tensors = found.tensors()
     assert sorted(tensors) == ["a", "b"]
     np.testing.assert_array_equal(tensors["a"].ravel(), A.ravel())

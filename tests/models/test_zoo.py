@@ -101,7 +101,7 @@ def test_its_card_says_that_it_reads_phones_better(name):
 
 
 @pytest.fixture(scope="module")
-def chosen(speech) -> features.Chosen:
+def chosen(speech) -> features.PhoneFrames:
     """Frames with a phone, of ten speakers that no pretraining heard."""
     alignments = read_alignments(speech / "alignments_pocketsphinx.tsv", "phone")
     config = ss.load_encoder(f"zoo:{PRETRAINED[0]}").config
@@ -110,7 +110,7 @@ def chosen(speech) -> features.Chosen:
     return features.choose(corpus, alignments, config, dropped, most=8000, seed=0)
 
 
-def phone_accuracy(encoder: ss.SpeechEncoder, chosen: features.Chosen) -> float:
+def phone_accuracy(encoder: ss.SpeechEncoder, chosen: features.PhoneFrames) -> float:
     """Of the best layer; half of the speakers teach a linear discriminant, the others test it."""
     rows = features.states(encoder, chosen, 40.0, lambda _: None)
     known = features.gathered(chosen, rows)

@@ -46,7 +46,7 @@ ALIGNED = {
 }
 
 
-def chosen(**options) -> tuple[list[tuple[int, int, list[int]]], frame_choice.Chosen]:
+def chosen(**options) -> tuple[list[tuple[int, int, list[int]]], frame_choice.FrameSelection]:
     """(batch row, number, frames) of each row of the statistics, frames by their time."""
     ids = frozenset({"long", "b"})
     got = FrameChoice(CONFIG, ids, **options).of(BATCH, WIDTH)

@@ -11,7 +11,7 @@ from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import forward
 from speechsim_jax.pipeline.attention_inputs import projected, rows_of_projections
 from speechsim_jax.statistics import attention_sums, moments, moments_accumulator
-from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.moments import ModelShape
 from tests.models.test_parity import LAYOUTS, fixture
 
 EVERYTHING = Outputs(attentions=True, projections=True, features=True)
@@ -42,7 +42,7 @@ def test_encoders(layout, outputs, dtype):
 
 
 def test_statistics():
-    streams = (Stream(3, 16), Stream(2, 24))
+    streams = (ModelShape(3, 16), ModelShape(2, 24))
     state = moments.zero(streams)
     buffers = tuple(np.zeros((s.layers, 64, s.neurons), np.float32) for s in streams)
     buffers = jax.device_put(buffers)
@@ -86,8 +86,8 @@ def test_attention():
 
     def update(*numbers):
         state, parts, lengths = jax.tree.unflatten(structure, numbers)
-        moments_accumulator = functools.partial(rows_of_projections, parts)
-        return jax.tree.leaves(attention_sums.update(state, moments_accumulator, lengths, frames))
+        rows = functools.partial(rows_of_projections, parts)
+        return jax.tree.leaves(attention_sums.update(state, rows, lengths, frames))
 
     text = lowered(jax.jit(update), *numbers)
     assert "HIGHEST" in text

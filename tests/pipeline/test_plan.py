@@ -18,23 +18,25 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.pipeline import plan as planner
 from speechsim_jax.pipeline.plan import ModelCost, Plan, Sizes, plan
 from speechsim_jax.statistics import moments
-from speechsim_jax.statistics.moments import Stream, all_tiles
+from speechsim_jax.statistics.moments import ModelShape, all_tiles
 
 # Hidden states 0 to 12 of 768 neurons and 0 to 24 of 1024; parameters of wav2vec2 in float32 (94.4
 # and 315 million, of these 7.09 and 12.6 million a layer).
 BASE = ModelCost("base", tuple(range(13)), 37_260_000, 28_351_488, 600_000_000)
 LARGE = ModelCost("large", tuple(range(25)), 52_200_000, 50_384_896, 600_000_000)
-STREAMS = (Stream(13, 768), Stream(13, 768), Stream(25, 1024), Stream(25, 1024))
+STREAMS = (ModelShape(13, 768), ModelShape(13, 768), ModelShape(25, 1024), ModelShape(25, 1024))
 MODELS = tuple(
     dataclasses.replace(model, name=f"{model.name}{k}") for model in (BASE, LARGE) for k in "12"
 )
 SIZES = Sizes(rows_per_update=4096, frames=2000)
 
 
-def small_case(seed: int, layers: tuple[int, ...]) -> tuple[tuple[Stream, ...], list[ModelCost]]:
+def small_case(
+    seed: int, layers: tuple[int, ...]
+) -> tuple[tuple[ModelShape, ...], list[ModelCost]]:
     """Models of few neurons, with parameters that cost next to nothing or more than the state."""
     rng = random.Random(seed)
-    streams = tuple(Stream(count, rng.choice([2, 4, 6])) for count in layers)
+    streams = tuple(ModelShape(count, rng.choice([2, 4, 6])) for count in layers)
     weight = rng.choice([1, 100, 300])
     return streams, [
         ModelCost(f"m{k}", tuple(range(0, 2 * count, 2)), weight, rng.choice([1, weight]), 10, 5, 1)
@@ -68,7 +70,7 @@ def assert_sound(made: Plan, streams, models) -> None:
         assert [(n.model, l) for n in one.models for l in n.layers] == sorted(needed)
         for place, found in enumerate(one.models):
             assert found.depth == max(models[found.model].depths[l] for l in found.layers)
-            stream = Stream(len(found.layers), streams[found.model].neurons)
+            stream = ModelShape(len(found.layers), streams[found.model].neurons)
             assert one.local_streams[place] == stream
         for (a, l, b, m), pair in zip(pairs_of(one.local_tiles), pairs_of(one.tiles), strict=True):
             x, y = one.models[a], one.models[b]
@@ -112,7 +114,7 @@ def test_what_fits_is_one_pass_with_all_tiles_in_order():
 
 
 def brute_force(streams, models, budget_bytes: int, sizes: Sizes) -> tuple[int, float | int]:
-    """Fewest passes and, with these, least FLOPs, over all ways to divide the pairs of networks."""
+    """Fewest passes and, with these, least FLOPs, over all ways to divide the pairs of representations."""
     triangle = planner._Triangle(streams, models, sizes)
     load, cost = {0: triangle.nothing}, {}
     for held in range(1, 1 << len(triangle.pairs)):
@@ -160,7 +162,7 @@ def test_near_the_best_of_all_ways():
 
 @pytest.fixture(scope="module")
 def six() -> Plan:
-    """2 base and 2 large models, 76 networks, of which the state alone is 20.6 GB, in 6 GB."""
+    """2 base and 2 large models, 76 representations, of which the state alone is 20.6 GB, in 6 GB."""
     return plan(STREAMS, MODELS, 6 * 10**9, SIZES, rows=10**6)
 
 
@@ -170,8 +172,8 @@ def test_four_models_in_six_gigabytes(six):
     layers = sum(1 + needed.depth for one in six.passes for needed in one.models)
     assert layers == 385  # and 9 * 76 = 684 if every pass ran everything
     assert six.statistics_flops == pytest.approx(5.13e15, rel=1e-3)
-    # No plan has fewer than 5: a pass of networks of w neurons in all has room for a state of what
-    # rows and hidden states leave of the budget, and cannot have more than their pairs.
+    # No plan has fewer than 5: a pass of representations of w neurons in all has room for a state
+    # of what rows and hidden states leave of the budget, and cannot have more than their pairs.
     widths = range(0, 71_168, 64)
     per_neuron = 4 * (2 * SIZES.rows_per_update + SIZES.frames)
     room = max(min(6e9 - per_neuron * w, 4 * w * (w + 1024)) for w in widths)
@@ -181,7 +183,7 @@ def test_four_models_in_six_gigabytes(six):
 
 @pytest.mark.parametrize(("feature", "dtype"), [(1, "float32"), (2, "float32"), (1, "float64")])
 def test_state_and_buffers_are_those_of_the_statistics(feature, dtype):
-    streams, models = (Stream(3, 8), Stream(2, 12)), [BASE, LARGE]
+    streams, models = (ModelShape(3, 8), ModelShape(2, 12)), [BASE, LARGE]
     itemsize = jnp.dtype(dtype).itemsize
     sizes = Sizes(rows_per_update=5, frames=7, feature=feature, itemsize=itemsize)
     least, most = smallest_budget(streams, models, sizes), whole_bytes(streams, models, sizes)
@@ -197,7 +199,7 @@ def test_state_and_buffers_are_those_of_the_statistics(feature, dtype):
 
 def test_the_update_takes_no_more_than_is_planned():
     """XLA's own count of the temporaries of a compiled update."""
-    streams, rows = (Stream(3, 128), Stream(2, 64)), 512
+    streams, rows = (ModelShape(3, 128), ModelShape(2, 64)), 512
     triangle = planner._Triangle(streams, [BASE, LARGE], Sizes(rows, 1))
     load = triangle.nothing
     for pair in triangle.pairs:
@@ -216,7 +218,7 @@ def test_the_update_takes_no_more_than_is_planned():
 
 def test_parameters_and_workspace_by_depth():
     """Parameters up to the highest layer of each model; the largest forward pass, or the update."""
-    streams = Stream(2, 4), Stream(1, 4)
+    streams = ModelShape(2, 4), ModelShape(1, 4)
     models = [
         ModelCost("a", (3, 12), 1_000, 10, 5_000_000),
         ModelCost("b", (7,), 500, 1, 6_000_000),
@@ -236,7 +238,7 @@ def test_what_is_printed(six):
         dataclasses.replace(BASE, name="mine", front_flops=1e12, layer_flops=1e11),
         ModelCost("theirs", (0, 1, 6, 12), 0, 0),
     ]
-    streams = (Stream(13, 768), Stream(4, 1024))
+    streams = (ModelShape(13, 768), ModelShape(4, 1024))
     made = plan(streams, models, 10**10, SIZES, data=4, rows=1000, rate=1e10)
     pairs = itertools.combinations_with_replacement([768] * 13 + [1024] * 4, 2)
     flops = 2 * 1000 * sum(x * y for x, y in pairs)

@@ -50,7 +50,7 @@ def whole(encoders, audio):
 
 def break_off(monkeypatch, encoders, audio, folder, behind: int, **changed):
     """A run that dies in batch `behind` + 1."""
-    append, batches = accumulators.Statistics.append, []
+    append, batches = accumulators.Accumulators.append, []
 
     def dies(self, *args):
         batches.append(args)
@@ -59,7 +59,7 @@ def break_off(monkeypatch, encoders, audio, folder, behind: int, **changed):
         append(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(accumulators.Statistics, "append", dies)
+        patch.setattr(accumulators.Accumulators, "append", dies)
         with pytest.raises(Killed):
             ss.compare(
                 encoders, audio, checkpoint_dir=folder, checkpoint_minutes=0, **SETTINGS | changed
@@ -84,7 +84,7 @@ def test_the_same_bits_come_out(behind, monkeypatch, encoders, audio, whole, tmp
     assert len(found.attributes["skipped"]) == 1
     # What has been read to its end is only scored.
     with monkeypatch.context() as patch:
-        patch.setattr(accumulators.Statistics, "append", None)
+        patch.setattr(accumulators.Accumulators, "append", None)
         again = ss.compare(encoders, audio, checkpoint_dir=tmp_path / "c", **SETTINGS)
     assert same(again, whole)
 

@@ -99,7 +99,7 @@ class Killed(Exception):
 def test_a_run_of_several_passes_goes_on(encoders, audio, one, budget_gb, tmp_path):
     """Passes that were complete are not read again, nor is the plan made anew for more memory."""
     given = {"measures": MEASURES, "checkpoint_dir": tmp_path, "checkpoint_minutes": 0} | SETTINGS
-    append, heard = accumulators.Statistics.append, []
+    append, heard = accumulators.Accumulators.append, []
 
     def dies(self, *batch):
         heard.append(batch)
@@ -107,7 +107,7 @@ def test_a_run_of_several_passes_goes_on(encoders, audio, one, budget_gb, tmp_pa
             raise Killed
         append(self, *batch)
 
-    dying = unittest.mock.patch.object(accumulators.Statistics, "append", dies)
+    dying = unittest.mock.patch.object(accumulators.Accumulators, "append", dies)
     with dying, pytest.raises(Killed):
         ss.compare(encoders, audio, device_memory_gb=budget_gb, **given)
     assert (tmp_path / "statistics" / "pass-1" / "facts.json").exists()

@@ -12,7 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from tests.support.report_results import SMALL, Shape, heads_alone, random_result, scores_within
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -160,7 +160,7 @@ def test_page_opens_and_fits(browser: Browser) -> None:
     assert browser.complaints() == []
 
 
-def test_hover_says_both_networks_and_the_value(
+def test_hover_says_both_representations_and_the_value(
     desktop: Browser, report: Path, result: SimilarityResult
 ) -> None:
     desktop.open(report)
@@ -427,7 +427,7 @@ def test_figures_and_numbers_are_saved(
         assert b"<svg" in saved.get("svg", b"<svg")[:200]
         assert saved.get("png", b"\x89PNG")[:4] == b"\x89PNG"
     rows = list(csv.reader((desktop.downloads / "heatmap_lincka.csv").open()))
-    names = [str(network) for network in result.networks]
+    names = [str(representation) for representation in result.representations]
     assert rows[0][1:] == names == [row[0] for row in rows[1:]]
     values = np.array([row[1:] for row in rows[1:]], dtype=float)
     np.testing.assert_allclose(values, result.matrix("lincka").values, rtol=1e-6)
@@ -444,8 +444,8 @@ def test_figures_and_numbers_are_saved(
 
 
 def test_page_of_scores_alone_says_what_is_missing(desktop: Browser, tmp_path: Path) -> None:
-    networks = [NetworkName("a", 0), NetworkName("b", 0)]
-    holes = SimilarityResult.build(networks, {"mine": np.array([[1.0, np.nan], [0.5, 1.0]])})
+    representations = [RepresentationName("a", 0), RepresentationName("b", 0)]
+    holes = SimilarityResult.build(representations, {"mine": np.array([[1.0, np.nan], [0.5, 1.0]])})
     desktop.open(holes.report(tmp_path / "report.html"))
     for place, words in (
         ("correlations", "svcca was not measured"),

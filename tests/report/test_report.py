@@ -14,7 +14,7 @@ from speechsim_jax.report import report_page
 from speechsim_jax.report.alignment import best_match, monotone_path, same_depth
 from speechsim_jax.report.content import NEURONS_A_CELL, letter
 from speechsim_jax.report.packed import Packed
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from tests.support.report_results import (
     EVERY_MEASURE,
     FULL_SIZE,
@@ -130,15 +130,21 @@ def test_page_holds_the_scores(result: SimilarityResult, page: Page) -> None:
     for measure in facts["measures"]:
         matrix = result.matrix(measure["name"])
         np.testing.assert_array_equal(measure["values"], matrix.values.astype(np.float32))
-        assert measure["axis"] == ("attention" if "attention" in matrix.dims[0] else "network")
+        assert measure["axis"] == (
+            "attention" if "attention" in matrix.dims[0] else "representation"
+        )
         assert measure["directed"] == (not result.definition(measure["name"])["symmetric"])
     by_name = {measure["name"]: measure for measure in facts["measures"]}
     assert by_name["maxcorr"]["range"] == [0, 1]
     assert by_name["attn_frobenius"]["range"] == [by_name["attn_frobenius"]["limits"][0], 1]
     names = [model["short"] for model in facts["models"]]
     assert names == ["first-<b>&small", "second-base", "third-large"]
-    networks = zip(facts["axes"]["network"]["model"], facts["axes"]["network"]["layer"])
-    assert [f"{list(SMALL)[m]}/{l}" for m, l in networks] == [str(n) for n in result.networks]
+    representations = zip(
+        facts["axes"]["representation"]["model"], facts["axes"]["representation"]["layer"]
+    )
+    assert [f"{list(SMALL)[m]}/{l}" for m, l in representations] == [
+        str(n) for n in result.representations
+    ]
     assert facts["axes"]["attention"]["layer"] == [1, 2, 3, 1, 2, 1, 2, 3, 4, 5]
     assert facts["axes"]["attention"]["depth"][:4] == pytest.approx([1 / 3, 2 / 3, 1, 1 / 2])
     np.testing.assert_array_equal(facts["facts"][1]["values"], result.dataset["rank"])
@@ -173,7 +179,7 @@ def test_page_holds_the_best_neurons_of_a_pair(result: SimilarityResult, page: P
         np.testing.assert_allclose(facts["corr"][i, j], corr[order], atol=1e-5)
 
 
-def test_page_holds_the_neurons_of_a_network(result: SimilarityResult, page: Page) -> None:
+def test_page_holds_the_neurons_of_a_representation(result: SimilarityResult, page: Page) -> None:
     facts, data = page.facts()["neurons"], result.dataset
     models = data["x_model"].values
     corr, match = data["best_corr"].values, data["best_match"].values
@@ -234,8 +240,8 @@ def test_page_says_what_was_compared(page: Page) -> None:
 
 
 def test_page_of_scores_alone(tmp_path: Path) -> None:
-    networks = [NetworkName(model, 0) for model in "ab"]
-    bare = SimilarityResult.build(networks, {"mine": np.array([[1.0, np.nan], [0.5, 1.0]])})
+    representations = [RepresentationName(model, 0) for model in "ab"]
+    bare = SimilarityResult.build(representations, {"mine": np.array([[1.0, np.nan], [0.5, 1.0]])})
     page = Page(bare.report(tmp_path / "report.html"))
     facts = page.facts()
     assert facts["correlations"] is facts["matches"] is facts["neurons"] is None
@@ -243,7 +249,7 @@ def test_page_of_scores_alone(tmp_path: Path) -> None:
     for sentence in (
         "This result does not say what was heard.",
         "This result does not say how it was made.",
-        "This result has no statistics of its networks",
+        "This result has no statistics of its representations",
         "This result does not say which files were skipped.",
     ):
         assert sentence in page.text
@@ -253,8 +259,8 @@ def test_page_of_heads_alone_counts_the_layers_that_have_some(tmp_path: Path) ->
     page = Page(heads_alone(SMALL).report(tmp_path / "report.html"))
     assert "Similarity of 10 layers of 3 models" in page.text
     assert "A first-<b>&small hubert 1-3 hub" in page.text
-    assert page.facts()["axes"]["network"] == page.facts()["axes"]["attention"]
-    assert "What the scores stand on" not in page.text and "Every network" not in page.text
+    assert page.facts()["axes"]["representation"] == page.facts()["axes"]["attention"]
+    assert "What the scores stand on" not in page.text and "Every representation" not in page.text
 
 
 def test_page_warns_of_few_frames(page: Page, tmp_path: Path) -> None:
@@ -274,7 +280,7 @@ def test_page_leads_from_the_overview_to_the_skipped_files(page: Page, tmp_path:
 
 def test_mincorr_is_among_the_measures(result: SimilarityResult, tmp_path: Path) -> None:
     row = "mincorr neuron each neuron's smallest best correlation"
-    values = np.zeros((len(result.networks), 40))
+    values = np.zeros((len(result.representations), 40))
     ranked = SimilarityResult(result.dataset.assign(mincorr_neuron=(("x", "neuron"), values)))
     assert row in Page(ranked.report(tmp_path / "report.html")).text
     assert row not in Page(result.report(tmp_path / "without.html")).text

@@ -15,11 +15,13 @@ import xarray as xr
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from speechsim_jax.results import summary
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
 MODELS = {"org/modèle-é": 3, "b": 2}
-NETWORKS = [NetworkName(model, layer) for model, depth in MODELS.items() for layer in range(depth)]
-ATTENTION = [network for network in NETWORKS if network.layer > 0]
+REPRESENTATIONS = [
+    RepresentationName(model, layer) for model, depth in MODELS.items() for layer in range(depth)
+]
+ATTENTION = [representation for representation in REPRESENTATIONS if representation.layer > 0]
 MEASURES = {
     "lincka": {"symmetric": True, "range": (0.0, 1.0), "level": "layer", "summary": "Linear CKA"},
     "maxcorr": {"symmetric": False, "range": (None, 1), "reference": "Wu et al. 2020"},
@@ -63,7 +65,7 @@ def result() -> SimilarityResult:
     lincka = _matrix(0)
     lincka[0, 4] = np.nan
     return SimilarityResult.build(
-        NETWORKS,
+        REPRESENTATIONS,
         {"lincka": lincka, "maxcorr": _matrix(1).astype(np.float32), "attn_js": _matrix(2, 3)},
         extras={
             "best_corr": (("x", "y", "neuron"), np.random.default_rng(3).random((5, 5, 4))),
@@ -74,22 +76,22 @@ def result() -> SimilarityResult:
         },
         measures=MEASURES,
         attributes=ATTRIBUTES,
-        attention_networks=ATTENTION,
+        attention_representations=ATTENTION,
         dims={"attn_js": ("x_attention", "y_attention")},
     )
 
 
 def test_labels(result: SimilarityResult) -> None:
-    assert result.networks == tuple(NETWORKS)
-    assert result.attention_networks == tuple(ATTENTION)
+    assert result.representations == tuple(REPRESENTATIONS)
+    assert result.attention_representations == tuple(ATTENTION)
     assert result.models == tuple(MODELS)
     assert result.measures == ("lincka", "maxcorr", "attn_js")
     matrix = result.matrix("maxcorr")
     assert matrix.dims == ("x", "y")
     assert matrix.sel(x="org/modèle-é/2", y="b/1").item() == _matrix(1).astype(np.float32)[2, 4]
-    assert list(matrix.x_model.values) == [n.model for n in NETWORKS]
+    assert list(matrix.x_model.values) == [n.model for n in REPRESENTATIONS]
     assert list(matrix.y_layer.values) == [0, 1, 2, 0, 1]
-    assert str(NETWORKS[2]) == "org/modèle-é/2"
+    assert str(REPRESENTATIONS[2]) == "org/modèle-é/2"
 
 
 def test_definitions(result: SimilarityResult) -> None:
@@ -117,7 +119,9 @@ def test_attributes_keep_what_netcdf_cannot(result: SimilarityResult) -> None:
 
 def test_attributes_of_no_json_type_are_refused() -> None:
     with pytest.raises(TypeError, match="cannot hold a object"):
-        SimilarityResult.build(NETWORKS[:1], {"m": np.ones((1, 1))}, attributes={"a": object()})
+        SimilarityResult.build(
+            REPRESENTATIONS[:1], {"m": np.ones((1, 1))}, attributes={"a": object()}
+        )
 
 
 def test_save_then_load_is_identical(result: SimilarityResult, tmp_path: Path) -> None:
@@ -135,8 +139,8 @@ def test_save_then_load_is_identical(result: SimilarityResult, tmp_path: Path) -
 
 
 def test_saved_arrays_are_compressed(tmp_path: Path) -> None:
-    networks = [NetworkName("m", layer) for layer in range(200)]
-    result = SimilarityResult.build(networks, {"lincka": np.ones((200, 200))})
+    representations = [RepresentationName("m", layer) for layer in range(200)]
+    result = SimilarityResult.build(representations, {"lincka": np.ones((200, 200))})
     assert result.save(tmp_path / "r.nc").stat().st_size < 200 * 200 * 8 / 4
 
 
@@ -180,7 +184,7 @@ def test_unknown_measure_lists_the_known(result: SimilarityResult) -> None:
 
 def test_select_by_model_and_layer(result: SimilarityResult) -> None:
     chosen = result.select(["b", "org/modèle-é"], layers=[1, 2])
-    assert [str(n) for n in chosen.networks] == ["b/1", "org/modèle-é/1", "org/modèle-é/2"]
+    assert [str(n) for n in chosen.representations] == ["b/1", "org/modèle-é/1", "org/modèle-é/2"]
     rows = [4, 1, 2]
     np.testing.assert_array_equal(chosen.matrix("lincka"), _matrix(0)[np.ix_(rows, rows)])
     np.testing.assert_array_equal(
@@ -194,13 +198,13 @@ def test_select_by_model_and_layer(result: SimilarityResult) -> None:
 def test_select_without_attention_layers_drops_them(result: SimilarityResult) -> None:
     chosen = result.select(layers=0)
     assert chosen.measures == ("lincka", "maxcorr")
-    assert chosen.attention_networks == ()
+    assert chosen.attention_representations == ()
 
 
 def test_select_refuses_what_is_not_there(result: SimilarityResult) -> None:
     with pytest.raises(UserError, match=r"'c'.*org/modèle-é, b"):
         result.select("c")
-    with pytest.raises(UserError, match="no network of b has a layer among"):
+    with pytest.raises(UserError, match="no representation of b has a layer among"):
         result.select("b", layers=[7])
 
 
@@ -269,7 +273,9 @@ def test_summary_leaves_self_similarity_out(result: SimilarityResult) -> None:
 
 def test_summary_stays_within_a_terminal() -> None:
     matrices = {f"a_long_measure_{i}": np.eye(2) for i in range(12)}
-    result = SimilarityResult.build([NetworkName("a", 0), NetworkName("b", 0)], matrices)
+    result = SimilarityResult.build(
+        [RepresentationName("a", 0), RepresentationName("b", 0)], matrices
+    )
     table = result.summary().splitlines()[3:]
     assert max(map(len, table)) <= 100
     assert sum("a_long_measure" in line for line in table) == 12
@@ -277,11 +283,13 @@ def test_summary_stays_within_a_terminal() -> None:
 
 @pytest.mark.parametrize("models", [1, 3, 4, 5, 30])
 def test_summary_of_any_number_of_models(models: int) -> None:
-    networks = [NetworkName(f"model-{i}", layer) for i in range(models) for layer in range(2)]
-    values = np.random.default_rng(0).uniform(-100, 0, (len(networks),) * 2)
+    representations = [
+        RepresentationName(f"model-{i}", layer) for i in range(models) for layer in range(2)
+    ]
+    values = np.random.default_rng(0).uniform(-100, 0, (len(representations),) * 2)
     named = {"lincka": values, "procrustes_distance": values}
-    result = SimilarityResult.build(networks, named)
-    noted = SimilarityResult.build(networks, named, attributes={"note": "many words " * 20})
+    result = SimilarityResult.build(representations, named)
+    noted = SimilarityResult.build(representations, named, attributes={"note": "many words " * 20})
     assert max(map(len, noted.summary().splitlines())) <= 100
     lines = result.summary().splitlines()
     assert max(map(len, lines)) <= 100
@@ -318,21 +326,24 @@ def test_few_frames_are_said() -> None:
 
 
 def test_summary_without_measures() -> None:
-    result = SimilarityResult.build([NetworkName("a", 0)], {})
+    result = SimilarityResult.build([RepresentationName("a", 0)], {})
     assert result.summary() == repr(result)
 
 
 def test_repr(result: SimilarityResult) -> None:
     first, second = repr(result).splitlines()
-    assert "2 models, 5 networks, 1,234,567 frames, 12 utterances" in first
+    assert "2 models, 5 representations, 1,234,567 frames, 12 utterances" in first
     assert second == "  measures: lincka, maxcorr, attn_js"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"networks": [], "matrices": {}}, "at least one network"),
-        ({"networks": [NETWORKS[0]] * 2, "matrices": {}}, "modèle-é/0 is given twice"),
+        ({"representations": [], "matrices": {}}, "at least one representation"),
+        (
+            {"representations": [REPRESENTATIONS[0]] * 2, "matrices": {}},
+            "modèle-é/0 is given twice",
+        ),
         ({"matrices": {"m": np.ones((4, 5))}}, "m: 4 entries along x, expected 5"),
         ({"matrices": {}, "extras": {"e": (("x",), np.ones((5, 2)))}}, "e: shape"),
         (
@@ -343,7 +354,7 @@ def test_repr(result: SimilarityResult) -> None:
 )
 def test_build_refuses(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        SimilarityResult.build(**{"networks": NETWORKS, **arguments})
+        SimilarityResult.build(**{"representations": REPRESENTATIONS, **arguments})
 
 
 def test_import_is_light() -> None:

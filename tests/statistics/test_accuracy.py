@@ -1,7 +1,7 @@
 """How accurate float32 statistics are on hard rows, and that each precaution is needed for it.
 
-A quarter of a million rows of two networks with mean / std = 1000, two neurons 10,000 times as
-large as the others and condition numbers of 1e5 and 1e4. `python -m experiments.benchmark
+A quarter of a million rows of two representations with mean / std = 1000, two neurons 10,000 times
+as large as the others and condition numbers of 1e5 and 1e4. `python -m experiments.benchmark
 --what=accuracy` has the table of all ratios over two million rows.
 """
 

@@ -14,10 +14,10 @@ from speechsim_jax._jax_compat import x64
 from speechsim_jax.measures.attention import MEASURES, score_attention
 from speechsim_jax.pipeline.attention_inputs import projected, rows_of_maps, rows_of_projections
 from speechsim_jax.statistics import attention_accumulator, attention_finished, attention_sums
-from speechsim_jax.statistics.attention_accumulator import AttentionStream
+from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
 from speechsim_jax.statistics.attention_finished import FinishedAttention, HeadSums
 from speechsim_jax.statistics.attention_sums import AttentionSums
-from speechsim_jax.statistics.moments import Stream
+from speechsim_jax.statistics.moments import ModelShape
 from tests.measures.test_measures import GOLDEN
 from tests.models.test_parity import fixture
 from tests.support import reference, tolerances
@@ -28,11 +28,11 @@ LAYER_MEASURES = {m.name: m for m in MEASURES if m.of_layers}
 
 BASELINES = [getattr(reference, name) for name in attention_sums.BASELINES]
 
-# An odd number of heads in all, and a network of a single one.
-STREAMS = (Stream(2, 3), Stream(1, 1))
+# An odd number of heads in all, and a representation of a single one.
+STREAMS = (ModelShape(2, 3), ModelShape(1, 1))
 FRAMES = 20
 LENGTHS = (20, 13, 1, 8)
-UNIFORM, ONE_HOT = 1, 2  # heads of the first network
+UNIFORM, ONE_HOT = 1, 2  # heads of the first representation
 
 Maps = list[np.ndarray]
 """[head, query, key] for each utterance, float64."""
@@ -46,11 +46,11 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 def draw(heads: int, lengths=LENGTHS, seed: int = 0) -> Maps:
     """Heads that look somewhere near (each at its own distance) and elsewhere."""
     rng = np.random.default_rng(seed)
-    sharpness, reach = rng.uniform(0.3, 3, (2, attention_accumulator, 1, 1))
+    sharpness, reach = rng.uniform(0.3, 3, (2, heads, 1, 1))
     maps = []
     for frames in lengths:
         apart = np.arange(frames) - np.arange(frames)[:, None]
-        scores = sharpness * rng.standard_normal((attention_accumulator, frames, frames))
+        scores = sharpness * rng.standard_normal((heads, frames, frames))
         maps.append(softmax(scores - np.abs(apart - 2 * reach) / (2 * reach)))
     return maps
 
@@ -81,7 +81,7 @@ def stream(
     maps: Maps, streams=STREAMS, dtype: str = "float32", frames: int = FRAMES, wanted=EVERYTHING
 ) -> FinishedAttention:
     """All utterances and a filler in one batch."""
-    statistic = AttentionStream(streams, rows_of_maps, wanted, dtype)
+    statistic = AttentionAccumulator(streams, rows_of_maps, wanted, dtype)
     statistic.append(padded(maps, frames, 1, dtype), lengths_of(maps, 1), frames)
     statistic.wait()
     assert statistic.utterances == len(maps)
@@ -107,7 +107,7 @@ def batched(maps: Maps, size: int, frames: int = FRAMES) -> AttentionSums:
 def finish(state: AttentionSums, maps: Maps, streams=STREAMS) -> FinishedAttention:
     host = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(axis=0), state)
     lengths = tuple(one.shape[1] for one in maps)
-    return attention_finished.finished(HeadSums(streams, (), "float32", host, lengths))
+    return attention_finished.finish_attention(HeadSums(streams, (), "float32", host, lengths))
 
 
 def batched_and_finished(maps: Maps, size: int) -> FinishedAttention:
@@ -165,7 +165,7 @@ def few_rows(monkeypatch):
 def test_golden(dtype, bar, few_rows):
     names = [str(name) for name in GOLDEN["attention_networks"]]
     maps = [np.concatenate([GOLDEN[f"a_{name}_{u}"] for name in names]) for u in range(3)]
-    found = stream(maps, (Stream(2, 3), Stream(1, 4)), dtype, frames=56)
+    found = stream(maps, (ModelShape(2, 3), ModelShape(1, 4)), dtype, frames=56)
     matrices, _ = score_attention(found, MEASURES)
     golden = {"attn_frobenius": "attn_fro", "attn_js": "attn_js", "attn_pearson": "attn_pearson"}
     for name, key in golden.items():
@@ -187,10 +187,10 @@ def test_layers_with_cells_as_rows(dtype, bar):
     found = double() if dtype == "float64" else batched_and_finished(maps, 5)
     matrices, _ = score_attention(found, list(LAYER_MEASURES.values()))
     cells = np.concatenate([one.reshape(7, -1) for one in maps], axis=1).T
-    networks = [cells[:, where] for where in found.heads]
+    representations = [cells[:, where] for where in found.heads]
     for name, measure in LAYER_MEASURES.items():
         oracle = reference.MEASURES[name.removeprefix("attn_")]
-        by_hand = np.array([[oracle(x, y) for y in networks] for x in networks])
+        by_hand = np.array([[oracle(x, y) for y in representations] for x in representations])
         assert np.max(np.abs(matrices[name] - by_hand)) <= (1e-5 if "lincka" in name else bar), name
         assert measure.symmetric == (name != "attn_pwcca")
 
@@ -201,7 +201,7 @@ def test_a_constant_head_is_a_dead_neuron():
     for one in maps:
         one[UNIFORM] = (1 + 6e-8 * rng.integers(-1, 2, (13, 13))) / 13
     found = batched_and_finished(maps, 5)
-    assert np.flatnonzero(~found.moments.networks[0].live).tolist() == [UNIFORM]
+    assert np.flatnonzero(~found.moments.representations[0].live).tolist() == [UNIFORM]
     matrices, _ = score_attention(found, list(LAYER_MEASURES.values()))
     cells = np.concatenate([one.reshape(7, -1) for one in maps], axis=1).T
     x, y = cells[:, [0, 2]], cells[:, 3:6]
@@ -293,7 +293,7 @@ def test_sums_that_are_not_wanted_are_left_out(wanted):
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
     assert not part.means.distance.any() and not part.means.divergence.any()
     assert part.means.correlation.any() == ("correlation" in wanted)
-    x, y = whole.moments.networks[:2], part.moments.networks[:2]
+    x, y = whole.moments.representations[:2], part.moments.representations[:2]
     a, b = whole.moments.scatter(*x), part.moments.scatter(*y)
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
@@ -308,7 +308,7 @@ def nearly_alike() -> Maps:
 
 
 def test_nearly_equal_maps(few_rows, monkeypatch):
-    maps, streams = nearly_alike(), (Stream(1, 4), Stream(1, 4))
+    maps, streams = nearly_alike(), (ModelShape(1, 4), ModelShape(1, 4))
     by_hand = written_out(maps)
     found = finish(batched(maps, 2, frames=64), maps, streams)
     errors = worst(similarities(found), by_hand)
@@ -324,7 +324,7 @@ def test_nearly_equal_maps(few_rows, monkeypatch):
 def test_a_model_and_its_copy(few_rows):
     half = draw(4, (64, 40), seed=4)
     maps = [np.concatenate([one, one]) for one in half]
-    found = finish(batched(maps, 2, frames=64), maps, (Stream(1, 4), Stream(1, 4)))
+    found = finish(batched(maps, 2, frames=64), maps, (ModelShape(1, 4), ModelShape(1, 4)))
     errors = worst(similarities(found), written_out(maps))
     assert max(errors.values()) <= 1e-5, errors
     matrices, extras = score_attention(found, MEASURES)
@@ -337,7 +337,7 @@ def test_a_model_and_its_copy(few_rows):
 
 
 def test_scores_and_what_stands_beside_them():
-    """Networks of three heads and of one: what is missing is NaN or -1."""
+    """Representations of three heads and of one: what is missing is NaN or -1."""
     found = batched_and_finished(special(), 5)
     matrices, extras = score_attention(found, MEASURES)
     by_hand = similarities(found)
@@ -410,10 +410,10 @@ def test_encoders_into_the_sums():
     models = [fixture(layout).together for layout in ("wav2vec2-base", "wavlm-base")]
     lengths = np.asarray(models[0].frame_mask.sum(axis=1), np.int32)
     frames = models[0].frame_mask.shape[1]
-    streams = tuple(Stream(len(a.attentions), a.attentions.shape[2]) for a in models)
+    streams = tuple(ModelShape(len(a.attentions), a.attentions.shape[2]) for a in models)
     blocks = [tuple(range(1, len(acts.attentions) + 1)) for acts in models]
     parts = tuple(projected(a, b, lengths) for a, b in zip(models, blocks))
-    statistic = AttentionStream(streams, rows_of_projections, EVERYTHING)
+    statistic = AttentionAccumulator(streams, rows_of_projections, EVERYTHING)
     statistic.append(parts, lengths, frames)
     found = similarities(statistic.finish())
     maps = [

@@ -12,27 +12,27 @@ from hypothesis import strategies as st
 
 from speechsim_jax._jax_compat import x64
 from speechsim_jax.statistics import moments, moments_accumulator
-from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.moments_accumulator import MomentsStream
+from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 
-STREAMS = (Stream(2, 5), Stream(3, 4))
+STREAMS = (ModelShape(2, 5), ModelShape(3, 4))
 
 
 def draw(rows: int, seed: int = 0, mean: float = 3.0) -> list[np.ndarray]:
     """Correlated rows with means, one [layer, row, neuron] a stream, float64."""
     rng = np.random.default_rng(seed)
-    shared = rng.standard_normal((moments_accumulator, 3))
+    shared = rng.standard_normal((rows, 3))
     return [
-        rng.standard_normal((s.layers, moments_accumulator, s.neurons))
+        rng.standard_normal((s.layers, rows, s.neurons))
         + shared @ rng.standard_normal((s.layers, 3, s.neurons))
         + mean * rng.standard_normal((s.layers, 1, s.neurons))
         for s in STREAMS
     ]
 
 
-def networks(data: list[np.ndarray]) -> list[np.ndarray]:
-    """The rows of each network, in order."""
+def representations(data: list[np.ndarray]) -> list[np.ndarray]:
+    """The rows of each representation, in order."""
     return [layer for stream in data for layer in stream]
 
 
@@ -40,8 +40,8 @@ def stream(
     data: list[np.ndarray], cuts: list[int], size: int, dtype: str = "float32"
 ) -> FinishedMoments:
     """Feed the data in pieces that end at `cuts` through buffers of `size` rows."""
-    shapes = tuple(Stream(len(x), x.shape[2]) for x in data)
-    statistic = MomentsStream(shapes, size, dtype, rows_dtype=dtype)
+    shapes = tuple(ModelShape(len(x), x.shape[2]) for x in data)
+    statistic = MomentsAccumulator(shapes, size, dtype, rows_dtype=dtype)
     edges = [0, *sorted(cuts), data[0].shape[1]]
     for start, stop in itertools.pairwise(edges):
         with x64(dtype == "float64"):
@@ -52,24 +52,24 @@ def stream(
 
 def assert_matches(finished: FinishedMoments, data: list[np.ndarray], rtol: float) -> None:
     """Means, scatters and energies equal those of the whole arrays, relative to their sizes."""
-    arrays = networks(data)
+    arrays = representations(data)
     assert finished.rows == len(arrays[0])
     streams = (np.asarray(p, np.float64).sum(axis=0) for p in finished.parts[0].state.pilot)
     pilots = [layer for stream in streams for layer in stream]
     for i, x in enumerate(arrays):
-        own = finished.networks[i]
+        own = finished.representations[i]
         np.testing.assert_allclose(own.mean, x.mean(0), rtol=rtol, atol=rtol * x.std())
         for j, y in enumerate(arrays):
             expected = (x - x.mean(0)).T @ (y - y.mean(0))
             scale = np.sqrt(np.outer(x.var(0), y.var(0))) * len(x)
             np.testing.assert_array_less(
-                np.abs(finished.scatter(own, finished.networks[j]) - expected) / scale,
+                np.abs(finished.scatter(own, finished.representations[j]) - expected) / scale,
                 rtol,
                 err_msg=f"{i} {j}",
             )
             shifted = [x - pilots[i], y - pilots[j]]
             norms = [np.sum(a**2, 1) for a in shifted]
-            energies = finished.energies(own, finished.networks[j])
+            energies = finished.energies(own, finished.representations[j])
             np.testing.assert_allclose(energies.energy_x, norms[0].sum(), rtol=rtol)
             np.testing.assert_allclose(energies.energy_y, norms[1].sum(), rtol=rtol)
             np.testing.assert_allclose(energies.cross, norms[0] @ norms[1], rtol=rtol)
@@ -95,7 +95,7 @@ def test_any_cut_order_batch_and_buffer_give_the_same(data, size, seed):
     batch = data.draw(st.sampled_from([(1, 200), (5, 40)]))
     order = np.random.default_rng(data.draw(st.integers(0, 2**32))).permutation(200)
     cuts = data.draw(st.lists(st.integers(0, 200), max_size=6))
-    statistic = MomentsStream(STREAMS, size)
+    statistic = MomentsAccumulator(STREAMS, size)
     hidden = tuple(jnp.asarray(x.reshape(len(x), *batch, x.shape[2]), jnp.float32) for x in whole)
     for start, stop in itertools.pairwise([0, *sorted(cuts), 200]):
         statistic.append(hidden, order[start:stop])
@@ -125,14 +125,14 @@ def test_buffers_that_lie_one_after_the_other():
 def test_only_the_layer_pairs_asked_for():
     data = tuple(jnp.asarray(x[:, None], jnp.float32) for x in draw(50))
     own = tuple(tile for tile in moments.all_tiles(STREAMS) if tile.a == tile.b)
-    every, some = MomentsStream(STREAMS, 64), MomentsStream(STREAMS, 64, tiles=own)
+    every, some = MomentsAccumulator(STREAMS, 64), MomentsAccumulator(STREAMS, 64, tiles=own)
     for statistic in (every, some):
         statistic.append(data, np.arange(50))
     every, some = every.finish(), some.finish()
     for a, b in itertools.combinations_with_replacement(range(5), 2):
-        pair = some.networks[a], some.networks[b]
+        pair = some.representations[a], some.representations[b]
         if (a < 2) == (b < 2):
-            expected = every.scatter(every.networks[a], every.networks[b])
+            expected = every.scatter(every.representations[a], every.representations[b])
             np.testing.assert_array_equal(some.scatter(*pair), expected)
         else:
             with pytest.raises(KeyError):
@@ -148,9 +148,7 @@ def random_state(seed: int, rows: int = 40) -> moments.Moments:
         tuple(jnp.asarray(x, jnp.float32) for x in draw(40, k, 0.3)) for k in (seed, 0)
     )
     pilot = _pilot_mean(first, jnp.int32(9))
-    return _update(
-        moments.with_pilot(moments.zero(STREAMS), pilot), blocks, jnp.int32(moments_accumulator)
-    )
+    return _update(moments.with_pilot(moments.zero(STREAMS), pilot), blocks, jnp.int32(rows))
 
 
 def values(state: moments.Moments) -> list[np.ndarray]:
@@ -170,15 +168,13 @@ def assert_same(a: moments.Moments, b: moments.Moments, rtol: float = 1e-12) -> 
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 40)), min_size=3, max_size=3))
 @settings(deadline=None, max_examples=20)
 def test_merge_is_a_commutative_monoid(parts):
-    a, b, c = (random_state(seed, moments_accumulator) for seed, moments_accumulator in parts)
+    a, b, c = (random_state(seed, rows) for seed, rows in parts)
     empty = moments.with_pilot(moments.zero(STREAMS), a.pilot)
     assert_same(_merge(a, empty), a, 0)
     assert_same(_merge(empty, a), a, 0)
     assert_same(_merge(a, b), _merge(b, a))
     assert_same(_merge(_merge(a, b), c), _merge(a, _merge(b, c)))
-    assert moments.count_of(_merge(_merge(a, b), c)) == sum(
-        moments_accumulator for _, moments_accumulator in parts
-    )
+    assert moments.count_of(_merge(_merge(a, b), c)) == sum(rows for _, rows in parts)
 
 
 def test_merge_equals_one_stream():
@@ -196,10 +192,7 @@ def test_counts_past_two_to_the_31(seen, elsewhere, rows):
     merged = _merge(*states)
     assert moments.count_of(merged) == seen + elsewhere
     blocks = tuple(jnp.asarray(x, jnp.float32) for x in draw(40))
-    assert (
-        moments.count_of(_update(merged, blocks, jnp.int32(moments_accumulator)))
-        == seen + elsewhere + moments_accumulator
-    )
+    assert moments.count_of(_update(merged, blocks, jnp.int32(rows))) == seen + elsewhere + rows
 
 
 def test_two_sum_is_exact_when_compiled():
@@ -219,15 +212,15 @@ def test_float32_sums_keep_their_digits_over_many_updates():
     base = rng.standard_normal((1, size, width)) @ rng.standard_normal((width, width)) + 30
     block = base.astype(np.float32)
     pilot = moments.pilot_mean((jnp.asarray(block[:, :5]),), jnp.int32(5))
-    state = moments.with_pilot(moments.zero((Stream(1, width),)), pilot)
+    state = moments.with_pilot(moments.zero((ModelShape(1, width),)), pilot)
     update = jax.jit(moments.update, donate_argnums=0)
     for _ in range(updates):
         state = update(state, (jnp.asarray(block),), jnp.int32(size))
     x = block[0].astype(np.float64)
     centred = x - x.mean(0)
     finished = FinishedMoments(state)
-    (network,) = finished.networks
-    error = finished.scatter(network, network) / updates - centred.T @ centred
+    (representation,) = finished.representations
+    error = finished.scatter(representation, representation) / updates - centred.T @ centred
     assert np.linalg.norm(error) / np.linalg.norm(centred.T @ centred) < 3e-7
 
 
@@ -237,14 +230,17 @@ def test_a_constant_neuron_is_dead_and_nothing_else_is():
         data[0][0, :, 2] = 0.1
         data[1][1, :, 0] = -1234.567
         finished = stream(data, [11], 32, dtype)
-        dead = [np.flatnonzero(~network.live).tolist() for network in finished.networks]
+        dead = [
+            np.flatnonzero(~representation.live).tolist()
+            for representation in finished.representations
+        ]
         assert dead == [[2], [], [], [0], []]
-        assert finished.networks[0].whitening.rank == 4
-        assert finished.networks[0].std[2] == 0
+        assert finished.representations[0].whitening.rank == 4
+        assert finished.representations[0].std[2] == 0
 
 
 def test_update_compiles_once():
-    statistic = MomentsStream(STREAMS, 16)
+    statistic = MomentsAccumulator(STREAMS, 16)
     before = moments_accumulator._update._cache_size()
     for length in (5, 40, 3, 3, 60):
         piece = tuple(jnp.asarray(x[:, None], jnp.float32) for x in draw(length))

@@ -14,7 +14,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.measures import MEASURES
 from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.statistics import moments, moments_merge
-from speechsim_jax.statistics.moments import Moments, Pilot, Stream, Tile
+from speechsim_jax.statistics.moments import ModelShape, Moments, Pilot, Tile
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 from speechsim_jax.statistics.moments_merge import merge_states, rebase
 from tests.statistics.test_moments import STREAMS, assert_matches, draw
@@ -30,7 +30,7 @@ def state_of(
     tiles: tuple[Tile, ...] | None = None,
 ) -> Moments:
     """The state of the rows [layer, row, neuron] of each stream; their own pilot unless given."""
-    streams = tuple(Stream(len(x), x.shape[2]) for x in data)
+    streams = tuple(ModelShape(len(x), x.shape[2]) for x in data)
     rows = data[0].shape[1]
     with x64(dtype == "float64"):
         state = moments.zero(streams, tiles, dtype)
@@ -124,15 +124,15 @@ def test_float32_states_merge_without_losing_digits():
     assert_matches_but_for_dead(finished, union, 1e-6)
     assert finished.dtype == "float32"
     assert finished.rank_tolerance == 1e-6
-    assert np.flatnonzero(~finished.networks[1].live).tolist() == [2]
+    assert np.flatnonzero(~finished.representations[1].live).tolist() == [2]
 
 
 def assert_matches_but_for_dead(finished: FinishedMoments, data, rtol: float) -> None:
     """Correlations and means equal numpy's, where there is variance."""
     arrays = [layer for stream in data for layer in stream]
-    for x, own in zip(arrays, finished.networks):
+    for x, own in zip(arrays, finished.representations):
         np.testing.assert_allclose(own.mean, x.mean(0), rtol=1e-6, atol=1e-6)
-        for y, other in zip(arrays, finished.networks):
+        for y, other in zip(arrays, finished.representations):
             z = [(a - a.mean(0))[:, n.live] / a.std(0)[n.live] for a, n in ((x, own), (y, other))]
             expected = z[0].T @ z[1] / len(x)
             found = finished.correlate(finished.scatter(own, other), own, other)

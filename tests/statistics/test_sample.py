@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics import sample
 from speechsim_jax.statistics.accumulator import BatchRows
-from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.sample import Sample, SampleStream
+from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.sample import Sample, SampleAccumulator
 
-STREAMS = (Stream(2, 3), Stream(1, 5))
+STREAMS = (ModelShape(2, 3), ModelShape(1, 5))
 LENGTHS = {"a": 31, "b/x.flac": 17, "b/y.flac": 40, "\udce9.wav": 12}
 FRAMES = 40  # of a padded batch
 
@@ -52,7 +52,7 @@ def batch_of(ids: tuple[str, ...]) -> tuple[tuple[jnp.ndarray, ...], BatchRows]:
 
 def sampled(ids: tuple[str, ...], size: int, seed: int = 0, together: int = 2) -> Sample:
     """The sample of these utterances in this order, `together` in a batch."""
-    stream = SampleStream(STREAMS, size, seed)
+    stream = SampleAccumulator(STREAMS, size, seed)
     for start in range(0, len(ids), together):
         stream.append(*batch_of(ids[start : start + together]))
     return stream.finish()
@@ -115,7 +115,7 @@ def test_order_and_batches_do_not_matter(order, together, size):
 def test_merge_is_a_commutative_idempotent_monoid(cut, size):
     a, b, c = (sampled(tuple(part), size) for part in (cut[:1], cut[1:2], cut[2:]))
     whole = sampled(tuple(LENGTHS), size)
-    merge, zero = sample.merge, sample.zero(STREAMS, size)
+    merge, zero = sample.merge_samples, sample.zero(STREAMS, size)
     assert_same(merge(a, zero), a)
     assert_same(merge(zero, a), a)
     assert_same(merge(a, b), merge(b, a))
@@ -127,13 +127,13 @@ def test_merge_is_a_commutative_idempotent_monoid(cut, size):
 def test_samples_of_other_sizes_or_seeds_do_not_merge():
     for other in (sample.zero(STREAMS, 9), sample.zero(STREAMS, 8, seed=1)):
         with pytest.raises(UserError, match="sample_frames and seed"):
-            sample.merge(sample.zero(STREAMS, 8), other)
+            sample.merge_samples(sample.zero(STREAMS, 8), other)
 
 
 def test_a_piece_has_its_own_keys_but_its_utterance_s_name():
     hidden, rows = batch_of(("a", "b/x.flac"))
     pieces = dataclasses.replace(rows, ids=("u#0", "u#1"), wholes=("u", "u"))
-    stream = SampleStream(STREAMS, 100)
+    stream = SampleAccumulator(STREAMS, 100)
     stream.append(hidden, pieces)
     got = stream.finish()
     assert set(got.utterances) == {"u"}
@@ -141,7 +141,7 @@ def test_a_piece_has_its_own_keys_but_its_utterance_s_name():
     assert {int(k) for k in got.keys} == {
         key_of(0, id_, t) for id_, n in (("u#0", 31), ("u#1", 17)) for t in range(n)
     }
-    assert {network.utterance.tobytes() for network in got.networks} == {
+    assert {representation.utterance.tobytes() for representation in got.representations} == {
         np.zeros(48, np.int64).tobytes()
     }
 
@@ -164,7 +164,7 @@ def test_draws_uniformly_and_anew_with_each_seed():
 
 def test_memory_is_bounded_and_one_gather_is_compiled():
     before = sample._take._cache_size()
-    stream = SampleStream(STREAMS, 16)
+    stream = SampleAccumulator(STREAMS, 16)
     for order in itertools.permutations(LENGTHS):
         for start in (0, 2):
             stream.append(*batch_of(order[start : start + 2]))

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
 PAPER = {
     "facebook/hubert-base-ls960": 13,
@@ -30,7 +30,7 @@ SHAPES = {
     "one-model": {"facebook/hubert-base-ls960": 13},
     "paper": PAPER,
     "unequal": UNEQUAL,
-    "many": {f"network-{i}": 1 for i in range(60)},
+    "many": {f"representation-{i}": 1 for i in range(60)},
 }
 MEASURES = {
     "lincka": {"symmetric": True, "range": (0, 1), "summary": "Linear CKA"},
@@ -49,21 +49,25 @@ ATTENTION = {
 
 def result_of(models: dict[str, int], seed: int = 0) -> SimilarityResult:
     """As a comparison of models with so many layers, of smooth random similarities."""
-    networks = [NetworkName(model, i) for model, depth in models.items() for i in range(depth)]
-    steps = np.random.default_rng(seed).standard_normal((len(networks), 60)).cumsum(axis=0)
+    representations = [
+        RepresentationName(model, i) for model, depth in models.items() for i in range(depth)
+    ]
+    steps = np.random.default_rng(seed).standard_normal((len(representations), 60)).cumsum(axis=0)
     values = np.abs(np.corrcoef(steps))
-    skewed = values * np.linspace(0.5, 1, len(networks))
+    skewed = values * np.linspace(0.5, 1, len(representations))
     attributes = {"frames": 2703511, "utterances": 2703, "note": "random weights"}
     matrices = {"lincka": values, "maxcorr": skewed}
-    return SimilarityResult.build(networks, matrices, {}, MEASURES, attributes)
+    return SimilarityResult.build(representations, matrices, {}, MEASURES, attributes)
 
 
 def attention_result(models: dict[str, tuple[int, int]] = HEADS) -> SimilarityResult:
     """As `measures.attention.score_attention` makes them, of random similarities."""
     rng = np.random.default_rng(3)
-    networks = [NetworkName(m, i + 1) for m, (depth, _) in models.items() for i in range(depth)]
-    counts = [models[network.model][1] for network in networks]
-    size, most = len(networks), max(counts)
+    representations = [
+        RepresentationName(m, i + 1) for m, (depth, _) in models.items() for i in range(depth)
+    ]
+    counts = [models[representation.model][1] for representation in representations]
+    size, most = len(representations), max(counts)
     blocks = np.full((size, size, most, most), np.nan, np.float32)
     baseline = np.full((size, 2, most), np.nan, np.float32)
     match = np.full((size, size, most), -1, np.int32)
@@ -82,20 +86,20 @@ def attention_result(models: dict[str, tuple[int, int]] = HEADS) -> SimilarityRe
         "attn_js_baseline": (("x_attention", "baseline", "head_x"), baseline),
     }
     return SimilarityResult.build(
-        networks,
+        representations,
         {"attn_js": np.nanmean(best, axis=2)},
         extras,
         ATTENTION,
         {"frames": 9000, "utterances": 12, "note": "random weights"},
-        attention_networks=networks,
+        attention_representations=representations,
         dims={"attn_js": dims},
     )
 
 
 def result_with_facts(models: dict[str, int], *left_out: str) -> SimilarityResult:
-    """`result_of` with what is known of networks beside their scores, but for what is left out."""
+    """`result_of` with what is known of representations beside their scores, but for what is left out."""
     result = result_of(models)
-    size = len(result.networks)
+    size = len(result.representations)
     rng = np.random.default_rng(1)
     rho = np.sort(rng.uniform(0, 1, (size, size, 6)))[:, :, ::-1].copy()
     rho[:, ::2, 4:] = np.nan
@@ -115,7 +119,9 @@ def result_with_facts(models: dict[str, int], *left_out: str) -> SimilarityResul
     extras = {name: extra for name, extra in extras.items() if name not in left_out}
     matrices = {m: result.matrix(m).values for m in result.measures}
     matrices["linreg"] = np.sqrt(matrices["maxcorr"])
-    return SimilarityResult.build(result.networks, matrices, extras, MEASURES, result.attributes)
+    return SimilarityResult.build(
+        result.representations, matrices, extras, MEASURES, result.attributes
+    )
 
 
 def axes_of(figure: Figure, label: str) -> Axes:

@@ -24,14 +24,14 @@ from speechsim_jax.runtime.mesh import AXES, mesh_from, place_batch
 from speechsim_jax.statistics import moments, moments_on_mesh
 from speechsim_jax.statistics import moments_accumulator as rows_module
 from speechsim_jax.statistics.accumulator import BatchRows
-from speechsim_jax.statistics.attention_accumulator import AttentionStream
-from speechsim_jax.statistics.moments import Stream
-from speechsim_jax.statistics.moments_accumulator import MomentsStream
-from speechsim_jax.statistics.sample import SampleStream
+from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
+from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
+from speechsim_jax.statistics.sample import SampleAccumulator
 from tests.models.test_parity import fixture
 from tests.statistics.test_moments import assert_matches
 
-STREAMS = (Stream(2, 8), Stream(3, 4))
+STREAMS = (ModelShape(2, 8), ModelShape(3, 4))
 SIZE = 16
 FRAMES = 12
 # Frames of eight utterances in three batches; 0 is a filler.
@@ -76,18 +76,18 @@ def hidden_of(batch: int, mesh: Mesh, whole: list[np.ndarray]) -> tuple[jax.Arra
     return jax.device_put(chosen, NamedSharding(mesh, P(None, AXES)))
 
 
-def add(statistic: MomentsStream, mesh: Mesh, batches, whole=None) -> MomentsStream:
+def add(statistic: MomentsAccumulator, mesh: Mesh, batches, whole=None) -> MomentsAccumulator:
     for batch in batches:
         hidden = hidden_of(batch, mesh, data() if whole is None else whole)
         statistic.append(hidden, positions_of(batch))
     return statistic
 
 
-def new(text: str, dtype: str = "float32") -> MomentsStream:
-    return MomentsStream(STREAMS, SIZE, dtype, mesh=mesh_of(text))
+def new(text: str, dtype: str = "float32") -> MomentsAccumulator:
+    return MomentsAccumulator(STREAMS, SIZE, dtype, mesh=mesh_of(text))
 
 
-def leaves(statistic: MomentsStream) -> list[np.ndarray]:
+def leaves(statistic: MomentsAccumulator) -> list[np.ndarray]:
     return [np.asarray(x) for x in jax.tree.leaves((statistic._state, statistic._buffers))]
 
 
@@ -108,7 +108,9 @@ def test_a_constant_neuron_is_dead_on_every_device(mesh):
     hidden = hidden_of(1, mesh_of(mesh), whole)
     statistic.append(hidden, positions_of(1)[5:])
     finished = add(statistic, mesh_of(mesh), [0, 2], whole).finish()
-    dead = [np.flatnonzero(~network.live).tolist() for network in finished.networks]
+    dead = [
+        np.flatnonzero(~representation.live).tolist() for representation in finished.representations
+    ]
     assert dead == [[2], [], [], [0], []]
     assert np.asarray(finished.parts[0].state.pilot[0], np.float64)[:, 0, 2].sum() == np.float32(
         0.1
@@ -188,8 +190,8 @@ def test_bytes_of_every_device(mesh):
         len(t.pairs) * STREAMS[t.a].neurons // feature * STREAMS[t.b].neurons
         for t in moments.all_tiles(STREAMS)
     )
-    networks = sum(s.layers for s in STREAMS)
-    small = sum(neurons) * (1 + networks) + networks + networks**2
+    representations = sum(s.layers for s in STREAMS)
+    small = sum(neurons) * (1 + representations) + representations + representations**2
     numbers = 2 * (pairs + small) + 2 * sum(neurons) + 2 + SIZE * sum(neurons)
     held = dict.fromkeys(mesh_of(mesh).devices.flat, 0)
     for array in jax.tree.leaves((statistic._state, statistic._buffers)):
@@ -263,10 +265,10 @@ def test_lost_digits_survive_another_mesh():
 
 def test_what_a_stream_cannot_do_is_refused():
     with pytest.raises(UserError, match="6 neurons cannot be divided over feature:4"):
-        MomentsStream((Stream(1, 6),), SIZE, mesh=mesh_of("data:2,feature:4"))
+        MomentsAccumulator((ModelShape(1, 6),), SIZE, mesh=mesh_of("data:2,feature:4"))
     taken = new("data:8").snapshot()
     for other in (
-        MomentsStream(STREAMS[:1], SIZE, mesh=mesh_of("data:8")),
+        MomentsAccumulator(STREAMS[:1], SIZE, mesh=mesh_of("data:8")),
         new("data:8", "float64"),
     ):
         with pytest.raises(UserError, match="the snapshot is of other models"):
@@ -274,7 +276,7 @@ def test_what_a_stream_cannot_do_is_refused():
 
 
 BATCH_AXIS = {"queries": 1, "keys": 1, "gates": 1, "position_bias": None}
-HEADS = (Stream(2, 3), Stream(1, 3))
+HEADS = (ModelShape(2, 3), ModelShape(1, 3))
 
 
 def projections(seed: int) -> tuple[tuple[Projected, ...], np.ndarray]:
@@ -299,8 +301,8 @@ def projections(seed: int) -> tuple[tuple[Projected, ...], np.ndarray]:
 
 
 def test_attention():
-    def stream(text: str) -> AttentionStream:
-        return AttentionStream(
+    def stream(text: str) -> AttentionAccumulator:
+        return AttentionAccumulator(
             HEADS, rows_of_projections, ("divergence",),
             mesh=mesh_of(text), batch_axis=BATCH_AXIS,
         )  # fmt: skip
@@ -332,16 +334,16 @@ def test_attention():
     update = functools.partial(eight._update, frames=FRAMES)
     assert collectives_of(update, eight._state, models, lengths) == set()
     with pytest.raises(UserError, match="other attention heads"):
-        AttentionStream(HEADS, rows_of_projections, ()).restore(taken)
+        AttentionAccumulator(HEADS, rows_of_projections, ()).restore(taken)
 
 
 def test_the_sample_depends_neither_on_the_devices_nor_on_a_rest():
     samples = []
     for text in ("data:1", "data:8"):
-        statistic = SampleStream(STREAMS, 20)
+        statistic = SampleAccumulator(STREAMS, 20)
         for batch in range(3):
             if batch == 2:
-                taken, statistic = statistic.snapshot(), SampleStream(STREAMS, 20)
+                taken, statistic = statistic.snapshot(), SampleAccumulator(STREAMS, 20)
                 statistic.restore(taken)
             positions = positions_of(batch)
             utterance, number = np.divmod(positions, FRAMES)
@@ -357,7 +359,7 @@ def test_the_sample_depends_neither_on_the_devices_nor_on_a_rest():
     for a, whole in zip(samples[0].rows, data()):
         np.testing.assert_array_equal(a, whole[:, utterance, samples[0].numbers])
     with pytest.raises(UserError, match="sample_frames or seed"):
-        SampleStream(STREAMS, 20, seed=1).restore(taken)
+        SampleAccumulator(STREAMS, 20, seed=1).restore(taken)
 
 
 def test_forward_passes_run_apart():

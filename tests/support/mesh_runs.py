@@ -83,7 +83,7 @@ def main(checkpoints: str) -> None:
     pooled = {"measures": "lincka", "pool": "utterance"}
     a, b = (run(**pooled, mesh=mesh).matrix("lincka").values for mesh in ("data:1", "data:4"))
     report["pooled"] = float(np.abs(a - b).max())
-    append, heard = accumulators.Statistics.append, []
+    append, heard = accumulators.Accumulators.append, []
 
     def dies(self, *batch):
         heard.append(batch)
@@ -92,7 +92,7 @@ def main(checkpoints: str) -> None:
         append(self, *batch)
 
     saved = {"checkpoint_dir": checkpoints}
-    with unittest.mock.patch.object(accumulators.Statistics, "append", dies):
+    with unittest.mock.patch.object(accumulators.Accumulators, "append", dies):
         try:
             run(mesh="data:2,feature:4", checkpoint_minutes=0, **saved)
         except Killed:

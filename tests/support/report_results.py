@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
 
 class Shape(NamedTuple):
@@ -21,7 +21,7 @@ class Shape(NamedTuple):
     heads: int
 
 
-# Two base and two large models: 76 networks.
+# Two base and two large models: 76 representations.
 FULL_SIZE = {
     "facebook/wav2vec2-base-960h": Shape(13, 768, 12),
     "facebook/hubert-base-ls960": Shape(13, 768, 12),
@@ -52,55 +52,59 @@ def random_result(
 ) -> SimilarityResult:
     """As a comparison makes it, of smooth random similarities."""
     rng = np.random.default_rng(seed)
-    networks = [NetworkName(name, i) for name, shape in models.items() for i in range(shape.layers)]
-    count = len(networks)
+    representations = [
+        RepresentationName(name, i) for name, shape in models.items() for i in range(shape.layers)
+    ]
+    count = len(representations)
     known = dict(ON_LAYERS)
     known |= {f"extra_{i}": (True, (0, 1), "more") for i in range(measures - len(known))}
     matrices, definitions = {}, {}
     for name, (symmetric, ends, summary) in known.items():
         matrices[name] = _smooth(rng, count) * (1 if symmetric else np.linspace(0.7, 1, count))
         definitions[name] = _definition(symmetric, ends, summary, "layer")
-    extras = _neurons(rng, models, networks) | _facts(rng, models, networks)
-    attention = [n for n in networks if n.layer and models[n.model].heads]
+    extras = _neurons(rng, models, representations) | _facts(rng, models, representations)
+    attention = [n for n in representations if n.layer and models[n.model].heads]
     if attention:
         heads, more = _heads(rng, models, attention)
         matrices, extras = matrices | heads, extras | more
         definitions |= {n: _definition(*ON_HEADS[n], "attention") for n in ON_HEADS}
     return SimilarityResult.build(
-        networks,
+        representations,
         matrices,
         extras,
         definitions,
         _attributes(models, frames),
-        attention_networks=attention,
+        attention_representations=attention,
         dims={name: ("x_attention", "y_attention") for name in ON_HEADS},
     )
 
 
 def heads_alone(models: dict[str, Shape]) -> SimilarityResult:
     """As a comparison of attention heads makes it: layer 0 is there, but nothing is known of it."""
-    networks = [NetworkName(name, i) for name, shape in models.items() for i in range(shape.layers)]
-    attention = [network for network in networks if network.layer]
+    representations = [
+        RepresentationName(name, i) for name, shape in models.items() for i in range(shape.layers)
+    ]
+    attention = [representation for representation in representations if representation.layer]
     heads, extras = _heads(np.random.default_rng(0), models, attention)
     return SimilarityResult.build(
-        networks,
+        representations,
         heads,
         extras,
         {name: _definition(*ON_HEADS[name], "attention") for name in ON_HEADS},
         _attributes(models, 967_512),
-        attention_networks=attention,
+        attention_representations=attention,
         dims={name: ("x_attention", "y_attention") for name in ON_HEADS},
     )
 
 
 def scores_within(low: float, high: float) -> SimilarityResult:
     """Two models of three layers, all scores of one with the other between `low` and `high`."""
-    networks = [NetworkName(model, i) for model in "ab" for i in range(3)]
+    representations = [RepresentationName(model, i) for model in "ab" for i in range(3)]
     values = np.random.default_rng(0).uniform(low, high, (6, 6))
     values[0, 3], values[1, 4] = low, high
     np.fill_diagonal(values, 1)
     ends = {"mine": _definition(True, (0, 1), "", "layer")}
-    return SimilarityResult.build(networks, {"mine": values}, {}, ends)
+    return SimilarityResult.build(representations, {"mine": values}, {}, ends)
 
 
 def _definition(symmetric: bool, ends: tuple, summary: str, level: str) -> dict[str, Any]:
@@ -113,11 +117,11 @@ def _smooth(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _neurons(
-    rng: np.random.Generator, models: dict[str, Shape], networks: list[NetworkName]
+    rng: np.random.Generator, models: dict[str, Shape], representations: list[RepresentationName]
 ) -> dict[str, Any]:
-    """Winners and canonical correlations, ended by NaN and -1 where a network is narrower."""
-    widths = np.array([models[n.model].width for n in networks])
-    count, widest = len(networks), int(widths.max())
+    """Winners and canonical correlations, ended by NaN and -1 where a representation is narrower."""
+    widths = np.array([models[n.model].width for n in representations])
+    count, widest = len(representations), int(widths.max())
     ended = np.arange(widest) >= widths[:, None]
     corr = rng.beta(2, 4, (count, count, widest)).astype(np.float32)
     match = rng.integers(0, widths[:, None], (count, count, widest)).astype(np.int32)
@@ -136,9 +140,9 @@ def _neurons(
 
 
 def _facts(
-    rng: np.random.Generator, models: dict[str, Shape], networks: list[NetworkName]
+    rng: np.random.Generator, models: dict[str, Shape], representations: list[RepresentationName]
 ) -> dict[str, Any]:
-    widths = np.array([models[n.model].width for n in networks])
+    widths = np.array([models[n.model].width for n in representations])
     values = {
         "width": widths,
         "rank": widths - 1,
@@ -152,9 +156,9 @@ def _facts(
 
 
 def _heads(
-    rng: np.random.Generator, models: dict[str, Shape], networks: list[NetworkName]
+    rng: np.random.Generator, models: dict[str, Shape], representations: list[RepresentationName]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    counts = np.array([models[n.model].heads for n in networks])
+    counts = np.array([models[n.model].heads for n in representations])
     most, dims = int(counts.max()), ("x_attention", "y_attention")
     missing = np.arange(most) >= counts[:, None]
     matrices, extras = {}, {"baseline": (("baseline",), np.array(["diagonal", "shift"], object))}

@@ -177,7 +177,7 @@ def test_contrastive_loss(layout, training, monkeypatch):
     samples, lengths = audio(layout)
     frames, width = config.frames(lengths), config.frames(samples.shape[1])
     keys = random_keys.utterance_keys(0, 3, np.arange(len(lengths)))
-    masked = span_mask(random_keys.stream(keys, "mask"), jnp.asarray(frames), width, Spans(0.6, 3))
+    masked = span_mask(random_keys.key_for(keys, "mask"), jnp.asarray(frames), width, Spans(0.6, 3))
     negatives = contrastive.sample_negatives(keys, masked, OBJECTIVE.num_negatives)
     gumbel = quantizer.gumbel_noise(keys, width, 2, 6)
 

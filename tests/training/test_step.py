@@ -51,7 +51,7 @@ class Killed(Exception):
     pass
 
 
-def job(recipe: ContrastiveRecipe = RECIPE) -> trainer.Job:
+def job(recipe: ContrastiveRecipe = RECIPE) -> trainer.TrainingRun:
     rng = np.random.default_rng(0)
     waves = {
         f"{k}": 0.1 * rng.standard_normal(n).astype(np.float32)

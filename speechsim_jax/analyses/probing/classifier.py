@@ -58,7 +58,7 @@ class Frames:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Readings:
+class ProbeAccuracies:
     """What probes read of the speakers that were tested.
 
     Of each speaker: `frames`, in which `fold`, and how many frames were read right (`correct`, by
@@ -107,7 +107,7 @@ def read(
     penalties: Sequence[float] = PENALTIES,
     seed: int = 0,
     on_probe: Callable[[], object] = lambda: None,
-) -> Readings:
+) -> ProbeAccuracies:
     """Train and test probes on every kind of features; `on_probe` is called behind each kind.
 
     `seed` deals the speakers. Raises UserError if a speaker to be tested has no frame, and where
@@ -148,7 +148,7 @@ def read(
     unfinished = sum(one.unfinished for each in found.values() for one in each)
     if unfinished:
         _log.warning("%d probes had not converged after %d steps", unfinished, _MOST_STEPS)
-    return Readings(
+    return ProbeAccuracies(
         speakers=names,
         frames=np.array([int((frames.speakers == place).sum()) for place in places]),
         fold=fold,

@@ -27,21 +27,21 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Chosen:
+class PhoneFrames:
     """Some frames of each utterance of a corpus, rising, and the phone of each."""
 
     corpus: sound.Corpus
     places: Mapping[str, np.ndarray]
     phones: Mapping[str, tuple[str, ...]]
 
-    def only(self, kept: Mapping[str, np.ndarray]) -> "Chosen":
+    def only(self, kept: Mapping[str, np.ndarray]) -> "PhoneFrames":
         """The utterances that `kept` names, and of each the frames where it is true."""
         named = [source for source in self.corpus.sources if source.id in kept]
         phones = {
             source.id: tuple(np.array(self.phones[source.id], object)[kept[source.id]])
             for source in named
         }
-        return Chosen(
+        return PhoneFrames(
             dataclasses.replace(self.corpus, sources=tuple(named)),
             {source.id: self.places[source.id][kept[source.id]] for source in named},
             phones,
@@ -55,7 +55,7 @@ def choose(
     dropped: Collection[str],
     most: int,
     seed: int,
-) -> Chosen:
+) -> PhoneFrames:
     """At most `most` frames that have a phone, as many of each speaker as there are and fit.
 
     A frame belongs to the segment that its centre lies in. Raises UserError for audio without
@@ -82,10 +82,10 @@ def choose(
         phones[source.id] = tuple(labels[t] for t in kept)
     if not any(map(len, places.values())):
         raise UserError(f"{alignments.origin}: no frame of {corpus.origin} has a phone")
-    return _fewer(Chosen(corpus, places, phones), most, seed)
+    return _fewer(PhoneFrames(corpus, places, phones), most, seed)
 
 
-def _fewer(chosen: Chosen, most: int, seed: int) -> Chosen:
+def _fewer(chosen: PhoneFrames, most: int, seed: int) -> PhoneFrames:
     sources = chosen.corpus.sources
     totals: dict[str, int] = {}
     for source in sources:
@@ -117,7 +117,9 @@ def _quota(totals: Sequence[int], most: int) -> int:
     return max(totals)
 
 
-def cepstra(chosen: Chosen, config: EncoderConfig) -> tuple[Chosen, dict[str, np.ndarray]]:
+def cepstra(
+    chosen: PhoneFrames, config: EncoderConfig
+) -> tuple[PhoneFrames, dict[str, np.ndarray]]:
     """MFCCs of the frames, alone and with five frames on either side (ends repeated).
 
     The utterance's mean is taken out. Files that cannot be read are left out, and so are frames
@@ -147,7 +149,7 @@ def cepstra(chosen: Chosen, config: EncoderConfig) -> tuple[Chosen, dict[str, np
 
 def states(
     encoder: ss.SpeechEncoder,
-    chosen: Chosen,
+    chosen: PhoneFrames,
     batch_seconds: float,
     on_batch: Callable[[float], object],
 ) -> dict[str, np.ndarray]:
@@ -180,7 +182,7 @@ def kinds(encoder: ss.SpeechEncoder) -> tuple[str, ...]:
     return tuple(f"{encoder.name}/{l}" for l in range(encoder.config.num_hidden_layers + 1))
 
 
-def gathered(chosen: Chosen, rows: Mapping[str, np.ndarray]) -> Frames:
+def gathered(chosen: PhoneFrames, rows: Mapping[str, np.ndarray]) -> Frames:
     """All that is known of the frames."""
     sources = chosen.corpus.sources
     spoken = [phone for source in sources for phone in chosen.phones[source.id]]

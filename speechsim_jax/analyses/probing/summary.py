@@ -10,7 +10,7 @@ from speechsim_jax.analyses.probing.classifier import (
     COMMONEST,
     Counts,
     Interval,
-    Readings,
+    ProbeAccuracies,
     interval,
 )
 
@@ -39,7 +39,7 @@ class Found:
 
     baselines: Mapping[str, Interval]
     encoders: tuple[Encoder, ...]
-    readings: Readings
+    readings: ProbeAccuracies
 
     def table(self) -> str:
         """A line for each baseline, layer, best layer and gain, with its interval."""
@@ -94,7 +94,7 @@ class Found:
 
 
 def summary(
-    readings: Readings,
+    readings: ProbeAccuracies,
     layers: Mapping[str, Sequence[str]],
     untrained: Mapping[str, str] | None = None,
     seed: int = 0,

@@ -66,7 +66,7 @@ def published_roles(maps: published.Published) -> Roles:
     tuned = dict.fromkeys(family for family, _ in maps.finetuned)
     return Roles(
         paradigms={model: members.paradigm(family) for model, family in families.items()},
-        sizes={m: (sum(n.model == m for n in maps.networks),) for m in maps.models},
+        sizes={m: (sum(n.model == m for n in maps.representations),) for m in maps.models},
         untrained={m: f"untrained {m}" for m in maps.models},  # so that all values are looked for
         finetuned=tuple((f"{family}-large-ft", f"{family}-large") for family in tuned),
     )

@@ -10,7 +10,7 @@ from speechsim_jax.figures.curves import relative_depth
 from speechsim_jax.results.result import SimilarityResult
 
 
-class Block(NamedTuple):
+class ModelPairScores(NamedTuple):
     """The scores of the layers of x (rows) and y, and where these are, from 0 to 1."""
 
     values: Float[np.ndarray, "x y"]
@@ -23,14 +23,16 @@ class Scores:
 
     def __init__(self, results: Sequence[SimilarityResult]):
         self._results = results
-        self._blocks: dict[tuple[str, str, str], Block] = {}
+        self._blocks: dict[tuple[str, str, str], ModelPairScores] = {}
 
-    def block(self, measure: str, x: str, y: str) -> Block:
+    def block(self, measure: str, x: str, y: str) -> ModelPairScores:
         """The layers of x against those of y; raises LookupError if no result has it."""
         if (measure, x, y) not in self._blocks:
             found = self._having(measure, x, y).block(measure, x, y)
             depths = relative_depth(found), relative_depth(found.T)
-            self._blocks[measure, x, y] = Block(np.asarray(found.values, np.float64), *depths)
+            self._blocks[measure, x, y] = ModelPairScores(
+                np.asarray(found.values, np.float64), *depths
+            )
         return self._blocks[measure, x, y]
 
     def same_winner(self, x: str, y: str) -> float:

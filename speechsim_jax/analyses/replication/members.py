@@ -56,7 +56,7 @@ def load(
         seeds=tuple((loaded[model].name, loaded[other].name) for other, model in seeds),
         finetuned=tuple((loaded[tuned].name, loaded[model].name) for tuned, model in finetuned),
     )
-    # Every one has a seed of its own: networks of one family would share their draws.
+    # Every one has a seed of its own: representations of one family would share their draws.
     drawn = {
         loaded[source].name: ss.random_like(loaded[source], seed)
         for seed, source in enumerate(models)

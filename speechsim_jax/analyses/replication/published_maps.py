@@ -2,8 +2,8 @@
 
 The maps that come with the package (`data/published_2406_16099.npz`) are those of El Kheir et al.
 2024 (arXiv 2406.16099), read back from their figures; their `provenance` says how. The order of
-networks and the orientation of asymmetric maps are inferred, so both orientations are compared. The
-audio of a run is another, so agreement to a few hundredths is the most to expect.
+representations and the orientation of asymmetric maps are inferred, so both orientations are
+compared. The audio of a run is another, so agreement to a few hundredths is the most to expect.
 """
 
 import csv
@@ -38,7 +38,7 @@ from speechsim_jax.figures.text_layout import (
     spread,
     text_width,
 )
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
 BUNDLED = Path(__file__).parent / "data" / "published_2406_16099.npz"
 _FINETUNED = "_finetuned_"
@@ -52,56 +52,62 @@ _DEPTHS = {"base": 12, "large": 24}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Published:
-    """Maps by name; rows and columns of those of layers are `networks`, NaN where lost.
+    """Maps by name; rows and columns of those of layers are `representations`, NaN where lost.
 
     Attention maps have the layers from 1 on. `finetuned`: by family and measure, the layers of its
     large model against those of the fine-tuned one.
     """
 
-    networks: tuple[NetworkName, ...]
+    representations: tuple[RepresentationName, ...]
     maps: Mapping[str, Float[np.ndarray, "_n _n"]]
     finetuned: Mapping[tuple[str, str], Float[np.ndarray, "_m _m"]]
     provenance: str
 
-    def networks_of(self, measure: str) -> tuple[NetworkName, ...]:
+    def representations_of(self, measure: str) -> tuple[RepresentationName, ...]:
         """The rows of a map."""
         heads = measure.startswith("attn_")
-        return tuple(n for n in self.networks if n.layer > 0 or not heads)
+        return tuple(n for n in self.representations if n.layer > 0 or not heads)
 
     @property
     def models(self) -> tuple[str, ...]:
         """The models, in order, each once."""
-        return tuple(dict.fromkeys(network.model for network in self.networks))
+        return tuple(dict.fromkeys(representation.model for representation in self.representations))
 
     def results(self) -> list[SimilarityResult]:
         """The maps as results: of the models, and of each large one with its fine-tuned form."""
         heads = [name for name in self.maps if name.startswith("attn_")]
         main = SimilarityResult.build(
-            self.networks,
+            self.representations,
             {name: np.asarray(values, np.float64) for name, values in self.maps.items()},
             measures={
                 name: {"symmetric": name not in (*_ASYMMETRIC, *heads)} for name in self.maps
             },
-            attention_networks=self.networks_of("attn_") if heads else (),
+            attention_representations=self.representations_of("attn_") if heads else (),
             dims={name: ("x_attention", "y_attention") for name in heads},
         )
         return [main, *map(self._finetuned_result, dict.fromkeys(f for f, _ in self.finetuned))]
 
     def _finetuned_result(self, family: str) -> SimilarityResult:
         model, maps = f"{family}-large", {}
-        layers = [network for network in self.networks if network.model == model]
+        layers = [
+            representation
+            for representation in self.representations
+            if representation.model == model
+        ]
         for (of, measure), values in self.finetuned.items():
             if of == family:
                 square = np.full((2 * len(layers),) * 2, np.nan)
                 square[: len(layers), len(layers) :] = values
                 square[len(layers) :, : len(layers)] = values.T
                 maps[measure] = square
-        turned = [NetworkName(f"{model}-ft", network.layer) for network in layers]
+        turned = [
+            RepresentationName(f"{model}-ft", representation.layer) for representation in layers
+        ]
         return SimilarityResult.build([*layers, *turned], maps)
 
 
 def load(path: str | Path = BUNDLED) -> Published:
-    """Read a file of maps: `networks` ("model/layer") and square arrays by measure.
+    """Read a file of maps: `representations` ("model/layer") and square arrays by measure.
 
     `FAMILY_finetuned_MEASURE` is a map of the family's large model, as many layers as that has.
     Raises UserError for a file that is none.
@@ -113,15 +119,15 @@ def load(path: str | Path = BUNDLED) -> Published:
         raise UserError(f"{path}: no file of published maps (.npz): {error}") from error
     if "networks" not in arrays:
         raise UserError(f"{path}: no array 'networks', which names the rows of the maps")
-    networks = tuple(_network(path, str(name)) for name in arrays.pop("networks"))
+    representations = tuple(_representation(path, str(name)) for name in arrays.pop("networks"))
     provenance = str(arrays.pop("provenance", ""))
-    found = Published(networks, {}, {}, provenance)
+    found = Published(representations, {}, {}, provenance)
     maps, finetuned = {}, {}
     for name, values in arrays.items():
         family, _, measure = name.rpartition(_FINETUNED)
-        rows = found.networks_of(name)
+        rows = found.representations_of(name)
         if family:
-            rows = tuple(n for n in networks if n.model == f"{family}-large")
+            rows = tuple(n for n in representations if n.model == f"{family}-large")
         if values.shape != (len(rows),) * 2:
             raise UserError(f"{path}: {name} has the shape {values.shape}, not {(len(rows),) * 2}")
         values = np.where(values < _LEAST.get(name, -np.inf), np.nan, values.astype(np.float64))
@@ -132,11 +138,11 @@ def load(path: str | Path = BUNDLED) -> Published:
     return dataclasses.replace(found, maps=maps, finetuned=finetuned)
 
 
-def _network(path: str | Path, label: str) -> NetworkName:
+def _representation(path: str | Path, label: str) -> RepresentationName:
     model, _, layer = label.rpartition("/")
     if not model or not layer.isdigit():
         raise UserError(f"{path}: {label!r} in 'networks' is not model/layer")
-    return NetworkName(model, int(layer))
+    return RepresentationName(model, int(layer))
 
 
 def matched(
@@ -171,8 +177,8 @@ class Laid:
     name: str
     measure: str
     orientation: str
-    rows: tuple[NetworkName, ...]
-    columns: tuple[NetworkName, ...]
+    rows: tuple[RepresentationName, ...]
+    columns: tuple[RepresentationName, ...]
     names: Mapping[str, str]
     run: Float[np.ndarray, "x y"]
     published: Float[np.ndarray, "x y"]
@@ -204,7 +210,7 @@ def lay(result: SimilarityResult, published: Published, names: Mapping[str, str]
     for measure, values in published.maps.items():
         if measure not in result.measures:
             continue
-        there = published.networks_of(measure)
+        there = published.representations_of(measure)
         own = [
             str(label) for label in result.matrix(measure)[result.matrix(measure).dims[0]].values
         ]
@@ -229,7 +235,11 @@ def lay_finetuned(
     """The same of a fine-tuned and a pretrained model (`pair`); which is a row is not known."""
     tuned, before = pair
     model, found = f"{family}-large", []
-    there = tuple(network for network in published.networks if network.model == model)
+    there = tuple(
+        representation
+        for representation in published.representations
+        if representation.model == model
+    )
     for (of, measure), values in published.finetuned.items():
         if of != family or measure not in result.measures:
             continue
@@ -244,7 +254,9 @@ def lay_finetuned(
                 continue
             i, j = (list(side) for side in zip(*pairs))
             rows = tuple(there[k] for k in j)
-            columns = tuple(NetworkName(f"{model}-ft", network.layer) for network in rows)
+            columns = tuple(
+                RepresentationName(f"{model}-ft", representation.layer) for representation in rows
+            )
             if x == tuned:
                 rows, columns = columns, rows
             run = np.asarray(block.values, np.float64)[np.ix_(i, i)]
@@ -255,7 +267,7 @@ def lay_finetuned(
 
 
 def _counterparts(
-    own: Sequence[str], there: Sequence[NetworkName], names: Mapping[str, str]
+    own: Sequence[str], there: Sequence[RepresentationName], names: Mapping[str, str]
 ) -> list[tuple[int, int]]:
     """Places in the run and in the published map that belong together."""
     found = []
@@ -368,14 +380,18 @@ def side_by_side(laid: Laid) -> Figure:
     return figure
 
 
-def _edges(networks: Sequence[NetworkName]) -> list[float]:
+def _edges(representations: Sequence[RepresentationName]) -> list[float]:
     """Between the layers of two models."""
-    return [i - 0.5 for i in range(1, len(networks)) if networks[i].model != networks[i - 1].model]
+    return [
+        i - 0.5
+        for i in range(1, len(representations))
+        if representations[i].model != representations[i - 1].model
+    ]
 
 
 def _name_blocks(axes: Axes, laid: Laid, side: float) -> None:
     """The published names of the models, below the columns, moved apart where they would touch."""
-    models = [network.model for network in laid.columns]
+    models = [representation.model for representation in laid.columns]
     names = list(dict.fromkeys(models))
     cell = side / len(models)
     centres = [cell * (models.index(name) + models.count(name) / 2) for name in names]

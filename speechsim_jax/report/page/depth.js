@@ -8,7 +8,7 @@ function partners(x) {
 
 const placesOf = (axis, model) => [...axis.model.keys()].filter((k) => axis.model[k] === model);
 
-// The scores of networks x with what is matched to them in model y: NaN where there is nothing.
+// The scores of representations x with what is matched to them in model y: NaN where there is nothing.
 function matched(measure, kind, y, places) {
   return places.map((i) => {
     const j = measure.alignment[kind].at(y, i);
@@ -26,8 +26,8 @@ function trendSeries(x) {
     const found = matched(measure, kind, y, places);
     const {short, colour, symbol} = page.models[y];
     const texts = found.map(({place, value}, k) => place < 0 ? "" :
-      `x: ${plain(label(network(axis, places[k])))}<br>` +
-      `y: ${plain(label(network(axis, place)))}<br>${measure.name}: <b>${score(value)}</b>`);
+      `x: ${plain(label(representation(axis, places[k])))}<br>` +
+      `y: ${plain(label(representation(axis, place)))}<br>${measure.name}: <b>${score(value)}</b>`);
     return {
       name: page.models.length > 1 ? `y: ${short}` : short, rank: y, colour, symbol, dash,
       x: depths, y: found.map((one) => one.value), texts,

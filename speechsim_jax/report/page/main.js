@@ -18,7 +18,7 @@ function drawAll() {
 }
 
 function fillToolbar() {
-  const groups = Object.entries({network: "Layers", attention: "Attention heads"}).map(
+  const groups = Object.entries({representation: "Layers", attention: "Attention heads"}).map(
     ([axis, name]) => element("optgroup", {label: name},
       ...page.measures.filter((measure) => measure.axis === axis).map(
         (measure) => element("option", {value: measure.name}, measure.name))));
@@ -47,7 +47,7 @@ function fillToolbar() {
 
 // In the place of a panel for which the result has no numbers.
 function sayWhatIsMissing() {
-  if (!page.measures.some((measure) => measure.axis === "network")) {
+  if (!page.measures.some((measure) => measure.axis === "representation")) {
     for (const id of ["correlations", "matches", "neurons"]) byId(id).remove();
     document.querySelector('nav [href="#neurons"]').remove();
   }
@@ -67,7 +67,7 @@ function addAllDownloads() {
   const measured = (kind) => () => `${kind}_${state.measure.name}`;
   const ofPair = (kind) => () => [kind, ...[state.x, state.y].map(
     ({model, layer}) => `${page.models[model].short}_${layer}`)].join("_").replaceAll("/", "_");
-  const network = () => chosenPlaces(page.axes.network);
+  const representation = () => chosenPlaces(page.axes.representation);
   const flat = ([heads, rows]) => [heads, ...rows];
   addDownloads(byId("map"), measured("heatmap"), mapRows, plotOf("map"));
   addDownloads(byId("trend"), measured("trend"), trendRows, plotOf("trend"));
@@ -75,10 +75,10 @@ function addAllDownloads() {
   if (byId("facts")) addDownloads(byId("facts"), () => "facts", factRows, plotOf("facts"));
   if (page.correlations) {
     addDownloads(byId("correlations"), ofPair("svcca_rho"),
-      () => [["direction", "rho"], ...correlationsOf(network())], plotOf("correlations"));
+      () => [["direction", "rho"], ...correlationsOf(representation())], plotOf("correlations"));
   }
   if (page.matches) {
-    addDownloads(byId("matches"), ofPair("neurons"), () => flat(matchRows(network())));
+    addDownloads(byId("matches"), ofPair("neurons"), () => flat(matchRows(representation())));
   }
   if (headMeasure()) {
     addDownloads(byId("heads"), ofPair("heads"),
@@ -123,7 +123,7 @@ async function start() {
   page = await readFacts();
   const middle = (model) => {
     const places = placesOf(axisOf(state.measure), model);
-    return network(axisOf(state.measure), places[Math.floor(places.length / 2)]);
+    return representation(axisOf(state.measure), places[Math.floor(places.length / 2)]);
   };
   state.measure = page.measures[0];
   state.colours = byId("colours").value;

@@ -1,6 +1,6 @@
-// The heat map of a measure over all networks, and the choice of a cell on it.
+// The heat map of a measure over all representations, and the choice of a cell on it.
 
-const network = (axis, index) => ({model: axis.model[index], layer: axis.layer[index]});
+const representation = (axis, index) => ({model: axis.model[index], layer: axis.layer[index]});
 const label = ({model, layer}) => `${page.models[model].short}, layer ${layer}`;
 const axisOf = (measure) => page.axes[measure.axis];
 
@@ -8,7 +8,7 @@ function placeOf(axis, {model, layer}) {
   return axis.model.findIndex((other, k) => other === model && axis.layer[k] === layer);
 }
 
-// The networks of the models that are shown.
+// The representations of the models that are shown.
 function shownPlaces(axis) {
   return [...axis.model.keys()].filter((k) => state.models.has(axis.model[k]));
 }
@@ -59,7 +59,7 @@ function cellTraces(measure, rows, columns, {cell, bar, block = false}) {
   const axis = axisOf(measure);
   const z = rows.map((i) => columns.map((j) => measure.values.at(i, j)));
   const text = rows.map((i, r) => columns.map((j, c) =>
-    `x: ${plain(label(network(axis, i)))}<br>y: ${plain(label(network(axis, j)))}<br>` +
+    `x: ${plain(label(representation(axis, i)))}<br>y: ${plain(label(representation(axis, j)))}<br>` +
     `${measure.name}: <b>${Number.isFinite(z[r][c]) ? score(z[r][c]) : "not defined"}</b>`));
   const [zmin, zmax] = colourLimits(measure, z, block);
   const stops = page.colours.map((colour, k) => [k / (page.colours.length - 1), colour]);
@@ -221,7 +221,7 @@ function listenToMap() {
   plot.on("plotly_click", ({points: [point]}) => {
     const axis = axisOf(state.measure);
     const places = shownPlaces(axis);
-    choose(network(axis, places[point.y]), network(axis, places[point.x]));
+    choose(representation(axis, places[point.y]), representation(axis, places[point.x]));
   });
   const moves = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
   plot.addEventListener("keydown", (event) => {
@@ -231,7 +231,7 @@ function listenToMap() {
     const places = shownPlaces(axis);
     const [x, y] = [state.x, state.y].map((one, k) =>
       places[moved(axis, places, placeOf(axis, one), moves[event.key][k], event.shiftKey)]);
-    choose(network(axis, x), network(axis, y));
+    choose(representation(axis, x), representation(axis, y));
   });
 }
 

@@ -1,4 +1,4 @@
-// Neurons that other models have too, and what the scores of every network stand on.
+// Neurons that other models have too, and what the scores of every representation stand on.
 
 const others = (x) => [...page.models.keys()].filter((y) => y !== x || page.models.length === 1);
 
@@ -11,7 +11,7 @@ function fillNeuronChoices() {
 }
 
 function fillNeuronLayers() {
-  const axis = page.axes.network;
+  const axis = page.axes.representation;
   const options = placesOf(axis, Number(byId("neuron-model").value)).map((i) => element(
     "option", {value: i}, String(axis.layer[i])));
   byId("neuron-layer").replaceChildren(element("option", {value: "all"}, "all"), ...options);
@@ -21,13 +21,13 @@ function fillNeuronLayers() {
 
 // Rows of the table: layer, neuron, smallest and largest over the other models, and where.
 function neuronRows() {
-  const axis = page.axes.network;
+  const axis = page.axes.representation;
   const {neuron, value, place, winner} = page.neurons;
   const model = Number(byId("neuron-model").value);
   const layer = byId("neuron-layer").value;
-  const networks = layer === "all" ? placesOf(axis, model) : [Number(layer)];
+  const representations = layer === "all" ? placesOf(axis, model) : [Number(layer)];
   const rows = [];
-  for (const i of networks) {
+  for (const i of representations) {
     for (let k = 0; k < neuron.shape[1]; k++) {
       if (neuron.at(i, k) < 0) continue;
       const found = others(model).map((y) => value.at(i, y, k));
@@ -58,7 +58,7 @@ function drawNeurons() {
 }
 
 function factPanels() {
-  const axis = page.axes.network;
+  const axis = page.axes.representation;
   const shown = [...state.models];
   const series = (values, name, dash) => shown.map((model) => {
     const places = placesOf(axis, model);
@@ -66,7 +66,7 @@ function factPanels() {
     return {
       name: short, rank: model, colour, symbol, dash,
       x: places.map((i) => axis.depth[i]), y: places.map(values),
-      texts: places.map((i) => `${plain(label(network(axis, i)))}<br>${plain(name)}: ` +
+      texts: places.map((i) => `${plain(label(representation(axis, i)))}<br>${plain(name)}: ` +
         `<b>${significant(values(i), false)}</b>`),
     };
   });
@@ -93,11 +93,11 @@ function factPanels() {
 function drawFacts() {
   const panels = factPanels();
   drawPanels("facts", panels, {
-    keys: page.floors.length ? [{name: "floor of unrelated networks", dash: "dash"}] : [],
+    keys: page.floors.length ? [{name: "floor of unrelated representations", dash: "dash"}] : [],
     xTitle: "relative depth of the layer",
   });
   byId("facts").querySelector("figcaption").textContent =
-    "Of every network, against its relative depth. Scores and floors are means over the networks " +
+    "Of every representation, against its relative depth. Scores and floors are means over the representations " +
     "of the other models; the floors hold for independent rows.";
 }
 

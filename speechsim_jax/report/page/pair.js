@@ -1,27 +1,27 @@
-// One cell of the map: everything that is known of a pair of networks.
+// One cell of the map: everything that is known of a pair of representations.
 
 function fillPairChoices() {
   for (const side of ["x", "y"]) {
-    const axis = page.axes.network;
+    const axis = page.axes.representation;
     const groups = blocksOf(axis, [...axis.model.keys()]).map(({model, start, stop}) =>
       element("optgroup", {label: page.models[model].short},
         ...Array.from({length: stop - start}, (_, k) => element(
-          "option", {value: start + k}, label(network(axis, start + k))))));
+          "option", {value: start + k}, label(representation(axis, start + k))))));
     const select = byId(side);
     select.append(...groups);
     select.addEventListener("change", () => choose(
-      ...["x", "y"].map((each) => network(axis, Number(byId(each).value)))));
+      ...["x", "y"].map((each) => representation(axis, Number(byId(each).value)))));
   }
 }
 
-// The chosen networks' places on an axis; null if one is not there: layer 0 has no attention.
+// The chosen representations' places on an axis; null if one is not there: layer 0 has no attention.
 function chosenPlaces(axis) {
   const places = [state.x, state.y].map((one) => placeOf(axis, one));
   return places.includes(-1) ? null : places;
 }
 
 function drawPair() {
-  const places = chosenPlaces(page.axes.network);
+  const places = chosenPlaces(page.axes.representation);
   [byId("x").value, byId("y").value] = places;
   const own = chosenPlaces(axisOf(state.measure));
   const value = own ? score(state.measure.values.at(...own)) : "no attention";

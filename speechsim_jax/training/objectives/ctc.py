@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from speechsim_jax.training.forward import Encoded, Masks, count
 from speechsim_jax.training.model import CTC, CTCHead
 from speechsim_jax.training.objectives.masking import Spans, span_mask
-from speechsim_jax.training.random_keys import Keys, stream
+from speechsim_jax.training.random_keys import Keys, key_for
 
 
 class Sums(NamedTuple):
@@ -42,8 +42,8 @@ def spec_augment(
     """Spans of frames and of neurons to mask (Park et al. 2019), of `width` padded frames."""
     everywhere = jnp.full(frames.shape, neurons)
     return Masks(
-        span_mask(stream(keys, "frames"), frames, width, in_time),
-        span_mask(stream(keys, "neurons"), everywhere, neurons, over_neurons),
+        span_mask(key_for(keys, "frames"), frames, width, in_time),
+        span_mask(key_for(keys, "neurons"), everywhere, neurons, over_neurons),
     )
 
 

@@ -32,7 +32,7 @@ def planted(signal: float = 1.5, noise_kinds: int = 0, seed: int = 0) -> classif
     return classifier.Frames(kinds, phones, speakers, PHONES, SPEAKERS)
 
 
-def share(readings: classifier.Readings, kind: str) -> float:
+def share(readings: classifier.ProbeAccuracies, kind: str) -> float:
     return float(readings.correct[kind].sum() / readings.frames.sum())
 
 
@@ -137,9 +137,9 @@ def test_the_penalty_is_chosen_on_speakers_set_apart():
 
 
 @pytest.fixture
-def made() -> classifier.Readings:
+def made() -> classifier.ProbeAccuracies:
     """Two layers, two folds; what is best on speakers set apart is worst on those tested."""
-    return classifier.Readings(
+    return classifier.ProbeAccuracies(
         speakers=("a", "b", "c", "d"),
         frames=np.array([100, 100, 200, 200]),
         fold=np.array([0, 1, 0, 1]),

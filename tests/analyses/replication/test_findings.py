@@ -1,4 +1,4 @@
-"""Findings on networks whose relation is known: the right verdicts come out, or none."""
+"""Findings on representations whose relation is known: the right verdicts come out, or none."""
 
 import dataclasses
 import json
@@ -22,10 +22,11 @@ from speechsim_jax.analyses.replication.margins import (
     next_layer,
     same_depth,
 )
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
 WIDTH, LAYERS, ROWS, GROUPS = 12, 3, 3200, 4
-# Directions of falling variance, as networks have them: among equal ones svcca's cut has no say.
+# Directions of falling variance, as representations have them: among equal ones svcca's cut has no
+# say.
 SPREAD = 0.8 ** np.arange(WIDTH)[:, None] * np.linalg.qr(np.vander(np.linspace(0.5, 1.5, WIDTH)))[0]
 ROLES = Roles(
     paradigms={"c": "contrastive", "p": "predictive"},
@@ -65,7 +66,7 @@ def contrastive() -> Layers:
 
 @pytest.fixture(scope="module")
 def untrained(contrastive) -> dict[str, Layers]:
-    """Two networks that say a little of the same input, each in its own way."""
+    """Two representations that say a little of the same input, each in its own way."""
     rng = np.random.default_rng(1)
     return {
         name: deep(rng, mixed(rng, contrastive[0] @ rotation(rng), 0.2)) for name in ("c0", "p0")
@@ -215,9 +216,11 @@ def test_neurons_that_are_moved_or_mixed(contrastive):
 
 
 def _handmade() -> Scores:
-    networks = [NetworkName("a", l) for l in range(4)] + [NetworkName("b", l) for l in range(3)]
+    representations = [RepresentationName("a", l) for l in range(4)] + [
+        RepresentationName("b", l) for l in range(3)
+    ]
     values = np.arange(49.0).reshape(7, 7)
-    return Scores([SimilarityResult.build(networks, {"lincka": values})])
+    return Scores([SimilarityResult.build(representations, {"lincka": values})])
 
 
 def test_statistics_pick_the_right_cells():
@@ -235,7 +238,7 @@ def test_statistics_pick_the_right_cells():
 
 
 def test_a_result_without_the_models_is_passed_over():
-    first = SimilarityResult.build([NetworkName("x", 0)], {"lincka": np.ones((1, 1))})
+    first = SimilarityResult.build([RepresentationName("x", 0)], {"lincka": np.ones((1, 1))})
     scores = Scores([first, *_handmade()._results])
     assert scores.block("lincka", "a", "b").values.shape == (4, 3)
     with pytest.raises(LookupError, match="svcca of a and b"):
@@ -345,7 +348,7 @@ def test_pages(rotated):
 
 def test_published_values_stand_beside(turned):
     whole, without = turned
-    names = [NetworkName(model, layer) for model in ("h", "w") for layer in range(3)]
+    names = [RepresentationName(model, layer) for model in ("h", "w") for layer in range(3)]
     maps = SimilarityResult.build(names, {"lincka": np.full((6, 6), 0.625)})
     there = Roles({"w": "contrastive", "h": "predictive"}, {"w": (3,), "h": (3,)})
     found = find(

@@ -15,12 +15,14 @@ from speechsim_jax.analyses.replication.published_maps import (
     matched,
 )
 from speechsim_jax.errors import UserError
-from speechsim_jax.results.result import NetworkName, SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
 BASE, LARGE = "hubert-base", "wav2vec2-large"
 DEPTHS = {BASE: 13, LARGE: 24}
-NETWORKS = [NetworkName(model, layer) for model, depth in DEPTHS.items() for layer in range(depth)]
-HEADS = [network for network in NETWORKS if network.layer]
+REPRESENTATIONS = [
+    RepresentationName(model, layer) for model, depth in DEPTHS.items() for layer in range(depth)
+]
+HEADS = [representation for representation in REPRESENTATIONS if representation.layer]
 SYMMETRIC = {"lincka": True, "maxcorr": False, "attn_js": False}
 
 
@@ -28,10 +30,10 @@ SYMMETRIC = {"lincka": True, "maxcorr": False, "attn_js": False}
 def maps(tmp_path_factory):
     """Random maps of both kinds, written as a file and read back; one cell of attn_js is lost."""
     rng = np.random.default_rng(0)
-    count, heads = len(NETWORKS), len(HEADS)
+    count, heads = len(REPRESENTATIONS), len(HEADS)
     lincka = rng.random((count, count))
     arrays = {
-        "networks": np.array([str(network) for network in NETWORKS]),
+        "networks": np.array([str(one) for one in REPRESENTATIONS]),
         "lincka": (lincka + lincka.T) / 2,
         "maxcorr": rng.random((count, count)),
         "attn_js": 0.5 + rng.random((heads, heads)) / 2,
@@ -47,23 +49,23 @@ def run_of(maps, turned: bool = False, finetuned: bool = False) -> SimilarityRes
     """A run that found the published numbers, under names of its own."""
     names = {BASE: "org/my-hubert", LARGE: "mine"}
 
-    def own(networks):
-        return [NetworkName(names[n.model], n.layer) for n in networks]
+    def own(representations):
+        return [RepresentationName(names[n.model], n.layer) for n in representations]
 
     matrices = {name: values.T if turned else values for name, values in maps.maps.items()}
     matrices = {name: np.nan_to_num(values, nan=0.7) for name, values in matrices.items()}
-    networks = own(NETWORKS)
+    representations = own(REPRESENTATIONS)
     if finetuned:
-        networks += [NetworkName("mine-ft", layer) for layer in range(24)]
-        whole = np.zeros((len(networks),) * 2)
+        representations += [RepresentationName("mine-ft", layer) for layer in range(24)]
+        whole = np.zeros((len(representations),) * 2)
         values = maps.finetuned["wav2vec2", "maxcorr"]
         whole[13:37, 37:], whole[37:, 13:37] = values.T, values
-        return SimilarityResult.build(networks, {"maxcorr": whole})
+        return SimilarityResult.build(representations, {"maxcorr": whole})
     return SimilarityResult.build(
-        networks,
+        representations,
         matrices,
         measures={name: {"symmetric": flag} for name, flag in SYMMETRIC.items()},
-        attention_networks=own(HEADS),
+        attention_representations=own(HEADS),
         dims={"attn_js": ("x_attention", "y_attention")},
     )
 
@@ -123,11 +125,11 @@ def test_differences_are_those_of_the_numbers(maps):
 
 def test_layers_at_the_nearest_relative_depth(maps):
     """4 layers beside 12, and 6 beside 24, of which the last is not published."""
-    networks = [NetworkName("s", layer) for layer in range(5)]
-    networks += [NetworkName("b", layer) for layer in range(7)]
-    result = SimilarityResult.build(networks, {"maxcorr": np.zeros((12, 12))})
+    representations = [RepresentationName("s", layer) for layer in range(5)]
+    representations += [RepresentationName("b", layer) for layer in range(7)]
+    result = SimilarityResult.build(representations, {"maxcorr": np.zeros((12, 12))})
     laid = lay(result, maps, {BASE: "s", LARGE: "b"})[0]
-    layers = [(network.model, network.layer) for network in laid.rows]
+    layers = [(representation.model, representation.layer) for representation in laid.rows]
     assert layers == [(BASE, l) for l in (0, 3, 6, 9, 12)] + [
         (LARGE, l) for l in (0, 4, 8, 12, 16, 20)
     ]
