@@ -2,31 +2,61 @@
 
 >>> import speechsim_jax as ss
 >>> result = ss.compare(models=["facebook/hubert-base-ls960", "runs/mine"], audio="speech/")
->>> figure = result.plot("lincka")
+>>> figure = ss.plot(result, "lincka")
 
-Importing this touches no device, flag or configuration.
+Importing this touches no device, flag or configuration; each name loads its module at first use.
 """
 
+import importlib
 import importlib.metadata
+from typing import TYPE_CHECKING, Any
 
-from speechsim_jax.comparison.activations import compare_activations
-from speechsim_jax.comparison.attentions import compare_attentions
-from speechsim_jax.comparison.encoders import Settings, compare
-from speechsim_jax.comparison.merge import merge
-from speechsim_jax.errors import UserError
-from speechsim_jax.measures import list_measures
-from speechsim_jax.models.architecture import Activations
-from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.models.error_rates import ErrorRates, error_rates
-from speechsim_jax.models.load import load_encoder, random_like
-from speechsim_jax.models.recognizer import Recognizer, load_recognizer
-from speechsim_jax.results.result import RepresentationName, SimilarityResult
+if TYPE_CHECKING:
+    from speechsim_jax.audio.open_corpus import open_corpus
+    from speechsim_jax.comparison.activations import compare_activations
+    from speechsim_jax.comparison.attentions import compare_attentions
+    from speechsim_jax.comparison.encoders import compare
+    from speechsim_jax.comparison.merge import merge
+    from speechsim_jax.errors import UserError
+    from speechsim_jax.measures.base import Measure
+    from speechsim_jax.measures.registry import list_measures
+    from speechsim_jax.measures.registry import register as register_measure
+    from speechsim_jax.models.architecture import Activations
+    from speechsim_jax.models.encoder import SpeechEncoder
+    from speechsim_jax.models.error_rates import ErrorRates, error_rates
+    from speechsim_jax.models.load import load_encoder, random_like
+    from speechsim_jax.models.recognizer import Recognizer, load_recognizer
+    from speechsim_jax.results.result import RepresentationName, SimilarityResult
+    from speechsim_jax.settings import Settings
 
-__version__ = importlib.metadata.version("speechsim_jax")
+# Public name: module, and its name there.
+_PUBLIC = {
+    "Activations": ("models.architecture", "Activations"),
+    "ErrorRates": ("models.error_rates", "ErrorRates"),
+    "Measure": ("measures.base", "Measure"),
+    "Recognizer": ("models.recognizer", "Recognizer"),
+    "RepresentationName": ("results.result", "RepresentationName"),
+    "Settings": ("settings", "Settings"),
+    "SimilarityResult": ("results.result", "SimilarityResult"),
+    "SpeechEncoder": ("models.encoder", "SpeechEncoder"),
+    "UserError": ("errors", "UserError"),
+    "compare": ("comparison.encoders", "compare"),
+    "compare_activations": ("comparison.activations", "compare_activations"),
+    "compare_attentions": ("comparison.attentions", "compare_attentions"),
+    "error_rates": ("models.error_rates", "error_rates"),
+    "list_measures": ("measures.registry", "list_measures"),
+    "load_encoder": ("models.load", "load_encoder"),
+    "load_recognizer": ("models.recognizer", "load_recognizer"),
+    "merge": ("comparison.merge", "merge"),
+    "open_corpus": ("audio.open_corpus", "open_corpus"),
+    "random_like": ("models.load", "random_like"),
+    "register_measure": ("measures.registry", "register"),
+}
 
 __all__ = [
     "Activations",
     "ErrorRates",
+    "Measure",
     "Recognizer",
     "RepresentationName",
     "Settings",
@@ -41,5 +71,23 @@ __all__ = [
     "load_encoder",
     "load_recognizer",
     "merge",
+    "open_corpus",
     "random_like",
+    "register_measure",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value = importlib.metadata.version("speechsim_jax")
+    elif name in _PUBLIC:
+        module, attribute = _PUBLIC[name]
+        value = getattr(importlib.import_module(f"speechsim_jax.{module}"), attribute)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
