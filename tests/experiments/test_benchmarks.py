@@ -16,8 +16,8 @@ from experiments.benchmarks import statistics as statistics_benchmark
 from speechsim_jax.errors import UserError
 from speechsim_jax.runtime.mesh import mesh_from
 from speechsim_jax.statistics.moments import ModelShape
-from tests.measures.test_measures import GOLDEN, GOLDEN_MEASURES, NAMES
 from tests.models.test_parity import fixture
+from tests.support.golden import GOLDEN, GOLDEN_MEASURES, NAMES
 
 PAIRS = [(i, j) for i in range(len(NAMES)) for j in range(i)]
 
