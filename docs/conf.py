@@ -188,19 +188,23 @@ _ROOT_PAGES = {
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
 
-def _read_root_page(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Put README and the like in front of their pages, with links as seen from there."""
-    if docname not in _ROOT_PAGES:
-        return
-    file = _ROOT_PAGES[docname]
+def _read_page(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put README and the like in front of their pages, and lead links to them to these pages."""
+    folder = (DOCS / docname).parent
     pages = {path: DOCS / f"{name}.md" for name, path in _ROOT_PAGES.items()}
+    file = _ROOT_PAGES.get(docname)
 
     def moved(link: re.Match[str]) -> str:
-        target = (file.parent / link[1]).resolve()
-        return f"]({os.path.relpath(pages.get(target, target), (DOCS / docname).parent)}"
+        target = (folder if file is None else file.parent).joinpath(link[1]).resolve()
+        if file is None and target not in pages:
+            return link[0]
+        return f"]({os.path.relpath(pages.get(target, target), folder)}"
 
-    source[0] = _LINK.sub(moved, file.read_text()) + "\n" + source[0]
-    app.env.note_dependency(str(file))
+    text = source[0]
+    if file is not None:
+        text = f"{file.read_text()}\n{text}"
+        app.env.note_dependency(str(file))
+    source[0] = _LINK.sub(moved, text) if app.env.doc2path(docname).suffix == ".md" else text
 
 
 def setup(app: Sphinx) -> None:
@@ -210,4 +214,4 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", _prepare, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _restore, priority=600)  # after it
     app.connect("autodoc-process-signature", _shorten)
-    app.connect("source-read", _read_root_page)
+    app.connect("source-read", _read_page)
