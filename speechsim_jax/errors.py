@@ -1,4 +1,7 @@
-"""The one exception a user's mistake raises."""
+"""The one exception a user's mistake raises, and what its messages share."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -11,3 +14,13 @@ class UserError(ValueError):
     Traceback (most recent call last):
     speechsim_jax.errors.UserError: no models given; expected hub ids or folders
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message: the known name that is closest, or "" if none is close.
+
+    >>> did_you_mean("linkca", ["lincka", "svcca"])
+    "; did you mean 'lincka'?"
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -13,7 +13,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.measures import resolve
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import provenance
-from speechsim_jax.settings import check_sample_frames
+from speechsim_jax.settings import Settings
 from speechsim_jax.statistics.accumulator import BatchRows
 from speechsim_jax.statistics.finished import Finished
 from speechsim_jax.statistics.moments import ModelShape
@@ -61,7 +61,7 @@ def compare_activations(
     """
     if not activations:
         raise UserError("no activations given")
-    check_sample_frames(sample_frames)
+    Settings(sample_frames=sample_frames, seed=seed, rank_tolerance=rank_tolerance)
     chosen = resolve(measures, levels)
     if chosen.attention:
         raise UserError(f"{chosen.attention[0].name} compares maps; use compare_attentions")

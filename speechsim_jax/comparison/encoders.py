@@ -28,7 +28,7 @@ from speechsim_jax.pipeline.run import ComparisonRun, planned, run
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import mesh as sharding
 from speechsim_jax.runtime import processes, provenance
-from speechsim_jax.settings import Settings, settings_from
+from speechsim_jax.settings import Settings, with_overrides
 from speechsim_jax.statistics.finished import Finished, finished
 
 ModelSource = str | Path | SpeechEncoder
@@ -82,7 +82,7 @@ def compare(
         UserError: anything wrong with what was given, in one line.
     """
     processes.check_joined()
-    options = settings_from(settings)
+    (options,) = with_overrides((Settings(),), settings)
     chosen = resolve(measures, levels)
     if options.attention_max_seconds is not None and not chosen.attention:
         raise UserError("attention_max_seconds is given, but no measure of the attention level")
