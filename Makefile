@@ -8,7 +8,7 @@ BIN := .venv/bin
 PYTEST_AT_A_TIME ?= --numprocesses=2 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test parity check format bench matrix clean
+.PHONY: help setup demo test parity check format docs bench matrix clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make parity   the comparisons with torch transformers"
 	@echo "make check    format, lint and types"
 	@echo "make format   rewrite the sources as check wants them"
+	@echo "make docs     the documentation with its API pages -> build/docs"
 	@echo "make bench    time and memory of the whole job on the speech that SPEECHSIM_SPEECH names"
 	@echo "make matrix   the test-suite on Colab's, the default and the newest libraries"
 	@echo "make clean    remove the virtual environments"
@@ -42,6 +43,9 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: .venv/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
 bench: .venv/.demo
 	$(BIN)/python -m experiments.benchmark --what=memory
 
@@ -55,7 +59,7 @@ clean:
 	$(PYTHON) -m venv --clear .venv
 	@touch $@
 
-.venv/.demo .venv/.test .venv/.parity .venv/.dev: .venv/.%: .venv/.made pyproject.toml
+.venv/.demo .venv/.test .venv/.parity .venv/.dev .venv/.docs: .venv/.%: .venv/.made pyproject.toml
 	@echo "installing .[$*] into .venv (the first time takes a minute or more)"
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@

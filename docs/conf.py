@@ -141,7 +141,7 @@ def prepared(lines: list[str]) -> list[str]:
     for line in lines:
         stripped = line.strip()
         indented = line.startswith("    ")
-        if stripped and not indented:
+        if stripped and not line.startswith(" "):
             section, verbatim = bool(_SECTIONS.match(stripped)), False
         starts = indented and not before.strip() and not section and not verbatim
         if starts and not prompt and not _ITEM.match(stripped):
