@@ -157,7 +157,7 @@ def _compared(
         note=config.note,
         progress=False,
         checkpoint_dir=folder / f"{name}.checkpoints",
-        checkpoint_minutes=config.checkpoint_every,
+        checkpoint_every=config.checkpoint_every,
         seed=config.seed,
         **config.settings,
     )
