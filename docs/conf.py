@@ -37,6 +37,7 @@ extensions = [
 ]
 exclude_patterns = ["Thumbs.db", ".DS_Store"]
 default_role = "literal"  # `name` in a docstring is code
+highlight_language = "none"  # of blocks that name no language: drawings, formulas, commands
 html_theme = "furo"
 html_title = "speechsim_jax"
 html_show_copyright = False
@@ -101,10 +102,10 @@ class Room(SphinxDirective):
 def _skip(
     app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object
 ) -> bool | None:
-    """Leave out what a base class of another library has put into a class of ours."""
+    """Leave out what other libraries have put into our classes, and "Alias for field number 0"."""
     module = getattr(obj, "__module__", None) or ""
-    ours = module.startswith("speechsim_jax") or not inspect.isroutine(obj)
-    return None if ours else True
+    foreign = inspect.isroutine(obj) and not module.startswith("speechsim_jax")
+    return True if foreign or type(obj).__name__ == "_tuplegetter" else None
 
 
 # --- docstrings ---

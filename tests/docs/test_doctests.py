@@ -19,10 +19,12 @@ import pytest
 import soundfile
 
 import speechsim_jax as ss
-from speechsim_jax import measures
+from speechsim_jax.measures import registry
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
+from speechsim_jax.pipeline import accumulators
+from speechsim_jax.statistics import store
 from tests.support.pages import PAGES, Block, blocks, name_of
 from tests.support.paths import ROOT
 
@@ -103,12 +105,14 @@ def names() -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _here(world, monkeypatch):
-    """In that directory, and with the measures that there were before."""
+    """In that directory; measures and statistics that a page registers are removed after it."""
     monkeypatch.chdir(world)
-    before = dict(measures.MEASURES)
+    registries = (registry.MEASURES, store.STATES, accumulators._FACTORIES)
+    before = [dict(entries) for entries in registries]
     yield
-    measures.MEASURES.clear()
-    measures.MEASURES.update(before)
+    for entries, those in zip(registries, before):
+        entries.clear()
+        entries.update(those)
 
 
 def _run_prompts(text: str, names: dict[str, Any], where: str, line: int) -> None:
