@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from speechsim_jax.audio import alignments, batching, open_corpus, selection
-from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio.alignments import Segments, read_alignments
-from speechsim_jax.audio.corpus import check_some_are_there
-from speechsim_jax.audio.open_corpus import durations
+from speechsim_jax.audio.corpus import Corpus, check_any_exists
+from speechsim_jax.audio.open_corpus import with_durations
 from speechsim_jax.comparison.merge import new_folder, write_record
 from speechsim_jax.comparison.score import build_result
-from speechsim_jax.errors import UserError
+from speechsim_jax.errors import UserError, counted
 from speechsim_jax.measures import resolve
+from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import load_encoder
 from speechsim_jax.pipeline import costs, frame_choice
@@ -97,7 +97,7 @@ def compare(
     corpus, segments, facts = _open(audio, options, seen)
     _log.info(
         "reading %s, looking at %s",
-        sound.counted(len(models), "model"), sound.counted(len(corpus.sources), "audio file"),
+        counted(len(models), "model"), counted(len(corpus.sources), "audio file"),
     )  # fmt: skip
     encoders = _encoders(models, load, options)
     devices = sharding.mesh_from(mesh)
@@ -122,7 +122,7 @@ def compare(
         corpus=dataclasses.replace(corpus, sources=share),
         listened=listened,
         choice=choice,
-        buckets=_buckets(corpus, options),
+        buckets=_buckets(corpus, options, encoders[0].config),
         mesh=devices,
         identity={
             "audio": corpus.fingerprint(),
@@ -151,7 +151,7 @@ def compare(
 
 
 def _attributes(
-    job: ComparisonRun, corpus: sound.Corpus, seen: Seen, found: Finished, **facts: Any
+    job: ComparisonRun, corpus: Corpus, seen: Seen, found: Finished, **facts: Any
 ) -> dict[str, Any]:
     """How the result was made."""
     return provenance.record(
@@ -181,21 +181,25 @@ def _encoders(
     return encoders
 
 
-def _chosen_of(corpus: sound.Corpus, options: Settings) -> tuple[sound.Corpus, sound.Corpus]:
+def _chosen_of(corpus: Corpus, options: Settings) -> tuple[Corpus, Corpus]:
     """The utterances that are compared, with their durations; and those whose attention is."""
     if options.max_minutes is not None:
         corpus = selection.select(corpus, options.max_minutes, options.seed)
-    corpus = durations(corpus)
+    corpus = with_durations(corpus)
     if options.attention_max_seconds is None:
         return corpus, corpus
     return corpus, selection.select(corpus, options.attention_max_seconds / 60, options.seed)
 
 
-def _buckets(corpus: sound.Corpus, options: Settings) -> tuple[batching.Bucket, ...]:
+def _buckets(
+    corpus: Corpus, options: Settings, config: EncoderConfig
+) -> tuple[batching.Bucket, ...]:
     """The shapes of the batches."""
     seconds = [source.seconds for source in corpus.sources if source.seconds]
     return batching.plan_buckets(
         seconds or [options.max_seconds],
+        hop_samples=config.hop_samples,
+        window_samples=config.window_samples,
         count=options.buckets,
         batch_seconds=options.batch_seconds,
         max_seconds=options.max_seconds,
@@ -235,10 +239,10 @@ def _own_checkpoints(folder: str | Path | None) -> Path | None:
 
 def _open(
     audio: open_corpus.AudioInput, options: Settings, seen: Seen
-) -> tuple[sound.Corpus, dict[str, Segments] | None, dict[str, Any]]:
+) -> tuple[Corpus, dict[str, Segments] | None, dict[str, Any]]:
     """The corpus, with its alignments if they are asked for, and what the result says of these."""
     corpus = open_corpus.open_corpus(audio)
-    check_some_are_there(corpus)
+    check_any_exists(corpus)
     if options.alignments is None:
         return corpus, None, {}
     aligned = read_alignments(options.alignments, options.alignment_tier)

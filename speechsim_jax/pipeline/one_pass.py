@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int32
 
 from speechsim_jax.audio import batching
-from speechsim_jax.audio import corpus as sound
+from speechsim_jax.audio.corpus import Corpus, Skipped
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Activations, Outputs
@@ -46,10 +46,10 @@ class Seen:
     utterances: int = 0
     seconds: float = 0.0
     frames: int = 0
-    skipped: list[sound.Skipped] = dataclasses.field(default_factory=list)
+    skipped: list[Skipped] = dataclasses.field(default_factory=list)
     heard: list[tuple[str, str]] | None = None
 
-    def skip(self, skipped: sound.Skipped) -> None:
+    def skip(self, skipped: Skipped) -> None:
         """Keep a file that could not be used, and say so."""
         _log.warning("skipped %s: %s", skipped.id, skipped.reason)
         self.skipped.append(skipped)
@@ -76,13 +76,13 @@ class Seen:
         """Go on from what `dataclasses.asdict` made of an earlier run's."""
         for name, value in saved.items():
             setattr(self, name, value)
-        self.skipped = [sound.Skipped(**skipped) for skipped in saved["skipped"]]
+        self.skipped = [Skipped(**skipped) for skipped in saved["skipped"]]
 
 
 def read_through(
     encoders: Sequence[SpeechEncoder],
     outputs: Sequence[Outputs],
-    corpus: sound.Corpus,
+    corpus: Corpus,
     choice: frame_choice.FrameChoice,
     statistics: Accumulators,
     options: Settings,
@@ -102,11 +102,18 @@ def read_through(
     lengths = {source.id: source.seconds or 0.0 for source in corpus.sources}
     started = seen.seconds + sum(lengths.get(skipped.id, 0.0) for skipped in seen.skipped)
 
-    def skip(skipped: sound.Skipped) -> None:
+    def skip(skipped: Skipped) -> None:
         seen.skip(skipped)
         bar.update(lengths[skipped.id])
 
-    batches = batching.batches(corpus, buckets, strict=options.strict, on_skip=skip, start=cursor)
+    batches = batching.batches(
+        corpus,
+        buckets,
+        min_samples=encoders[0].config.window_samples,
+        strict=options.strict,
+        on_skip=skip,
+        start=cursor,
+    )
     checks: collections.deque[FiniteCheck] = collections.deque()
     names = [encoder.name for encoder in encoders]
     # An accelerator runs programs one after the other; a CPU would run them side by side, and all

@@ -18,8 +18,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from speechsim_jax.audio.batching import Bucket
-from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, counted, nothing_usable
-from speechsim_jax.errors import UserError
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, nothing_usable
+from speechsim_jax.errors import UserError, counted
 from speechsim_jax.measures import MeasureSelection
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
