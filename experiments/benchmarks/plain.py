@@ -122,11 +122,11 @@ def on_moments(representations: Sequence[np.ndarray], tolerance: float) -> dict[
 
 def _symmetric(x: np.ndarray, y: np.ndarray, scatter: np.ndarray) -> Scores:
     """Procrustes and debiased CKA of centred rows."""
-    cosine = np.linalg.norm(scatter, "nuc") / (np.linalg.norm(x) * np.linalg.norm(y))
-    debiased = _cka_debiased(x, y)
+    cosine = float(np.linalg.norm(scatter, "nuc") / (np.linalg.norm(x) * np.linalg.norm(y)))
+    angle, debiased = float(np.arccos(cosine)), _cka_debiased(x, y)
     return {
         "procrustes": (cosine, cosine),
-        "procrustes_distance": (np.arccos(cosine), np.arccos(cosine)),
+        "procrustes_distance": (angle, angle),
         "lincka_debiased": (debiased, debiased),
     }
 
@@ -171,15 +171,15 @@ def _other(x: Summary, y: Summary, covariance: np.ndarray) -> Scores:
     every = _angles(x.whitening.directions, rxy, y.whitening.directions)
     above = _angles(x.whitening.first(1), rxy, y.whitening.first(1)).mean()
     symmetric = {
+        "matchcorr": np.abs(rxy)[match].mean(),
         "lincka_zscored": zscored,
         "svcca_ge": above,
         "mean_cca": every.mean(),
         "mean_cca2": (every**2).mean(),
     }
-    matched = np.abs(rxy)[match].mean()
     directed = [_directed(*sides) for sides in ((x, y, rxy), (y, x, rxy.T))]
     scores = {name: (directed[0][name], directed[1][name]) for name in directed[0]}
-    return scores | {"matchcorr": (matched, matched)} | {k: (v, v) for k, v in symmetric.items()}
+    return scores | {name: (float(value), float(value)) for name, value in symmetric.items()}
 
 
 def _directed(x: Summary, y: Summary, rxy: np.ndarray) -> dict[str, float]:

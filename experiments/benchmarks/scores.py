@@ -111,7 +111,7 @@ def plain_pair(
     moments: FinishedMoments, x: RepresentationMoments, y: RepresentationMoments
 ) -> plain.Scores:
     """Every measure of the paper, (x, y) and (y, x), with everything computed for this pair."""
-    summaries = (
+    of_x, of_y = (
         plain.summary(moments.scatter(z, z), moments.rows, moments.rank_tolerance) for z in (x, y)
     )
-    return plain.paper(*summaries, moments.scatter(x, y), moments.rows)
+    return plain.paper(of_x, of_y, moments.scatter(x, y), moments.rows)

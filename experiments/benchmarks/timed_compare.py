@@ -29,9 +29,9 @@ def main() -> None:
     times: dict[str, float] = {}
     compiling: list[float] = []
 
-    def on_duration(event: str, seconds: float, **_: Any) -> None:
+    def on_duration(event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event in _COMPILE_EVENTS:
-            compiling.append(seconds)
+            compiling.append(duration_secs)
 
     def timed(
         function: Callable, before: str | None = None, after: str | None = None
