@@ -8,7 +8,7 @@ BIN := .venv/bin
 PYTEST_AT_A_TIME ?= --numprocesses=2 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all parity check format bench matrix clean
+.PHONY: help setup demo test test-slow test-all parity check format bench matrix clean
 .DELETE_ON_ERROR:
 
 help:
@@ -31,8 +31,10 @@ demo: .venv/.demo
 test: .venv/.test
 	$(BIN)/python -m pytest $(PYTEST_AT_A_TIME)
 
-test-all: .venv/.test
-	$(BIN)/python -m pytest $(PYTEST_AT_A_TIME) -m "not parity"
+test-slow: .venv/.test
+	$(BIN)/python -m pytest $(PYTEST_AT_A_TIME) -m "slow and not parity"
+
+test-all: test test-slow
 
 parity: .venv/.parity .venv/.test
 	$(BIN)/python -m pytest $(PYTEST_AT_A_TIME) -m parity tests
