@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import zoo
-from speechsim_jax.models.torch_zip import read_torch_zip
+from speechsim_jax.models.torch_bin import read_torch_bin
 
 # In this order: the first that is there is read. The second of each pair lists shards.
 _WEIGHTS = (
@@ -83,7 +83,7 @@ class WeightFiles:
         tensors: dict[str, np.ndarray] = {}
         for file in self.files:
             path = self.folder / file
-            read = _read_safetensors if path.suffix == ".safetensors" else read_torch_zip
+            read = _read_safetensors if path.suffix == ".safetensors" else read_torch_bin
             shard = read(path)
             twice = tensors.keys() & shard.keys()
             if twice:

@@ -159,8 +159,8 @@ def test_the_encoder_is_that_of_load_encoder(layout):
 
 def test_the_weights_are_read_once(monkeypatch):
     reads = []
-    read = ctc.Checkpoint.tensors
-    monkeypatch.setattr(ctc.Checkpoint, "tensors", lambda c: (reads.append(c), read(c))[1])
+    read = ctc.WeightFiles.tensors
+    monkeypatch.setattr(ctc.WeightFiles, "tensors", lambda c: (reads.append(c), read(c))[1])
     assert load_recognizer(FOLDER / STABLE, name="mine").name == "mine"
     assert len(reads) == 1
 
