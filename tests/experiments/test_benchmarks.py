@@ -17,7 +17,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.runtime.mesh import mesh_from
 from speechsim_jax.statistics.moments import ModelShape
 from tests.measures.test_measures import GOLDEN, GOLDEN_MEASURES, NAMES
-from tests.models.test_parity import fixture
+from tests.support.parity import fixture
 
 PAIRS = [(i, j) for i in range(len(NAMES)) for j in range(i)]
 

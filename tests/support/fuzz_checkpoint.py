@@ -3,7 +3,7 @@
     python -m tests.support.fuzz_checkpoint --cases=10000
 
 Cases are read in a child process with bounded address space and two seconds for each; an audit
-hook counts whatever smells of execution.
+hook counts every sign of execution.
 """
 
 import argparse
