@@ -21,8 +21,8 @@ from speechsim_jax.statistics.attention_finished import AttentionState, Finished
 from speechsim_jax.statistics.attention_sums import AttentionSums
 from speechsim_jax.statistics.moments import ModelShape
 from tests.measures.test_measures import GOLDEN
-from tests.models.test_parity import fixture
 from tests.support import reference, tolerances
+from tests.support.parity import fixture
 
 EVERYTHING = ("distance", "divergence", "correlation")
 HEAD_MEASURES = {
