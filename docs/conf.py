@@ -152,7 +152,8 @@ def prepared(lines: list[str]) -> list[str]:
             prompt = True
         elif not stripped:
             prompt = False
-        out.append(line if verbatim or prompt else _escaped(line))
+        bullet = line[: len(line) - len(line.lstrip())] + "* " if stripped[:2] == "* " else ""
+        out.append(line if verbatim or prompt else bullet + _escaped(line.removeprefix(bullet)))
         before = line
     return out
 
