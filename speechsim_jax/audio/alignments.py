@@ -26,6 +26,10 @@ _OVERLAP_SECONDS = 1e-4
 _COLUMNS = ("path", "start", "end", "label")
 
 
+class MissingTier(UserError):
+    """Several tiers, and no choice among them."""
+
+
 class Segment(NamedTuple):
     """What one line of a file says."""
 
@@ -110,7 +114,7 @@ def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
     marks a gap, not a segment. `tier` may be left out where there is only one.
 
     Raises UserError, with file and line, for what is malformed; for segments of one utterance that
-    overlap; for an unknown tier, or none where there are several.
+    overlap; for an unknown tier. Raises MissingTier for no tier where there are several.
     """
     root = Path(path).expanduser()
     files = sorted(_text_grids(root)) if root.is_dir() else [root]
@@ -130,7 +134,7 @@ def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
             groups.setdefault(segment.utterance, _Group()).add(segment)
     known = ", ".join(name or "(unnamed)" for name in tiers) or "none"
     if tier is None and len(tiers) > 1:
-        raise UserError(f"alignments: {root} has the tiers {known}; choose one (alignment_tier)")
+        raise MissingTier(f"alignments: {root} has the tiers {known}; choose one (alignment_tier)")
     if tier is not None and tier not in tiers:
         raise UserError(f"alignments: {root} has no tier {tier!r}; its tiers: {known}")
     chosen = next(iter(tiers), "") if tier is None else tier

@@ -23,7 +23,7 @@ from absl import flags
 import speechsim_jax as ss
 from speechsim_jax.analyses.probing import classifier, features, figure, summary
 from speechsim_jax.audio import open_corpus, selection
-from speechsim_jax.audio.alignments import Alignments, check_labels, read_alignments
+from speechsim_jax.audio.alignments import Alignments, MissingTier, check_labels, read_alignments
 from speechsim_jax.commands import compare
 from speechsim_jax.commands import flags as _flags
 from speechsim_jax.errors import UserError
@@ -173,9 +173,7 @@ def _aligned(config: Config) -> Alignments:
         return read_alignments(config.alignments, config.alignment_tier)
     try:
         return read_alignments(config.alignments)
-    except UserError as error:
-        if "has the tiers" not in str(error):
-            raise
+    except MissingTier:
         return read_alignments(config.alignments, "phone")
 
 
