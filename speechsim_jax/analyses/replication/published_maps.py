@@ -79,7 +79,7 @@ class PublishedMaps:
         return tuple(dict.fromkeys(representation.model for representation in self.representations))
 
     def results(self) -> list[SimilarityResult]:
-        """The maps as results: one of all models, and one of each large model and its fine-tuned form."""
+        """The maps as results: one of all models, and one for each fine-tuned model."""
         heads = [name for name in self.maps if name.startswith("attn_")]
         main = SimilarityResult.build(
             self.representations,
@@ -371,7 +371,8 @@ def _agreement(aligned: AlignedMap, x: str, y: str, cells: np.ndarray) -> Agreem
     count = len(run)
     varied = count > 2 and np.ptp(run) > 0 and np.ptp(published) > 0
     return Agreement(
-        aligned.name, x, y, aligned.names.get(x, x), aligned.names.get(y, y), aligned.orientation, count,
+        aligned.name, x, y, aligned.names.get(x, x), aligned.names.get(y, y),
+        aligned.orientation, count,
         float(np.corrcoef(run, published)[0, 1]) if varied else math.nan,
         float(np.mean(np.abs(run - published))) if count else math.nan,
         float(np.mean(run)) if count else math.nan,
@@ -407,7 +408,7 @@ def table(rows: Sequence[Agreement]) -> str:
 
 
 def side_by_side(aligned: AlignedMap) -> Figure:
-    """Three maps: the run's, the published one, and their difference (negative cells have a dash)."""
+    """Three maps: of the run, published, and their difference (a dash in negative cells)."""
     scores = np.concatenate([aligned.run.ravel(), aligned.published.ravel()])[:, None]
     limits, difference = colour_limits(scores, None), aligned.run - aligned.published
     panels = (
