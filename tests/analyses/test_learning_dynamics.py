@@ -13,53 +13,59 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 import speechsim_jax as ss
 from speechsim_jax.analyses import learning_dynamics
 from speechsim_jax.commands import dynamics as script
-from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
+from tests.support.tiny_encoders import CONFIG
 
 STEPS, LAYERS = (10, 20, 40), (0, 1, 2)
 
 
 @pytest.fixture
-def made() -> learning_dynamics.Dynamics:
+def dynamics() -> learning_dynamics.LearningDynamics:
     """Layer l is settled from step l on; the untrained one is the same everywhere."""
     same = np.array([[0.9, 0.5, 0.3], [0.95, 0.9, 0.5], [1.0, 1.0, 1.0]])  # [step, layer]
     blocks = [{"svcca": np.full((3, 3), 0.1) + np.diag(row - 0.1)} for row in same]
-    return learning_dynamics.gathered(
+    return learning_dynamics.LearningDynamics.from_blocks(
         STEPS, LAYERS, blocks, {"svcca": np.full((3, 3), 0.2)}, "made up"
     )
 
 
-def test_settled_from_the_first_step_that_stays(made):
-    assert made.settled("svcca") == [10, 20, 40]
-    wavering = made.scores["svcca"].copy()
+def test_settled_from_the_first_step_that_stays(dynamics):
+    assert dynamics.settling_steps("svcca") == [10, 20, 40]
+    wavering = dynamics.scores["svcca"].copy()
     wavering[1, 0, 0] = 0.5
-    assert dataclasses.replace(made, scores={"svcca": wavering}).settled("svcca") == [40, 20, 40]
+    assert dataclasses.replace(dynamics, scores={"svcca": wavering}).settling_steps("svcca") == [
+        40,
+        20,
+        40,
+    ]
     never = np.full((3, 3, 3), np.nan)
-    assert dataclasses.replace(made, scores={"svcca": never}).settled("svcca") == [None] * 3
+    assert (
+        dataclasses.replace(dynamics, scores={"svcca": never}).settling_steps("svcca") == [None] * 3
+    )
 
 
-def test_unknown_measure(made):
-    with pytest.raises(ss.UserError, match="no measure 'cca' here; there are: svcca"):
-        made.same("cca")
+def test_unknown_measure(dynamics):
+    with pytest.raises(ss.UserError, match="no measure 'cca'"):
+        dynamics.same_layer("cca")
 
 
-def test_maps_show_the_scores(made):
-    figure = learning_dynamics.steps_map(made, "svcca")
+def test_maps_show_the_scores(dynamics):
+    figure = learning_dynamics.steps_map(dynamics, "svcca")
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     axes = next(a for a in figure.axes if a.get_label() == "map")
-    np.testing.assert_array_equal(axes.images[0].get_array(), made.same("svcca"))
+    np.testing.assert_array_equal(axes.images[0].get_array(), dynamics.same_layer("svcca"))
     assert axes.get_ylim() == (-0.5, 2.5)  # layer 0 at the bottom
     assert [t.get_text() for t in axes.get_xticklabels()] == ["10", "20", "40"]
-    figure = learning_dynamics.layers_maps(made, "svcca", most=2)
+    figure = learning_dynamics.layers_maps(dynamics, "svcca", most=2)
     maps = [a for a in figure.axes if a.get_label().startswith("map")]
     assert [a.get_title() for a in maps] == ["step 10", "step 40"]
-    np.testing.assert_array_equal(maps[1].images[0].get_array(), made.scores["svcca"][2])
+    np.testing.assert_array_equal(maps[1].images[0].get_array(), dynamics.scores["svcca"][2])
 
 
-def test_csv_has_every_cell(made, tmp_path):
-    with made.write_csv(tmp_path / "dynamics.csv").open() as file:
+def test_csv_has_every_cell(dynamics, tmp_path):
+    with dynamics.write_csv(tmp_path / "dynamics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 9
     assert [row["step"] for row in rows[::9]] == ["", "10", "20", "40"]
@@ -69,17 +75,6 @@ def test_csv_has_every_cell(made, tmp_path):
 
 
 # --- the script ---
-
-CONFIG = EncoderConfig(
-    family="wav2vec2",
-    hidden_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=32,
-    conv_dim=(16,) * 7,
-    num_conv_pos_embeddings=16,
-    num_conv_pos_embedding_groups=4,
-)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +114,7 @@ def test_script_writes_everything(finished):
     workdir = Path(config.workdir)
     assert (found.steps, found.layers) == ((10, 200), (0, 1, 2))
     assert set(found.scores) == set(found.untrained) == {"svcca", "lincka"}
-    late, early = found.same("lincka")[:, 1], found.same("lincka")[:, 0]
+    late, early = found.same_layer("lincka")[:, 1], found.same_layer("lincka")[:, 0]
     assert (late > early).all() and (late <= 1 + 1e-6).all()
     kinds = [
         f"dynamics_{m}{s}.{k}"

@@ -27,7 +27,7 @@ from speechsim_jax.models.config import EncoderConfig  # noqa: E402
 from speechsim_jax.models.load import load_encoder  # noqa: E402
 from speechsim_jax.training import export, forward, model, random_keys  # noqa: E402
 from speechsim_jax.training.data.alphabet import Alphabet  # noqa: E402
-from speechsim_jax.training.data.cluster_labels import Units  # noqa: E402
+from speechsim_jax.training.data.cluster_labels import ClusterLabels  # noqa: E402
 from speechsim_jax.training.forward import Masks  # noqa: E402
 from speechsim_jax.training.model import CTC, Contrastive  # noqa: E402
 from speechsim_jax.training.objectives import contrastive, ctc, quantizer  # noqa: E402
@@ -69,7 +69,7 @@ def torch_model(model_class, layout: str, seed: int, **more):
 def ported(theirs, objective):
     config = EncoderConfig.from_hf(theirs.config.to_dict(), {"do_normalize": False})
     tensors = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
-    return config, *model.fill(config, objective, tensors, "torch")
+    return config, *model.from_tensors(config, objective, tensors, "torch")
 
 
 def audio(layout: str) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +86,7 @@ def canonical(name: str) -> str:
 
 def assert_equal_gradients(config, ours, theirs) -> set[str]:
     """|a - b| / |b| of every tensor; the names of those without a gradient, such as key biases."""
-    found = model.export(config, ours)
+    found = model.to_tensors(config, ours)
     expected = {
         canonical(name): np.zeros(p.shape) if p.grad is None else p.grad.numpy().astype(np.float64)
         for name, p in theirs.named_parameters()
@@ -137,8 +137,8 @@ def test_folders_that_trainings_leave(kind, tmp_path):
         alphabet = Alphabet(("A", "B", "C"))
         export.write_recognizer(tmp_path, config, objective, trained, alphabet, "float16")
     else:
-        units = Units(np.zeros((7, 39), np.float32), {})
-        export.write_predictive(tmp_path, config, trained, units, "float16")
+        clusters = ClusterLabels(np.zeros((7, 39), np.float32), {})
+        export.write_predictive(tmp_path, config, trained, clusters, "float16")
     theirs, found = model_class.from_pretrained(
         tmp_path, output_loading_info=True, dtype=torch.float32
     )
@@ -161,7 +161,7 @@ def test_folders_that_trainings_leave(kind, tmp_path):
 def test_names_both_ways():
     theirs = torch_model(Wav2Vec2ForPreTraining, "wav2vec2-large", 1, **OBJECTIVE.hf_fields())
     config, _, ours = ported(theirs, OBJECTIVE)
-    tensors = model.export(config, ours)
+    tensors = model.to_tensors(config, ours)
     state = {canonical(name): tensor for name, tensor in theirs.state_dict().items()}
     assert tensors.keys() == state.keys()
     assert all(np.array_equal(tensors[name], state[name]) for name in state)
@@ -213,7 +213,7 @@ def test_contrastive_loss(layout, training, monkeypatch):
     assert int(sums.frames) == int(masked.sum()) > 20
     assert_equal_losses(sums.contrastive, expected.contrastive_loss)
     assert_equal_losses(found, expected.loss)
-    perplexity = contrastive.report(sums)["perplexity"]
+    perplexity = contrastive.metrics(sums)["perplexity"]
     assert_equal_losses(perplexity, expected.codevector_perplexity)
     without = assert_equal_gradients(config, gradient, theirs)
     # the choice of the likeliest codewords has no gradient

@@ -47,7 +47,7 @@ def gradients(like, number: int, scale: float = 1.0):
 
 def run(settings: AdamW, start, frozen: bool = False, steps: int = STEPS):
     step = jax.jit(functools.partial(settings.update, steps=STEPS, frozen=frozen))
-    state, found, rates, norms = settings.start(start), start, [], []
+    state, found, rates, norms = settings.init(start), start, [], []
     for number in range(steps):
         found, state, norm, rate = step(gradients(start, number, 0.1 * number), state, found)
         rates.append(float(rate))

@@ -9,11 +9,10 @@ import pytest
 import scipy.stats
 
 import speechsim_jax as ss
-from speechsim_jax.analyses.replication import findings
-from speechsim_jax.analyses.replication import jackknife as verdicts
+from speechsim_jax.analyses.replication import findings, jackknife
 from speechsim_jax.analyses.replication.claims import CLAIMS, MEASURES, Roles
-from speechsim_jax.analyses.replication.findings import find
-from speechsim_jax.analyses.replication.jackknife import Verdict, jackknife
+from speechsim_jax.analyses.replication.findings import evaluate_claims
+from speechsim_jax.analyses.replication.jackknife import Estimate, Verdict, jackknife_estimate
 from speechsim_jax.analyses.replication.margins import (
     Scores,
     far_layers,
@@ -88,7 +87,7 @@ def verdict_of(found: list[findings.Finding], name: str) -> Verdict:
     return next(one.verdict for one in found if one.claim.name == name)
 
 
-def by_measure(found: list[findings.Finding], name: str) -> dict[str, findings.Tested]:
+def by_measure(found: list[findings.Finding], name: str) -> dict[str, findings.ClaimTestResult]:
     return {one.measure: one for each in found if each.claim.name == name for one in each.tests}
 
 
@@ -107,7 +106,7 @@ def turned(contrastive, untrained) -> tuple[SimilarityResult, list[SimilarityRes
 @pytest.fixture(scope="module")
 def rotated(turned) -> list[findings.Finding]:
     whole, without = turned
-    return find([whole], [[one] for one in without], ROLES)
+    return evaluate_claims([whole], [[one] for one in without], ROLES)
 
 
 def test_a_rotation_shares_subspaces_but_no_neurons(rotated):
@@ -124,7 +123,9 @@ def test_a_permutation_shares_both(contrastive, untrained):
     order = rng.permutation(WIDTH)
     copied = [mixed(rng, x[:, order], 0.95) for x in contrastive]
     whole, without = results({"c": contrastive, "p": copied} | untrained)
-    found = find([whole], [[one] for one in without], ROLES, claims=some("subspaces", "neurons"))
+    found = evaluate_claims(
+        [whole], [[one] for one in without], ROLES, claims=some("subspaces", "neurons")
+    )
     assert verdict_of(found, "subspaces") == Verdict.HOLDS
     assert verdict_of(found, "neurons") == Verdict.FAILS
     assert by_measure(found, "neurons")["localisation"].value.estimate > 0.9
@@ -134,7 +135,9 @@ def test_unrelated_models_share_nothing(contrastive, untrained):
     rng = np.random.default_rng(4)
     other = deep(rng, noise_of(rng))
     whole, without = results({"c": contrastive, "p": other} | untrained)
-    found = find([whole], [[one] for one in without], ROLES, claims=some("subspaces", "converge"))
+    found = evaluate_claims(
+        [whole], [[one] for one in without], ROLES, claims=some("subspaces", "converge")
+    )
     assert verdict_of(found, "subspaces") == Verdict.FAILS
     assert verdict_of(found, "converge") == Verdict.FAILS
 
@@ -149,9 +152,9 @@ def test_groups_that_disagree_decide_nothing(contrastive, untrained):
         name: [mixed(rng, x @ rotation(rng), 0.25) for x in contrastive] for name in ("c0", "p0")
     }
     whole, without = results({"c": contrastive, "p": half_turned} | partners)
-    found = find([whole], [[one] for one in without], ROLES, claims=some("subspaces"))
+    found = evaluate_claims([whole], [[one] for one in without], ROLES, claims=some("subspaces"))
     assert verdict_of(found, "subspaces") == Verdict.UNDECIDED
-    votes = {verdicts.votes(one.margin) for one in by_measure(found, "subspaces").values()}
+    votes = {jackknife.votes(one.margin) for one in by_measure(found, "subspaces").values()}
     assert "2/4" in votes
 
 
@@ -177,7 +180,7 @@ def finetuned(contrastive: Layers, tuned: Layers) -> list[findings.Finding]:
     rng = np.random.default_rng(6)
     other = [mixed(rng, x @ rotation(rng), 0.5) for x in contrastive]
     whole, without = results({"c": contrastive, "p": other, "ft": tuned})
-    return find([whole], [[one] for one in without], FINETUNED)
+    return evaluate_claims([whole], [[one] for one in without], FINETUNED)
 
 
 def test_changes_that_grow_with_depth(contrastive):
@@ -252,7 +255,7 @@ def test_jackknife_of_a_mean_is_the_textbook_interval():
     values = np.random.default_rng(0).standard_normal((8, 50))
     means = values.mean(axis=1)
     without = [np.delete(values, g, axis=0).mean() for g in range(8)]
-    found = jackknife(float(values.mean()), without, np.full(8, 1 / 8))
+    found = jackknife_estimate(float(values.mean()), without, np.full(8, 1 / 8))
     np.testing.assert_allclose(found.groups, means, atol=1e-14)
     low, high = scipy.stats.t.interval(0.95, 7, means.mean(), means.std(ddof=1) / math.sqrt(8))
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-14)
@@ -263,7 +266,7 @@ def test_unequal_groups_keep_their_means():
     parts = [rng.standard_normal(size) for size in (10, 20, 30, 40)]
     every = np.concatenate(parts)
     without = [np.concatenate(parts[:g] + parts[g + 1 :]).mean() for g in range(4)]
-    found = jackknife(float(every.mean()), without, np.array([0.1, 0.2, 0.3, 0.4]))
+    found = jackknife_estimate(float(every.mean()), without, np.array([0.1, 0.2, 0.3, 0.4]))
     np.testing.assert_allclose(found.groups, [part.mean() for part in parts], atol=1e-14)
     assert found.estimate == pytest.approx(every.mean(), abs=1e-14)
 
@@ -272,11 +275,13 @@ def test_jackknife_removes_the_bias_of_small_samples():
     """A statistic that is 0.3 + 5 / n, on groups of 100, 200 and 300 rows."""
     sizes = np.array([100, 200, 300])
     biased = [0.3 + 5 / (600 - size) for size in sizes]
-    assert jackknife(0.3 + 5 / 600, biased, sizes / 600).estimate == pytest.approx(0.3, abs=1e-14)
+    assert jackknife_estimate(0.3 + 5 / 600, biased, sizes / 600).estimate == pytest.approx(
+        0.3, abs=1e-14
+    )
 
 
-def _estimate(whole: float, groups: list[float], low: float, high: float) -> verdicts.Estimate:
-    return verdicts.Estimate(whole, whole, low, high, tuple(groups))
+def _estimate(whole: float, groups: list[float], low: float, high: float) -> Estimate:
+    return Estimate(whole, whole, low, high, tuple(groups))
 
 
 @pytest.mark.parametrize(
@@ -292,15 +297,15 @@ def _estimate(whole: float, groups: list[float], low: float, high: float) -> ver
     ],
 )
 def test_rule(whole, groups, interval, expected):
-    assert verdicts.verdict(_estimate(whole, groups, *interval)) == expected
+    assert jackknife.verdict(_estimate(whole, groups, *interval)) == expected
 
 
 def test_measures_that_disagree_decide_nothing():
     yes, no, perhaps = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED
-    assert verdicts.together([yes, yes]) == yes
-    assert verdicts.together([no, no]) == no
-    assert verdicts.together([yes, no]) == verdicts.together([yes, perhaps]) == perhaps
-    assert verdicts.together([]) == Verdict.UNTESTED
+    assert jackknife.combine([yes, yes]) == yes
+    assert jackknife.combine([no, no]) == no
+    assert jackknife.combine([yes, no]) == jackknife.combine([yes, perhaps]) == perhaps
+    assert jackknife.combine([]) == Verdict.UNTESTED
 
 
 def test_groups_must_make_the_whole(contrastive):
@@ -351,7 +356,7 @@ def test_published_values_stand_beside(turned):
     names = [RepresentationName(model, layer) for model in ("h", "w") for layer in range(3)]
     maps = SimilarityResult.build(names, {"lincka": np.full((6, 6), 0.625)})
     there = Roles({"w": "contrastive", "h": "predictive"}, {"w": (3,), "h": (3,)})
-    found = find(
+    found = evaluate_claims(
         [whole],
         [[one] for one in without],
         ROLES,

@@ -63,9 +63,9 @@ def test_contrastive_loss_written_out():
     assert (int(sums.frames), int(sums.correct), int(sums.valid)) == (frames, correct, 15)
     expected = loss / frames + 0.1 * diversity + 10 * power
     assert float(contrastive.loss(sums, CONTRASTIVE)) == pytest.approx(expected, rel=1e-6)
-    report = contrastive.report(sums)
-    assert float(report["chance"]) == pytest.approx(chance / frames, rel=1e-6)
-    assert float(report["perplexity"]) == pytest.approx(10 - 10 * diversity, rel=1e-6)
+    metrics = contrastive.metrics(sums)
+    assert float(metrics["chance"]) == pytest.approx(chance / frames, rel=1e-6)
+    assert float(metrics["perplexity"]) == pytest.approx(10 - 10 * diversity, rel=1e-6)
     hard = np.zeros((2, 5))
     for g in range(2):
         np.add.at(hard[g], codes[masked][:, g], 1)

@@ -10,7 +10,7 @@ import pytest
 from speechsim_jax.errors import UserError
 from speechsim_jax.training.objectives import masking
 from speechsim_jax.training.objectives.masking import Spans, span_mask
-from speechsim_jax.training.random_keys import Dropout, Rates
+from speechsim_jax.training.random_keys import Dropout, DropoutRates
 from tests.support.objectives import keys_of
 
 
@@ -23,7 +23,7 @@ def test_number_of_spans(n, spans):
         if expected * spans.length > n:
             expected = n // spans.length
         expected = max(min(expected, n - (spans.length - 1)), 0)
-        assert int(masking.count_of(spans, jnp.int32(n), jnp.float32(u))) == expected
+        assert int(masking.span_count(spans, jnp.int32(n), jnp.float32(u))) == expected
 
 
 def test_masks_are_spans_of_valid_frames_drawn_uniformly():
@@ -68,7 +68,7 @@ def test_nothing_to_mask():
 
 def test_dropout():
     keys, x = keys_of(4), jnp.ones((4, 50, 30))
-    dropout = Dropout(Rates(hidden_dropout=0.25, layerdrop=0.5), keys)
+    dropout = Dropout(DropoutRates(hidden_dropout=0.25, layerdrop=0.5), keys)
     found = np.asarray(dropout("attended", x))
     assert set(np.unique(found)) == {np.float32(0), np.float32(1 / 0.75)}
     assert abs((found > 0).mean() - 0.75) < 4.5 * np.sqrt(0.25 * 0.75 / found.size)
@@ -79,6 +79,8 @@ def test_dropout():
     alone = Dropout(dropout.rates, keys[2:3])("attended", x[2:3])
     assert np.array_equal(alone[0], found[2])
     skipped = np.asarray(
-        Dropout(dropout.rates, keys_of(400)).or_skip(jnp.zeros((400, 2, 3)), jnp.ones((400, 2, 3)))
+        Dropout(dropout.rates, keys_of(400)).layer_drop(
+            jnp.zeros((400, 2, 3)), jnp.ones((400, 2, 3))
+        )
     )
     assert (skipped == skipped[:, :1, :1]).all() and 150 < skipped[:, 0, 0].sum() < 250

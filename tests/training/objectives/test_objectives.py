@@ -43,7 +43,7 @@ def test_batch_is_the_sum_of_its_utterances(name):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((together, gradient)))
     longer = rows | {
         "samples": np.pad(rows["samples"], ((0, 0), (0, 777))),
-        "units": np.pad(rows["units"], ((0, 0), (0, 2)), constant_values=-1),
+        "clusters": np.pad(rows["clusters"], ((0, 0), (0, 2)), constant_values=-1),
     }
     alone = [
         sums_alone(name)(start(name)[1], {key: x[row : row + 1] for key, x in longer.items()})
@@ -131,8 +131,8 @@ def test_frozen_convolutions_and_scaled_gradients():
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_exported_and_filled_again(name):
     objective, (_, trained) = OBJECTIVES[name], start(name)
-    tensors = model.export(CONFIG, trained)
-    _, again = model.fill(CONFIG, objective, tensors, "ours")
+    tensors = model.to_tensors(CONFIG, trained)
+    _, again = model.from_tensors(CONFIG, objective, tensors, "ours")
     for a, b in zip(*map(jax.tree.leaves, (trained, again)), strict=True):
         assert np.array_equal(a, b)
     heads = {name for name in tensors if not name.startswith("wav2vec2.")}
@@ -148,12 +148,12 @@ def test_exported_and_filled_again(name):
 
 
 def test_what_does_not_fit_is_said_at_once():
-    tensors = model.export(CONFIG, start("ctc")[1])
+    tensors = model.to_tensors(CONFIG, start("ctc")[1])
     tensors["lm_head.bias"] = np.zeros(5, np.float32)
     tensors["final_proj.bias"] = np.zeros(2, np.float32)
     del tensors["wav2vec2.masked_spec_embed"]
     with pytest.raises(UserError) as error:
-        model.fill(CONFIG, TOKENS, tensors, "folder")
+        model.from_tensors(CONFIG, TOKENS, tensors, "folder")
     assert str(error.value) == (
         "folder: the head does not fit the objective; final_proj.bias [2] instead of nothing, "
         "lm_head.bias [5] instead of [6], masked_spec_embed missing instead of [16]"
@@ -163,13 +163,13 @@ def test_what_does_not_fit_is_said_at_once():
 
 
 def test_start_of_a_fine_tuning():
-    pretrained = model.export(CONFIG, model.initial(CONFIG, CONTRASTIVE, 3)[1])
+    pretrained = model.to_tensors(CONFIG, model.initial(CONFIG, CONTRASTIVE, 3)[1])
     _, trained = model.initial(CONFIG, TOKENS, 4, pretrained)
-    tensors = model.export(CONFIG, trained)
+    tensors = model.to_tensors(CONFIG, trained)
     for name in pretrained.keys() & tensors.keys():
         assert np.array_equal(tensors[name], pretrained[name])
     assert sum(name.startswith("wav2vec2.") for name in tensors) == len(tensors) - 2
-    other = model.export(CONFIG, model.initial(CONFIG, TOKENS, 5)[1])
+    other = model.to_tensors(CONFIG, model.initial(CONFIG, TOKENS, 5)[1])
     assert not np.array_equal(tensors["lm_head.weight"], other["lm_head.weight"])
     bound = 1 / 4
     hid = pretrained["project_hid.weight"], pretrained["project_hid.bias"]
