@@ -46,8 +46,8 @@ class Facts(NamedTuple):
     config: dict[str, Any]
     parameters: int
     file_bytes: int
-    first: dict[str, float]
-    curve: list[dict[str, float]]
+    first: dict[str, Any]
+    curve: list[dict[str, Any]]
     by_speaker: dict[str, dict[str, float]]
     audio: dict[str, list[dict[str, Any]]]
     licences: dict[str, str]

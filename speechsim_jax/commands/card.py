@@ -103,7 +103,7 @@ def run(config: Config) -> Path:
 # --- what is known ---
 
 
-def _lines(path: Path) -> list[dict[str, float]]:
+def _lines(path: Path) -> list[dict[str, Any]]:
     """The looks at held-out speakers, from before the first step on."""
     if not path.is_file():
         return []

@@ -81,7 +81,7 @@ class Dropout:
         return jnp.where(self._keep(place, rate, x.shape[1:]), x / (1 - rate), 0)
 
     def in_layer(self, layer: int) -> "Dropout":
-        """The dropout of a transformer layer, with draws of its own."""
+        """The dropout of a transformer layer; each layer has different draws."""
         return dataclasses.replace(self, layer=layer)
 
     def layer_drop(

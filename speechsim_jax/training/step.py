@@ -86,7 +86,7 @@ class State(NamedTuple):
 
     Attributes:
         model: Parameters.
-        adam: Adam's moments; `adam.count` is the number of steps that were made.
+        adam: Adam's moments; `adam.count` is the number of steps so far.
         running: Totals since the last line of metrics.
     """
 

@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
     """Where a training stopped.
 
     Attributes:
-        step: Number of steps that were made.
+        step: Number of completed steps.
         finished: Whether these are all.
         metrics: Of the last evaluation.
     """
@@ -150,7 +150,7 @@ class _Trainer:
         self._state = programs.initial_state(self._program, model, adam, self._zero)
 
     def train(self, stop_after_minutes: float | int | None, progress: bool) -> Outcome:
-        """Make steps until all are made or the time is over."""
+        """Run steps until the last, or until the time is over."""
         recipe, started = self._training.recipe, time.monotonic()
         batches = prefetch(self._training.batch_of_step, range(self._step, recipe.steps))
         bar = tqdm.auto.tqdm(

@@ -70,5 +70,5 @@ def test_unusable_sources_and_layers(encoder, corpus):
     assert [name for name, _ in encode_corpus(encoder, both, on_skip=skipped.append)] == ["b"]
     assert [each.id for each in skipped] == ["silent"]
     with pytest.raises(ss.UserError, match=r"no layer \[3\]"):
-        next(encode_corpus(encoder, both, layers=(3,), on_skip=refuse))
+        next(encode_corpus(encoder, both, layers=(3,), on_skip=skipped.append))
     assert list(encode_corpus(encoder, Corpus("nothing", ()), on_skip=refuse)) == []

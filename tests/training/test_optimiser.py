@@ -68,7 +68,7 @@ def test_it_is_optax_adamw():
         return named
 
     # As torch's tensors in a dictionary: nothing but the numbers is shared with what is tested.
-    theirs = {n: jnp.asarray(t) for n, t in model.export(config, start).items()}
+    theirs = {n: jnp.asarray(t) for n, t in model.to_tensors(config, start).items()}
     schedule = settings.learning_rate(STEPS)
     chain = optax.chain(
         optax.clip_by_global_norm(5.0),
@@ -77,13 +77,13 @@ def test_it_is_optax_adamw():
     )  # fmt: skip
     state, update, norms = chain.init(theirs), jax.jit(chain.update), []
     for number in range(STEPS):
-        g = model.export(config, gradients(start, number, 0.1 * number))
+        g = model.to_tensors(config, gradients(start, number, 0.1 * number))
         norms.append(np.sqrt(sum(np.square(x, dtype=np.float64).sum() for x in g.values())))
         updates, state = update({n: jnp.asarray(x) for n, x in g.items()}, state, theirs)
         theirs = {name: tensor + updates[name] for name, tensor in theirs.items()}
     found, adam, rates, ours = run(settings, start)
     assert np.allclose(ours, norms, rtol=1e-6) and norms[1] < 5 < norms[-1]
-    for name, tensor in model.export(config, found).items():
+    for name, tensor in model.to_tensors(config, found).items():
         assert np.abs(tensor - np.asarray(theirs[name])).max() <= 1e-6, name
     assert int(adam.count) == STEPS
     assert np.allclose(rates, [float(schedule(k + 1)) for k in range(STEPS)])
@@ -110,11 +110,11 @@ def test_schedules():
 def test_what_is_frozen_does_not_move():
     config, start = trained(conv_pos_batch_norm=True)
     heavy = AdamW(peak_learning_rate=0.1, weight_decay=0.5)
-    before, norms = model.export(config, start), []
+    before, norms = model.to_tensors(config, start), []
     for frozen in (False, True):
         found, _, _, (_, norm) = run(heavy, start, frozen, steps=2)
         norms.append(norm)
-        after = model.export(config, found)
+        after = model.to_tensors(config, found)
         still = {name for name in before if np.array_equal(before[name], after[name])}
         statistics = {name for name in before if "running_" in name}
         front_end = {name for name in before if ".feature_extractor." in name}

@@ -72,7 +72,7 @@ class Finding:
 
 
 def evaluate_claims(
-    wholes: Sequence[SimilarityResult],
+    full_results: Sequence[SimilarityResult],
     without: Sequence[Sequence[SimilarityResult]],
     roles: Roles,
     published: tuple[Sequence[SimilarityResult], Roles] | None = None,
@@ -81,8 +81,8 @@ def evaluate_claims(
     """Test claims on results of all the audio, and of all of it but one group of utterances.
 
     Args:
-        wholes: One or several results of all the audio that together have the models of `roles`.
-        without: For each group the results without it, in the order of `wholes`.
+        full_results: Results of all the audio that together have the models of `roles`.
+        without: For each group the results without it, in the order of `full_results`.
         roles: Roles of the models.
         published: Published maps as results, and roles of their models; their statistics become
             baselines.
@@ -92,32 +92,32 @@ def evaluate_claims(
         A finding for each claim.
 
     Raises:
-        UserError: Fewer than two groups, or groups that do not add up to the whole.
+        UserError: Fewer than two groups, or groups that do not add up to all the audio.
     """
     weights = {
-        heads: group_weights(wholes[0], [results[0] for results in without], heads)
-        for heads in (False, "attention" in wholes[0].attributes)
+        heads: group_weights(full_results[0], [results[0] for results in without], heads)
+        for heads in (False, "attention" in full_results[0].attributes)
     }
-    scores, left_out = Scores(wholes), [Scores(results) for results in without]
+    scores, left_out = Scores(full_results), [Scores(results) for results in without]
     return [_finding(claim, scores, left_out, weights, roles, published) for claim in claims]
 
 
 def group_weights(
-    whole: SimilarityResult, without: Sequence[SimilarityResult], heads: bool = False
+    full: SimilarityResult, without: Sequence[SimilarityResult], heads: bool = False
 ) -> Float[np.ndarray, " group"]:
     """The share of each group in the rows of a comparison.
 
     Args:
-        whole: Result of all the audio.
+        full: Result of all the audio.
         without: Results without each group.
         heads: Shares of the frames that attention was compared on, instead of rows.
 
     Raises:
-        UserError: Fewer than two groups, or groups that do not add up to the whole.
+        UserError: Fewer than two groups, or groups that do not add up to all the audio.
     """
     if len(without) < 2:
         raise UserError(f"{len(without)} groups of utterances; at least 2 are needed, better 8")
-    rows = _rows(whole, heads)
+    rows = _rows(full, heads)
     of_groups = np.array([rows - _rows(result, heads) for result in without], np.float64)
     if of_groups.sum() != rows or (of_groups <= 0).any():
         raise UserError(

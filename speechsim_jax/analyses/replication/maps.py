@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def draw(
-    wholes: Sequence[ss.SimilarityResult],
+    full_results: Sequence[ss.SimilarityResult],
     roles: Roles,
     folder: Path,
     formats: Sequence[str] = ("png",),
@@ -28,7 +28,7 @@ def draw(
     """Draw the paper's figures under its names: maps of the pretrained models, and of fine-tuning.
 
     Args:
-        wholes: Results of all the audio.
+        full_results: Results of all the audio.
         roles: Roles of the models.
         folder: Folder to write into; what it holds is deleted.
         formats: File formats.
@@ -38,16 +38,16 @@ def draw(
         Paths of the figures.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    main = wholes[0].select(list(roles.paradigms))
+    main = full_results[0].select(list(roles.paradigms))
     main = main.select(figures.published_order(main))
     drawn = {
         name: figures.heatmap(main, name, style=style)
         for name in main.measures
         if name != "rotcorr"
     }
-    families = [_family(wholes, before) for _, before in roles.finetuned]
+    families = [_family(full_results, before) for _, before in roles.finetuned]
     for (tuned, before), family in zip(roles.finetuned, families):
-        result = next(whole for whole in wholes if {tuned, before} <= set(whole.models))
+        result = next(r for r in full_results if {tuned, before} <= set(r.models))
         stem = f"{family}_finetuned" + (f"_{tuned}" if families.count(family) > 1 else "")
         for name in _FINETUNED_MEASURES:
             figure = figures.finetuned(result, name, tuned, before, style=style)
@@ -55,8 +55,8 @@ def draw(
     return figures.write_figures(drawn, folder, formats)
 
 
-def _family(wholes: Sequence[ss.SimilarityResult], model: str) -> str:
-    models = next(whole.attributes["models"] for whole in wholes if model in whole.models)
+def _family(full_results: Sequence[ss.SimilarityResult], model: str) -> str:
+    models = next(r.attributes["models"] for r in full_results if model in r.models)
     return models[model]["model_type"]
 
 
@@ -85,7 +85,7 @@ def published_roles(maps: published_maps.PublishedMaps) -> Roles:
 
 def align_with_published(
     maps: published_maps.PublishedMaps,
-    wholes: Sequence[ss.SimilarityResult],
+    full_results: Sequence[ss.SimilarityResult],
     roles: Roles,
     published_as: Mapping[str, str],
 ) -> list[published_maps.AlignedMap]:
@@ -93,15 +93,15 @@ def align_with_published(
 
     Args:
         maps: Published maps.
-        wholes: Results of all the audio.
+        full_results: Results of all the audio.
         roles: Roles of the models.
         published_as: Model of the run by published model; if empty, matched by name.
     """
     names = published_maps.match_models(maps.models, list(roles.paradigms), published_as)
-    aligned = published_maps.align(wholes[0], maps, names) if names else []
+    aligned = published_maps.align(full_results[0], maps, names) if names else []
     for tuned, before in roles.finetuned:
-        result = next(whole for whole in wholes if {tuned, before} <= set(whole.models))
-        family = _family(wholes, before)
+        result = next(r for r in full_results if {tuned, before} <= set(r.models))
+        family = _family(full_results, before)
         aligned += published_maps.align_finetuned(result, maps, family, (tuned, before))
     if not aligned:
         _log.warning("no model of this run is published under its name; see --published_as")

@@ -234,7 +234,7 @@ def utterance_buckets(sources: Sequence[Source], settings: Utterances) -> tuple[
 
 def _check_not_empty(lengths: Int[np.ndarray, " batch"]) -> None:
     if not lengths.any():
-        raise UserError("no file of a whole batch can be used; see the warnings")
+        raise UserError("no file of a batch can be used; see the warnings")
 
 
 def pad_to_multiple(batch: TrainingBatch, multiple: int) -> TrainingBatch:

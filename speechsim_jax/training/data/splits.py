@@ -199,7 +199,7 @@ def prefetch(
         function: Applied to each item.
         items: Arguments.
         workers: Number of threads.
-        lookahead: At most so many results are computed before they are asked for.
+        lookahead: At most so many results are computed before they are requested.
 
     Yields:
         The results, in the order of the items.

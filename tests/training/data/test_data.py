@@ -129,7 +129,7 @@ def test_what_cannot_be_used_is_empty_and_said_once(caplog):
     assert [len(waves[0]), len(waves[0])] == [0, 0]
     assert caplog.text.count("skipped bad: has NaN at sample 0") == 1
     sampler = CropSampler(waves, CONFIG, Crops(2, 4), 0)
-    with pytest.raises(UserError, match="no file of a whole batch can be used"):
+    with pytest.raises(UserError, match="no file of a batch can be used"):
         sampler.batch_of_step(0)
 
 
@@ -355,7 +355,7 @@ def test_units_of_mfcc(tmp_path, caplog):
 
 def test_units_that_cannot_be_read(tmp_path):
     (tmp_path / "units.npz").write_text("no")
-    with pytest.raises(UserError, match=r"units\.npz: cannot be read"):
+    with pytest.raises(UserError, match=r"units\.npz: .*cannot be read"):
         cluster_labels.ClusterLabels.load(tmp_path / "units.npz")
     silent = [sound.Source("a", seconds=1.0, samples=np.zeros(16000, np.float32))]
     with pytest.raises(UserError, match="no file of the training audio can be used"):
