@@ -1,4 +1,4 @@
-"""Learning dynamics: of made-up scores, and the script on tiny checkpoints."""
+"""Learning dynamics: of synthetic scores, and the script on tiny checkpoints."""
 
 import csv
 import dataclasses
@@ -26,7 +26,7 @@ def dynamics() -> learning_dynamics.LearningDynamics:
     same = np.array([[0.9, 0.5, 0.3], [0.95, 0.9, 0.5], [1.0, 1.0, 1.0]])  # [step, layer]
     blocks = [{"svcca": np.full((3, 3), 0.1) + np.diag(row - 0.1)} for row in same]
     return learning_dynamics.LearningDynamics.from_blocks(
-        STEPS, LAYERS, blocks, {"svcca": np.full((3, 3), 0.2)}, "made up"
+        STEPS, LAYERS, blocks, {"svcca": np.full((3, 3), 0.2)}, "a note"
     )
 
 
@@ -85,7 +85,7 @@ def pretraining(tmp_path_factory) -> Path:
     for name, share in (("step-000010", 0.3), ("step-000200", 0.9), ("model", 1.0)):
         tensors = {key: (1 - share) * start[key] + share * end[key] for key in start}
         save_folder(folder / name, CONFIG, tensors)
-    (folder / "step-000300").mkdir()  # begun, without a model in it
+    (folder / "step-000300").mkdir()  # interrupted, without a model
     return folder
 
 
@@ -110,39 +110,39 @@ def finished(tmp_path_factory, pretraining, audio):
 
 
 def test_script_writes_everything(finished):
-    config, found = finished
+    config, outcome = finished
     workdir = Path(config.workdir)
-    assert (found.steps, found.layers) == ((10, 200), (0, 1, 2))
-    assert set(found.scores) == set(found.untrained) == {"svcca", "lincka"}
-    late, early = found.same_layer("lincka")[:, 1], found.same_layer("lincka")[:, 0]
+    assert (outcome.steps, outcome.layers) == ((10, 200), (0, 1, 2))
+    assert set(outcome.scores) == set(outcome.untrained) == {"svcca", "lincka"}
+    late, early = outcome.same_layer("lincka")[:, 1], outcome.same_layer("lincka")[:, 0]
     assert (late > early).all() and (late <= 1 + 1e-6).all()
     kinds = [
         f"dynamics_{m}{s}.{k}"
-        for m in found.scores
+        for m in outcome.scores
         for s in ("", "_layers")
         for k in ("png", "pdf")
     ]
     assert sorted(path.name for path in (workdir / "figures").iterdir()) == sorted(kinds)
     assert (workdir / "figures" / kinds[1]).read_bytes().startswith(b"%PDF")
-    told = json.loads((workdir / "config.json").read_text())
-    assert told["config"]["note"] == "tiny" and len(told["final"]["sha256"]) == 64
-    assert "layer 2" in found.table("svcca")
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["config"]["note"] == "tiny" and len(record["final"]["sha256"]) == 64
+    assert "layer 2" in outcome.table("svcca")
 
 
-def test_script_goes_on(finished, monkeypatch):
-    """What is there is not compared again; a checkpoint that has changed is."""
-    config, found = finished
+def test_script_resumes(finished, monkeypatch):
+    """Results that exist are not compared again, except those of a changed checkpoint."""
+    config, outcome = finished
     Path(config.workdir, "steps", "step-000200.nc").unlink()
-    heard = []
+    compared = []
     compare = ss.compare
     monkeypatch.setattr(
         ss,
         "compare",
-        lambda models, *a, **k: heard.append(models[0].name) or compare(models, *a, **k),
+        lambda models, *a, **k: compared.append(models[0].name) or compare(models, *a, **k),
     )
     again = script.run(dataclasses.replace(config, resume=True))
-    assert heard == ["step-000200"]
-    np.testing.assert_array_equal(again.scores["svcca"], found.scores["svcca"])
+    assert compared == ["step-000200"]
+    np.testing.assert_array_equal(again.scores["svcca"], outcome.scores["svcca"])
     with pytest.raises(ss.UserError, match="other measures"):
         script.run(dataclasses.replace(config, resume=True, measures=("lincka",)))
     with pytest.raises(ss.UserError, match="pass --resume to go on, or --overwrite"):

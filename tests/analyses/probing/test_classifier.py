@@ -1,4 +1,4 @@
-"""Linear probes on made-up features: against scikit-learn, leaks, choices, intervals."""
+"""Linear probes on synthetic features: against scikit-learn, leaks, choices, intervals."""
 
 import dataclasses
 import json
@@ -71,9 +71,9 @@ def test_against_scikit_learn_fold_by_fold():
         right = right == frames.phones[test]
         common = np.bincount(frames.phones[~test]).argmax() == frames.phones[test]
         for place in np.flatnonzero(accuracies.fold == fold):
-            own = frames.speakers[test] == place
-            assert accuracies.correct["signal"][place] == right[own].sum()
-            assert accuracies.correct[classifier.COMMONEST][place] == common[own].sum()
+            of_speaker = frames.speakers[test] == place
+            assert accuracies.correct["signal"][place] == right[of_speaker].sum()
+            assert accuracies.correct[classifier.COMMONEST][place] == common[of_speaker].sum()
     assert 0.55 < share(accuracies, "signal") < 0.95
     assert share(accuracies, classifier.COMMONEST) < 0.35
 
@@ -99,9 +99,9 @@ def test_the_same_seed_reads_the_same():
 
 
 def test_a_leak_between_speakers_would_be_seen():
-    """Each speaker has a code of their own for the phones: what one teaches is wrong of another.
+    """Each speaker codes the phones differently: what holds for one is wrong for another.
 
-    The same frames, dealt as if everybody's frames were everybody's, are read nearly without fault.
+    The same frames with shuffled speakers are classified nearly without error.
     """
     rng = np.random.default_rng(3)
     speakers = np.repeat(np.arange(len(SPEAKERS)), EACH)
@@ -118,7 +118,7 @@ def test_a_leak_between_speakers_would_be_seen():
 
 
 def test_the_penalty_is_chosen_on_speakers_set_apart():
-    """Few frames of many neurons, where the penalties differ: fold by fold the better is kept."""
+    """Few frames of many neurons, where penalties matter: each fold uses the better one."""
     rng = np.random.default_rng(5)
     speakers = np.repeat(np.arange(len(SPEAKERS)), 30)
     phones = rng.integers(2, size=len(speakers))
@@ -188,8 +188,8 @@ def test_what_cannot_be_probed(change, tested, words):
 
 def test_an_interval_of_two_speakers_is_all_they_are():
     """With two speakers the quantile lies beyond what can be drawn: one of them twice."""
-    found = bootstrap_interval(np.array([10, 60]), np.array([100, 100]))
-    assert found == (0.35, 0.1, 0.6)
+    interval = bootstrap_interval(np.array([10, 60]), np.array([100, 100]))
+    assert interval == (0.35, 0.1, 0.6)
     alone = bootstrap_interval(np.array([10]), np.array([100]))
     assert alone.value == 0.1 and np.isnan([alone.low, alone.high]).all()
 
@@ -206,11 +206,11 @@ def test_intervals_of_differences_are_paired():
 def test_with_many_speakers_it_is_the_normal_interval():
     rng = np.random.default_rng(0)
     values = rng.uniform(size=500)
-    found = bootstrap_interval(values, np.ones(500))
+    interval = bootstrap_interval(values, np.ones(500))
     reach = 1.96 * values.std() / 500**0.5
-    assert found.value == pytest.approx(values.mean())
-    assert [found.low, found.high] == pytest.approx([values.mean() - reach, values.mean() + reach],
-                                                    abs=0.05 * reach)  # fmt: skip
+    assert interval.value == pytest.approx(values.mean())
+    ends = [values.mean() - reach, values.mean() + reach]
+    assert [interval.low, interval.high] == pytest.approx(ends, abs=0.05 * reach)
 
 
 def test_of_ten_speakers_it_holds_the_truth_as_often_as_it_says():
@@ -219,9 +219,9 @@ def test_of_ten_speakers_it_holds_the_truth_as_often_as_it_says():
     held = []
     for _ in range(600):
         frames = rng.integers(80, 120, 10)
-        found = bootstrap_interval(0.5 * frames + frames * 0.1 * rng.standard_normal(10), frames,
+        interval = bootstrap_interval(0.5 * frames + frames * 0.1 * rng.standard_normal(10), frames,
                                 draws=2000)  # fmt: skip
-        held.append(found.low <= 0.5 <= found.high)
+        held.append(interval.low <= 0.5 <= interval.high)
     assert 0.925 <= np.mean(held) <= 0.98
 
 
@@ -232,10 +232,10 @@ LAYERS = {"m": ["m/0", "m/1"], "r": ["r/0"]}
 
 
 def test_summary(accuracies):
-    found = summary.summarise(accuracies, LAYERS, {"m": "r"})
-    assert list(found.baselines) == [classifier.COMMONEST, "mfcc"]
-    assert found.baselines["mfcc"].value == 0.4
-    trained, untrained = found.encoders
+    result = summary.summarise(accuracies, LAYERS, {"m": "r"})
+    assert list(result.baselines) == [classifier.COMMONEST, "mfcc"]
+    assert result.baselines["mfcc"].value == 0.4
+    trained, untrained = result.encoders
     assert [value.value for value in trained.layers] == [0.7, 0.65]
     assert trained.best.value == 0.45 and trained.chosen == (0, 1)
     assert {name: gain.value for name, gain in trained.gains.items()} == pytest.approx(
@@ -244,7 +244,7 @@ def test_summary(accuracies):
     assert {name: gain.value for name, gain in untrained.gains.items()} == pytest.approx(
         {"mfcc": -0.1}
     )
-    table = found.table().splitlines()
+    table = result.table().splitlines()
     assert table[1].split() == ["commonest", "phone", "10.0", "%", "10.0", "to", "10.0"]
     assert any(line.split() == ["layer", "0", "70.0", "%", "50.0", "to", "90.0"] for line in table)
     assert any("best, chosen on others" in line and "layer 0, 1" in line for line in table)
@@ -255,12 +255,12 @@ def test_summary(accuracies):
     ]
 
 
-def test_facts_fit_into_json(accuracies):
-    found = summary.summarise(accuracies, LAYERS)
-    facts = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert facts["encoders"]["m"]["best"]["value"] == 0.45
-    assert facts["encoders"]["m"]["chosen_layers"] == [0, 1]
-    assert facts["speakers"]["c"] == {
+def test_summary_fits_into_json(accuracies):
+    result = summary.summarise(accuracies, LAYERS)
+    content = json.loads(json.dumps(result.as_dict(), allow_nan=False))
+    assert content["encoders"]["m"]["best"]["value"] == 0.45
+    assert content["encoders"]["m"]["chosen_layers"] == [0, 1]
+    assert content["speakers"]["c"] == {
         "fold": 0, "frames": 200,
         "correct": {"m/0": 100, "m/1": 180, "r/0": 60, "mfcc": 80, "commonest phone": 20},
     }  # fmt: skip
@@ -268,25 +268,25 @@ def test_facts_fit_into_json(accuracies):
         accuracies, speakers=("a",), frames=accuracies.frames[:1], fold=accuracies.fold[:1],
         correct={kind: counts[:1] for kind, counts in accuracies.correct.items()},
     )  # fmt: skip
-    facts = json.loads(json.dumps(summary.summarise(alone, LAYERS).as_dict(), allow_nan=False))
-    assert facts["baselines"]["mfcc"] == {"value": 0.4, "low": None, "high": None}
+    content = json.loads(json.dumps(summary.summarise(alone, LAYERS).as_dict(), allow_nan=False))
+    assert content["baselines"]["mfcc"] == {"value": 0.4, "low": None, "high": None}
 
 
 def test_figure_shows_layers_with_their_intervals(accuracies, tmp_path):
-    found = summary.summarise(accuracies, LAYERS, {"m": "r"})
-    figure = probe_figure.accuracy_by_depth(found, {"r"}, "made up")
+    result = summary.summarise(accuracies, LAYERS, {"m": "r"})
+    figure = probe_figure.accuracy_by_depth(result, {"r"}, "a note")
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     axes = next(a for a in figure.axes if a.get_label() == "depths")
     drawn = {container.get_label(): container for container in axes.containers}
     line, _, (bars,) = drawn["m"]
     np.testing.assert_allclose(line.get_xydata(), [[0, 70], [1, 65]])
-    ends = [[100 * value.low, 100 * value.high] for value in found.encoders[0].layers]
+    ends = [[100 * value.low, 100 * value.high] for value in result.encoders[0].layers]
     np.testing.assert_allclose([segment[:, 1] for segment in bars.get_segments()], ends)
     assert (line.get_linestyle(), drawn["r"][0].get_linestyle()) == ("-", "--")
     assert line.get_color() == drawn["r"][0].get_color()
-    across = {l.get_gid(): l.get_ydata()[0] for l in axes.lines if l.get_gid() in found.baselines}
+    across = {l.get_gid(): l.get_ydata()[0] for l in axes.lines if l.get_gid() in result.baselines}
     assert across == pytest.approx({"commonest phone": 10, "mfcc": 40})
-    paths = probe_figure.save_accuracy_by_depth(found, tmp_path / "figures")
+    paths = probe_figure.save_accuracy_by_depth(result, tmp_path / "figures")
     assert [path.name for path in paths] == ["probe.png", "probe.pdf"]
     assert all(path.stat().st_size > 1000 for path in paths)

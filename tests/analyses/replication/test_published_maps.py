@@ -46,26 +46,26 @@ def maps(tmp_path_factory):
 
 
 def run_of(maps, turned: bool = False, finetuned: bool = False) -> SimilarityResult:
-    """A run that found the published numbers, under names of its own."""
+    """A run with the published scores, under other names."""
     names = {BASE: "org/my-hubert", LARGE: "mine"}
 
-    def own(representations):
+    def renamed(representations):
         return [RepresentationName(names[n.model], n.layer) for n in representations]
 
     matrices = {name: values.T if turned else values for name, values in maps.maps.items()}
     matrices = {name: np.nan_to_num(values, nan=0.7) for name, values in matrices.items()}
-    representations = own(REPRESENTATIONS)
+    representations = renamed(REPRESENTATIONS)
     if finetuned:
         representations += [RepresentationName("mine-ft", layer) for layer in range(24)]
-        whole = np.zeros((len(representations),) * 2)
+        square = np.zeros((len(representations),) * 2)
         values = maps.finetuned["wav2vec2", "maxcorr"]
-        whole[13:37, 37:], whole[37:, 13:37] = values.T, values
-        return SimilarityResult.build(representations, {"maxcorr": whole})
+        square[13:37, 37:], square[37:, 13:37] = values.T, values
+        return SimilarityResult.build(representations, {"maxcorr": square})
     return SimilarityResult.build(
         representations,
         matrices,
         measures={name: {"symmetric": flag} for name, flag in SYMMETRIC.items()},
-        attention_representations=own(HEADS),
+        attention_representations=renamed(HEADS),
         dims={"attn_js": ("x_attention", "y_attention")},
     )
 
@@ -103,8 +103,8 @@ def test_both_orientations(maps, turned):
 def test_cells_that_count(maps):
     """No layer with itself; a lost pair is in none of the sums."""
     aligned = {(one.measure, one.orientation): one for one in align(run_of(maps), maps, NAMES)}
-    found = by_block(agreements(aligned["maxcorr", "as given"]))
-    assert {key: row.cells for key, row in found.items()} == {
+    blocks = by_block(agreements(aligned["maxcorr", "as given"]))
+    assert {key: row.cells for key, row in blocks.items()} == {
         (BASE, BASE): 13 * 12,
         (LARGE, LARGE): 24 * 23,
         (BASE, LARGE): 13 * 24,
@@ -114,7 +114,7 @@ def test_cells_that_count(maps):
     heads = by_block(agreements(aligned["attn_js", "as given"]))
     assert heads[BASE, BASE].cells == 12 * 11 - 1
     assert heads[BASE, LARGE].cells == 12 * 23
-    assert (found[BASE, LARGE].run_x, found[BASE, LARGE].run_y) == ("org/my-hubert", "mine")
+    assert (blocks[BASE, LARGE].run_x, blocks[BASE, LARGE].run_y) == ("org/my-hubert", "mine")
 
 
 def test_differences_are_those_of_the_numbers(maps):
@@ -126,7 +126,7 @@ def test_differences_are_those_of_the_numbers(maps):
 
 
 def test_layers_at_the_nearest_relative_depth(maps):
-    """4 layers beside 12, and 6 beside 24, of which the last is not published."""
+    """4 layers against 12, and 6 against 24, of which the last is not published."""
     representations = [RepresentationName("s", layer) for layer in range(5)]
     representations += [RepresentationName("b", layer) for layer in range(7)]
     result = SimilarityResult.build(representations, {"maxcorr": np.zeros((12, 12))})
@@ -215,11 +215,11 @@ def test_no_file_at_all(tmp_path):
 
 
 def test_bundled_maps_have_the_block_means_that_were_written_down():
-    """The means beside the digitised maps, to the two digits given there."""
-    found = load()
-    assert found.models == ("hubert-base", "hubert-large", "wav2vec2-base", "wav2vec2-large")
-    assert "colour bar" in found.provenance and "inferred" in found.provenance
-    main, *finetuned = found.results()
+    """The means that came with the digitised maps, to two digits."""
+    published = load()
+    assert published.models == ("hubert-base", "hubert-large", "wav2vec2-base", "wav2vec2-large")
+    assert "colour bar" in published.provenance and "inferred" in published.provenance
+    main, *finetuned = published.results()
     pairs = [(0, 1), (0, 2), (1, 3), (2, 3)]
     expected = {
         "maxcorr": (0.23, 0.22, 0.25, 0.24),
@@ -230,7 +230,7 @@ def test_bundled_maps_have_the_block_means_that_were_written_down():
     }
     for measure, values in expected.items():
         for (x, y), value in zip(pairs, values):
-            block = main.block(measure, found.models[x], found.models[y])
+            block = main.block(measure, published.models[x], published.models[y])
             assert float(block.mean()) == pytest.approx(value, abs=0.0051), (measure, x, y)
     assert main.matrix("attn_js").shape == (70, 70)
     assert 20 < int(np.isnan(main.matrix("attn_js")).sum()) < 60

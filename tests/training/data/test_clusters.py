@@ -61,21 +61,21 @@ def written_out(samples: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("centred", [False, True])
 def test_mfcc_written_out(centred):
     for samples in (400, 719, 720, 9000):
-        found = clusters.mfcc(wave()[:samples], CONFIG, centred)
+        actual = clusters.mfcc(wave()[:samples], CONFIG, centred)
         expected = written_out(wave()[:samples])[: CONFIG.frames(samples)]
-        assert found.shape == (CONFIG.frames(samples), 39) and found.dtype == np.float32
+        assert actual.shape == (CONFIG.frames(samples), 39) and actual.dtype == np.float32
         expected = expected - expected.mean(0) * centred
-        errors = np.abs(found - expected) / np.tile(LIFTER, 3)
+        errors = np.abs(actual - expected) / np.tile(LIFTER, 3)
         assert errors.max() <= 1e-3  # of decibels, rounded to float32
-    assert np.abs(found).max() > 50
+    assert np.abs(actual).max() > 50
 
 
 def test_a_frame_is_a_frame_of_the_encoder():
     """A crop on the grid of frames has the MFCCs of the utterance, but for deltas at its ends."""
-    whole = clusters.mfcc(wave(), CONFIG, centred=False)
+    utterance = clusters.mfcc(wave(), CONFIG, centred=False)
     crop = clusters.mfcc(wave()[320 * 5 : 320 * 20 + 80], CONFIG, centred=False)
-    assert np.abs(crop[:, :13] - whole[5:20, :13]).max() <= 1e-4
-    assert np.abs(crop[3:-3] - whole[8:17]).max() <= 1e-4
+    assert np.abs(crop[:, :13] - utterance[5:20, :13]).max() <= 1e-4
+    assert np.abs(crop[3:-3] - utterance[8:17]).max() <= 1e-4
 
 
 def test_other_frames_have_no_mfcc():
@@ -89,14 +89,14 @@ def test_clusters_find_what_is_there():
     centres = 100 * rng.standard_normal((6, 4)) + 1000
     truth = rng.integers(0, 6, 3000)
     rows = (centres[truth] + rng.standard_normal((3000, 4))).astype(np.float32)
-    found = clusters.fit_clusters(rows, 6, seed=0)
-    labels = found.label(rows)
+    fitted = clusters.fit_clusters(rows, 6, seed=0)
+    labels = fitted.label(rows)
     pairs = set(zip(truth.tolist(), labels.tolist()))
     assert len(pairs) == 6 and labels.dtype == np.int32
-    assert np.array_equal(clusters.fit_clusters(rows, 6, seed=0).centres, found.centres)
-    distance = np.square(rows[:, None].astype(np.float64) - found.centres).sum(-1)
+    assert np.array_equal(clusters.fit_clusters(rows, 6, seed=0).centres, fitted.centres)
+    distance = np.square(rows[:, None].astype(np.float64) - fitted.centres).sum(-1)
     assert np.array_equal(labels, distance.argmin(1))
-    assert np.array_equal(found.counts([labels[:1000], labels[1000:]]), np.bincount(labels))
+    assert np.array_equal(fitted.counts([labels[:1000], labels[1000:]]), np.bincount(labels))
 
 
 def test_fewer_frames_than_clusters():

@@ -37,11 +37,11 @@ def test_predictive_loss_and_gradient_written_out():
         )
         return predictive.loss(sums, objective)
 
-    found, (by_head, by_last) = jax.value_and_grad(loss, (0, 1))(head, encoded.last)
+    value, (by_head, by_last) = jax.value_and_grad(loss, (0, 1))(head, encoded.last)
     known = np.where(encoded.frame_mask, clusters, -1)
     values = {name: np.asarray(x, np.float64) for name, x in model.head_tensors(head).items()}
     values["last"] = np.asarray(encoded.last, np.float64)
-    assert float(found) == pytest.approx(
+    assert float(value) == pytest.approx(
         numpy_predictive(values, values["last"], masked, known), rel=1e-6
     )
     gradients = model.head_tensors(by_head) | {"last": by_last}
@@ -73,6 +73,6 @@ def test_predictive_counts_and_baselines():
     assert float(metrics["masked_accuracy"]) == pytest.approx(6 / 10)
     assert float(metrics["unmasked_accuracy"]) == pytest.approx(4 / 5)
     assert np.array_equal(sums.masked.targets, np.bincount(clusters[:, :5].ravel(), minlength=7))
-    found = predictive.baseline(np.array([3, 1, 0]), np.array([2, 5, 0]))
-    assert found.chance == pytest.approx(1 / 3) and found.unigram_accuracy == 0.25
-    assert found.unigram_loss == pytest.approx(-(0.75 * np.log(0.3) + 0.25 * np.log(0.6)))
+    baseline = predictive.baseline(np.array([3, 1, 0]), np.array([2, 5, 0]))
+    assert baseline.chance == pytest.approx(1 / 3) and baseline.unigram_accuracy == 0.25
+    assert baseline.unigram_loss == pytest.approx(-(0.75 * np.log(0.3) + 0.25 * np.log(0.6)))
