@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.figures.style import DPI, GREY, LEGEND, PrintFigure, dress_panel, look
+from speechsim_jax.figures.style import DPI, GREY, LEGEND, StandaloneFigure, line_style, style_panel
 from speechsim_jax.figures.text_layout import (
     GAP,
     LINE,
@@ -67,12 +67,12 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
     for axes, x in zip(panels, models, strict=True):
         for y in models if alone else [m for m in models if m != x]:
             best, same = trend(result.block(measure, x, y), depths[x], depths[y], own=alone)
-            style = {"label": y, **look(models.index(y), len(depths[x]))}
+            style = {"label": y, **line_style(models.index(y), len(depths[x]))}
             axes.plot(depths[x], best, linestyle="-", gid="best", **style)
             axes.plot(depths[x], same, "--", gid="same", markerfacecolor="white", **style)
         for name, values, line in _baselines(result, measure, x):
             axes.plot(depths[x], values, color=GREY, linewidth=1, linestyle=line, gid=name)
-        dress_panel(axes, ellipsised(f"x: {short[x]}", 72 * width / columns - 40, MEDIUM))
+        style_panel(axes, ellipsised(f"x: {short[x]}", 72 * width / columns - 40, MEDIUM))
     # The numbers are known only now; the label on their left needs room beside the widest.
     numbers = [text.get_text() for text in panels[0].get_yticklabels()]
     room = 3 * GAP + MEDIUM * LINE + 4 + max(text_width(number, SMALL) for number in numbers)
@@ -111,13 +111,13 @@ def facts(result: SimilarityResult, *, title: str | None = None) -> Figure:
     key = ["dashed: the second of two"] if two else []
     head = headline(text, width, result.notes(), key)
     labels = [ellipsised(name, 72 * width - 60, SMALL) for name in short_names(result.models)]
-    handles = [Line2D([], [], label=label, **look(i, 8)) for i, label in enumerate(labels)]
+    handles = [Line2D([], [], label=label, **line_style(i, 8)) for i, label in enumerate(labels)]
     figure, panels = _page(head, len(found), columns, handles, "relative depth of the layer")
     for axes, fact in zip(panels, found, strict=True):
         for i, model in enumerate(result.models):
             of_model = names == model
             depth = layers[of_model] / max(layers[of_model].max(), 1)
-            style = look(i, len(depth))
+            style = line_style(i, len(depth))
             first, *second = fact.values
             axes.plot(depth, first[of_model], "-", gid=model, **style)
             for values in second:
@@ -134,7 +134,7 @@ def facts(result: SimilarityResult, *, title: str | None = None) -> Figure:
             axes.set_ylim(max(low, 0), max(high, 1))
             for line in axes.lines:
                 line.set_clip_on(False)  # markers at 0 are whole
-        dress_panel(axes, ellipsised(fact.name, 72 * width / columns - 30, MEDIUM))
+        style_panel(axes, ellipsised(fact.name, 72 * width / columns - 30, MEDIUM))
     return figure
 
 
@@ -145,7 +145,7 @@ def _page(
     handles: list[Line2D],
     depth_label: str,
     shared_label: str | None = None,
-) -> tuple[PrintFigure, np.ndarray]:
+) -> tuple[StandaloneFigure, np.ndarray]:
     """Panels between a headline and a legend; their vertical axes are one if it has a label."""
     width = _WIDTHS[columns]
     widest = max(text_width(str(handle.get_label()), SMALL) for handle in handles)
@@ -153,7 +153,7 @@ def _page(
     foot = 27 + 1.7 * SMALL * -(-len(handles) // legend_columns)
     rows = -(-count // columns)
     points = np.array([72 * width, foot + 118 * rows + head.depth + 8])
-    figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+    figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     left, bottom = [38 if shared_label else 30, foot] / points
     right, top = 1 - [8, head.depth + 10] / points
     wspace, hspace = (0.08, 0.2) if shared_label else (0.24, 0.25)
@@ -274,8 +274,8 @@ def _trend_handles(names: Sequence[str], room: float) -> list[Line2D]:
     if names:
         best, same = "best layer of y", "layer of y at the same relative depth"
     labels = [ellipsised(f"y: {name}", room, SMALL) for name in names]
-    handles = [Line2D([], [], label=label, **look(i, 8)) for i, label in enumerate(labels)]
-    grey = {**look(0, 8), "color": GREY}
+    handles = [Line2D([], [], label=label, **line_style(i, 8)) for i, label in enumerate(labels)]
+    grey = {**line_style(0, 8), "color": GREY}
     handles.append(Line2D([], [], label=best, linestyle="-", **grey))
     handles.append(Line2D([], [], label=same, linestyle="--", markerfacecolor="white", **grey))
     return handles

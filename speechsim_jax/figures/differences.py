@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.heatmap import Map, draw
-from speechsim_jax.figures.style import colour_limits, difference_limits, dress_panel, extremes
+from speechsim_jax.figures.style import colour_limits, difference_limits, extremes, style_panel
 from speechsim_jax.figures.text_layout import MEDIUM, blocks, title_of
 from speechsim_jax.results.result import SimilarityResult
 
@@ -61,7 +61,7 @@ def finetuned(
     panel.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     panel.set_xlabel(measure, fontsize=MEDIUM)
-    dress_panel(panel, "same layer")
+    style_panel(panel, "same layer")
     return figure
 
 

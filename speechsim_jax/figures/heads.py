@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.style import (
     DPI,
-    PrintFigure,
-    bar_depth,
+    StandaloneFigure,
+    colour_bar_width,
     colour_limits,
     draw_bar,
     draw_cells,
@@ -152,14 +152,14 @@ class _Page:
         side = max(cell * columns, needed[0]), max(cell * rows, needed[1])
         left = text_width("00", SMALL) + 6 + _AXIS_LABEL
         limits = colour_limits(values, result.definition(measure).get("range"))
-        bar_space = bar_depth(*limits, measure)
+        bar_space = colour_bar_width(*limits, measure)
         width = max(left + side[0] + beside + bar_space, 72 * 3.5) / 72
         if np.isnan(values).any():
             notes = [*notes, "hatched: not defined"]
         head = headline(title_of(result, measure, title), width, result.notes(), notes)
         below = SMALL + 6 + _AXIS_LABEL
         points = np.array([72 * width, below + side[1] + head.depth])
-        self.figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+        self.figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
         scale = 1 / np.tile(points, 2)
         self.axes = self.figure.add_axes(tuple([left, below, *side] * scale), label="map")
         self._image = draw_cells(self.axes, values, *limits)

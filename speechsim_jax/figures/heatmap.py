@@ -17,8 +17,8 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.figures.style import (
     DPI,
     PUBLISHED,
-    PrintFigure,
-    bar_depth,
+    StandaloneFigure,
+    colour_bar_width,
     draw_bar,
     draw_cells,
     draw_differences,
@@ -84,7 +84,7 @@ def draw(
     notes: Sequence[str],
     width: int | float | None,
     beside: float = 0.0,
-) -> tuple[PrintFigure, Axes]:
+) -> tuple[StandaloneFigure, Axes]:
     """A figure with the map in its axes; `beside` inches on the right of the bar stay free.
 
     Raises:
@@ -105,9 +105,9 @@ def draw(
 
 def _labelled(
     shown: Map, title: str, notes: Sequence[str], width: float, beside: float
-) -> tuple[PrintFigure, Axes]:
+) -> tuple[StandaloneFigure, Axes]:
     rows, columns = shown.values.shape
-    bar_space = bar_depth(*shown.limits, shown.bar_label)
+    bar_space = colour_bar_width(*shown.limits, shown.bar_label)
     axis_label = MEDIUM * LINE + GAP + 2
     left, needed = 0.0, 2 * axis_label
     cell, side_x, side_y = 0.0, NO_SIDE, NO_SIDE
@@ -122,7 +122,7 @@ def _labelled(
     head = headline(title, width, notes, key)
     below, map_width, map_height = side_y.depth + axis_label, cell * columns, cell * rows
     points = np.array([72 * width, below + map_height + head.depth])
-    figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+    figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
     axes = figure.add_axes(tuple([left, below, map_width, map_height] * scale), label="map")
     image = _draw_values(axes, shown)
@@ -133,11 +133,11 @@ def _labelled(
     return figure, axes
 
 
-def _paper(shown: Map, title: str, width: float, beside: float) -> tuple[PrintFigure, Axes]:
+def _paper(shown: Map, title: str, width: float, beside: float) -> tuple[StandaloneFigure, Axes]:
     """Row 0 on top, no labels, no lines between models, cells that fill the frame."""
     own = width - beside
     size = own / _PAPER_WIDTH
-    figure = PrintFigure(figsize=(width, _PAPER_HEIGHT * size), dpi=DPI, facecolor="white")
+    figure = StandaloneFigure(figsize=(width, _PAPER_HEIGHT * size), dpi=DPI, facecolor="white")
     scale = np.array([own / width, 1, own / width, 1])
     axes = figure.add_axes(tuple(scale * _PAPER_MAP), label="map")
     image = _draw_values(axes, shown, PUBLISHED)

@@ -60,7 +60,7 @@ _PIXELS = 16
 _FAINT = 0.05
 
 
-class PrintFigure(Figure):
+class StandaloneFigure(Figure):
     """A figure that a notebook shows without pyplot, and that is the same bytes whenever saved."""
 
     def savefig(self, fname: Any, **options: Any) -> None:
@@ -239,7 +239,7 @@ def _bar_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     return kept, [f"{place:.{decimals}f}".replace("-", "\N{MINUS SIGN}") for place in kept]
 
 
-def bar_depth(low: float, high: float, label: str) -> float:
+def colour_bar_width(low: float, high: float, label: str) -> float:
     """The room that a colour bar takes beside its map, in points: gap, bar, numbers and label."""
     widest = max((text_width(text, SMALL) for text in _bar_ticks(low, high)[1]), default=0.0)
     lines = label.count("\n") + 1 if label else 0
@@ -276,7 +276,7 @@ def _extend(values: Float[np.ndarray, "x y"], low: float, high: float) -> str:
     return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[(below, above)]
 
 
-def dress_panel(axes: Axes, title: str) -> None:
+def style_panel(axes: Axes, title: str) -> None:
     """Title, grid and spines of a panel with curves."""
     axes.set_title(title, fontsize=MEDIUM, pad=3, parse_math=False)
     axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=2)
@@ -285,7 +285,7 @@ def dress_panel(axes: Axes, title: str) -> None:
     axes.spines[["left", "bottom"]].set_linewidth(0.5)
 
 
-def look(index: int, layers: int) -> dict[str, Any]:
+def line_style(index: int, layers: int) -> dict[str, Any]:
     """Colour and marker of a model; markers on about eight of its layers."""
     return {
         "color": _COLOURS[index % len(_COLOURS)],

@@ -8,7 +8,7 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.colors import to_hex
 
-from speechsim_jax.figures.style import SCORES, colour_limits, look
+from speechsim_jax.figures.style import SCORES, colour_limits, line_style
 from speechsim_jax.figures.text_layout import short_names
 from speechsim_jax.report.alignment import best_match, monotone_path, same_depth
 from speechsim_jax.report.packed import Packed
@@ -81,7 +81,7 @@ def is_whole(fact: str) -> bool:
 
 
 def _models(result: SimilarityResult) -> list[dict[str, Any]]:
-    styles = [look(index, 8) for index in range(len(result.models))]
+    styles = [line_style(index, 8) for index in range(len(result.models))]
     return [
         {
             "name": name,

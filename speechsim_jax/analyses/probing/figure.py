@@ -13,9 +13,9 @@ from speechsim_jax.figures.style import (
     DPI,
     GREY,
     LEGEND,
-    PrintFigure,
-    dress_panel,
-    look,
+    StandaloneFigure,
+    line_style,
+    style_panel,
     write_figures,
 )
 from speechsim_jax.figures.text_layout import MEDIUM, SMALL, Headline, ellipsised, short_names
@@ -32,7 +32,7 @@ def depths(found: Found, untrained: Collection[str] = (), note: str = "") -> Fig
     title = "Phone of a frame, read by a linear probe"
     head = Headline([title], [ellipsised(note, 72 * width - 12, SMALL)] if note else [])
     points = np.array([72 * width, below + 150 + head.depth])
-    figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+    figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
     axes = figure.add_axes(tuple([left, below, points[0] - left - 8, 150] * scale), label="depths")
     names = short_names([encoder.name for encoder in found.encoders])
@@ -42,7 +42,7 @@ def depths(found: Found, untrained: Collection[str] = (), note: str = "") -> Fig
         colour += not random or colour < 0
         values = 100 * np.array(encoder.layers)
         depth = np.linspace(0, 1, len(values)) if len(values) > 1 else np.zeros(1)
-        style: dict[str, Any] = look(colour, len(values))
+        style: dict[str, Any] = line_style(colour, len(values))
         style |= {"markerfacecolor": "white", "linestyle": "--"} if random else {}
         reach = np.abs(values[:, 1:] - values[:, :1]).T
         axes.errorbar(
@@ -57,7 +57,7 @@ def depths(found: Found, untrained: Collection[str] = (), note: str = "") -> Fig
     axes.set_ylabel("frames read right", fontsize=MEDIUM)
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(6))
-    dress_panel(axes, "")
+    style_panel(axes, "")
     legend = figure.legend(loc="lower center", ncols=2, **LEGEND)
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -21,8 +21,8 @@ from matplotlib.figure import Figure
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.style import (
     DPI,
-    PrintFigure,
-    bar_depth,
+    StandaloneFigure,
+    colour_bar_width,
     colour_limits,
     difference_limits,
     draw_bar,
@@ -355,11 +355,11 @@ def side_by_side(laid: Laid) -> Figure:
         ("this run minus published", difference, difference_limits(difference)),
     )
     width, left, below, above = 7.0, 8.0, 30.0, 20.0
-    gap = max(bar_depth(*ends, "") for _, _, ends in panels) + 6
+    gap = max(colour_bar_width(*ends, "") for _, _, ends in panels) + 6
     side = (72 * width - left - 3 * gap) / 3
     height = side * len(laid.rows) / len(laid.columns)
     points = np.array([72 * width, below + height + above])
-    figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+    figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
     for number, (title, values, ends) in enumerate(panels):
         start = left + number * (side + gap)
