@@ -101,7 +101,7 @@ def steps_map(found: Dynamics, measure: str) -> Figure:
     width, cell = 3.5, 14.0
     head = _headline("Each layer against itself at the end of training", found.note, width)
     label = f"{measure} with the final model"
-    left, right, below, above = 34.0, colour_bar_width(low, high, label), 28.0, head.depth
+    left, right, below, above = 34.0, colour_bar_width(low, high, label), 28.0, head.height
     height = float(np.clip(cell * layers, 80, 260))
     points = np.array([72 * width, below + height + above])
     figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
@@ -133,7 +133,7 @@ def layers_maps(found: Dynamics, measure: str, most: int = 6) -> Figure:
     side = min(120.0, (72 * 7.0 - between) / len(chosen))
     width = max(4.0, (between + side * len(chosen)) / 72)
     head = _headline("Layers along training against layers at its end", found.note, width)
-    above = head.depth + MEDIUM * LINE + 3
+    above = head.height + MEDIUM * LINE + 3
     points = np.array([72 * width, below + side + above])
     figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)

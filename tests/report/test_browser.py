@@ -12,6 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from speechsim_jax.report import write_report
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from tests.support.report_results import SMALL, Shape, heads_alone, random_result, scores_within
 
@@ -113,7 +114,7 @@ def result() -> SimilarityResult:
 
 @pytest.fixture(scope="module")
 def report(result: SimilarityResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return result.report(tmp_path_factory.mktemp("report") / "report.html")
+    return write_report(result, tmp_path_factory.mktemp("report") / "report.html")
 
 
 def _browser(size: tuple[int, int], folder: Path) -> Iterator[Browser]:
@@ -282,7 +283,7 @@ def test_alignment_draws_the_path(desktop: Browser, report: Path) -> None:
 def test_no_path_through_scores_that_are_too_close(
     desktop: Browser, tmp_path: Path, high: float, drawn: bool
 ) -> None:
-    desktop.open(scores_within(0.3, high).report(tmp_path / "report.html"))
+    desktop.open(write_report(scores_within(0.3, high), tmp_path / "report.html"))
     traces = desktop.run("return document.querySelector('#match .plot').data.map((t) => t.mode)")
     assert traces == [None, *(["lines", "lines"] if drawn else []), "markers"]
     caption = desktop.one("#match figcaption").text
@@ -295,7 +296,7 @@ def test_no_path_through_scores_that_are_too_close(
 
 
 def test_caption_says_where_the_colours_start(desktop: Browser, tmp_path: Path) -> None:
-    desktop.open(scores_within(0.53, 0.6).report(tmp_path / "report.html"))
+    desktop.open(write_report(scores_within(0.53, 0.6), tmp_path / "report.html"))
     caption = desktop.one("#map figcaption")
     assert _shown_map(desktop)["zmin"] == pytest.approx(0.5)
     assert "Colours from 0.5 (black) to 1." in caption.text
@@ -337,7 +338,7 @@ def test_axes_of_facts_have_numbers(
     result.dataset["dead_neurons"].values[:] = 0
     result.dataset["outlier_share"].values[:] = 1 + 1e-7 * np.arange(5)  # level but for rounding
     result.dataset["mean_to_std"].values[:] = np.nan
-    desktop.open(result.report(tmp_path / "report.html"))
+    desktop.open(write_report(result, tmp_path / "report.html"))
     axes = _fact_axes(desktop)
     assert axes["condition"]["type"] == kind and axes["condition"]["numbers"] == numbers
     assert axes["dead_neurons"]["range"] == [0, 1]
@@ -348,7 +349,7 @@ def test_axes_of_facts_have_numbers(
 
 
 def test_page_of_heads_alone_has_no_empty_panels(browser: Browser, tmp_path: Path) -> None:
-    browser.open(heads_alone(SMALL).report(tmp_path / "report.html"))
+    browser.open(write_report(heads_alone(SMALL), tmp_path / "report.html"))
     left_out = "#correlations, #matches, #neurons, #layers, #facts, a[href='#neurons'], .missing"
     found = browser.driver.find_elements(By.CSS_SELECTOR, left_out)
     assert [one.get_attribute("id") for one in found if one.is_displayed()] == []
@@ -446,7 +447,7 @@ def test_figures_and_numbers_are_saved(
 def test_page_of_scores_alone_says_what_is_missing(desktop: Browser, tmp_path: Path) -> None:
     representations = [RepresentationName("a", 0), RepresentationName("b", 0)]
     holes = SimilarityResult.build(representations, {"mine": np.array([[1.0, np.nan], [0.5, 1.0]])})
-    desktop.open(holes.report(tmp_path / "report.html"))
+    desktop.open(write_report(holes, tmp_path / "report.html"))
     for place, words in (
         ("correlations", "svcca was not measured"),
         ("matches", "maxcorr was not measured"),

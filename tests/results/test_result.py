@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ import xarray as xr
 
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
-from speechsim_jax.results import summary
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
+from tests.support.paths import ROOT
 
 MODELS = {"org/modèle-é": 3, "b": 2}
 REPRESENTATIONS = [
@@ -175,6 +176,21 @@ def test_files_that_are_no_result(result: SimilarityResult, tmp_path: Path) -> N
         SimilarityResult.load(newer)
 
 
+def test_files_of_format_1_are_read(tmp_path: Path) -> None:
+    """There the name of a measure told whether it is a distance."""
+    names = [RepresentationName("a", 0), RepresentationName("b", 0)]
+    matrices = {name: np.eye(2) for name in ("lincka", "procrustes_distance")}
+    ends = {"procrustes_distance": {"range": (0, None), "symmetric": True}}
+    old = SimilarityResult.build(names, matrices, {"rank": (("x",), np.arange(2))}, ends)
+    path = SimilarityResult(old.dataset.assign_attrs(format_version=1)).save(tmp_path / "old.nc")
+    read = SimilarityResult.load(path)
+    assert read.definition("lincka") == {}
+    definition = {"range": [0, None], "symmetric": True, "higher_is_closer": False}
+    assert read.definition("procrustes_distance") == definition
+    again = SimilarityResult.load(read.save(tmp_path / "new.nc"))
+    xr.testing.assert_identical(again.dataset, read.dataset)
+
+
 def test_unknown_measure_lists_the_known(result: SimilarityResult) -> None:
     with pytest.raises(UserError, match=r"'cka'.*lincka, maxcorr, attn_js"):
         result.matrix("cka")
@@ -309,20 +325,33 @@ def test_a_ranking_has_no_matrix() -> None:
         result.matrix("mincorr")
 
 
-def test_few_frames_are_said() -> None:
-    """Ten rows a neuron of the widest layer are enough; measures that do not mind go unnamed."""
-    rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((200, 21)), rng.standard_normal((200, 12))
-    few = ss.compare_activations({"a/0": x, "b/0": y}, measures=["linreg", "lincka_debiased"])
-    told = summary.few_frames(few)
-    assert told.startswith("Few frames: 200 for layers of up to 21 neurons. linreg come")
-    assert " ".join(few.summary().split()).endswith(told)
-    enough = ss.compare_activations(
-        {"a/0": x[:, :20], "b/0": y}, measures=["linreg", "lincka_debiased"]
+def _of_widths(*widths: int, frames: int, **inflated: bool) -> SimilarityResult:
+    """Layers of one model; measures by whether few rows inflate them."""
+    size = len(widths)
+    return SimilarityResult.build(
+        [RepresentationName("a", layer) for layer in range(size)],
+        {name: np.eye(size) for name in inflated},
+        {"width": (("x",), np.array(widths))},
+        {name: {"inflated_by_few_rows": flag} for name, flag in inflated.items()},
+        {"frames": frames},
     )
-    assert summary.few_frames(enough) == ""
-    robust = ss.compare_activations({"a/0": x, "b/0": y}, measures=["lincka_debiased"])
-    assert summary.few_frames(robust) == ""
+
+
+def test_few_frames_warning() -> None:
+    """Ten rows per neuron of the widest layer are enough; measures that do not mind go unnamed."""
+    few = _of_widths(12, 21, frames=200, linreg=True, mine=True, lincka_debiased=False)
+    warning = few.few_frames_warning()
+    assert warning.startswith(
+        "Few frames: 200 for layers of up to 21 neurons. linreg and mine come"
+    )
+    assert " ".join(few.summary().split()).endswith(warning)
+    assert _of_widths(12, 20, frames=200, linreg=True).few_frames_warning() == ""
+    assert _of_widths(12, 21, frames=200, lincka_debiased=False).few_frames_warning() == ""
+    pooled = _of_widths(12, frames=200, linreg=True)
+    pooled.dataset.attrs["provenance"] = json.dumps(pooled.attributes | {"rows": 100})
+    assert pooled.few_frames_warning().startswith("Few frames: 100 for")  # rows are what counts
+    bare = SimilarityResult.build([RepresentationName("a", 0)], {"linreg": np.eye(1)})
+    assert bare.few_frames_warning() == ""
 
 
 def test_summary_without_measures() -> None:
@@ -357,7 +386,20 @@ def test_build_refuses(arguments: dict, message: str) -> None:
         SimilarityResult.build(**{"representations": REPRESENTATIONS, **arguments})
 
 
-def test_import_is_light() -> None:
-    code = "import sys, speechsim_jax.results.result; print('matplotlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+def test_import_is_light(tmp_path: Path) -> None:
+    """Results know nothing of what is made of them, not even while they are written."""
+    code = (
+        "import sys, pkgutil, importlib, numpy, speechsim_jax.results as results\n"
+        "for module in pkgutil.iter_modules(results.__path__):\n"
+        "    importlib.import_module(f'speechsim_jax.results.{module.name}')\n"
+        "from speechsim_jax.results.result import RepresentationName, SimilarityResult\n"
+        "result = SimilarityResult.build([RepresentationName('a', 0)], {'m': numpy.eye(1)})\n"
+        "result.save(sys.argv[1]); result.to_csv(sys.argv[1]); result.summary()\n"
+        "above = ('matplotlib', 'plotly', 'speechsim_jax.figures', 'speechsim_jax.report')\n"
+        "print([name for name in above if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "result"], capture_output=True, text=True, check=True,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"

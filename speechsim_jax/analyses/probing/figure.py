@@ -31,7 +31,7 @@ def depths(found: Found, untrained: Collection[str] = (), note: str = "") -> Fig
     below = 30 + 1.7 * SMALL * -(-(len(found.encoders) + len(found.baselines)) // 2)
     title = "Phone of a frame, read by a linear probe"
     head = Headline([title], [ellipsised(note, 72 * width - 12, SMALL)] if note else [])
-    points = np.array([72 * width, below + 150 + head.depth])
+    points = np.array([72 * width, below + 150 + head.height])
     figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
     axes = figure.add_axes(tuple([left, below, points[0] - left - 8, 150] * scale), label="depths")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from speechsim_jax.figures.curves import relative_depth
+from speechsim_jax.results.depth import block_depths, nearest_depth
 from speechsim_jax.results.result import SimilarityResult
 
 
@@ -29,9 +29,8 @@ class Scores:
         """The layers of x against those of y; raises LookupError if no result has it."""
         if (measure, x, y) not in self._blocks:
             found = self._having(measure, x, y).block(measure, x, y)
-            depths = relative_depth(found), relative_depth(found.T)
             self._blocks[measure, x, y] = ModelPairScores(
-                np.asarray(found.values, np.float64), *depths
+                np.asarray(found.values, np.float64), *block_depths(found)
             )
         return self._blocks[measure, x, y]
 
@@ -61,7 +60,7 @@ class Scores:
 def same_depth(scores: Scores, measure: str, x: str, y: str) -> float:
     """Mean over layers of x of the score with y's layer at the nearest relative depth."""
     values, x_depth, y_depth = scores.block(measure, x, y)
-    nearest = np.abs(x_depth[:, None] - y_depth).argmin(axis=1)
+    nearest = nearest_depth(x_depth, y_depth)
     return float(np.mean(values[np.arange(len(values)), nearest]))
 
 

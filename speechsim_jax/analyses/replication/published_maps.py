@@ -38,6 +38,7 @@ from speechsim_jax.figures.text_layout import (
     spread,
     text_width,
 )
+from speechsim_jax.results.depth import nearest_depth
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
 BUNDLED = Path(__file__).parent / "data" / "published_2406_16099.npz"
@@ -283,8 +284,9 @@ def _counterparts(
         depth, deepest = _DEPTHS.get(name.rpartition("-")[2], max(layers)), max(mine)
         # A run that leaves out the last layer, as the maps do, is as deep as they are.
         scale = 1.0 if deepest in (depth, max(layers)) else depth / max(deepest, 1)
-        for layer, place in sorted(mine.items()):
-            nearest = min(layers, key=lambda other: abs(other - layer * scale))
+        numbers, scaled = np.array(list(layers), float), np.array(sorted(mine)) * scale
+        for layer, match in zip(sorted(mine), nearest_depth(scaled, numbers)):
+            nearest, place = int(numbers[match]), mine[layer]
             if abs(nearest - layer * scale) <= 0.5:
                 found.append((place, layers[nearest]))
     return found
