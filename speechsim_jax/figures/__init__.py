@@ -64,6 +64,8 @@ def plot(
 
     Lines separate the blocks of two models. Undefined (NaN) cells are hatched.
 
+    >>> ss.plot(result, "lincka").savefig("lincka.pdf")
+
     Args:
         result: the result to draw.
         measure: the measure to draw.
@@ -112,6 +114,9 @@ def save_figures(
     Kinds: heatmap, in the `style`; trend, and facts, where models have several layers; of measures
     on attention heads, for every two models (or the only one), matches, and heads of the two layers
     that are most alike.
+
+    >>> ss.save_figures(result, "figures", formats=("png", "pdf"))[0].name
+    'heatmap_maxcorr.png'
 
     Args:
         result: the result to draw.

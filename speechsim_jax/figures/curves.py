@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -45,7 +45,7 @@ from speechsim_jax.results.depth import (
 from speechsim_jax.results.result import SimilarityResult
 
 _WIDTHS = {1: 3.5, 2: 5.5, 3: 7.0}  # inches, by the number of columns of panels
-_GREY_LINES = (":", "-.")  # of baselines
+_GREY_LINES: tuple[Literal[":", "-."], ...] = (":", "-.")  # of baselines
 
 
 def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = None) -> Figure:

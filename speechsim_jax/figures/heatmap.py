@@ -111,10 +111,9 @@ def draw(
     low, high = heatmap.limits
     if not low < high:
         raise UserError(f"colour limits must increase, not {low} to {high}")
-    if width is None:
-        needed = max(2.6 + 0.044 * heatmap.values.shape[1], 3.5)
-        width = min((_PAPER_WIDTH if style == "paper" else needed) + margin, 7.0)
-    inches = float(width)
+    needed = max(2.6 + 0.044 * heatmap.values.shape[1], 3.5)
+    default = min((_PAPER_WIDTH if style == "paper" else needed) + margin, 7.0)
+    inches = default if width is None else float(width)
     if inches < 3 + margin:
         raise UserError(f"a heat map needs a width of at least {3 + margin:g} in, not {inches:g}")
     if style == "paper":

@@ -31,6 +31,9 @@ def write_report(result: SimilarityResult, path: str | os.PathLike[str]) -> Path
     It opens from disk, without a network; where the result lacks something, the page states it. A
     reader of the file sees the old page or the new one, never half.
 
+    >>> ss.write_report(result, "report.html").name
+    'report.html'
+
     Args:
         result: what the page shows.
         path: the file; its folder is made if needed.
