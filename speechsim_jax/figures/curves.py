@@ -35,6 +35,7 @@ from speechsim_jax.figures.text_layout import (
     unique,
 )
 from speechsim_jax.results.depth import (
+    Baseline,
     block_depths,
     floors,
     head_baselines,
@@ -45,7 +46,8 @@ from speechsim_jax.results.depth import (
 from speechsim_jax.results.result import SimilarityResult
 
 _WIDTHS = {1: 3.5, 2: 5.5, 3: 7.0}  # inches, by the number of columns of panels
-_GREY_LINES: tuple[Literal[":", "-."], ...] = (":", "-.")  # of baselines
+_Line = Literal[":", "-."]
+_GREY_LINES: tuple[_Line, ...] = (":", "-.")  # of baselines
 
 
 def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = None) -> Figure:
@@ -75,7 +77,9 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
     short = dict(zip(models, short_names(models), strict=True))
     head = headline(title_or_summary(result, measure, title), width, result.notes())
     handles = _trend_handles([] if alone else list(short.values()), 72 * width - 60)
-    baselines = list(zip(head_baselines(result.dataset, measure), itertools.cycle(_GREY_LINES)))
+    baselines: list[tuple[Baseline, _Line]] = list(
+        zip(head_baselines(result.dataset, measure), itertools.cycle(_GREY_LINES))
+    )
     for baseline, line in baselines:
         handles.append(Line2D([], [], label=baseline.name, color=GREY, linewidth=1, linestyle=line))
     figure, panels = _page(

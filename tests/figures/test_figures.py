@@ -1,4 +1,4 @@
-"""Figures as files: which are written, in what formats, and what all have in common."""
+"""Figures as files: which are written, in what formats, and what all of them share."""
 
 import os
 import re
@@ -88,7 +88,7 @@ def test_pdf_keeps_text_and_sharp_cells(tmp_path: Path) -> None:
 
 
 def test_vector_cells_are_those_of_the_screen(tmp_path: Path) -> None:
-    """What a vector file gets as an image is the matrix, cell by cell, in its place."""
+    """The image in a vector file is the matrix, cell by cell, at its position."""
     figure = figures.plot(result_of(UNEQUAL), "maxcorr")
     axes = axes_of(figure, "map")
     (image,) = axes.images

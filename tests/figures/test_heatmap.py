@@ -54,8 +54,8 @@ def test_heatmap_blocks_are_separated_and_named() -> None:
     assert {line.get_color() for line in lines} == {"white"}
     for gid, rotation, coordinate in (("x name", 90, 1), ("y name", 0, 0)):
         names = [t for t in axes.texts if t.get_gid() == gid and isinstance(t, Annotation)]
-        joined = [t.get_text().replace("\n", "") for t in names]
-        assert joined == [model.removeprefix("facebook/") for model in PAPER]
+        texts = [t.get_text().replace("\n", "") for t in names]
+        assert texts == [model.removeprefix("facebook/") for model in PAPER]
         assert [t.xy[coordinate] for t in names] == pytest.approx([6, 24.5, 43, 61.5])
         assert {t.get_rotation() for t in names} == {rotation}
 
@@ -73,7 +73,7 @@ def test_heatmap_names_the_layers() -> None:
         assert all(layer % 6 == 0 for layer in layers)
 
 
-def test_heatmap_says_which_way_it_reads() -> None:
+def test_heatmap_labels_the_direction_of_scores() -> None:
     result = result_of(PAPER)
     directed = figures.plot(result, "maxcorr")
     assert axes_of(directed, "bar").get_ylabel() == "maxcorr\nrow x accounted for by column y"
@@ -188,7 +188,7 @@ def test_plot_is_exported_and_notebooks_show_it() -> None:
 
 @pytest.mark.parametrize("limits", [(0.98125, 0.9865), (-0.0024, 0.0024), (-11.25, -10.125)])
 def test_numbers_of_the_bar_have_room(limits: tuple[float, float]) -> None:
-    """However many decimals they take, the label beside them stays on the page."""
+    """However many decimals they take, the label next to them stays on the page."""
     for shape in ("four", "paper"):
         figure = figures.plot(result_of(SHAPES[shape]), "maxcorr", limits=limits)
         assert_readable(figure)
@@ -222,7 +222,7 @@ PUBLISHED_ORDER = ["hubert-base", "hubert-large", "wav2vec2-base", "wav2vec2-lar
 
 
 def test_paper_style_has_the_published_layout() -> None:
-    """As of the published PNGs, whose map is at pixels 80 to 477, 58 to 427 of 640 x 480."""
+    """As in the published PNGs, whose map is at pixels 80 to 477, 58 to 427 of 640 x 480."""
     (result, *_) = published_maps.load().results()
     turned = result.select(PUBLISHED_ORDER[::-1])
     figure = figures.plot(turned, "maxcorr", style="paper")
@@ -252,14 +252,14 @@ def test_paper_style_has_the_published_layout() -> None:
 
 
 def test_paper_style_has_the_published_colours() -> None:
-    """Colours of the published bar, by their place in its 256."""
+    """Colours of the published bar, by their position among its 256."""
     known = {
         0: (3, 5, 26), 7: (11, 9, 32), 52: (78, 29, 75), 100: (158, 26, 91), 155: (233, 66, 62),
         200: (245, 150, 108), 233: (247, 202, 172), 255: (250, 235, 221),
     }  # fmt: skip
     for place, colour in known.items():
-        found = np.array(style.PUBLISHED(place)[:3]) * 255
-        assert np.abs(found - colour).max() <= 2.5, place
+        actual = np.array(style.PUBLISHED(place)[:3]) * 255
+        assert np.abs(actual - colour).max() <= 2.5, place
     grey = style.PUBLISHED(np.linspace(0, 1, 64))[:, :3] @ [0.299, 0.587, 0.114]
     assert np.diff(grey).min() > 0
 
@@ -271,8 +271,8 @@ def test_paper_style_otherwise() -> None:
     assert titled.get_size_inches() == pytest.approx([3.2, 2.4])
     sizes = {t.get_fontsize() for t in drawn_texts(titled)}
     assert min(sizes) >= 6
-    given = figures.plot(result, "lincka", style="paper", limits=(0, 2))
-    assert axes_of(given, "map").images[0].get_clim() == (0, 2)
+    limited = figures.plot(result, "lincka", style="paper", limits=(0, 2))
+    assert axes_of(limited, "map").images[0].get_clim() == (0, 2)
     same = SimilarityResult.build(result.representations, {"lincka": np.full((74, 74), 0.5)})
     clim = axes_of(figures.plot(same, "lincka", style="paper"), "map").images[0].get_clim()
     assert clim == (0.495, 0.505)
@@ -281,12 +281,12 @@ def test_paper_style_otherwise() -> None:
 
 
 def test_published_order() -> None:
-    """Predictive before contrastive, small before large; by what is told, or by name."""
+    """Predictive before contrastive, small before large; by the model type, or by name."""
     models = {"x/wav2vec2-large": 3, "mine": 2, "hubert": 3, "wav2vec2-ft": 2, "wavlm": 2}
     result = result_of(models)
     expected = ["wavlm", "hubert", "mine", "wav2vec2-ft", "x/wav2vec2-large"]
-    told = {"mine": {"model_type": "wav2vec2"}, "hubert": {"model_type": "hubert"}}
-    attributes = {"models": told}
+    metadata = {"mine": {"model_type": "wav2vec2"}, "hubert": {"model_type": "hubert"}}
+    attributes = {"models": metadata}
     result = SimilarityResult.build(
         result.representations, {"lincka": result.matrix("lincka").values}, {}, MEASURES, attributes
     )

@@ -1,4 +1,4 @@
-"""The report: what is on the page is what was measured, and the page needs no other file."""
+"""The report: the page shows the result's numbers, and needs no other file."""
 
 import json
 import re
@@ -64,11 +64,11 @@ def _read_back(values: np.ndarray, how: str, tmp_path: Path) -> np.ndarray:
 def test_rounded_arrays(ends: tuple[float, float], tmp_path: Path) -> None:
     values = np.random.default_rng(0).uniform(*ends, (5, 7))
     values[2, 3], values[4, 4] = np.nan, np.inf
-    found = _read_back(values, "rounded", tmp_path)
+    decoded = _read_back(values, "rounded", tmp_path)
     finite = np.isfinite(values)
-    np.testing.assert_array_equal(np.isfinite(found), finite)
+    np.testing.assert_array_equal(np.isfinite(decoded), finite)
     half_a_step = (ends[1] - ends[0]) / 65534 / 2
-    np.testing.assert_allclose(found[finite], values[finite], rtol=1e-12, atol=half_a_step)
+    np.testing.assert_allclose(decoded[finite], values[finite], rtol=1e-12, atol=half_a_step)
 
 
 @pytest.mark.parametrize(("largest", "kind"), [(254, 1), (255, 2), (65534, 2), (65535, 4), (-1, 1)])
@@ -131,8 +131,8 @@ def test_page_holds_the_alignment(result: SimilarityResult, page: Page, measure:
         for x in set(models) - {model}:
             block = result.block(measure, x, model).values
             path = monotone_path(-block if "distance" in measure else block)
-            found = entry["alignment"]["path"][y, models == x]
-            np.testing.assert_array_equal(found, columns[path])
+            drawn = entry["alignment"]["path"][y, models == x]
+            np.testing.assert_array_equal(drawn, columns[path])
 
 
 def test_page_holds_the_best_neurons_of_a_pair(result: SimilarityResult, page: Page) -> None:
@@ -168,9 +168,9 @@ def test_page_holds_the_neurons_of_a_representation(result: SimilarityResult, pa
 
 def test_page_holds_canonical_correlations_and_heads(result: SimilarityResult, page: Page) -> None:
     facts, data = page.facts(), result.dataset
-    rho, found = data["svcca_rho"].values, facts["correlations"]
-    np.testing.assert_array_equal(found["count"], np.isfinite(rho).sum(axis=2))
-    first, last = found["values"][..., 0], found["values"][..., -1]
+    rho, stored = data["svcca_rho"].values, facts["correlations"]
+    np.testing.assert_array_equal(stored["count"], np.isfinite(rho).sum(axis=2))
+    first, last = stored["values"][..., 0], stored["values"][..., -1]
     np.testing.assert_allclose(first, rho[..., 0], atol=1e-5)
     np.testing.assert_allclose(last, np.nanmin(rho, axis=2), atol=1e-5)
     heads = next(m["heads"] for m in facts["measures"] if m["name"] == "attn_js")
@@ -184,12 +184,12 @@ def test_page_holds_canonical_correlations_and_heads(result: SimilarityResult, p
 def test_page_needs_nothing_else(page: Page) -> None:
     assert [tag for tag in page.tags if tag in ("img", "iframe", "object", "embed")] == []
     assert all(reference.startswith(("#", "data:")) for reference in page.references)
-    own = re.sub(r'application/gzip" id="[^>]*>[^<]*', "", page.source)
-    assert "http" not in own and "@import" not in own and "url(" not in own
+    source = re.sub(r'application/gzip" id="[^>]*>[^<]*', "", page.source)
+    assert "http" not in source and "@import" not in source and "url(" not in source
     assert page.packed("plotly-source").decode().lstrip().startswith("/**\n* plotly.js v")
 
 
-def test_page_says_what_was_compared(page: Page) -> None:
+def test_page_shows_what_was_compared(page: Page) -> None:
     for words in (
         "Similarity of 13 layers of 3 models",
         "967,512 frames · 2,703 utterances · random numbers",
@@ -238,9 +238,9 @@ def test_page_warns_of_few_frames(page: Page, tmp_path: Path) -> None:
 
 def test_page_leads_from_the_overview_to_the_skipped_files(page: Page, tmp_path: Path) -> None:
     assert '<a href="#skipped">1</a>' in page.source and 'id="skipped"' in page.source
-    whole = random_result({"a": Shape(2, 9, 0)})
-    whole.dataset.attrs["provenance"] = json.dumps(whole.attributes | {"skipped": []})
-    text = Page(write_report(whole, tmp_path / "report.html"))
+    complete = random_result({"a": Shape(2, 9, 0)})
+    complete.dataset.attrs["provenance"] = json.dumps(complete.attributes | {"skipped": []})
+    text = Page(write_report(complete, tmp_path / "report.html"))
     assert "#skipped" not in text.references and "skipped 0" in text.text
 
 

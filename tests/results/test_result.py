@@ -155,7 +155,7 @@ def test_failed_save_keeps_the_old_file(result: SimilarityResult, tmp_path: Path
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_files_that_are_no_result(result: SimilarityResult, tmp_path: Path) -> None:
+def test_files_that_are_not_results(result: SimilarityResult, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"missing\.nc: no such result file"):
         SimilarityResult.load(tmp_path / "missing.nc")
     text = tmp_path / "notes.nc"
@@ -163,8 +163,8 @@ def test_files_that_are_no_result(result: SimilarityResult, tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"notes\.nc: not a readable result"):
         SimilarityResult.load(text)
     half = tmp_path / "half.nc"
-    whole = result.save(tmp_path / "r.nc").read_bytes()
-    half.write_bytes(whole[: len(whole) // 2])
+    content = result.save(tmp_path / "r.nc").read_bytes()
+    half.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"half\.nc"):
         SimilarityResult.load(half)
     other = tmp_path / "other.nc"
@@ -177,7 +177,7 @@ def test_files_that_are_no_result(result: SimilarityResult, tmp_path: Path) -> N
 
 
 def test_files_of_format_1_are_read(tmp_path: Path) -> None:
-    """There the name of a measure told whether it is a distance."""
+    """In format 1 the name of a measure tells whether it is a distance."""
     names = [RepresentationName("a", 0), RepresentationName("b", 0)]
     matrices = {name: np.eye(2) for name in ("lincka", "procrustes_distance")}
     ends = {"procrustes_distance": {"range": (0, None), "symmetric": True}}
@@ -279,11 +279,11 @@ def test_summary_leaves_self_similarity_out(result: SimilarityResult) -> None:
     assert list(rows) == ["lincka", "maxcorr", "attn_js"]
     both, between, first, second, forward, backward = rows["lincka"]
     assert (second, forward) == (f"{within:.3f}", f"{across:.3f}")
-    own = values[:3, :3][~np.eye(3, dtype=bool)].mean()
-    assert (first, both) == (f"{own:.3f}", f"{(own + within) / 2:.3f}")
+    within_first = values[:3, :3][~np.eye(3, dtype=bool)].mean()
+    assert (first, both) == (f"{within_first:.3f}", f"{(within_first + within) / 2:.3f}")
     assert backward == f"{values[3:, :3].mean():.3f}"
     assert between == f"{(across + values[3:, :3].mean()) / 2:.3f}"
-    assert rows["attn_js"][3] == "-"  # one layer, which is not held against itself
+    assert rows["attn_js"][3] == "-"  # one layer, which is not compared with itself
     assert "1,234,567 frames" in text and "poids aléatoires" in text
 
 
@@ -311,8 +311,8 @@ def test_summary_of_any_number_of_models(models: int) -> None:
     assert max(map(len, lines)) <= 100
     heads = " ".join(line for line in lines if "," in line and "  " in line and ":" not in line)
     pairs = {head for head in heads.split() if "," in head and head[0].isupper()}
-    own = models if models > 1 else 0
-    assert len(pairs) == own + (models * (models - 1) if models <= 4 else 0)
+    diagonal = models if models > 1 else 0
+    assert len(pairs) == diagonal + (models * (models - 1) if models <= 4 else 0)
     assert ("between" in lines[3 + models]) == (models > 1)
     assert any(line.startswith("Z  model-25") for line in lines) == (models == 30)
     assert any(line.startswith("AD  model-29") for line in lines) == (models == 30)
@@ -387,7 +387,7 @@ def test_build_refuses(arguments: dict, message: str) -> None:
 
 
 def test_import_is_light(tmp_path: Path) -> None:
-    """Results know nothing of what is made of them, not even while they are written."""
+    """Results import no figures and no report, also not while they are written."""
     code = (
         "import sys, pkgutil, importlib, numpy, speechsim_jax.results as results\n"
         "for module in pkgutil.iter_modules(results.__path__):\n"
