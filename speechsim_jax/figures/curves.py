@@ -1,8 +1,7 @@
 """Curves over the depth of models: how similar their layers are, and what their scores stand on."""
 
-import itertools
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -35,7 +34,6 @@ from speechsim_jax.figures.text_layout import (
     unique,
 )
 from speechsim_jax.results.depth import (
-    Baseline,
     block_depths,
     floors,
     head_baselines,
@@ -46,8 +44,6 @@ from speechsim_jax.results.depth import (
 from speechsim_jax.results.result import SimilarityResult
 
 _WIDTHS = {1: 3.5, 2: 5.5, 3: 7.0}  # inches, by the number of columns of panels
-_Line = Literal[":", "-."]
-_GREY_LINES: tuple[_Line, ...] = (":", "-.")  # of baselines
 
 
 def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = None) -> Figure:
@@ -77,11 +73,10 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
     short = dict(zip(models, short_names(models), strict=True))
     head = headline(title_or_summary(result, measure, title), width, result.notes())
     handles = _trend_handles([] if alone else list(short.values()), 72 * width - 60)
-    baselines: list[tuple[Baseline, _Line]] = list(
-        zip(head_baselines(result.dataset, measure), itertools.cycle(_GREY_LINES))
-    )
-    for baseline, line in baselines:
-        handles.append(Line2D([], [], label=baseline.name, color=GREY, linewidth=1, linestyle=line))
+    baselines = head_baselines(result.dataset, measure)
+    greys = [_grey_style(index) for index in range(len(baselines))]
+    for baseline, grey in zip(baselines, greys, strict=True):
+        handles.append(Line2D([], [], label=baseline.name, **grey))
     figure, panels = _page(
         head, len(models), columns, handles, "relative depth of x's layer", measure
     )
@@ -93,9 +88,9 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
             style = {"label": y, **line_style(models.index(y), len(depths[x]))}
             axes.plot(depths[x], best, linestyle="-", gid="best", **style)
             axes.plot(depths[x], same, "--", gid="same", markerfacecolor="white", **style)
-        for baseline, line in baselines:
+        for baseline, grey in zip(baselines, greys, strict=True):
             scores = baseline.scores[baseline.scores["x_attention_model"].values == x].values
-            axes.plot(depths[x], scores, color=GREY, linewidth=1, linestyle=line, gid=baseline.name)
+            axes.plot(depths[x], scores, gid=baseline.name, **grey)
         style_panel(axes, ellipsised(f"x: {short[x]}", 72 * width / columns - 40, MEDIUM))
     # The numbers are known only now; the label on their left needs room next to the widest.
     numbers = [text.get_text() for text in panels[0].get_yticklabels()]
@@ -266,6 +261,11 @@ def trend(
         values, *block_depths(block), same_model=same_model, higher_is_closer=higher_is_closer
     )
     return matched_scores(values, matches.best), matched_scores(values, matches.same)
+
+
+def _grey_style(index: int) -> dict[str, Any]:
+    """The line of a baseline."""
+    return {"color": GREY, "linewidth": 1, "linestyle": (":", "-.")[index % 2]}
 
 
 def _trend_handles(names: Sequence[str], room: float) -> list[Line2D]:
