@@ -249,7 +249,7 @@ def trend(
     """Each row's score with the best column, and with the column at the nearest relative depth.
 
     Args:
-        block: the scores of a model's layers with another's, as of `SimilarityResult.block`.
+        block: the scores of a model's layers with another's, from `SimilarityResult.block`.
         same_model: x and y are one model: the best other layer, and the next layer.
         higher_is_closer: False for distances.
 
