@@ -25,8 +25,8 @@ from absl import flags
 import speechsim_jax as ss
 from speechsim_jax import figures
 from speechsim_jax.analyses import learning_dynamics
-from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio import open_corpus, selection
+from speechsim_jax.audio.corpus import Corpus
 from speechsim_jax.commands import compare, resuming
 from speechsim_jax.commands import flags as _flags
 from speechsim_jax.errors import UserError
@@ -121,7 +121,7 @@ def checkpoints(config: Config) -> tuple[dict[int, Path], Path]:
     return steps, steps[max(steps)]
 
 
-def _identity(config: Config, last: ss.SpeechEncoder, corpus: sound.Corpus) -> dict[str, Any]:
+def _identity(config: Config, last: ss.SpeechEncoder, corpus: Corpus) -> dict[str, Any]:
     """What has a say in the numbers; each checkpoint is looked at for itself."""
     return {
         "version": ss.__version__,
@@ -137,7 +137,7 @@ def _compared(
     source: ss.SpeechEncoder | Path,
     name: str,
     last: ss.SpeechEncoder,
-    corpus: sound.Corpus,
+    corpus: Corpus,
     folder: Path,
 ) -> ss.SimilarityResult:
     """A checkpoint against the final model, unless that has been done."""
@@ -157,7 +157,7 @@ def _compared(
         note=config.note,
         progress=False,
         checkpoint_dir=folder / f"{name}.checkpoints",
-        checkpoint_minutes=config.checkpoint_every,
+        checkpoint_every=config.checkpoint_every,
         seed=config.seed,
         **config.settings,
     )

@@ -30,11 +30,12 @@ from speechsim_jax.analyses.replication import maps as _maps
 from speechsim_jax.analyses.replication.claims import ATTENTION, MEASURES
 from speechsim_jax.analyses.replication.findings import Finding
 from speechsim_jax.audio import batching, open_corpus, selection
-from speechsim_jax.audio import corpus as sound
-from speechsim_jax.audio.open_corpus import durations
+from speechsim_jax.audio.corpus import Corpus
+from speechsim_jax.audio.open_corpus import with_durations
 from speechsim_jax.commands import compare, resuming
 from speechsim_jax.commands import flags as _flags
 from speechsim_jax.errors import UserError
+from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.runtime import provenance
 
 _PRESET = flags.DEFINE_enum(
@@ -149,7 +150,7 @@ def run(config: Config) -> Outcome:
             revision=config.revision, cache_dir=config.cache_dir,
             local_files_only=config.local_files_only,
         )  # fmt: skip
-        corpora, about = _corpora(config)
+        corpora, about = _corpora(config, next(iter(encoders.values())).config)
         folder = resuming.place(
             workdir / "groups",
             _identity(config, encoders, corpora),
@@ -203,13 +204,15 @@ def run(config: Config) -> Outcome:
 # --- audio, and going on ---
 
 
-def _corpora(config: Config) -> tuple[tuple[sound.Corpus, ...], dict[str, Any]]:
+def _corpora(
+    config: Config, architecture: EncoderConfig
+) -> tuple[tuple[Corpus, ...], dict[str, Any]]:
     """The groups, and what to say of them."""
     corpus = open_corpus.open_corpus(config.audio)
     if config.max_minutes is not None:
         corpus = selection.select(corpus, config.max_minutes, config.seed)
-    corpus = durations(corpus)
-    made = selection.disjoint(corpus, config.groups, config.seed)
+    corpus = with_durations(corpus)
+    made = selection.disjoint_groups(corpus, config.groups, config.seed)
     known = [source.seconds for source in corpus.sources if source.seconds]
     about = {
         "audio": corpus.origin,
@@ -221,17 +224,18 @@ def _corpora(config: Config) -> tuple[tuple[sound.Corpus, ...], dict[str, Any]]:
         "seconds_of_groups": [
             round(sum(source.seconds or 0.0 for source in one.sources), 1) for one in made.corpora
         ],
-        "speakers_in_one_group": made.whole_speakers,
+        "speakers_in_one_group": made.speakers_disjoint,
     }
     options = ss.Settings(**config.settings)
     buckets = batching.plan_buckets(
         known or [options.max_seconds],
+        hop_samples=architecture.hop_samples,
+        window_samples=architecture.window_samples,
         count=options.buckets,
         batch_seconds=options.batch_seconds,
         max_seconds=options.max_seconds,
     )
-    lengths = [bucket.samples / sound.SAMPLE_RATE_HZ for bucket in buckets]
-    return selection.alike(made.corpora, lengths), about
+    return batching.share_buckets(made.corpora, buckets), about
 
 
 def _attention_seconds(config: Config) -> dict[str, Any]:
@@ -242,7 +246,7 @@ def _attention_seconds(config: Config) -> dict[str, Any]:
 
 
 def _identity(
-    config: Config, encoders: Mapping[str, ss.SpeechEncoder], corpora: Sequence[sound.Corpus]
+    config: Config, encoders: Mapping[str, ss.SpeechEncoder], corpora: Sequence[Corpus]
 ) -> dict[str, Any]:
     """What has a say in the numbers."""
     return {

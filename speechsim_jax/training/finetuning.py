@@ -42,13 +42,13 @@ def prepare(
     objective = CTC(vocab_size=len(alphabet.tokens), pad_token_id=BLANK)
     graph, start = model.initial(config, objective, recipe.seed, pretrained.tensors())
     task = CTCTask.of(recipe, config, objective)
-    buckets = plan((*split.training, *split.held_out), recipe.utterances)
+    buckets = plan((*split.training, *split.held_out), recipe.utterances, config)
     texts = {source.id: source.transcript for source in (*split.training, *split.held_out)}
     labels = {name: alphabet.labels(text) for name, text in texts.items()}
     width = max(len(found) for found in labels.values())
 
     def sampler(sources: tuple[Source, ...]) -> UtteranceSampler:
-        waves = Waves(sources, recipe.audio.memory_gb)
+        waves = Waves(sources, recipe.audio.memory_gb, config.window_samples)
         own = [labels[source.id] for source in sources]
         return UtteranceSampler(waves, own, buckets, recipe.seed, width)
 

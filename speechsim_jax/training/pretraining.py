@@ -119,7 +119,7 @@ def _units(recipe: PredictiveRecipe, split: Split, workdir: Path, teacher: Teach
 def _sampler(
     recipe: Pretraining, sources: tuple[Source, ...], seed: int, units: Units | None
 ) -> CropSampler:
-    waves = Waves(sources, recipe.audio.memory_gb)
+    waves = Waves(sources, recipe.audio.memory_gb, recipe.encoder.window_samples)
     of = units.of if units else None
     return CropSampler(waves, recipe.encoder, recipe.crops, seed, of)
 

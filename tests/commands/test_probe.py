@@ -330,7 +330,7 @@ def test_command_line(speech_like, models, tmp_path, capsys):
         ({"untrained_weights": "{wide}"}, "has another architecture than first"),
         ({"models": "{first},{slow}"}, "slow: its frames are not those of first"),
         ({"models": "{slow}"}, "need frames of 400 samples every 320"),
-        ({"drop_labels": "noise"}, "'noise' is no label"),
+        ({"drop_labels": "noise"}, "drop_labels: 'noise'"),
         ({"alignment_tier": "phones"}, "has no tier 'phones'"),
         ({"max_frames": "3"}, "max_frames=3: expected one or more for each of 4 speakers"),
         ({"levels": "neuron"}, "--levels is not for probing"),

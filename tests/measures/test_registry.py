@@ -44,6 +44,45 @@ def test_a_measure_on_the_sample():
     assert (result.matrix("nearest").values == 100).all()
 
 
+ATTENDED = dataclasses.replace(
+    NEAREST,
+    name="same_diagonal",
+    level="attention",
+    statistic="attention",
+    needs="distance",
+    function=lambda pair: float(-pair.means.distance.mean()),
+    details=lambda pair: {"same_diagonal_far": ("head_x", pair.means.distance.max(axis=1))},
+    higher_is_closer=False,
+    inflated_by_few_rows=True,
+)
+
+
+def test_an_attention_measure_of_ones_own():
+    register(ATTENDED)
+    assert ATTENDED not in measures.resolve("all").measures  # attention is costly: only if named
+    assert ATTENDED in measures.resolve("all", ["attention"]).measures
+    maps = np.random.default_rng(0).dirichlet(np.ones(6), size=(3, 6))
+    result = ss.compare_attentions({"x/1": [maps], "y/1": [maps[:2]]}, ["same_diagonal"])
+    matrix = result.matrix("same_diagonal")
+    assert matrix.dims == ("x_attention", "y_attention")
+    apart = np.linalg.norm(maps[:, None] - maps, axis=(2, 3))
+    np.testing.assert_allclose(matrix.values[0, 1], -apart[:, :2].mean(), rtol=1e-6)
+    far = result.dataset["same_diagonal_far"]
+    assert far.dims == ("x_attention", "y_attention", "head_x")
+    np.testing.assert_allclose(far.values[1, 0, :2], apart[:2].max(axis=1), rtol=1e-6)
+    assert np.isnan(far.values[1, 0, 2])
+
+
+def test_a_result_knows_what_a_measure_is():
+    register(ATTENDED)
+    maps = np.random.default_rng(0).dirichlet(np.ones(6), size=(3, 6))
+    result = ss.compare_attentions({"x/1": [maps]}, ["same_diagonal", "attn_js"])
+    own, shipped = result.definition("same_diagonal"), result.definition("attn_js")
+    assert (own["higher_is_closer"], own["inflated_by_few_rows"]) == (False, True)
+    assert (shipped["higher_is_closer"], shipped["inflated_by_few_rows"]) == (True, False)
+    assert own["statistic"] == shipped["statistic"] == "attention"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

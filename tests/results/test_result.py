@@ -337,6 +337,18 @@ def _of_widths(*widths: int, frames: int, **inflated: bool) -> SimilarityResult:
     )
 
 
+def test_few_frames_warning_of_a_comparison() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((200, 21)), rng.standard_normal((200, 12))
+    names = ["linreg", "lincka_debiased"]
+    few = ss.compare_activations({"a/0": x, "b/0": y}, measures=names, progress=False)
+    assert few.few_frames_warning().startswith(
+        "Few frames: 200 for layers of up to 21 neurons. linreg come"
+    )
+    enough = ss.compare_activations({"a/0": x[:, :20], "b/0": y}, measures=names, progress=False)
+    assert enough.few_frames_warning() == ""
+
+
 def test_few_frames_warning() -> None:
     """Ten rows per neuron of the widest layer are enough; measures that do not mind go unnamed."""
     few = _of_widths(12, 21, frames=200, linreg=True, mine=True, lincka_debiased=False)

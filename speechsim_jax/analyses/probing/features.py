@@ -9,10 +9,9 @@ import numpy as np
 import speechsim_jax as ss
 from speechsim_jax.analyses.probing.classifier import Frames
 from speechsim_jax.audio import batching
-from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio.alignments import Alignments, aligned_corpus
-from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
-from speechsim_jax.audio.open_corpus import durations
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped
+from speechsim_jax.audio.open_corpus import with_durations
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.training.data.clusters import mfcc
@@ -30,7 +29,7 @@ _log = logging.getLogger(__name__)
 class PhoneFrames:
     """Some frames of each utterance of a corpus, rising, and the phone of each."""
 
-    corpus: sound.Corpus
+    corpus: Corpus
     places: Mapping[str, np.ndarray]
     phones: Mapping[str, tuple[str, ...]]
 
@@ -49,7 +48,7 @@ class PhoneFrames:
 
 
 def choose(
-    corpus: sound.Corpus,
+    corpus: Corpus,
     alignments: Alignments,
     config: EncoderConfig,
     dropped: Collection[str],
@@ -61,11 +60,11 @@ def choose(
     A frame belongs to the segment that its centre lies in. Raises UserError for audio without
     speakers, and if no frame has a phone.
     """
-    skipped: list[sound.Skipped] = []
+    skipped: list[Skipped] = []
     corpus, segments = aligned_corpus(corpus, alignments, skipped.append, strict=False)
     if skipped:
         _log.info("left out %d utterances without an alignment", len(skipped))
-    corpus = durations(corpus)
+    corpus = with_durations(corpus)
     if nobody := [source.id for source in corpus.sources if not source.speaker]:
         raise UserError(
             f"{nobody[0]}: its speaker is not known; expected a manifest with a column 'speaker'"
@@ -126,7 +125,7 @@ def cepstra(
     that a file's header promised. Raises UserError for other frames than 25 ms every 20 ms.
     """
     sources = chosen.corpus.sources
-    waves = Waves(sources, memory_gb=0)  # each is heard once
+    waves = Waves(sources, 0, config.window_samples)  # each is heard once
 
     def rows(number: int) -> np.ndarray | None:
         wave = waves[number]
@@ -158,17 +157,23 @@ def states(
     seconds = [source.seconds or 0.0 for source in sources]
     # Whole utterances: the pieces of a cut one would lose frames between them.
     buckets = batching.plan_buckets(
-        seconds, count=3, batch_seconds=batch_seconds, max_seconds=max(0.5, *seconds) + 0.1
+        seconds,
+        hop_samples=encoder.config.hop_samples,
+        window_samples=encoder.config.window_samples,
+        count=3,
+        batch_seconds=batch_seconds,
+        max_seconds=max(0.5, *seconds) + 0.1,
     )
     counts = [len(chosen.places[source.id]) for source in sources]
     start = dict(zip((source.id for source in sources), np.cumsum([0, *counts])))
     depth = encoder.config.num_hidden_layers + 1
     rows = np.empty((depth, sum(counts), encoder.config.hidden_size), np.float32)
 
-    def refuse(skipped: sound.Skipped) -> None:
+    def refuse(skipped: Skipped) -> None:
         raise UserError(f"{skipped.id} {skipped.reason}: the audio has changed while it was read")
 
-    for batch in batching.batches(chosen.corpus, buckets, on_skip=refuse):
+    least = encoder.config.window_samples
+    for batch in batching.batches(chosen.corpus, buckets, min_samples=least, on_skip=refuse):
         found = np.asarray(encoder.apply(batch.samples, batch.lengths).hidden_states)
         for row, name in enumerate(batch.ids):
             places = chosen.places[name]

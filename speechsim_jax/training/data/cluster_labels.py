@@ -96,7 +96,7 @@ def of_mfcc(config: EncoderConfig) -> RowsOf:
     """Rows of MFCCs, as the first iteration of HuBERT clusters them."""
 
     def rows_of(sources: Sequence[Source]) -> Iterator[tuple[str, np.ndarray]]:
-        waves = Waves(sources, memory_gb=0)  # each is heard once
+        waves = Waves(sources, 0, config.window_samples)  # each is heard once
 
         def rows(number: int) -> np.ndarray | None:
             wave = waves[number]
@@ -127,10 +127,16 @@ def of_layer(encoder: SpeechEncoder, layer: int, config: EncoderConfig) -> RowsO
         seconds = [source.seconds or 0.0 for source in sources]
         # Whole utterances: the pieces of a cut one would lose frames between them.
         longest = max(0.5, *seconds) + 0.1
-        buckets = batching.plan_buckets(seconds, max_seconds=longest)
+        buckets = batching.plan_buckets(
+            seconds,
+            hop_samples=config.hop_samples,
+            window_samples=config.window_samples,
+            max_seconds=longest,
+        )
         batches = batching.batches(
             Corpus("training", tuple(sources)),
             buckets,
+            min_samples=config.window_samples,
             on_skip=lambda skipped: _log.warning("skipped %s: %s", skipped.id, skipped.reason),
         )
         yield from hidden_rows(encoder, batches, layer)

@@ -176,10 +176,14 @@ class UtteranceSampler:
         return Rows(samples, lengths, labels=labels, counts=counts)
 
 
-def plan(sources: Sequence[Source], settings: Utterances) -> tuple[Bucket, ...]:
+def plan(
+    sources: Sequence[Source], settings: Utterances, config: EncoderConfig
+) -> tuple[Bucket, ...]:
     """The shapes that batches of these whole utterances have."""
     return plan_buckets(
         [source.seconds or 0.0 for source in sources],
+        hop_samples=config.hop_samples,
+        window_samples=config.window_samples,
         count=settings.buckets,
         batch_seconds=settings.batch_seconds,
         max_seconds=settings.max_seconds,

@@ -13,9 +13,9 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float32
 
-from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio import open_corpus
-from speechsim_jax.audio.open_corpus import durations
+from speechsim_jax.audio.corpus import AudioError, Corpus, Source, read
+from speechsim_jax.audio.open_corpus import with_durations
 from speechsim_jax.errors import UserError
 from speechsim_jax.training.recipe import Audio
 
@@ -32,14 +32,14 @@ class Split:
     All have a known duration and are sorted by id.
     """
 
-    training: tuple[sound.Source, ...]
-    held_out: tuple[sound.Source, ...]
+    training: tuple[Source, ...]
+    held_out: tuple[Source, ...]
     corpus_of: dict[str, str]
 
     def fingerprint(self) -> dict[str, str]:
         """What tells this audio from other audio, and these transcripts from others."""
         parts = {"training": self.training, "held_out": self.held_out}
-        return {name: sound.Corpus(name, part).fingerprint() for name, part in parts.items()}
+        return {name: Corpus(name, part).fingerprint() for name, part in parts.items()}
 
     def minutes(self) -> tuple[float, float]:
         """How much there is to train on, how much is held out."""
@@ -54,7 +54,7 @@ def open_split(corpora: Sequence[open_corpus.AudioInput], audio: Audio) -> Split
     A file without a readable header is left out and said. Raises UserError for ids that occur
     twice, patterns that leave nothing, and speakers that are not there.
     """
-    sources: list[sound.Source] = []
+    sources: list[Source] = []
     corpus_of: dict[str, str] = {}
     for each in corpora:
         corpus = open_corpus.open_corpus(each)
@@ -63,7 +63,7 @@ def open_split(corpora: Sequence[open_corpus.AudioInput], audio: Audio) -> Split
         if twice:
             raise UserError(f"id {min(twice)!r} is in two corpora; make ids unique")
         corpus_of |= dict.fromkeys((source.id for source in chosen), _label(corpus.origin))
-        sources += durations(dataclasses.replace(corpus, sources=chosen)).sources
+        sources += with_durations(dataclasses.replace(corpus, sources=chosen)).sources
     timed = [source for source in sources if source.seconds]
     if len(timed) < len(sources):
         _log.warning("left out %d files without a readable header", len(sources) - len(timed))
@@ -86,7 +86,7 @@ def open_split(corpora: Sequence[open_corpus.AudioInput], audio: Audio) -> Split
     return split
 
 
-def speaker_of(source: sound.Source) -> str:
+def speaker_of(source: Source) -> str:
     """The speaker; an utterance of unknown speaker counts as one of its own."""
     return source.speaker or source.id
 
@@ -104,7 +104,7 @@ def _label(origin: str) -> str:
     return path.parent.name if path.suffix and path.parent.name else path.name
 
 
-def _held_out(sources: Sequence[sound.Source], audio: Audio) -> set[str]:
+def _held_out(sources: Sequence[Source], audio: Audio) -> set[str]:
     speakers = sorted({speaker_of(source) for source in sources})
     unknown = sorted(set(audio.held_out) - set(speakers))
     if unknown:
@@ -124,12 +124,14 @@ def _held_out(sources: Sequence[sound.Source], audio: Audio) -> set[str]:
 class Waves:
     """The 16 kHz samples of sources by number, decoded when asked for.
 
-    Those used last stay in memory, up to `memory_gb`. What cannot be used is empty, and said once.
+    Those used last stay in memory, up to `memory_gb`. What cannot be used, or is
+    shorter than `min_samples`, is empty, and said once.
     Threads may ask at the same time.
     """
 
-    def __init__(self, sources: Sequence[sound.Source], memory_gb: float | int):
+    def __init__(self, sources: Sequence[Source], memory_gb: float | int, min_samples: int = 1):
         self.sources = tuple(sources)
+        self._min_samples = min_samples
         self._room_bytes = int(memory_gb * 1e9)
         self._kept: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._unusable: set[int] = set()
@@ -155,8 +157,8 @@ class Waves:
     def _read(self, number: int) -> Float32[np.ndarray, " sample"]:
         source = self.sources[number]
         try:
-            return sound.read(source).samples
-        except sound.AudioError as error:
+            return read(source, self._min_samples).samples
+        except AudioError as error:
             if number not in self._unusable:
                 self._unusable.add(number)
                 _log.warning("skipped %s: %s", source.id, error)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechsim_jax.audio import corpus as sound
+from speechsim_jax.audio.corpus import Source, read
 from speechsim_jax.errors import UserError
 from speechsim_jax.training.data import cluster_labels, splits
 from speechsim_jax.training.data import clusters as units
@@ -26,7 +26,7 @@ def ramp(samples: int, start: int = 0) -> np.ndarray:
 
 def source(name: str, samples: int, speaker: str = "", start: int = 0, text: str = ""):
     wave = ramp(samples, start)
-    return sound.Source(name, seconds=samples / 16000, samples=wave, speaker=speaker,
+    return Source(name, seconds=samples / 16000, samples=wave, speaker=speaker,
                         transcript=text)  # fmt: skip
 
 
@@ -107,8 +107,9 @@ def test_unknown_speakers_are_one_each():
 
 def test_waves_are_kept_as_far_as_memory_goes(monkeypatch):
     reads = []
-    read = sound.read
-    monkeypatch.setattr(sound, "read", lambda source: (reads.append(source.id), read(source))[1])
+    monkeypatch.setattr(
+        splits, "read", lambda source, least: (reads.append(source.id), read(source, least))[1]
+    )
     waves = Waves([source(name, 1000) for name in "abc"], 9e-6)  # two of them
     for number in (0, 1, 0, 2, 0, 1):
         assert np.array_equal(waves[number], ramp(1000))
@@ -119,7 +120,7 @@ def test_waves_are_kept_as_far_as_memory_goes(monkeypatch):
 
 
 def test_what_cannot_be_used_is_empty_and_said_once(caplog):
-    waves = Waves([sound.Source("bad", seconds=1.0, samples=np.full(900, np.nan))], 0)
+    waves = Waves([Source("bad", seconds=1.0, samples=np.full(900, np.nan))], 0)
     assert [len(waves[0]), len(waves[0])] == [0, 0]
     assert caplog.text.count("skipped bad: has NaN at sample 0") == 1
     sampler = CropSampler(waves, CONFIG, Crops(2, 4), 0)
@@ -233,7 +234,7 @@ def spoken() -> UtteranceSampler:
     lengths = np.random.default_rng(0).integers(3000, 60_000, 23)
     sources = [source(f"u{k:02}", int(n), start=k * 10**5) for k, n in enumerate(lengths)]
     labels = [np.arange(k % 5 + 1, dtype=np.int32) for k in range(len(sources))]
-    buckets = plan(sources, Utterances(batch_seconds=6, max_seconds=4, buckets=2))
+    buckets = plan(sources, Utterances(batch_seconds=6, max_seconds=4, buckets=2), CONFIG)
     return UtteranceSampler(Waves(sources, 1), labels, buckets, seed=0)
 
 
@@ -259,9 +260,9 @@ def test_an_epoch_hears_every_utterance_once(spoken):
 
 
 def test_a_manifest_that_is_wrong_about_a_length():
-    wrong = sound.Source("a", seconds=1.0, samples=ramp(40_000))
+    wrong = Source("a", seconds=1.0, samples=ramp(40_000))
     sampler = UtteranceSampler(
-        Waves([wrong], 1), [np.zeros(1, np.int32)], plan([wrong], Utterances()), seed=0
+        Waves([wrong], 1), [np.zeros(1, np.int32)], plan([wrong], Utterances(), CONFIG), seed=0
     )
     with pytest.raises(UserError, match=r"a: lasts 2\.50 s, but its manifest or header says 1\.00"):
         sampler.step(0)
@@ -296,9 +297,9 @@ def test_labels_and_text_are_inverse():
 def test_units_of_mfcc(tmp_path, caplog):
     rng = np.random.default_rng(0)
     waves = [0.1 * rng.standard_normal(n).astype(np.float32) for n in (8000, 9000, 7000, 5000)]
-    sources = [sound.Source(f"u{k}", seconds=len(w) / 16000, samples=w)
+    sources = [Source(f"u{k}", seconds=len(w) / 16000, samples=w)
                for k, w in enumerate(waves)]  # fmt: skip
-    sources[2] = sound.Source("u2", seconds=0.5, samples=np.zeros(8000, np.float32))
+    sources[2] = Source("u2", seconds=0.5, samples=np.zeros(8000, np.float32))
     with caplog.at_level(logging.INFO):
         found = cluster_labels.make_units(
             cluster_labels.of_mfcc(CONFIG), sources[:3], sources[3:], 5, cluster_minutes=10, seed=0
@@ -326,6 +327,6 @@ def test_units_that_cannot_be_read(tmp_path):
     (tmp_path / "units.npz").write_text("no")
     with pytest.raises(UserError, match=r"units\.npz: the units cannot be read"):
         cluster_labels.Units.load(tmp_path / "units.npz")
-    silent = [sound.Source("a", seconds=1.0, samples=np.zeros(16000, np.float32))]
+    silent = [Source("a", seconds=1.0, samples=np.zeros(16000, np.float32))]
     with pytest.raises(UserError, match="no file of the training audio can be used"):
         cluster_labels.make_units(cluster_labels.of_mfcc(CONFIG), silent, [], 2, 10, 0)
