@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.style import (
     DPI,
-    PrintFigure,
-    bar_depth,
+    StandaloneFigure,
+    colour_bar_width,
     colour_limits,
     draw_bar,
     draw_cells,
@@ -136,10 +136,10 @@ def steps_map(dynamics: LearningDynamics, measure: str) -> Figure:
         [dynamics.note] if dynamics.note else [],
     )
     label = f"{measure} with the final model"
-    left, right, below, above = 34.0, bar_depth(low, high, label), 28.0, head.depth
+    left, right, below, above = 34.0, colour_bar_width(low, high, label), 28.0, head.height
     height = float(np.clip(cell * layers, 80, 260))
     points = np.array([72 * width, below + height + above])
-    figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+    figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
     side = points[0] - left - right
     axes = figure.add_axes(tuple([left, below, side, height] * scale), label="map")
@@ -168,7 +168,7 @@ def layers_maps(dynamics: LearningDynamics, measure: str, most: int = 6) -> Figu
     chosen = np.unique(np.linspace(0, len(dynamics.steps) - 1, most).round().astype(int))
     values = dynamics.scores[measure][chosen]
     low, high = colour_limits(values.reshape(-1, values.shape[-1]), (0, 1))
-    gap, left, right, below = 10.0, 34.0, bar_depth(low, high, measure), 30.0
+    gap, left, right, below = 10.0, 34.0, colour_bar_width(low, high, measure), 30.0
     between = left + right + gap * (len(chosen) - 1)
     side = min(120.0, (72 * 7.0 - between) / len(chosen))
     width = max(4.0, (between + side * len(chosen)) / 72)
@@ -177,9 +177,9 @@ def layers_maps(dynamics: LearningDynamics, measure: str, most: int = 6) -> Figu
         width,
         [dynamics.note] if dynamics.note else [],
     )
-    above = head.depth + MEDIUM * LINE + 3
+    above = head.height + MEDIUM * LINE + 3
     points = np.array([72 * width, below + side + above])
-    figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+    figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
     image = None
     for number, (index, block) in enumerate(zip(chosen, values)):

@@ -191,7 +191,7 @@ def run(config: Config) -> Outcome:
             agreements = [row for one in laid for row in published_maps.agreements(one)]
             published_maps.write_csv(agreements, workdir / "published.csv")
         wholes[0].save(workdir / "result.nc")
-        wholes[0].report(workdir / "report.html")
+        ss.write_report(wholes[0], workdir / "report.html")
         (workdir / "findings.json").write_text(findings.as_json(found, told))
         # A figure in several formats is shown once.
         shown = {path.stem: path for path in reversed(paths)}

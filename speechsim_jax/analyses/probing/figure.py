@@ -13,9 +13,9 @@ from speechsim_jax.figures.style import (
     DPI,
     GREY,
     LEGEND,
-    PrintFigure,
-    dress_panel,
-    look,
+    StandaloneFigure,
+    line_style,
+    style_panel,
     write_figures,
 )
 from speechsim_jax.figures.text_layout import MEDIUM, SMALL, ellipsised, headline, short_names
@@ -36,8 +36,8 @@ def accuracy_by_depth(
     below = 30 + 1.7 * SMALL * -(-(len(summary.encoders) + len(summary.baselines)) // 2)
     title = "Phone of a frame, read by a linear probe"
     head = headline(title, width, [note] if note else [])
-    points = np.array([72 * width, below + 150 + head.depth])
-    figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+    points = np.array([72 * width, below + 150 + head.height])
+    figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
     axes = figure.add_axes(tuple([left, below, points[0] - left - 8, 150] * scale), label="depths")
     names = short_names([encoder.name for encoder in summary.encoders])
@@ -47,7 +47,7 @@ def accuracy_by_depth(
         colour += not random or colour < 0
         values = 100 * np.array(encoder.layers)
         depth = np.linspace(0, 1, len(values)) if len(values) > 1 else np.zeros(1)
-        style: dict[str, Any] = look(colour, len(values))
+        style: dict[str, Any] = line_style(colour, len(values))
         style |= {"markerfacecolor": "white", "linestyle": "--"} if random else {}
         reach = np.abs(values[:, 1:] - values[:, :1]).T
         axes.errorbar(
@@ -62,7 +62,7 @@ def accuracy_by_depth(
     axes.set_ylabel("frames read right", fontsize=MEDIUM)
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(6))
-    dress_panel(axes, "")
+    style_panel(axes, "")
     legend = figure.legend(loc="lower center", ncols=2, **LEGEND)
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -41,9 +41,7 @@ def draw(
     main = full_results[0].select(list(roles.paradigms))
     main = main.select(figures.published_order(main))
     drawn = {
-        name: figures.heatmap(main, name, style=style)
-        for name in main.measures
-        if name != "rotcorr"
+        name: figures.plot(main, name, style=style) for name in main.measures if name != "rotcorr"
     }
     families = [_family(full_results, before) for _, before in roles.finetuned]
     for (tuned, before), family in zip(roles.finetuned, families):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from speechsim_jax.figures.curves import relative_depth
+from speechsim_jax.results.depth import block_depths, nearest_depth
 from speechsim_jax.results.result import SimilarityResult
 
 
@@ -33,9 +33,8 @@ class Scores:
         """Scores of the layers of x and y; raises LookupError if no result has them."""
         if (measure, x, y) not in self._blocks:
             block = self._result_with(measure, x, y).block(measure, x, y)
-            depths = relative_depth(block), relative_depth(block.T)
             self._blocks[measure, x, y] = ModelPairScores(
-                np.asarray(block.values, np.float64), *depths
+                np.asarray(block.values, np.float64), *block_depths(block)
             )
         return self._blocks[measure, x, y]
 
@@ -69,7 +68,7 @@ class Scores:
 def same_depth(scores: Scores, measure: str, x: str, y: str) -> float:
     """Mean over layers of x of the score with y's layer at the nearest relative depth."""
     values, x_depth, y_depth = scores.block(measure, x, y)
-    nearest = np.abs(x_depth[:, None] - y_depth).argmin(axis=1)
+    nearest = nearest_depth(x_depth, y_depth)
     return float(np.mean(values[np.arange(len(values)), nearest]))
 
 

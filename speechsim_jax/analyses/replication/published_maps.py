@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.style import (
     DPI,
-    PrintFigure,
-    bar_depth,
+    StandaloneFigure,
+    colour_bar_width,
     colour_limits,
     difference_limits,
     draw_bar,
@@ -39,6 +39,7 @@ from speechsim_jax.figures.text_layout import (
     spread,
     text_width,
 )
+from speechsim_jax.results.depth import nearest_depth
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
 BUNDLED = Path(__file__).parent / "data" / "published_2406_16099.npz"
@@ -346,8 +347,9 @@ def _counterparts(
         depth, deepest = _DEPTHS.get(name.rpartition("-")[2], max(published)), max(run)
         # A run that leaves out the last layer, as the maps do, is as deep as they are.
         scale = 1.0 if deepest in (depth, max(published)) else depth / max(deepest, 1)
-        for layer, row in sorted(run.items()):
-            nearest = min(published, key=lambda number: abs(number - layer * scale))
+        numbers, layers = np.array(list(published), float), sorted(run)
+        for layer, match in zip(layers, nearest_depth(np.array(layers) * scale, numbers)):
+            row, nearest = run[layer], int(numbers[match])
             if abs(nearest - layer * scale) <= 0.5:
                 pairs.append((row, published[nearest]))
     return pairs
@@ -417,11 +419,11 @@ def side_by_side(aligned: AlignedMap) -> Figure:
         ("this run minus published", difference, difference_limits(difference)),
     )
     width, left, below, above = 7.0, 8.0, 30.0, 20.0
-    gap = max(bar_depth(*ends, "") for _, _, ends in panels) + 6
+    gap = max(colour_bar_width(*ends, "") for _, _, ends in panels) + 6
     side = (72 * width - left - 3 * gap) / 3
     height = side * len(aligned.rows) / len(aligned.columns)
     points = np.array([72 * width, below + height + above])
-    figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+    figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
     for number, (title, values, ends) in enumerate(panels):
         start = left + number * (side + gap)
