@@ -8,7 +8,7 @@ BIN := .venv/bin
 PYTEST_AT_A_TIME ?= --numprocesses=2 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all parity check format bench matrix clean
+.PHONY: help setup demo test test-slow test-all parity check format docs bench matrix clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make parity   the comparisons with torch transformers"
 	@echo "make check    format, lint, types and who may import whom"
 	@echo "make format   rewrite the sources as check wants them"
+	@echo "make docs     the documentation with its API pages -> build/docs"
 	@echo "make bench    time and memory of the whole job on the speech that SPEECHSIM_SPEECH names"
 	@echo "make matrix   all tests on Colab's, the default and the newest libraries"
 	@echo "make clean    remove the virtual environments"
@@ -49,6 +50,9 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: .venv/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
 bench: .venv/.demo
 	$(BIN)/python -m experiments.benchmark --what=memory
 
@@ -62,7 +66,7 @@ clean:
 	$(PYTHON) -m venv --clear .venv
 	@touch $@
 
-.venv/.demo .venv/.test .venv/.parity .venv/.dev: .venv/.%: .venv/.made pyproject.toml
+.venv/.demo .venv/.test .venv/.parity .venv/.dev .venv/.docs: .venv/.%: .venv/.made pyproject.toml
 	@echo "installing .[$*] into .venv (the first time takes a minute or more)"
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
