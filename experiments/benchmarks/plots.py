@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.figures.style import GREY, LEGEND, PrintFigure, dress_panel, look
+from speechsim_jax.figures.style import GREY, LEGEND, StandaloneFigure, line_style, style_panel
 from speechsim_jax.figures.text_layout import MEDIUM, SMALL
 
 Line = dict[str, Any]
@@ -59,13 +59,13 @@ def _last(lines: list[Line], figure: str, **labels: Any) -> Line | None:
     return same[-1] if same else None
 
 
-def _panels(count: int) -> tuple[PrintFigure, list[Axes]]:
-    figure = PrintFigure(figsize=(_WIDTH, _HEIGHT), dpi=_DPI, facecolor="white")
+def _panels(count: int) -> tuple[StandaloneFigure, list[Axes]]:
+    figure = StandaloneFigure(figsize=(_WIDTH, _HEIGHT), dpi=_DPI, facecolor="white")
     figure.set_layout_engine("constrained")
     return figure, list(figure.subplots(1, count, squeeze=False).ravel())
 
 
-def pipeline(lines: list[Line]) -> PrintFigure:
+def pipeline(lines: list[Line]) -> StandaloneFigure:
     """Forward passes and analysis of every pipeline, a panel for each amount of audio."""
     amounts = sorted({line["minutes"] for line in lines})
     figure, panels = _panels(len(amounts))
@@ -86,7 +86,7 @@ def pipeline(lines: list[Line]) -> PrintFigure:
         axes.set_yticks(places, labels)
         axes.set_xlim(0, 1.3 * total.max())
         axes.set_xlabel("seconds, end to end", fontsize=MEDIUM)
-        dress_panel(axes, f"{minutes:g} minutes of speech")
+        style_panel(axes, f"{minutes:g} minutes of speech")
         axes.grid(visible=False)
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, **LEGEND
@@ -101,21 +101,21 @@ def _value(lines: list[Line], figure: str, by: str) -> float:
     return line["value"]
 
 
-def memory(lines: list[Line]) -> PrintFigure:
+def memory(lines: list[Line]) -> StandaloneFigure:
     """Peak memory, and wall time, against the amount of audio."""
     figure, panels = _panels(2)
     for axes, name, label in zip(panels, ("peak RSS", "total"), ("peak RSS, GiB", "wall time, s")):
         values = {line["minutes"]: line["value"] for line in lines if line["figure"] == name}
         amounts = sorted(values)
-        axes.plot(amounts, [values[minutes] for minutes in amounts], **look(0, len(amounts)))
+        axes.plot(amounts, [values[minutes] for minutes in amounts], **line_style(0, len(amounts)))
         axes.set_ylim(0, 1.25 * max(values.values()))
         axes.set_xlim(0, 1.08 * amounts[-1])
         axes.set_xlabel("minutes of speech", fontsize=MEDIUM)
-        dress_panel(axes, label)
+        style_panel(axes, label)
     return figure
 
 
-def scaling(lines: list[Line]) -> PrintFigure:
+def scaling(lines: list[Line]) -> StandaloneFigure:
     """Work, bytes received and memory of one device against the number of devices."""
     labels = {
         "update, products of a device for an hour": ("products for an hour, TFLOP", 1.0),
@@ -131,7 +131,7 @@ def scaling(lines: list[Line]) -> PrintFigure:
             values = {line["devices"]: unit * line["value"] for line in of}
             counts = sorted(values)
             axes.plot(counts, [values[count] for count in counts], label=f"feature:{feature}",
-                      **look(number, len(counts)))  # fmt: skip
+                      **line_style(number, len(counts)))  # fmt: skip
             if "planned" in of[0]:
                 plan = {line["devices"]: unit * line["planned"] for line in of}
                 axes.plot(counts, [plan[count] for count in counts], **planned)
@@ -141,7 +141,7 @@ def scaling(lines: list[Line]) -> PrintFigure:
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(0)
         axes.set_xlabel("devices", fontsize=MEDIUM)
-        dress_panel(axes, label)
+        style_panel(axes, label)
     handles, _ = panels[0].get_legend_handles_labels()
     handles.append(Line2D([], [], label="planned", **planned))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), **LEGEND)

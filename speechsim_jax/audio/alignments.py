@@ -26,6 +26,10 @@ _OVERLAP_SECONDS = 1e-4
 _COLUMNS = ("path", "start", "end", "label")  # of a TSV file
 
 
+class MissingTier(UserError):
+    """Several tiers, and no choice among them."""
+
+
 class _Segment(NamedTuple):
     """One labelled stretch of an utterance; an empty label marks a gap."""
 
@@ -154,7 +158,7 @@ def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
             utterances.setdefault(segment.utterance, _SegmentList()).add(segment)
     known = ", ".join(name or "(unnamed)" for name in tiers) or "none"
     if tier is None and len(tiers) > 1:
-        raise UserError(f"alignments: {root} has the tiers {known}; choose one (alignment_tier)")
+        raise MissingTier(f"alignments: {root} has the tiers {known}; choose one (alignment_tier)")
     if tier is not None and tier not in tiers:
         raise UserError(f"alignments: {root} has no tier {tier!r}; its tiers: {known}")
     chosen = next(iter(tiers), "") if tier is None else tier

@@ -69,7 +69,7 @@ class Config:
     resume: bool = False
 
 
-def run(config: Config) -> learning_dynamics.Dynamics:
+def run(config: Config) -> learning_dynamics.LearningDynamics:
     """Compare every checkpoint with the final model, write and draw. Raises UserError."""
     workdir = _flags.new_workdir(config.workdir, config.overwrite or config.resume)
     with _flags.log_to(workdir):
@@ -94,7 +94,7 @@ def run(config: Config) -> learning_dynamics.Dynamics:
         told = f"{len(corpus.sources)} utterances of {corpus.origin}"
         note = f"{told} · {config.note}" if config.note else told
         layers = range(last.config.num_hidden_layers + 1)
-        found = learning_dynamics.gathered(
+        found = learning_dynamics.LearningDynamics.from_blocks(
             list(folders), layers, list(blocks.values()), untrained, note
         )
         _write(workdir, config, found, last)
@@ -167,7 +167,7 @@ def _compared(
 
 
 def _write(
-    workdir: Path, config: Config, found: learning_dynamics.Dynamics, last: ss.SpeechEncoder
+    workdir: Path, config: Config, found: learning_dynamics.LearningDynamics, last: ss.SpeechEncoder
 ) -> None:
     """dynamics.csv, the figures, and how they were made."""
     found.write_csv(workdir / "dynamics.csv")

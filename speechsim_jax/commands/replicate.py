@@ -100,8 +100,8 @@ class Config:
     models: tuple[str, ...]
     audio: str
     workdir: str
-    finetuned: members.Pairs = ()
-    seeds: members.Pairs = ()
+    finetuned: members.ModelPairs = ()
+    seeds: members.ModelPairs = ()
     groups: int = 8
     seed: int = 0
     untrained: tuple[str, ...] | None = None
@@ -143,8 +143,8 @@ def run(config: Config) -> Outcome:
     with _flags.log_to(workdir):
         if len(config.models) < 2:
             raise UserError(f"{len(config.models)} models; at least 2 are needed")
-        maps = _maps.published_maps(config.published)
-        encoders, roles = members.load(
+        maps = _maps.load_published(config.published)
+        encoders, roles = members.load_models(
             config.models, config.finetuned, config.seeds,
             config.models if config.untrained is None else config.untrained, config.layers,
             revision=config.revision, cache_dir=config.cache_dir,
@@ -157,7 +157,7 @@ def run(config: Config) -> Outcome:
             config.resume,
             config.overwrite,
         )
-        given = grouped.Grouped(
+        given = grouped.GroupedComparison(
             corpora=corpora,
             measures=MEASURES,
             attention=_ALL_ATTENTION if config.attention else (),
@@ -170,26 +170,28 @@ def run(config: Config) -> Outcome:
             keep_statistics=config.keep_statistics,
             note=config.note,
         )
-        sets = members.sets(roles, list(encoders), config.split)
+        sets = members.comparison_sets(roles, list(encoders), config.split)
         made = {
-            name: grouped.run([encoders[model] for model in models], given, folder / name)
+            name: grouped.compare_groups(
+                [encoders[model] for model in models], given, folder / name
+            )
             for name, models in sets.items()
         }
         wholes = [whole for whole, _ in made.values()]
         without = list(zip(*(others for _, others in made.values())))
         there = None if maps is None else (maps.results(), _maps.published_roles(maps))
-        found = findings.find(wholes, without, roles, there)
+        found = findings.evaluate_claims(wholes, without, roles, there)
         told = _how(config, wholes[0], encoders, about)
         formats, style = config.figure_formats, config.figure_style
         paths = _maps.draw(wholes, roles, workdir / "figures", formats, style)
         agreements = []
         if maps is not None:
-            laid = _maps.lay(maps, wholes, roles, config.published_as)
-            paths += _maps.draw_beside(laid, workdir / "figures", formats)
+            laid = _maps.align_with_published(maps, wholes, roles, config.published_as)
+            paths += _maps.draw_side_by_side(laid, workdir / "figures", formats)
             agreements = [row for one in laid for row in published_maps.agreements(one)]
             published_maps.write_csv(agreements, workdir / "published.csv")
         wholes[0].save(workdir / "result.nc")
-        wholes[0].report(workdir / "report.html")
+        ss.write_report(wholes[0], workdir / "report.html")
         (workdir / "findings.json").write_text(findings.as_json(found, told))
         # A figure in several formats is shown once.
         shown = {path.stem: path for path in reversed(paths)}
@@ -309,8 +311,8 @@ def of_preset(
     name: str,
     zoo: str | None = None,
     *,
-    finetuned: members.Pairs = (),
-    seeds: members.Pairs = (),
+    finetuned: members.ModelPairs = (),
+    seeds: members.ModelPairs = (),
     settings: Mapping[str, Any] | None = None,
     published: str | None = None,
     published_as: Mapping[str, str] | None = None,
@@ -321,7 +323,7 @@ def of_preset(
 
     `zoo`: a folder with other models of the zoo's names. Raises UserError.
     """
-    chosen = presets.preset(name, zoo)
+    chosen = presets.load_preset(name, zoo)
     defaults = {
         "max_minutes": chosen.minutes,
         "attention_max_seconds": chosen.attention_seconds,

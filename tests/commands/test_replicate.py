@@ -16,8 +16,8 @@ from speechsim_jax.commands import flags, replicate
 from speechsim_jax.comparison import attentions
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
-from tests.analyses.test_learning_dynamics import CONFIG as CONTRASTIVE
 from tests.support.same_result import assert_same_result
+from tests.support.tiny_encoders import CONFIG as CONTRASTIVE
 
 # --- the script on tiny encoders ---
 
@@ -172,8 +172,8 @@ def test_sets_of_few_models():
         seeds=(("c", "c1"),),
         finetuned=(("c-ft", "c"),),
     )
-    assert members.sets(roles, list("abc"), split=False) == {"models": ["a", "b", "c"]}
-    assert members.sets(roles, [], split=True) == {
+    assert members.comparison_sets(roles, list("abc"), split=False) == {"models": ["a", "b", "c"]}
+    assert members.comparison_sets(roles, [], split=True) == {
         "models": ["c", "p", "c1"],
         "finetuned-c-ft": ["c", "c-ft"],
         "untrained-c-p": ["c", "p", "c0", "p0"],
@@ -181,9 +181,9 @@ def test_sets_of_few_models():
 
 
 def test_room_on_the_disk(tmp_path):
-    grouped.check_room(tmp_path, 1000, 8)
+    grouped.check_disk_space(tmp_path, 1000, 8)
     with pytest.raises(ss.UserError, match=r"statistics of 8 groups take 9e\+06 GB .* --split"):
-        grouped.check_room(tmp_path, 10**15, 8)
+        grouped.check_disk_space(tmp_path, 10**15, 8)
 
 
 def test_statistics_are_as_large_as_announced(models, audio, tmp_path):
@@ -205,7 +205,7 @@ MISTAKES = {
     "unknown pretrained": ({"finetuned": (("ft", "b"),)}, "--finetuned=ft:b: b is not among"),
     "given twice": ({"models": ("a", "b"), "seeds": (("a", "b"),)}, "--other_seed=a:b: a is given"),
     "untrained": ({"untrained": ("b",)}, "--untrained=b: that is not among the models"),
-    "no maps": ({"published": "./none.npz"}, "no file of published maps"),
+    "no maps": ({"published": "./none.npz"}, "not a file of published maps"),
 }
 
 
@@ -279,7 +279,7 @@ def test_presets_name_published_models(tmp_path):
                  "contrastive_s_seed1", "contrastive_s_ctc", "predictive_s_ctc"):  # fmt: skip
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").touch()
-    for preset in (presets.preset("zoo", str(tmp_path)), presets.preset("paper", None)):
+    for preset in (presets.load_preset("zoo", str(tmp_path)), presets.load_preset("paper", None)):
         assert set(preset.published_as) == set(published_maps.load().models)
         last = {source.rpartition("/")[2] for source in preset.models}
         assert set(preset.published_as.values()) == last
