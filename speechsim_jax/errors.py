@@ -1,11 +1,11 @@
-"""The one exception that a user's mistake raises, and the guess at a misspelt name."""
+"""The exception that a user's mistake raises, and the wording of messages."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A bad input, reported in one line: what is wrong, where, and what to do.
+    """A bad input, described in one line: what is wrong, where, and what to do.
 
     The experiment scripts print the message alone and exit with code 2; anything else is a bug
     and keeps its traceback.
@@ -16,15 +16,16 @@ class UserError(ValueError):
     """
 
 
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, in the plural unless it is 1: "1 file", "41 files"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: "; did you mean 'x'?", or "".
+    """The end of a message: the known name that is closest, or "" if none is close.
 
-    Args:
-        name: the name as the user wrote it.
-        known: the names that there are.
-
-    Returns:
-        The known name that is most like `name`, as a question; empty if none is like it.
+    >>> did_you_mean("linkca", ["lincka", "svcca"])
+    "; did you mean 'lincka'?"
     """
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f"; did you mean {close[0]!r}?" if close else ""

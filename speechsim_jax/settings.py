@@ -1,125 +1,371 @@
-"""What can be set about `compare`, and what is wrong with what was set."""
+"""What can be set about a comparison: one declaration a setting.
+
+Keyword arguments of `compare`, flags of the commands and their help come from the fields of these
+records. Importing this module imports neither jax nor any of the heavy libraries.
+"""
 
 import dataclasses
+import functools
+import math
+import numbers
 import os
-from typing import Any, Literal
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
-import jax
+from speechsim_jax.errors import UserError, did_you_mean
 
-from speechsim_jax.errors import UserError
+Record = TypeVar("Record")
+Records = TypeVar("Records", bound=tuple[Any, ...])
 
-# Measures on the sample hold n x n matrices: 0.8 GB each at the upper end.
-_SAMPLE_FRAMES = (4, 10_000)
+# Groups of settings, in the order of the help page.
+COMPARED = "What is compared"
+HOW = "How"
+WRITTEN = "What is written"
+HUB = "Models of the hub"
+SPEED = "Speed and precision"
+DEVICES = "Devices"
+INTERRUPTED = "Resuming after an interruption"
 
 
+def setting(
+    default: Any,
+    help: str,
+    group: str,
+    *,
+    at_least: float | int | None = None,
+    above: float | int | None = None,
+    at_most: float | int | None = None,
+    below: float | int | None = None,
+    flag: bool = True,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A field of a settings record.
+
+    Args:
+      default: the value where nothing is given.
+      help: one sentence, for the flag's help and the record's documentation.
+      group: heading on the help page.
+      at_least, above, at_most, below: bounds of a number.
+      flag: whether commands have a flag of this name.
+      choices: allowed words where the annotation is a plain `str`.
+    """
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+    metadata = {"help": help, "group": group, "flag": flag, "choices": choices, "bounds": bounds}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def documented(cls: type[Record]) -> type[Record]:
+    """Append an `Attributes:` section, made of the fields' help, to a record's docstring."""
+    lines = []
+    for field in dataclasses.fields(typing.cast(Any, cls)):
+        text = f"{field.name}: {field.metadata['help']}"
+        lines += textwrap.wrap(text, 92, initial_indent=" " * 6, subsequent_indent=" " * 8)
+    cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n\n    Attributes:\n" + "\n".join(lines) + "\n"
+    return cls
+
+
+@documented
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How `compare` works; everything that can change a number is here and in the result.
-
-    `layers`: hidden states to compare, in every model (-1 is the last), all if None.
-    `max_minutes`: a seeded choice of utterances, balanced over speakers. `seed`: of every choice.
-    `batch_seconds`, `buckets`, `max_seconds`: audio in one batch, how many padded lengths are
-    compiled, and the length beyond which an utterance is cut into equal pieces.
-    `rows_per_update`: frames gathered before the statistics are updated.
-    `rank_tolerance`: smallest eigenvalue kept in whitening, relative to the largest (default:
-    1e-6 for float32 statistics, width * 2.2e-16 for float64).
-    `strict`: a file that cannot be used is an error instead of being skipped and listed.
-    `sample_frames`: rows of the seeded sample that the measures on n x n matrices read (4 to
-    10 000; their memory and time grow with the square).
-    `model_precision`: of the encoders' products, in JAX's words ("highest", "high", "default").
-    `model_dtype`: "bfloat16" rounds the encoders' kernels (`SpeechEncoder.astype`).
-    `attention_max_seconds`: the attention level sees only a seeded choice of utterances, of at most
-    so much audio.
-
-    Which frames are compared by all but the attention level (`frames.FrameChoice` has the details):
-    `frame_stride`: every k-th frame of an utterance. `pool`: "none", or one row for each
-    "utterance" or "segment", the mean of its frames. `alignments`: a .tsv, .ctm or .TextGrid file
-    or a folder of TextGrid files; utterances that it lacks are skipped. `alignment_tier`: which of
-    its tiers. `drop_labels`: frames of segments with these labels are left out ("SIL", ...).
+    """How `compare` works: everything that can change a number. It is kept in the result.
 
     >>> ss.Settings(max_minutes=60, frame_stride=5).rows_per_update
     4096
+    >>> ss.Settings(frame_stride=0)
+    Traceback (most recent call last):
+    speechsim_jax.errors.UserError: frame_stride is 0; expected at least 1
+
+    Raises:
+      UserError: a value of the wrong type or out of its range, or settings that contradict each
+        other.
     """
 
-    layers: tuple[int, ...] | None = None
-    max_minutes: float | int | None = None
-    seed: int = 0
-    last_layer: Literal["normed", "raw"] = "normed"
-    batch_seconds: float | int = 40.0
-    buckets: int = 4
-    max_seconds: float | int = 60.0
-    rows_per_update: int = 4096
-    stats_dtype: Literal["float32", "float64"] = "float32"
-    rank_tolerance: float | None = None
-    model_precision: str = "highest"
-    model_dtype: Literal["float32", "bfloat16"] = "float32"
-    attention_max_seconds: float | int | None = None
-    strict: bool = False
-    sample_frames: int = 2000
-    frame_stride: int = 1
-    pool: Literal["none", "utterance", "segment"] = "none"
-    alignments: str | None = None
-    alignment_tier: str | None = None
-    drop_labels: tuple[str, ...] = ()
+    layers: tuple[int, ...] | None = setting(
+        None, "Only these hidden states of every model, e.g. 0,6,-1 (default: all).", COMPARED
+    )
+    max_minutes: float | int | None = setting(
+        None, "At most so much audio: a seeded choice, balanced over speakers.", COMPARED, above=0
+    )
+    last_layer: Literal["normed", "raw"] = setting(
+        "normed", "Last hidden state of pre-norm models: after the final norm, or before.", COMPARED
+    )
+    frame_stride: int = setting(
+        1, "Compare every k-th frame of an utterance.", COMPARED, at_least=1
+    )
+    pool: Literal["none", "utterance", "segment"] = setting(
+        "none", "Average the frames of each to one row.", COMPARED
+    )
+    alignments: str | None = setting(
+        None,
+        "Segments: a .tsv, .ctm or .TextGrid file, or a folder of TextGrid files; utterances "
+        "without an alignment are skipped.",
+        COMPARED,
+    )
+    alignment_tier: str | None = setting(
+        None, "Tier of the alignments to use, where there are several.", COMPARED
+    )
+    drop_labels: tuple[str, ...] = setting(
+        (), "Leave out frames in segments of the alignments with these labels, e.g. SIL.", COMPARED
+    )
+    seed: int = setting(0, "Seed of every random choice.", HOW, at_least=0)
+    sample_frames: int = setting(
+        2000,
+        "Frames of the seeded sample that rbfcka, mutual_knn and rsa read; memory and time grow "
+        "with the square.",
+        HOW,
+        at_least=4,
+        at_most=10_000,
+    )
+    attention_max_seconds: float | int | None = setting(
+        None, "Attention level: a seeded choice of so much audio (default: all).", HOW, above=0
+    )
+    rank_tolerance: float | None = setting(
+        None,
+        "Smallest eigenvalue kept in whitening, relative to the largest (default: 1e-6 for "
+        "float32 statistics, width * 2.2e-16 for float64).",
+        HOW,
+        above=0,
+        below=1,
+    )
+    model_dtype: Literal["float32", "bfloat16"] = setting(
+        "float32", "Type that the encoders' kernels are rounded to.", SPEED
+    )
+    model_precision: Literal["highest", "high", "default"] = setting(
+        "highest", "Precision of the encoders' products, in JAX's words.", SPEED
+    )
+    stats_dtype: Literal["float32", "float64"] = setting(
+        "float32", "Type of the statistics; float32 is compensated, float64 needs a CPU.", SPEED
+    )
+    batch_seconds: float | int = setting(
+        40.0, "Audio in one batch, in seconds.", SPEED, above=0, at_most=86_400
+    )
+    buckets: int = setting(
+        4, "Padded lengths of utterances for which programs are compiled.", SPEED, at_least=1
+    )
+    max_seconds: float | int = setting(
+        60.0, "Longer utterances are cut into equal pieces.", SPEED, above=0
+    )
+    rows_per_update: int = setting(
+        4096, "Frames gathered before the statistics are updated.", SPEED, at_least=1
+    )
+    strict: bool = setting(False, "Stop at an unusable file instead of skipping it.", SPEED)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.layers == ():
+            raise UserError("layers is empty; expected numbers of hidden states, or None for all")
+        self._check_alignments()
+
+    def _check_alignments(self) -> None:
+        """Alignments are needed by what reads them, and by nothing else."""
+        readers = {"pool='segment'": self.pool == "segment", "drop_labels": bool(self.drop_labels)}
+        reading = [name for name, reads in readers.items() if reads]
+        if reading and self.alignments is None:
+            raise UserError(
+                f"{reading[0]} needs alignments: a .tsv, .ctm or .TextGrid file or a folder"
+            )
+        if self.alignments is not None and not reading:
+            raise UserError(f"alignments are given but not used; add {' or '.join(readers)}")
+        if self.alignment_tier is not None and self.alignments is None:
+            raise UserError("alignment_tier is given without alignments")
 
 
-_CHOICES = {
-    "stats_dtype": ("float32", "float64"),
-    "last_layer": ("normed", "raw"),
-    "model_dtype": ("float32", "bfloat16"),
-    "model_precision": ("highest", "high", "default"),
-    "pool": ("none", "utterance", "segment"),
+@documented
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """Where models come from and what a comparison may use; none of it changes a number.
+
+    A checkpoint of the same job (models, audio, measures, settings, versions) in `checkpoint_dir`
+    is resumed, on as many devices as there are now. Where the statistics do not fit into
+    `device_memory_gb`, layer pairs are taken in turn and the audio is read several times.
+    """
+
+    mesh: str | None = setting(
+        None,
+        "Devices, e.g. data:4,feature:2: those along `data` read different utterances, those "
+        "along `feature` share one accumulator (default: all along `data`).",
+        DEVICES,
+    )
+    device_memory_gb: float | int | None = setting(
+        None,
+        "Memory that each device may use; where the statistics need more, the audio is read "
+        "several times (default: nearly all of an accelerator's, three quarters of a machine's).",
+        DEVICES,
+        above=0,
+    )
+    checkpoint_dir: str | None = setting(
+        None, "Folder for the checkpoints of a long run.", INTERRUPTED, flag=False
+    )
+    checkpoint_every: float | int = setting(
+        10.0, "Minutes between checkpoints; a run that is killed loses no more.", INTERRUPTED,
+        at_least=0,
+    )  # fmt: skip
+    revision: str | None = setting(None, "Branch, tag or commit of hub models.", HUB)
+    cache_dir: str | None = setting(None, "Cache of hub models (default: HF_HOME).", HUB)
+    local_files_only: bool = setting(False, "Never ask the hub, use its cache only.", HUB)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@documented
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a comparison leaves besides its result."""
+
+    keep_statistics: str | None = setting(
+        None, "Folder for the statistics that scores are made of, for `merge`.", WRITTEN, flag=False
+    )
+    note: str = setting("", "A remark to keep in the result and under its figures.", WRITTEN)
+    progress: bool = setting(True, "Show progress bars on stderr.", WRITTEN, flag=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def check_fields(record: Any) -> None:
+    """Check every field of a frozen record against its annotation, bounds and choices.
+
+    Lists become tuples, paths text, and numpy's numbers Python's.
+
+    Raises:
+      UserError: the first value of another type or out of its range, with what was expected.
+    """
+    hints = _hints(type(record))
+    for field in dataclasses.fields(record):
+        hint = hints[field.name]
+        value = _plain(getattr(record, field.name), alternatives(hint))
+        object.__setattr__(record, field.name, value)
+        check_value(field.name, value, hint, field.metadata)
+
+
+def _plain(value: Any, options: tuple[Any, ...]) -> Any:
+    """The value in the type that JSON and the annotation know, where there is an obvious one."""
+    if isinstance(value, list | range) and any(typing.get_origin(o) is tuple for o in options):
+        return tuple(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
+def check_value(name: str, value: Any, hint: Any, metadata: Mapping[str, Any]) -> None:
+    """Check one value; raises UserError that names the setting and what it expects."""
+    options = alternatives(hint)
+    if value is None and type(None) in options:
+        return
+    words = allowed_words(hint, metadata)
+    if words is not None:
+        if value not in words:
+            expected = " or ".join(map(repr, words))
+            close = did_you_mean(value, words) if isinstance(value, str) else ""
+            raise UserError(f"{name} is {value!r}; expected {expected}{close}")
+        return
+    for option in options:
+        matches = _CHECKS.get(typing.get_origin(option) or option)
+        if matches is not None and matches(value, option):
+            break
+    else:
+        raise UserError(f"{name} is {value!r}; expected {_expected(options)}")
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        _check_bounds(name, value, metadata.get("bounds") or {})
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; of another annotation, itself."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def allowed_words(hint: Any, metadata: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The words that a setting can take, None where it is not one of a few words."""
+    literals = [typing.get_args(o) for o in alternatives(hint) if typing.get_origin(o) is Literal]
+    return literals[0] if literals else metadata.get("choices")
+
+
+def _check_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
+    tests: dict[str, tuple[str, Callable[[Any], bool]]] = {
+        "at_least": ("at least", lambda bound: value >= bound),
+        "above": ("more than", lambda bound: value > bound),
+        "at_most": ("at most", lambda bound: value <= bound),
+        "below": ("less than", lambda bound: value < bound),
+    }
+    stated = {key: bound for key, bound in bounds.items() if bound is not None}
+    if not all(tests[key][1](bound) for key, bound in stated.items()):
+        ends = " and ".join(f"{tests[key][0]} {bound:g}" for key, bound in stated.items())
+        raise UserError(f"{name} is {value!r}; expected {ends}")
+
+
+def _is_int(value: Any, _: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_float(value: Any, _: Any) -> bool:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)
+
+
+def _is_tuple(value: Any, hint: Any) -> bool:
+    (inner, *_) = typing.get_args(hint)
+    return isinstance(value, tuple) and all(_CHECKS[inner](item, inner) for item in value)
+
+
+_CHECKS: dict[Any, Callable[[Any, Any], bool]] = {
+    bool: lambda value, _: isinstance(value, bool),
+    int: _is_int,
+    float: _is_float,
+    str: lambda value, _: isinstance(value, str),
+    tuple: _is_tuple,
 }
+_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
 
-def settings_from(given: dict[str, Any]) -> Settings:
-    """The settings of these names and values; raises UserError for what is unknown or impossible.
+def _expected(options: tuple[Any, ...]) -> str:
+    """What a value may be, in words."""
+    if float in options:
+        options = tuple(option for option in options if option is not int)
+    described = []
+    for option in options:
+        if typing.get_origin(option) is tuple:
+            inner = {"int": "whole numbers", "str": "texts"}[typing.get_args(option)[0].__name__]
+            described.append(f"a list of {inner}")
+        elif option is not type(None):
+            described.append(_NAMES[option])
+    return " or ".join([*described, *(["None"] if type(None) in options else [])])
 
-    Nothing is read: what a file of alignments lacks is found out later.
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def with_overrides(records: Records, overrides: Mapping[str, Any]) -> Records:
+    """The records with single settings replaced, each in the record that has it.
+
+    Raises:
+      UserError: a name that no record has, or a value that is not allowed.
     """
-    known = {field.name for field in dataclasses.fields(Settings)}
-    for name in given:
+    known = {
+        field.name: index
+        for index, record in enumerate(records)
+        for field in dataclasses.fields(record)
+    }
+    changes: list[dict[str, Any]] = [{} for _ in records]
+    for name, value in overrides.items():
         if name not in known:
-            raise UserError(f"unknown setting {name!r}; known: {', '.join(sorted(known))}")
-    if given.get("layers") is not None:
-        given = given | {"layers": tuple(given["layers"])}
-    if isinstance(given.get("drop_labels"), str):
-        raise UserError(f"drop_labels is {given['drop_labels']!r}; expected a list of labels")
-    given = given | {"drop_labels": tuple(given.get("drop_labels", ()))}
-    if given.get("alignments") is not None:
-        given = given | {"alignments": os.fspath(given["alignments"])}
-    for name, allowed in _CHOICES.items():
-        if given.get(name, allowed[0]) not in allowed:
-            expected = " or ".join(map(repr, allowed))
-            raise UserError(f"{name} is {given[name]!r}; expected {expected}")
-    options = Settings(**given)
-    if options.stats_dtype == "float64" and jax.default_backend() != "cpu":
-        raise UserError("stats_dtype='float64' needs a CPU; accelerators use compensated float32")
-    for name in ("rows_per_update", "frame_stride"):
-        if getattr(options, name) < 1:
-            raise UserError(f"{name} is {getattr(options, name)}; expected at least 1")
-    if options.attention_max_seconds is not None and not options.attention_max_seconds > 0:
-        given_seconds = options.attention_max_seconds
-        raise UserError(f"attention_max_seconds is {given_seconds}; expected a positive number")
-    check_sample_frames(options.sample_frames)
-    _check_alignments(options)
-    return options
-
-
-def check_sample_frames(rows: int) -> None:
-    """Raise UserError for a sample too small or too large."""
-    least, most = _SAMPLE_FRAMES
-    if not least <= rows <= most:
-        raise UserError(f"sample_frames is {rows}; expected {least} to {most}")
-
-
-def _check_alignments(options: Settings) -> None:
-    """Alignments are needed for what reads them, and for nothing else."""
-    needed = {"pool='segment'": options.pool == "segment", "drop_labels": bool(options.drop_labels)}
-    wanted = [name for name, used in needed.items() if used]
-    if wanted and options.alignments is None:
-        raise UserError(f"{wanted[0]} needs alignments: a .tsv, .ctm or .TextGrid file or a folder")
-    if options.alignments is not None and not wanted:
-        raise UserError(f"alignments are given but not used; add {' or '.join(needed)}")
-    if options.alignment_tier is not None and options.alignments is None:
-        raise UserError("alignment_tier is given without alignments")
+            raise UserError(
+                f"unknown setting {name!r}{did_you_mean(name, known)}; known: "
+                f"{', '.join(sorted(known))}"
+            )
+        changes[known[name]][name] = value
+    replaced = tuple(
+        dataclasses.replace(record, **change) if change else record
+        for record, change in zip(records, changes)
+    )
+    return typing.cast(Records, replaced)

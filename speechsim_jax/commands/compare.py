@@ -181,7 +181,7 @@ def run(config: Config) -> ss.SimilarityResult:
             cache_dir=config.cache_dir,
             local_files_only=config.local_files_only,
             checkpoint_dir=checkpoints,
-            checkpoint_minutes=config.checkpoint_every,
+            checkpoint_every=config.checkpoint_every,
             mesh=config.mesh,
             device_memory_gb=config.device_memory_gb,
             keep_statistics=statistics if config.keep_statistics else None,

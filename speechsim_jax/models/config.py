@@ -5,9 +5,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float64
+
 from speechsim_jax.errors import UserError
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm")
+
+_SAMPLE_RATE_HZ = 16_000  # what all these families are trained on
 
 _REFUSED_FAMILIES = {
     "data2vec-audio": "its positional convolution is a stack of five",
@@ -158,6 +163,11 @@ class EncoderConfig:
         for kernel, stride in list(zip(self.conv_kernel, self.conv_stride))[:layers]:
             samples = (samples - kernel) // stride + 1
         return samples * (samples > 0)
+
+    def frame_centres_seconds(self, count: int) -> Float64[np.ndarray, " frame"]:
+        """Centre of each of the first `count` frames' windows, (t hop + window / 2) / 16000 s."""
+        starts = np.arange(count) * self.hop_samples
+        return (starts + self.window_samples / 2) / _SAMPLE_RATE_HZ
 
 
 def _refuse_variants(config: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The models that come with the package: complete, small, trained as their recipes describe."""
+"""The models that come with the package: whole, small enough, as their recipes say, and trained."""
 
 import csv
 import json
@@ -28,27 +28,27 @@ PRETRAINED = [name for name in zoo.names() if not name.endswith("_ctc")]
 HELD_OUT = ("libri-1688", "libri-533")  # of all trainings
 
 
-def training_record(name: str) -> dict:
+def told(name: str) -> dict:
     return json.loads((zoo.folder(name) / "training.json").read_text())
 
 
-def test_all_models_are_there_and_small():
+def test_it_is_all_there_and_small():
     assert set(zoo.names()) == set(RECIPES)
     files = [path for path in Path(zoo.__file__).parent.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 16_000_000
-    preset = presets.preset("zoo", None)
+    preset = presets.load_preset("zoo", None)
     assert len(preset.models) == 4 and len(preset.finetuned) == 2 and len(preset.seeds) == 1
 
 
 @pytest.mark.parametrize("name", zoo.names())
-def test_recipe_of_the_record(name):
-    record = training_record(name)
-    assert record["recipe"] == json.loads(json.dumps(read_recipe(RECIPES[name]).facts()))
-    assert record["step"] == record["recipe"]["steps"]
+def test_it_was_made_by_its_recipe(name):
+    found = told(name)
+    assert found["recipe"] == json.loads(json.dumps(read_recipe(RECIPES[name]).as_dict()))
+    assert found["step"] == found["recipe"]["steps"]
 
 
 @pytest.mark.parametrize("name", zoo.names())
-def test_speakers_of_the_record(name):
+def test_whose_speech_it_heard(name):
     """No ShareAlike audio; none of the speakers held out; every corpus has a licence."""
     audio = json.loads((zoo.folder(name) / records.AUDIO_FILE).read_text())
     for part in audio["training"]:
@@ -58,22 +58,22 @@ def test_speakers_of_the_record(name):
 
 
 @pytest.mark.parametrize("name", zoo.names())
-def test_files_name_no_path(name):
+def test_its_files_name_no_place(name):
     for path in zoo.folder(name).glob("*"):
         if path.suffix in (".json", ".md"):
             assert not re.search(r"(?<![\w.:/])/(home|work|tmp|root|Users)/", path.read_text())
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
-def test_objective_was_learned(name):
+def test_it_learned_its_objective(name):
     """On speakers held out: better than at step 0, than guessing, and than the commonest unit."""
-    record = training_record(name)["held_out"]
+    found = told(name)["held_out"]
     if name.startswith("contrastive"):
-        assert record["accuracy"] > 2 * record["chance"]
-        assert record["contrastive_loss"] < -np.log(record["chance"])
+        assert found["accuracy"] > 2 * found["chance"]
+        assert found["contrastive_loss"] < -np.log(found["chance"])
     else:
-        assert record["masked_accuracy"] > max(record["chance"], record["unigram_accuracy"])
-        assert record["masked_loss"] < record["unigram_loss"]
+        assert found["masked_accuracy"] > max(found["chance"], found["unigram_accuracy"])
+        assert found["masked_loss"] < found["unigram_loss"]
 
 
 @pytest.mark.parametrize("name", [name for name in zoo.names() if name.startswith("contrastive")])
@@ -89,7 +89,7 @@ def test_contrastive_convolutions_are_still_a_cepstrum(name):
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
-def test_card_reports_better_phone_accuracy(name):
+def test_its_card_says_that_it_reads_phones_better(name):
     """Than MFCCs and than untrained, by more than the interval over speakers."""
     card = (zoo.folder(name) / "README.md").read_text()
     for other in ("mfcc", f"random:{name}"):
@@ -102,39 +102,39 @@ def test_card_reports_better_phone_accuracy(name):
 
 @pytest.fixture(scope="module")
 def chosen(speech) -> features.PhoneFrames:
-    """Frames with a phone, of ten speakers that are in no pretraining corpus."""
+    """Frames with a phone, of ten speakers that no pretraining heard."""
     alignments = read_alignments(speech / "alignments_pocketsphinx.tsv", "phone")
     config = ss.load_encoder(f"zoo:{PRETRAINED[0]}").config
     corpus = open_corpus(speech / "manifest.tsv")
     dropped = [label for label in alignments.labels if label in features.SILENCES]
-    return features.choose(corpus, alignments, config, dropped, most=8000, seed=0)
+    return features.choose_frames(corpus, alignments, config, dropped, max_frames=8000, seed=0)
 
 
 def phone_accuracy(encoder: ss.SpeechEncoder, chosen: features.PhoneFrames) -> float:
     """Of the best layer; half of the speakers teach a linear discriminant, the others test it."""
-    rows = features.states(encoder, chosen, 40.0, lambda _: None)
-    known = features.gathered(chosen, rows)
+    rows = features.layer_features(encoder, chosen, 40.0, lambda _: None)
+    known = features.labelled_frames(chosen, rows)
     taught = known.speakers % 2 == 0
     return max(
         LinearDiscriminantAnalysis()
         .fit(layer[taught], known.phones[taught])
         .score(layer[~taught], known.phones[~taught])
-        for layer in known.rows.values()
+        for layer in known.features.values()
     )
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
-def test_phone_accuracy_above_untrained(name, chosen):
+def test_it_knows_more_of_phones_than_untrained(name, chosen):
     encoder = ss.load_encoder(f"zoo:{name}")
     assert phone_accuracy(encoder, chosen) > phone_accuracy(ss.random_like(encoder, 0), chosen)
 
 
 @pytest.mark.parametrize("name", RECOGNIZERS)
-def test_character_errors_of_the_card(name, speech, tmp_path):
+def test_it_spells_as_its_card_says(name, speech, tmp_path):
     """Character errors on the real speakers held out, as they were counted in training."""
     with (speech / "manifest.tsv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file, delimiter="\t") if row["speaker"] in HELD_OUT]
-    longest = training_record(name)["recipe"]["utterances"]["max_seconds"]
+    longest = told(name)["recipe"]["utterances"]["max_seconds"]
     rows = [row for row in rows if float(row["seconds"]) <= longest]
     manifest = tmp_path / "manifest.tsv"
     with manifest.open("w", encoding="utf-8", newline="") as file:
@@ -145,6 +145,6 @@ def test_character_errors_of_the_card(name, speech, tmp_path):
             writer.writerow({"path": path, **{k: row[k] for k in ("speaker", "transcript")}})
     outcome = transcribe.run(transcribe.Config(models=(f"zoo:{name}",), audio=str(manifest)))
     ((rates, count),) = outcome.rates().values()
-    stated = training_record(name)["held_out"]["cer_speech"]
+    stated = told(name)["held_out"]["cer_speech"]
     assert count > 10 and stated < 0.9
     assert abs(rates.cer - stated) < 0.01

@@ -58,7 +58,7 @@ def chosen(**options) -> tuple[list[tuple[int, int, list[int]]], frame_choice.Fr
             if into < 3 * WIDTH:
                 members[int(into)].append(place % WIDTH)
     rows = zip(got.rows.positions.tolist(), got.rows.utterance.tolist(), got.rows.number.tolist())
-    assert got.rows.wholes == ("long", "b") and got.rows.ids == BATCH.ids
+    assert got.rows.utterances == ("long", "b") and got.rows.ids == BATCH.ids
     assert got.frames == sum(map(len, members.values()))
     assert all(position // WIDTH == utterance for position, utterance, _ in rows)
     rows = zip(got.rows.positions.tolist(), got.rows.utterance.tolist(), got.rows.number.tolist())
@@ -135,7 +135,7 @@ def test_nothing_left_is_no_row():
 def test_an_id_with_a_number_sign_may_be_whole():
     choice = FrameChoice(CONFIG, frozenset({"take#3", "a#b"}))
     got = choice.of(batch_of({"take#3": 800, "a#b#12": 800}, 2, 1040), 3)
-    assert got.rows.wholes == ("take#3", "a#b")
+    assert got.rows.utterances == ("take#3", "a#b")
 
 
 def hidden_of(encoder: ss.SpeechEncoder, waveforms: list[np.ndarray]) -> list[np.ndarray]:
@@ -267,7 +267,7 @@ def test_utterances_without_alignment_are_listed(encoders, tmp_path, caplog):
     message = r"names no utterance of arrays: it has 'x/utterance000.wav', the audio 'other0'"
     with pytest.raises(ss.UserError, match=message):
         ss.compare(encoders[:1], other, **options)
-    with pytest.raises(ss.UserError, match=r"drop_labels: 'sil' is no label .* its labels: A$"):
+    with pytest.raises(ss.UserError, match=r"drop_labels: 'sil' .* its labels: A$"):
         ss.compare(encoders[:1], data, drop_labels=["sil"], **options)
     with pytest.raises(ss.UserError, match=r"0 frames of 2 utterances are chosen and give 0 rows"):
         ss.compare(encoders[:1], data, drop_labels=["A"], **options)
