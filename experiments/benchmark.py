@@ -18,11 +18,13 @@ extra), of which --pairs pairs of representations are timed. scaling: work and c
 device of several meshes, from compiled programs. streaming: in one process, the same audio once and
 eight times over: peak of live device bytes and of host memory. scores: the measures of the paper
 alone, on 26 representations of width 768, against a plain numpy loop over pairs. accuracy: float32
-statistics against float64, on rows made to be hard and on real hidden states. encoder: forward
-passes of base and large against torch transformers (needs the [parity] extra). attention: the
-attention level of two base-size encoders over the first of --minutes, against a plain loop over
-stored maps. statistics: the update of the moments against the machine's own products. memory,
-pipeline, scaling and statistics print a line of JSON for each figure; plots draws such lines.
+statistics against float64, on difficult rows and on real hidden states. encoder: forward passes of
+base and large against torch transformers (needs the [parity] extra). attention: the attention level
+of two base-size encoders over the first of --minutes, against a plain loop over stored maps.
+statistics: the update of the moments against the machine's matrix products. plots: draws the lines
+that memory, pipeline and scaling have printed.
+
+All but plots print a line of JSON for the machine and one for each figure.
 """
 
 import importlib
@@ -41,14 +43,20 @@ _MINUTES = flags.DEFINE_list(
     "minutes", None, "Minutes of audio (default: memory 4,30, pipeline 5, attention 3)."
 )
 _REPEATS = flags.DEFINE_integer(
-    "repeats", None, "Interleaved runs behind a median (default: 7, pipeline 3).", lower_bound=1
+    "repeats",
+    None,
+    "Interleaved runs of which a figure is the median (default: 7, pipeline 3).",
+    lower_bound=1,
 )
 _PAIRS = flags.DEFINE_integer(
     "pairs", 12, "Pairs of representations that are timed of the published pipeline; 0: all.",
     lower_bound=0,
 )  # fmt: skip
-_LINES = flags.DEFINE_string("lines", None, "Lines of JSON that other runs have printed.")
+_LINES = flags.DEFINE_string("lines", None, "File of the lines that other runs have printed.")
 _OUT = flags.DEFINE_string("out", None, "Folder for plots.")
+_SMALL = flags.DEFINE_bool(
+    "small", False, "Tiny encoders and few rows, to try a benchmark; the figures mean nothing."
+)
 
 
 def _speech() -> str:
@@ -58,11 +66,11 @@ def _speech() -> str:
 
 
 def _minutes(*default: float) -> list[float]:
-    given = _MINUTES.value or []
+    texts = _MINUTES.value or []
     try:
-        return [float(minutes) for minutes in given] or [*default]
+        return [float(minutes) for minutes in texts] or [*default]
     except ValueError:
-        raise UserError(f"--minutes={','.join(given)}: expected numbers") from None
+        raise UserError(f"--minutes={','.join(texts)}: expected numbers") from None
 
 
 def _repeats(default: int = 7) -> int:
@@ -75,7 +83,7 @@ def _files() -> tuple[str, str]:
     return _LINES.value, _OUT.value
 
 
-# The arguments of `run` in the module of experiments.benchmarks of that name.
+# The arguments of `run` in the module of experiments.benchmarks of that name, but for `small`.
 _ARGUMENTS: dict[str, Callable[[], tuple]] = {
     "memory": lambda: (_speech(), _minutes(4, 30)),
     "pipeline": lambda: (_speech(), _minutes(5), _repeats(3), _PAIRS.value),
@@ -94,7 +102,8 @@ _WHAT = flags.DEFINE_enum("what", "memory", list(_ARGUMENTS), "What to measure."
 def main() -> None:
     """Measure what --what names."""
     module = importlib.import_module(f"experiments.benchmarks.{_WHAT.value}")
-    module.run(*_ARGUMENTS[_WHAT.value]())
+    options = {} if _WHAT.value == "plots" else {"small": _SMALL.value}
+    module.run(*_ARGUMENTS[_WHAT.value](), **options)
 
 
 if __name__ == "__main__":

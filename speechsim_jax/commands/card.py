@@ -21,12 +21,13 @@ from typing import Any
 
 from absl import flags
 
+from speechsim_jax.analyses import model_card
 from speechsim_jax.audio.corpus import Source
 from speechsim_jax.commands import compare, training
 from speechsim_jax.commands import flags as _flags
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint_files import open_checkpoint, read_json
-from speechsim_jax.training import model_card, records
+from speechsim_jax.training import records
 from speechsim_jax.training.data.splits import speaker_of
 
 _TRAINED = flags.DEFINE_string("trained", None, "Workdir of a finished training.")
@@ -61,7 +62,7 @@ def run(config: Config) -> Path:
     """Write the folder; returns the card. Raises UserError."""
     trained = Path(config.trained).expanduser()
     folder = trained / "model"
-    told = records.record(folder)
+    told = records.read_training_record(folder)
     workdir = Path(config.workdir).expanduser()
     card = workdir / "README.md"
     if card.exists() and not config.overwrite:
@@ -73,7 +74,7 @@ def run(config: Config) -> Path:
     held_out = trained / "held_out.json"
     facts = model_card.Facts(
         name=workdir.name,
-        told=told,
+        record=told,
         config=checkpoint.config,
         parameters=sum(tensor.size for tensor in checkpoint.tensors().values()),
         file_bytes=sum((folder / name).stat().st_size for name in checkpoint.files),
@@ -81,7 +82,7 @@ def run(config: Config) -> Path:
         curve=lines,
         by_speaker=read_json(held_out).get("speakers", {}) if held_out.is_file() else {},
         audio=audio,
-        texts=texts,
+        licences=texts,
         probe=probe,
         began_with=None if config.began_with is None else Path(config.began_with).name,
     )
@@ -102,7 +103,7 @@ def run(config: Config) -> Path:
 # --- what is known ---
 
 
-def _lines(path: Path) -> list[dict[str, float]]:
+def _lines(path: Path) -> list[dict[str, Any]]:
     """The looks at held-out speakers, from before the first step on."""
     if not path.is_file():
         return []
@@ -126,7 +127,7 @@ def _audio(
 
     Raises UserError for audio under a ShareAlike licence, or without a licence.
     """
-    split = records.split_of(folder, config.corpus)
+    split = records.training_split(folder, config.corpus)
     rows: dict[str, dict[str, str]] = {}
     texts: dict[str, str] = {}
     for corpus in config.corpus:

@@ -25,8 +25,8 @@ from absl import flags
 import speechsim_jax as ss
 from speechsim_jax import figures
 from speechsim_jax.analyses import learning_dynamics
-from speechsim_jax.audio import corpus as sound
 from speechsim_jax.audio import open_corpus, selection
+from speechsim_jax.audio.corpus import Corpus
 from speechsim_jax.commands import compare, resuming
 from speechsim_jax.commands import flags as _flags
 from speechsim_jax.errors import UserError
@@ -69,7 +69,7 @@ class Config:
     resume: bool = False
 
 
-def run(config: Config) -> learning_dynamics.Dynamics:
+def run(config: Config) -> learning_dynamics.LearningDynamics:
     """Compare every checkpoint with the final model, write and draw. Raises UserError."""
     workdir = _flags.new_workdir(config.workdir, config.overwrite or config.resume)
     with _flags.log_to(workdir):
@@ -94,7 +94,7 @@ def run(config: Config) -> learning_dynamics.Dynamics:
         told = f"{len(corpus.sources)} utterances of {corpus.origin}"
         note = f"{told} · {config.note}" if config.note else told
         layers = range(last.config.num_hidden_layers + 1)
-        found = learning_dynamics.gathered(
+        found = learning_dynamics.LearningDynamics.from_blocks(
             list(folders), layers, list(blocks.values()), untrained, note
         )
         _write(workdir, config, found, last)
@@ -121,7 +121,7 @@ def checkpoints(config: Config) -> tuple[dict[int, Path], Path]:
     return steps, steps[max(steps)]
 
 
-def _identity(config: Config, last: ss.SpeechEncoder, corpus: sound.Corpus) -> dict[str, Any]:
+def _identity(config: Config, last: ss.SpeechEncoder, corpus: Corpus) -> dict[str, Any]:
     """What has a say in the numbers; each checkpoint is looked at for itself."""
     return {
         "version": ss.__version__,
@@ -137,7 +137,7 @@ def _compared(
     source: ss.SpeechEncoder | Path,
     name: str,
     last: ss.SpeechEncoder,
-    corpus: sound.Corpus,
+    corpus: Corpus,
     folder: Path,
 ) -> ss.SimilarityResult:
     """A checkpoint against the final model, unless that has been done."""
@@ -167,7 +167,7 @@ def _compared(
 
 
 def _write(
-    workdir: Path, config: Config, found: learning_dynamics.Dynamics, last: ss.SpeechEncoder
+    workdir: Path, config: Config, found: learning_dynamics.LearningDynamics, last: ss.SpeechEncoder
 ) -> None:
     """dynamics.csv, the figures, and how they were made."""
     found.write_csv(workdir / "dynamics.csv")

@@ -174,7 +174,7 @@ def save_result(
     (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     result.save(workdir / "result.nc")
     result.to_csv(workdir / "scores.csv")
-    result.report(workdir / "report.html")
+    ss.write_report(result, workdir / "report.html")
     for stale in (workdir / "figures").glob("*.*"):
         if stale.suffix[1:] in figures.FORMATS:
             stale.unlink()

@@ -30,11 +30,12 @@ from speechsim_jax.analyses.replication import maps as _maps
 from speechsim_jax.analyses.replication.claims import ATTENTION, MEASURES
 from speechsim_jax.analyses.replication.findings import Finding
 from speechsim_jax.audio import batching, open_corpus, selection
-from speechsim_jax.audio import corpus as sound
-from speechsim_jax.audio.open_corpus import durations
+from speechsim_jax.audio.corpus import Corpus
+from speechsim_jax.audio.open_corpus import with_durations
 from speechsim_jax.commands import compare, resuming
 from speechsim_jax.commands import flags as _flags
 from speechsim_jax.errors import UserError
+from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.runtime import provenance
 
 _PRESET = flags.DEFINE_enum(
@@ -99,8 +100,8 @@ class Config:
     models: tuple[str, ...]
     audio: str
     workdir: str
-    finetuned: members.Pairs = ()
-    seeds: members.Pairs = ()
+    finetuned: members.ModelPairs = ()
+    seeds: members.ModelPairs = ()
     groups: int = 8
     seed: int = 0
     untrained: tuple[str, ...] | None = None
@@ -142,21 +143,21 @@ def run(config: Config) -> Outcome:
     with _flags.log_to(workdir):
         if len(config.models) < 2:
             raise UserError(f"{len(config.models)} models; at least 2 are needed")
-        maps = _maps.published_maps(config.published)
-        encoders, roles = members.load(
+        maps = _maps.load_published(config.published)
+        encoders, roles = members.load_models(
             config.models, config.finetuned, config.seeds,
             config.models if config.untrained is None else config.untrained, config.layers,
             revision=config.revision, cache_dir=config.cache_dir,
             local_files_only=config.local_files_only,
         )  # fmt: skip
-        corpora, about = _corpora(config)
+        corpora, about = _corpora(config, next(iter(encoders.values())).config)
         folder = resuming.place(
             workdir / "groups",
             _identity(config, encoders, corpora),
             config.resume,
             config.overwrite,
         )
-        given = grouped.Grouped(
+        given = grouped.GroupedComparison(
             corpora=corpora,
             measures=MEASURES,
             attention=_ALL_ATTENTION if config.attention else (),
@@ -169,26 +170,28 @@ def run(config: Config) -> Outcome:
             keep_statistics=config.keep_statistics,
             note=config.note,
         )
-        sets = members.sets(roles, list(encoders), config.split)
+        sets = members.comparison_sets(roles, list(encoders), config.split)
         made = {
-            name: grouped.run([encoders[model] for model in models], given, folder / name)
+            name: grouped.compare_groups(
+                [encoders[model] for model in models], given, folder / name
+            )
             for name, models in sets.items()
         }
         wholes = [whole for whole, _ in made.values()]
         without = list(zip(*(others for _, others in made.values())))
         there = None if maps is None else (maps.results(), _maps.published_roles(maps))
-        found = findings.find(wholes, without, roles, there)
+        found = findings.evaluate_claims(wholes, without, roles, there)
         told = _how(config, wholes[0], encoders, about)
         formats, style = config.figure_formats, config.figure_style
         paths = _maps.draw(wholes, roles, workdir / "figures", formats, style)
         agreements = []
         if maps is not None:
-            laid = _maps.lay(maps, wholes, roles, config.published_as)
-            paths += _maps.draw_beside(laid, workdir / "figures", formats)
+            laid = _maps.align_with_published(maps, wholes, roles, config.published_as)
+            paths += _maps.draw_side_by_side(laid, workdir / "figures", formats)
             agreements = [row for one in laid for row in published_maps.agreements(one)]
             published_maps.write_csv(agreements, workdir / "published.csv")
         wholes[0].save(workdir / "result.nc")
-        wholes[0].report(workdir / "report.html")
+        ss.write_report(wholes[0], workdir / "report.html")
         (workdir / "findings.json").write_text(findings.as_json(found, told))
         # A figure in several formats is shown once.
         shown = {path.stem: path for path in reversed(paths)}
@@ -203,13 +206,15 @@ def run(config: Config) -> Outcome:
 # --- audio, and going on ---
 
 
-def _corpora(config: Config) -> tuple[tuple[sound.Corpus, ...], dict[str, Any]]:
+def _corpora(
+    config: Config, architecture: EncoderConfig
+) -> tuple[tuple[Corpus, ...], dict[str, Any]]:
     """The groups, and what to say of them."""
     corpus = open_corpus.open_corpus(config.audio)
     if config.max_minutes is not None:
         corpus = selection.select(corpus, config.max_minutes, config.seed)
-    corpus = durations(corpus)
-    made = selection.disjoint(corpus, config.groups, config.seed)
+    corpus = with_durations(corpus)
+    made = selection.disjoint_groups(corpus, config.groups, config.seed)
     known = [source.seconds for source in corpus.sources if source.seconds]
     about = {
         "audio": corpus.origin,
@@ -221,17 +226,18 @@ def _corpora(config: Config) -> tuple[tuple[sound.Corpus, ...], dict[str, Any]]:
         "seconds_of_groups": [
             round(sum(source.seconds or 0.0 for source in one.sources), 1) for one in made.corpora
         ],
-        "speakers_in_one_group": made.whole_speakers,
+        "speakers_in_one_group": made.speakers_disjoint,
     }
     options = ss.Settings(**config.settings)
     buckets = batching.plan_buckets(
         known or [options.max_seconds],
+        hop_samples=architecture.hop_samples,
+        window_samples=architecture.window_samples,
         count=options.buckets,
         batch_seconds=options.batch_seconds,
         max_seconds=options.max_seconds,
     )
-    lengths = [bucket.samples / sound.SAMPLE_RATE_HZ for bucket in buckets]
-    return selection.alike(made.corpora, lengths), about
+    return batching.share_buckets(made.corpora, buckets), about
 
 
 def _attention_seconds(config: Config) -> dict[str, Any]:
@@ -242,7 +248,7 @@ def _attention_seconds(config: Config) -> dict[str, Any]:
 
 
 def _identity(
-    config: Config, encoders: Mapping[str, ss.SpeechEncoder], corpora: Sequence[sound.Corpus]
+    config: Config, encoders: Mapping[str, ss.SpeechEncoder], corpora: Sequence[Corpus]
 ) -> dict[str, Any]:
     """What has a say in the numbers."""
     return {
@@ -305,8 +311,8 @@ def of_preset(
     name: str,
     zoo: str | None = None,
     *,
-    finetuned: members.Pairs = (),
-    seeds: members.Pairs = (),
+    finetuned: members.ModelPairs = (),
+    seeds: members.ModelPairs = (),
     settings: Mapping[str, Any] | None = None,
     published: str | None = None,
     published_as: Mapping[str, str] | None = None,
@@ -317,7 +323,7 @@ def of_preset(
 
     `zoo`: a folder with other models of the zoo's names. Raises UserError.
     """
-    chosen = presets.preset(name, zoo)
+    chosen = presets.load_preset(name, zoo)
     defaults = {
         "max_minutes": chosen.minutes,
         "attention_max_seconds": chosen.attention_seconds,

@@ -141,7 +141,7 @@ def train(job: trainer.TrainingRun, workdir: Path, run: Run, progress: bool) -> 
 
 def say(outcome: trainer.Outcome, run: Run) -> None:
     """Print what came out."""
-    for name, value in outcome.marks.items():
+    for name, value in outcome.metrics.items():
         print(f"{name:20} {value:.4f}")
     if outcome.finished:
         print(f"\nwritten: {Path(run.workdir, 'model')}")

@@ -10,8 +10,8 @@ from speechsim_jax.comparison import attentions
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import attention
 from speechsim_jax.pipeline import costs
-from tests.models.test_parity import fixture
 from tests.support import tolerances
+from tests.support.parity import fixture
 
 LAYOUTS = ("wav2vec2-base", "wavlm-base", "hubert-large")
 # The number of each in the parity fixtures; 15, 5, 15 and 1 frames.

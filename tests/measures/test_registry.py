@@ -1,6 +1,9 @@
-"""Measures of one's own (docs/extending.md has a whole example)."""
+"""The registry: measures of one's own (docs/extending.md has a whole example), and records."""
 
 import dataclasses
+import inspect
+import math
+import re
 
 import numpy as np
 import pytest
@@ -100,3 +103,38 @@ def test_what_cannot_be_registered(change, said):
     with pytest.raises(UserError, match=said):
         register(dataclasses.replace(NEAREST, **change))
     assert ss.list_measures() == before
+
+
+# --- docstrings agree with records ---
+
+# The functions of attention measures are made of others, which have the docstrings.
+FUNCTIONS = {
+    name: measure for name, measure in measures.MEASURES.items() if measure.statistic != "attention"
+}
+_ENDS = {"0": 0.0, "1": 1.0, "-1": -1.0, "pi / 2": math.pi / 2}
+
+
+def _docstring(measure: Measure) -> str:
+    return inspect.getdoc(measure.function) or ""
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_range_and_symmetry_in_the_docstring_are_those_of_the_record(name):
+    measure = FUNCTIONS[name]
+    words = re.findall(r"\ba?symmetric\b", _docstring(measure).lower())
+    assert set(words) == {"symmetric" if measure.symmetric else "asymmetric"}
+    if interval := re.search(r"\bin \[([^,]+), ([^\]]+)\]", _docstring(measure), re.IGNORECASE):
+        assert (_ENDS[interval[1]], _ENDS[interval[2]]) == measure.limits
+
+
+@pytest.mark.parametrize("measure", ss.list_measures(), ids=lambda measure: measure.name)
+def test_references_name_author_and_year(measure):
+    """Or that the definition is this package's own."""
+    assert re.search(r"^[A-Za-z].* (18|19|20)\d\d\b|^this package$", measure.reference)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_docstring_names_the_author_of_the_record(name):
+    reference = FUNCTIONS[name].reference
+    author = reference.removeprefix("after ").split()[0]
+    assert reference == "this package" or author in _docstring(FUNCTIONS[name])

@@ -20,9 +20,9 @@ from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
 from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
 from speechsim_jax.statistics.attention_sums import AttentionSums
 from speechsim_jax.statistics.moments import ModelShape
-from tests.models.test_parity import fixture
 from tests.support import reference, tolerances
 from tests.support.golden import GOLDEN
+from tests.support.parity import fixture
 
 EVERYTHING = ("distance", "divergence", "correlation")
 HEAD_MEASURES = {
