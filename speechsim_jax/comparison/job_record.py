@@ -12,6 +12,7 @@ from typing import Any
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.results.result import RepresentationName
+from speechsim_jax.runtime.atomic_write import write_text
 
 _RECORD = "job.json"
 _FORMAT = 2
@@ -55,7 +56,7 @@ def write_record(
         "attributes": attributes,
     }
     try:
-        (folder / _RECORD).write_text(json.dumps(record))
+        write_text(folder / _RECORD, json.dumps(record))
     except OSError as error:
         raise UserError(f"statistics cannot be written to {folder}: {error.strerror}") from error
 

@@ -21,7 +21,6 @@ from speechsim_jax.statistics.accumulator import (
     BatchRows,
     EncodedBatch,
     LayerIndex,
-    State,
 )
 from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
 from speechsim_jax.statistics.attention_finished import AttentionState
@@ -128,11 +127,12 @@ _FACTORIES: dict[str, Factory] = {
 }
 
 
-def register_statistic(state: type[State], accumulator: Factory) -> None:
+def register_statistic(state: type[Any], accumulator: Factory) -> None:
     """Add a statistic; measures whose `statistic` is its kind read it.
 
     Args:
-      state: what is stored, merged and finished; its `kind` names the statistic.
+      state: class of the `State` that is stored, merged and finished; its `kind` names the
+        statistic.
       accumulator: `PassSetup` of a pass -> its accumulator.
 
     Raises:

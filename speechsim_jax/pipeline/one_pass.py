@@ -126,7 +126,7 @@ class ReadCounts:
 
 def run_pass(
     run: ComparisonRun,
-    one: Pass,
+    pass_: Pass,
     encoders: Sequence[SpeechEncoder],
     corpus: Corpus,
     checkpoints: Path | None,
@@ -137,7 +137,7 @@ def run_pass(
 
     Args:
       run: what all passes share.
-      one: the pass.
+      pass_: the pass.
       encoders: all models of the run; those of the pass are placed on the devices.
       corpus: what this process reads.
       checkpoints: folder of the checkpoints, None for none.
@@ -151,18 +151,18 @@ def run_pass(
     Raises:
       UserError: statistics or checkpoints of another job, or a hidden state that is NaN or inf.
     """
-    layers = tuple(tuple(run.layers[n.model][l] for l in n.layers) for n in one.models)
-    placed = tuple(forward.on_devices(encoders[n.model], run.mesh, n.depth) for n in one.models)
-    if not one.selection.without_attention.measures:
+    layers = tuple(tuple(run.layers[n.model][l] for l in n.layers) for n in pass_.models)
+    placed = tuple(forward.on_devices(encoders[n.model], run.mesh, n.depth) for n in pass_.models)
+    if not pass_.selection.without_attention.measures:
         sources = tuple(source for source in corpus.sources if source.id in run.attention_ids)
         corpus = dataclasses.replace(corpus, sources=sources)
     accumulators = Accumulators(
         PassSetup(
-            selection=one.selection,
+            selection=pass_.selection,
             encoders=placed,
             layers=layers,
-            indices=tuple((n.model, l) for n in one.models for l in n.layers),
-            tiles=one.local_tiles,
+            indices=tuple((n.model, l) for n in pass_.models for l in n.layers),
+            tiles=pass_.local_tiles,
             settings=run.settings,
             attention_ids=run.attention_ids,
             mesh=run.mesh,
@@ -172,7 +172,7 @@ def run_pass(
     (complete,) = processes.broadcast([np.array(folder is not None and folder.exists())])
     if complete:
         return _read_earlier(folder, identity)
-    attention = bool(one.selection.attention.measures)
+    attention = bool(pass_.selection.attention.measures)
     outputs = [run.outputs(of_model, attention) for of_model in layers]
     _compile(placed, outputs, run)
     saved = checkpoints and Checkpoints(checkpoints, identity, run.checkpoint_every)

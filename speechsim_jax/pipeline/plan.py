@@ -94,14 +94,16 @@ class Plan:
         assert self.rows is not None
         return 2 * self.rows * sum(
             len(tile.pairs) * self.shapes[tile.a].neurons * self.shapes[tile.b].neurons
-            for one in self.passes
-            for tile in one.tiles
+            for pass_ in self.passes
+            for tile in pass_.tiles
         )  # fmt: skip
 
     @property
     def encoder_flops(self) -> float | int:
         """Of the forward passes of all passes; 0 where not known."""
-        return sum(self.models[n.model].flops(n.depth) for one in self.passes for n in one.models)
+        return sum(
+            self.models[n.model].flops(n.depth) for pass_ in self.passes for n in pass_.models
+        )
 
     @property
     def seconds(self) -> float | None:
@@ -112,17 +114,17 @@ class Plan:
 
     def __str__(self) -> str:
         data, feature = self.mesh
-        most = max(one.memory.total for one in self.passes)
+        most = max(pass_.memory.total for pass_ in self.passes)
         count = len(self.passes)
         lines = [
             f"{f'{count} passes over the audio' if count > 1 else 'one pass'}, "
             f"data {data} x feature {feature} devices, "
             f"at most {_gb(most)} of {_gb(self.budget_bytes)} on each"
         ]
-        for number, one in enumerate(self.passes, start=1):
-            needs = "; ".join(self._of_model(needed) for needed in one.models)
-            pairs = sum(len(tile.pairs) for tile in one.tiles)
-            parts = ", ".join(f"{k} {_gb(v)}" for k, v in one.memory._asdict().items() if v)
+        for number, pass_ in enumerate(self.passes, start=1):
+            needs = "; ".join(self._of_model(needed) for needed in pass_.models)
+            pairs = sum(len(tile.pairs) for tile in pass_.tiles)
+            parts = ", ".join(f"{k} {_gb(v)}" for k, v in pass_.memory._asdict().items() if v)
             lines.append(f"pass {number}: {pairs} layer pairs of {needs}; {parts}")
         if self.rows is not None:
             work = f"statistics {self.statistics_flops:.2e} FLOPs"

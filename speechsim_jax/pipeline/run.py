@@ -24,6 +24,7 @@ from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, run_pass
 from speechsim_jax.pipeline.pass_memory import PassMemory, Sizes
 from speechsim_jax.pipeline.plan import NeededLayers, Pass, Plan, plan
 from speechsim_jax.runtime import processes
+from speechsim_jax.runtime.atomic_write import write_text
 from speechsim_jax.statistics.moments import ModelShape, Tile, all_tiles, count_of
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.store import PassStatistics
@@ -182,10 +183,8 @@ def _earlier_division(checkpoints: Path | None, shapes: tuple[ModelShape, ...]) 
 
 def _write_division(checkpoints: Path, planned: Plan, attention_apart: bool) -> None:
     passes = [[dataclasses.astuple(tile) for tile in p.tiles] for p in planned.passes]
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    temporary = checkpoints / f"{_PLAN}.tmp"
-    temporary.write_text(json.dumps({"passes": passes, "attention_apart": attention_apart}))
-    temporary.replace(checkpoints / _PLAN)
+    record = {"passes": passes, "attention_apart": attention_apart}
+    write_text(checkpoints / _PLAN, json.dumps(record))
 
 
 def run_passes(
@@ -212,13 +211,13 @@ def run_passes(
     if several:
         encoders = tuple(map(forward.on_host, encoders))
     statistics, corpus, total = [], run.corpus, ReadCounts()
-    for number, one in enumerate(passes, start=1):
+    for number, pass_ in enumerate(passes, start=1):
         if several:
             _log.info("pass %d of %d", number, len(passes))
         name = f"pass-{number}"
         checkpoints = run.checkpoints and (run.checkpoints / name if several else run.checkpoints)
         result, counts = run_pass(
-            run, one, encoders, corpus, checkpoints, folder and folder / name,
+            run, pass_, encoders, corpus, checkpoints, folder and folder / name,
             digests=run.digests and number == 1,
         )  # fmt: skip
         statistics.append(result)
@@ -230,7 +229,7 @@ def run_passes(
             usable = tuple(source for source in corpus.sources if source.id not in skipped)
             corpus = dataclasses.replace(corpus, sources=usable)
         elif (
-            one.selection.without_attention.measures
+            pass_.selection.without_attention.measures
             and processes.is_first()
             and counts.frames != total.frames
         ):
