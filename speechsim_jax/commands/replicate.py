@@ -423,7 +423,7 @@ def define_flags() -> FlagValues:
 def config_from_flags(values: FlagValues) -> Config:
     """The flags as a Config; raises UserError for what is missing or malformed."""
     given = flags.from_flags(values, _Flags, output=flags.output(values))
-    settings = flags.present_values(values, Settings)
+    overrides = flags.present_values(values, Settings)
     common: dict[str, Any] = {
         name: getattr(given, name)
         for name in (
@@ -443,12 +443,12 @@ def config_from_flags(values: FlagValues) -> Config:
         return Config(
             models=given.models,
             split=bool(given.split),
-            settings=dataclasses.replace(_DEFAULTS, **settings),
+            settings=dataclasses.replace(_DEFAULTS, **overrides),
             **common,
         )
     if given.models:
         raise UserError(f"--preset={given.preset} has its models; leave out --models")
-    return of_preset(given.preset, given.zoo, split=given.split, settings=settings, **common)
+    return of_preset(given.preset, given.zoo, split=given.split, settings=overrides, **common)
 
 
 def _pairs(flag: str, words: Sequence[str]) -> list[tuple[str, str]]:
