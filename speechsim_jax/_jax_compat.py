@@ -1,4 +1,4 @@
-"""Arrays put one after the other into one that is then there, whole, for whoever reads it."""
+"""What differs between JAX releases or backends, under one name."""
 
 import contextlib
 import importlib
@@ -10,22 +10,26 @@ from jax import lax
 from jaxtyping import Array, Float
 
 
-def joined(
+def concatenate_in_place(
     arrays: Sequence[Float[Array, "_one *rest"]], out: Float[Array, "_all *rest"] | None = None
 ) -> Float[Array, "_all *rest"]:
-    """jnp.concatenate over the first axis, written in place: into `out` if that is given.
+    """Concatenate along the first axis by writing into one array.
 
-    On a CPU XLA makes one slow loop of a concatenation and everything that is done to it, which
-    asks of every number where it comes from: for the attention maps of a large encoder a third of
-    the whole forward pass, for the entropies of maps ten times the time of the logarithms.
+    On a CPU, XLA fuses jnp.concatenate into whatever consumes it, as one slow loop that tests for
+    every number where it comes from: for the attention maps of a large encoder a third of the whole
+    forward pass, for the entropies of maps ten times the time of the logarithms.
+
+    Args:
+      arrays: arrays that differ in their first axis only.
+      out: written over, if given; a new array otherwise.
     """
-    first, places = arrays[0], sum(map(len, arrays))
-    whole = jnp.zeros((places, *first.shape[1:]), first.dtype) if out is None else out
+    first, length = arrays[0], sum(map(len, arrays))
+    result = jnp.zeros((length, *first.shape[1:]), first.dtype) if out is None else out
     start = 0
     for array in arrays:
-        whole = lax.dynamic_update_slice_in_dim(whole, array, start, 0)
+        result = lax.dynamic_update_slice_in_dim(result, array, start, 0)
         start += len(array)
-    return whole
+    return result
 
 
 def x64(enabled: bool) -> contextlib.AbstractContextManager:

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from speechsim_jax.errors import UserError, did_you_mean
 
 Record = TypeVar("Record")
+Records = TypeVar("Records", bound=tuple[Any, ...])
 
 # Groups of settings, in the order of the help page.
 COMPARED = "What is compared"
@@ -348,7 +349,7 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def with_overrides(records: tuple[Any, ...], overrides: Mapping[str, Any]) -> tuple[Any, ...]:
+def with_overrides(records: Records, overrides: Mapping[str, Any]) -> Records:
     """The records with single settings replaced, each in the record that has it.
 
     Raises:
@@ -367,7 +368,8 @@ def with_overrides(records: tuple[Any, ...], overrides: Mapping[str, Any]) -> tu
                 f"{', '.join(sorted(known))}"
             )
         changes[known[name]][name] = value
-    return tuple(
+    replaced = tuple(
         dataclasses.replace(record, **change) if change else record
         for record, change in zip(records, changes)
     )
+    return typing.cast(Records, replaced)

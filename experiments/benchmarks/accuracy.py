@@ -15,7 +15,7 @@ from speechsim_jax._jax_compat import x64
 from speechsim_jax.audio.corpus import read
 from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.comparison.activations import Key
-from speechsim_jax.measures import MEASURES
+from speechsim_jax.measures import MEASURES, MeasureSelection
 from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.statistics.moments import ModelShape
@@ -87,7 +87,7 @@ def stream(blocks: Iterable[Block], size: int, dtype: str) -> FinishedMoments:
             hidden = tuple(jnp.asarray(x[None, None]) for x in block)
         statistic.append(hidden, np.arange(len(block[0])))
     assert statistic is not None, "no rows"
-    return statistic.finish(TOLERANCE)
+    return statistic.result().finish(rank_tolerance=TOLERANCE)
 
 
 def covariance(moments: FinishedMoments) -> np.ndarray:
@@ -107,7 +107,10 @@ def covariance_error(found: FinishedMoments, exact: np.ndarray) -> float:
 
 def relative_errors(found: FinishedMoments, exact: FinishedMoments) -> dict[str, float]:
     """Of every measure on moments, the largest over pairs of different representations."""
-    scores, expected = (score_all(m, ON_MOMENTS).matrices for m in (found, exact))
+    scores, expected = (
+        score_all({"moments": m}, MeasureSelection(tuple(ON_MOMENTS))).matrices
+        for m in (found, exact)
+    )
     different = ~np.eye(len(exact.representations), dtype=bool)
     return {
         name: float(np.max(np.abs(scores[name][different] / matrix[different] - 1)))

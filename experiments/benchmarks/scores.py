@@ -32,7 +32,7 @@ def run() -> None:
     statistic.wait()
     print(f"sgemm {peak:.0f} GFLOP/s; statistics over {_ROWS} rows "
           f"{time.perf_counter() - started:.1f} s, representations made included")  # fmt: skip
-    reading = statistic.finish()
+    reading = statistic.result().finish()
     pairs = list(itertools.combinations(range(_MODELS * _LAYERS), 2))
     some = np.random.default_rng(0).choice(len(pairs), _PLAIN_PAIRS, replace=False)
     some = [pairs[k] for k in some]
@@ -50,9 +50,9 @@ def run() -> None:
 
     time_plain(some[: _PLAIN_PAIRS // 2])
     started = time.perf_counter()
-    moments = statistic.finish()
+    moments = statistic.result().finish()
     whitened = time.perf_counter() - started
-    ours = score_all(moments, resolve("paper")[0])
+    ours = score_all({"moments": moments}, resolve("paper"))
     seconds = time.perf_counter() - started
     time_plain(some[_PLAIN_PAIRS // 2 :])
 

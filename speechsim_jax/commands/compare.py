@@ -14,9 +14,9 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl.flags import FlagValues
 
@@ -35,8 +35,6 @@ from speechsim_jax.settings import (
 )
 
 if TYPE_CHECKING:
-    from speechsim_jax.audio.corpus import Corpus
-    from speechsim_jax.comparison.encoders import ModelSource
     from speechsim_jax.results.result import SimilarityResult
 
 _log = logging.getLogger(__name__)
@@ -102,19 +100,22 @@ def run(config: Config) -> SimilarityResult:
     with log_to(workdir, config.output.progress):
         inputs.check_models(config.models, config.resources.revision)
         corpus = inputs.open_audio(config.audio)
-        _log.info("comparing %s on %s", ", ".join(config.models), config.audio)
+        inputs.log_start(config.models, corpus)
         _log.debug("config: %s", json.dumps(dataclasses.asdict(config)))
         if config.resume and not checkpoints.exists():
             _log.warning("no checkpoint in %s: starting from the beginning", workdir)
-        result = compare(
+
+        import speechsim_jax as ss
+
+        result = ss.compare(
             config.models,
             corpus,
             config.measures,
             levels=config.levels or None,
             settings=config.settings,
-            resources=dataclasses.replace(config.resources, checkpoint_dir=checkpoints),
+            resources=dataclasses.replace(config.resources, checkpoint_dir=str(checkpoints)),
             output=dataclasses.replace(
-                config.output, keep_statistics=statistics if config.keep_statistics else None
+                config.output, keep_statistics=str(statistics) if config.keep_statistics else None
             ),
         )
         if process_index() == 0:
@@ -122,30 +123,6 @@ def run(config: Config) -> SimilarityResult:
             save_result(result, workdir, given, config.figure_formats, config.figure_style)
             shutil.rmtree(checkpoints, ignore_errors=True)
     return result
-
-
-def compare(
-    models: Sequence[ModelSource],
-    audio: Corpus,
-    measures: str | Sequence[str],
-    *,
-    levels: Sequence[str] | None = None,
-    settings: Settings,
-    resources: Resources,
-    output: Output,
-) -> SimilarityResult:
-    """`ss.compare` of whole records."""
-    import speechsim_jax as ss
-
-    values: dict[str, Any] = {
-        field.name: getattr(record, field.name)
-        for record in (settings, resources, output)
-        for field in dataclasses.fields(record)
-    }
-    minutes = values.pop("checkpoint_every")
-    return ss.compare(
-        models, audio, measures=measures, levels=levels, checkpoint_minutes=minutes, **values
-    )
 
 
 def define_flags() -> FlagValues:

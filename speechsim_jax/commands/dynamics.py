@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import re
 import shutil
 from pathlib import Path
@@ -23,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from absl.flags import FlagValues
 
 from speechsim_jax.commands import flags, inputs
-from speechsim_jax.commands.compare import compare
 from speechsim_jax.commands.compilation_cache import use_compilation_cache
 from speechsim_jax.commands.log import log_to
 from speechsim_jax.commands.workdir import new_workdir, partial_results
@@ -41,7 +39,6 @@ _SETTINGS = (
     "model_dtype", "strict", "rank_tolerance", "max_minutes", "seed",
 )  # fmt: skip
 _STEP = re.compile(r"step-(\d+)")
-_log = logging.getLogger(__name__)
 
 
 @documented
@@ -75,7 +72,7 @@ def run(config: Config) -> learning_dynamics.Dynamics:
     with log_to(workdir, config.output.progress):
         folders, final = checkpoints(config)
         corpus = inputs.open_audio(config.audio)
-        _log.info("comparing %d checkpoints with %s on %s", len(folders), final, config.audio)
+        inputs.log_start([str(final), *map(str, folders.values())], corpus)
 
         import tqdm.auto
 
@@ -171,7 +168,7 @@ def _compared(
         result = ss.SimilarityResult.load(path)
         if result.attributes["models"][name]["sha256"] == encoder.provenance["sha256"]:
             return result
-    result = compare(
+    result = ss.compare(
         [encoder, last],
         corpus,
         config.measures,

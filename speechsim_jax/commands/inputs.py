@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from speechsim_jax.models import zoo
 
 if TYPE_CHECKING:
     from speechsim_jax.audio.corpus import Corpus
+
+_log = logging.getLogger(__name__)
 
 _RANDOM = re.compile(r"random:(?P<source>.+?)(@\d+)?", re.DOTALL)
 
@@ -40,3 +43,12 @@ def open_audio(audio: str) -> Corpus:
     corpus = open_corpus(audio)
     check_some_are_there(corpus)
     return corpus
+
+
+def log_start(models: Sequence[str], corpus: Corpus) -> None:
+    """Log what a command is about to read, before the libraries that do it are loaded."""
+    count = len(corpus.sources)
+    _log.info(
+        "models: %s; audio: %s (%d utterance%s); loading libraries",
+        ", ".join(models), corpus.origin, count, "s" * (count != 1),
+    )  # fmt: skip

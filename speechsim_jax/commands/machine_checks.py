@@ -139,7 +139,7 @@ def covariance_error() -> float:
     data = _hard_rows()
     statistic = MomentsAccumulator(_STREAMS, _BUFFER)
     statistic.append(tuple(jnp.asarray(x[:, None]) for x in data), np.arange(_ROWS))
-    finished = statistic.finish()
+    finished = statistic.result().finish()
     representations = [representation.astype(np.float64) for x in data for representation in x]
     centred = [representation - representation.mean(0) for representation in representations]
     errors = []
@@ -162,7 +162,7 @@ def attention_error() -> float:
         (_HEADS,), rows_of_maps, ("distance", "divergence", "correlation")
     )
     statistic.append(jnp.asarray(maps), np.array(_FRAMES, np.int32), _FRAMES[0])
-    means = statistic.finish().means
+    means = statistic.result().finish().means
     errors = []
     for a, b in itertools.combinations(range(_HEADS.neurons), 2):
         pairs = [(m[a, :n, :n], m[b, :n, :n]) for m, n in zip(maps.astype(float), _FRAMES)]

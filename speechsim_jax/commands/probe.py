@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from speechsim_jax.models.encoder import SpeechEncoder
 
 UNHEARD, ALL = "unheard", "all"
-_log = logging.getLogger(__name__)
 
 
 @documented
@@ -103,7 +101,7 @@ def run(config: Config) -> summary.Found:
     with log_to(file.parent, config.progress):
         inputs.check_models(config.models, config.revision)
         corpus = inputs.open_audio(config.audio)
-        _log.info("probing %s on %s", ", ".join(config.models), config.audio)
+        inputs.log_start(config.models, corpus)
 
         import tqdm.auto
 

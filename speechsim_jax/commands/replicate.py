@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,7 +50,6 @@ _RESOURCES = (
     "device_memory_gb", "checkpoint_every", "revision", "cache_dir", "local_files_only",
 )  # fmt: skip
 _DEFAULTS = Settings(attention_max_seconds=60)
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +176,8 @@ def run(config: Config) -> Outcome:
         if len(config.models) < 2:
             raise UserError(f"{len(config.models)} models; at least 2 are needed")
         inputs.check_models(config.models, config.resources.revision)
-        _log.info("replicating with %s on %s", ", ".join(config.models), config.audio)
+        corpus = inputs.open_audio(config.audio)
+        inputs.log_start(config.models, corpus)
 
         from speechsim_jax.analyses.replication import (
             findings,
@@ -200,7 +199,7 @@ def run(config: Config) -> Outcome:
             cache_dir=config.resources.cache_dir,
             local_files_only=config.resources.local_files_only,
         )
-        corpora, audio_facts = _corpora(config)
+        corpora, audio_facts = _corpora(corpus, config)
         identity = _identity(config, encoders, corpora)
         folder = partial_results(workdir / "groups", identity, config.resume, config.overwrite)
         groups = grouped.Grouped(
@@ -251,13 +250,12 @@ def run(config: Config) -> Outcome:
 # --- audio, and resuming ---
 
 
-def _corpora(config: Config) -> tuple[tuple[Corpus, ...], dict[str, Any]]:
+def _corpora(corpus: Corpus, config: Config) -> tuple[tuple[Corpus, ...], dict[str, Any]]:
     """The groups of utterances, and facts about them."""
     from speechsim_jax.audio import batching, selection
     from speechsim_jax.audio import corpus as sound
     from speechsim_jax.audio.open_corpus import durations
 
-    corpus = inputs.open_audio(config.audio)
     options = config.settings
     if options.max_minutes is not None:
         corpus = selection.select(corpus, options.max_minutes, options.seed)

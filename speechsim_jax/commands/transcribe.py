@@ -125,7 +125,7 @@ def run(config: Config) -> Outcome:
     with log_to(file.parent, config.progress) if file else contextlib.nullcontext():
         inputs.check_models(config.models, config.revision)
         corpus, left_out = _spoken(inputs.open_audio(config.audio))
-        _log.info("transcribing %s with %s", config.audio, ", ".join(config.models))
+        inputs.log_start(config.models, corpus)
 
         import speechsim_jax as ss
         from speechsim_jax.audio import selection

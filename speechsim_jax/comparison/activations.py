@@ -8,19 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from speechsim_jax._jax_compat import x64
-from speechsim_jax.comparison.score import build_result
+from speechsim_jax.comparison.arrays import Key, default_stats_dtype, representation_names
+from speechsim_jax.comparison.score import scored_result
 from speechsim_jax.errors import UserError
-from speechsim_jax.measures import resolve
-from speechsim_jax.results.result import RepresentationName, SimilarityResult
+from speechsim_jax.measures.registry import resolve
+from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime import provenance
 from speechsim_jax.settings import Settings
-from speechsim_jax.statistics.accumulator import BatchRows
-from speechsim_jax.statistics.finished import Finished
+from speechsim_jax.statistics import store
+from speechsim_jax.statistics.accumulator import Accumulator, BatchRows, EncodedBatch
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.sample import SampleAccumulator
+from speechsim_jax.statistics.store import PassStatistics
 
-Key = str | tuple[str, int]
 Rows = np.ndarray | Iterable[np.ndarray]
 
 
@@ -37,16 +38,7 @@ def compare_activations(
     utterances: Sequence[str] | np.ndarray | None = None,
     progress: bool = False,
 ) -> SimilarityResult:
-    """How alike are these representations, on the same rows?
-
-    `activations`: name -> array [rows, neurons] (memory-mapped ones are read in blocks), or an
-    iterable of such arrays one after the other. "model/3" or ("model", 3) is layer 3 of a model; a
-    key without a layer is a model of one layer, 0. `measures`, `levels`: as of `compare`, but for
-    attention. `stats_dtype` defaults to float64 on a CPU and to compensated float32 elsewhere;
-    `rank_tolerance` is that of `Settings`; statistics are updated with `rows_per_update` rows at a
-    time. Measures on the frame sample read `sample_frames` rows, which `seed` and the row numbers
-    choose (all, if there are no more). `utterances` names the utterance of each row; without it,
-    `mutual_knn` cannot leave neighbours in time out. `progress`: show a bar on stderr.
+    """Compare representations given as arrays, on the same rows.
 
     >>> x = np.random.default_rng(0).standard_normal((500, 64))
     >>> result = ss.compare_activations({"mine/0": x, "theirs/3": x[:, ::-1]})
@@ -55,51 +47,69 @@ def compare_activations(
     >>> result.dataset["best_match"].loc["mine/0", "theirs/3"].values[:3]
     array([63, 62, 61], dtype=int32)
 
+    Args:
+      activations: name -> array [rows, neurons] (memory-mapped ones are read in blocks), or an
+        iterable of such arrays, one after the other. "model/3" or ("model", 3) is layer 3 of a
+        model; a key without a layer is layer 0 of a model of one layer.
+      measures: as in `compare`, except for attention.
+      levels: as in `compare`.
+      stats_dtype: float64 on a CPU by default, compensated float32 elsewhere.
+      rank_tolerance: as in `Settings`.
+      rows_per_update: rows that are added to the statistics together.
+      sample_frames: rows of the sample that some measures read, chosen by `seed` and the rows'
+        numbers (all, if there are no more).
+      seed: of the sample.
+      utterances: the utterance of each row; without it, `mutual_knn` cannot leave neighbours in
+        time out.
+      progress: whether a bar is shown on stderr.
+
+    Returns:
+      All scores, labelled.
+
     Raises:
-        UserError: arrays that are not [rows, neurons] of the same number of rows; NaN or inf, with
-            the row.
+      UserError: arrays that are not [rows, neurons] of the same number of rows; NaN or inf, with
+        the row.
     """
     if not activations:
         raise UserError("no activations given")
     Settings(sample_frames=sample_frames, seed=seed, rank_tolerance=rank_tolerance)
-    chosen = resolve(measures, levels)
-    if chosen.attention:
-        raise UserError(f"{chosen.attention[0].name} compares maps; use compare_attentions")
-    names = [_representation_name(key) for key in activations]
-    if len(set(names)) < len(names):
-        raise UserError("two keys of activations name the same model and layer")
+    selection = resolve(measures, levels)
+    if attention := selection.on("attention"):
+        raise UserError(f"{attention[0].name} compares maps; use compare_attentions")
+    names = representation_names(activations, layer=0, argument="activations")
     if stats_dtype is None:
-        stats_dtype = "float64" if jax.default_backend() == "cpu" else "float32"
+        stats_dtype = default_stats_dtype()
     labels = [str(name) for name in names]
     blocks = [_blocks(n, rows, rows_per_update) for n, rows in zip(labels, activations.values())]
     first = [next(block, None) for block in blocks]
     _check_aligned(labels, first, 0)
     widths = [block.shape[1] for block in first if block is not None]
-    streams = _streams(widths)
-    statistic = MomentsAccumulator(streams, rows_per_update, stats_dtype, rows_dtype=stats_dtype)
-    sample = None
-    if any(measure.statistic == "sample" for measure in chosen.measures):
-        sample = SampleAccumulator(streams, sample_frames, seed, rows_dtype=stats_dtype)
+    shapes = _shapes(widths)
+    moments = MomentsAccumulator(shapes, rows_per_update, stats_dtype, rows_dtype=stats_dtype)
+    accumulators: list[Accumulator] = [moments]
+    if selection.on("sample"):
+        accumulators.append(SampleAccumulator(shapes, sample_frames, seed, rows_dtype=stats_dtype))
     current: list[np.ndarray | None] = first
     while current[0] is not None:
-        blocks_now = [block for block in current if block is not None]
-        rows = _rows(statistic.rows, len(blocks_now[0]), utterances)
-        hidden = _as_streams(streams, blocks_now, stats_dtype)
-        statistic.append(hidden, rows.positions)
-        if sample is not None:
-            sample.append(hidden, rows)
+        arrays = [block for block in current if block is not None]
+        rows = _rows(moments.rows, len(arrays[0]), utterances)
+        batch = EncodedBatch(_as_models(shapes, arrays, stats_dtype), rows)
+        for accumulator in accumulators:
+            accumulator.update(batch)
         current = [next(block, None) for block in blocks]
-        _check_aligned(labels, current, statistic.rows)
-    if utterances is not None and len(utterances) != statistic.rows:
-        raise UserError(f"utterances names {len(utterances)} rows, but there are {statistic.rows}")
-    moments = statistic.finish(rank_tolerance)
+        _check_aligned(labels, current, moments.rows)
+    if utterances is not None and len(utterances) != moments.rows:
+        raise UserError(f"utterances names {len(utterances)} rows, but there are {moments.rows}")
+    states = [accumulator.result() for accumulator in accumulators]
+    finished = store.finish(
+        [PassStatistics({state.kind: state for state in states})], rank_tolerance
+    )
     attributes = provenance.record(
-        frames=moments.rows,
-        numeric={"stats_dtype": moments.dtype, "rank_tolerance": moments.rank_tolerance},
+        frames=finished.rows(0),
+        numeric=finished.numeric,
         settings={"sample_frames": sample_frames, "seed": seed},
     )
-    taken = sample.finish() if sample else None
-    return build_result(names, Finished(moments, taken), chosen, attributes, progress)
+    return scored_result(names, finished, selection, attributes, progress)
 
 
 def _rows(start: int, count: int, utterances: Sequence[str] | np.ndarray | None) -> BatchRows:
@@ -115,18 +125,7 @@ def _rows(start: int, count: int, utterances: Sequence[str] | np.ndarray | None)
         utterance=utterance,
         number=np.arange(start, start + count),
         ids=("",) * len(names),
-        wholes=tuple(names.tolist()),
-    )
-
-
-def _representation_name(key: Key) -> RepresentationName:
-    if isinstance(key, tuple):
-        return RepresentationName(str(key[0]), int(key[1]))
-    model, _, layer = key.rpartition("/")
-    return (
-        RepresentationName(model, int(layer))
-        if model and layer.isdigit()
-        else RepresentationName(key, 0)
+        utterances=tuple(names.tolist()),
     )
 
 
@@ -146,9 +145,9 @@ def _blocks(name: str, rows: Rows, size: int) -> Iterator[np.ndarray]:
             pending.append(part)
             held += len(part)
             while held >= size:
-                joined = np.concatenate(pending)
-                yield joined[:size]
-                pending, held = [joined[size:]], held - size
+                rows_held = np.concatenate(pending)
+                yield rows_held[:size]
+                pending, held = [rows_held[size:]], held - size
     if held:
         yield np.concatenate(pending)
 
@@ -166,26 +165,26 @@ def _check_aligned(labels: list[str], blocks: list[np.ndarray | None], before: i
         raise UserError(f"at least 2 rows are needed, got {lengths[0]}")
 
 
-def _streams(widths: list[int]) -> tuple[ModelShape, ...]:
-    """Neighbours of one width are one stream."""
-    streams: list[ModelShape] = []
+def _shapes(widths: list[int]) -> tuple[ModelShape, ...]:
+    """Adjacent representations of one width are treated as layers of one model."""
+    shapes: list[ModelShape] = []
     for width in widths:
-        if streams and streams[-1].neurons == width:
-            streams[-1] = ModelShape(streams[-1].layers + 1, width)
+        if shapes and shapes[-1].neurons == width:
+            shapes[-1] = ModelShape(shapes[-1].layers + 1, width)
         else:
-            streams.append(ModelShape(1, width))
-    return tuple(streams)
+            shapes.append(ModelShape(1, width))
+    return tuple(shapes)
 
 
-def _as_streams(
-    streams: tuple[ModelShape, ...], blocks: list[np.ndarray], dtype: str
+def _as_models(
+    shapes: tuple[ModelShape, ...], blocks: list[np.ndarray], dtype: str
 ) -> tuple[jax.Array, ...]:
-    """The blocks of all representations as [layer, 1, row, neuron], one a stream."""
+    """The blocks of all representations as [layer, 1, row, neuron] of each model."""
     hidden: list[jax.Array] = []
     start = 0
-    for stream in streams:
-        parts = [block.astype(dtype) for block in blocks[start : start + stream.layers]]
+    for shape in shapes:
+        layers = [block.astype(dtype) for block in blocks[start : start + shape.layers]]
         with x64(dtype == "float64"):
-            hidden.append(jnp.asarray(np.stack(parts)[:, None]))
-        start += stream.layers
+            hidden.append(jnp.asarray(np.stack(layers)[:, None]))
+        start += shape.layers
     return tuple(hidden)

@@ -3,33 +3,31 @@
 import collections
 import contextlib
 import dataclasses
-import functools
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
-from speechsim_jax.audio import alignments, batching, open_corpus, selection
-from speechsim_jax.audio import corpus as sound
-from speechsim_jax.audio.alignments import Segments, read_alignments
-from speechsim_jax.audio.corpus import check_some_are_there
-from speechsim_jax.audio.open_corpus import durations
-from speechsim_jax.comparison.merge import new_folder, write_record
-from speechsim_jax.comparison.score import build_result
+from speechsim_jax.audio import batching, chosen
+from speechsim_jax.audio.chosen import ChosenAudio
+from speechsim_jax.audio.corpus import counted
+from speechsim_jax.audio.open_corpus import AudioInput
+from speechsim_jax.comparison.job_record import new_folder, write_record
+from speechsim_jax.comparison.request import Request
+from speechsim_jax.comparison.score import scored_result
 from speechsim_jax.errors import UserError
-from speechsim_jax.measures import resolve
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import load_encoder
-from speechsim_jax.pipeline import costs, frame_choice
+from speechsim_jax.pipeline.frame_choice import FrameChoice
 from speechsim_jax.pipeline.gather import on_all
-from speechsim_jax.pipeline.one_pass import Seen
-from speechsim_jax.pipeline.run import ComparisonRun, planned, run
+from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, log_skipped
+from speechsim_jax.pipeline.run import plan_passes, run_passes
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
-from speechsim_jax.runtime import mesh as sharding
 from speechsim_jax.runtime import processes, provenance
-from speechsim_jax.settings import Settings, with_overrides
-from speechsim_jax.statistics.finished import Finished, finished
+from speechsim_jax.settings import Output, Resources, Settings
+from speechsim_jax.statistics import store
+from speechsim_jax.statistics.store import FinishedStatistics
 
 ModelSource = str | Path | SpeechEncoder
 
@@ -38,228 +36,212 @@ _log = logging.getLogger(__name__)
 
 def compare(
     models: Sequence[ModelSource],
-    audio: open_corpus.AudioInput,
-    *,
+    audio: AudioInput,
     measures: str | Sequence[str] = "paper",
+    *,
     levels: Sequence[str] | None = None,
-    note: str = "",
-    progress: bool = True,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    checkpoint_dir: str | Path | None = None,
-    checkpoint_minutes: float | int = 10.0,
-    mesh: str | None = None,
-    device_memory_gb: float | int | None = None,
-    keep_statistics: str | Path | None = None,
-    **settings: Any,
+    settings: Settings | None = None,
+    resources: Resources | None = None,
+    output: Output | None = None,
+    **overrides: Any,
 ) -> SimilarityResult:
-    """How alike are all layers of all models on this audio?
+    """Compare all layers of all models on the same audio.
 
-    `models`: hub ids, folders, "random:ID" (untrained, `random_like`) or loaded encoders. `audio`:
-    whatever `open_corpus` takes: a folder, a manifest, a list, a file, or waveforms. `measures`:
-    "paper", "all" or names (`list_measures`); "paper" and "all" take in the attention level only if
-    `levels` names it.
-    `note` is kept in the result and shown under its figures. `progress`: show bars on stderr.
-    `revision` (branch, tag or commit), `cache_dir` and `local_files_only` are for hub models, as of
-    `load_encoder`. `settings`: the fields of `Settings`.
-    `checkpoint_dir`: where a long run saves its statistics every `checkpoint_minutes`; if it holds
-    a checkpoint of the same job (models, audio, measures, settings, versions), that run goes on, on
-    as many devices as there are now. `mesh`: how devices are used, as "data:4,feature:2"
-    (`sharding`): those along `data` hear different utterances, those along `feature` share one
-    accumulator; all along `data` unless given. `device_memory_gb`: what each device may use (of an
-    accelerator nearly all unless given, of a machine three quarters); where the statistics do not
-    fit, the audio is read several times and layer pairs are taken in turn (`plan`).
-    `keep_statistics`: a folder for what scores are made of, which `merge` adds to that of other
-    jobs on other audio.
     Activations are never stored: memory does not depend on the amount of audio.
 
     >>> result = ss.compare(["facebook/hubert-base-ls960", "runs/mine"], "speech", progress=False)
     >>> result.models
     ('hubert-base-ls960', 'mine')
 
+    Args:
+      models: hub ids, folders, "zoo:NAME", "random:ID" (untrained, see `random_like`) or loaded
+        encoders.
+      audio: a folder, a manifest, a list, a file, "hf:NAME/CONFIG/SPLIT", or waveforms (see
+        `open_corpus`).
+      measures: "paper", "all" or names (see `list_measures`). "paper" and "all" include the
+        attention level only if `levels` names it.
+      levels: keep only measures of these levels.
+      settings: everything that can change a number.
+      resources: where models come from, devices, memory and checkpoints.
+      output: stored statistics, note and progress bars.
+      overrides: single fields of `Settings`, `Resources` and `Output` by name.
+
+    Returns:
+      All scores, labelled, with their provenance.
+
     Raises:
-        UserError: anything wrong with what was given, in one line.
+      UserError: anything wrong with the arguments, in one line.
     """
-    processes.check_joined()
-    (options,) = with_overrides((Settings(),), settings)
-    chosen = resolve(measures, levels)
-    if options.attention_max_seconds is not None and not chosen.attention:
-        raise UserError("attention_max_seconds is given, but no measure of the attention level")
-    load = functools.partial(
-        load_encoder, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
-    )
+    request = Request.checked(measures, levels, settings, resources, output, overrides)
+    sources = _sources(models)
+    audio_ = _choose(audio, request, len(sources))
+    encoders = _load(sources, request)
+    run = _run(encoders, audio_, request)
+    passes = plan_passes(run, request.budget_bytes)
+    with contextlib.ExitStack() as scratch:
+        folder = _statistics_folder(run, request.output, len(passes), scratch)
+        statistics, counts = run_passes(run, passes, folder)
+        if not processes.is_first():
+            return on_all(None)
+        finished = store.finish(statistics, request.settings.rank_tolerance)
+        names = [RepresentationName(e.name, l) for e, ls in zip(encoders, run.layers) for l in ls]
+        counts = ReadCounts(skipped=audio_.skipped) + counts
+        attributes = _attributes(run, audio_, counts, finished, request.output.note, len(passes))
+        if folder is not None and request.output.keep_statistics is not None:
+            write_record(folder, names, run.selection, len(passes), counts.digests, attributes)
+        progress = request.output.progress
+        return on_all(scored_result(names, finished, run.selection, attributes, progress))
+
+
+def _sources(models: Sequence[ModelSource]) -> list[ModelSource]:
+    """The models as a list; raises UserError if there are none."""
     if isinstance(models, str | Path | SpeechEncoder):
-        models = [models]
-    if not models:
+        return [models]
+    sources = list(models)
+    if not sources:
         raise UserError("no models given; expected hub ids or folders")
-    seen = Seen(heard=None if keep_statistics is None else [])
-    corpus, segments, facts = _open(audio, options, seen)
+    return sources
+
+
+def _choose(audio: AudioInput, request: Request, models: int) -> ChosenAudio:
+    """The audio that is compared; logs what was left out."""
+    audio_ = chosen.choose(audio, request.settings)
+    if processes.is_first():  # every process finds the same
+        for skipped in audio_.skipped:
+            log_skipped(skipped)
     _log.info(
-        "reading %s, looking at %s",
-        sound.counted(len(models), "model"), sound.counted(len(corpus.sources), "audio file"),
+        "comparing %s on %s",
+        counted(models, "model"), counted(len(audio_.corpus.sources), "audio file"),
     )  # fmt: skip
-    encoders = _encoders(models, load, options)
-    devices = sharding.mesh_from(mesh)
-    budget = costs.budget_bytes(device_memory_gb, devices)
-    layers = [_layers_of(encoder, options.layers) for encoder in encoders]
-    corpus, listened = _chosen_of(corpus, options)
-    share = processes.share(corpus.sources, [source.seconds or 0.0 for source in corpus.sources])
-    choice = frame_choice.FrameChoice(
-        config=encoders[0].config,
-        ids=frozenset(source.id for source in corpus.sources),
-        stride=options.frame_stride,
-        pool=options.pool,
-        segments=segments,
-        drop_labels=options.drop_labels,
-    )
+    return audio_
+
+
+def _load(sources: Sequence[ModelSource], request: Request) -> tuple[SpeechEncoder, ...]:
+    """All models, under distinct names; raises UserError for frames that do not correspond."""
+    resources, dtype = request.resources, request.settings.model_dtype
+    encoders = [
+        source
+        if isinstance(source, SpeechEncoder)
+        else load_encoder(
+            source,
+            revision=resources.revision,
+            cache_dir=resources.cache_dir,
+            local_files_only=resources.local_files_only,
+        )
+        for source in sources
+    ]
+    encoders = _distinct_names(encoders)
+    if dtype != "float32":  # otherwise as loaded: an encoder may have been rounded before
+        encoders = [encoder.astype(dtype) for encoder in encoders]
+    _check_frame_rates(encoders)
+    return tuple(encoders)
+
+
+def _run(
+    encoders: tuple[SpeechEncoder, ...], audio_: ChosenAudio, request: Request
+) -> ComparisonRun:
+    """What all passes share."""
+    settings, corpus = request.settings, audio_.corpus
+    seconds = [source.seconds or 0.0 for source in corpus.sources]
+    known = [length for length in seconds if length]
     versions = provenance.record()["versions"]
-    job = ComparisonRun(
-        encoders=tuple(encoders),
-        layers=tuple(layers),
-        chosen=chosen,
-        options=options,
-        corpus=dataclasses.replace(corpus, sources=share),
-        listened=listened,
-        choice=choice,
-        buckets=_buckets(corpus, options),
-        mesh=devices,
+    return ComparisonRun(
+        encoders=encoders,
+        layers=tuple(_layers_of(encoder, settings.layers) for encoder in encoders),
+        selection=request.selection,
+        settings=settings,
+        corpus=dataclasses.replace(corpus, sources=processes.share(corpus.sources, seconds)),
+        attention_corpus=audio_.attention_corpus,
+        choice=FrameChoice(
+            config=encoders[0].config,
+            ids=frozenset(source.id for source in corpus.sources),
+            stride=settings.frame_stride,
+            pool=settings.pool,
+            segments=audio_.segments,
+            drop_labels=settings.drop_labels,
+        ),
+        buckets=batching.plan_buckets(
+            known or [settings.max_seconds],
+            count=settings.buckets,
+            batch_seconds=settings.batch_seconds,
+            max_seconds=settings.max_seconds,
+        ),
+        mesh=request.mesh,
         identity={
             "audio": corpus.fingerprint(),
             "process": [processes.index(), processes.count()],
-            "keep_statistics": keep_statistics is not None,
+            "keep_statistics": request.output.keep_statistics is not None,
             "versions": {name: versions[name] for name in ("speechsim_jax", "jax", "jaxlib")},
-            **facts,
+            **audio_.alignments,
         },
-        checkpoints=_own_checkpoints(checkpoint_dir),
-        checkpoint_minutes=checkpoint_minutes,
-        progress=progress and processes.is_first(),
-    )
-    readings = planned(job, budget)
-    with contextlib.ExitStack() as scratch:
-        folder = _place_of_statistics(job, keep_statistics, len(readings), scratch)
-        parts = run(job, readings, seen, folder)
-        if not processes.is_first():
-            return on_all(None)
-        found = finished(parts, options.rank_tolerance)
-        names = [RepresentationName(e.name, l) for e, ls in zip(encoders, layers) for l in ls]
-        attributes = _attributes(job, corpus, seen, found, note=note, passes=len(readings), **facts)
-        if keep_statistics is not None:
-            assert folder is not None and seen.heard is not None
-            write_record(folder, names, chosen, len(readings), seen.heard, attributes)
-        return on_all(build_result(names, found, chosen, attributes, progress))
-
-
-def _attributes(
-    job: ComparisonRun, corpus: sound.Corpus, seen: Seen, found: Finished, **facts: Any
-) -> dict[str, Any]:
-    """How the result was made."""
-    return provenance.record(
-        models={encoder.name: dict(encoder.provenance) for encoder in job.encoders},
-        corpus={"origin": corpus.origin, "fingerprint": corpus.fingerprint()},
-        settings=dataclasses.asdict(job.options),
-        mesh=dict(job.mesh.shape),
-        processes=processes.count(),
-        numeric={"stats_precision": "highest"} | found.numeric,
-        frames=seen.frames,
-        rows=found.rows(seen.frames),
-        utterances=seen.utterances,
-        seconds=seen.seconds,
-        skipped=[dataclasses.asdict(skipped) for skipped in seen.skipped],
-        **facts,
+        checkpoints=request.checkpoints,
+        checkpoint_minutes=request.resources.checkpoint_every,
+        digests=request.output.keep_statistics is not None,
+        progress=request.output.progress and processes.is_first(),
     )
 
 
-def _encoders(
-    models: Sequence[ModelSource], load: Callable[[str | Path], SpeechEncoder], options: Settings
-) -> list[SpeechEncoder]:
-    """All models, under distinct names; raises UserError for frames that do not correspond."""
-    encoders = _distinct_names([m if isinstance(m, SpeechEncoder) else load(m) for m in models])
-    if options.model_dtype != "float32":  # as loaded: an encoder may have been rounded before
-        encoders = [encoder.astype(options.model_dtype) for encoder in encoders]
-    _check_frame_rates(encoders)
-    return encoders
-
-
-def _chosen_of(corpus: sound.Corpus, options: Settings) -> tuple[sound.Corpus, sound.Corpus]:
-    """The utterances that are compared, with their durations; and those whose attention is."""
-    if options.max_minutes is not None:
-        corpus = selection.select(corpus, options.max_minutes, options.seed)
-    corpus = durations(corpus)
-    if options.attention_max_seconds is None:
-        return corpus, corpus
-    return corpus, selection.select(corpus, options.attention_max_seconds / 60, options.seed)
-
-
-def _buckets(corpus: sound.Corpus, options: Settings) -> tuple[batching.Bucket, ...]:
-    """The shapes of the batches."""
-    seconds = [source.seconds for source in corpus.sources if source.seconds]
-    return batching.plan_buckets(
-        seconds or [options.max_seconds],
-        count=options.buckets,
-        batch_seconds=options.batch_seconds,
-        max_seconds=options.max_seconds,
-    )
-
-
-def _place_of_statistics(
-    job: ComparisonRun, keep: str | Path | None, passes: int, scratch: contextlib.ExitStack
+def _statistics_folder(
+    run: ComparisonRun, output: Output, passes: int, scratch: contextlib.ExitStack
 ) -> Path | None:
     """Where the first process writes the statistics of all; None if they may stay in memory."""
     if not processes.is_first():
         return None
-    if keep is not None:
-        return new_folder(keep)
+    if output.keep_statistics is not None:
+        return new_folder(output.keep_statistics)
     if passes == processes.count() == 1:
         return None
-    if job.checkpoints is not None:
-        return job.checkpoints / "statistics"
+    if run.checkpoints is not None:
+        return run.checkpoints / "statistics"
     return Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="speechsim-")))
 
 
-def _own_checkpoints(folder: str | Path | None) -> Path | None:
-    """This process's; raises UserError if those there are of another number of processes."""
-    if folder is None:
-        return None
-    place, count = Path(folder).expanduser(), processes.count()
-    names = [path.name for path in place.glob("*")] if place.is_dir() else []
-    others = {int(name.rpartition("-")[2]) for name in names if name.startswith("process-")}
-    before = others or ({1} if names else {count})
-    if before != {count}:
-        raise UserError(
-            f"the checkpoints in {place} are of a job of {max(before)} processes, and there are "
-            f"{count} now; start as many as there were, or anew in another folder"
-        )
-    return place if count == 1 else place / f"process-{processes.index()}-of-{count}"
-
-
-def _open(
-    audio: open_corpus.AudioInput, options: Settings, seen: Seen
-) -> tuple[sound.Corpus, dict[str, Segments] | None, dict[str, Any]]:
-    """The corpus, with its alignments if they are asked for, and what the result says of these."""
-    corpus = open_corpus.open_corpus(audio)
-    check_some_are_there(corpus)
-    if options.alignments is None:
-        return corpus, None, {}
-    aligned = read_alignments(options.alignments, options.alignment_tier)
-    alignments.check_labels(aligned, options.drop_labels)
-    # Every process finds the same utterances without alignment: one of them says so.
-    skip = seen.skip if processes.is_first() else lambda _: None
-    corpus, segments = alignments.aligned_corpus(corpus, aligned, skip, options.strict)
-    return corpus, segments, {"alignments": {"tier": aligned.tier, "sha256": aligned.sha256}}
+def _attributes(
+    run: ComparisonRun,
+    audio_: ChosenAudio,
+    counts: ReadCounts,
+    finished: FinishedStatistics,
+    note: str,
+    passes: int,
+) -> dict[str, Any]:
+    """How the result was made."""
+    return provenance.record(
+        models={encoder.name: dict(encoder.provenance) for encoder in run.encoders},
+        corpus={"origin": audio_.corpus.origin, "fingerprint": audio_.corpus.fingerprint()},
+        settings=dataclasses.asdict(run.settings),
+        mesh=dict(run.mesh.shape),
+        processes=processes.count(),
+        numeric={"stats_precision": "highest"} | finished.numeric,
+        frames=counts.frames,
+        rows=finished.rows(counts.frames),
+        utterances=counts.utterances,
+        seconds=counts.seconds,
+        skipped=[dataclasses.asdict(skipped) for skipped in counts.skipped],
+        note=note,
+        passes=passes,
+        **audio_.alignments,
+    )
 
 
 def _distinct_names(encoders: Sequence[SpeechEncoder]) -> list[SpeechEncoder]:
-    """The encoders with names made unique: full sources where they differ, else numbered."""
+    """The encoders with unique names: as much of their sources as tells them apart, or numbers."""
     named = list(encoders)
-    taken = collections.Counter(encoder.name for encoder in named)
-    seen: collections.Counter[str] = collections.Counter()
-    for index, encoder in enumerate(named):
-        if taken[encoder.name] > 1:
-            seen[encoder.name] += 1
-            label = f"{encoder.name}#{seen[encoder.name]}"
-            named[index] = dataclasses.replace(encoder, name=label)
+    names = collections.Counter(encoder.name for encoder in named)
+    for name in (name for name, count in names.items() if count > 1):
+        same = [k for k, encoder in enumerate(named) if encoder.name == name]
+        for k, label in zip(same, _labels([named[k] for k in same])):
+            named[k] = dataclasses.replace(named[k], name=label)
     return named
+
+
+def _labels(encoders: Sequence[SpeechEncoder]) -> list[str]:
+    """Labels for encoders of one name: the shortest ends of their sources that differ."""
+    parts = [PurePath(str(e.provenance.get("source", e.name))).parts for e in encoders]
+    for length in range(2, max(map(len, parts)) + 1):
+        ends = ["/".join(part[-length:]) for part in parts]
+        if len(set(ends)) == len(ends):
+            return ends
+    return [f"{encoder.name}#{number}" for number, encoder in enumerate(encoders, start=1)]
 
 
 def _check_frame_rates(encoders: Sequence[SpeechEncoder]) -> None:
@@ -274,14 +256,12 @@ def _check_frame_rates(encoders: Sequence[SpeechEncoder]) -> None:
             )
 
 
-def _layers_of(encoder: SpeechEncoder, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+def _layers_of(encoder: SpeechEncoder, layers: tuple[int, ...] | None) -> tuple[int, ...]:
     """Layer numbers in order, each once; raises UserError for one that the model lacks."""
     depth = encoder.config.num_hidden_layers
-    if wanted is None:
+    if layers is None:
         return tuple(range(depth + 1))
-    for layer in wanted:
+    for layer in layers:
         if not -depth - 1 <= layer <= depth:
-            raise UserError(f"{encoder.name} has layers 0 to {depth}; --layers asks for {layer}")
-    if not wanted:
-        raise UserError("no layers asked for")
-    return tuple(sorted({layer % (depth + 1) for layer in wanted}))
+            raise UserError(f"{encoder.name} has layers 0 to {depth}; `layers` asks for {layer}")
+    return tuple(sorted({layer % (depth + 1) for layer in layers}))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Scores of the finished statistics, labelled."""
 
 import logging
 import time
@@ -7,51 +7,56 @@ from typing import Any
 
 import tqdm.auto
 
-from speechsim_jax.measures import MeasureSelection, scoring
-from speechsim_jax.measures.scoring import score_all
+from speechsim_jax.measures.registry import MeasureSelection
+from speechsim_jax.measures.scoring import pairs_scored, score_all
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
-from speechsim_jax.statistics.finished import Finished
+from speechsim_jax.statistics.store import FinishedStatistics
 
 _log = logging.getLogger(__name__)
 
 
-def build_result(
+def scored_result(
     names: Sequence[RepresentationName],
-    finished: Finished,
-    chosen: MeasureSelection,
+    finished: FinishedStatistics,
+    selection: MeasureSelection,
     attributes: dict[str, Any],
-    progress: bool,
+    progress: bool = False,
+    attention_names: Sequence[RepresentationName] | None = None,
 ) -> SimilarityResult:
-    """Score all pairs of representations and label what comes out."""
-    matrices, extras, more = {}, {}, {}
+    """Score all pairs of representations and label the result.
+
+    Args:
+      names: of the representations.
+      finished: what the measures read.
+      selection: the measures.
+      attributes: how the result was made; facts of the statistics are added.
+      progress: whether a bar is shown.
+      attention_names: of those with attention; by default all layers but 0.
+    """
     started = time.monotonic()
-    if finished.moments is not None:
-        pairs = len(names) * (len(names) + 1) // 2
-        total = pairs * len({measure.statistic for measure in chosen.measures})
-        with tqdm.auto.tqdm(total=total, desc="scores", unit="pair", disable=not progress) as bar:
-            models = [name.model for name in names]
-            scores = score_all(
-                finished.moments, chosen.measures, chosen.rankings, models, bar.update,
-                finished.sample,
-            )  # fmt: skip
-        matrices, extras = dict(scores.matrices), dict(scores.extras)
-    definitions = {m.name: scoring.describe(m) for m in chosen.measures}
+    if attention_names is None:
+        attention_names = [name for name in names if name.layer > 0]
+    total = pairs_scored(finished.by_kind, selection)
+    with tqdm.auto.tqdm(total=total, desc="scores", unit="pair", disable=not progress) as bar:
+        models = [name.model for name in names]
+        scores = score_all(finished.by_kind, selection, models, bar.update)
     if finished.sample is not None:
         attributes["sample"] = {
             "rows": len(finished.sample.keys),
             "utterances": len(set(finished.sample.utterances) - {""}),
         }
     if finished.attention is not None:
-        heads = [name for name in names if name.layer > 0]
-        more = scoring.attention_result(heads, finished.attention, chosen.attention)
-        matrices |= more.pop("matrices")
-        extras |= more.pop("extras")
-        definitions |= more.pop("measures")
         attributes["attention"] = {
             "utterances": finished.attention.utterances,
             "frames": finished.attention.frames,
         }
     _log.info("scored %d representations in %.1f s", len(names), time.monotonic() - started)
     return SimilarityResult.build(
-        names, matrices, extras, measures=definitions, attributes=attributes, **more
+        names,
+        scores.matrices,
+        scores.extras,
+        measures={measure.name: measure.definition() for measure in selection.measures},
+        attributes=attributes,
+        attention_representations=attention_names if selection.on("attention") else (),
+        dims=scores.dims,
     )

@@ -1,12 +1,17 @@
 """The similarity measures, one family a file, and their registry."""
 
-from speechsim_jax.measures.base import Measure, Ranking, RepresentationPair, SamplePair
+from speechsim_jax.measures.base import (
+    AttentionPair,
+    Measure,
+    Pair,
+    Ranking,
+    RepresentationPair,
+    SamplePair,
+)
 from speechsim_jax.measures.registry import (
-    ATTENTION,
     MEASURES,
     PAPER,
     RANKINGS,
-    AttentionMeasure,
     MeasureSelection,
     list_measures,
     register,
@@ -14,15 +19,15 @@ from speechsim_jax.measures.registry import (
 )
 
 __all__ = [
-    "ATTENTION",
     "MEASURES",
     "PAPER",
     "RANKINGS",
-    "AttentionMeasure",
-    "MeasureSelection",
+    "AttentionPair",
     "Measure",
-    "RepresentationPair",
+    "MeasureSelection",
+    "Pair",
     "Ranking",
+    "RepresentationPair",
     "SamplePair",
     "list_measures",
     "register",

@@ -1,7 +1,7 @@
 """Attention level: how alike are the maps of two heads, and of two layers' heads?
 
-Head measures give a similarity of every two heads. A representation (the heads of one layer) x is
-then as well accounted for by y as its heads are on average by their best counterparts,
+Head measures give a similarity of every two heads. A layer x is then as well accounted for by y as
+its heads are on average by their best counterparts,
 
     score(x, y) = mean over heads a of x of max over heads b of y of similarity(a, b)
 
@@ -9,43 +9,19 @@ then as well accounted for by y as its heads are on average by their best counte
 all cells of all maps as rows.
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
 
 from speechsim_jax.measures import cca, cka
-from speechsim_jax.measures.base import RepresentationPair
-from speechsim_jax.statistics.attention_finished import FinishedAttention, MapMeans
-from speechsim_jax.statistics.attention_sums import BASELINES
+from speechsim_jax.measures.base import AttentionPair, Details, Measure, RepresentationPair
+from speechsim_jax.statistics.attention_finished import MapMeans
 
 Similarity = Float[np.ndarray, "_ _"]
-Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
 WU = "Wu et al. 2020, arXiv 2005.01172"
-_DIMS = ("x_attention", "y_attention")
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionMeasure:
-    """One similarity of the attention of two representations.
-
-    Either `of_heads` (means over maps -> similarity of what was compared) with the sum that it
-    `needs`, or `of_layers`, a measure on moments with heads as neurons.
-    """
-
-    name: str
-    summary: str
-    limits: tuple[float, float]
-    reference: str
-    symmetric: bool = False
-    of_heads: Callable[[MapMeans], Similarity] | None = None
-    needs: str | None = None
-    of_layers: Callable[[RepresentationPair], float] | None = None
-    level: str = "attention"
-    statistic: str = "attention"
 
 
 def frobenius(means: MapMeans) -> Similarity:
@@ -96,146 +72,148 @@ def pearson_exact(means: MapMeans) -> Similarity:
     return means.correlation
 
 
+def of_heads(
+    name: str,
+    similarity: Callable[[MapMeans], Similarity],
+    needs: str,
+    summary: str,
+    limits: tuple[float, float],
+    reference: str,
+) -> Measure:
+    """The measure of two layers that follows from a similarity of two heads.
+
+    Next to the score: `NAME_heads` [head_x, head_y], the similarities; `NAME_best` and `NAME_match`
+    [head_x], the best counterpart's similarity and number; `NAME_baseline` [baseline, head_x], the
+    similarity of each head of x with its baselines.
+
+    Args:
+      name: of the measure.
+      similarity: means over maps -> similarity of what was compared.
+      needs: the sum that it reads (`statistics.attention_sums`).
+      summary, limits, reference: as in `Measure`.
+    """
+
+    def score(pair: AttentionPair) -> float:
+        return float(similarity(pair.means).max(axis=1).mean())
+
+    def details(pair: AttentionPair) -> Details:
+        block = similarity(pair.means)
+        return {
+            f"{name}_heads": (("head_x", "head_y"), block.astype(np.float32)),
+            f"{name}_best": ("head_x", block.max(axis=1).astype(np.float32)),
+            f"{name}_match": ("head_x", block.argmax(axis=1).astype(np.int32)),
+        }
+
+    def facts(pair: AttentionPair) -> Details:
+        baseline = similarity(pair.baselines).astype(np.float32)
+        return {f"{name}_baseline": (("baseline", "head_x"), baseline)}
+
+    return Measure(
+        name=name,
+        level="attention",
+        summary=summary,
+        function=score,
+        symmetric=False,
+        limits=limits,
+        reference=reference,
+        statistic="attention",
+        needs=needs,
+        details=details,
+        facts=facts,
+    )
+
+
+def of_cells(
+    name: str,
+    function: Callable[[RepresentationPair], float],
+    symmetric: bool,
+    summary: str,
+    reference: str,
+) -> Measure:
+    """A measure on moments, of heads as neurons and cells of maps as rows."""
+    return Measure(
+        name=name,
+        level="attention",
+        summary=summary,
+        function=lambda pair: function(pair.moments),
+        symmetric=symmetric,
+        limits=(0.0, 1.0),
+        reference=reference,
+        statistic="attention",
+    )
+
+
 MEASURES = (
-    AttentionMeasure(
-        name="attn_frobenius",
+    of_heads(
+        "attn_frobenius",
+        frobenius,
+        needs="distance",
         summary="1 - mean Frobenius distance of maps; falls as utterances get longer",
         limits=(-math.inf, 1.0),
         reference=WU,
-        of_heads=frobenius,
-        needs="distance",
     ),
-    AttentionMeasure(
-        name="attn_js",
+    of_heads(
+        "attn_js",
+        js,
+        needs="divergence",
         summary="1 - mean Jensen-Shannon divergence of rows, nats",
         limits=(1 - math.log(2), 1.0),
         reference=WU,
-        of_heads=js,
-        needs="divergence",
     ),
-    AttentionMeasure(
-        name="attn_pearson",
+    of_heads(
+        "attn_pearson",
+        pearson,
+        needs="correlation",
         summary="mean correlation of rows, times (T - 1) / T",
         limits=(-1.0, 1.0),
         reference=WU,
-        of_heads=pearson,
-        needs="correlation",
     ),
-    AttentionMeasure(
-        name="attn_frobenius_norm",
+    of_heads(
+        "attn_frobenius_norm",
+        frobenius_norm,
+        needs="distance",
         summary="1 - mean Frobenius distance / sqrt(2 T)",
         limits=(0.0, 1.0),
         reference="this package",
-        of_heads=frobenius_norm,
-        needs="distance",
     ),
-    AttentionMeasure(
-        name="attn_js_bits",
+    of_heads(
+        "attn_js_bits",
+        js_bits,
+        needs="divergence",
         summary="1 - mean Jensen-Shannon divergence of rows, bits",
         limits=(0.0, 1.0),
         reference="Lin 1991",
-        of_heads=js_bits,
-        needs="divergence",
     ),
-    AttentionMeasure(
-        name="attn_pearson_exact",
+    of_heads(
+        "attn_pearson_exact",
+        pearson_exact,
+        needs="correlation",
         summary="mean correlation of rows; 1 for a head with itself",
         limits=(-1.0, 1.0),
         reference="this package",
-        of_heads=pearson_exact,
-        needs="correlation",
     ),
-    AttentionMeasure(
-        name="attn_lincka",
+    of_cells(
+        "attn_lincka",
+        cka.lincka,
+        symmetric=True,
         summary="linear CKA, heads as neurons, cells as rows",
-        limits=(0.0, 1.0),
         reference="Kornblith et al. 2019",
-        symmetric=True,
-        of_layers=cka.lincka,
     ),
-    AttentionMeasure(
-        name="attn_svcca",
+    of_cells(
+        "attn_svcca",
+        cca.svcca,
+        symmetric=True,
         summary="SVCCA, heads as neurons, cells as rows",
-        limits=(0.0, 1.0),
         reference="Raghu et al. 2017",
-        symmetric=True,
-        of_layers=cca.svcca,
     ),
-    AttentionMeasure(
-        name="attn_pwcca",
+    of_cells(
+        "attn_pwcca",
+        cca.pwcca,
+        symmetric=False,
         summary="PWCCA, heads as neurons, cells as rows",
-        limits=(0.0, 1.0),
         reference="Morcos et al. 2018",
-        of_layers=cca.pwcca,
     ),
 )
 
 PAPER = ("attn_frobenius", "attn_js", "attn_pearson")
 """The measures of El Kheir et al. 2024 on attention."""
-
-
-def score_attention(
-    found: FinishedAttention, measures: Sequence[AttentionMeasure]
-) -> tuple[dict[str, np.ndarray], Extras]:
-    """Each measure's [x, y] over representations, and details.
-
-    Of a head measure NAME: `NAME_heads` [x, y, head_x, head_y]; `NAME_best` and `NAME_match`
-    [x, y, head_x], the best counterpart's similarity and number; `NAME_baseline` [x, baseline,
-    head_x], its similarity with what `baseline` names. Where a representation has fewer heads they
-    end in NaN or -1.
-    """
-    matrices = {}
-    extras: Extras = {}
-    if any(measure.of_heads for measure in measures):
-        extras["baseline"] = ("baseline",), np.array(BASELINES, dtype=object)
-    for measure in measures:
-        if measure.of_layers is not None:
-            matrices[measure.name] = _over_pairs(found, measure.of_layers)
-        else:
-            matrices[measure.name], details = _over_heads(found, measure)
-            extras |= details
-    return matrices, extras
-
-
-def _over_pairs(
-    found: FinishedAttention, function: Callable[[RepresentationPair], float]
-) -> np.ndarray:
-    representations = found.moments.representations
-    return np.array(
-        [
-            [function(RepresentationPair(found.moments, x, y)) for y in representations]
-            for x in representations
-        ]
-    )
-
-
-def _over_heads(found: FinishedAttention, measure: AttentionMeasure) -> tuple[np.ndarray, Extras]:
-    assert measure.of_heads is not None
-    similarity = measure.of_heads(found.means)
-    against = measure.of_heads(found.baselines)
-    count, most = len(found.heads), max(where.stop - where.start for where in found.heads)
-    scores = np.full((count, count), np.nan)
-    heads = np.full((count, count, most, most), np.nan, np.float32)
-    best = np.full((count, count, most), np.nan, np.float32)
-    match = np.full((count, count, most), -1, np.int32)
-    baseline = np.full((count, len(BASELINES), most), np.nan, np.float32)
-    for (i, x), (j, y) in _pairs(found.heads):
-        block = similarity[x, y]
-        value = block.max(axis=1)
-        scores[i, j] = value.mean()
-        heads[i, j, : block.shape[0], : block.shape[1]] = block
-        best[i, j, : len(value)] = value
-        match[i, j, : len(value)] = block.argmax(axis=1)
-    for i, x in enumerate(found.heads):
-        baseline[i, :, : x.stop - x.start] = against[:, x]
-    name = measure.name
-    return scores, {
-        f"{name}_heads": ((*_DIMS, "head_x", "head_y"), heads),
-        f"{name}_best": ((*_DIMS, "head_x"), best),
-        f"{name}_match": ((*_DIMS, "head_x"), match),
-        f"{name}_baseline": (("x_attention", "baseline", "head_x"), baseline),
-    }
-
-
-def _pairs(heads: Sequence[slice]) -> Iterator[tuple[tuple[int, slice], tuple[int, slice]]]:
-    return ((x, y) for x in enumerate(heads) for y in enumerate(heads))

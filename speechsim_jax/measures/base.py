@@ -2,12 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
+from speechsim_jax.statistics.attention_finished import FinishedAttention, MapMeans
 from speechsim_jax.statistics.linalg import Matrix, Vector
 from speechsim_jax.statistics.moments_finished import (
     Energies,
@@ -16,22 +17,37 @@ from speechsim_jax.statistics.moments_finished import (
 )
 from speechsim_jax.statistics.sample import SampledRepresentation
 
-Level = Literal["neuron", "mixed", "layer"]
-Statistic = Literal["moments", "sample"]
+Level = Literal["neuron", "mixed", "layer", "attention"]
+
+Details = Mapping[str, tuple[str | tuple[str, ...] | None, np.ndarray]]
+"""Named arrays next to a score: name -> (dimensions after x and y, values)."""
+
+T = TypeVar("T")
 
 
 class RepresentationPair:
-    """Representations x and y of finished moments. Pieces that several measures read are made once."""
+    """Representations x and y of finished moments; what several measures read is computed once.
+
+    Args:
+      moments: the finished moments.
+      x, y: the two representations.
+      swapped_from: the pair (y, x), whose matrices are transposed instead of computed.
+    """
 
     def __init__(
-        self, moments: FinishedMoments, x: RepresentationMoments, y: RepresentationMoments
+        self,
+        moments: FinishedMoments,
+        x: RepresentationMoments,
+        y: RepresentationMoments,
+        swapped_from: "RepresentationPair | None" = None,
     ):
         self.moments, self.x, self.y = moments, x, y
-        self.made: dict[Hashable, Any] = {}
+        self.cache: dict[Hashable, Any] = {}
+        self._swapped_from = swapped_from
 
     @property
     def rows(self) -> int:
-        """Frames."""
+        """Frames, or pooled frames."""
         return self.moments.rows
 
     @property
@@ -42,24 +58,27 @@ class RepresentationPair:
     @functools.cached_property
     def swapped(self) -> "RepresentationPair":
         """The pair (y, x), sharing what both directions need."""
-        other = RepresentationPair(self.moments, self.y, self.x)
-        for name in ("scatter", "correlation", "live_correlation"):
-            other.__dict__[name] = getattr(self, name).T
-        return other
+        return RepresentationPair(self.moments, self.y, self.x, swapped_from=self)
 
     @functools.cached_property
     def scatter(self) -> Matrix:
         """S_xy = Xc'Yc."""
+        if self._swapped_from is not None:
+            return self._swapped_from.scatter.T
         return self.moments.scatter(self.x, self.y)
 
     @functools.cached_property
     def correlation(self) -> Matrix:
         """R_xy, 0 for dead neurons."""
+        if self._swapped_from is not None:
+            return self._swapped_from.correlation.T
         return self.moments.correlate(self.scatter, self.x, self.y)
 
     @functools.cached_property
     def live_correlation(self) -> Matrix:
         """R_xy of the live neurons of both."""
+        if self._swapped_from is not None:
+            return self._swapped_from.live_correlation.T
         if self.x.live.all() and self.y.live.all():
             return self.correlation
         return self.correlation[np.ix_(self.x.live, self.y.live)]
@@ -71,16 +90,11 @@ class RepresentationPair:
 
 
 @dataclasses.dataclass(frozen=True)
-class SamplePair:
-    """Representations x and y on one sample of rows. What is of one representation is kept there (`once`)."""
+class Pair(Generic[T]):
+    """Representations x and y of a finished statistic that has one value for each."""
 
-    x: SampledRepresentation
-    y: SampledRepresentation
-
-    @property
-    def rows(self) -> int:
-        """Rows of the sample."""
-        return len(self.x.utterance)
+    x: T
+    y: T
 
     @property
     def same(self) -> bool:
@@ -88,22 +102,81 @@ class SamplePair:
         return self.x is self.y
 
     @property
-    def swapped(self) -> "SamplePair":
+    def swapped(self) -> Self:
         """The pair (y, x)."""
-        return SamplePair(self.y, self.x)
+        return type(self)(self.y, self.x)
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplePair(Pair[SampledRepresentation]):
+    """Representations x and y on one sample of rows; what derives from one is cached there."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the sample."""
+        return len(self.x.utterance)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionPair:
+    """The heads of two layers, by their numbers among all whose attention is compared."""
+
+    attention: FinishedAttention
+    i: int
+    j: int
+
+    @property
+    def same(self) -> bool:
+        """Whether x and y are one layer."""
+        return self.i == self.j
+
+    @property
+    def swapped(self) -> "AttentionPair":
+        """The pair (y, x)."""
+        return AttentionPair(self.attention, self.j, self.i)
+
+    @property
+    def means(self) -> MapMeans:
+        """Means over the maps of the heads of x and y, [head_x, head_y]."""
+        return self.attention.means.at(self.attention.heads[self.i], self.attention.heads[self.j])
+
+    @property
+    def baselines(self) -> MapMeans:
+        """Means over the maps of the heads of x and their baselines, [baseline, head_x]."""
+        return self.attention.baselines.at(slice(None), self.attention.heads[self.i])
+
+    @property
+    def moments(self) -> RepresentationPair:
+        """Heads as neurons, all cells of all maps as rows."""
+        moments = self.attention.moments
+        x, y = moments.representations[self.i], moments.representations[self.j]
+        return RepresentationPair(moments, x, y)
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
     """One similarity (or distance) of a pair of representations.
 
-    `name` is that of the result's variable; a name that ends in `_distance` falls with likeness.
-    `summary` and `reference` (author and year, equation) are what users are told, `limits` the
-    least and the greatest score. `symmetric`: the score of (y, x) is that of (x, y) and is not
-    worked out again. `function` gives the score of (x, y), how well y accounts for x where it is
-    asymmetric; it reads a `RepresentationPair` if the `statistic` is "moments" (all rows), a `SamplePair` if it
-    is "sample". `details` gives named arrays beside the score, each with its dimension ("neuron" of
-    x, "k" for canonical correlations, None for a single number).
+    Everything that depends on what a measure is, is a field here; nothing reads its name.
+
+    Attributes:
+      name: of the result's variable.
+      level: what is matched: "neuron", "mixed", "layer" or "attention".
+      summary: one line for users.
+      function: the score of (x, y), how well y accounts for x where it is asymmetric. It reads a
+        `RepresentationPair` if the statistic is "moments", a `SamplePair` if "sample", an
+        `AttentionPair` if "attention", a `Pair` of its values for a registered statistic.
+      symmetric: whether the score of (y, x) is that of (x, y); it is then computed once.
+      limits: least and greatest score.
+      reference: author and year, equation.
+      statistic: kind of the statistic that it reads.
+      needs: the sum of the attention statistic that it reads, if any.
+      details: named arrays next to the score, by dimension ("neuron" of x, "k" for canonical
+        correlations, "head_x", None for a number).
+      facts: named arrays of x alone, from the pair (x, x).
+      higher_is_closer: False for a distance.
+      inflated_by_few_rows: whether it comes out high for any two representations where rows are
+        not many times the neurons.
     """
 
     name: str
@@ -113,15 +186,38 @@ class Measure:
     symmetric: bool
     limits: tuple[float, float]
     reference: str
-    details: Callable[[Any], Mapping[str, tuple[str | None, np.ndarray]]] | None = None
-    statistic: Statistic = "moments"
+    statistic: str = "moments"
+    needs: str | None = None
+    details: Callable[[Any], Details] | None = None
+    facts: Callable[[Any], Details] | None = None
+    higher_is_closer: bool = True
+    inflated_by_few_rows: bool = False
+
+    def definition(self) -> dict[str, Any]:
+        """What a result keeps of the measure."""
+        return {
+            "symmetric": self.symmetric,
+            "range": self.limits,
+            "level": self.level,
+            "statistic": self.statistic,
+            "summary": self.summary,
+            "reference": self.reference,
+            "higher_is_closer": self.higher_is_closer,
+            "inflated_by_few_rows": self.inflated_by_few_rows,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """A score for every neuron of every representation, made of its best correlations elsewhere.
+    """A score for every neuron of every representation, from its best correlations elsewhere.
 
-    `function` takes the best correlation of each neuron in each other model [neuron, model].
+    Attributes:
+      name: of the ranking.
+      level: "neuron".
+      summary: one line for users.
+      function: best correlation of each neuron in each other model [neuron, model] -> score.
+      reference: author and year, equation.
+      reads: the measure whose details it reads, and the name of these.
     """
 
     name: str
@@ -129,8 +225,20 @@ class Ranking:
     summary: str
     function: Callable[[Float[np.ndarray, "neuron model"]], Vector]
     reference: str
+    reads: tuple[str, str] = ("maxcorr", "best_corr")
 
 
 def divide(numerator: float, denominator: float) -> float:
     """The ratio; NaN, without a warning, where the denominator is not positive."""
     return numerator / denominator if denominator > 0 else float("nan")
+
+
+def statistics_read(measures: Sequence[Measure]) -> tuple[str, ...]:
+    """The statistics that these measures read, moments first.
+
+    Moments are always among them but for attention alone: the facts of representations (rank,
+    dead neurons, ...) that a reader needs next to any score come from them.
+    """
+    kinds = dict.fromkeys(measure.statistic for measure in measures)
+    first = ["moments"] if set(kinds) - {"attention"} else []
+    return tuple(dict.fromkeys([*first, *kinds]))

@@ -1,15 +1,15 @@
 """Canonical correlations between subspaces: SVCCA and PWCCA."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from speechsim_jax.measures.base import Measure, RepresentationPair
+from speechsim_jax.measures.base import Details, Measure, RepresentationPair
 from speechsim_jax.measures.regression import on_directions
-from speechsim_jax.statistics.linalg import Whitening, svd
+from speechsim_jax.statistics.linalg import Whitening, singular_values, svd
 from speechsim_jax.statistics.moments_finished import RepresentationMoments
 
 # Share of the variance below which directions are kept.
@@ -65,15 +65,15 @@ def all_directions(white: Whitening) -> int:
 
 def canonical(pair: RepresentationPair) -> Canonical:
     """The SVD of Wx' R_xy Wy on the directions that `svcca` keeps; made once for both orders."""
-    if canonical not in pair.made:
+    if canonical not in pair.cache:
         x, y = (white.first(kept_directions(white)) for white in (zscored(pair.x), zscored(pair.y)))
         if pair.same:
             left, rho, right = np.eye(x.rank), np.ones(x.rank), np.eye(x.rank)
         else:
             left, rho, right = svd(x.matrix.T @ on_directions(pair)[:, : y.rank])
-        pair.made[canonical] = Canonical(x, y, left, rho, right.T)
-        pair.swapped.made[canonical] = pair.made[canonical].swapped
-    return pair.made[canonical]
+        pair.cache[canonical] = Canonical(x, y, left, rho, right.T)
+        pair.swapped.cache[canonical] = pair.cache[canonical].swapped
+    return pair.cache[canonical]
 
 
 def zscored(representation: RepresentationMoments) -> Whitening:
@@ -90,15 +90,15 @@ def correlations(
     pair: RepresentationPair, cut: Cut, axes: Axes = zscored
 ) -> Float[np.ndarray, " k"]:
     """The canonical correlations alone, on the directions that `cut` keeps: half an SVD."""
-    if (cut, axes) not in pair.made:
+    if (cut, axes) not in pair.cache:
         x, y = (white.first(cut(white)) for white in (axes(pair.x), axes(pair.y)))
         if pair.same:
             rho = np.ones(x.rank)
         else:
             product = x.matrix.T @ pair.live_correlation @ y.matrix
-            rho = np.linalg.svd(product, compute_uv=False)
-        pair.made[cut, axes] = rho
-    return pair.made[cut, axes]
+            rho = singular_values(product)
+        pair.cache[cut, axes] = rho
+    return pair.cache[cut, axes]
 
 
 def _mean(values: np.ndarray) -> float:
@@ -161,8 +161,8 @@ def mean_cca2(pair: RepresentationPair) -> float:
     return _mean(np.square(correlations(pair, all_directions)))
 
 
-def canonical_correlations(pair: RepresentationPair) -> Mapping[str, tuple[str | None, np.ndarray]]:
-    """The canonical correlations, falling, and the mean of their squares for unrelated representations.
+def canonical_correlations(pair: RepresentationPair) -> Details:
+    """The canonical correlations, descending, and their mean square for unrelated rows.
 
     With independent rows that mean is max(kx, ky) / (n - 1) for kx and ky kept directions. Frames
     are correlated in time, so the floor of unrelated speech is higher.
@@ -207,7 +207,7 @@ def _projection_weighted(pair: RepresentationPair, scale: np.ndarray) -> float:
     return float(weights @ parts.rho / weights.sum())
 
 
-_layer = functools.partial(Measure, level="layer", limits=(0.0, 1.0))
+_layer = functools.partial(Measure, level="layer", limits=(0.0, 1.0), inflated_by_few_rows=True)
 
 MEASURES = (
     _layer(

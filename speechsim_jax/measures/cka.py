@@ -1,10 +1,8 @@
 """Centred kernel alignment with a linear kernel."""
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from speechsim_jax.measures.base import Measure, RepresentationPair, divide
+from speechsim_jax.measures.base import Details, Measure, RepresentationPair, divide
 
 
 def lincka(pair: RepresentationPair) -> float:
@@ -18,7 +16,7 @@ def lincka(pair: RepresentationPair) -> float:
     return divide(numerator, pair.x.scatter_norm * pair.y.scatter_norm)
 
 
-def lincka_floor(pair: RepresentationPair) -> Mapping[str, tuple[str | None, np.ndarray]]:
+def lincka_floor(pair: RepresentationPair) -> Details:
     """The lincka to expect of unrelated representations with as many independent rows.
 
     tr(S_xx) tr(S_yy) / ((n - 1) ||S_xx||_F ||S_yy||_F), the mean over permutations of the rows.
@@ -61,7 +59,7 @@ def lincka_debiased(pair: RepresentationPair) -> float:
 
 
 def _hsic1(pair: RepresentationPair) -> float:
-    """Song et al.'s U-statistic with linear kernels; rows are shifted by the pilot.
+    """Song et al.'s U-statistic with linear kernels; rows are shifted by the reference shift.
 
     With sx = sum x, C = sum x y', qx = sum |x|^2, p = sum |x|^2 |y|^2, vy = sum |x|^2 y:
     tr = |C|^2 - p; a = |sx|^2 - qx; b = |sy|^2 - qy; m = sx'C sy - vy.sy - vx.sx + p;
@@ -87,6 +85,7 @@ MEASURES = (
         symmetric=True,
         limits=(0.0, 1.0),
         reference="Kornblith et al. 2019 (arXiv 1905.00414), equation 4",
+        inflated_by_few_rows=True,
     ),
     Measure(
         name="lincka_zscored",
@@ -96,6 +95,7 @@ MEASURES = (
         symmetric=True,
         limits=(0.0, 1.0),
         reference="Kornblith et al. 2019 (arXiv 1905.00414), equation 4, on correlations",
+        inflated_by_few_rows=True,
     ),
     Measure(
         name="lincka_debiased",

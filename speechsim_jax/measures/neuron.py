@@ -1,13 +1,12 @@
 """Single neurons: is the same neuron found again in the other representation?"""
 
 import functools
-from collections.abc import Mapping
 
 import numpy as np
 import scipy.optimize
 from jaxtyping import Int
 
-from speechsim_jax.measures.base import Measure, Ranking, RepresentationPair
+from speechsim_jax.measures.base import Details, Measure, Ranking, RepresentationPair
 from speechsim_jax.measures.regression import on_directions
 from speechsim_jax.statistics.linalg import Matrix, Vector
 
@@ -25,7 +24,7 @@ def maxcorr(pair: RepresentationPair) -> float:
     return float(value.mean())
 
 
-def maxcorr_winners(pair: RepresentationPair) -> Mapping[str, tuple[str | None, np.ndarray]]:
+def maxcorr_winners(pair: RepresentationPair) -> Details:
     """The best |correlation| in y of each neuron of x, and the neuron that has it (-1: none)."""
     value, index = winners(pair.correlation)
     return {
@@ -56,15 +55,15 @@ def rotcorr(pair: RepresentationPair) -> float:
     return float(np.mean(_rotated_maxcorr(pair)))
 
 
-def rotcorr_spread(pair: RepresentationPair) -> Mapping[str, tuple[str | None, np.ndarray]]:
+def rotcorr_spread(pair: RepresentationPair) -> Details:
     """The standard deviation of maxcorr over the draws of `rotcorr`."""
     return {"rotcorr_spread": (None, np.array(np.std(_rotated_maxcorr(pair), ddof=1)))}
 
 
 def _rotated_maxcorr(pair: RepresentationPair) -> list[float]:
-    if _rotated_maxcorr not in pair.made:
-        pair.made[_rotated_maxcorr] = [_one_rotation(pair, draw) for draw in range(_ROTATIONS)]
-    return pair.made[_rotated_maxcorr]
+    if _rotated_maxcorr not in pair.cache:
+        pair.cache[_rotated_maxcorr] = [_one_rotation(pair, draw) for draw in range(_ROTATIONS)]
+    return pair.cache[_rotated_maxcorr]
 
 
 def _one_rotation(pair: RepresentationPair, draw: int) -> float:
@@ -94,6 +93,7 @@ MEASURES = (
         symmetric=False,
         limits=(0.0, 1.0),
         reference="Wu et al. 2020 (arXiv 2005.01172), section 4.1",
+        inflated_by_few_rows=True,
     ),
     Measure(
         name="matchcorr",
@@ -103,6 +103,7 @@ MEASURES = (
         symmetric=True,
         limits=(0.0, 1.0),
         reference="Li et al. 2016 (arXiv 1511.07543)",
+        inflated_by_few_rows=True,
     ),
     Measure(
         name="rotcorr",
@@ -113,6 +114,7 @@ MEASURES = (
         symmetric=False,
         limits=(0.0, 1.0),
         reference="after Khosla & Williams 2023 (arXiv 2311.09466)",
+        inflated_by_few_rows=True,
     ),
 )
 

@@ -1,9 +1,9 @@
-"""The registry: the families' records together, and which of them a comparison is to compute."""
+"""The registry: the families' records together, and which of them a comparison computes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from speechsim_jax.errors import UserError
+from speechsim_jax.errors import UserError, did_you_mean
 from speechsim_jax.measures import (
     attention,
     cca,
@@ -14,45 +14,70 @@ from speechsim_jax.measures import (
     regression,
     shape,
 )
-from speechsim_jax.measures.attention import AttentionMeasure
-from speechsim_jax.measures.base import Measure, Ranking
+from speechsim_jax.measures.base import Measure, Ranking, statistics_read
 
 MEASURES: dict[str, Measure] = {
     measure.name: measure
-    for family in (neuron, regression, cka, cca, shape, kernel, neighbours)
+    for family in (neuron, regression, cka, cca, shape, kernel, neighbours, attention)
     for measure in family.MEASURES
 }
 RANKINGS: dict[str, Ranking] = {ranking.name: ranking for ranking in neuron.RANKINGS}
 
-ATTENTION: dict[str, AttentionMeasure] = {m.name: m for m in attention.MEASURES}
-
-PAPER = ("maxcorr", "mincorr", "linreg", "lincka", "svcca", "pwcca")
-"""The measures of El Kheir et al. 2024 on neurons and layers, for `measures="paper"`."""
+PAPER = ("maxcorr", "mincorr", "linreg", "lincka", "svcca", "pwcca", *attention.PAPER)
+"""The measures of El Kheir et al. 2024, for `measures="paper"`."""
 
 
 class MeasureSelection(NamedTuple):
-    """What a comparison is to compute, by the statistics it needs."""
+    """The measures and rankings that a comparison computes."""
 
     measures: tuple[Measure, ...]
-    rankings: tuple[Ranking, ...]
-    attention: tuple[AttentionMeasure, ...]
+    rankings: tuple[Ranking, ...] = ()
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """The kinds of statistics that they read."""
+        return statistics_read(self.measures)
+
+    @property
+    def attention(self) -> "MeasureSelection":
+        """Those on attention maps alone."""
+        return MeasureSelection(self.on("attention"))
+
+    @property
+    def without_attention(self) -> "MeasureSelection":
+        """All but those on attention maps."""
+        others = tuple(m for m in self.measures if m.statistic != "attention")
+        return MeasureSelection(others, self.rankings)
+
+    def on(self, statistic: str) -> tuple[Measure, ...]:
+        """The measures that read this statistic."""
+        return tuple(m for m in self.measures if m.statistic == statistic)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of measures and rankings, each once."""
+        return tuple(dict.fromkeys(m.name for m in (*self.measures, *self.rankings)))
 
 
 def register(measure: Measure) -> Measure:
-    """Make a measure of your own known to every comparison that follows, by its name.
+    """Add a measure of your own, of any statistic, to every comparison that follows.
 
-    `measure`: the record of one function (docs/extending.md has an example); it is returned, and
-    belongs to "all" from now on. Its name becomes a variable of the result and a part of file
-    names.
+    Args:
+      measure: the record of one function (docs/extending.md has an example). It belongs to "all"
+        from now on; its name becomes a variable of the result and a part of file names.
+
+    Returns:
+      The measure.
 
     Raises:
-        UserError: a name that is no plain word of letters, digits and _, or is taken; no reference.
+      UserError: a name that is not a plain word of letters, digits and _, or is taken; no
+        reference.
     """
     if not measure.name.isidentifier():
         raise UserError(
             f"measure {measure.name!r}: expected a name of letters, digits and underscores"
         )
-    if measure.name in MEASURES | RANKINGS | ATTENTION or measure.name in ("paper", "all"):
+    if measure.name in MEASURES | RANKINGS or measure.name in ("paper", "all"):
         raise UserError(f"there is a measure {measure.name!r} already; choose another name")
     if not measure.reference.strip():
         raise UserError(f"measure {measure.name!r} has no reference; say where it comes from")
@@ -60,51 +85,54 @@ def register(measure: Measure) -> Measure:
     return measure
 
 
-def list_measures() -> tuple[Measure | Ranking | AttentionMeasure, ...]:
+def list_measures() -> tuple[Measure | Ranking, ...]:
     """Every registered measure, and the rankings of neurons that have no map of their own.
 
     >>> [measure.name for measure in ss.list_measures() if measure.level == "mixed"]
     ['linreg', 'linreg_r2', 'linreg_r2_global']
     """
     rankings = (r for name, r in RANKINGS.items() if name not in MEASURES)
-    return (*MEASURES.values(), *rankings, *ATTENTION.values())
+    return (*MEASURES.values(), *rankings)
 
 
-def resolve(wanted: str | Sequence[str], levels: Sequence[str] | None = None) -> MeasureSelection:
-    """The measures asked for: "paper", "all", or names.
+def resolve(names: str | Sequence[str], levels: Sequence[str] | None = None) -> MeasureSelection:
+    """The measures of these names.
 
-    `levels` keeps those of "neuron", "mixed", "layer" or "attention". Attention is costly, so
-    "paper" and "all" have it only if `levels` names it. A ranking needs the best correlations, so
-    it brings `maxcorr` with it. Raises UserError that lists the names for one that is unknown.
+    Args:
+      names: "paper", "all", or names (a list, or separated by commas). A ranking brings the measure
+        that it reads.
+      levels: keep those of "neuron", "mixed", "layer" or "attention". Attention is costly, so
+        "paper" and "all" include it only if `levels` names it.
+
+    Raises:
+      UserError: an unknown name or level, with those there are; nothing is left.
     """
     known = {entry.name: entry for entry in list_measures()}
     every_level = sorted({entry.level for entry in known.values()})
     for level in levels or ():
         if level not in every_level:
-            raise UserError(f"unknown level {level!r}; known: {', '.join(every_level)}")
-    if isinstance(wanted, str):
-        heads = "attention" in (levels or ())
-        groups = {
-            "paper": PAPER + attention.PAPER * heads,
-            "all": tuple(name for name in known if heads or name not in ATTENTION),
-        }
-        names = groups.get(wanted, tuple(wanted.split(",")))
+            close = did_you_mean(level, every_level)
+            raise UserError(f"unknown level {level!r}{close}; known: {', '.join(every_level)}")
+    if isinstance(names, str):
+        groups = {"paper": list(PAPER), "all": list(known)}
+        chosen = groups.get(names, names.split(","))
+        if names in groups and "attention" not in (levels or ()):
+            chosen = [name for name in chosen if known[name].level != "attention"]
     else:
-        names = tuple(wanted)
-    unknown = [name for name in names if name not in known]
-    if unknown:
+        chosen = list(names)
+    if unknown := [name for name in chosen if name not in known]:
+        close = did_you_mean(unknown[0], [*known, "paper", "all"])
         raise UserError(
-            f"unknown measure {unknown[0]!r}; known: paper, all, or any of {', '.join(known)}"
+            f"unknown measure {unknown[0]!r}{close}; known: paper, all, or any of "
+            f"{', '.join(known)}"
         )
-    names = [name for name in names if levels is None or known[name].level in levels]
-    if not names:
+    chosen = [name for name in chosen if levels is None or known[name].level in levels]
+    if not chosen:
         raise UserError(f"no measure of level {', '.join(levels or ())} among those asked for")
-    rankings = tuple(RANKINGS[name] for name in dict.fromkeys(names) if name in RANKINGS)
-    if rankings and "maxcorr" not in names:
-        names = ["maxcorr", *names]
-    unique = tuple(dict.fromkeys(names))
-    return MeasureSelection(
-        tuple(MEASURES[name] for name in unique if name in MEASURES),
-        rankings,
-        tuple(ATTENTION[name] for name in unique if name in ATTENTION),
-    )
+    rankings = tuple(RANKINGS[name] for name in dict.fromkeys(chosen) if name in RANKINGS)
+    for ranking in reversed(rankings):
+        measure, _ = ranking.reads
+        if measure not in chosen:
+            chosen = [measure, *chosen]
+    unique = tuple(dict.fromkeys(chosen))
+    return MeasureSelection(tuple(MEASURES[n] for n in unique if n in MEASURES), rankings)

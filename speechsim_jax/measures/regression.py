@@ -1,18 +1,16 @@
 """Neurons from layers: how well does the whole of y predict each neuron of x?"""
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from speechsim_jax.measures.base import Measure, RepresentationPair, divide
+from speechsim_jax.measures.base import Details, Measure, RepresentationPair, divide
 from speechsim_jax.statistics.linalg import Matrix, Vector
 
 
 def on_directions(pair: RepresentationPair) -> Matrix:
     """R_xy W, W the whitening of y: correlations of x's live neurons with the directions of y."""
-    if on_directions not in pair.made:
-        pair.made[on_directions] = pair.live_correlation @ pair.y.whitening.matrix
-    return pair.made[on_directions]
+    if on_directions not in pair.cache:
+        pair.cache[on_directions] = pair.live_correlation @ pair.y.whitening.matrix
+    return pair.cache[on_directions]
 
 
 def multiple_correlations(pair: RepresentationPair) -> Vector:
@@ -34,7 +32,7 @@ def linreg(pair: RepresentationPair) -> float:
     return float(r.mean()) if r.size else float("nan")
 
 
-def linreg_floor(pair: RepresentationPair) -> Mapping[str, tuple[str | None, np.ndarray]]:
+def linreg_floor(pair: RepresentationPair) -> Details:
     """The r^2 to expect of unrelated representations with as many independent rows: rank(y) / (n - 1).
 
     Frames are correlated in time, so the floor of unrelated speech is higher.
@@ -72,6 +70,7 @@ MEASURES = (
         symmetric=False,
         limits=(0.0, 1.0),
         reference="Wu et al. 2020 (arXiv 2005.01172), section 4.1",
+        inflated_by_few_rows=True,
     ),
     Measure(
         name="linreg_r2",
@@ -81,6 +80,7 @@ MEASURES = (
         symmetric=False,
         limits=(0.0, 1.0),
         reference="Kornblith et al. 2019 (arXiv 1905.00414), section 3, on z-scored neurons",
+        inflated_by_few_rows=True,
     ),
     Measure(
         name="linreg_r2_global",
@@ -90,5 +90,6 @@ MEASURES = (
         symmetric=False,
         limits=(0.0, 1.0),
         reference="Kornblith et al. 2019 (arXiv 1905.00414), section 3",
+        inflated_by_few_rows=True,
     ),
 )

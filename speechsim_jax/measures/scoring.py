@@ -1,17 +1,25 @@
 """All measures over all pairs of representations, from the finished statistics."""
 
+import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from speechsim_jax.measures.attention import AttentionMeasure, score_attention
-from speechsim_jax.measures.base import Measure, Ranking, RepresentationPair, SamplePair, divide
+from speechsim_jax.measures.base import (
+    AttentionPair,
+    Measure,
+    Pair,
+    Ranking,
+    RepresentationPair,
+    SamplePair,
+    divide,
+)
 from speechsim_jax.measures.cca import kept_directions
-from speechsim_jax.results.result import RepresentationName
+from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.statistics.attention_finished import FinishedAttention
 from speechsim_jax.statistics.linalg import map_in_threads
 from speechsim_jax.statistics.moments_finished import FinishedMoments, RepresentationMoments
@@ -19,140 +27,202 @@ from speechsim_jax.statistics.sample import Sample
 
 Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
-# What the representations of one block may keep: per representation a kernel and ranked
-# dissimilarities, 8 n^2 bytes together for n rows (32 MB for 2000). The temporaries of each thread,
-# 40 n^2, come on top.
+# Dimensions of a statistic's matrices, where they are not x and y.
+_DIMS = {"attention": ("x_attention", "y_attention")}
+# What the representations of one block may cache: for each a kernel and ranked dissimilarities,
+# 8 n^2 bytes together for n rows (32 MB for 2000). The temporaries of each thread, 40 n^2, come on
+# top.
 _SAMPLE_BYTES = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """`matrices`: measure -> [x, y]. `extras`: name -> (dimensions, array), ended by NaN or -1."""
+    """Scores and what goes with them.
+
+    Attributes:
+      matrices: measure -> [x, y].
+      dims: measure -> names of these dimensions.
+      extras: name -> (dimensions, array), padded with NaN or -1.
+    """
 
     matrices: dict[str, np.ndarray]
+    dims: dict[str, tuple[str, str]]
     extras: Extras
 
 
 def score_all(
-    moments: FinishedMoments,
-    measures: Sequence[Measure],
-    rankings: Sequence[Ranking] = (),
+    finished: Mapping[str, Any],
+    selection: MeasureSelection,
     models: Sequence[str] = (),
     on_pair: Callable[[], object] = lambda: None,
-    sample: Sample | None = None,
 ) -> Scores:
-    """Score every ordered pair; `models` names the model of each representation, for the rankings.
+    """Score every ordered pair of representations of every statistic.
 
-    `on_pair` is called after each unordered pair, for progress: once for each statistic that the
-    measures read. `sample` is needed by measures on the sample only.
+    Args:
+      finished: the finished statistics by kind; those that the measures read.
+      selection: measures and rankings.
+      models: the model of each representation, for the rankings.
+      on_pair: called after each unordered pair of each statistic, for progress.
     """
-    count = len(moments.representations)
-    matrices = {measure.name: np.full((count, count), np.nan) for measure in measures}
-    extras: Extras = {}
-    longest = max(representation.width for representation in moments.representations)
-    on_moments = [measure for measure in measures if measure.statistic == "moments"]
-    on_sample = [measure for measure in measures if measure.statistic == "sample"]
-    for scored in itertools.chain(_on_moments(moments, on_moments), _on_sample(sample, on_sample)):
-        for view in scored:
-            for name, value in view.scores.items():
-                matrices[name][view.i, view.j] = value
-            for name, (dim, values) in view.details.items():
-                if name not in extras:
-                    extras[name] = _empty(dim, values.dtype, count, longest)
-                place = (view.i, view.j) if dim is None else (view.i, view.j, slice(len(values)))
-                extras[name][1][place] = values
-        on_pair()
-    if "svcca_rho" in extras:
-        dims, rho = extras["svcca_rho"]
-        extras["svcca_rho"] = dims, rho[:, :, : int(np.isfinite(rho).sum(axis=2).max(initial=1))]
-    if rankings:
-        extras |= rank_neurons(extras["best_corr"][1], rankings, models)
-    return Scores(matrices, extras | representation_facts(moments))
+    matrices: dict[str, np.ndarray] = {}
+    details = _Details()
+    for kind in selection.statistics:
+        measures = selection.on(kind)
+        if not measures:
+            continue
+        count = len(finished[kind].representations)
+        matrices |= {measure.name: np.full((count, count), np.nan) for measure in measures}
+        x, y = _dims(kind)
+        for views in _scored(finished[kind], measures):
+            for view in views:
+                for name, value in view.scores.items():
+                    matrices[name][view.i, view.j] = value
+                details.add((x, y), (count, count), (view.i, view.j), view.details)
+                details.add((x,), (count,), (view.i,), view.facts)
+            on_pair()
+        details.coordinates |= getattr(finished[kind], "coordinates", {})
+    extras = details.arrays()
+    for ranking in selection.rankings:
+        _, name = ranking.reads
+        extras |= rank_neurons(extras[name][1], ranking, models)
+    if "moments" in finished:
+        extras |= representation_facts(finished["moments"])
+    dims = {m.name: _dims(m.statistic) for m in selection.measures}
+    return Scores({m.name: matrices[m.name] for m in selection.measures}, dims, extras)
 
 
-def _empty(
-    dim: str | None, dtype: np.dtype, count: int, longest: int
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """An array over all pairs, and along `dim` if there is one, of NaN or -1."""
-    dims = ("x", "y") if dim is None else ("x", "y", dim)
-    shape = (count, count, longest)[: len(dims)]
-    return dims, np.full(shape, np.nan if dtype.kind == "f" else -1, dtype)
+def pairs_scored(finished: Mapping[str, Any], selection: MeasureSelection) -> int:
+    """How often `score_all` calls `on_pair`."""
+    counts = [
+        len(finished[kind].representations) for kind in selection.statistics if selection.on(kind)
+    ]
+    return sum(count * (count + 1) // 2 for count in counts)
+
+
+def _dims(kind: str) -> tuple[str, str]:
+    return _DIMS.get(kind, ("x", "y"))
+
+
+class _Details:
+    """Named arrays of pairs or representations, gathered one by one and padded at the end."""
+
+    def __init__(self) -> None:
+        self.coordinates: dict[str, np.ndarray] = {}
+        self._values: dict[str, dict[tuple[int, ...], np.ndarray]] = collections.defaultdict(dict)
+        self._dims: dict[str, tuple[str, ...]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def add(
+        self,
+        outer: tuple[str, ...],
+        shape: tuple[int, ...],
+        index: tuple[int, ...],
+        values: Mapping[str, tuple[str | tuple[str, ...] | None, np.ndarray]],
+    ) -> None:
+        """Add the arrays of one pair, or of one representation."""
+        for name, (inner, array) in values.items():
+            inner = () if inner is None else (inner,) if isinstance(inner, str) else inner
+            self._dims[name] = (*outer, *inner)
+            self._shapes[name] = shape
+            self._values[name][index] = array
+
+    def arrays(self) -> Extras:
+        """Every array over all pairs; a dimension is as long as its longest array, at least 1."""
+        sizes: dict[str, int] = collections.defaultdict(lambda: 1)
+        for name, values in self._values.items():
+            inner = self._dims[name][len(self._shapes[name]) :]
+            for array in values.values():
+                for dim, size in zip(inner, array.shape, strict=True):
+                    sizes[dim] = max(sizes[dim], size)
+        extras: Extras = {}
+        for name, values in self._values.items():
+            outer, dims = self._shapes[name], self._dims[name]
+            dtype = next(iter(values.values())).dtype
+            shape = (*outer, *(sizes[dim] for dim in dims[len(outer) :]))
+            whole = np.full(shape, np.nan if dtype.kind == "f" else -1, dtype)
+            for index, array in values.items():
+                whole[(*index, *map(slice, array.shape))] = array
+            extras[name] = dims, whole
+        used = {dim for dims, _ in extras.values() for dim in dims}
+        labels = {dim: ((dim,), names) for dim, names in self.coordinates.items() if dim in used}
+        return labels | extras
 
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-    """Scores and details of one ordered pair."""
+    """Scores and details of one ordered pair; facts of x where x and y are the same."""
 
     i: int
     j: int
     scores: dict[str, float]
-    details: dict[str, tuple[str | None, np.ndarray]]
+    details: dict[str, Any]
+    facts: dict[str, Any]
 
 
-def _on_moments(moments: FinishedMoments, measures: Sequence[Measure]) -> Iterator[list[_View]]:
-    """Every unordered pair on the moments."""
-
-    def pair(i: int, j: int) -> RepresentationPair:
-        return RepresentationPair(moments, moments.representations[i], moments.representations[j])
-
-    if measures:
-        pairs = itertools.combinations_with_replacement(range(len(moments.representations)), 2)
-        yield from map_in_threads(functools.partial(_score, pair, measures), list(pairs))
-
-
-def _on_sample(sample: Sample | None, measures: Sequence[Measure]) -> Iterator[list[_View]]:
-    """Every unordered pair on the sample; two blocks of representations at a time keep what they made."""
-    if not measures:
-        return
-    assert sample is not None, "measures on the sample need one"
-    representations = sample.representations
-
-    def pair(i: int, j: int) -> SamplePair:
-        return SamplePair(representations[i], representations[j])
-
+def _scored(finished: Any, measures: Sequence[Measure]) -> Iterator[list[_View]]:
+    """Every unordered pair of one statistic, in both orders."""
+    pair = functools.partial(pair_of, finished)
     score = functools.partial(_score, pair, measures)
-    for a, b in sample_blocks(len(representations), len(sample.keys)):
+    count = len(finished.representations)
+    if not isinstance(finished, Sample):
+        pairs = itertools.combinations_with_replacement(range(count), 2)
+        yield from map_in_threads(score, list(pairs))
+        return
+    for a, b in sample_blocks(count, len(finished.keys)):
         yield from map_in_threads(score, [(i, j) for i in a for j in b if i <= j])
-        for index, representation in enumerate(representations):
+        for index, representation in enumerate(finished.representations):
             if index not in a:
                 representation.release()
 
 
-def sample_blocks(count: int, rows: int) -> Iterator[tuple[range, range]]:
-    """Blocks of representations to take together, each pair of representations in exactly one of them.
+def pair_of(finished: Any, i: int, j: int) -> Any:
+    """What a measure reads of representations i and j of a finished statistic."""
+    if isinstance(finished, FinishedAttention):
+        return AttentionPair(finished, i, j)
+    x, y = finished.representations[i], finished.representations[j]
+    if isinstance(finished, FinishedMoments):
+        return RepresentationPair(finished, x, y)
+    return SamplePair(x, y) if isinstance(finished, Sample) else Pair(x, y)
 
-    One block if all representations fit in the memory for it, else blocks of which two fit.
+
+def sample_blocks(
+    count: int, rows: int, memory_bytes: int = _SAMPLE_BYTES
+) -> Iterator[tuple[range, range]]:
+    """Blocks of representations to take together, each pair in exactly one of them.
+
+    One block if the caches of all representations fit into the memory, else blocks of which two
+    fit.
     """
-    fitting = max(2, _SAMPLE_BYTES // (8 * rows**2))
+    fitting = max(2, memory_bytes // (8 * rows**2))
     size = count if count <= fitting else fitting // 2
     blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
     yield from itertools.combinations_with_replacement(blocks, 2)
 
 
 def _score(
-    pair_of: Callable[[int, int], RepresentationPair | SamplePair],
+    pair_of: Callable[[int, int], Any],
     measures: Sequence[Measure],
     indices: tuple[int, int],
 ) -> list[_View]:
     """Both directions of a pair; symmetric measures are computed once."""
     i, j = indices
     pair = pair_of(i, j)
-    views = []
+    views: list[_View] = []
     for view in (pair,) if pair.same else (pair, pair.swapped):
-        scores, details = {}, {}
+        scores, details, facts = {}, {}, {}
         for measure in measures:
             again = views and measure.symmetric
             scores[measure.name] = (
                 views[0].scores[measure.name] if again else measure.function(view)
             )
             details |= measure.details(view) if measure.details else {}
-        views.append(_View(*(indices if view is pair else (j, i)), scores, details))
+            facts |= measure.facts(view) if measure.facts and pair.same else {}
+        order = indices if view is pair else (j, i)
+        views.append(_View(*order, scores, details, facts))
     return views
 
 
-def rank_neurons(
-    best_corr: np.ndarray, rankings: Sequence[Ranking], models: Sequence[str]
-) -> Extras:
+def rank_neurons(best_corr: np.ndarray, ranking: Ranking, models: Sequence[str]) -> Extras:
     """Scores of neurons [x, neuron] and their order [x, place], from the best correlations.
 
     A neuron's best correlation in a model is the best over that model's layers; the ranking's
@@ -166,19 +236,17 @@ def rank_neurons(
     by_model = np.stack(
         [best_corr[:, of_model == k].max(axis=1) for k in range(len(names))], axis=-1
     )
-    extras: Extras = {}
-    for ranking in rankings:
-        scores = np.full(best_corr.shape[::2], np.nan, np.float32)
-        order = np.full(best_corr.shape[::2], -1, np.int32)
-        for i, own in enumerate(of_model):
-            live = np.isfinite(best_corr[i, 0])
-            others = np.delete(by_model[i][live], own, axis=1)
-            value = ranking.function(others)
-            scores[i, live] = value
-            order[i, : len(value)] = np.argsort(-value, kind="stable")
-        extras[f"{ranking.name}_neuron"] = ("x", "neuron"), scores
-        extras[f"{ranking.name}_order"] = ("x", "place"), order
-    return extras
+    scores = np.full(best_corr.shape[::2], np.nan, np.float32)
+    order = np.full(best_corr.shape[::2], -1, np.int32)
+    for i, model in enumerate(of_model):
+        live = np.isfinite(best_corr[i, 0])
+        value = ranking.function(np.delete(by_model[i][live], model, axis=1))
+        scores[i, live] = value
+        order[i, : len(value)] = np.argsort(-value, kind="stable")
+    return {
+        f"{ranking.name}_neuron": (("x", "neuron"), scores),
+        f"{ranking.name}_order": (("x", "place"), order),
+    }
 
 
 def representation_facts(moments: FinishedMoments) -> Extras:
@@ -209,31 +277,3 @@ def _mean_to_std(representation: RepresentationMoments) -> float:
     """The largest |mean| / std of a live neuron: how much float32 had to cancel."""
     live = representation.live
     return float(np.max(np.abs(representation.mean[live]) / representation.std[live], initial=0))
-
-
-def attention_result(
-    names: Sequence[RepresentationName],
-    found: FinishedAttention,
-    measures: Sequence[AttentionMeasure],
-) -> dict[str, Any]:
-    """What `SimilarityResult.build` is to know of the attention level."""
-    matrices, extras = score_attention(found, measures)
-    return {
-        "matrices": matrices,
-        "extras": extras,
-        "attention_representations": names,
-        "dims": {m.name: ("x_attention", "y_attention") for m in measures},
-        "measures": {m.name: describe(m) for m in measures},
-    }
-
-
-def describe(measure: Measure | AttentionMeasure) -> dict[str, Any]:
-    """The measure's entry in a result."""
-    return {
-        "symmetric": measure.symmetric,
-        "range": measure.limits,
-        "level": measure.level,
-        "statistic": measure.statistic,
-        "summary": measure.summary,
-        "reference": measure.reference,
-    }

@@ -14,14 +14,14 @@ def procrustes(pair: RepresentationPair) -> float:
     with itself, so that its distance is 0. NaN if a representation has no variance. Source:
     Williams et al. 2021 (arXiv 2110.14739), equation 4.
     """
-    if procrustes not in pair.made:
+    if procrustes not in pair.cache:
         sizes = [
             representation.std @ representation.std * pair.rows
             for representation in (pair.x, pair.y)
         ]
         nuclear = float(sizes[0] if pair.same else np.linalg.norm(pair.scatter, "nuc"))
-        pair.made[procrustes] = divide(nuclear, float(np.sqrt(sizes[0] * sizes[1])))
-    return pair.made[procrustes]
+        pair.cache[procrustes] = divide(nuclear, float(np.sqrt(sizes[0] * sizes[1])))
+    return pair.cache[procrustes]
 
 
 def procrustes_distance(pair: RepresentationPair) -> float:
@@ -41,6 +41,7 @@ MEASURES = (
         symmetric=True,
         limits=(0.0, 1.0),
         reference="Williams et al. 2021 (arXiv 2110.14739), equation 4",
+        inflated_by_few_rows=True,
     ),
     Measure(
         name="procrustes_distance",
@@ -50,5 +51,6 @@ MEASURES = (
         symmetric=True,
         limits=(0.0, math.pi / 2),
         reference="Williams et al. 2021 (arXiv 2110.14739), equation 4",
+        higher_is_closer=False,
     ),
 )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from speechsim_jax._jax_compat import joined
+from speechsim_jax._jax_compat import concatenate_in_place
 from speechsim_jax.array_types import (
     Attentions,
     FrameMask,
@@ -175,7 +175,7 @@ def _stack(name: str, arrays: Sequence[Array], out: Array | None) -> Array:
             f"out.{name} is {out.dtype} {list(out.shape)}, but these waveforms and outputs "
             f"give {dtype} {list(shape)}: pass the result of a batch of the same shape, or nothing"
         )
-    return joined([array[None] for array in arrays], out)
+    return concatenate_in_place([array[None] for array in arrays], out)
 
 
 class EncoderLayer(nnx.Module):

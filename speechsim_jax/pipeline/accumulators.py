@@ -1,171 +1,230 @@
-"""The statistics of one pass, side by side: all see every batch, and are finished together."""
+"""The accumulators of one pass: all of them see every batch."""
 
 import dataclasses
 import hashlib
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
-from speechsim_jax.audio import batching
-from speechsim_jax.audio.corpus import Corpus
+from speechsim_jax.array_types import Lengths
 from speechsim_jax.errors import UserError
-from speechsim_jax.measures import MeasureSelection
+from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.pipeline import attention_inputs, costs
+from speechsim_jax.pipeline import attention_inputs
 from speechsim_jax.settings import Settings
-from speechsim_jax.statistics.accumulator import BatchRows
+from speechsim_jax.statistics.accumulator import (
+    Accumulator,
+    BatchRows,
+    EncodedBatch,
+    LayerIndex,
+    State,
+)
 from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
+from speechsim_jax.statistics.attention_finished import AttentionState
 from speechsim_jax.statistics.moments import ModelShape, Tile
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
-from speechsim_jax.statistics.moments_finished import LayerIndex, PassMoments
-from speechsim_jax.statistics.sample import SampleAccumulator
-from speechsim_jax.statistics.store import StoredStatistics
-
-_log = logging.getLogger(__name__)
+from speechsim_jax.statistics.moments_finished import MomentsState
+from speechsim_jax.statistics.sample import Sample, SampleAccumulator
+from speechsim_jax.statistics.store import STATES, PassStatistics
 
 
-class Accumulators:
-    """Everything that the chosen measures read, accumulated batch by batch.
+@dataclasses.dataclass(frozen=True, eq=False)
+class PassSetup:
+    """What the accumulators of a pass are made from.
 
-    `layers`: hidden states that are compared, by model; attention layer l makes hidden state l.
-    `listened`: the utterances whose attention is compared. `places`: of the representations among
-    those of all passes. `tiles`: the layer pairs that this pass accumulates.
+    Attributes:
+      selection: the measures that read them.
+      encoders: the models of this pass.
+      layers: hidden states that are compared, by model; attention layer l makes hidden state l.
+      indices: of each representation among those of all passes, ascending.
+      tiles: the layer pairs of this pass.
+      settings: of the comparison.
+      attention_ids: the utterances whose attention is compared.
+      mesh: the devices.
     """
 
-    def __init__(
-        self,
-        chosen: MeasureSelection,
-        encoders: Sequence[SpeechEncoder],
-        layers: Sequence[tuple[int, ...]],
-        options: Settings,
-        listened: Corpus,
-        mesh: Mesh,
-        places: tuple[LayerIndex, ...],
-        tiles: tuple[Tile, ...],
-    ):
-        self._places = places
-        streams = tuple(
-            ModelShape(len(ls), e.config.hidden_size) for e, ls in zip(encoders, layers)
-        )
-        self._config = encoders[0].config
-        self._names = [encoder.name for encoder in encoders]
-        # Weights, what they are rounded to, and everything that config.json says.
-        self._models = [
-            [e.provenance.get("sha256"), e.provenance.get("kernels"), _digest(e.config)]
-            for e in encoders
-        ]
-        self._options = options
-        self._wanted: tuple[str, ...] = ()
-        self._moments = self._sample = self._attention = None
-        if chosen.measures:
-            self._moments = MomentsAccumulator(
-                streams, options.rows_per_update, options.stats_dtype, mesh=mesh, tiles=tiles
-            )
-        if any(measure.statistic == "sample" for measure in chosen.measures):
-            self._sample = SampleAccumulator(streams, options.sample_frames, options.seed)
-        if chosen.attention:
-            self._blocks = attention_blocks(encoders, layers)
-            self._wanted = attention_inputs.wanted_sums(chosen.attention)
-            heads = tuple(
-                ModelShape(len(blocks), e.config.num_attention_heads)
-                for e, blocks in zip(encoders, self._blocks)
-            )
-            self._listened = self._listen(
-                listened, options, sum(s.layers * s.neurons for s in heads)
-            )
-            self._attention = AttentionAccumulator(
-                heads, attention_inputs.rows_of_projections, self._wanted, options.stats_dtype,
-                mesh, attention_inputs.BATCH_AXIS,
-            )  # fmt: skip
-
-    def _listen(self, corpus: Corpus, options: Settings, heads: int) -> frozenset[str]:
-        """The ids of these utterances; says what their attention will cost."""
-        seconds = np.array([source.seconds or 0.0 for source in corpus.sources])
-        pieces = np.maximum(np.ceil(seconds / options.max_seconds), 1)
-        frames = seconds / pieces * 16_000 / self._config.hop_samples
-        cost = costs.estimate(heads, int(np.sum(pieces * frames**2)), self._wanted)
-        _log.info(
-            "attention of %d utterances, %.1f s: %s", len(corpus.sources), seconds.sum(), cost
-        )
-        return frozenset(source.id for source in corpus.sources)
-
-    def append(self, acts: Sequence[Activations], batch: batching.Batch, rows: BatchRows) -> None:
-        """What all models say of a batch, and which of its rows count."""
-        hidden = tuple(a.hidden_states for a in acts)
-        if self._moments is not None:
-            self._moments.append(hidden, rows.positions)
-        if self._sample is not None:
-            self._sample.append(hidden, rows)
-        if self._attention is not None:
-            lengths = np.asarray(self._config.frames(batch.lengths), np.int32)
-            for row, whole in enumerate(rows.wholes):
-                lengths[row] *= whole in self._listened
-            if lengths.any():
-                parts = tuple(
-                    attention_inputs.projected(a, blocks, lengths)
-                    for a, blocks in zip(acts, self._blocks)
-                )
-                self._attention.append(parts, lengths, acts[0].frame_mask.shape[1])
-
-    def identity(self) -> dict[str, Any]:
-        """Everything but the audio that has a say in the statistics, for JSON."""
-        options = dataclasses.asdict(self._options)
-        for later in ("rank_tolerance", "strict"):
-            del options[later]
-        return {
-            "models": dict(zip(self._names, self._models)),
-            "statistics": list(self._streams),
-            "attention": list(self._wanted),
-            **options,
-        }
+    selection: MeasureSelection
+    encoders: tuple[SpeechEncoder, ...]
+    layers: tuple[tuple[int, ...], ...]
+    indices: tuple[LayerIndex, ...]
+    tiles: tuple[Tile, ...]
+    settings: Settings
+    attention_ids: frozenset[str]
+    mesh: Mesh
 
     @property
-    def _streams(self) -> dict[str, MomentsAccumulator | SampleAccumulator | AttentionAccumulator]:
-        named = ("moments", self._moments), ("sample", self._sample), ("attention", self._attention)
-        return {name: stream for name, stream in named if stream is not None}
-
-    def snapshot(self) -> dict[str, Any]:
-        """All statistics as arrays on the host, with what is still in buffers."""
-        return {name: stream.snapshot() for name, stream in self._streams.items()}
-
-    def restore(self, snapshot: dict[str, Any]) -> None:
-        """Go on from a snapshot of the same statistics."""
-        for name, stream in self._streams.items():
-            stream.restore(snapshot[name])
-
-    def wait(self) -> None:
-        """Block until everything appended so far has been computed."""
-        for statistic in (self._moments, self._attention):
-            if statistic is not None:
-                statistic.wait()
-
-    def close(self) -> StoredStatistics:
-        """What has been accumulated; nothing can be appended any more."""
-        moments = self._moments and self._moments.close()
-        return StoredStatistics(
-            self._places,
-            moments and PassMoments.held(moments, self._places),
-            self._sample and self._sample.finish(),
-            self._attention and self._attention.close(),
+    def shapes(self) -> tuple[ModelShape, ...]:
+        """Layers and width of each model."""
+        return tuple(
+            ModelShape(len(layers), encoder.config.hidden_size)
+            for encoder, layers in zip(self.encoders, self.layers)
         )
 
+    @property
+    def attention_layers(self) -> list[tuple[int, ...]]:
+        """Transformer layers whose attention is compared, by model."""
+        return attention_layers(self.encoders, self.layers)
 
-def _digest(config: EncoderConfig) -> str:
-    """Short, and another one for another configuration."""
-    return hashlib.sha256(repr(config).encode()).hexdigest()[:16]
+    @property
+    def attention_sums(self) -> tuple[str, ...]:
+        """The attention sums that the measures read."""
+        return attention_inputs.needed_sums(self.selection.on("attention"))
 
 
-def attention_blocks(
+def attention_layers(
     encoders: Sequence[SpeechEncoder], layers: Sequence[tuple[int, ...]]
 ) -> list[tuple[int, ...]]:
     """Transformer layers whose attention is compared; raises UserError for a model with none."""
-    blocks = [tuple(layer for layer in ls if layer > 0) for ls in layers]
-    for encoder, found in zip(encoders, blocks):
-        if not found:
-            raise UserError(f"{encoder.name}: layer 0 has no attention; --layers needs another")
-    return blocks
+    transformer_layers = [tuple(l for l in of_model if l > 0) for of_model in layers]
+    for encoder, of_model in zip(encoders, transformer_layers):
+        if not of_model:
+            raise UserError(f"{encoder.name}: layer 0 has no attention; `layers` needs another")
+    return transformer_layers
+
+
+def _moments(setup: PassSetup) -> MomentsAccumulator:
+    return MomentsAccumulator(
+        setup.shapes,
+        setup.settings.rows_per_update,
+        setup.settings.stats_dtype,
+        mesh=setup.mesh,
+        tiles=setup.tiles,
+        layers=setup.indices,
+    )
+
+
+def _sample(setup: PassSetup) -> SampleAccumulator:
+    settings = setup.settings
+    return SampleAccumulator(
+        setup.shapes, settings.sample_frames, settings.seed, layers=setup.indices
+    )
+
+
+def _attention(setup: PassSetup) -> AttentionAccumulator:
+    heads = tuple(
+        ModelShape(len(layers), encoder.config.num_attention_heads)
+        for encoder, layers in zip(setup.encoders, setup.attention_layers)
+    )
+    return AttentionAccumulator(
+        heads,
+        attention_inputs.rows_of_projections,
+        setup.attention_sums,
+        setup.settings.stats_dtype,
+        setup.mesh,
+        attention_inputs.BATCH_AXIS,
+    )
+
+
+Factory = Callable[[PassSetup], Accumulator]
+
+_FACTORIES: dict[str, Factory] = {
+    MomentsState.kind: _moments,
+    Sample.kind: _sample,
+    AttentionState.kind: _attention,
+}
+
+
+def register_statistic(state: type[State], accumulator: Factory) -> None:
+    """Add a statistic of your own: measures whose `statistic` is its kind read it.
+
+    Args:
+      state: what is stored, merged and finished; its `kind` names the statistic.
+      accumulator: makes an accumulator for a pass from its `PassSetup`.
+
+    Raises:
+      UserError: there is a statistic of this kind.
+    """
+    if state.kind in _FACTORIES:
+        raise UserError(f"there is a statistic {state.kind!r} already; choose another kind")
+    STATES[state.kind] = state
+    _FACTORIES[state.kind] = accumulator
+
+
+class Accumulators:
+    """Everything that the measures of a pass read, accumulated batch by batch.
+
+    Args:
+      setup: what the accumulators are made from.
+
+    Raises:
+      UserError: a measure reads a statistic that is not registered.
+    """
+
+    def __init__(self, setup: PassSetup):
+        kinds = setup.selection.statistics
+        if unknown := [kind for kind in kinds if kind not in _FACTORIES]:
+            raise UserError(f"no statistic {unknown[0]!r} is registered (register_statistic)")
+        self._setup = setup
+        self._config = setup.encoders[0].config
+        self._by_kind = {kind: _FACTORIES[kind](setup) for kind in kinds}
+        self._reads_attention = AttentionState.kind in kinds
+
+    def append(self, activations: Sequence[Activations], lengths: Lengths, rows: BatchRows) -> None:
+        """Add a batch.
+
+        Args:
+          activations: of every model, hidden states pooled.
+          lengths: samples of each utterance.
+          rows: the frames that are rows.
+        """
+        attention, frames = None, None
+        if self._reads_attention:
+            frames = np.asarray(self._config.frames(lengths), np.int32)
+            for row, utterance in enumerate(rows.utterances):
+                frames[row] *= utterance in self._setup.attention_ids
+            if frames.any():
+                attention = tuple(
+                    attention_inputs.projected(model, layers, frames)
+                    for model, layers in zip(activations, self._setup.attention_layers)
+                )
+        hidden = tuple(model.hidden_states for model in activations)
+        batch = EncodedBatch(hidden, rows, attention, frames)
+        for accumulator in self._by_kind.values():
+            accumulator.update(batch)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything but the audio that affects the statistics, for JSON."""
+        settings = dataclasses.asdict(self._setup.settings)
+        for later in ("rank_tolerance", "strict"):
+            del settings[later]
+        return {
+            # Weights, what they are rounded to, and everything that config.json states.
+            "models": {
+                encoder.name: [
+                    encoder.provenance.get("sha256"),
+                    encoder.provenance.get("kernels"),
+                    _digest(encoder.config),
+                ]
+                for encoder in self._setup.encoders
+            },
+            "statistics": list(self._by_kind),
+            "attention": list(self._setup.attention_sums),
+            **settings,
+        }
+
+    def snapshot(self) -> dict[str, Any]:
+        """All accumulators as arrays on the host, with what is still in buffers."""
+        return {kind: accumulator.snapshot() for kind, accumulator in self._by_kind.items()}
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Resume from a snapshot of the same statistics."""
+        for kind, accumulator in self._by_kind.items():
+            accumulator.restore(snapshot[kind])
+
+    def wait(self) -> None:
+        """Block until everything added so far has been computed."""
+        for accumulator in self._by_kind.values():
+            accumulator.wait()
+
+    def result(self) -> PassStatistics:
+        """The states after everything that was added; nothing can be added any more."""
+        return PassStatistics({k: accumulator.result() for k, accumulator in self._by_kind.items()})
+
+
+def _digest(config: EncoderConfig) -> str:
+    """Short, and different for a different configuration."""
+    return hashlib.sha256(repr(config).encode()).hexdigest()[:16]

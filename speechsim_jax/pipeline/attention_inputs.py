@@ -1,4 +1,4 @@
-"""TODO."""
+"""What attention maps are made of: queries and keys of models, or maps that exist."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from speechsim_jax._jax_compat import joined
+from speechsim_jax._jax_compat import concatenate_in_place
 from speechsim_jax.array_types import Gates, Lengths, PositionBias
-from speechsim_jax.measures.attention import AttentionMeasure
+from speechsim_jax.measures.base import Measure
 from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.attention import attention_rows
 from speechsim_jax.statistics.attention_sums import Rows
@@ -63,7 +63,7 @@ def rows_of_projections(
             queries,
         )
         rows.append(maps.reshape(-1, *maps.shape[2:]))
-    return joined(rows)
+    return concatenate_in_place(rows)
 
 
 def rows_of_maps(
@@ -75,6 +75,6 @@ def rows_of_maps(
     return maps[utterance][:, queries]
 
 
-def wanted_sums(measures: Sequence[AttentionMeasure]) -> tuple[str, ...]:
-    """The sums that these measures read."""
+def needed_sums(measures: Sequence[Measure]) -> tuple[str, ...]:
+    """The attention sums that these measures read."""
     return tuple(dict.fromkeys(m.needs for m in measures if m.needs))

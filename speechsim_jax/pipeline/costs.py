@@ -5,6 +5,7 @@ import functools
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,6 @@ from jaxtyping import Array
 
 from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
-from speechsim_jax.errors import UserError
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
@@ -34,18 +34,27 @@ _TIMED = 1024
 def budget_bytes(device_memory_gb: float | int | None, mesh: Mesh) -> int:
     """Bytes that a pass may take on each device.
 
-    What the device says it has unless given; on a CPU a share of the machine's memory.
+    Args:
+      device_memory_gb: stated by the user; by default what the device has, and on a CPU a share of
+        the memory of the machine, or of the container if that has less.
+      mesh: the devices.
     """
     if device_memory_gb is not None:
-        if not device_memory_gb > 0:
-            raise UserError(f"device_memory_gb is {device_memory_gb}; expected a positive number")
         return round(device_memory_gb * 1e9)
     device = mesh.devices.flat[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit:
         return round(_ACCELERATOR_SHARE * limit)
+    return round(_CPU_SHARE * _host_memory_bytes() / len(mesh.local_devices))
+
+
+def _host_memory_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Memory of the machine, or of the control group (version 2) if that is limited to less."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return round(_CPU_SHARE * machine / len(mesh.local_devices))
+    try:
+        return min(machine, int(limit.read_text()))
+    except (OSError, ValueError):  # no control group, or "max"
+        return machine
 
 
 def rate(mesh: Mesh) -> float:
@@ -155,17 +164,17 @@ class Cost:
         )
 
 
-def estimate(heads: int, cells: int, wanted: Sequence[str]) -> Cost:
+def estimate(heads: int, cells: int, needed: Sequence[str]) -> Cost:
     """Time for maps of `cells` cells in all, at the rate that this device shows on small ones."""
     pairs = heads * (heads + 1) // 2
-    products = 1 + ("correlation" in wanted)
+    products = 1 + ("correlation" in needed)
     # A logarithm counts as ten operations; both kinds of product are made for both orders.
-    operations = cells * (products * 2 * heads**2 + 13.0 * pairs * ("divergence" in wanted))
-    return Cost(pairs, cells, float(operations), _seconds_per_cell(heads, tuple(wanted)) * cells)
+    operations = cells * (products * 2 * heads**2 + 13.0 * pairs * ("divergence" in needed))
+    return Cost(pairs, cells, float(operations), _seconds_per_cell(heads, tuple(needed)) * cells)
 
 
 @functools.cache
-def _seconds_per_cell(heads: int, wanted: tuple[str, ...]) -> float:
+def _seconds_per_cell(heads: int, needed: tuple[str, ...]) -> float:
     """Measured once; most of the time is its compilation."""
     shape = 1, heads, _ESTIMATED_FRAMES, _ESTIMATED_FRAMES
     maps = np.random.default_rng(0).random(shape, np.float32)
@@ -175,7 +184,7 @@ def _seconds_per_cell(heads: int, wanted: tuple[str, ...]) -> float:
     def add(state: AttentionSums, maps: Array) -> AttentionSums:
         rows = functools.partial(rows_of_maps, maps)
         lengths = jnp.array([_ESTIMATED_FRAMES])
-        return attention_sums.update(state, rows, lengths, _ESTIMATED_FRAMES, wanted)
+        return attention_sums.update(state, rows, lengths, _ESTIMATED_FRAMES, needed)
 
     state = jax.block_until_ready(add(attention_sums.zero(heads), maps))
     started = time.perf_counter()

@@ -81,7 +81,7 @@ class FrameChoice:
             utterance=utterance[first],
             number=number[first],
             ids=batch.ids,
-            wholes=tuple(whole for whole, _ in names),
+            utterances=tuple(whole for whole, _ in names),
         )
         if self.pool == "none":
             return FrameSelection(rows, len(positions), None)

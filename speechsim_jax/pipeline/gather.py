@@ -1,12 +1,12 @@
-"""What all processes of a job have accumulated, added up on the first.
+"""The statistics of all processes of a run, added up on the first.
 
-Each has a pilot of its own, as separate jobs have, and the sums are brought to one on the way
-(`merging`): so no process has to wait for another before the end.
+Each process has a reference shift of its own, as separate jobs have, and the sums are brought to
+one on the way (`statistics.moments_merge`), so no process waits for another before the end.
 """
 
 import dataclasses
-import functools
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,47 +16,67 @@ import numpy as np
 from speechsim_jax.errors import UserError
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime import processes
-from speechsim_jax.statistics import attention_finished, moments_merge, sample, store
-from speechsim_jax.statistics.attention_finished import HeadSums
+from speechsim_jax.statistics import moments_merge, store
+from speechsim_jax.statistics.accumulator import State
+from speechsim_jax.statistics.attention_finished import AttentionState
+from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.sample import Sample
-from speechsim_jax.statistics.store import StoredStatistics
+from speechsim_jax.statistics.store import PassStatistics
 
 T = TypeVar("T")
 
 
-def write(found: StoredStatistics, folder: Path | None, facts: dict[str, Any]) -> None:
-    """Write what all processes have found together; `folder` is the first one's, None on others.
+def write(statistics: PassStatistics, folder: Path | None, metadata: Mapping[str, Any]) -> None:
+    """Write the statistics of all processes; `folder` is the first one's, None on the others.
 
-    Every process must call this. Raises UserError if they are not of the same layer pairs.
+    Every process must call this.
+
+    Raises:
+      UserError: they are not of the same layer pairs, or hold a statistic that cannot be gathered.
     """
-    tiles = found.moments.state.tiles if found.moments is not None else ()
-    plans = processes.gather_json(repr((found.places, tiles)))
-    if plans is not None and any(one != plans[0] for one in plans):
+    layout = {kind: getattr(state, "tiles", ()) for kind, state in statistics.states.items()}
+    layouts = processes.gather_json(repr(layout))
+    if layouts is not None and any(other != layouts[0] for other in layouts):
         raise UserError(
             "the processes have divided the layer pairs in different ways; give all of them the "
             "same device_memory_gb"
         )
-    whole = StoredStatistics(
-        found.places,
-        sample=_sample(found.sample) if found.sample is not None else None,
-        heads=_heads(found.heads) if found.heads is not None else None,
-    )
-    if found.moments is None:
-        if folder is not None:
-            store.write_coming(folder, whole, None, facts)
+    gathered = {kind: _gathered(state) for kind, state in statistics.states.items()}
+    if folder is not None:
+        store.write(folder, PassStatistics(gathered), metadata)
         return
-    part = found.moments
-    smalls = _of_all(moments_merge.on_host(moments_merge.without_cross(part.state)))
+    for state in gathered.values():
+        if isinstance(state, MomentsState):
+            for t, tile in enumerate(state.tiles):
+                for k in range(len(tile.pairs)):
+                    state.block(t, k)
 
-    def blocks(tile: int, pair: int) -> list[np.ndarray]:
-        return processes.gather(store.total(part, tile, pair)) or []
 
-    if smalls is not None and folder is not None:
-        store.write_coming(folder, whole, store.merged(smalls, blocks), facts)
-        return
-    for t, tile in enumerate(part.state.tiles):
-        for k in range(len(tile.pairs)):
-            blocks(t, k)
+def _gathered(state: State) -> State:
+    """The state of all processes on the first; one that only sends on the others."""
+    if processes.count() == 1:
+        return state
+    if isinstance(state, MomentsState):
+        return _moments(state)
+    if isinstance(state, Sample):
+        return _sample(state)
+    if isinstance(state, AttentionState):
+        return _attention(state)
+    raise UserError(f"statistic {state.kind!r} cannot be shared by several processes; use one")
+
+
+def _moments(state: MomentsState) -> MomentsState:
+    smalls = _of_all(moments_merge.on_host(state.small))
+    merging = None if smalls is None else moments_merge.Merging(smalls)
+
+    def block(tile: int, pair: int) -> np.ndarray:
+        blocks = processes.gather(np.asarray(state.cross(tile, pair)))
+        if merging is None or blocks is None:
+            return np.zeros((1, 0, 0))
+        return merging.block(tile, pair, blocks)[None]
+
+    rest = state.rest if merging is None else merging.rest
+    return dataclasses.replace(state, block=block, rest=rest)
 
 
 def on_all(result: SimilarityResult | None) -> SimilarityResult:
@@ -85,28 +105,26 @@ def _of_all(tree: T) -> list[T] | None:
     return [jax.tree.unflatten(structure, own) for own in zip(*gathered, strict=True)]
 
 
-def _sample(found: Sample) -> Sample:
-    """The sample of all processes; on others than the first their own."""
-    arrays = _of_all([found.keys, found.numbers, *found.rows])
-    utterances = processes.gather_json(found.utterances.tolist())
+def _sample(state: Sample) -> Sample:
+    arrays = _of_all([state.keys, state.numbers, *state.rows])
+    utterances = processes.gather_json(state.utterances.tolist())
     if arrays is None or utterances is None:
-        return found
-    samples = [
+        return state
+    first, *others = (
         dataclasses.replace(
-            found, keys=keys, numbers=numbers, rows=tuple(rows), utterances=np.array(ids, object)
+            state, keys=keys, numbers=numbers, rows=tuple(rows), utterances=np.array(ids, object)
         )
         for ids, (keys, numbers, *rows) in zip(utterances, arrays, strict=True)
-    ]
-    return functools.reduce(sample.merge_samples, samples)
+    )
+    return first.merge(others)
 
 
-def _heads(found: HeadSums) -> HeadSums:
-    """The attention sums of all processes; on others than the first their own."""
-    sums, lengths = _of_all(found.sums), processes.gather_json(found.lengths)
+def _attention(state: AttentionState) -> AttentionState:
+    sums, lengths = _of_all(state.sums), processes.gather_json(state.lengths)
     if sums is None or lengths is None:
-        return found
-    parts = [
-        dataclasses.replace(found, sums=own, lengths=tuple(counts))
+        return state
+    first, *others = (
+        dataclasses.replace(state, sums=own, lengths=tuple(counts))
         for own, counts in zip(sums, lengths, strict=True)
-    ]
-    return functools.reduce(attention_finished.merge_attention, parts)
+    )
+    return first.merge(others)

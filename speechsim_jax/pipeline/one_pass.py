@@ -1,135 +1,283 @@
-"""One pass over a corpus: every model encodes every batch, every statistic sees it.
+"""One pass over a corpus: every model encodes every batch, every accumulator sees it.
 
-With checkpoints the pass can be broken off anywhere and goes on behind the last one.
+With checkpoints a pass can be interrupted anywhere and resumes after the last one.
 """
 
 import collections
 import dataclasses
 import hashlib
+import json
 import logging
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tqdm.auto
 from jax.sharding import Mesh
 from jaxtyping import Array, Int32
 
 from speechsim_jax.audio import batching
-from speechsim_jax.audio import corpus as sound
+from speechsim_jax.audio.corpus import Corpus, Skipped, counted
 from speechsim_jax.errors import UserError
+from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.pipeline import frame_choice
-from speechsim_jax.pipeline.accumulators import Accumulators
-from speechsim_jax.runtime import mesh as sharding
+from speechsim_jax.pipeline import frame_choice, gather
+from speechsim_jax.pipeline.accumulators import Accumulators, PassSetup
+from speechsim_jax.pipeline.frame_choice import FrameChoice
+from speechsim_jax.pipeline.plan import Pass
 from speechsim_jax.runtime import processes
+from speechsim_jax.runtime.mesh import place_batch
 from speechsim_jax.runtime.run_checkpoints import Checkpoints
 from speechsim_jax.settings import Settings
+from speechsim_jax.statistics import store
+from speechsim_jax.statistics.store import PassStatistics
 
 _log = logging.getLogger(__name__)
 
-_ADDED = ("utterances", "seconds", "frames", "skipped")
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ComparisonRun:
+    """What all passes of a comparison share.
+
+    Attributes:
+      encoders: the models.
+      layers: the hidden states that are compared, by model.
+      selection: the measures.
+      settings: of the comparison.
+      corpus: what this process reads.
+      attention_corpus: what attention is compared on, of all processes.
+      choice: which frames are rows.
+      buckets: shapes of the batches.
+      mesh: the devices.
+      identity: what checkpoints must agree in, apart from the accumulators' own.
+      checkpoints: their folder, None for nowhere.
+      checkpoint_minutes: how often they are written.
+      digests: whether the digests of all utterances are kept.
+      progress: whether a bar is shown.
+    """
+
+    encoders: tuple[SpeechEncoder, ...]
+    layers: tuple[tuple[int, ...], ...]
+    selection: MeasureSelection
+    settings: Settings
+    corpus: Corpus
+    attention_corpus: Corpus
+    choice: FrameChoice
+    buckets: tuple[batching.Bucket, ...]
+    mesh: Mesh
+    identity: dict[str, Any]
+    checkpoints: Path | None
+    checkpoint_minutes: float | int
+    digests: bool
+    progress: bool
+
+    @property
+    def attention_ids(self) -> frozenset[str]:
+        """The utterances whose attention is compared."""
+        return frozenset(source.id for source in self.attention_corpus.sources)
+
+    def outputs(self, layers: tuple[int, ...], attention: bool) -> Outputs:
+        """What an encoder has to return."""
+        return Outputs(layers, last_layer=self.settings.last_layer, projections=attention)
 
 
-@dataclasses.dataclass
-class Seen:
-    """What the stream has brought so far; `frames` are those that were chosen.
+@dataclasses.dataclass(frozen=True)
+class ReadCounts:
+    """What was read. Counts of disjoint audio add up.
 
-    `heard`: id and digest of the samples of each utterance (or piece), None if nobody will ask.
+    Attributes:
+      utterances: that gave a batch row, pieces of long ones counted one by one.
+      seconds: of audio in them.
+      frames: that were chosen.
+      skipped: files that could not be used.
+      digests: id and digest of the samples of each utterance or piece; empty unless asked for.
     """
 
     utterances: int = 0
     seconds: float = 0.0
     frames: int = 0
-    skipped: list[sound.Skipped] = dataclasses.field(default_factory=list)
-    heard: list[tuple[str, str]] | None = None
+    skipped: tuple[Skipped, ...] = ()
+    digests: tuple[tuple[str, str], ...] = ()
 
-    def skip(self, skipped: sound.Skipped) -> None:
-        """Keep a file that could not be used, and say so."""
-        _log.warning("skipped %s: %s", skipped.id, skipped.reason)
-        self.skipped.append(skipped)
+    def __add__(self, other: "ReadCounts") -> "ReadCounts":
+        return ReadCounts(
+            self.utterances + other.utterances,
+            self.seconds + other.seconds,
+            self.frames + other.frames,
+            self.skipped + other.skipped,
+            self.digests + other.digests,
+        )
 
-    def hear(self, batch: batching.Batch, frames: int) -> None:
-        """Count a batch, and the frames of it that were chosen."""
-        self.frames += frames
-        self.utterances += len(batch.ids)
-        self.seconds += batch.seconds
-        if self.heard is not None:
-            for id_, samples, length in zip(batch.ids, batch.samples, batch.lengths):
-                digest = hashlib.blake2b(samples[:length].tobytes(), digest_size=16).hexdigest()
-                self.heard.append((id_, digest))
-
-    def add_up(self, all_: list[dict[str, Any]] | None) -> None:
-        """Become what all processes have heard; None on those that are not told."""
-        if all_ is None:
-            return
-        whole = {name: sum((one[name] for one in all_[1:]), start=all_[0][name]) for name in _ADDED}
-        heard = None if self.heard is None else [tuple(x) for one in all_ for x in one["heard"]]
-        self.take_up(whole | {"heard": heard})
-
-    def take_up(self, saved: dict[str, Any]) -> None:
-        """Go on from what `dataclasses.asdict` made of an earlier run's."""
-        for name, value in saved.items():
-            setattr(self, name, value)
-        self.skipped = [sound.Skipped(**skipped) for skipped in saved["skipped"]]
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "ReadCounts":
+        """The inverse of `dataclasses.asdict`, through JSON."""
+        skipped = tuple(Skipped(**entry) for entry in record["skipped"])
+        digests = tuple((id_, digest) for id_, digest in record["digests"])
+        return cls(**record | {"skipped": skipped, "digests": digests})
 
 
-def read_through(
+def run_pass(
+    run: ComparisonRun,
+    one: Pass,
+    encoders: Sequence[SpeechEncoder],
+    corpus: Corpus,
+    checkpoints: Path | None,
+    folder: Path | None,
+    digests: bool = False,
+) -> tuple[PassStatistics, ReadCounts]:
+    """What a pass accumulates, or has accumulated in an earlier run.
+
+    Args:
+      run: what all passes share.
+      one: the pass.
+      encoders: all models of the run; those of the pass are placed on the devices.
+      corpus: what this process reads.
+      checkpoints: folder of the checkpoints, None for none.
+      folder: where the statistics are written, None if they may stay in memory.
+      digests: whether the counts hold the digests of all utterances.
+
+    Raises:
+      UserError: statistics or checkpoints of another job, or a hidden state that is NaN or inf.
+    """
+    layers = tuple(tuple(run.layers[n.model][l] for l in n.layers) for n in one.models)
+    placed = tuple(forward.on_devices(encoders[n.model], run.mesh, n.depth) for n in one.models)
+    if not one.selection.without_attention.measures:
+        sources = tuple(source for source in corpus.sources if source.id in run.attention_ids)
+        corpus = dataclasses.replace(corpus, sources=sources)
+    accumulators = Accumulators(
+        PassSetup(
+            selection=one.selection,
+            encoders=placed,
+            layers=layers,
+            indices=tuple((n.model, l) for n in one.models for l in n.layers),
+            tiles=one.local_tiles,
+            settings=run.settings,
+            attention_ids=run.attention_ids,
+            mesh=run.mesh,
+        )
+    )
+    identity = accumulators.identity() | run.identity
+    (done,) = processes.broadcast([np.array(folder is not None and folder.exists())])
+    if done:
+        return _read_earlier(folder, identity)
+    attention = bool(one.selection.attention.measures)
+    outputs = [run.outputs(of_model, attention) for of_model in layers]
+    _compile(placed, outputs, run)
+    saved = checkpoints and Checkpoints(checkpoints, identity, run.checkpoint_minutes)
+    counts = _read_corpus(run, placed, outputs, corpus, accumulators, saved or None, digests)
+    statistics = accumulators.result()
+    every = processes.gather_json(dataclasses.asdict(counts))
+    if every is not None:
+        counts = sum(map(ReadCounts.from_json, every), start=ReadCounts())
+    if folder is None and processes.count() == 1:
+        return statistics, counts
+    metadata = {"identity": identity, "counts": dataclasses.asdict(counts)}
+    gather.write(statistics, folder, metadata)
+    return (PassStatistics({}) if folder is None else store.read(folder)[0]), counts
+
+
+def _read_earlier(
+    folder: Path | None, identity: dict[str, Any]
+) -> tuple[PassStatistics, ReadCounts]:
+    """A pass that an earlier run has completed; raises UserError if that was another job."""
+    if folder is None:
+        return PassStatistics({}), ReadCounts()
+    statistics, metadata = store.read(folder)
+    if metadata["identity"] != json.loads(json.dumps(identity)):
+        raise UserError(f"{folder} is of another job; start from the beginning in another folder")
+    _log.info("%s: completed by an earlier run", folder.name)
+    return statistics, ReadCounts.from_json(metadata["counts"])
+
+
+def _compile(
+    encoders: Sequence[SpeechEncoder], outputs: Sequence[Outputs], run: ComparisonRun
+) -> None:
+    """Compile all forward passes in parallel; otherwise each would be waited for in turn."""
+
+    def compile_one(encoder: SpeechEncoder, output: Outputs, bucket: batching.Bucket) -> None:
+        shape = bucket.batch, bucket.samples
+        precision = run.settings.model_precision
+        forward.lower_encode(encoder, shape, output, precision, run.mesh).compile()
+
+    # Models of one architecture share a program.
+    programs = {(e.graph, o): (e, o) for e, o in zip(encoders, outputs)}
+    pause = "; the bar pauses at each new length" if run.progress else ""
+    number = counted(len(programs) * len(run.buckets), "program")
+    _log.info("compiling %s (architectures x lengths of audio)%s", number, pause)
+    with ThreadPoolExecutor() as pool:
+        jobs = [
+            pool.submit(compile_one, encoder, output, bucket)
+            for bucket in run.buckets
+            for encoder, output in programs.values()
+        ]
+        for job in jobs:
+            job.result()
+
+
+def _read_corpus(
+    run: ComparisonRun,
     encoders: Sequence[SpeechEncoder],
     outputs: Sequence[Outputs],
-    corpus: sound.Corpus,
-    choice: frame_choice.FrameChoice,
-    statistics: Accumulators,
-    options: Settings,
-    buckets: Sequence[batching.Bucket],
-    seen: Seen,
+    corpus: Corpus,
+    accumulators: Accumulators,
     checkpoints: Checkpoints | None,
-    mesh: Mesh,
-    progress: bool,
-) -> Seen:
-    """One pass over the corpus: every model encodes every batch once, every statistic sees it.
-
-    Returns what an earlier run had heard of it, which is in `seen`, too.
-    """
-    done, cursor = _take_up(checkpoints, statistics, seen)
-    before = dataclasses.replace(seen)
-    step = done
+    digests: bool,
+) -> ReadCounts:
+    """The loop over batches, from the last checkpoint on if there is one."""
+    done, cursor, earlier = _resume(checkpoints, accumulators)
+    counts, step, mesh = dataclasses.replace(earlier, digests=()), done, run.mesh
+    hashes = list(earlier.digests)
     lengths = {source.id: source.seconds or 0.0 for source in corpus.sources}
-    started = seen.seconds + sum(lengths.get(skipped.id, 0.0) for skipped in seen.skipped)
-
-    def skip(skipped: sound.Skipped) -> None:
-        seen.skip(skipped)
-        bar.update(lengths[skipped.id])
-
-    batches = batching.batches(corpus, buckets, strict=options.strict, on_skip=skip, start=cursor)
+    started = earlier.seconds + sum(lengths.get(skip.id, 0.0) for skip in earlier.skipped)
+    skipped: list[Skipped] = []
     checks: collections.deque[FiniteCheck] = collections.deque()
     names = [encoder.name for encoder in encoders]
-    # An accelerator runs programs one after the other; a CPU would run them side by side, and all
-    # the slower (by 11 % for two base-size encoders on two cores).
+    # An accelerator runs programs one after the other; a CPU would run them concurrently, which is
+    # slower (by 11 % for two base-size encoders on two cores).
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    in_turn = jax.block_until_ready if on_cpu else lambda acts: acts
-    with _progress_bar(sum(lengths.values()), started, progress) as bar:
+    in_turn = jax.block_until_ready if on_cpu else lambda activations: activations
+    clock = time.monotonic()
+    with _progress_bar(sum(lengths.values()), started, run.progress) as bar:
+
+        def on_skip(skip: Skipped) -> None:
+            log_skipped(skip)
+            skipped.append(skip)
+            bar.update(lengths[skip.id])
+
+        batches = batching.batches(
+            corpus, run.buckets, strict=run.settings.strict, on_skip=on_skip, start=cursor
+        )
         for step, batch in enumerate(batches, start=done + 1):
             batch = batching.pad_to_multiple(batch, mesh.size)
-            placed = sharding.place_batch(batch.samples, batch.lengths, mesh)
-            acts = [
-                in_turn(forward.encode(encoder, *placed, wanted, options.model_precision, mesh))
-                for encoder, wanted in zip(encoders, outputs)
+            placed = place_batch(batch.samples, batch.lengths, mesh)
+            activations = [
+                in_turn(
+                    forward.encode(encoder, *placed, output, run.settings.model_precision, mesh)
+                )
+                for encoder, output in zip(encoders, outputs)
             ]
-            width = acts[0].frame_mask.shape[1]
-            checks.append(FiniteCheck(names, batch.ids, width, [_first_bad_frame(a) for a in acts]))
-            picked = choice.of(batch, width)
-            acts = [frame_choice.pooled(a, picked) for a in acts]
-            statistics.append(acts, batch, picked.rows)
-            del acts
+            frames = activations[0].frame_mask.shape[1]
+            first_bad = [_first_bad_frame(model) for model in activations]
+            checks.append(FiniteCheck(names, batch.ids, frames, first_bad))
+            chosen = run.choice.of(batch, frames)
+            activations = [frame_choice.pooled(model, chosen) for model in activations]
+            accumulators.append(activations, batch.lengths, chosen.rows)
+            del activations
             if on_cpu:
-                statistics.wait()
-            seen.hear(batch, picked.frames)
+                accumulators.wait()
+            counts += ReadCounts(
+                len(batch.ids), batch.seconds, chosen.frames, skipped=tuple(skipped)
+            )
+            skipped.clear()
+            hashes += _digests(batch) if digests else ()
             processes.check()
             bar.update(batch.seconds)
             # One batch behind: the device is never idle, and never has two batches waiting.
@@ -137,67 +285,104 @@ def read_through(
                 checks.popleft().check()
             if checkpoints is not None and checkpoints.due():
                 checks.pop().check()
-                _save(checkpoints, step, statistics, seen, batch.after, on_cpu)
+                so_far = dataclasses.replace(counts, digests=tuple(hashes))
+                _save(checkpoints, step, accumulators, so_far, batch.after, on_cpu)
         if bar.total:
             # A header may promise a little more than there was.
             bar.update(max(bar.total - bar.n, 0))
+    counts += ReadCounts(skipped=tuple(skipped), digests=tuple(hashes))
     for waiting in checks:
         waiting.check()
     if checkpoints is not None and checkpoints.started:
-        # A run that has taken long enough to save once shall not lose what came after, either.
+        # A run long enough to have saved once should not lose what came after, either.
         if step > done:
             end = batching.Cursor(len(corpus.sources))
-            _save(checkpoints, step + 1, statistics, seen, end, on_cpu)
+            _save(checkpoints, step + 1, accumulators, counts, end, on_cpu)
         checkpoints.close()
-    return before
+    accumulators.wait()
+    _log_rate(counts, earlier, time.monotonic() - clock)
+    return counts
 
 
-def _take_up(
-    checkpoints: Checkpoints | None, statistics: Accumulators, seen: Seen
-) -> tuple[int, batching.Cursor]:
-    """Take over what an earlier run has saved: its batches are done, and where to go on."""
+def _digests(batch: batching.Batch) -> list[tuple[str, str]]:
+    """Id and digest of the samples of each utterance of a batch."""
+    waveforms = [x[:length] for x, length in zip(batch.samples, batch.lengths)]
+    return [
+        (id_, hashlib.blake2b(samples.tobytes(), digest_size=16).hexdigest())
+        for id_, samples in zip(batch.ids, waveforms)
+    ]
+
+
+def log_skipped(skipped: Skipped) -> None:
+    """Log a file that could not be used."""
+    _log.warning("skipped %s: %s", skipped.id, skipped.reason)
+
+
+def _log_rate(counts: ReadCounts, earlier: ReadCounts, elapsed_seconds: float) -> None:
+    utterances = counts.utterances - earlier.utterances
+    if not utterances:
+        return
+    seconds = counts.seconds - earlier.seconds
+    _log.info(
+        "read %s, %.1f s of audio, %d frames in %.1f s (%.2f audio-seconds per second)",
+        counted(utterances, "utterance"), seconds, counts.frames - earlier.frames,
+        elapsed_seconds, seconds / elapsed_seconds,
+    )  # fmt: skip
+
+
+def _resume(
+    checkpoints: Checkpoints | None, accumulators: Accumulators
+) -> tuple[int, batching.Cursor, ReadCounts]:
+    """Restore what an earlier run has saved: its last batch, where to continue, what was read."""
     saved = checkpoints.latest() if checkpoints is not None else None
     if saved is None:
-        return 0, batching.Cursor()
-    statistics.restore(saved.state)
-    seen.take_up(saved.facts["seen"])
-    _log.info("going on behind batch %d, after %.1f s of audio", saved.step, seen.seconds)
-    return saved.step, batching.Cursor.of(saved.facts["cursor"])
+        return 0, batching.Cursor(), ReadCounts()
+    accumulators.restore(saved.state)
+    counts = ReadCounts.from_json(saved.metadata["counts"])
+    _log.info("resuming after batch %d, %.1f s of audio", saved.step, counts.seconds)
+    return saved.step, batching.Cursor.of(saved.metadata["cursor"]), counts
 
 
 def _save(
     checkpoints: Checkpoints,
     step: int,
-    statistics: Accumulators,
-    seen: Seen,
+    accumulators: Accumulators,
+    counts: ReadCounts,
     cursor: batching.Cursor,
     on_cpu: bool,
 ) -> None:
-    """Begin to write a checkpoint of everything that `_take_up` reads.
+    """Start writing a checkpoint of everything that `_resume` reads.
 
-    On a CPU also end: what is written is the statistics' own memory.
+    On a CPU, also finish: what is written is the accumulators' own memory.
     """
     started = time.monotonic()
-    facts = {"seen": dataclasses.asdict(seen), "cursor": dataclasses.asdict(cursor)}
-    checkpoints.save(step, statistics.snapshot(), facts)
+    metadata = {"counts": dataclasses.asdict(counts), "cursor": dataclasses.asdict(cursor)}
+    checkpoints.save(step, accumulators.snapshot(), metadata)
     if on_cpu:
         checkpoints.wait()
     _log.info(
-        "checkpoint %d, %.1f s of audio: %.1f s", step, seen.seconds, time.monotonic() - started
+        "checkpoint %d, %.1f s of audio: %.1f s", step, counts.seconds, time.monotonic() - started
     )
 
 
 @jax.jit
-def _first_bad_frame(acts: Activations) -> Int32[Array, ""]:
+def _first_bad_frame(activations: Activations) -> Int32[Array, ""]:
     """The first valid frame, on the flattened [batch * frame] axis, that is NaN or inf; or -1."""
-    finite = jnp.isfinite(acts.hidden_states).all(axis=(0, 3)) | ~acts.frame_mask
+    finite = jnp.isfinite(activations.hidden_states).all(axis=(0, 3)) | ~activations.frame_mask
     flat = finite.reshape(-1)
     return jnp.where(flat.all(), -1, jnp.argmin(flat)).astype(jnp.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class FiniteCheck:
-    """Where the hidden states of a batch are not finite, per model; looked at once computed."""
+    """Where the hidden states of a batch are not finite, read once it has been computed.
+
+    Attributes:
+      names: of the models.
+      ids: of the batch's utterances.
+      frames: of each utterance, padding included.
+      first_bad: of each model, the first frame that is NaN or inf on the flattened axis, or -1.
+    """
 
     names: Sequence[str]
     ids: tuple[str, ...]
@@ -221,7 +406,7 @@ def _progress_bar(
     """Of audio; its total is unknown where no length is, and where more comes than was promised."""
     return tqdm.auto.tqdm(
         total=math.ceil(total_seconds) or None,  # what comes may round to a little more
-        initial=started,  # pyright: ignore[reportArgumentType]  # a float is as good
+        initial=started,  # pyright: ignore[reportArgumentType]  # a float works, too
         desc="audio",
         unit="s",
         disable=not progress,

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from speechsim_jax.errors import UserError
+from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.pipeline.bin_packing import Filling, IndexPair, candidates
 from speechsim_jax.statistics.moments import ModelShape, Tile, all_tiles
 
@@ -95,14 +96,17 @@ class Needed:
 class Pass:
     """One reading of the audio.
 
-    `tiles`: the layer pairs that are accumulated, in the models' and layers' own numbers; an
-    engine whose streams hold no more than what is needed takes `local_streams`, `local_tiles`.
+    Attributes:
+      models: the models and layers that it runs.
+      tiles: layer pairs that are accumulated, in numbers among all models and layers.
+      bytes: memory on each device.
+      selection: the measures that it accumulates for.
     """
 
     models: tuple[Needed, ...]
     tiles: tuple[Tile, ...]
     bytes: Bytes
-    local_streams: tuple[ModelShape, ...]
+    selection: MeasureSelection = MeasureSelection(())
 
     @property
     def local_tiles(self) -> tuple[Tile, ...]:
@@ -125,7 +129,7 @@ class Plan:
     """
 
     passes: tuple[Pass, ...]
-    streams: tuple[ModelShape, ...]
+    shapes: tuple[ModelShape, ...]
     models: tuple[ModelCost, ...]
     budget_bytes: int
     mesh: tuple[int, int]
@@ -137,7 +141,7 @@ class Plan:
         """2 n sum of d_l d_m over all layer pairs (l, m), n rows; needs `rows`."""
         assert self.rows is not None
         return 2 * self.rows * sum(
-            len(tile.pairs) * self.streams[tile.a].neurons * self.streams[tile.b].neurons
+            len(tile.pairs) * self.shapes[tile.a].neurons * self.shapes[tile.b].neurons
             for one in self.passes
             for tile in one.tiles
         )  # fmt: skip
@@ -198,11 +202,11 @@ class _Load(NamedTuple):
 
 
 def state_bytes(load: _Load, sizes: Sizes) -> int:
-    """`moments.Moments`: count, pilot and the compensated sums, all in two parts.
+    """`moments.Moments`: count, reference shift and the compensated sums, all in two parts.
 
-    cross [x / feature, y] of every pair; first and pilot [neuron]; energy [representation];
-    energy_cross [representation, representation]; energy_first [representation, neuron]
-    (`moments.zero`).
+    cross [x / feature, y] of every pair; first and reference shift [neuron]; energy
+    [representation]; energy_cross [representation, representation]; energy_first [representation,
+    neuron] (`moments.zero`).
     """
     n = len(load.representations)
     numbers = load.cells + load.neurons * (n + 2) + n + n**2
@@ -233,7 +237,7 @@ def forward_bytes(load: _Load, models: Sequence[ModelCost]) -> int:
 def update_bytes(load: _Load, sizes: Sizes) -> int:
     """Temporaries of `moments.update`, and of `programs` where devices share a state.
 
-    Rows of all these devices: gathered; shifted; of one layer of two streams, taken out. Energies
+    Rows of all these devices: gathered; shifted; of one layer of two shapes, taken out. Energies
     [representation, row], their sums with the rows [representation, neuron], the small sums. A
     product, and both parts that it is added to; and what XLA leaves free between some dozens of
     buffers, which start at multiples of 64 bytes. (4096 rows of 13 x 768 and 25 x 1024 neurons:
@@ -249,15 +253,15 @@ def update_bytes(load: _Load, sizes: Sizes) -> int:
 class _Triangle:
     """All pairs of representations, and what a pass that holds some of them takes."""
 
-    def __init__(self, streams: tuple[ModelShape, ...], models: Sequence[ModelCost], sizes: Sizes):
-        self.streams, self.models, self.sizes = streams, models, sizes
-        self.places = [(a, l) for a, stream in enumerate(streams) for l in range(stream.layers)]
-        self.widths = [streams[a].neurons for a, _ in self.places]
-        self.count = len(self.places)
+    def __init__(self, shapes: tuple[ModelShape, ...], models: Sequence[ModelCost], sizes: Sizes):
+        self.shapes, self.models, self.sizes = shapes, models, sizes
+        self.indices = [(a, l) for a, stream in enumerate(shapes) for l in range(stream.layers)]
+        self.widths = [shapes[a].neurons for a, _ in self.indices]
+        self.count = len(self.indices)
         self.pairs = list(itertools.combinations_with_replacement(range(self.count), 2))
-        self.nothing = _Load(frozenset(), (-1,) * len(streams))
+        self.nothing = _Load(frozenset(), (-1,) * len(shapes))
 
-    def bytes(self, load: _Load) -> Bytes:
+    def memory(self, load: _Load) -> Bytes:
         """The memory of a pass."""
         return Bytes(
             state=state_bytes(load, self.sizes),
@@ -270,7 +274,7 @@ class _Triangle:
 
     def total(self, load: _Load) -> int:
         """The memory of a pass in all."""
-        return self.bytes(load).total
+        return self.memory(load).total
 
     def with_pair(self, load: _Load, pair: IndexPair) -> _Load:
         """The load of a pass that takes one pair more."""
@@ -280,7 +284,7 @@ class _Triangle:
         if not new:
             return load._replace(cells=cells)
         depths = list(load.depths)
-        for a, layer in (self.places[representation] for representation in new):
+        for a, layer in (self.indices[representation] for representation in new):
             depths[a] = max(depths[a], self.models[a].depths[layer])
         widths = [self.widths[representation] for representation in new]
         neurons, widest = load.neurons + sum(widths), max(load.widest, *widths)
@@ -292,7 +296,7 @@ class _Triangle:
 
 
 def plan(
-    streams: tuple[ModelShape, ...],
+    shapes: tuple[ModelShape, ...],
     models: Sequence[ModelCost],
     budget_bytes: int,
     sizes: Sizes,
@@ -309,10 +313,10 @@ def plan(
     pass as an earlier run had them, whatever the budget. Raises UserError, with the smallest budget
     that would do, if a single layer pair does not fit.
     """
-    triangle = _Triangle(streams, models, sizes)
+    triangle = _Triangle(shapes, models, sizes)
     if division is not None:
         passes = tuple(_as_divided(triangle, tiles) for tiles in division)
-        return Plan(passes, streams, tuple(models), budget_bytes, (data, sizes.feature), rows, rate)
+        return Plan(passes, shapes, tuple(models), budget_bytes, (data, sizes.feature), rows, rate)
     least = triangle.least_budget()
     if budget_bytes < least:
         raise UserError(
@@ -321,30 +325,29 @@ def plan(
         )
     whole = Filling(triangle, budget_bytes)
     if all(whole.take(pair) for pair in triangle.pairs):
-        passes = (_pass_of(triangle, whole, all_tiles(streams)),)
+        passes = (_pass_of(triangle, whole, all_tiles(shapes)),)
     else:
         badness = functools.partial(_badness, models)
         fillings = min(candidates(triangle, budget_bytes), key=badness)
         passes = tuple(_pass_of(triangle, one, _tiles_of(triangle, one.pairs)) for one in fillings)
-    return Plan(passes, streams, tuple(models), budget_bytes, (data, sizes.feature), rows, rate)
+    return Plan(passes, shapes, tuple(models), budget_bytes, (data, sizes.feature), rows, rate)
 
 
 def _pass_of(triangle: _Triangle, filling: Filling, tiles: tuple[Tile, ...]) -> Pass:
     """The finished record."""
-    models, streams = [], []
-    places = [
-        triangle.places[representation] for representation in sorted(filling.load.representations)
+    models = []
+    indices = [
+        triangle.indices[representation] for representation in sorted(filling.load.representations)
     ]
-    for a, group in itertools.groupby(places, key=lambda place: place[0]):
+    for a, group in itertools.groupby(indices, key=lambda index: index[0]):
         layers = tuple(layer for _, layer in group)
         models.append(Needed(a, layers, filling.load.depths[a]))
-        streams.append(ModelShape(len(layers), triangle.streams[a].neurons))
-    return Pass(tuple(models), tiles, triangle.bytes(filling.load), tuple(streams))
+    return Pass(tuple(models), tiles, triangle.memory(filling.load))
 
 
 def _as_divided(triangle: _Triangle, tiles: Sequence[Tile]) -> Pass:
     """The pass of these tiles."""
-    number = {place: k for k, place in enumerate(triangle.places)}
+    number = {place: k for k, place in enumerate(triangle.indices)}
     whole = Filling(triangle, sys.maxsize)
     for tile in tiles:
         for l, m in tile.pairs:
@@ -356,7 +359,7 @@ def _tiles_of(triangle: _Triangle, pairs: Iterable[IndexPair]) -> tuple[Tile, ..
     """Pairs of representations as tiles, in the order of `all_tiles`."""
     found: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for i, j in sorted(pairs):
-        (a, l), (b, m) = triangle.places[i], triangle.places[j]
+        (a, l), (b, m) = triangle.indices[i], triangle.indices[j]
         found.setdefault((a, b), []).append((l, m))
     return tuple(Tile(a, b, tuple(found[a, b])) for a, b in sorted(found))
 

@@ -1,6 +1,6 @@
-"""What a long run keeps on disk: its statistics and its place in the corpus, committed together.
+"""Checkpoints of a long run: its state and its position in the corpus, committed together.
 
-A checkpoint is an orbax step: `state`, arrays and what JSON can hold, and `facts`, JSON. Orbax
+A checkpoint is an orbax step: `state`, arrays and what JSON can hold, and `metadata`, JSON. Orbax
 writes into a temporary folder and renames it, so a run that is killed while it writes leaves the
 checkpoint before. This module is the only one that knows orbax.
 """
@@ -20,7 +20,9 @@ import numpy as np
 from speechsim_jax.errors import UserError
 
 # Checkpoints that exist at once: if the newest cannot be read, there is the one before.
-_KEPT = 2
+_MAX_TO_KEEP = 2
+# Of the files: part of the identity of a job, so those of another are refused.
+_FORMAT = 2
 
 _log = logging.getLogger(__name__)
 
@@ -33,20 +35,23 @@ class RunCheckpoint(NamedTuple):
 
     step: int
     state: State
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 class Checkpoints:
-    """The newest checkpoints of one job in a folder, which is made when there is one to write.
+    """The newest checkpoints of one job in a folder, which is created when the first is written.
 
-    `identity` says which job: everything that has a say in the numbers, as JSON. What another job
-    has left is never taken up. One is due every `minutes` (0: always).
+    Args:
+      folder: where they are.
+      identity: everything that affects the numbers, as JSON; checkpoints of another job are
+        refused.
+      minutes: how often one is due (0: always).
     """
 
     def __init__(self, folder: str | Path, identity: dict[str, Any], minutes: float | int):
         self._folder = Path(folder).expanduser().resolve()
         # As it will be read back: tuples are lists in JSON.
-        self._identity = json.loads(json.dumps(identity))
+        self._identity = json.loads(json.dumps({"format": _FORMAT} | identity))
         self._seconds = 60.0 * minutes
         self._last = time.monotonic()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="speechsim-checkpoint")
@@ -56,7 +61,7 @@ class Checkpoints:
     def _orbax(self) -> Any:
         import orbax.checkpoint  # it takes seconds
 
-        # Its progress is of no interest, and what is wrong it raises.
+        # It logs its progress; what goes wrong, it raises.
         logging.getLogger("absl").setLevel(logging.ERROR)
         return orbax.checkpoint
 
@@ -70,7 +75,7 @@ class Checkpoints:
             )
         }
         options = self._orbax.CheckpointManagerOptions(
-            max_to_keep=_KEPT,
+            max_to_keep=_MAX_TO_KEEP,
             cleanup_tmp_directories=True,
             create=False,
             # Its own threads would wait for signals of other processes: see `save`.
@@ -79,7 +84,7 @@ class Checkpoints:
         )
         handlers = {
             "state": _array_handler()[0],
-            "facts": self._orbax.JsonCheckpointHandler(**alone),
+            "record": self._orbax.JsonCheckpointHandler(**alone),
         }
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -105,17 +110,17 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
-                found = self._manager.restore(
+                restored = self._manager.restore(
                     step,
-                    args=args.Composite(state=_array_handler()[1](), facts=args.JsonRestore()),
+                    args=args.Composite(state=_array_handler()[1](), record=args.JsonRestore()),
                 )
             except (OSError, ValueError, KeyError) as error:
                 _log.warning("checkpoint %d cannot be read: %s", step, error)
                 continue
-            if "identity" not in found.facts:
+            if "identity" not in restored.record:
                 raise UserError(f"{self._folder} holds checkpoints of another program")
-            self._check(found.facts["identity"])
-            return RunCheckpoint(step, found.state, found.facts)
+            self._check(restored.record["identity"])
+            return RunCheckpoint(step, restored.state, restored.record)
         if steps:
             raise UserError(f"no checkpoint in {self._folder} can be read; delete the folder")
         _log.warning("no checkpoint in %s: starting from the beginning", self._folder)
@@ -127,32 +132,32 @@ class Checkpoints:
             if then != now:
                 raise UserError(
                     f"the checkpoint in {self._folder} is of another job: "
-                    f"{_difference(name, then, now)}; go on with what it was, or start anew in "
-                    "another folder"
+                    f"{_difference(name, then, now)}; use what it was, or start from "
+                    "the beginning in another folder"
                 )
 
     def due(self) -> bool:
         """Whether it is time for the next."""
         return time.monotonic() - self._last >= self._seconds
 
-    def save(self, step: int, state: State, facts: dict[str, Any]) -> None:
-        """Begin to write, once the one before is written; `state` must not change any more."""
+    def save(self, step: int, state: State, metadata: dict[str, Any]) -> None:
+        """Start writing, after the one before is written; `state` must not change any more."""
         args = self._orbax.args
-        facts = facts | {"identity": self._identity}
-        step_args = args.Composite(state=_array_handler()[1](state), facts=args.JsonSave(facts))
+        metadata = metadata | {"identity": self._identity}
+        step_args = args.Composite(state=_array_handler()[1](state), record=args.JsonSave(metadata))
         self.wait()
         self._writing = self._writer.submit(self._manager.save, step, args=step_args)
         self._last = time.monotonic()
 
     def wait(self) -> None:
-        """Until what is being written is there; raises UserError, in one line, if it cannot be."""
+        """Block until it is written; raises UserError if that fails."""
         writing, self._writing = self._writing, None
         try:
             if writing is not None:
                 writing.result()
         except (OSError, ValueError) as error:
-            said = " ".join(str(error).split())[:300]
-            raise UserError(f"checkpoints cannot be written to {self._folder}: {said}") from error
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"checkpoints cannot be written to {self._folder}: {reason}") from error
 
     def close(self) -> None:
         """Wait until all is written."""
@@ -163,7 +168,7 @@ class Checkpoints:
 
 
 def _difference(name: str, then: Any, now: Any) -> str:
-    """What has changed; of tables which entries, without what is in an entry of many parts."""
+    """What has changed; of mappings, which entries."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
         return f"{name} was {then!r} and is {now!r} now"
     parts = [f"{key} is missing" for key in then if key not in now]
@@ -178,7 +183,7 @@ def _difference(name: str, then: Any, now: Any) -> str:
 
 @functools.cache
 def _array_handler() -> tuple[Any, type]:
-    """What writes and reads a `State` for orbax, and the arguments that call for it.
+    """The handler that writes and reads a `State` for orbax, and its arguments.
 
     Orbax's own handler leaves numpy arrays to process 0 of a job, for all processes.
     """
@@ -200,30 +205,30 @@ def _array_handler() -> tuple[Any, type]:
 
 
 def _write_state(folder: Path, state: State) -> None:
-    """A .npy file for each array, and what is none in state.json."""
-    told: dict[str, dict[str, Any]] = {}
+    """Write a .npy file for each array, and everything else to state.json."""
+    record: dict[str, dict[str, Any]] = {}
     for part, names in state.items():
-        told[part] = {}
+        record[part] = {}
         for name, value in names.items():
             arrays = value if isinstance(value, list) else [value]
             if not all(isinstance(array, np.ndarray) for array in arrays):
-                told[part][name] = {"value": value}
+                record[part][name] = {"value": value}
                 continue
-            told[part][name] = {"arrays": len(arrays), "list": isinstance(value, list)}
+            record[part][name] = {"arrays": len(arrays), "list": isinstance(value, list)}
             for number, array in enumerate(arrays):
                 np.save(folder / f"{part}.{name}.{number}.npy", array)
-    (folder / "state.json").write_text(json.dumps(told))
+    (folder / "state.json").write_text(json.dumps(record))
 
 
 def _read_state(folder: Path) -> State:
     state: State = {}
     for part, names in json.loads((folder / "state.json").read_text()).items():
         state[part] = {}
-        for name, told in names.items():
-            if "value" in told:
-                state[part][name] = told["value"]
+        for name, record in names.items():
+            if "value" in record:
+                state[part][name] = record["value"]
                 continue
-            files = [folder / f"{part}.{name}.{k}.npy" for k in range(told["arrays"])]
+            files = [folder / f"{part}.{name}.{k}.npy" for k in range(record["arrays"])]
             arrays = [np.load(file) for file in files]
-            state[part][name] = arrays if told["list"] else arrays[0]
+            state[part][name] = arrays if record["list"] else arrays[0]
     return state

@@ -1,16 +1,29 @@
-"""TODO."""
+"""The protocols of a statistic: an `Accumulator` sums over batches, a `State` is what it summed.
+
+A new statistic is one class of each. The pipeline, the store and the merging of jobs know nothing
+else about it (docs/extending.md adds one).
+"""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 
-Snapshot = dict[str, Any]
-"""Numpy arrays, numbers and lists of these: what a stream needs to go on, on the host.
+from speechsim_jax.array_types import HiddenStates
+from speechsim_jax.statistics.moments import ModelShape
 
-On a CPU the arrays are the stream's own memory. As long as they are there, an update does not write
-over it but makes the state anew, so whoever lets go of them before the next saves a copy.
+LayerIndex = tuple[int, int]
+"""Model and layer of a representation, as positions among all that are compared."""
+
+Snapshot = dict[str, Any]
+"""Numpy arrays, numbers and lists of these: what an accumulator needs to resume, on the host.
+
+On a CPU the arrays are the accumulator's own memory. While they are referenced, an update does not
+write over that memory but makes the state anew, so release them before the next snapshot, or one
+more copy exists.
 """
 
 
@@ -18,14 +31,96 @@ over it but makes the state anew, so whoever lets go of them before the next sav
 class BatchRows:
     """Which frames of a batch are rows of the statistics, and where they come from.
 
-    `positions`: on the flattened [batch * frame] axis, rising. `utterance`: index into `ids`, the
-    utterances of the batch, or the pieces of long ones; `wholes` are the utterances that these are
-    of ("" where not known). `number`: of the frame (or segment) within its utterance; with the id
-    it names the row.
+    Attributes:
+      positions: indices into the flattened [batch * frame] axis, ascending.
+      utterance: for each row, an index into `ids`.
+      number: frame (or segment) within its utterance; with the id it identifies the row.
+      ids: ids of the batch's utterances, or of the pieces of long ones.
+      utterances: the utterances that `ids` are of ("" where not known).
     """
 
     positions: Int64[np.ndarray, " row"]
     utterance: Int64[np.ndarray, " row"]
     number: Int64[np.ndarray, " row"]
     ids: tuple[str, ...]
-    wholes: tuple[str, ...]
+    utterances: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedBatch:
+    """One batch as accumulators see it.
+
+    Attributes:
+      hidden: hidden states of each model, [layer, batch, frame, neuron], pooled if pooling is on.
+      rows: the frames that are rows of the statistics.
+      attention: what the attention maps are made of, a pytree; None where no map is read.
+      lengths: frames of each utterance whose attention is read, 0 for the others.
+    """
+
+    hidden: tuple[HiddenStates, ...]
+    rows: BatchRows
+    attention: Any = None
+    lengths: np.ndarray | None = None
+
+
+class State(Protocol):
+    """What was summed over one pass: it can be stored, merged with other jobs', and finished."""
+
+    kind: ClassVar[str]
+    """Name of the statistic; also its folder in the store."""
+
+    def save(self, folder: Path) -> None:
+        """Write into an empty folder; raises OSError if that fails."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; raises OSError, ValueError, KeyError or TypeError."""
+        ...
+
+    def merge(self, others: Sequence[Self]) -> Self:
+        """The state over the rows of this and the others, of the same models and layers.
+
+        It may be lazy, and then serves to be saved once. Raises UserError for other models.
+        """
+        ...
+
+    def finish(self, others: Sequence[Self] = (), rank_tolerance: float | None = None) -> Any:
+        """What measures read, from this and the states of the other passes over the same rows.
+
+        The finished form has `representations`, a sequence with one entry a representation.
+        """
+        ...
+
+
+@runtime_checkable
+class Accumulator(Protocol):
+    """Sums over batches, on the devices or on the host."""
+
+    def update(self, batch: EncodedBatch) -> None:
+        """Add a batch."""
+        ...
+
+    def wait(self) -> None:
+        """Block until everything added so far has been computed."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Everything that `restore` needs, on the host; the accumulator may continue."""
+        ...
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Resume from a snapshot, on this number of devices or another.
+
+        Raises UserError for a snapshot of other models or settings.
+        """
+        ...
+
+    def result(self) -> State:
+        """The state after everything that was added; nothing can be added any more."""
+        ...
+
+
+def all_layers(shapes: tuple[ModelShape, ...]) -> tuple[LayerIndex, ...]:
+    """The index of every layer of every model, in order."""
+    return tuple((model, layer) for model, s in enumerate(shapes) for layer in range(s.layers))

@@ -1,7 +1,12 @@
-"""TODO."""
+"""Attention sums at the end of a pass: as a stored state, and as what measures read."""
 
 import dataclasses
+import functools
 import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -9,28 +14,107 @@ from jaxtyping import Array, Float, Int
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics import attention_sums, moments
-from speechsim_jax.statistics.attention_sums import AttentionSums
+from speechsim_jax.statistics.accumulator import LayerIndex, all_layers
+from speechsim_jax.statistics.attention_sums import BASELINES, AttentionSums
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class HeadSums:
-    """Attention sums at the end of the stream, in float64 on the host, lost digits added in.
+class AttentionState:
+    """Attention sums at the end of a pass, in float64 on the host, lost digits added: a `State`.
 
-    `lengths`: frames of each utterance. `dtype`: of the sums while they were added up.
+    Attributes:
+      shapes: layers and heads (as `neurons`) of every model.
+      needed: names of the sums that were computed.
+      dtype: type of the sums while they were added up.
+      sums: over utterances.
+      lengths: frames of each utterance.
     """
 
-    streams: tuple[ModelShape, ...]
-    wanted: tuple[str, ...]
+    kind: ClassVar[str] = "attention"
+
+    shapes: tuple[ModelShape, ...]
+    needed: tuple[str, ...]
     dtype: str
     sums: AttentionSums
     lengths: tuple[int, ...]
 
+    def save(self, folder: Path) -> None:
+        """Write sums-NUMBER.npy and state.json."""
+        for number, leaf in enumerate(jax.tree.leaves(self.sums)):
+            np.save(folder / f"sums-{number}.npy", leaf)
+        record = {
+            "shapes": [dataclasses.astuple(shape) for shape in self.shapes],
+            "needed": self.needed,
+            "dtype": self.dtype,
+            "lengths": self.lengths,
+        }
+        (folder / "state.json").write_text(json.dumps(record))
 
-def merge_attention(a: HeadSums, b: HeadSums) -> HeadSums:
-    """The sums over the utterances of both; raises UserError unless they are of the same heads."""
-    for what in ("streams", "wanted", "dtype"):
+    @classmethod
+    def load(cls, folder: Path) -> "AttentionState":
+        """Read what `save` wrote."""
+        record = json.loads((folder / "state.json").read_text())
+        structure = jax.tree.structure(attention_sums.zero(1))
+        leaves = [np.load(folder / f"sums-{k}.npy") for k in range(structure.num_leaves)]
+        return cls(
+            shapes=tuple(ModelShape(*shape) for shape in record["shapes"]),
+            needed=tuple(record["needed"]),
+            dtype=record["dtype"],
+            sums=jax.tree.unflatten(structure, leaves),
+            lengths=tuple(record["lengths"]),
+        )
+
+    def merge(self, others: Sequence["AttentionState"]) -> "AttentionState":
+        """The sums over the utterances of all; raises UserError for states of other heads."""
+        return functools.reduce(_merge_two, others, self)
+
+    def finish(
+        self, others: Sequence["AttentionState"] = (), rank_tolerance: float | None = None
+    ) -> "FinishedAttention":
+        """Sums over utterances -> means.
+
+        Raises:
+          UserError: no utterance was added.
+        """
+        assert not others, "attention is read in a single pass"
+        if not self.lengths:
+            raise UserError(
+                "attention: none of the utterances chosen for it could be used; raise "
+                "attention_max_seconds or choose another seed"
+            )
+        counts = np.array(self.lengths, np.int64)
+        # Pearson's r skips utterances of one frame.
+        longer = int(counts[counts > 1].sum())
+        divide_by = {
+            "distance": len(counts),
+            "distance_norm": len(counts),
+            "divergence": int(counts.sum()),
+            "correlation": longer or np.nan,
+            "correlation_paper": longer or np.nan,
+        }
+
+        def means(pairs: attention_sums.PairSums) -> MapMeans:
+            return MapMeans(**{name: getattr(pairs, name) / n for name, n in divide_by.items()})
+
+        divergence = _unrolled(np.asarray(self.sums.heads.divergence))
+        square = dataclasses.replace(self.sums.heads, divergence=divergence)
+        ends = np.cumsum([0] + [s.neurons for s in self.shapes for _ in range(s.layers)])
+        heads = tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(ends))
+        gram = np.asarray(self.sums.gram)
+        return FinishedAttention(
+            heads=heads,
+            means=means(square),
+            baselines=means(self.sums.baselines),
+            moments=_moments(gram, heads, self.shapes, counts, self.dtype, rank_tolerance),
+            utterances=len(counts),
+            frames=int(counts.sum()),
+        )
+
+
+def _merge_two(a: AttentionState, b: AttentionState) -> AttentionState:
+    for what in ("shapes", "needed", "dtype"):
         if getattr(a, what) != getattr(b, what):
             raise UserError(
                 f"attention sums differ in their {what} ({getattr(a, what)} and "
@@ -44,10 +128,13 @@ def merge_attention(a: HeadSums, b: HeadSums) -> HeadSums:
 class MapMeans:
     """How far apart maps are, [x, y] of heads or [baseline, head].
 
-    `distance`: mean over utterances of ||A - B||_F, `distance_norm` of ||A - B||_F / sqrt(2 T).
-    `divergence`: mean over rows of the Jensen-Shannon divergence in nats. `correlation`: mean over
-    rows of Pearson's r, `correlation_paper` with a factor (T - 1) / T; utterances of one frame are
-    left out of both (NaN if there are no others).
+    Attributes:
+      distance: mean over utterances of ||A - B||_F.
+      distance_norm: mean over utterances of ||A - B||_F / sqrt(2 T).
+      divergence: mean over rows of the Jensen-Shannon divergence in nats.
+      correlation: mean over rows of Pearson's r; utterances of one frame are left out (NaN if
+        there are no others).
+      correlation_paper: the same with a factor (T - 1) / T.
     """
 
     distance: Float[np.ndarray, "_ _"]
@@ -56,13 +143,23 @@ class MapMeans:
     correlation: Float[np.ndarray, "_ _"]
     correlation_paper: Float[np.ndarray, "_ _"]
 
+    def at(self, *index: slice) -> "MapMeans":
+        """Every array at this index."""
+        fields = dataclasses.fields(self)
+        return MapMeans(**{field.name: getattr(self, field.name)[index] for field in fields})
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FinishedAttention:
-    """Attention sums at the end of the stream.
+    """Means over maps, and the moments of their cells.
 
-    `heads`: where each representation's heads are on the axes of `means`. `moments`: all cells of
-    all maps as rows, heads as neurons. `baselines`: each head against `attention.BASELINES`.
+    Attributes:
+      heads: where each representation's heads are on the axes of `means`.
+      means: of all pairs of heads.
+      baselines: of each head against `attention_sums.BASELINES`.
+      moments: all cells of all maps as rows, heads as neurons.
+      utterances: whose attention was read.
+      frames: of these.
     """
 
     heads: tuple[slice, ...]
@@ -72,38 +169,15 @@ class FinishedAttention:
     utterances: int
     frames: int
 
+    @property
+    def representations(self) -> tuple[slice, ...]:
+        """One entry a representation: its heads."""
+        return self.heads
 
-def finish_attention(found: HeadSums, rank_tolerance: float | None = None) -> FinishedAttention:
-    """Sums over utterances -> means."""
-    sums, streams = found.sums, found.streams
-    counts = np.array(found.lengths, np.int64)
-    # Pearson's r skips utterances of one frame.
-    longer = int(counts[counts > 1].sum())
-    divide_by = {
-        "distance": len(counts),
-        "distance_norm": len(counts),
-        "divergence": int(counts.sum()),
-        "correlation": longer or np.nan,
-        "correlation_paper": longer or np.nan,
-    }
-
-    def means(pairs: attention_sums.PairSums) -> MapMeans:
-        return MapMeans(**{name: getattr(pairs, name) / n for name, n in divide_by.items()})
-
-    divergence = _unrolled(np.asarray(sums.heads.divergence))
-    square = dataclasses.replace(sums.heads, divergence=divergence)
-    ends = np.cumsum([0] + [s.neurons for s in streams for _ in range(s.layers)])
-    heads = tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(ends))
-    return FinishedAttention(
-        heads=heads,
-        means=means(square),
-        baselines=means(sums.baselines),
-        moments=_moments(
-            np.asarray(sums.gram), heads, streams, counts, found.dtype, rank_tolerance
-        ),
-        utterances=len(counts),
-        frames=int(counts.sum()),
-    )
+    @property
+    def coordinates(self) -> dict[str, np.ndarray]:
+        """Labels of the dimension `baseline` of details."""
+        return {"baseline": np.array(BASELINES, dtype=object)}
 
 
 def _unrolled(divergence: Float[np.ndarray, "head step"]) -> Float[np.ndarray, "head head"]:
@@ -121,7 +195,7 @@ def _unrolled(divergence: Float[np.ndarray, "head step"]) -> Float[np.ndarray, "
 def _moments(
     gram: Float[np.ndarray, "head head"],
     heads: tuple[slice, ...],
-    streams: tuple[ModelShape, ...],
+    shapes: tuple[ModelShape, ...],
     counts: Int[np.ndarray, " utterance"],
     dtype: str,
     rank_tolerance: float | None,
@@ -135,10 +209,8 @@ def _moments(
     """
     cells, total = int(np.square(counts).sum()), int(counts.sum())
     scatter = gram + len(counts) - total**2 / cells
-    empty = moments.zero(streams)
-    place = {}
-    for representation, where in zip(_representations(streams), heads):
-        place[representation] = where
+    empty = moments.zero(shapes)
+    place: dict[LayerIndex, slice] = dict(zip(all_layers(shapes), heads))
     cross = tuple(
         np.stack([scatter[place[tile.a, l], place[tile.b, m]][None] for l, m in tile.pairs])
         for tile in empty.tiles
@@ -148,15 +220,13 @@ def _moments(
         return np.zeros(x.shape)
 
     # Its dtype tells what is rounding: which heads are constant, which directions are kept.
-    mean = tuple(np.stack([np.full(p.shape[1:], total / cells), zeros(p[0])]) for p in empty.pilot)
+    mean = tuple(
+        np.stack([np.full(p.shape[1:], total / cells), zeros(p[0])]) for p in empty.reference
+    )
     state = dataclasses.replace(
         empty,
         count=moments.as_count(cells),
-        pilot=tuple(pilot.astype(dtype) for pilot in mean),
+        reference=tuple(reference.astype(dtype) for reference in mean),
         sums=dataclasses.replace(jax.tree.map(zeros, empty.sums), cross=cross),
     )
     return FinishedMoments(state, rank_tolerance)
-
-
-def _representations(streams: tuple[ModelShape, ...]) -> list[tuple[int, int]]:
-    return [(i, layer) for i, stream in enumerate(streams) for layer in range(stream.layers)]

@@ -22,7 +22,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from speechsim_jax._jax_compat import joined
+from speechsim_jax._jax_compat import concatenate_in_place
 from speechsim_jax.statistics.moments import Values, add
 
 # Cells of each map that exist at once, and of those whose logarithms are taken at once: half of all
@@ -109,16 +109,16 @@ def update(
     rows: RowsOf,
     lengths: Int[Array, " batch"],
     frames: int,
-    wanted: tuple[str, ...] = ("distance", "divergence", "correlation"),
+    needed: tuple[str, ...] = ("distance", "divergence", "correlation"),
 ) -> AttentionSums:
     """Add a batch of utterances of `lengths` frames (0 for a filler), of at most `frames` each.
 
-    `wanted` leaves out what costs and is not needed; the Gram matrix is always there.
+    `needed` leaves out what costs and is not needed; the Gram matrix is always there.
     """
 
     def one(b: Int[Array, ""], state: AttentionSums) -> AttentionSums:
         found = _Utterance(lambda queries: rows(b, queries), lengths[b], frames, state.gram.dtype)
-        return jax.tree.map(add, state, found.sums(state.gram.shape[1], wanted))
+        return jax.tree.map(add, state, found.sums(state.gram.shape[1], needed))
 
     return lax.fori_loop(0, len(lengths), one, state)
 
@@ -162,7 +162,7 @@ class _Utterance:
             maps = jnp.take(maps, (jnp.arange(self.size) + shift) % last, axis=2)
         return jnp.where(self.valid(first), maps.astype(self.dtype), 0)
 
-    def sums(self, heads: int, wanted: tuple[str, ...]) -> AttentionSums:
+    def sums(self, heads: int, needed: tuple[str, ...]) -> AttentionSums:
         """What the utterance adds to the state."""
         empty = jax.tree.map(lambda x: x[0], zero(heads, self.dtype))
 
@@ -170,9 +170,9 @@ class _Utterance:
             gram, correlation, divergence, profile = total
             maps, valid = self.maps(first), self.valid(first)
             gram += products(jnp.where(valid, maps - 1 / self.count, 0))
-            if "correlation" in wanted:
+            if "correlation" in needed:
                 correlation += products(self.standardise(maps, valid))
-            if "divergence" in wanted:
+            if "divergence" in needed:
                 divergence += divergences(maps.reshape(heads, -1))
             return gram, correlation, divergence, self.add_profile(profile, maps, first)
 
@@ -184,9 +184,9 @@ class _Utterance:
         )
         gram, correlation, divergence, profile = self.over_blocks(step, nothing)
         squared = empty.heads.distance
-        if "distance" in wanted:
+        if "distance" in needed:
             squared = self.squared_distances(gram)
-        baselines = self.against_baselines(profile, empty.baselines, wanted)
+        baselines = self.against_baselines(profile, empty.baselines, needed)
         found = self.pair_sums(squared, divergence, correlation)
         return AttentionSums(found, gram, baselines)
 
@@ -257,16 +257,16 @@ class _Utterance:
         return maps / jnp.where(total > 0, total, 1)
 
     def against_baselines(
-        self, profile: Array, empty: PairSums, wanted: tuple[str, ...]
+        self, profile: Array, empty: PairSums, needed: tuple[str, ...]
     ) -> PairSums:
         """Each head against its own diagonal profile and against itself elsewhere."""
-        if not wanted:
+        if not needed:
             return empty
 
         def step(total: tuple, first: Int[Array, ""]) -> tuple:
             maps, valid = self.maps(first), self.valid(first)
             others = self.diagonal_maps(profile, first), self.maps(first, self.length // 2)
-            other = joined([rows[None] for rows in others])
+            other = concatenate_in_place([rows[None] for rows in others])
             z = self.standardise(maps, valid)
             z_other = jax.vmap(lambda rows: self.standardise(rows, valid))(other)
             found = (

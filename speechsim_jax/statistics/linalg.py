@@ -1,4 +1,4 @@
-"""LAPACK on several matrices at once."""
+"""Decompositions on the host: whitening, singular values, and one matrix a thread."""
 
 import concurrent.futures
 import dataclasses
@@ -87,3 +87,11 @@ def svd(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return np.linalg.svd(matrix, full_matrices=False)
     except np.linalg.LinAlgError:
         return scipy.linalg.svd(matrix, full_matrices=False, lapack_driver="gesvd")
+
+
+def singular_values(matrix: Matrix) -> np.ndarray:
+    """The singular values alone, with the same fallback as `svd`."""
+    try:
+        return np.linalg.svd(matrix, compute_uv=False)
+    except np.linalg.LinAlgError:
+        return np.asarray(scipy.linalg.svd(matrix, compute_uv=False, lapack_driver="gesvd"))

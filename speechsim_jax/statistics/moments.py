@@ -1,26 +1,27 @@
 """First, second and cross moments of every layer pair of every model, in one pass.
 
-A *stream* is one model: its layers' rows (frames) as [layer, row, neuron]. With the pilot p, a
-first guess at the mean that never changes, and x = row - p for each representation (layer of a
+A *stream* is one model: its layers' rows (frames) as [layer, row, neuron]. With the reference shift
+p, a first guess at the mean that never changes, and x = row - p for each representation (layer of a
 stream),
 
     first = sum x              cross(l, m) = sum x_l x_m'                e_l = |x_l|^2
     energy = sum e             energy_cross = sum e e'                   energy_first = sum e x'
 
-is everything that the measures on moments read. The layer pairs of two streams are a *tile*; within
+is everything that the measures on moments read. The layer pairs of two shapes are a *tile*; within
 one stream a tile holds l <= m only.
 
-Subtracting the pilot keeps squares small (E[ab] - E[a]E[b] is never formed on raw data; Chan, Golub
-& LeVeque 1983), and every sum carries what its rounding lost (TwoSum: Knuth 1969, section 4.2.2,
-theorem B), so float32 sums keep nearly twice their digits over any number of rows.
+Subtracting the reference shift keeps squares small (E[ab] - E[a]E[b] is never formed on raw data;
+Chan, Golub & LeVeque 1983), and every sum carries what its rounding lost (TwoSum: Knuth 1969,
+section 4.2.2, theorem B), so float32 sums keep nearly twice their digits over any number of rows.
 
-The pilot has two parts, x = (row - mean) - rest. Rows far from 0 are whole multiples of their last
-place, and so are their differences from a mean of their own precision; the squares of such numbers
-round upwards more often than not (by 1e-7 of the variance where mean / std = 1000). The rest, a
-fraction of the last place, takes them off that grid.
+The reference shift has two parts, x = (row - mean) - rest. Rows far from 0 are whole multiples of
+their last place, and so are their differences from a mean of their own precision; the squares of
+such numbers round upwards more often than not (by 1e-7 of the variance where mean / std = 1000).
+The rest, a fraction of the last place, takes them off that grid.
 
-States with one pilot merge by addition, in any order; `zero` is the identity. States with different
-pilots are merged by `merging`. On a mesh every device keeps two parts of each sum (`programs`).
+States with one reference shift merge by addition, in any order; `zero` is the identity. States with
+different reference shifts are merged by `merging`. On a mesh every device keeps two parts of each
+sum (`programs`).
 """
 
 import dataclasses
@@ -70,11 +71,11 @@ class Tile:
     pairs: tuple[tuple[int, int], ...]
 
 
-def all_tiles(streams: tuple[ModelShape, ...]) -> tuple[Tile, ...]:
+def all_tiles(shapes: tuple[ModelShape, ...]) -> tuple[Tile, ...]:
     """Every layer pair once: all of a against all of b for a < b, l <= m within a stream."""
     tiles = []
-    for a, b in itertools.combinations_with_replacement(range(len(streams)), 2):
-        pairs = itertools.product(range(streams[a].layers), range(streams[b].layers))
+    for a, b in itertools.combinations_with_replacement(range(len(shapes)), 2):
+        pairs = itertools.product(range(shapes[a].layers), range(shapes[b].layers))
         tiles.append(Tile(a, b, tuple((l, m) for l, m in pairs if a < b or l <= m)))
     return tuple(tiles)
 
@@ -94,63 +95,63 @@ class Sums:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """The running state over `count` rows. The pilot's dtype is the one rows were added in.
+    """The running state over `count` rows. The reference shift's dtype is the one rows were added in.
 
     `count`: multiples of 2^30 and the remainder, for each of several devices.
     """
 
     count: Int32[Values, "_two"]
-    pilot: tuple[Float[Values, "2 _layer _neuron"], ...]
+    reference: tuple[Float[Values, "2 _layer _neuron"], ...]
     sums: Sums
-    streams: tuple[ModelShape, ...] = dataclasses.field(metadata={"static": True})
+    shapes: tuple[ModelShape, ...] = dataclasses.field(metadata={"static": True})
     tiles: tuple[Tile, ...] = dataclasses.field(metadata={"static": True})
 
 
-Pilot = tuple[Float[Values, "2 _layer _neuron"], ...]
+Reference = tuple[Float[Values, "2 _layer _neuron"], ...]
 
 
 def zero(
-    streams: tuple[ModelShape, ...],
+    shapes: tuple[ModelShape, ...],
     tiles: tuple[Tile, ...] | None = None,
     dtype: DTypeLike = jnp.float32,
     slices: int = 1,
 ) -> Moments:
-    """The state of no rows, with a pilot of 0; all tiles unless given.
+    """The state of no rows, with a reference shift of 0; all tiles unless given.
 
     `cross` has room for one of so many equal slices of the x-neurons.
     """
-    tiles = all_tiles(streams) if tiles is None else tiles
-    representations = sum(stream.layers for stream in streams)
+    tiles = all_tiles(shapes) if tiles is None else tiles
+    representations = sum(stream.layers for stream in shapes)
 
     def zeros(*shape: int) -> Array:
         return jnp.zeros(shape, dtype)
 
     sums = Sums(
-        first=tuple(zeros(2, s.layers, s.neurons) for s in streams),
+        first=tuple(zeros(2, s.layers, s.neurons) for s in shapes),
         cross=tuple(
-            zeros(len(t.pairs), 2, streams[t.a].neurons // slices, streams[t.b].neurons)
+            zeros(len(t.pairs), 2, shapes[t.a].neurons // slices, shapes[t.b].neurons)
             for t in tiles
         ),
         energy=zeros(2, representations),
         energy_cross=zeros(2, representations, representations),
-        energy_first=tuple(zeros(2, representations, s.layers, s.neurons) for s in streams),
+        energy_first=tuple(zeros(2, representations, s.layers, s.neurons) for s in shapes),
     )
-    pilot = tuple(zeros(2, s.layers, s.neurons) for s in streams)
-    return Moments(jnp.zeros(2, jnp.int32), pilot, sums, streams, tiles)
+    reference = tuple(zeros(2, s.layers, s.neurons) for s in shapes)
+    return Moments(jnp.zeros(2, jnp.int32), reference, sums, shapes, tiles)
 
 
-def with_pilot(state: Moments, pilot: Pilot) -> Moments:
-    """A state of no rows, shifted by another pilot from now on."""
-    pilot = tuple(new.astype(old.dtype) for new, old in zip(pilot, state.pilot))
-    return dataclasses.replace(state, pilot=pilot)
+def with_reference(state: Moments, reference: Reference) -> Moments:
+    """A state of no rows, shifted by another reference shift from now on."""
+    reference = tuple(new.astype(old.dtype) for new, old in zip(reference, state.reference))
+    return dataclasses.replace(state, reference=reference)
 
 
-def pilot_mean(
+def reference_mean(
     rows: tuple[ModelRows, ...],
     valid: Int[Array, "*buffer"],
     everywhere: Callable[[Array], Array] = lambda x: x,
     leads: Bool[Array, ""] | bool = True,
-) -> Pilot:
+) -> Reference:
     """The mean of the first `valid` rows, and the rest that takes rows off the grid.
 
     Exactly the value of a neuron that is constant there, which has no rest. On several devices
@@ -181,7 +182,7 @@ def update(
     `valid` may name several buffers, of equal size, that lie one after the other. `part`: the slice
     of the x-neurons that `cross` holds.
     """
-    shifted = [_shift(x, pilot, valid) for x, pilot in zip(rows, state.pilot)]
+    shifted = [_shift(x, reference, valid) for x, reference in zip(rows, state.reference)]
     energies = jnp.concatenate([_einsum("lrd,lrd->lr", x, x) for x in shifted])
     old = state.sums
     sums = Sums(
@@ -201,10 +202,10 @@ def update(
 
 
 def _shift(
-    x: ModelRows, pilot: Float[Values, "2 _layer _neuron"], valid: Int[Array, "*buffer"]
+    x: ModelRows, reference: Float[Values, "2 _layer _neuron"], valid: Int[Array, "*buffer"]
 ) -> ModelRows:
-    mean, rest = pilot[0][:, None], pilot[1][:, None]
-    return jnp.where(_inside(x, valid), (x.astype(pilot.dtype) - mean) - rest, 0)
+    mean, rest = reference[0][:, None], reference[1][:, None]
+    return jnp.where(_inside(x, valid), (x.astype(reference.dtype) - mean) - rest, 0)
 
 
 def _inside(x: ModelRows, valid: Int[Array, "*buffer"]) -> Bool[Array, "row 1"]:
@@ -263,7 +264,7 @@ def two_sum(a: Values, b: Values) -> tuple[Values, Values]:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """The state over the rows of both; they must share pilot, streams and tiles."""
+    """The state over the rows of both; they must share reference shift, shapes and tiles."""
 
     def join(x: Compensated, y: Compensated) -> Compensated:
         return add(x, y[0]) + jnp.stack([jnp.zeros_like(y[1]), y[1]])

@@ -1,4 +1,4 @@
-"""Rows on their way into a statistic: gathered into a buffer of fixed size, then added at once.
+"""Rows are gathered into a buffer of fixed size and added to the moments together.
 
 One product over thousands of rows runs several times faster than many over a few hundred, and a
 buffer of one shape means one compiled update, whatever the batches look like.
@@ -16,54 +16,71 @@ from speechsim_jax._jax_compat import x64
 from speechsim_jax.array_types import HiddenStates
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics import moments, moments_merge, moments_on_mesh
-from speechsim_jax.statistics.accumulator import Snapshot
+from speechsim_jax.statistics.accumulator import EncodedBatch, LayerIndex, Snapshot, all_layers
 from speechsim_jax.statistics.moments import ModelShape, Moments, Tile
-from speechsim_jax.statistics.moments_finished import FinishedMoments
+from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.moments_on_mesh import Programs, pack
 
 
 class MomentsAccumulator:
-    """Adds frames of all models to `Moments`, `rows_per_update` at a time.
+    """Accumulates `Moments` over the rows of all models: an `Accumulator`.
 
-    The first full buffer (or all there is) gives the pilot. Buffers and state are made at once and
-    donated, so device memory is constant. On a `mesh` of several devices each has a buffer of
-    `rows_per_update` rows, for the frames of its own utterances; when one is full, all are added.
-    `tiles`: the layer pairs to accumulate, all unless given. Raises UserError for models that the
-    mesh cannot divide.
+    The first full buffer (or all rows, if there are fewer) gives the reference shift. Buffers and
+    state are allocated at once and donated, so device memory is constant. On a mesh of several
+    devices each has a buffer of its own, for the frames of its own utterances; when one is full,
+    all are added.
+
+    Args:
+      shapes: layers and width of each model.
+      rows_per_update: rows of each device's buffer.
+      stats_dtype: type of the sums, "float32" (compensated) or "float64" (on a CPU).
+      rows_dtype: type of the rows in the buffers.
+      mesh: devices; one if None.
+      tiles: layer pairs to accumulate; all if None.
+      layers: index of each layer among all that are compared; those of `shapes` if None.
+
+    Raises:
+      UserError: the mesh cannot divide the width of a model.
     """
 
     def __init__(
         self,
-        streams: tuple[ModelShape, ...],
+        shapes: tuple[ModelShape, ...],
         rows_per_update: int,
         stats_dtype: str = "float32",
         rows_dtype: str = "float32",
         mesh: Mesh | None = None,
         tiles: tuple[Tile, ...] | None = None,
+        layers: tuple[LayerIndex, ...] | None = None,
     ):
         self._x64 = "float64" in (stats_dtype, rows_dtype)
         self._dtypes = stats_dtype, rows_dtype
         several = mesh if mesh is not None and mesh.size > 1 else None
         self._programs = _one_device() if several is None else moments_on_mesh.on_mesh(several)
         self._mesh = [1, 1] if several is None else list(several.devices.shape)
+        self._layers = all_layers(shapes) if layers is None else layers
         self._fills = [0] * self._programs.devices
-        self._has_pilot = False
+        self._has_reference = False
         self._size = rows_per_update
         with x64(self._x64):
-            self._buffers = self._programs.buffers(streams, rows_per_update, rows_dtype)
-            self._state = self._programs.zero(streams, tiles, stats_dtype)
+            self._buffers = self._programs.buffers(shapes, rows_per_update, rows_dtype)
+            self._state = self._programs.zero(shapes, tiles, stats_dtype)
 
     @property
     def rows(self) -> int:
         """Rows added so far, those in the buffers included."""
         return sum(self._fills) + moments.count_of(self._state)
 
+    def update(self, batch: EncodedBatch) -> None:
+        """Add the rows of a batch."""
+        self.append(batch.hidden, batch.rows.positions)
+
     def append(
         self, hidden: tuple[HiddenStates, ...], positions: Int64[np.ndarray, " row"]
     ) -> None:
-        """Add the frames at `positions` of the flattened [batch * frame] axis of each stream.
+        """Add the frames at `positions` of the flattened [batch * frame] axis of each model.
 
-        On a mesh, batch is divided over all devices (`sharding.place_batch`).
+        On a mesh, the batch axis is divided over all devices (`runtime.mesh.place_batch`).
         """
         waiting = self._by_device(hidden[0], positions)
         while any(map(len, waiting)):
@@ -89,89 +106,88 @@ class MomentsAccumulator:
     def _flush(self) -> None:
         valid = np.array(self._fills, np.int32)
         with x64(self._x64):
-            if not self._has_pilot:
-                pilot = self._programs.pilot_mean(self._buffers, valid)
-                self._state = moments.with_pilot(self._state, pilot)
-                self._has_pilot = True
+            if not self._has_reference:
+                reference = self._programs.reference_mean(self._buffers, valid)
+                self._state = moments.with_reference(self._state, reference)
+                self._has_reference = True
             self._state = self._programs.update(self._state, self._buffers, valid)
         self._fills = [0] * len(self._fills)
 
     def wait(self) -> None:
-        """Block until everything appended so far has been computed."""
+        """Block until everything added so far has been computed."""
         jax.block_until_ready((self._buffers, self._state))
 
     def snapshot(self) -> Snapshot:
-        """Everything that `restore` needs; the stream may go on."""
+        """Everything that `restore` needs; the accumulator may continue."""
         return {
             "kind": self._kind(),
             "mesh": self._mesh,
             "fills": list(self._fills),
-            "has_pilot": self._has_pilot,
+            "has_reference": self._has_reference,
             "state": [np.asarray(x) for x in jax.tree.leaves(self._state)],
             "buffers": [np.asarray(x) for x in self._buffers],
         }
 
     def _kind(self) -> str:
-        """What streams must share for one to go on with the other's snapshot."""
-        return repr((self._state.streams, self._state.tiles, self._dtypes))
+        """What two accumulators must share for one to resume from the other's snapshot."""
+        return repr((self._state.shapes, self._state.tiles, self._dtypes))
 
-    def restore(self, found: Snapshot) -> None:
-        """Go on where `snapshot` was taken; this stream must have heard nothing yet.
+    def restore(self, snapshot: Snapshot) -> None:
+        """Resume from a snapshot; nothing may have been added yet.
 
-        On a mesh of the same shape every bit is as it was; on another the sums of all devices are
-        added up, and the rows in the buffers divided anew. Raises UserError for a snapshot of other
-        models, layer pairs or precision.
+        On a mesh of the same shape every bit is as it was; on another, the sums of all devices are
+        added up and the rows in the buffers are divided over the devices there are.
+
+        Raises:
+          UserError: a snapshot of other models, layer pairs or precision.
         """
-        if found["kind"] != self._kind():
+        if snapshot["kind"] != self._kind():
             raise UserError(
-                "the snapshot is of other models, layer pairs or numbers than this stream; start "
-                "anew, or with what it was made with"
+                "the snapshot is of other models, layer pairs or precision; start from the "
+                "beginning, or use the settings it was made with"
             )
         empty, structure = jax.tree.flatten(self._state)
-        state = jax.tree.unflatten(structure, found["state"])
-        for array in empty:  # room for what takes its place
+        state = jax.tree.unflatten(structure, snapshot["state"])
+        for array in empty:  # make room for what replaces it
             array.delete()
-        self._has_pilot = bool(found["has_pilot"])
+        self._has_reference = bool(snapshot["has_reference"])
         rows = self._size * self._programs.devices
-        same = list(found["mesh"]) == self._mesh and found["buffers"][0].shape[1] == rows
+        same = list(snapshot["mesh"]) == self._mesh and snapshot["buffers"][0].shape[1] == rows
         with x64(self._x64):
             if same:
                 self._state = self._programs.place_state(state)
-                self._buffers = self._programs.place_rows(tuple(found["buffers"]))
-                self._fills = list(found["fills"])
+                self._buffers = self._programs.place_rows(tuple(snapshot["buffers"]))
+                self._fills = list(snapshot["fills"])
             else:
                 on_first = moments_on_mesh.of_one_device(state, self._mesh[0])
                 self._state = self._programs.place_state(on_first)
-                self._append_rows(found["buffers"], found["fills"])
+                self._append_rows(snapshot["buffers"], snapshot["fills"])
 
     def _append_rows(self, buffers: list[np.ndarray], fills: list[int]) -> None:
         """Add the first rows of each device's part of the buffers, divided over all devices."""
         size = buffers[0].shape[1] // len(fills)
-        kept = np.concatenate([np.arange(fill) + d * size for d, fill in enumerate(fills)])
-        if not len(kept):
+        filled = np.concatenate([np.arange(fill) + d * size for d, fill in enumerate(fills)])
+        if not len(filled):
             return
         devices = self._programs.devices
-        padded = np.resize(kept, -(-len(kept) // devices) * devices)
+        padded = np.resize(filled, -(-len(filled) // devices) * devices)
         rows = [x[:, padded].reshape(len(x), devices, -1, x.shape[2]) for x in buffers]
-        self.append(self._programs.place_rows(tuple(rows)), np.arange(len(kept)))
+        self.append(self._programs.place_rows(tuple(rows)), np.arange(len(filled)))
 
-    def close(self) -> Moments:
-        """Add what is left in the buffers, free them, and return the state.
+    def result(self) -> MomentsState:
+        """The sums over all rows; the buffers are freed.
 
         Of several devices all sums but the cross moments are on the host, in one part.
         """
         if any(self._fills):
             self._flush()
         self._buffers = ()
-        return _small_on_host(self._state) if self._programs.devices > 1 else self._state
-
-    def finish(self, rank_tolerance: float | None = None) -> FinishedMoments:
-        """The finished statistic; the stream is used up."""
-        return FinishedMoments(self.close(), rank_tolerance)
+        state = _small_on_host(self._state) if self._programs.devices > 1 else self._state
+        return MomentsState.of(state, self._layers)
 
 
 def _small_on_host(state: Moments) -> Moments:
-    """All but the cross moments summed over devices; these are when read, block by block."""
+    """All but the cross moments summed over devices; these are summed when read, pair by pair."""
     sums = dataclasses.replace(state.sums, cross=())
     small = moments_merge.on_host(dataclasses.replace(state, sums=sums, tiles=()))
     sums = dataclasses.replace(small.sums, cross=state.sums.cross)
@@ -179,17 +195,17 @@ def _small_on_host(state: Moments) -> Moments:
 
 
 def _one_device() -> Programs:
-    def buffers(streams: tuple[ModelShape, ...], size: int, dtype: str) -> moments_on_mesh.Buffers:
-        return tuple(jnp.zeros((s.layers, size, s.neurons), dtype) for s in streams)
+    def buffers(shapes: tuple[ModelShape, ...], size: int, dtype: str) -> moments_on_mesh.Buffers:
+        return tuple(jnp.zeros((s.layers, size, s.neurons), dtype) for s in shapes)
 
     return Programs(
         devices=1,
         zero=moments.zero,
         buffers=buffers,
         pack=_pack,
-        pilot_mean=_pilot_mean,
+        reference_mean=_reference_mean,
         update=_update,
-        # Copies: what is given may stay in use, and the state is written over.
+        # Copies: the arguments may stay in use, and the state is written over.
         place_state=lambda state: jax.tree.map(jnp.array, state),
         place_rows=lambda rows: tuple(map(jnp.array, rows)),
     )
@@ -197,4 +213,4 @@ def _one_device() -> Programs:
 
 _pack = jax.jit(pack, donate_argnums=0)
 _update = jax.jit(moments.update, donate_argnums=0)
-_pilot_mean = jax.jit(moments.pilot_mean)
+_reference_mean = jax.jit(moments.reference_mean)

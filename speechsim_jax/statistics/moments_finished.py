@@ -1,4 +1,4 @@
-"""Finished moments: what measures read, in float64 on the host, one block at a time.
+"""Moments at the end of a pass: as a stored state, and as what measures read (float64, host).
 
 Names follow the literature: with X [row, neuron] centred, S_xy = X'Y, R_xy its correlations.
 Decompositions are numpy's: scipy's hold Python's lock, so that threads would wait for each other.
@@ -7,53 +7,147 @@ Decompositions are numpy's: scipy's hold Python's lock, so that threads would wa
 import dataclasses
 import functools
 import itertools
+import json
+import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from speechsim_jax.statistics import moments
+from speechsim_jax.statistics import moments, moments_merge
+from speechsim_jax.statistics.accumulator import LayerIndex, all_layers
 from speechsim_jax.statistics.linalg import Matrix, Vector, Whitening, map_in_threads, svd, whiten
-from speechsim_jax.statistics.moments import Compensated, Moments
+from speechsim_jax.statistics.moments import Compensated, ModelShape, Moments, Tile
 
 # Relative to the mean: a float32 neuron that varies less is rounding noise. In float64 a constant
-# neuron has a variance of exactly 0, since the pilot takes its value.
+# neuron has a variance of exactly 0, since the reference shift takes its value.
 _DEAD_STD = {"float32": 1e-6, "float64": 0.0}
 
 
-LayerIndex = tuple[int, int]
-"""Stream and layer."""
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class PassMoments:
-    """The moments of some layer pairs, at the end of the stream.
+class MomentsState:
+    """The moments of some layer pairs at the end of a pass: a `State`.
 
-    `places`: of the state's representations among all that are compared, rising. `block`: the cross
-    moments of a tile's pair [part, x, y]; those of the state may lie elsewhere.
+    Cross moments are read pair by pair, so that those of many passes need not be in memory
+    together.
+
+    Attributes:
+      layers: index of each representation among all that are compared, ascending.
+      shapes: layers and width of each model of this pass.
+      tiles: its layer pairs.
+      block: (tile, pair) -> cross moments of that pair, [part, x, y].
+      rest: -> the state without its cross moments; for a merged state, once every block was read.
     """
 
-    state: Moments
-    places: tuple[LayerIndex, ...]
+    kind: ClassVar[str] = "moments"
+
+    layers: tuple[LayerIndex, ...]
+    shapes: tuple[ModelShape, ...]
+    tiles: tuple[Tile, ...]
     block: Callable[[int, int], Compensated]
+    rest: Callable[[], Moments]
 
     @classmethod
-    def whole(cls, state: Moments) -> "PassMoments":
-        """All layer pairs of all streams, in one part."""
-        places = tuple((s, l) for s, x in enumerate(state.streams) for l in range(x.layers))
-        return cls.held(state, places)
+    def of(cls, state: Moments, layers: tuple[LayerIndex, ...] | None = None) -> "MomentsState":
+        """That of moments in memory, with all layers of all models by default."""
+        layers = all_layers(state.shapes) if layers is None else layers
+        return cls(
+            layers,
+            state.shapes,
+            state.tiles,
+            block=lambda tile, pair: state.sums.cross[tile][pair],
+            rest=lambda: moments_merge.without_cross(state),
+        )
+
+    @functools.cached_property
+    def small(self) -> Moments:
+        """The state without its cross moments."""
+        return self.rest()
+
+    def cross(self, tile: int, pair: int) -> Matrix:
+        """Cross moments of one pair in float64, lost digits added."""
+        return np.asarray(self.block(tile, pair)).sum(axis=0, dtype=np.float64)
+
+    def save(self, folder: Path) -> None:
+        """Write cross-TILE.npy [pair, 1, x, y] and the other sums, in float64."""
+        for t, tile in enumerate(self.tiles):
+            blocks = (self.cross(t, k)[None] for k in range(len(tile.pairs)))
+            _write_blocks(folder / f"cross-{t}.npy", len(tile.pairs), blocks)
+        for number, leaf in enumerate(jax.tree.leaves(moments_merge.on_host(self.small))):
+            np.save(folder / f"small-{number}.npy", leaf)
+        record = {
+            "layers": self.layers,
+            "shapes": [dataclasses.astuple(shape) for shape in self.shapes],
+            "tiles": [dataclasses.astuple(tile) for tile in self.tiles],
+        }
+        (folder / "state.json").write_text(json.dumps(record))
 
     @classmethod
-    def held(cls, state: Moments, places: tuple[LayerIndex, ...]) -> "PassMoments":
-        """Of a state that has its cross moments."""
-        return cls(state, places, lambda tile, pair: state.sums.cross[tile][pair])
+    def load(cls, folder: Path) -> "MomentsState":
+        """Read what `save` wrote; cross moments when they are asked for."""
+        record = json.loads((folder / "state.json").read_text())
+        shapes = tuple(ModelShape(*shape) for shape in record["shapes"])
+        tiles = tuple(
+            Tile(a, b, tuple((l, m) for l, m in pairs)) for a, b, pairs in record["tiles"]
+        )
+        structure = jax.tree.structure(moments_merge.without_cross(moments.zero(shapes, ())))
+        leaves = [np.load(folder / f"small-{k}.npy") for k in range(structure.num_leaves)]
+        small = dataclasses.replace(jax.tree.unflatten(structure, leaves), tiles=tiles)
+
+        @functools.cache
+        def layout(tile: int) -> tuple[tuple[int, ...], int]:
+            """The shape of a block, and where the first begins in the file."""
+            blocks = np.load(folder / f"cross-{tile}.npy", mmap_mode="r")
+            return blocks.shape[1:], blocks.offset
+
+        def block(tile: int, pair: int) -> np.ndarray:
+            # Read, not mapped: mapped pages count as memory of the process.
+            shape, start = layout(tile)
+            count = math.prod(shape)
+            path = folder / f"cross-{tile}.npy"
+            return np.fromfile(path, "<f8", count, offset=start + 8 * count * pair).reshape(shape)
+
+        layers = tuple((model, layer) for model, layer in record["layers"])
+        return cls(layers, shapes, tiles, block, lambda: small)
+
+    def merge(self, others: Sequence["MomentsState"]) -> "MomentsState":
+        """The moments over the rows of all, brought to one reference shift pair by pair.
+
+        Lazy: it can be saved once. Raises UserError for states of other models or layer pairs.
+        """
+        states = [self, *others]
+        merging = moments_merge.Merging([state.small for state in states])
+
+        def block(tile: int, pair: int) -> np.ndarray:
+            return merging.block(tile, pair, [s.cross(tile, pair) for s in states])[None]
+
+        return MomentsState(self.layers, merging.shapes, merging.tiles, block, merging.rest)
+
+    def finish(
+        self, others: Sequence["MomentsState"] = (), rank_tolerance: float | None = None
+    ) -> "FinishedMoments":
+        """What measures read, from the layer pairs of this and the other passes."""
+        return FinishedMoments([self, *others], rank_tolerance)
+
+
+def _write_blocks(path: Path, count: int, blocks: Iterator[np.ndarray]) -> None:
+    """Write a .npy file of so many arrays of one shape, one after the other."""
+    with path.open("wb") as file:
+        for number, block in enumerate(blocks):
+            if number == 0:
+                header = {"descr": "<f8", "fortran_order": False, "shape": (count, *block.shape)}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(block, "<f8").data)
 
 
 @dataclasses.dataclass(frozen=True)
 class _PairSums:
-    """Where the sums of a pair of representations are: a part's tile, its pair, and its two representations."""
+    """Where the sums of a pair of representations are: a pass's state, tile, pair, x and y."""
 
-    part: PassMoments
+    state: MomentsState
     tile: int
     pair: int
     x: int
@@ -64,70 +158,73 @@ class _PairSums:
         return dataclasses.replace(self, x=self.y, y=self.x)
 
     def cross(self) -> Matrix:
-        """Of the part's pair, whatever x and y."""
-        return np.asarray(_total(self.part.block(self.tile, self.pair)))
+        """Those of the tile's pair, whichever way round x and y are."""
+        return np.asarray(_total(self.state.block(self.tile, self.pair)))
 
     def first(self, representation: int) -> Vector:
-        stream, layer = self._local(representation)
-        return np.asarray(_total(self.part.state.sums.first[stream][:, layer]))
+        model, layer = self._local(representation)
+        return np.asarray(_total(self.state.small.sums.first[model][:, layer]))
 
-    def pilot(self, representation: int) -> Vector:
-        stream, layer = self._local(representation)
-        return np.asarray(_total(self.part.state.pilot[stream][:, layer]))
+    def reference(self, representation: int) -> Vector:
+        model, layer = self._local(representation)
+        return np.asarray(_total(self.state.small.reference[model][:, layer]))
 
     def energy_first(self, of: int, representation: int) -> Vector:
         """Sum of |of|^2 times the representation's rows."""
-        stream, layer = self._local(representation)
-        return np.asarray(_total(self.part.state.sums.energy_first[stream][:, of, layer]))
+        model, layer = self._local(representation)
+        return np.asarray(_total(self.state.small.sums.energy_first[model][:, of, layer]))
 
     def _local(self, representation: int) -> LayerIndex:
-        for stream, shape in enumerate(self.part.state.streams):
+        for model, shape in enumerate(self.state.shapes):
             if representation < shape.layers:
-                return stream, representation
+                return model, representation
             representation -= shape.layers
         raise IndexError(representation)
 
 
 class FinishedMoments:
-    """Moments at the end of the stream, or those of several streams merged (`merging`).
+    """Means, scatters and correlations of all representations and pairs, in float64.
 
-    Those of several passes are `parts`, each with layer pairs of its own. What is said of a pair is
-    made of the sums of the one part that has it, so the parts' pilots may differ.
-    `rank_tolerance` (tau) defaults to max width * 2.2e-16 for float64 statistics and 1e-6 for
-    float32: post-norm layers are exactly singular, and directions of rounding noise would otherwise
-    count as perfectly correlated.
+    What is stated of a pair is made of the sums of the one pass that has it, so the reference
+    shifts of passes may differ.
+
+    Args:
+      states: moments in memory, or those of one or several passes over the same rows.
+      rank_tolerance: tau, the smallest eigenvalue that whitening keeps, relative to the largest;
+        by default 1e-6 for float32 statistics and width * 2.2e-16 for float64. Post-norm layers
+        are exactly singular, and directions of rounding noise would count as perfectly correlated.
     """
 
-    def __init__(self, parts: Moments | Sequence[PassMoments], rank_tolerance: float | None = None):
-        self.parts = (PassMoments.whole(parts),) if isinstance(parts, Moments) else tuple(parts)
-        states = [part.state for part in self.parts]
-        self.rows = moments.count_of(states[0])
-        self.dtype = str(states[0].pilot[0].dtype)
+    def __init__(
+        self, states: Moments | Sequence[MomentsState], rank_tolerance: float | None = None
+    ):
+        self.states = (MomentsState.of(states),) if isinstance(states, Moments) else tuple(states)
+        first = self.states[0].small
+        self.rows = moments.count_of(first)
+        self.dtype = str(first.reference[0].dtype)
         self._sums = {
-            (part.places[pair.x], part.places[pair.y]): pair
-            for part in self.parts
-            for pair in _pairs(part)
+            (state.layers[pair.x], state.layers[pair.y]): pair
+            for state in self.states
+            for pair in _pairs(state)
         }
-        widest = max(stream.neurons for state in states for stream in state.streams)
+        widest = max(shape.neurons for state in self.states for shape in state.shapes)
         default = 1e-6 if self.dtype == "float32" else widest * 2.2e-16
         self.rank_tolerance = default if rank_tolerance is None else rank_tolerance
-        places = sorted({place for part in self.parts for place in part.places})
-        self.representations = tuple(map_in_threads(self._representation, places))
+        layers = sorted({layer for state in self.states for layer in state.layers})
+        self.representations = tuple(map_in_threads(self._representation, layers))
 
-    def _representation(self, place: LayerIndex) -> "RepresentationMoments":
-        """Work out one representation's own moments."""
-        sums = self._sums[place, place]
-        first, pilot = sums.first(sums.x), sums.pilot(sums.x)
+    def _representation(self, index: LayerIndex) -> "RepresentationMoments":
+        """The moments of one representation by itself."""
+        sums = self._sums[index, index]
+        first, reference = sums.first(sums.x), sums.reference(sums.x)
         scatter = sums.cross() - np.outer(first, first) / self.rows
-        mean = pilot + first / self.rows
+        mean = reference + first / self.rows
         std = np.sqrt(np.maximum(np.diagonal(scatter), 0) / self.rows)
         std = np.where(std <= _DEAD_STD[self.dtype] * np.maximum(np.abs(mean), 1e-30), 0.0, std)
         live = std > 0
         correlation = (scatter / self.rows)[np.ix_(live, live)] / np.outer(std[live], std[live])
-        stream, layer = place
         return RepresentationMoments(
-            stream=stream,
-            layer=layer,
+            index=index,
             mean=mean,
             std=std,
             live=live,
@@ -138,13 +235,12 @@ class FinishedMoments:
 
     def _of(self, x: "RepresentationMoments", y: "RepresentationMoments") -> tuple[_PairSums, bool]:
         """The sums of a pair, and whether its cross moments are those of (y, x)."""
-        a, b = (x.stream, x.layer), (y.stream, y.layer)
-        if (a, b) in self._sums:
-            return self._sums[a, b], False
-        return self._sums[b, a].swapped, True
+        if (x.index, y.index) in self._sums:
+            return self._sums[x.index, y.index], False
+        return self._sums[y.index, x.index].swapped, True
 
     def shifted_cross(self, x: "RepresentationMoments", y: "RepresentationMoments") -> Matrix:
-        """Sum of x y' over rows, pilot-shifted but not centred."""
+        """Sum of x y' over rows, shifted but not centred."""
         sums, swapped = self._of(x, y)
         return sums.cross().T if swapped else sums.cross()
 
@@ -166,7 +262,7 @@ class FinishedMoments:
     def energies(self, x: "RepresentationMoments", y: "RepresentationMoments") -> "Energies":
         """The sums of squared norms of two representations, and those of their rows."""
         pair, _ = self._of(x, y)
-        sums = pair.part.state.sums
+        sums = pair.state.small.sums
         return Energies(
             first_x=pair.first(pair.x),
             first_y=pair.first(pair.y),
@@ -178,24 +274,29 @@ class FinishedMoments:
         )
 
 
-def _pairs(part: PassMoments) -> Iterator[_PairSums]:
-    """All pairs of representations of a part's tiles."""
-    start = [0, *itertools.accumulate(stream.layers for stream in part.state.streams)]
-    for t, tile in enumerate(part.state.tiles):
+def _pairs(state: MomentsState) -> Iterator[_PairSums]:
+    """All pairs of representations of a state's tiles."""
+    start = [0, *itertools.accumulate(shape.layers for shape in state.shapes)]
+    for t, tile in enumerate(state.tiles):
         for k, (l, m) in enumerate(tile.pairs):
-            yield _PairSums(part, t, k, start[tile.a] + l, start[tile.b] + m)
+            yield _PairSums(state, t, k, start[tile.a] + l, start[tile.b] + m)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RepresentationMoments:
-    """One layer of one stream: its own moments.
+    """The moments of one representation by itself.
 
-    `std`: population standard deviation, 0 where a neuron is dead, that is not `live`.
-    `scatter_norm`: ||S_xx||_F. `correlation_norm`: ||R_xx||_F. `whitening`: of the live neurons.
+    Attributes:
+      index: model and layer, as positions among all that are compared.
+      mean: of each neuron.
+      std: population standard deviation, 0 for a dead neuron.
+      live: neurons that are not dead.
+      scatter_norm: ||S_xx||_F.
+      correlation_norm: ||R_xx||_F.
+      whitening: of the live neurons.
     """
 
-    stream: int
-    layer: int
+    index: LayerIndex
     mean: Vector
     std: Vector
     live: Bool[np.ndarray, " x"]
@@ -223,7 +324,7 @@ class RepresentationMoments:
 
 @dataclasses.dataclass(frozen=True)
 class Energies:
-    """Pilot-shifted sums: x, y, |x|^2, |y|^2, |x|^2|y|^2, |y|^2 x and |x|^2 y."""
+    """Shifted sums: x, y, |x|^2, |y|^2, |x|^2|y|^2, |y|^2 x and |x|^2 y."""
 
     first_x: Vector
     first_y: Float[np.ndarray, " y"]

@@ -1,8 +1,8 @@
-"""States with different pilots, those of separate jobs: brought to one pilot, then added.
+"""States with different reference shifts, those of separate jobs: brought to one reference shift, then added.
 
-On the host in float64. With another pilot the rows of a representation move from x to x - a, a
-being the new pilot less the old one, and those of another from y to y - b. Over n rows, with the
-sums of `moments`, the old ones on the right,
+On the host in float64. With another reference shift the rows of a representation move from x to x -
+a, a being the new reference shift less the old one, and those of another from y to y - b. Over n
+rows, with the sums of `moments`, the old ones on the right,
 
     s_x <- s_x - n a                     s = first
     C <- C - s_x b' - a s_y' + n a b'    C = cross
@@ -24,13 +24,13 @@ from jaxtyping import Float
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics import moments
-from speechsim_jax.statistics.moments import Compensated, Moments, Pilot, Sums, Values
+from speechsim_jax.statistics.moments import Compensated, Moments, Reference, Sums, Values
 
 CrossMoments = Float[np.ndarray, "x y"]
 
 
 def on_host(state: Moments) -> Moments:
-    """The same sums in float64, lost digits added in: one part each. The pilot is as it was."""
+    """The same sums in float64, lost digits added in: one part each. The reference shift is as it was."""
     sums = state.sums
     merged = Sums(
         first=tuple(map(_total, sums.first)),
@@ -42,7 +42,7 @@ def on_host(state: Moments) -> Moments:
     return dataclasses.replace(
         state,
         count=np.asarray(state.count),
-        pilot=tuple(map(np.asarray, state.pilot)),
+        reference=tuple(map(np.asarray, state.reference)),
         sums=merged,
     )
 
@@ -52,17 +52,21 @@ def _total(parts: Compensated, axis: int = 0) -> np.ndarray:
 
 
 class Moving:
-    """A state on its way to another pilot: its pairs one by one, each exactly once, then the rest.
+    """A state on its way to another reference shift: its pairs one by one, each exactly once, then the rest.
 
     `small` is a state on the host; its cross moments are not looked at. The energies of two
     representations whose pair is in no tile become NaN: without their C they cannot move, and
     without it no measure reads them.
     """
 
-    def __init__(self, small: Moments, pilot: Pilot):
+    def __init__(self, small: Moments, reference: Reference):
         old = small.sums
-        pilot = tuple(np.asarray(new, now.dtype) for new, now in zip(pilot, small.pilot))
-        shifts = [_total(new.astype(np.float64) - now)[0] for new, now in zip(pilot, small.pilot)]
+        reference = tuple(
+            np.asarray(new, now.dtype) for new, now in zip(reference, small.reference)
+        )
+        shifts = [
+            _total(new.astype(np.float64) - now)[0] for new, now in zip(reference, small.reference)
+        ]
         self._rows = moments.count_of(small)
         self._shift = _representations(shifts)
         self._first = _representations(stream[0] for stream in old.first)
@@ -84,10 +88,10 @@ class Moving:
         )
         for shift, total in zip(self._shift, _representations(stream[0] for stream in sums.first)):
             total -= self._rows * shift
-        self._moved = dataclasses.replace(small, pilot=pilot, sums=sums)
+        self._moved = dataclasses.replace(small, reference=reference, sums=sums)
 
     def pair(self, i: int, j: int, block: CrossMoments) -> CrossMoments:
-        """C of representations i and j with the new pilot; their energies move with it."""
+        """C of representations i and j with the new reference shift; their energies move with it."""
         a, first, square = self._shift, self._first, self._square
         v, p = self._of_old, self._old.energy_cross[0]
         g = v[j][i] - 2 * a[i] @ block + square[i] * first[j]
@@ -105,19 +109,19 @@ class Moving:
         return self._moved
 
 
-def rebase(state: Moments, pilot: Pilot) -> Moments:
-    """The state that the same rows would have given with `pilot`; on the host (`Moving`)."""
+def rebase(state: Moments, reference: Reference) -> Moments:
+    """The state that the same rows would have given with `reference`; on the host (`Moving`)."""
     state = on_host(state)
-    moving = Moving(state, pilot)
+    moving = Moving(state, reference)
     for i, j, block in _blocks(state):
         block[:] = moving.pair(i, j, block)
     rest = moving.rest()
     return dataclasses.replace(rest, sums=dataclasses.replace(rest.sums, cross=state.sums.cross))
 
 
-def _representations(streams: Iterable[Values]) -> list[np.ndarray]:
+def _representations(shapes: Iterable[Values]) -> list[np.ndarray]:
     """[layer, ...] of each stream -> [...] of each representation; views of what is on the host."""
-    return [layer for stream in streams for layer in np.asarray(stream)]
+    return [layer for stream in shapes for layer in np.asarray(stream)]
 
 
 def _energies_of_representations(energy_first: Iterable[Values]) -> list[np.ndarray]:
@@ -127,7 +131,7 @@ def _energies_of_representations(energy_first: Iterable[Values]) -> list[np.ndar
 
 def _starts(state: Moments) -> list[int]:
     """The number of each stream's first representation."""
-    return [0, *itertools.accumulate(stream.layers for stream in state.streams)]
+    return [0, *itertools.accumulate(stream.layers for stream in state.shapes)]
 
 
 def _blocks(state: Moments) -> Iterator[tuple[int, int, CrossMoments]]:
@@ -141,9 +145,10 @@ def _blocks(state: Moments) -> Iterator[tuple[int, int, CrossMoments]]:
 class Merging:
     """The state over the rows of several, pair by pair, so that none need be whole in memory.
 
-    `smalls`: the states without their cross moments, which `block` is given. The pilot is that of
-    the first that has rows; a state without rows changes nothing, whatever its pilot. Raises
-    UserError for states that are not of the same models and layers, or not of one precision.
+    `smalls`: the states without their cross moments, which `block` is given. The reference shift is
+    that of the first that has rows; a state without rows changes nothing, whatever its reference
+    shift. Raises UserError for states that are not of the same models and layers, or not of one
+    precision.
     """
 
     def __init__(self, smalls: Sequence[Moments]):
@@ -151,10 +156,10 @@ class Merging:
             _check_alike(smalls[0], small, number)
         self._filled = [k for k, small in enumerate(smalls) if moments.count_of(small)] or [0]
         self._smalls = [on_host(without_cross(smalls[k])) for k in self._filled]
-        pilot = self._smalls[0].pilot
-        self._moving = [Moving(small, pilot) for small in self._smalls[1:]]
+        reference = self._smalls[0].reference
+        self._moving = [Moving(small, reference) for small in self._smalls[1:]]
         self._start = _starts(smalls[0])
-        self.streams, self.tiles = smalls[0].streams, smalls[0].tiles
+        self.shapes, self.tiles = smalls[0].shapes, smalls[0].tiles
 
     def block(self, tile: int, pair: int, blocks: Sequence[CrossMoments]) -> CrossMoments:
         """C of one pair of a tile, from that of each state; to be called once for each pair."""
@@ -200,9 +205,9 @@ def merge_states(states: Sequence[Moments]) -> Moments:
 
 def _check_alike(first: Moments, other: Moments, number: int) -> None:
     for what, expected, found in (
-        ("models", first.streams, other.streams),
+        ("models", first.shapes, other.shapes),
         ("layer pairs", first.tiles, other.tiles),
-        ("precision", str(first.pilot[0].dtype), str(other.pilot[0].dtype)),
+        ("precision", str(first.reference[0].dtype), str(other.reference[0].dtype)),
     ):
         if found != expected:
             raise UserError(

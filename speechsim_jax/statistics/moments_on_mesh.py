@@ -7,7 +7,7 @@ one device alone would run:
     buffers   [layer, row, neuron]   rows of all devices
     sums      [part, ...]            two parts for each device along `data`; `count` likewise
     cross     [pair, part, x, y]     and x divided along `feature`
-    pilot                            the same everywhere
+    reference shift                            the same everywhere
 
 The sums over parts are the values, as on one device. An update needs nothing from the devices along
 `data`; along `feature` it gathers their rows.
@@ -30,13 +30,13 @@ from speechsim_jax.array_types import HiddenStates, ModelRows
 from speechsim_jax.errors import UserError
 from speechsim_jax.runtime.mesh import AXES
 from speechsim_jax.statistics import moments
-from speechsim_jax.statistics.moments import ModelShape, Moments, Pilot, Tile
+from speechsim_jax.statistics.moments import ModelShape, Moments, Reference, Tile
 
 Buffers = tuple[ModelRows, ...]
 Source = Int32[Array | np.ndarray, " row"]
 Valid = Int[Array | np.ndarray, " device"]
 ShardedMoments = tuple[Moments, Any, Any]
-"""A state without cross and pilot, cross, and pilot: what is laid out in three ways."""
+"""A state without cross and reference shift, cross, and reference shift: what is laid out in three ways."""
 
 
 _ROWS = P(None, AXES)
@@ -51,7 +51,7 @@ class Programs:
     zero: Callable[[tuple[ModelShape, ...], tuple[Tile, ...] | None, str], Moments]
     buffers: Callable[[tuple[ModelShape, ...], int, str], Buffers]
     pack: Callable[[Buffers, tuple[HiddenStates, ...], Source], Buffers]
-    pilot_mean: Callable[[Buffers, Valid], Pilot]
+    reference_mean: Callable[[Buffers, Valid], Reference]
     update: Callable[[Moments, Buffers, Valid], Moments]
     place_state: Callable[[Moments], Moments]
     place_rows: Callable[[tuple[np.ndarray, ...]], tuple[Array, ...]]
@@ -71,36 +71,34 @@ def pack(buffers: Buffers, hidden: tuple[HiddenStates, ...], source: Source) -> 
 
 @functools.cache
 def on_mesh(mesh: Mesh) -> Programs:
-    """The programs of a mesh; compiled once for all streams of the same shapes."""
+    """The programs of a mesh; compiled once for all shapes of the same shapes."""
     feature = mesh.shape["feature"]
     mapped = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     packed = mapped(pack, in_specs=(_ROWS, _ROWS, P(AXES)), out_specs=_ROWS)
-    pilot = jax.jit(mapped(_pilot_mean, in_specs=(_ROWS, P(AXES), P(AXES)), out_specs=P()))
+    reference = jax.jit(mapped(_reference_mean, in_specs=(_ROWS, P(AXES), P(AXES)), out_specs=P()))
     update_parts = functools.partial(_update, feature)
     updated = jax.jit(
         mapped(update_parts, in_specs=(_PARTS, _ROWS, P("data")), out_specs=_PARTS),
         donate_argnums=0,
     )
 
-    def zero(
-        streams: tuple[ModelShape, ...], tiles: tuple[Tile, ...] | None, dtype: str
-    ) -> Moments:
-        _check_widths(streams, feature)
+    def zero(shapes: tuple[ModelShape, ...], tiles: tuple[Tile, ...] | None, dtype: str) -> Moments:
+        _check_widths(shapes, feature)
 
         def own() -> ShardedMoments:
-            return _parts(moments.zero(streams, tiles, dtype, feature))
+            return _parts(moments.zero(shapes, tiles, dtype, feature))
 
         return _whole(jax.jit(mapped(own, in_specs=(), out_specs=_PARTS))())
 
-    def buffers(streams: tuple[ModelShape, ...], size: int, dtype: str) -> Buffers:
+    def buffers(shapes: tuple[ModelShape, ...], size: int, dtype: str) -> Buffers:
         def own() -> Buffers:
-            return tuple(jnp.zeros((s.layers, size, s.neurons), dtype) for s in streams)
+            return tuple(jnp.zeros((s.layers, size, s.neurons), dtype) for s in shapes)
 
         return jax.jit(mapped(own, in_specs=(), out_specs=_ROWS))()
 
-    def pilot_mean(buffers: Buffers, valid: Valid) -> Pilot:
+    def reference_mean(buffers: Buffers, valid: Valid) -> Reference:
         leads = np.arange(mesh.size) == np.argmax(np.asarray(valid) > 0)
-        return pilot(buffers, valid, leads)
+        return reference(buffers, valid, leads)
 
     def update(state: Moments, buffers: Buffers, valid: Valid) -> Moments:
         return _whole(updated(_parts(state), buffers, valid))
@@ -110,8 +108,8 @@ def on_mesh(mesh: Mesh) -> Programs:
             layout = NamedSharding(mesh, spec)
             return jax.tree.map(lambda x: jax.device_put(x, layout), part)
 
-        rest, cross, pilot = map(place, _parts(state), _PARTS)
-        return _whole((rest, cross, pilot))
+        rest, cross, reference = map(place, _parts(state), _PARTS)
+        return _whole((rest, cross, reference))
 
     def place_rows(rows: tuple[np.ndarray, ...]) -> tuple[Array, ...]:
         return jax.device_put(rows, NamedSharding(mesh, _ROWS))
@@ -121,7 +119,7 @@ def on_mesh(mesh: Mesh) -> Programs:
         zero=zero,
         buffers=buffers,
         pack=jax.jit(packed, donate_argnums=0),
-        pilot_mean=pilot_mean,
+        reference_mean=reference_mean,
         update=update,
         place_state=place_state,
         place_rows=place_rows,
@@ -139,24 +137,24 @@ def _update(
     return _parts(moments.update(_whole(parts), buffers, valid, slice_))
 
 
-def _pilot_mean(buffers: Buffers, valid: Array, leads: Array) -> Pilot:
+def _reference_mean(buffers: Buffers, valid: Array, leads: Array) -> Reference:
     everywhere = functools.partial(lax.psum, axis_name=AXES)
-    return moments.pilot_mean(buffers, valid, everywhere, leads[0])
+    return moments.reference_mean(buffers, valid, everywhere, leads[0])
 
 
 def _parts(state: Moments) -> ShardedMoments:
     rest = dataclasses.replace(state.sums, cross=())
-    return dataclasses.replace(state, pilot=(), sums=rest), state.sums.cross, state.pilot
+    return dataclasses.replace(state, reference=(), sums=rest), state.sums.cross, state.reference
 
 
 def _whole(parts: ShardedMoments) -> Moments:
-    rest, cross, pilot = parts
+    rest, cross, reference = parts
     sums = dataclasses.replace(rest.sums, cross=cross)
-    return dataclasses.replace(rest, pilot=pilot, sums=sums)
+    return dataclasses.replace(rest, reference=reference, sums=sums)
 
 
-def _check_widths(streams: tuple[ModelShape, ...], feature: int) -> None:
-    for stream in streams:
+def _check_widths(shapes: tuple[ModelShape, ...], feature: int) -> None:
+    for stream in shapes:
         if stream.neurons % feature:
             raise UserError(
                 f"mesh: {stream.neurons} neurons cannot be divided over feature:{feature}; name a "
@@ -166,13 +164,13 @@ def _check_widths(streams: tuple[ModelShape, ...], feature: int) -> None:
 
 def of_one_device(state: Moments, devices: int) -> Moments:
     """A state on the host with all its sums in the parts of the first of so many devices."""
-    rest, cross, pilot = _parts(state)
+    rest, cross, reference = _parts(state)
     sums = jax.tree.map(lambda x: first_of(x, devices), rest.sums)
     cross = tuple(np.moveaxis(first_of(np.moveaxis(x, 1, 0), devices), 0, 1) for x in cross)
     count = np.zeros((devices, 2), np.int32)
     count[0] = moments.as_count(moments.count_of(state))
     rest = dataclasses.replace(rest, count=count.reshape(-1), sums=sums)
-    return _whole((rest, cross, pilot))
+    return _whole((rest, cross, reference))
 
 
 def first_of(

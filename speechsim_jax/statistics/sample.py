@@ -4,19 +4,22 @@ Every row has a key, a 64-bit hash of (seed, utterance, number within it); the s
 `size` rows with the smallest keys ("bottom-k sampling", Cohen & Kaplan 2007), drawn uniformly
 without replacement. It depends on the set of rows only, and
 
-    merge_samples(sample(A), sample(B)) = sample(A and B together),
+    sample(A).merge([sample(B)]) = sample(A and B together).
 
-with `zero` as the identity. Keys are worked out on the host, so only rows that enter leave the
-device: about size (1 + ln(rows / size)) over a whole stream. Kept on the host: size x (sum of the
-widths of all representations) x 4 bytes.
+Keys are computed on the host, so only rows that enter leave the device: about
+size (1 + ln(rows / size)) of a corpus. Kept on the host: size x (sum of the widths of all
+representations) x 4 bytes.
 """
 
 import collections
 import dataclasses
+import functools
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,20 +29,37 @@ from jaxtyping import Array, Float, Int64, Shaped, UInt64
 from speechsim_jax._jax_compat import x64
 from speechsim_jax.array_types import HiddenStates, ModelRows
 from speechsim_jax.errors import UserError
-from speechsim_jax.statistics.accumulator import BatchRows, Snapshot
+from speechsim_jax.statistics.accumulator import (
+    BatchRows,
+    EncodedBatch,
+    LayerIndex,
+    Snapshot,
+    all_layers,
+)
 from speechsim_jax.statistics.moments import ModelShape
-from speechsim_jax.statistics.moments_finished import LayerIndex
 
-# Rows that one gather takes from the device: one compiled shape, and little too much at the end.
+# Rows that one gather takes from the device: one compiled shape, and few too many at the end.
 _GATHER = 64
 _LAST_KEY = np.uint64(2**64 - 1)
 
-Made = TypeVar("Made")
+Derived = TypeVar("Derived")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """At most `size` rows, by rising key; `utterances` are whole ones ("" where not known)."""
+    """At most `size` rows, by ascending key: a `State`.
+
+    Attributes:
+      size: most rows.
+      seed: of the keys.
+      keys: of each row.
+      utterances: of each row, whole ones ("" where not known).
+      numbers: of each row within its utterance.
+      rows: of each model, [layer, row, neuron].
+      layers: index of each representation among all that are compared, ascending.
+    """
+
+    kind: ClassVar[str] = "sample"
 
     size: int
     seed: int
@@ -47,46 +67,91 @@ class Sample:
     utterances: Shaped[np.ndarray, " row"]
     numbers: Int64[np.ndarray, " row"]
     rows: tuple[Float[np.ndarray, "_layer row _neuron"], ...]
+    layers: tuple[LayerIndex, ...]
 
-    @property
+    @functools.cached_property
     def representations(self) -> tuple["SampledRepresentation", ...]:
-        """Every layer of every stream, in order."""
+        """Every layer of every model, in order."""
         _, utterance = np.unique(self.utterances.astype(str), return_inverse=True)
         utterance = np.where(self.utterances == "", -1, utterance)
         return tuple(
-            SampledRepresentation(layer, utterance) for stream in self.rows for layer in stream
+            SampledRepresentation(layer, utterance) for model in self.rows for layer in model
         )
 
+    def save(self, folder: Path) -> None:
+        """Write keys.npy, numbers.npy and rows-MODEL.npy."""
+        np.save(folder / "keys.npy", self.keys)
+        np.save(folder / "numbers.npy", self.numbers)
+        for number, rows in enumerate(self.rows):
+            np.save(folder / f"rows-{number}.npy", rows)
+        record = {
+            "size": self.size,
+            "seed": self.seed,
+            "utterances": self.utterances.tolist(),
+            "models": len(self.rows),
+            "layers": self.layers,
+        }
+        (folder / "state.json").write_text(json.dumps(record))
 
-def zero(
-    streams: tuple[ModelShape, ...], size: int, seed: int = 0, dtype: str = "float32"
-) -> Sample:
-    """The sample of no rows."""
-    rows = tuple(np.zeros((s.layers, 0, s.neurons), dtype) for s in streams)
-    return Sample(
-        size, seed, np.zeros(0, np.uint64), np.zeros(0, object), np.zeros(0, np.int64), rows
-    )
+    @classmethod
+    def load(cls, folder: Path) -> "Sample":
+        """Read what `save` wrote."""
+        record = json.loads((folder / "state.json").read_text())
+        return cls(
+            size=record["size"],
+            seed=record["seed"],
+            keys=np.load(folder / "keys.npy"),
+            utterances=np.array(record["utterances"], object),
+            numbers=np.load(folder / "numbers.npy"),
+            rows=tuple(np.load(folder / f"rows-{k}.npy") for k in range(record["models"])),
+            layers=tuple((model, layer) for model, layer in record["layers"]),
+        )
+
+    def merge(self, others: Sequence["Sample"]) -> "Sample":
+        """The sample of the rows of all; a row that several have counts once.
+
+        Raises UserError unless size and seed agree.
+        """
+        return functools.reduce(_merge_two, others, self)
+
+    def finish(
+        self, others: Sequence["Sample"] = (), rank_tolerance: float | None = None
+    ) -> "Sample":
+        """The sample of all models, from those of the same rows that other passes took.
+
+        A representation that several passes have is taken from the first.
+        """
+        if not others:
+            return self
+        for other in others:
+            assert np.array_equal(other.keys, self.keys), "samples of other rows"
+        rows_of: dict[LayerIndex, np.ndarray] = {}
+        for sample in (self, *others):
+            by_layer = (layer for model in sample.rows for layer in model)
+            for index, layer in zip(sample.layers, by_layer, strict=True):
+                rows_of.setdefault(index, layer)
+        models = sorted({model for model, _ in rows_of})
+        rows = tuple(
+            np.stack([rows_of[index] for index in sorted(rows_of) if index[0] == model])
+            for model in models
+        )
+        return dataclasses.replace(self, rows=rows, layers=tuple(sorted(rows_of)))
 
 
-def merge_samples(a: Sample, b: Sample) -> Sample:
-    """The sample of the rows of both; a row that both hold counts once.
-
-    Raises UserError unless size and seed agree.
-    """
+def _merge_two(a: Sample, b: Sample) -> Sample:
     if (a.size, a.seed) != (b.size, b.seed):
         raise UserError(
             f"samples of {a.size} rows with seed {a.seed} and of {b.size} with seed {b.seed} "
             "cannot be merged; give both the same sample_frames and seed"
         )
-    _, kept = np.unique(np.concatenate([a.keys, b.keys]), return_index=True)
-    kept = kept[: a.size]
+    _, smallest = np.unique(np.concatenate([a.keys, b.keys]), return_index=True)
+    smallest = smallest[: a.size]
 
     def join(x: np.ndarray, y: np.ndarray, axis: int = 0) -> np.ndarray:
-        return np.take(np.concatenate([x, y], axis), kept, axis)
+        return np.take(np.concatenate([x, y], axis), smallest, axis)
 
-    return Sample(
-        size=a.size,
-        seed=a.seed,
+    return dataclasses.replace(
+        a,
         keys=join(a.keys, b.keys),
         utterances=join(a.utterances, b.utterances),
         numbers=join(a.numbers, b.numbers),
@@ -94,35 +159,13 @@ def merge_samples(a: Sample, b: Sample) -> Sample:
     )
 
 
-def of_streams(parts: Sequence[tuple[Sample, Sequence[LayerIndex]]]) -> Sample:
-    """The sample of all streams, from samples of the same rows that have some of their representations.
-
-    Each part names the stream and layer of its representations; a representation that several have
-    is taken from the first.
-    """
-    first, _ = parts[0]
-    if len(parts) == 1:
-        return first
-    for part, _ in parts[1:]:
-        assert np.array_equal(part.keys, first.keys), "samples of other rows"
-    layers: dict[LayerIndex, np.ndarray] = {}
-    for part, places in parts:
-        own = (layer for stream in part.rows for layer in stream)
-        for place, layer in zip(places, own, strict=True):
-            layers.setdefault(place, layer)
-    numbers = sorted({stream for stream, _ in layers})
-    rows = tuple(
-        np.stack([layers[place] for place in sorted(layers) if place[0] == number])
-        for number in numbers
-    )
-    return dataclasses.replace(first, rows=rows)
-
-
 def row_keys(seed: int, rows: BatchRows) -> UInt64[np.ndarray, " row"]:
     """A 64-bit hash of (seed, utterance or piece, number) of each row.
 
-    splitmix64 (Steele, Lea & Flood 2014) from a state that BLAKE2b makes of seed and utterance; a
-    bijection of the state, so the rows of one utterance never collide.
+    splitmix64 from a state that BLAKE2b derives from seed and utterance; a bijection of the state,
+    so the rows of one utterance never collide.
+
+    Source: Steele, Lea & Flood 2014.
     """
     starts = [_hash(f"{seed}\0{id_}") for id_ in rows.ids]
     state = np.array(starts, np.uint64)[rows.utterance]
@@ -133,42 +176,59 @@ def row_keys(seed: int, rows: BatchRows) -> UInt64[np.ndarray, " row"]:
 
 
 def _hash(text: str) -> int:
-    # A file name that is no UTF-8 reaches us with lone surrogates.
+    # A file name that is not UTF-8 arrives with lone surrogates.
     data = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 class SampleAccumulator:
-    """Takes the sample of a stream of batches.
+    """Takes the sample of a corpus, batch by batch: an `Accumulator`.
 
     Which rows enter is decided at once, on the host; they are fetched one batch later, so that the
     device is never waited for. On the device: at most `size` rows of each of two batches.
+
+    Args:
+      shapes: layers and width of each model.
+      size: most rows.
+      seed: of the keys.
+      rows_dtype: type of the rows.
+      layers: index of each layer among all that are compared; those of `shapes` if None.
     """
 
     def __init__(
-        self, streams: tuple[ModelShape, ...], size: int, seed: int = 0, rows_dtype: str = "float32"
+        self,
+        shapes: tuple[ModelShape, ...],
+        size: int,
+        seed: int = 0,
+        rows_dtype: str = "float32",
+        layers: tuple[LayerIndex, ...] | None = None,
     ):
         self._size, self._seed = size, seed
         self._x64 = rows_dtype == "float64"
+        self._layers = all_layers(shapes) if layers is None else layers
         self._keys = np.full(size, _LAST_KEY)  # of the row in each slot
         self._utterances = np.full(size, "", object)
         self._numbers = np.zeros(size, np.int64)
-        self._rows = tuple(np.zeros((s.layers, size, s.neurons), rows_dtype) for s in streams)
+        self._rows = tuple(np.zeros((s.layers, size, s.neurons), rows_dtype) for s in shapes)
         self._coming: collections.deque[tuple[np.ndarray, list[tuple[ModelRows, ...]]]] = (
             collections.deque()
         )
 
+    def update(self, batch: EncodedBatch) -> None:
+        """Consider the rows of a batch."""
+        self.append(batch.hidden, batch.rows)
+
     def append(self, hidden: tuple[HiddenStates, ...], rows: BatchRows) -> None:
-        """Consider the rows of a batch, of each stream."""
+        """Consider these rows of each model's hidden states."""
         keys = row_keys(self._seed, rows)
         new = np.argsort(keys)[: self._size]
         slots = np.argsort(self._keys)[::-1][: len(new)]
-        # The new keys rise and the kept ones fall: those that exchange come first.
+        # New keys ascend and those in the slots descend: the ones that exchange come first.
         entering = int(np.sum(keys[new] < self._keys[slots]))
         if entering:
             new, slots = new[:entering], slots[:entering]
             self._keys[slots] = keys[new]
-            self._utterances[slots] = np.array(rows.wholes, object)[rows.utterance[new]]
+            self._utterances[slots] = np.array(rows.utterances, object)[rows.utterance[new]]
             self._numbers[slots] = rows.number[new]
             self._coming.append((slots, self._gather(hidden, rows.positions[new])))
         while len(self._coming) > 1:
@@ -187,17 +247,21 @@ class SampleAccumulator:
         return blocks
 
     def _store(self) -> None:
-        """Put the oldest rows on their way into their slots."""
+        """Fetch the oldest rows under way into their slots."""
         slots, blocks = self._coming.popleft()
         for index, block in enumerate(blocks):
-            places = slots[index * _GATHER : (index + 1) * _GATHER]
-            for kept, rows in zip(self._rows, block):
-                kept[:, places] = np.asarray(rows)[:, : len(places)]
+            targets = slots[index * _GATHER : (index + 1) * _GATHER]
+            for stored, rows in zip(self._rows, block):
+                stored[:, targets] = np.asarray(rows)[:, : len(targets)]
 
-    def snapshot(self) -> Snapshot:
-        """Everything that `restore` needs; the stream may go on."""
+    def wait(self) -> None:
+        """Block until everything added so far is on the host."""
         while self._coming:
             self._store()
+
+    def snapshot(self) -> Snapshot:
+        """Everything that `restore` needs; the accumulator may continue."""
+        self.wait()
         return {
             "kind": self._kind(),
             "keys": self._keys.copy(),
@@ -207,28 +271,28 @@ class SampleAccumulator:
         }
 
     def _kind(self) -> str:
-        """What streams must share for one to go on with the other's snapshot."""
+        """What two accumulators must share for one to resume from the other's snapshot."""
         shapes = [(str(x.dtype), x.shape) for x in self._rows]
         return repr((self._size, self._seed, shapes))
 
-    def restore(self, found: Snapshot) -> None:
-        """Go on where `snapshot` was taken, on whatever devices.
+    def restore(self, snapshot: Snapshot) -> None:
+        """Resume from a snapshot, on whatever devices.
 
-        Raises UserError for a snapshot of other models, or another size or seed.
+        Raises:
+          UserError: a snapshot of other models, or another size or seed.
         """
-        if found["kind"] != self._kind():
+        if snapshot["kind"] != self._kind():
             raise UserError(
                 "the snapshot is of other models, sample_frames or seed than this sample; start "
-                "anew, or with what it was made with"
+                "from the beginning, or use the settings it was made with"
             )
-        self._keys, self._numbers = found["keys"].copy(), found["numbers"].copy()
-        self._utterances = np.array(found["utterances"], object)
-        self._rows = tuple(x.copy() for x in found["rows"])
+        self._keys, self._numbers = snapshot["keys"].copy(), snapshot["numbers"].copy()
+        self._utterances = np.array(snapshot["utterances"], object)
+        self._rows = tuple(x.copy() for x in snapshot["rows"])
 
-    def finish(self) -> Sample:
-        """The sample of everything seen; the stream is used up."""
-        while self._coming:
-            self._store()
+    def result(self) -> Sample:
+        """The sample of everything added."""
+        self.wait()
         order = np.argsort(self._keys)
         order = order[self._keys[order] < _LAST_KEY]
         rows, self._rows = self._rows, ()
@@ -239,6 +303,7 @@ class SampleAccumulator:
             utterances=self._utterances[order],
             numbers=self._numbers[order],
             rows=tuple(x[:, order] for x in rows),
+            layers=self._layers,
         )
 
 
@@ -256,15 +321,17 @@ def _take(
 
 
 class SampledRepresentation:
-    """One representation's rows of the sample, in float64 when read, and what measures made of them.
+    """One representation's rows of the sample, and what measures derive from them.
 
-    `utterance`: a number for the utterance of each row, -1 where it is not known.
+    Args:
+      rows: the rows, of any float type.
+      utterance: a number for the utterance of each row, -1 where it is not known.
     """
 
     def __init__(self, rows: Float[np.ndarray, "row neuron"], utterance: Int64[np.ndarray, " row"]):
         self._rows = rows
         self.utterance = utterance
-        self._made: dict[tuple, Any] = {}
+        self._cache: dict[tuple, Any] = {}
         self._lock = threading.RLock()
 
     @property
@@ -272,15 +339,15 @@ class SampledRepresentation:
         """The rows in float64."""
         return self._rows.astype(np.float64)
 
-    def once(self, make: Callable[..., Made], *arguments: Any) -> Made:
-        """make(representation, *arguments), made at the first call and kept for the next."""
+    def once(self, derive: Callable[..., Derived], *arguments: Any) -> Derived:
+        """derive(representation, *arguments), computed at the first call and cached."""
         with self._lock:
-            key = (make, *arguments)
-            if key not in self._made:
-                self._made[key] = make(self, *arguments)
-            return self._made[key]
+            key = (derive, *arguments)
+            if key not in self._cache:
+                self._cache[key] = derive(self, *arguments)
+            return self._cache[key]
 
     def release(self) -> None:
-        """Forget what was made."""
+        """Empty the cache."""
         with self._lock:
-            self._made.clear()
+            self._cache.clear()

@@ -1,258 +1,144 @@
-"""What a pass has accumulated, in memory or in a folder: all that scores are made of.
+"""The states of a pass, in memory or in a folder: everything that scores are made of.
 
-    facts.json      what else there is to know; written last
-    moments/*.npy   the sums of `statistics.moments` in float64, lost digits added in
-    sample/*.npy    the rows of `statistics.sample`, their keys and numbers
-    attention/*.npy the sums of `statistics.attention`
+    statistics.json    format, which statistics there are, metadata; written last
+    KIND/              one folder a statistic, written by its `State`
 
-Cross moments are written pair by pair and read when a pair is scored, so that those of many passes
-need not be in memory together.
+The store knows statistics through the `State` protocol only.
 """
 
 import dataclasses
-import functools
 import json
-import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from speechsim_jax.errors import UserError
-from speechsim_jax.statistics import (
-    attention_finished,
-    attention_sums,
-    moments,
-    moments_merge,
-    sample,
-)
-from speechsim_jax.statistics.attention_finished import HeadSums
-from speechsim_jax.statistics.moments import ModelShape, Moments, Tile
-from speechsim_jax.statistics.moments_finished import LayerIndex, PassMoments
-from speechsim_jax.statistics.moments_merge import CrossMoments
+from speechsim_jax.statistics.accumulator import State
+from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
+from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 from speechsim_jax.statistics.sample import Sample
 
 # Of the files; another one is refused.
-_FORMAT = 1
+_FORMAT = 2
+_RECORD = "statistics.json"
+
+STATES: dict[str, type[State]] = {s.kind: s for s in (MomentsState, Sample, AttentionState)}
+"""The statistics that can be stored, by kind; `pipeline.accumulators.register_statistic` adds."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class StoredStatistics:
-    """The statistics of one pass; None for one that it did not need.
+class PassStatistics:
+    """The states of one pass, by kind."""
 
-    `places`: stream and layer of each representation of moments and sample, rising.
-    """
-
-    places: tuple[LayerIndex, ...]
-    moments: PassMoments | None = None
-    sample: Sample | None = None
-    heads: HeadSums | None = None
+    states: Mapping[str, State]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Coming:
-    """Moments that come pair by pair, in order; `rest` is the state without them, at the end."""
+class FinishedStatistics:
+    """What measures read, by the kind of statistic."""
 
-    streams: tuple[ModelShape, ...]
-    tiles: tuple[Tile, ...]
-    block: Callable[[int, int], CrossMoments]
-    rest: Callable[[], Moments]
+    by_kind: Mapping[str, Any]
+
+    @property
+    def moments(self) -> FinishedMoments | None:
+        """The moments, None if no measure reads them."""
+        return self.by_kind.get(MomentsState.kind)
+
+    @property
+    def sample(self) -> Sample | None:
+        """The sample of rows, None if no measure reads it."""
+        return self.by_kind.get(Sample.kind)
+
+    @property
+    def attention(self) -> FinishedAttention | None:
+        """The means over attention maps, None if no measure reads them."""
+        return self.by_kind.get(AttentionState.kind)
+
+    @property
+    def numeric(self) -> dict[str, Any]:
+        """The numeric settings that were used, for the result's record."""
+        moments = self.moments or (self.attention.moments if self.attention else None)
+        if moments is None:
+            return {}
+        return {"stats_dtype": moments.dtype, "rank_tolerance": moments.rank_tolerance}
+
+    def rows(self, frames: int) -> int:
+        """Rows of the statistics; without moments, the frames that were read."""
+        return self.moments.rows if self.moments is not None else frames
 
 
-def write(folder: Path, found: StoredStatistics, facts: dict[str, Any]) -> None:
-    """Write into a new folder; it has its name only once it is complete.
+def finish(
+    passes: Sequence[PassStatistics], rank_tolerance: float | None = None
+) -> FinishedStatistics:
+    """Finish the states of all passes over the same rows.
 
-    Raises UserError if it cannot be written.
+    Raises:
+      UserError: a statistic without any data, such as attention without an utterance.
     """
-    part = found.moments
-    if part is None:
-        return write_coming(folder, found, None, facts)
-    state = part.state
-    coming = Coming(
-        state.streams,
-        state.tiles,
-        lambda tile, pair: total(part, tile, pair),
-        lambda: moments_merge.on_host(moments_merge.without_cross(state)),
-    )
-    return write_coming(folder, found, coming, facts)
+    kinds = dict.fromkeys(kind for one in passes for kind in one.states)
+    finished = {}
+    for kind in kinds:
+        first, *others = (one.states[kind] for one in passes if kind in one.states)
+        finished[kind] = first.finish(others, rank_tolerance)
+    return FinishedStatistics(finished)
 
 
-def write_merged(folder: Path, founds: Sequence[StoredStatistics], facts: dict[str, Any]) -> None:
-    """Write the statistics over the rows of all, of the same models, layers and layer pairs.
+def write(folder: Path, statistics: PassStatistics, metadata: Mapping[str, Any]) -> None:
+    """Write into a new folder, which gets its name only once it is complete.
 
-    Moments of different pilots are brought to one (`merging`), a pair at a time. Raises UserError
-    for statistics of others, and if they cannot be written.
+    Raises:
+      UserError: it cannot be written.
     """
-    first = founds[0]
-    for found in founds[1:]:
-        lacking = [(f.moments is None, f.sample is None, f.heads is None) for f in (first, found)]
-        if found.places != first.places or lacking[0] != lacking[1]:
-            raise UserError("statistics of other models, layers or measures cannot be merged")
-    parts = [found.moments for found in founds if found.moments is not None]
-    samples = [found.sample for found in founds if found.sample is not None]
-    sums = [found.heads for found in founds if found.heads is not None]
-    whole = StoredStatistics(
-        first.places,
-        sample=functools.reduce(sample.merge_samples, samples) if samples else None,
-        heads=functools.reduce(attention_finished.merge_attention, sums) if sums else None,
-    )
-    coming = None
-    if parts:
-        smalls = [moments_merge.without_cross(part.state) for part in parts]
-        coming = merged(smalls, lambda t, k: [total(part, t, k) for part in parts])
-    write_coming(folder, whole, coming, facts)
-
-
-def merged(
-    smalls: Sequence[Moments], blocks: Callable[[int, int], Sequence[CrossMoments]]
-) -> Coming:
-    """The moments over the rows of several states, of which `blocks` gives a pair's of each."""
-    all_ = moments_merge.Merging(smalls)
-    return Coming(all_.streams, all_.tiles, lambda t, k: all_.block(t, k, blocks(t, k)), all_.rest)
-
-
-def write_coming(
-    folder: Path, found: StoredStatistics, coming: Coming | None, facts: dict[str, Any]
-) -> None:
-    """`write`, of moments that come pair by pair instead of those of `found`."""
-    new = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(new, ignore_errors=True)
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        new.mkdir(parents=True)
-        told: dict[str, Any] = {"format": _FORMAT, "places": found.places, "facts": facts}
-        if coming is not None:
-            told["moments"] = _write_moments(new / "moments", coming)
-        if found.sample is not None:
-            told["sample"] = _write_sample(new / "sample", found.sample)
-        if found.heads is not None:
-            told["attention"] = _write_heads(new / "attention", found.heads)
-        (new / "facts.json").write_text(json.dumps(told))
+        temporary.mkdir(parents=True)
+        for kind, state in statistics.states.items():
+            (temporary / kind).mkdir()
+            state.save(temporary / kind)
+        record = {"format": _FORMAT, "kinds": list(statistics.states), "metadata": metadata}
+        (temporary / _RECORD).write_text(json.dumps(record))
         shutil.rmtree(folder, ignore_errors=True)
-        new.replace(folder)
+        temporary.replace(folder)
     except OSError as error:
-        raise UserError(f"statistics cannot be kept in {folder}: {error.strerror}") from error
+        raise UserError(f"statistics cannot be written to {folder}: {error.strerror}") from error
 
 
-def read(folder: Path) -> tuple[StoredStatistics, dict[str, Any]]:
-    """What `write` has written, and its facts; raises UserError for a folder that it did not."""
+def read(folder: Path) -> tuple[PassStatistics, dict[str, Any]]:
+    """Read what `write` wrote: the states and the metadata.
+
+    Raises:
+      UserError: the folder holds nothing that this version can read.
+    """
     try:
-        told = json.loads((folder / "facts.json").read_text())
-        if told["format"] != _FORMAT:
-            raise UserError(f"{folder}: statistics of format {told['format']}, not {_FORMAT}")
-        places = tuple((stream, layer) for stream, layer in told["places"])
-        found = StoredStatistics(
-            places,
-            _read_moments(folder / "moments", told["moments"], places)
-            if "moments" in told
-            else None,
-            _read_sample(folder / "sample", told["sample"]) if "sample" in told else None,
-            _read_heads(folder / "attention", told["attention"]) if "attention" in told else None,
-        )
+        record = json.loads((folder / _RECORD).read_text())
+        if record["format"] != _FORMAT:
+            raise UserError(f"{folder}: statistics of format {record['format']}, not {_FORMAT}")
+        if unknown := [kind for kind in record["kinds"] if kind not in STATES]:
+            raise UserError(f"{folder}: an unknown statistic {unknown[0]!r}; register it first")
+        states = {kind: STATES[kind].load(folder / kind) for kind in record["kinds"]}
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} holds no statistics that can be read: {error}") from error
-    return found, told["facts"]
+    return PassStatistics(states), record["metadata"]
 
 
-def total(part: PassMoments, tile: int, pair: int) -> CrossMoments:
-    """Cross moments of one pair in float64, lost digits added in."""
-    return np.asarray(part.block(tile, pair)).sum(axis=0, dtype=np.float64)
+def write_merged(
+    folder: Path, parts: Sequence[PassStatistics], metadata: Mapping[str, Any]
+) -> None:
+    """Write the statistics over the rows of all parts, of the same models and statistics.
 
-
-def _write_moments(folder: Path, coming: Coming) -> dict[str, Any]:
-    folder.mkdir()
-    for t, tile in enumerate(coming.tiles):
-        blocks = (coming.block(t, k)[None] for k in range(len(tile.pairs)))
-        _write_blocks(folder / f"cross-{t}.npy", len(tile.pairs), blocks)
-    for number, leaf in enumerate(jax.tree.leaves(coming.rest())):
-        np.save(folder / f"small-{number}.npy", leaf)
-    return {
-        "streams": [dataclasses.astuple(stream) for stream in coming.streams],
-        "tiles": [dataclasses.astuple(tile) for tile in coming.tiles],
+    Raises:
+      UserError: parts of other models or statistics, or the folder cannot be written.
+    """
+    first, *others = parts
+    for other in others:
+        if list(other.states) != list(first.states):
+            raise UserError("statistics of other measures cannot be merged")
+    merged = {
+        kind: state.merge([other.states[kind] for other in others])
+        for kind, state in first.states.items()
     }
-
-
-def _write_blocks(path: Path, count: int, blocks: Iterator[np.ndarray]) -> None:
-    """A .npy file of so many arrays of one shape, one after the other in memory."""
-    with path.open("wb") as file:
-        for number, block in enumerate(blocks):
-            if number == 0:
-                told = {"descr": "<f8", "fortran_order": False, "shape": (count, *block.shape)}
-                np.lib.format.write_array_header_1_0(file, told)
-            file.write(np.ascontiguousarray(block, "<f8").data)
-
-
-def _read_moments(
-    folder: Path, told: dict[str, Any], places: tuple[LayerIndex, ...]
-) -> PassMoments:
-    streams = tuple(ModelShape(*stream) for stream in told["streams"])
-    tiles = tuple(Tile(a, b, tuple((l, m) for l, m in pairs)) for a, b, pairs in told["tiles"])
-    structure = jax.tree.structure(moments_merge.without_cross(moments.zero(streams, ())))
-    leaves = [np.load(folder / f"small-{number}.npy") for number in range(structure.num_leaves)]
-    small = jax.tree.unflatten(structure, leaves)
-
-    @functools.cache
-    def layout(tile: int) -> tuple[tuple[int, ...], int]:
-        """The shape of a block, and where the first begins in the file."""
-        blocks = np.load(folder / f"cross-{tile}.npy", mmap_mode="r")
-        return blocks.shape[1:], blocks.offset
-
-    def block(tile: int, pair: int) -> np.ndarray:
-        # Read, not mapped: what is mapped counts as memory of the process.
-        shape, start = layout(tile)
-        count = math.prod(shape)
-        path = folder / f"cross-{tile}.npy"
-        return np.fromfile(path, "<f8", count, offset=start + 8 * count * pair).reshape(shape)
-
-    return PassMoments(dataclasses.replace(small, tiles=tiles), places, block)
-
-
-def _write_sample(folder: Path, found: Sample) -> dict[str, Any]:
-    folder.mkdir()
-    np.save(folder / "keys.npy", found.keys)
-    np.save(folder / "numbers.npy", found.numbers)
-    for number, rows in enumerate(found.rows):
-        np.save(folder / f"rows-{number}.npy", rows)
-    return {
-        "size": found.size,
-        "seed": found.seed,
-        "utterances": found.utterances.tolist(),
-        "streams": len(found.rows),
-    }
-
-
-def _read_sample(folder: Path, told: dict[str, Any]) -> Sample:
-    return Sample(
-        size=told["size"],
-        seed=told["seed"],
-        keys=np.load(folder / "keys.npy"),
-        utterances=np.array(told["utterances"], object),
-        numbers=np.load(folder / "numbers.npy"),
-        rows=tuple(np.load(folder / f"rows-{number}.npy") for number in range(told["streams"])),
-    )
-
-
-def _write_heads(folder: Path, found: HeadSums) -> dict[str, Any]:
-    folder.mkdir()
-    for number, leaf in enumerate(jax.tree.leaves(found.sums)):
-        np.save(folder / f"sums-{number}.npy", leaf)
-    return {
-        "streams": [dataclasses.astuple(stream) for stream in found.streams],
-        "wanted": found.wanted,
-        "dtype": found.dtype,
-        "lengths": found.lengths,
-    }
-
-
-def _read_heads(folder: Path, told: dict[str, Any]) -> HeadSums:
-    structure = jax.tree.structure(attention_sums.zero(1))
-    leaves = [np.load(folder / f"sums-{number}.npy") for number in range(structure.num_leaves)]
-    return HeadSums(
-        streams=tuple(ModelShape(*stream) for stream in told["streams"]),
-        wanted=tuple(told["wanted"]),
-        dtype=told["dtype"],
-        sums=jax.tree.unflatten(structure, leaves),
-        lengths=tuple(told["lengths"]),
-    )
+    write(folder, PassStatistics(merged), metadata)

@@ -120,7 +120,7 @@ class _Run:
         begun = time.monotonic()
         if found := saved.latest():
             model, adam = self._restored(found)
-            self._step, begun = found.step, begun - found.facts["seconds"]
+            self._step, begun = found.step, begun - found.metadata["seconds"]
             _log.info("going on behind step %d", found.step)
         self._lines = _Lines(workdir / "metrics.jsonl", self._step, begun)
         self._state = program.begin(self._program, model, adam, self._nothing)

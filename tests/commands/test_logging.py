@@ -136,7 +136,7 @@ def test_several_passes_are_announced(encoder, caplog):
 def test_a_resumed_run_counts_what_it_has_heard_itself(encoder, tmp_path, monkeypatch, caplog):
     """In the closing line and in the bar's rate; the result counts all."""
     waves = {f"u{k}": noise(1, k) for k in range(5)}
-    given: dict[str, Any] = QUICK | {"checkpoint_dir": tmp_path / "c", "checkpoint_minutes": 0}
+    given: dict[str, Any] = QUICK | {"checkpoint_dir": tmp_path / "c", "checkpoint_every": 0}
     append, batches = accumulators.Accumulators.append, []
 
     def dies(self, *args):

@@ -73,16 +73,16 @@ def _hear_the_padding(monkeypatch):
     monkeypatch.setattr(SpeechEncoder, "apply", all_of_it)
 
 
-def _without_pilot(monkeypatch):
-    pilot_mean = moments_accumulator._pilot_mean
-    zero = lambda *args: jax.tree.map(jnp.zeros_like, pilot_mean(*args))  # noqa: E731
-    monkeypatch.setattr(moments_accumulator, "_pilot_mean", zero)
+def _without_reference(monkeypatch):
+    reference_mean = moments_accumulator._reference_mean
+    zero = lambda *args: jax.tree.map(jnp.zeros_like, reference_mean(*args))  # noqa: E731
+    monkeypatch.setattr(moments_accumulator, "_reference_mean", zero)
 
 
 def _poor_logarithm(monkeypatch):
     log = attention_sums._log
     monkeypatch.setattr(attention_sums, "_log", lambda x: log(x) * (1 + 1e-3))
-    # Without what streams of other tests have compiled, and leaving nothing to others.
+    # Without what shapes of other tests have compiled, and leaving nothing to others.
     monkeypatch.setattr(
         attention_accumulator, "_program", attention_accumulator._program.__wrapped__
     )
@@ -100,7 +100,7 @@ BROKEN = {
     "lost_small_terms": _lose_digits,
     "encoder_error": _round_encoder,
     "batch_error": _hear_the_padding,
-    "covariance_error": _without_pilot,
+    "covariance_error": _without_reference,
     "attention_error": _poor_logarithm,
     "scores_missing": _no_correlations,
 }

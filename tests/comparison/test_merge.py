@@ -113,7 +113,7 @@ def test_jobs_of_other_sizes_can_be_merged(folders, whole, tmp_path):
 
 def test_keeping_cannot_begin_half_way(encoders, audio, tmp_path):
     """What was heard before is not known then."""
-    given = {"checkpoint_dir": tmp_path / "c", "checkpoint_minutes": 0} | SETTINGS
+    given = {"checkpoint_dir": tmp_path / "c", "checkpoint_every": 0} | SETTINGS
     ss.compare(encoders, audio, **given)
     with pytest.raises(UserError, match="of another job: keep_statistics was False and is True"):
         ss.compare(encoders, audio, keep_statistics=tmp_path / "kept", **given)

@@ -97,7 +97,7 @@ def test_published_values_that_follow_from_ours():
     statistic = MomentsAccumulator((ModelShape(2, 25),), 30, "float64", rows_dtype="float64")
     with x64(True):
         statistic.append((jnp.asarray(np.stack([x, y])[:, None]),), np.arange(30))
-    moments = statistic.finish()
+    moments = statistic.result().finish()
     rho = cca.correlations(
         RepresentationPair(moments, *moments.representations), lambda white: 10, cca.centred
     )

@@ -58,7 +58,7 @@ def chosen(**options) -> tuple[list[tuple[int, int, list[int]]], frame_choice.Fr
             if into < 3 * WIDTH:
                 members[int(into)].append(place % WIDTH)
     rows = zip(got.rows.positions.tolist(), got.rows.utterance.tolist(), got.rows.number.tolist())
-    assert got.rows.wholes == ("long", "b") and got.rows.ids == BATCH.ids
+    assert got.rows.utterances == ("long", "b") and got.rows.ids == BATCH.ids
     assert got.frames == sum(map(len, members.values()))
     assert all(position // WIDTH == utterance for position, utterance, _ in rows)
     rows = zip(got.rows.positions.tolist(), got.rows.utterance.tolist(), got.rows.number.tolist())
@@ -135,7 +135,7 @@ def test_nothing_left_is_no_row():
 def test_an_id_with_a_number_sign_may_be_whole():
     choice = FrameChoice(CONFIG, frozenset({"take#3", "a#b"}))
     got = choice.of(batch_of({"take#3": 800, "a#b#12": 800}, 2, 1040), 3)
-    assert got.rows.wholes == ("take#3", "a#b")
+    assert got.rows.utterances == ("take#3", "a#b")
 
 
 def hidden_of(encoder: ss.SpeechEncoder, waveforms: list[np.ndarray]) -> list[np.ndarray]:

@@ -42,9 +42,9 @@ def test_encoders(layout, outputs, dtype):
 
 
 def test_statistics():
-    streams = (ModelShape(3, 16), ModelShape(2, 24))
-    state = moments.zero(streams)
-    buffers = tuple(np.zeros((s.layers, 64, s.neurons), np.float32) for s in streams)
+    shapes = (ModelShape(3, 16), ModelShape(2, 24))
+    state = moments.zero(shapes)
+    buffers = tuple(np.zeros((s.layers, 64, s.neurons), np.float32) for s in shapes)
     buffers = jax.device_put(buffers)
     numbers, structure = jax.tree.flatten((state, buffers, jax.numpy.int32(64)))
 
@@ -52,7 +52,7 @@ def test_statistics():
         return jax.tree.leaves(moments.update(*jax.tree.unflatten(structure, numbers)))
 
     assert "HIGHEST" in lowered(jax.jit(update), *numbers)  # as float32, not bfloat16 or TF32
-    hidden = tuple(np.zeros((s.layers, 2, 50, s.neurons), np.float32) for s in streams)
+    hidden = tuple(np.zeros((s.layers, 2, 50, s.neurons), np.float32) for s in shapes)
     lowered(
         jax.jit(moments_accumulator.pack),
         buffers,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from speechsim_jax._jax_compat import x64
 from speechsim_jax.errors import UserError
 from speechsim_jax.pipeline import plan as planner
-from speechsim_jax.pipeline.plan import ModelCost, Plan, Sizes, plan
+from speechsim_jax.pipeline.plan import ModelCost, Pass, Plan, Sizes, plan
 from speechsim_jax.statistics import moments
 from speechsim_jax.statistics.moments import ModelShape, all_tiles
 
@@ -24,7 +24,7 @@ from speechsim_jax.statistics.moments import ModelShape, all_tiles
 # and 315 million, of these 7.09 and 12.6 million a layer).
 BASE = ModelCost("base", tuple(range(13)), 37_260_000, 28_351_488, 600_000_000)
 LARGE = ModelCost("large", tuple(range(25)), 52_200_000, 50_384_896, 600_000_000)
-STREAMS = (ModelShape(13, 768), ModelShape(13, 768), ModelShape(25, 1024), ModelShape(25, 1024))
+SHAPES = (ModelShape(13, 768), ModelShape(13, 768), ModelShape(25, 1024), ModelShape(25, 1024))
 MODELS = tuple(
     dataclasses.replace(model, name=f"{model.name}{k}") for model in (BASE, LARGE) for k in "12"
 )
@@ -36,22 +36,22 @@ def small_case(
 ) -> tuple[tuple[ModelShape, ...], list[ModelCost]]:
     """Models of few neurons, with parameters that cost next to nothing or more than the state."""
     rng = random.Random(seed)
-    streams = tuple(ModelShape(count, rng.choice([2, 4, 6])) for count in layers)
+    shapes = tuple(ModelShape(count, rng.choice([2, 4, 6])) for count in layers)
     weight = rng.choice([1, 100, 300])
-    return streams, [
+    return shapes, [
         ModelCost(f"m{k}", tuple(range(0, 2 * count, 2)), weight, rng.choice([1, weight]), 10, 5, 1)
         for k, count in enumerate(layers)
     ]
 
 
-def whole_bytes(streams, models, sizes: Sizes) -> int:
+def whole_bytes(shapes, models, sizes: Sizes) -> int:
     """Memory of the one pass that has everything."""
-    return plan(streams, models, 10**15, sizes).passes[0].bytes.total
+    return plan(shapes, models, 10**15, sizes).passes[0].bytes.total
 
 
-def smallest_budget(streams, models, sizes: Sizes) -> int:
+def smallest_budget(shapes, models, sizes: Sizes) -> int:
     with pytest.raises(UserError, match=r"give at least \d+ \(") as raised:
-        plan(streams, models, 0, sizes)
+        plan(shapes, models, 0, sizes)
     return int(re.search(r"at least (\d+)", str(raised.value))[1])
 
 
@@ -59,19 +59,22 @@ def pairs_of(tiles) -> list[tuple[int, int, int, int]]:
     return [(tile.a, l, tile.b, m) for tile in tiles for l, m in tile.pairs]
 
 
-def assert_sound(made: Plan, streams, models) -> None:
+def shapes_of(one: Pass, shapes) -> tuple[ModelShape, ...]:
+    """Layers and width of each model of a pass."""
+    return tuple(ModelShape(len(n.layers), shapes[n.model].neurons) for n in one.models)
+
+
+def assert_sound(made: Plan, shapes, models) -> None:
     """Every pair in exactly one pass, which needs what its pairs need and keeps to the budget."""
     pairs = [pair for one in made.passes for pair in pairs_of(one.tiles)]
-    assert sorted(pairs) == sorted(pairs_of(all_tiles(streams)))
+    assert sorted(pairs) == sorted(pairs_of(all_tiles(shapes)))
     for one in made.passes:
         assert one.bytes.total <= made.budget_bytes
         needed = {(a, l) for a, l, _, _ in pairs_of(one.tiles)}
         needed |= {(b, m) for _, _, b, m in pairs_of(one.tiles)}
         assert [(n.model, l) for n in one.models for l in n.layers] == sorted(needed)
-        for place, found in enumerate(one.models):
+        for found in one.models:
             assert found.depth == max(models[found.model].depths[l] for l in found.layers)
-            stream = ModelShape(len(found.layers), streams[found.model].neurons)
-            assert one.local_streams[place] == stream
         for (a, l, b, m), pair in zip(pairs_of(one.local_tiles), pairs_of(one.tiles), strict=True):
             x, y = one.models[a], one.models[b]
             assert (x.model, x.layers[l], y.model, y.layers[m]) == pair
@@ -85,37 +88,35 @@ def assert_sound(made: Plan, streams, models) -> None:
 )
 @settings(deadline=None, max_examples=25)
 def test_every_pair_once_within_any_budget(seed, layers, share, feature):
-    streams, models = small_case(seed, layers)
+    shapes, models = small_case(seed, layers)
     sizes = Sizes(rows_per_update=3, frames=2, feature=feature)
-    least, most = smallest_budget(streams, models, sizes), whole_bytes(streams, models, sizes)
-    assert_sound(
-        plan(streams, models, round(least + share * (most - least)), sizes), streams, models
-    )
+    least, most = smallest_budget(shapes, models, sizes), whole_bytes(shapes, models, sizes)
+    assert_sound(plan(shapes, models, round(least + share * (most - least)), sizes), shapes, models)
 
 
 @pytest.mark.parametrize("layers", [(1,), (2, 1), (3, 2)])
 def test_one_byte_less_than_the_smallest_budget(layers):
-    streams, models = small_case(1, layers)
+    shapes, models = small_case(1, layers)
     sizes = Sizes(rows_per_update=3, frames=2)
-    least = smallest_budget(streams, models, sizes)
-    assert_sound(plan(streams, models, least, sizes), streams, models)
+    least = smallest_budget(shapes, models, sizes)
+    assert_sound(plan(shapes, models, least, sizes), shapes, models)
     with pytest.raises(UserError, match=f"^{least - 1} bytes of memory .*at least {least} "):
-        plan(streams, models, least - 1, sizes)
+        plan(shapes, models, least - 1, sizes)
 
 
 def test_what_fits_is_one_pass_with_all_tiles_in_order():
-    streams, models = small_case(2, (3, 2, 2))
+    shapes, models = small_case(2, (3, 2, 2))
     sizes = Sizes(rows_per_update=3, frames=2)
-    most = whole_bytes(streams, models, sizes)
-    (one,) = plan(streams, models, most, sizes).passes
-    assert one.tiles == one.local_tiles == all_tiles(streams)
-    assert one.local_streams == streams
-    assert len(plan(streams, models, most - 1, sizes).passes) > 1
+    most = whole_bytes(shapes, models, sizes)
+    (one,) = plan(shapes, models, most, sizes).passes
+    assert one.tiles == one.local_tiles == all_tiles(shapes)
+    assert shapes_of(one, shapes) == shapes
+    assert len(plan(shapes, models, most - 1, sizes).passes) > 1
 
 
-def brute_force(streams, models, budget_bytes: int, sizes: Sizes) -> tuple[int, float | int]:
+def brute_force(shapes, models, budget_bytes: int, sizes: Sizes) -> tuple[int, float | int]:
     """Fewest passes and, with these, least FLOPs, over all ways to divide the pairs of representations."""
-    triangle = planner._Triangle(streams, models, sizes)
+    triangle = planner._Triangle(shapes, models, sizes)
     load, cost = {0: triangle.nothing}, {}
     for held in range(1, 1 << len(triangle.pairs)):
         lowest = (held & -held).bit_length() - 1
@@ -147,12 +148,12 @@ def test_near_the_best_of_all_ways():
     for seed in range(50):
         rng = random.Random(seed)
         layers = rng.choice([(4,), (2, 2), (1, 3), (2, 1, 1), (1, 1, 1, 1)])
-        streams, models = small_case(seed, layers)
+        shapes, models = small_case(seed, layers)
         sizes = Sizes(rows_per_update=rng.choice([1, 4]), frames=2)
-        least, most = smallest_budget(streams, models, sizes), whole_bytes(streams, models, sizes)
+        least, most = smallest_budget(shapes, models, sizes), whole_bytes(shapes, models, sizes)
         budget = rng.randint(least, most - 1)
-        made = plan(streams, models, budget, sizes)
-        best = brute_force(streams, models, budget, sizes)
+        made = plan(shapes, models, budget, sizes)
+        best = brute_force(shapes, models, budget, sizes)
         more[len(made.passes) - best[0]] += 1
         if len(made.passes) == best[0]:
             flops.append(made.encoder_flops / best[1])
@@ -163,11 +164,11 @@ def test_near_the_best_of_all_ways():
 @pytest.fixture(scope="module")
 def six() -> Plan:
     """2 base and 2 large models, 76 representations, of which the state alone is 20.6 GB, in 6 GB."""
-    return plan(STREAMS, MODELS, 6 * 10**9, SIZES, rows=10**6)
+    return plan(SHAPES, MODELS, 6 * 10**9, SIZES, rows=10**6)
 
 
 def test_four_models_in_six_gigabytes(six):
-    assert_sound(six, STREAMS, MODELS)
+    assert_sound(six, SHAPES, MODELS)
     assert len(six.passes) == 9
     layers = sum(1 + needed.depth for one in six.passes for needed in one.models)
     assert layers == 385  # and 9 * 76 = 684 if every pass ran everything
@@ -183,30 +184,30 @@ def test_four_models_in_six_gigabytes(six):
 
 @pytest.mark.parametrize(("feature", "dtype"), [(1, "float32"), (2, "float32"), (1, "float64")])
 def test_state_and_buffers_are_those_of_the_statistics(feature, dtype):
-    streams, models = (ModelShape(3, 8), ModelShape(2, 12)), [BASE, LARGE]
+    shapes, models = (ModelShape(3, 8), ModelShape(2, 12)), [BASE, LARGE]
     itemsize = jnp.dtype(dtype).itemsize
     sizes = Sizes(rows_per_update=5, frames=7, feature=feature, itemsize=itemsize)
-    least, most = smallest_budget(streams, models, sizes), whole_bytes(streams, models, sizes)
-    made = plan(streams, models, (least + most) // 2, sizes)
-    for one in (*made.passes, *plan(streams, models, most, sizes).passes):
+    least, most = smallest_budget(shapes, models, sizes), whole_bytes(shapes, models, sizes)
+    made = plan(shapes, models, (least + most) // 2, sizes)
+    for one in (*made.passes, *plan(shapes, models, most, sizes).passes):
         with x64(dtype == "float64"):
-            state = moments.zero(one.local_streams, one.local_tiles, dtype, feature)
+            state = moments.zero(shapes_of(one, shapes), one.local_tiles, dtype, feature)
         assert one.bytes.state == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        neurons = sum(stream.layers * stream.neurons for stream in one.local_streams)
+        neurons = sum(stream.layers * stream.neurons for stream in shapes_of(one, shapes))
         assert one.bytes.buffers == 4 * 5 * neurons
         assert one.bytes.hidden == 4 * 7 * neurons
 
 
 def test_the_update_takes_no_more_than_is_planned():
     """XLA's own count of the temporaries of a compiled update."""
-    streams, rows = (ModelShape(3, 128), ModelShape(2, 64)), 512
-    triangle = planner._Triangle(streams, [BASE, LARGE], Sizes(rows, 1))
+    shapes, rows = (ModelShape(3, 128), ModelShape(2, 64)), 512
+    triangle = planner._Triangle(shapes, [BASE, LARGE], Sizes(rows, 1))
     load = triangle.nothing
     for pair in triangle.pairs:
         load = triangle.with_pair(load, pair)
     planned = planner.update_bytes(load, triangle.sizes)
-    blocks = tuple(jnp.zeros((s.layers, rows, s.neurons)) for s in streams)
-    leaves, tree = jax.tree.flatten(moments.zero(streams))
+    blocks = tuple(jnp.zeros((s.layers, rows, s.neurons)) for s in shapes)
+    leaves, tree = jax.tree.flatten(moments.zero(shapes))
 
     def update(leaves: list[jax.Array], valid: jax.Array) -> list[jax.Array]:
         return jax.tree.leaves(moments.update(jax.tree.unflatten(tree, leaves), blocks, valid))
@@ -218,17 +219,17 @@ def test_the_update_takes_no_more_than_is_planned():
 
 def test_parameters_and_workspace_by_depth():
     """Parameters up to the highest layer of each model; the largest forward pass, or the update."""
-    streams = ModelShape(2, 4), ModelShape(1, 4)
+    shapes = ModelShape(2, 4), ModelShape(1, 4)
     models = [
         ModelCost("a", (3, 12), 1_000, 10, 5_000_000),
         ModelCost("b", (7,), 500, 1, 6_000_000),
     ]
-    (one,) = plan(streams, models, 10**9, Sizes(1, 1)).passes
+    (one,) = plan(shapes, models, 10**9, Sizes(1, 1)).passes
     assert one.bytes.parameters == 1_000 + 12 * 10 + 500 + 7
     assert one.bytes.workspace == 6_000_000
     assert [needed.depth for needed in one.models] == [12, 7]
     # With the least memory every pair has its own pass; that of layer 3 computes no layer above.
-    alone = streams[:1], models[:1]
+    alone = shapes[:1], models[:1]
     made = plan(*alone, smallest_budget(*alone, Sizes(1, 1)), Sizes(1, 1))
     assert sorted(one.bytes.parameters for one in made.passes) == [1_030, 1_120, 1_120]
 
@@ -238,8 +239,8 @@ def test_what_is_printed(six):
         dataclasses.replace(BASE, name="mine", front_flops=1e12, layer_flops=1e11),
         ModelCost("theirs", (0, 1, 6, 12), 0, 0),
     ]
-    streams = (ModelShape(13, 768), ModelShape(4, 1024))
-    made = plan(streams, models, 10**10, SIZES, data=4, rows=1000, rate=1e10)
+    shapes = (ModelShape(13, 768), ModelShape(4, 1024))
+    made = plan(shapes, models, 10**10, SIZES, data=4, rows=1000, rate=1e10)
     pairs = itertools.combinations_with_replacement([768] * 13 + [1024] * 4, 2)
     flops = 2 * 1000 * sum(x * y for x, y in pairs)
     assert made.statistics_flops == flops

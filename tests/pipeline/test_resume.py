@@ -62,7 +62,7 @@ def break_off(monkeypatch, encoders, audio, folder, behind: int, **changed):
         patch.setattr(accumulators.Accumulators, "append", dies)
         with pytest.raises(Killed):
             ss.compare(
-                encoders, audio, checkpoint_dir=folder, checkpoint_minutes=0, **SETTINGS | changed
+                encoders, audio, checkpoint_dir=folder, checkpoint_every=0, **SETTINGS | changed
             )
 
 

@@ -98,7 +98,7 @@ class Killed(Exception):
 
 def test_a_run_of_several_passes_goes_on(encoders, audio, one, budget_gb, tmp_path):
     """Passes that were complete are not read again, nor is the plan made anew for more memory."""
-    given = {"measures": MEASURES, "checkpoint_dir": tmp_path, "checkpoint_minutes": 0} | SETTINGS
+    given = {"measures": MEASURES, "checkpoint_dir": tmp_path, "checkpoint_every": 0} | SETTINGS
     append, heard = accumulators.Accumulators.append, []
 
     def dies(self, *batch):

@@ -52,20 +52,20 @@ def test_float32_statistics_keep_the_bars(hard, exact, single):
         assert error <= MEASURES, name
 
 
-def test_the_bar_is_missed_without_a_pilot(hard, exact, monkeypatch):
-    change_pilot(monkeypatch, lambda pilot: jnp.zeros_like(pilot))
+def test_the_bar_is_missed_without_a_reference(hard, exact, monkeypatch):
+    change_reference(monkeypatch, lambda reference: jnp.zeros_like(reference))
     assert accuracy.covariance_error(accuracy.stream(hard, SIZE, "float32"), exact) > 1e-3
 
 
 def test_the_bar_is_missed_on_the_grid_of_the_last_place(hard, exact, monkeypatch):
-    change_pilot(monkeypatch, lambda pilot: jnp.asarray(pilot).at[1].set(0))
+    change_reference(monkeypatch, lambda reference: jnp.asarray(reference).at[1].set(0))
     assert accuracy.covariance_error(accuracy.stream(hard, SIZE, "float32"), exact) > COVARIANCE
 
 
-def change_pilot(monkeypatch, change) -> None:
-    made = moments_accumulator._pilot_mean
+def change_reference(monkeypatch, change) -> None:
+    made = moments_accumulator._reference_mean
     changed = lambda buffers, valid: tuple(map(change, made(buffers, valid)))  # noqa: E731
-    monkeypatch.setattr(moments_accumulator, "_pilot_mean", changed)
+    monkeypatch.setattr(moments_accumulator, "_reference_mean", changed)
 
 
 def test_the_bar_is_missed_without_compensation(hard, exact, monkeypatch):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from speechsim_jax._jax_compat import x64
 from speechsim_jax.measures.attention import MEASURES, score_attention
 from speechsim_jax.pipeline.attention_inputs import projected, rows_of_maps, rows_of_projections
-from speechsim_jax.statistics import attention_accumulator, attention_finished, attention_sums
+from speechsim_jax.statistics import attention_finished, attention_sums
 from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
 from speechsim_jax.statistics.attention_finished import FinishedAttention, HeadSums
 from speechsim_jax.statistics.attention_sums import AttentionSums
@@ -29,7 +29,7 @@ LAYER_MEASURES = {m.name: m for m in MEASURES if m.of_layers}
 BASELINES = [getattr(reference, name) for name in attention_sums.BASELINES]
 
 # An odd number of heads in all, and a representation of a single one.
-STREAMS = (ModelShape(2, 3), ModelShape(1, 1))
+SHAPES = (ModelShape(2, 3), ModelShape(1, 1))
 FRAMES = 20
 LENGTHS = (20, 13, 1, 8)
 UNIFORM, ONE_HOT = 1, 2  # heads of the first representation
@@ -78,14 +78,14 @@ def lengths_of(maps: Maps, fillers: int = 0) -> np.ndarray:
 
 
 def stream(
-    maps: Maps, streams=STREAMS, dtype: str = "float32", frames: int = FRAMES, wanted=EVERYTHING
+    maps: Maps, shapes=SHAPES, dtype: str = "float32", frames: int = FRAMES, needed=EVERYTHING
 ) -> FinishedAttention:
     """All utterances and a filler in one batch."""
-    statistic = AttentionAccumulator(streams, rows_of_maps, wanted, dtype)
+    statistic = AttentionAccumulator(shapes, rows_of_maps, needed, dtype)
     statistic.append(padded(maps, frames, 1, dtype), lengths_of(maps, 1), frames)
     statistic.wait()
     assert statistic.utterances == len(maps)
-    return statistic.finish()
+    return statistic.result().finish()
 
 
 @functools.partial(jax.jit, static_argnames="frames")
@@ -104,10 +104,10 @@ def batched(maps: Maps, size: int, frames: int = FRAMES) -> AttentionSums:
     return state
 
 
-def finish(state: AttentionSums, maps: Maps, streams=STREAMS) -> FinishedAttention:
+def finish(state: AttentionSums, maps: Maps, shapes=SHAPES) -> FinishedAttention:
     host = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(axis=0), state)
     lengths = tuple(one.shape[1] for one in maps)
-    return attention_finished.finish_attention(HeadSums(streams, (), "float32", host, lengths))
+    return attention_finished.finish_attention(HeadSums(shapes, (), "float32", host, lengths))
 
 
 def batched_and_finished(maps: Maps, size: int) -> FinishedAttention:
@@ -282,17 +282,17 @@ def test_utterances_of_one_frame():
         assert np.max(np.abs(without[name] - expected()[name])) <= 1e-5
 
 
-@pytest.mark.parametrize("wanted", [("correlation",), ()])
-def test_sums_that_are_not_wanted_are_left_out(wanted):
+@pytest.mark.parametrize("needed", [("correlation",), ()])
+def test_sums_that_are_not_needed_are_left_out(needed):
     maps = special()
-    whole, part = batched_and_finished(maps, 5), stream(maps, wanted=wanted)
+    whole, part = batched_and_finished(maps, 5), stream(maps, needed=needed)
     for name in EVERYTHING:
         for sums, those in ((whole.means, part.means), (whole.baselines, part.baselines)):
-            if name in wanted:
+            if name in needed:
                 a, b = getattr(sums, name), getattr(those, name)
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
     assert not part.means.distance.any() and not part.means.divergence.any()
-    assert part.means.correlation.any() == ("correlation" in wanted)
+    assert part.means.correlation.any() == ("correlation" in needed)
     x, y = whole.moments.representations[:2], part.moments.representations[:2]
     a, b = whole.moments.scatter(*x), part.moments.scatter(*y)
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
@@ -308,14 +308,14 @@ def nearly_alike() -> Maps:
 
 
 def test_nearly_equal_maps(few_rows, monkeypatch):
-    maps, streams = nearly_alike(), (ModelShape(1, 4), ModelShape(1, 4))
+    maps, shapes = nearly_alike(), (ModelShape(1, 4), ModelShape(1, 4))
     by_hand = written_out(maps)
-    found = finish(batched(maps, 2, frames=64), maps, streams)
+    found = finish(batched(maps, 2, frames=64), maps, shapes)
     errors = worst(similarities(found), by_hand)
     assert max(errors.values()) <= 1e-5, errors
     # Without the second look, |A|^2 + |B|^2 - 2 <A, B> has nothing left.
     monkeypatch.setattr(attention_sums, "_CANCELLED", 0.0)
-    errors = worst(similarities(stream(maps, streams, frames=64)), by_hand)
+    errors = worst(similarities(stream(maps, shapes, frames=64)), by_hand)
     print(errors)
     assert errors["attn_frobenius"] > 1e-4
     assert errors["attn_js"] <= 1e-5
@@ -410,12 +410,12 @@ def test_encoders_into_the_sums():
     models = [fixture(layout).together for layout in ("wav2vec2-base", "wavlm-base")]
     lengths = np.asarray(models[0].frame_mask.sum(axis=1), np.int32)
     frames = models[0].frame_mask.shape[1]
-    streams = tuple(ModelShape(len(a.attentions), a.attentions.shape[2]) for a in models)
+    shapes = tuple(ModelShape(len(a.attentions), a.attentions.shape[2]) for a in models)
     blocks = [tuple(range(1, len(acts.attentions) + 1)) for acts in models]
     parts = tuple(projected(a, b, lengths) for a, b in zip(models, blocks))
-    statistic = AttentionAccumulator(streams, rows_of_projections, EVERYTHING)
+    statistic = AttentionAccumulator(shapes, rows_of_projections, EVERYTHING)
     statistic.append(parts, lengths, frames)
-    found = similarities(statistic.finish())
+    found = similarities(statistic.result().finish())
     maps = [
         np.concatenate([np.asarray(a.attentions[:, u]).reshape(-1, frames, frames) for a in models])
         for u in range(len(lengths))

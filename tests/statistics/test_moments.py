@@ -16,7 +16,7 @@ from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 
-STREAMS = (ModelShape(2, 5), ModelShape(3, 4))
+SHAPES = (ModelShape(2, 5), ModelShape(3, 4))
 
 
 def draw(rows: int, seed: int = 0, mean: float = 3.0) -> list[np.ndarray]:
@@ -27,7 +27,7 @@ def draw(rows: int, seed: int = 0, mean: float = 3.0) -> list[np.ndarray]:
         rng.standard_normal((s.layers, rows, s.neurons))
         + shared @ rng.standard_normal((s.layers, 3, s.neurons))
         + mean * rng.standard_normal((s.layers, 1, s.neurons))
-        for s in STREAMS
+        for s in SHAPES
     ]
 
 
@@ -47,15 +47,15 @@ def stream(
         with x64(dtype == "float64"):
             piece = tuple(jnp.asarray(x[:, None, start:stop], dtype) for x in data)
         statistic.append(piece, np.arange(stop - start))
-    return statistic.finish()
+    return statistic.result().finish()
 
 
 def assert_matches(finished: FinishedMoments, data: list[np.ndarray], rtol: float) -> None:
     """Means, scatters and energies equal those of the whole arrays, relative to their sizes."""
     arrays = representations(data)
     assert finished.rows == len(arrays[0])
-    streams = (np.asarray(p, np.float64).sum(axis=0) for p in finished.parts[0].state.pilot)
-    pilots = [layer for stream in streams for layer in stream]
+    shapes = (np.asarray(p, np.float64).sum(axis=0) for p in finished.parts[0].state.reference)
+    references = [layer for stream in shapes for layer in stream]
     for i, x in enumerate(arrays):
         own = finished.representations[i]
         np.testing.assert_allclose(own.mean, x.mean(0), rtol=rtol, atol=rtol * x.std())
@@ -67,7 +67,7 @@ def assert_matches(finished: FinishedMoments, data: list[np.ndarray], rtol: floa
                 rtol,
                 err_msg=f"{i} {j}",
             )
-            shifted = [x - pilots[i], y - pilots[j]]
+            shifted = [x - references[i], y - references[j]]
             norms = [np.sum(a**2, 1) for a in shifted]
             energies = finished.energies(own, finished.representations[j])
             np.testing.assert_allclose(energies.energy_x, norms[0].sum(), rtol=rtol)
@@ -95,19 +95,21 @@ def test_any_cut_order_batch_and_buffer_give_the_same(data, size, seed):
     batch = data.draw(st.sampled_from([(1, 200), (5, 40)]))
     order = np.random.default_rng(data.draw(st.integers(0, 2**32))).permutation(200)
     cuts = data.draw(st.lists(st.integers(0, 200), max_size=6))
-    statistic = MomentsAccumulator(STREAMS, size)
+    statistic = MomentsAccumulator(SHAPES, size)
     hidden = tuple(jnp.asarray(x.reshape(len(x), *batch, x.shape[2]), jnp.float32) for x in whole)
     for start, stop in itertools.pairwise([0, *sorted(cuts), 200]):
         statistic.append(hidden, order[start:stop])
-    assert_matches(statistic.finish(), whole, 2e-6)
+    assert_matches(statistic.result().finish(), whole, 2e-6)
 
 
 def test_rows_past_valid_are_ignored_whatever_they_hold():
     data = draw(50)
     padded = [np.concatenate([x, np.full_like(x[:, :7], np.nan)], 1) for x in data]
     blocks = tuple(jnp.asarray(x, jnp.float32) for x in padded)
-    pilot = moments.pilot_mean(blocks, jnp.int32(50))
-    state = moments.update(moments.with_pilot(moments.zero(STREAMS), pilot), blocks, jnp.int32(50))
+    reference = moments.reference_mean(blocks, jnp.int32(50))
+    state = moments.update(
+        moments.with_reference(moments.zero(SHAPES), reference), blocks, jnp.int32(50)
+    )
     assert_matches(FinishedMoments(state), data, 1e-6)
 
 
@@ -116,19 +118,19 @@ def test_buffers_that_lie_one_after_the_other():
     inside = (np.arange(20) < valid[:, None]).reshape(-1)
     holed = [np.where(inside[:, None], x, np.nan) for x in data]
     blocks = tuple(jnp.asarray(x, jnp.float32) for x in holed)
-    pilot = moments.pilot_mean(blocks, jnp.asarray(valid))
-    state = moments.with_pilot(moments.zero(STREAMS), pilot)
+    reference = moments.reference_mean(blocks, jnp.asarray(valid))
+    state = moments.with_reference(moments.zero(SHAPES), reference)
     state = moments.update(state, blocks, jnp.asarray(valid))
     assert_matches(FinishedMoments(state), [x[:, inside] for x in data], 1e-6)
 
 
 def test_only_the_layer_pairs_asked_for():
     data = tuple(jnp.asarray(x[:, None], jnp.float32) for x in draw(50))
-    own = tuple(tile for tile in moments.all_tiles(STREAMS) if tile.a == tile.b)
-    every, some = MomentsAccumulator(STREAMS, 64), MomentsAccumulator(STREAMS, 64, tiles=own)
+    own = tuple(tile for tile in moments.all_tiles(SHAPES) if tile.a == tile.b)
+    every, some = MomentsAccumulator(SHAPES, 64), MomentsAccumulator(SHAPES, 64, tiles=own)
     for statistic in (every, some):
         statistic.append(data, np.arange(50))
-    every, some = every.finish(), some.finish()
+    every, some = every.result().finish(), some.result().finish()
     for a, b in itertools.combinations_with_replacement(range(5), 2):
         pair = some.representations[a], some.representations[b]
         if (a < 2) == (b < 2):
@@ -139,16 +141,18 @@ def test_only_the_layer_pairs_asked_for():
                 some.scatter(*pair)
 
 
-_update, _merge, _pilot_mean = map(jax.jit, (moments.update, moments.merge, moments.pilot_mean))
+_update, _merge, _reference_mean = map(
+    jax.jit, (moments.update, moments.merge, moments.reference_mean)
+)
 
 
 def random_state(seed: int, rows: int = 40) -> moments.Moments:
-    """A state of at most 40 rows, all with one pilot."""
+    """A state of at most 40 rows, all with one reference shift."""
     blocks, first = (
         tuple(jnp.asarray(x, jnp.float32) for x in draw(40, k, 0.3)) for k in (seed, 0)
     )
-    pilot = _pilot_mean(first, jnp.int32(9))
-    return _update(moments.with_pilot(moments.zero(STREAMS), pilot), blocks, jnp.int32(rows))
+    reference = _reference_mean(first, jnp.int32(9))
+    return _update(moments.with_reference(moments.zero(SHAPES), reference), blocks, jnp.int32(rows))
 
 
 def values(state: moments.Moments) -> list[np.ndarray]:
@@ -169,7 +173,7 @@ def assert_same(a: moments.Moments, b: moments.Moments, rtol: float = 1e-12) -> 
 @settings(deadline=None, max_examples=20)
 def test_merge_is_a_commutative_monoid(parts):
     a, b, c = (random_state(seed, rows) for seed, rows in parts)
-    empty = moments.with_pilot(moments.zero(STREAMS), a.pilot)
+    empty = moments.with_reference(moments.zero(SHAPES), a.reference)
     assert_same(_merge(a, empty), a, 0)
     assert_same(_merge(empty, a), a, 0)
     assert_same(_merge(a, b), _merge(b, a))
@@ -206,13 +210,13 @@ def test_two_sum_is_exact_when_compiled():
 
 
 def test_float32_sums_keep_their_digits_over_many_updates():
-    """3000 updates at mean/std = 30: lost digits and pilot both matter (plain sums: 1e-4)."""
+    """3000 updates at mean/std = 30: lost digits and reference shift both matter (plain sums: 1e-4)."""
     rng = np.random.default_rng(0)
     size, width, updates = 64, 6, 3000
     base = rng.standard_normal((1, size, width)) @ rng.standard_normal((width, width)) + 30
     block = base.astype(np.float32)
-    pilot = moments.pilot_mean((jnp.asarray(block[:, :5]),), jnp.int32(5))
-    state = moments.with_pilot(moments.zero((ModelShape(1, width),)), pilot)
+    reference = moments.reference_mean((jnp.asarray(block[:, :5]),), jnp.int32(5))
+    state = moments.with_reference(moments.zero((ModelShape(1, width),)), reference)
     update = jax.jit(moments.update, donate_argnums=0)
     for _ in range(updates):
         state = update(state, (jnp.asarray(block),), jnp.int32(size))
@@ -240,18 +244,18 @@ def test_a_constant_neuron_is_dead_and_nothing_else_is():
 
 
 def test_update_compiles_once():
-    statistic = MomentsAccumulator(STREAMS, 16)
+    statistic = MomentsAccumulator(SHAPES, 16)
     before = moments_accumulator._update._cache_size()
     for length in (5, 40, 3, 3, 60):
         piece = tuple(jnp.asarray(x[:, None], jnp.float32) for x in draw(length))
         statistic.append(piece, np.arange(length))
     assert statistic.rows == 111
-    statistic.finish()
+    statistic.result().finish()
     assert moments_accumulator._update._cache_size() == before + 1
 
 
 def test_tiles_hold_every_pair_once():
-    tiles = moments.all_tiles(STREAMS)
+    tiles = moments.all_tiles(SHAPES)
     pairs = [(t.a, l, t.b, m) for t in tiles for l, m in t.pairs]
     assert len(pairs) == len(set(pairs)) == 5 * 6 // 2
     assert all((a, l) <= (b, m) for a, l, b, m in pairs)

@@ -1,4 +1,4 @@
-"""Merging states with different pilots, against one state over all the rows."""
+"""Merging states with different reference shifts, against one state over all the rows."""
 
 import dataclasses
 
@@ -14,58 +14,58 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.measures import MEASURES
 from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.statistics import moments, moments_merge
-from speechsim_jax.statistics.moments import ModelShape, Moments, Pilot, Tile
+from speechsim_jax.statistics.moments import ModelShape, Moments, Reference, Tile
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 from speechsim_jax.statistics.moments_merge import merge_states, rebase
-from tests.statistics.test_moments import STREAMS, assert_matches, draw
+from tests.statistics.test_moments import SHAPES, assert_matches, draw
 
 ROOM = 40
-_update, _pilot_mean = jax.jit(moments.update), jax.jit(moments.pilot_mean)
+_update, _reference_mean = jax.jit(moments.update), jax.jit(moments.reference_mean)
 
 
 def state_of(
     data: list[np.ndarray],
-    pilot: list[np.ndarray] | None = None,
+    reference: list[np.ndarray] | None = None,
     dtype: str = "float64",
     tiles: tuple[Tile, ...] | None = None,
 ) -> Moments:
-    """The state of the rows [layer, row, neuron] of each stream; their own pilot unless given."""
-    streams = tuple(ModelShape(len(x), x.shape[2]) for x in data)
+    """The state of the rows [layer, row, neuron] of each stream; their own reference shift unless given."""
+    shapes = tuple(ModelShape(len(x), x.shape[2]) for x in data)
     rows = data[0].shape[1]
     with x64(dtype == "float64"):
-        state = moments.zero(streams, tiles, dtype)
-        if pilot is not None:
-            state = moments.with_pilot(state, whole(pilot))
+        state = moments.zero(shapes, tiles, dtype)
+        if reference is not None:
+            state = moments.with_reference(state, whole(reference))
         for start in range(0, rows, ROOM):
             block = [x[:, start : start + ROOM] for x in data]
             block = [np.pad(x, ((0, 0), (0, ROOM - x.shape[1]), (0, 0))) for x in block]
             block = tuple(jnp.asarray(x, dtype) for x in block)
             valid = jnp.asarray(min(ROOM, rows - start), jnp.int32)
-            if pilot is None and start == 0:
-                state = moments.with_pilot(state, _pilot_mean(block, valid))
+            if reference is None and start == 0:
+                state = moments.with_reference(state, _reference_mean(block, valid))
             state = _update(state, block, valid)
         return state
 
 
-def whole(pilot: list[np.ndarray]) -> Pilot:
-    """A pilot without rounding: nothing is lost behind it."""
-    return tuple(np.stack([p, np.zeros_like(p)]) for p in pilot)
+def whole(reference: list[np.ndarray]) -> Reference:
+    """A reference shift without rounding: nothing is lost behind it."""
+    return tuple(np.stack([p, np.zeros_like(p)]) for p in reference)
 
 
 def whole_numbers(rng: np.random.Generator, rows: int, size: int) -> list[np.ndarray]:
     """Rows of integers, as floats: sums of these are exact in float64."""
-    return [rng.integers(-size, size, (s.layers, rows, s.neurons)).astype(float) for s in STREAMS]
+    return [rng.integers(-size, size, (s.layers, rows, s.neurons)).astype(float) for s in SHAPES]
 
 
-def whole_pilot(rng: np.random.Generator, size: int = 300) -> list[np.ndarray]:
-    """A pilot of integers, far from the mean of the rows."""
+def whole_reference(rng: np.random.Generator, size: int = 300) -> list[np.ndarray]:
+    """A reference shift of integers, far from the mean of the rows."""
     return [x[:, 0] for x in whole_numbers(rng, 1, size)]
 
 
 def assert_equal(a: Moments, b: Moments) -> None:
     """The same numbers, digit by digit, but for energies that b does not have."""
     assert moments.count_of(a) == moments.count_of(b)
-    for x, y in zip(a.pilot, b.pilot):
+    for x, y in zip(a.reference, b.reference):
         np.testing.assert_array_equal(x, y)
     for x, y in zip(jax.tree.leaves(a.sums), jax.tree.leaves(b.sums)):
         np.testing.assert_array_equal(x, y)
@@ -74,10 +74,10 @@ def assert_equal(a: Moments, b: Moments) -> None:
 @given(st.integers(0, 2**32), st.integers(1, ROOM))
 @settings(deadline=None, max_examples=40)
 def test_rebasing_is_exact_on_whole_numbers(seed, rows):
-    """Every formula, with no room for rounding: pilots 30 times further out than the rows."""
+    """Every formula, with no room for rounding: reference shifts 30 times further out than the rows."""
     rng = np.random.default_rng(seed)
     data = whole_numbers(rng, rows, 10)
-    old, new = whole_pilot(rng), whole_pilot(rng)
+    old, new = whole_reference(rng), whole_reference(rng)
     moved = rebase(state_of(data, old), whole(new))
     assert_equal(moved, moments_merge.on_host(state_of(data, new)))
 
@@ -85,15 +85,15 @@ def test_rebasing_is_exact_on_whole_numbers(seed, rows):
 @given(st.data(), st.integers(0, 2**32), st.integers(1, 5))
 @settings(deadline=None, max_examples=15)
 def test_merging_in_any_tree_is_exact_on_whole_numbers(data, seed, parts):
-    """States of 0 or more rows, each with a pilot of its own, joined two by two in any order."""
+    """States of 0 or more rows, each with a reference shift of its own, joined two by two in any order."""
     rng = np.random.default_rng(seed)
     pieces = [whole_numbers(rng, data.draw(st.integers(0, ROOM)), 10) for _ in range(parts)]
-    states = [state_of(piece, whole_pilot(rng)) for piece in pieces]
+    states = [state_of(piece, whole_reference(rng)) for piece in pieces]
     while len(states) > 1:
         i, j = data.draw(st.permutations(range(len(states))))[:2]
         joined = merge_states([states[i], states[j]])
         states = [state for k, state in enumerate(states) if k not in (i, j)] + [joined]
-    target = whole_pilot(rng)
+    target = whole_reference(rng)
     union = [np.concatenate(parts, axis=1) for parts in zip(*pieces)]
     assert_equal(rebase(states[0], whole(target)), moments_merge.on_host(state_of(union, target)))
 
@@ -103,7 +103,7 @@ def test_merging_in_any_tree_is_exact_on_whole_numbers(data, seed, parts):
 def test_merged_states_match_the_whole_array(seed, lengths):
     """Rows whose mean drifts from job to job; 1e-12 of what the same rows give in one state."""
     rng = np.random.default_rng(seed)
-    drift = [rng.standard_normal((s.layers, 1, s.neurons)) for s in STREAMS]
+    drift = [rng.standard_normal((s.layers, 1, s.neurons)) for s in SHAPES]
     pieces = [
         [x + 2 * k * d for x, d in zip(draw(length, seed % 1000 + k), drift)]
         for k, length in enumerate(lengths)
@@ -158,10 +158,10 @@ def test_scores_do_not_know_that_the_jobs_were_two(dtype):
 
 def test_a_state_of_no_rows_is_the_identity():
     rng = np.random.default_rng(0)
-    state = state_of(whole_numbers(rng, 30, 10), whole_pilot(rng))
+    state = state_of(whole_numbers(rng, 30, 10), whole_reference(rng))
     with x64(True):
-        empty = moments.zero(STREAMS, dtype="float64")
-        elsewhere = moments.with_pilot(empty, state_of(whole_numbers(rng, 1, 10)).pilot)
+        empty = moments.zero(SHAPES, dtype="float64")
+        elsewhere = moments.with_reference(empty, state_of(whole_numbers(rng, 1, 10)).reference)
     for states in ([empty, state], [state, empty], [elsewhere, state, empty], [state]):
         assert_equal(merge_states(states), moments_merge.on_host(state))
     assert moments.count_of(merge_states([empty, elsewhere])) == 0
@@ -180,9 +180,9 @@ def test_pairs_in_no_tile_have_no_energies():
     tiles = (Tile(0, 0, ((0, 0), (1, 1))), Tile(0, 1, ((0, 2),)), Tile(1, 1, ((2, 2),)))
     pieces = [whole_numbers(rng, 20, 10) for _ in range(2)]
     union = [np.concatenate(parts, axis=1) for parts in zip(*pieces)]
-    pilots = [whole_pilot(rng) for _ in range(2)]
-    merged = merge_states([state_of(x, p, tiles=tiles) for x, p in zip(pieces, pilots)])
-    expected = moments_merge.on_host(state_of(union, pilots[0], tiles=tiles))
+    references = [whole_reference(rng) for _ in range(2)]
+    merged = merge_states([state_of(x, p, tiles=tiles) for x, p in zip(pieces, references)])
+    expected = moments_merge.on_host(state_of(union, references[0], tiles=tiles))
     for x, y in zip(merged.sums.cross, expected.sums.cross):
         np.testing.assert_array_equal(x, y)
     held = np.zeros((5, 5), bool)

@@ -16,7 +16,7 @@ from speechsim_jax.statistics.accumulator import BatchRows
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.sample import Sample, SampleAccumulator
 
-STREAMS = (ModelShape(2, 3), ModelShape(1, 5))
+SHAPES = (ModelShape(2, 3), ModelShape(1, 5))
 LENGTHS = {"a": 31, "b/x.flac": 17, "b/y.flac": 40, "\udce9.wav": 12}
 FRAMES = 40  # of a padded batch
 
@@ -29,13 +29,13 @@ def states(id_: str, length: int) -> list[np.ndarray]:
         frame[None, :, None]
         + np.linspace(0, 0.4, s.neurons, dtype=np.float32)
         + 0.5 * np.arange(s.layers, dtype=np.float32)[:, None, None]
-        for s in STREAMS
+        for s in SHAPES
     ]
 
 
 def batch_of(ids: tuple[str, ...]) -> tuple[tuple[jnp.ndarray, ...], BatchRows]:
     """Two utterances (or one and a filler row) padded to one shape, with what names their rows."""
-    hidden = [np.full((s.layers, 2, FRAMES, s.neurons), np.nan, np.float32) for s in STREAMS]
+    hidden = [np.full((s.layers, 2, FRAMES, s.neurons), np.nan, np.float32) for s in SHAPES]
     for row, id_ in enumerate(ids):
         for padded, own in zip(hidden, states(id_, LENGTHS[id_])):
             padded[:, row, : own.shape[1]] = own
@@ -45,17 +45,17 @@ def batch_of(ids: tuple[str, ...]) -> tuple[tuple[jnp.ndarray, ...], BatchRows]:
         utterance=np.repeat(np.arange(len(ids)), counts),
         number=np.concatenate([np.arange(n) for n in counts]),
         ids=ids,
-        wholes=ids,
+        utterances=ids,
     )
     return tuple(map(jnp.asarray, hidden)), rows
 
 
 def sampled(ids: tuple[str, ...], size: int, seed: int = 0, together: int = 2) -> Sample:
     """The sample of these utterances in this order, `together` in a batch."""
-    stream = SampleAccumulator(STREAMS, size, seed)
+    stream = SampleAccumulator(SHAPES, size, seed)
     for start in range(0, len(ids), together):
         stream.append(*batch_of(ids[start : start + together]))
-    return stream.finish()
+    return stream.result()
 
 
 def assert_same(a: Sample, b: Sample) -> None:
@@ -115,7 +115,7 @@ def test_order_and_batches_do_not_matter(order, together, size):
 def test_merge_is_a_commutative_idempotent_monoid(cut, size):
     a, b, c = (sampled(tuple(part), size) for part in (cut[:1], cut[1:2], cut[2:]))
     whole = sampled(tuple(LENGTHS), size)
-    merge, zero = sample.merge_samples, sample.zero(STREAMS, size)
+    merge, zero = sample.merge_samples, sample.zero(SHAPES, size)
     assert_same(merge(a, zero), a)
     assert_same(merge(zero, a), a)
     assert_same(merge(a, b), merge(b, a))
@@ -125,17 +125,17 @@ def test_merge_is_a_commutative_idempotent_monoid(cut, size):
 
 
 def test_samples_of_other_sizes_or_seeds_do_not_merge():
-    for other in (sample.zero(STREAMS, 9), sample.zero(STREAMS, 8, seed=1)):
+    for other in (sample.zero(SHAPES, 9), sample.zero(SHAPES, 8, seed=1)):
         with pytest.raises(UserError, match="sample_frames and seed"):
-            sample.merge_samples(sample.zero(STREAMS, 8), other)
+            sample.merge_samples(sample.zero(SHAPES, 8), other)
 
 
 def test_a_piece_has_its_own_keys_but_its_utterance_s_name():
     hidden, rows = batch_of(("a", "b/x.flac"))
-    pieces = dataclasses.replace(rows, ids=("u#0", "u#1"), wholes=("u", "u"))
-    stream = SampleAccumulator(STREAMS, 100)
+    pieces = dataclasses.replace(rows, ids=("u#0", "u#1"), utterances=("u", "u"))
+    stream = SampleAccumulator(SHAPES, 100)
     stream.append(hidden, pieces)
-    got = stream.finish()
+    got = stream.result()
     assert set(got.utterances) == {"u"}
     assert len(got.keys) == 48
     assert {int(k) for k in got.keys} == {
@@ -164,11 +164,11 @@ def test_draws_uniformly_and_anew_with_each_seed():
 
 def test_memory_is_bounded_and_one_gather_is_compiled():
     before = sample._take._cache_size()
-    stream = SampleAccumulator(STREAMS, 16)
+    stream = SampleAccumulator(SHAPES, 16)
     for order in itertools.permutations(LENGTHS):
         for start in (0, 2):
             stream.append(*batch_of(order[start : start + 2]))
             assert len(stream._coming) <= 1
     assert sum(x.nbytes for x in stream._rows) == 16 * (2 * 3 + 5) * 4
     assert sample._take._cache_size() <= before + 1
-    assert len(stream.finish().keys) == 16
+    assert len(stream.result().keys) == 16

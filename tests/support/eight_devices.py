@@ -31,7 +31,7 @@ from speechsim_jax.statistics.sample import SampleAccumulator
 from tests.models.test_parity import fixture
 from tests.statistics.test_moments import assert_matches
 
-STREAMS = (ModelShape(2, 8), ModelShape(3, 4))
+SHAPES = (ModelShape(2, 8), ModelShape(3, 4))
 SIZE = 16
 FRAMES = 12
 # Frames of eight utterances in three batches; 0 is a filler.
@@ -56,7 +56,7 @@ def data() -> list[np.ndarray]:
         rng.standard_normal((s.layers, 24, FRAMES, s.neurons))
         + np.einsum("bfs,lsn->lbfn", shared, rng.standard_normal((s.layers, 3, s.neurons)))
         + 3 * rng.standard_normal((s.layers, 1, 1, s.neurons))
-        for s in STREAMS
+        for s in SHAPES
     ]
     inside = np.arange(FRAMES) < np.ravel(LENGTHS)[:, None]
     return [np.where(inside[..., None], x, np.nan).astype(np.float32) for x in found]
@@ -84,7 +84,7 @@ def add(statistic: MomentsAccumulator, mesh: Mesh, batches, whole=None) -> Momen
 
 
 def new(text: str, dtype: str = "float32") -> MomentsAccumulator:
-    return MomentsAccumulator(STREAMS, SIZE, dtype, mesh=mesh_of(text))
+    return MomentsAccumulator(SHAPES, SIZE, dtype, mesh=mesh_of(text))
 
 
 def leaves(statistic: MomentsAccumulator) -> list[np.ndarray]:
@@ -95,7 +95,7 @@ def leaves(statistic: MomentsAccumulator) -> list[np.ndarray]:
 def test_every_sum_is_that_of_all_rows(mesh):
     statistic = add(new(mesh), mesh_of(mesh), range(3))
     assert statistic.rows == sum(map(sum, LENGTHS))
-    assert_matches(statistic.finish(), valid_rows(data()), 1e-6)
+    assert_matches(statistic.result().finish(), valid_rows(data()), 1e-6)
 
 
 @pytest.mark.parametrize("mesh", ["data:8", "data:4,feature:2"])
@@ -103,18 +103,18 @@ def test_a_constant_neuron_is_dead_on_every_device(mesh):
     whole = [x.copy() for x in data()]
     whole[0][0, ..., 2] = 0.1
     whole[1][1, ..., 0] = -1234.567
-    # The first device has no valid row when the pilot is made.
+    # The first device has no valid row when the reference shift is made.
     statistic = new(mesh)
     hidden = hidden_of(1, mesh_of(mesh), whole)
     statistic.append(hidden, positions_of(1)[5:])
-    finished = add(statistic, mesh_of(mesh), [0, 2], whole).finish()
+    finished = add(statistic, mesh_of(mesh), [0, 2], whole).result().finish()
     dead = [
         np.flatnonzero(~representation.live).tolist() for representation in finished.representations
     ]
     assert dead == [[2], [], [], [0], []]
-    assert np.asarray(finished.parts[0].state.pilot[0], np.float64)[:, 0, 2].sum() == np.float32(
-        0.1
-    )
+    assert np.asarray(finished.parts[0].state.reference[0], np.float64)[
+        :, 0, 2
+    ].sum() == np.float32(0.1)
 
 
 def collectives_of(function: Callable, *arguments: Any) -> set[Collective]:
@@ -136,9 +136,9 @@ def test_devices_gather_rows_along_feature_and_nothing_else():
         assert found == {Collective("all-gather", group) for group in groups}
         hidden, source = hidden_of(0, mesh_of(text), data()), np.zeros(8 * SIZE, np.int32)
         assert collectives_of(device.pack, buffers, hidden, source) == set()
-        # The pilot is made once: sums over all devices, and rows stay where they are.
+        # The reference shift is made once: sums over all devices, and rows stay where they are.
         valid = np.ones(8, np.int32)
-        found = collectives_of(lambda buffers: device.pilot_mean(buffers, valid), buffers)
+        found = collectives_of(lambda buffers: device.reference_mean(buffers, valid), buffers)
         assert found == {Collective("all-reduce", (tuple(range(8)),))}
 
 
@@ -150,11 +150,11 @@ def test_the_same_update_under_pmap():
     )
     buffers, valid = statistic._buffers, np.array(statistic._fills, np.int32)
     assert valid.min() > 0
-    pilot = tuple(map(np.asarray, device.pilot_mean(buffers, valid)))
-    empty = moments.with_pilot(device.zero(STREAMS, None, "float32"), pilot)
+    reference = tuple(map(np.asarray, device.reference_mean(buffers, valid)))
+    empty = moments.with_reference(device.zero(SHAPES, None, "float32"), reference)
     found = device.update(empty, buffers, valid)
 
-    numbers, structure = jax.tree.flatten(moments.with_pilot(moments.zero(STREAMS), pilot))
+    numbers, structure = jax.tree.flatten(moments.with_reference(moments.zero(SHAPES), reference))
     numbers = [np.asarray(x) for x in numbers]
     apart = [np.asarray(x).reshape(len(x), 8, SIZE, -1).swapaxes(0, 1) for x in buffers]
 
@@ -185,12 +185,12 @@ def test_state_and_buffers_are_written_over():
 def test_bytes_of_every_device(mesh):
     statistic = new(mesh)
     feature = mesh_of(mesh).shape["feature"]
-    neurons = [s.layers * s.neurons for s in STREAMS]
+    neurons = [s.layers * s.neurons for s in SHAPES]
     pairs = sum(
-        len(t.pairs) * STREAMS[t.a].neurons // feature * STREAMS[t.b].neurons
-        for t in moments.all_tiles(STREAMS)
+        len(t.pairs) * SHAPES[t.a].neurons // feature * SHAPES[t.b].neurons
+        for t in moments.all_tiles(SHAPES)
     )
-    representations = sum(s.layers for s in STREAMS)
+    representations = sum(s.layers for s in SHAPES)
     small = sum(neurons) * (1 + representations) + representations + representations**2
     numbers = 2 * (pairs + small) + 2 * sum(neurons) + 2 + SIZE * sum(neurons)
     held = dict.fromkeys(mesh_of(mesh).devices.flat, 0)
@@ -248,7 +248,7 @@ def test_going_on_elsewhere(before, after, first):
     again.restore(statistic.snapshot())
     assert again.rows == statistic.rows
     add(again, mesh_of(after), [b for b in range(3) if b not in first])
-    assert_matches(again.finish(), valid_rows(data()), 1e-6)
+    assert_matches(again.result().finish(), valid_rows(data()), 1e-6)
 
 
 def test_lost_digits_survive_another_mesh():
@@ -268,7 +268,7 @@ def test_what_a_stream_cannot_do_is_refused():
         MomentsAccumulator((ModelShape(1, 6),), SIZE, mesh=mesh_of("data:2,feature:4"))
     taken = new("data:8").snapshot()
     for other in (
-        MomentsAccumulator(STREAMS[:1], SIZE, mesh=mesh_of("data:8")),
+        MomentsAccumulator(SHAPES[:1], SIZE, mesh=mesh_of("data:8")),
         new("data:8", "float64"),
     ):
         with pytest.raises(UserError, match="the snapshot is of other models"):
@@ -340,17 +340,17 @@ def test_attention():
 def test_the_sample_depends_neither_on_the_devices_nor_on_a_rest():
     samples = []
     for text in ("data:1", "data:8"):
-        statistic = SampleAccumulator(STREAMS, 20)
+        statistic = SampleAccumulator(SHAPES, 20)
         for batch in range(3):
             if batch == 2:
-                taken, statistic = statistic.snapshot(), SampleAccumulator(STREAMS, 20)
+                taken, statistic = statistic.snapshot(), SampleAccumulator(SHAPES, 20)
                 statistic.restore(taken)
             positions = positions_of(batch)
             utterance, number = np.divmod(positions, FRAMES)
             ids = tuple(f"{batch}.{i}" for i in range(8))
             rows = BatchRows(positions, utterance, number, ids, ids)
             statistic.append(hidden_of(batch, mesh_of(text), data()), rows)
-        samples.append(statistic.finish())
+        samples.append(statistic.result().finish())
     assert len(set(samples[0].keys)) == 20
     assert list(samples[0].utterances) == list(samples[1].utterances)
     for a, b in zip(samples[0].rows, samples[1].rows):
@@ -359,7 +359,7 @@ def test_the_sample_depends_neither_on_the_devices_nor_on_a_rest():
     for a, whole in zip(samples[0].rows, data()):
         np.testing.assert_array_equal(a, whole[:, utterance, samples[0].numbers])
     with pytest.raises(UserError, match="sample_frames or seed"):
-        SampleAccumulator(STREAMS, 20, seed=1).restore(taken)
+        SampleAccumulator(SHAPES, 20, seed=1).restore(taken)
 
 
 def test_forward_passes_run_apart():

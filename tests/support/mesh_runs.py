@@ -94,7 +94,7 @@ def main(checkpoints: str) -> None:
     saved = {"checkpoint_dir": checkpoints}
     with unittest.mock.patch.object(accumulators.Accumulators, "append", dies):
         try:
-            run(mesh="data:2,feature:4", checkpoint_minutes=0, **saved)
+            run(mesh="data:2,feature:4", checkpoint_every=0, **saved)
         except Killed:
             report["broken off"] = len(heard)
     report["gone on"] = against_one(run(mesh="data:4", **saved))

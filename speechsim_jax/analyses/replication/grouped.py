@@ -19,6 +19,7 @@ import tqdm.auto
 
 import speechsim_jax as ss
 from speechsim_jax.audio.corpus import Corpus
+from speechsim_jax.comparison.job_record import is_complete
 from speechsim_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def run(
         bar = tqdm.auto.tqdm(total=total, desc=folder.name, unit="step", disable=not given.progress)
         with bar:
             for number, statistics in zip(numbers, kept):
-                if not (statistics / "job.json").exists():
+                if not is_complete(statistics):
                     _hear(encoders, given, number, statistics)
                 bar.update()
             for left_out, place in enumerate(places):
@@ -83,7 +84,7 @@ def _hear(
         note=given.note,
         progress=False,
         checkpoint_dir=statistics.with_name("checkpoints"),
-        checkpoint_minutes=given.checkpoint_minutes,
+        checkpoint_every=given.checkpoint_minutes,
         device_memory_gb=given.device_memory_gb,
         keep_statistics=statistics,
         **given.settings,

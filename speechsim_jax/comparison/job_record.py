@@ -1,0 +1,70 @@
+"""What a job states about its stored statistics, for `merge`.
+
+job.json        representations, settings, measures, id and digest of each utterance
+pass-1/, ...    the statistics of each of its passes (`statistics.store`)
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from speechsim_jax.errors import UserError
+from speechsim_jax.measures.registry import MeasureSelection
+from speechsim_jax.results.result import RepresentationName
+
+_RECORD = "job.json"
+_FORMAT = 2
+
+
+def new_folder(path: str | Path) -> Path:
+    """Where statistics may be written; raises UserError if a complete job's are there."""
+    folder = Path(path).expanduser()
+    if (folder / _RECORD).exists():
+        raise UserError(f"{folder} holds the statistics of a job already; choose another folder")
+    return folder
+
+
+def write_record(
+    folder: Path,
+    names: Sequence[RepresentationName],
+    selection: MeasureSelection,
+    passes: int,
+    digests: Sequence[Sequence[str]],
+    attributes: dict[str, Any],
+) -> None:
+    """Write the record that makes the statistics complete; raises UserError if it cannot be."""
+    record = {
+        "format": _FORMAT,
+        "representations": [[name.model, name.layer] for name in names],
+        "measures": list(selection.names),
+        "passes": passes,
+        "utterances": [list(entry) for entry in digests],
+        "attributes": attributes,
+    }
+    try:
+        (folder / _RECORD).write_text(json.dumps(record))
+    except OSError as error:
+        raise UserError(f"statistics cannot be written to {folder}: {error.strerror}") from error
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a job; raises UserError if there is none that this version can read."""
+    try:
+        record = json.loads((folder / _RECORD).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} holds no {_RECORD}: expected a folder of compare(keep_statistics=...), "
+            "complete"
+        ) from error
+    if record.get("format") != _FORMAT:
+        raise UserError(
+            f"{folder}: stored statistics of format {record.get('format')}, not {_FORMAT}; run the "
+            "comparison again with this version"
+        )
+    return record
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds the statistics of a complete job."""
+    return (folder / _RECORD).exists()
