@@ -73,7 +73,12 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> None:
       name: one of `COMMANDS`.
       argv: its flags (default: the arguments of the process).
     """
-    run_module(importlib.import_module(f"speechsim_jax.commands.{name}"), argv)
+    run_module(load(name), argv)
+
+
+def load(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"speechsim_jax.commands.{name}")
 
 
 def run_module(module: ModuleType, argv: Sequence[str] | None = None) -> None:

@@ -124,8 +124,9 @@ def run(config: Config) -> Outcome:
         file = new_workdir(config.workdir, config.overwrite, name) / name
     with log_to(file.parent, config.progress) if file else contextlib.nullcontext():
         inputs.check_models(config.models, config.revision)
-        corpus, left_out = _spoken(inputs.open_audio(config.audio))
+        corpus = inputs.open_audio(config.audio)
         inputs.log_start(config.models, corpus)
+        corpus, left_out = _spoken(corpus)
 
         import speechsim_jax as ss
         from speechsim_jax.audio import selection

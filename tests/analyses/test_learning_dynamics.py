@@ -16,6 +16,7 @@ from speechsim_jax.commands import dynamics as script
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
+from speechsim_jax.settings import Output, Settings
 
 STEPS, LAYERS = (10, 20, 40), (0, 1, 2)
 
@@ -108,8 +109,8 @@ def audio(tmp_path_factory) -> Path:
 def finished(tmp_path_factory, pretraining, audio):
     workdir = tmp_path_factory.mktemp("runs") / "dynamics"
     config = script.Config(
-        str(pretraining), str(audio), str(workdir), note="tiny",
-        settings={"rows_per_update": 128, "batch_seconds": 3},
+        str(pretraining), str(audio), str(workdir), output=Output(note="tiny"),
+        settings=Settings(rows_per_update=128, batch_seconds=3),
     )  # fmt: skip
     return config, script.run(config)
 
@@ -130,7 +131,7 @@ def test_script_writes_everything(finished):
     assert sorted(path.name for path in (workdir / "figures").iterdir()) == sorted(kinds)
     assert (workdir / "figures" / kinds[1]).read_bytes().startswith(b"%PDF")
     told = json.loads((workdir / "config.json").read_text())
-    assert told["config"]["note"] == "tiny" and len(told["final"]["sha256"]) == 64
+    assert told["config"]["output"]["note"] == "tiny" and len(told["final"]["sha256"]) == 64
     assert "layer 2" in found.table("svcca")
 
 
@@ -150,7 +151,7 @@ def test_script_goes_on(finished, monkeypatch):
     np.testing.assert_array_equal(again.scores["svcca"], found.scores["svcca"])
     with pytest.raises(ss.UserError, match="other measures"):
         script.run(dataclasses.replace(config, resume=True, measures=("lincka",)))
-    with pytest.raises(ss.UserError, match="pass --resume to go on, or --overwrite"):
+    with pytest.raises(ss.UserError, match="--resume"):
         script.run(config)
 
 

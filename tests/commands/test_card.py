@@ -17,8 +17,8 @@ from speechsim_jax.models.save import save_folder
 from speechsim_jax.training import recipe, records
 from speechsim_jax.training.data.splits import Split, open_split
 from speechsim_jax.training.optimiser import AdamW
-from tests.analyses.test_learning_dynamics import CONFIG
-from tests.commands.test_probe import ended
+from tests.support.commands import assert_mistake, call
+from tests.support.tiny_encoders import CONFIG
 
 LICENCE = "CC BY 4.0 (Talks, (c) 2001 A. Speaker)"
 TOLD = {
@@ -286,11 +286,11 @@ def test_probed_card(contrastive, tmp_path):
 
 
 def test_command_line(contrastive, capsys):
-    code, out, err = ended(
-        capsys, card.main, f"--trained={contrastive.trained}", f"--corpus={contrastive.corpus[0]}",
+    ended = call(
+        capsys, "card", f"--trained={contrastive.trained}", f"--corpus={contrastive.corpus[0]}",
         f"--workdir={contrastive.workdir}",
     )  # fmt: skip
-    assert (code, out, err) == (0, f"written: {contrastive.workdir}/README.md\n", "")
+    assert ended == (0, f"written: {contrastive.workdir}/README.md\n", [])
 
 
 @pytest.mark.parametrize(
@@ -300,8 +300,8 @@ def test_command_line(contrastive, capsys):
         ({"trained": "{tmp}"}, "has no training.json; expected the model of a finished training"),
         ({"licence": "made"}, "--licence=made: expected CORPUS=LICENCE"),
         ({"began_with": "{tmp}"}, "was not fine-tuned; --began_with names"),
-        ({"steps": "3"}, "--steps is not for a card"),
-        ({"levels": "neuron"}, "--levels is not for a card"),
+        ({"steps": "3"}, "'steps'"),
+        ({"levels": "neuron"}, "'levels'"),
         ({"corpus": "{made}"}, "bob"),
         ({"probe": "{tmp}/no.json"}, "no.json: cannot be read"),
     ],
@@ -313,6 +313,4 @@ def test_mistakes(given, words, contrastive, corpora, tmp_path, capsys):
     }  # fmt: skip
     places = {"tmp": tmp_path, "made": corpora / "made" / "manifest.tsv"}
     arguments = [f"--{name}={value.format(**places)}" for name, value in values.items() if value]
-    code, _, err = ended(capsys, card.main, *arguments)
-    last = err.splitlines()[-1]
-    assert code == 2 and last.startswith("error: ") and words in last
+    assert_mistake(call(capsys, "card", *arguments), words)
