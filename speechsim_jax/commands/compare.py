@@ -62,6 +62,9 @@ class Config:
     figure_formats: tuple[str, ...] = flags.figure_formats()
     figure_style: str = flags.figure_style()
 
+    def __post_init__(self) -> None:
+        flags.check_figures(self.figure_formats, self.figure_style)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Others:
@@ -89,7 +92,6 @@ def run(config: Config) -> SimilarityResult:
     Raises:
       UserError: whatever is wrong with the configuration, the models or the audio.
     """
-    flags.check_figures(config.figure_formats, config.figure_style)
     # What is left of a run that was killed at its very end may be written over.
     unfinished = config.resume and Path(config.workdir, "checkpoints").exists()
     workdir = new_workdir(config.workdir, config.overwrite or unfinished)

@@ -42,11 +42,11 @@ def use_compilation_cache(folder: str | None = None) -> None:
         return
     # A full disk: jax warns for every program that it cannot write.
     warnings.filterwarnings("ignore", message=".*persistent compilation cache")
-    if _cpu_only():
-        # The CPU's loader reports an error for each program that it reads, on the very machine
-        # that has compiled it: the tuning options prefer-no-gather and prefer-no-scatter are no
-        # features of a processor.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # The CPU's loader reports an error for each program that it reads, on the very machine that has
+    # compiled it: the tuning options prefer-no-gather and prefer-no-scatter are not features of a
+    # processor. "1" is what jax sets, in the environment of child processes too.
+    if _cpu_only() and os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     _configure(
         jax_compilation_cache_dir=str(path),
         jax_persistent_cache_min_compile_time_secs=0.0,

@@ -48,6 +48,9 @@ class Config:
     figure_style: str = flags.figure_style()
     progress: bool = flags.progress()
 
+    def __post_init__(self) -> None:
+        flags.check_figures(self.figure_formats, self.figure_style)
+
 
 def write_speech(folder: Path) -> Path:
     """Eight minutes of speech, six voices at two pitches each; returns its manifest."""
@@ -65,7 +68,6 @@ def write_speech(folder: Path) -> Path:
 
 def run(config: Config) -> replicate.Outcome:
     """Have the speech read, then test the paper's claims on it. Raises UserError."""
-    flags.check_figures(config.figure_formats, config.figure_style)
     workdir = new_workdir(config.workdir, overwrite=True)
     audio = write_speech(workdir / "speech")
     return replicate.run(

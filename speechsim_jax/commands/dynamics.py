@@ -1,4 +1,4 @@
-"""Learning dynamics: the layers of checkpoints along pretraining against the final model.
+"""Learning dynamics: layers of checkpoints along pretraining against the final model.
 
     speechsim dynamics --run=runs/contrastive_s --audio=speech/ --workdir=runs/dynamics
 

@@ -46,6 +46,9 @@ class Config:
     figure_formats: tuple[str, ...] = flags.figure_formats()
     figure_style: str = flags.figure_style()
 
+    def __post_init__(self) -> None:
+        flags.check_figures(self.figure_formats, self.figure_style)
+
 
 def run(config: Config) -> SimilarityResult:
     """Merge, save and draw.
@@ -56,7 +59,6 @@ def run(config: Config) -> SimilarityResult:
     Raises:
       UserError: a job without statistics, jobs that do not belong together, or a bad workdir.
     """
-    flags.check_figures(config.figure_formats, config.figure_style)
     workdir = new_workdir(config.workdir, config.overwrite)
     statistics = workdir / "statistics"
     folders = [Path(job) / "statistics" for job in config.jobs]
@@ -88,9 +90,14 @@ def define_flags() -> FlagValues:
     return flags.define(Config, flags.Terminal)
 
 
+def config_from_flags(values: FlagValues) -> Config:
+    """The flags as a Config; raises UserError for what is missing or malformed."""
+    return flags.from_flags(values, Config, output=flags.output(values))
+
+
 def main(values: FlagValues) -> None:
     """Run from the flags and print the summary."""
-    config = flags.from_flags(values, Config, output=flags.output(values))
+    config = config_from_flags(values)
     result = run(config)
     print(result.summary())
     print(f"\nwritten: {Path(config.workdir, 'result.nc')}, report.html and figures next to it")

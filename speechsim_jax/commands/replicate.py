@@ -1,4 +1,4 @@
-"""The whole analysis of El Kheir et al. 2024 (arXiv 2406.16099) over a set of models.
+"""The analysis of El Kheir et al. 2024 (arXiv 2406.16099) over a set of models.
 
     speechsim replicate --preset=zoo --audio=speech/ --workdir=runs/zoo
     speechsim replicate --preset=paper --audio=dev-clean/ --workdir=runs/paper
@@ -99,6 +99,9 @@ class Config:
     figure_formats: tuple[str, ...] = ("png",)
     figure_style: str = "labelled"
 
+    def __post_init__(self) -> None:
+        flags.check_figures(self.figure_formats, self.figure_style)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Flags:
@@ -170,7 +173,6 @@ def run(config: Config) -> Outcome:
     Raises:
       UserError: whatever is wrong with the configuration, the models, the audio or the workdir.
     """
-    flags.check_figures(config.figure_formats, config.figure_style)
     workdir = new_workdir(config.workdir, config.overwrite or config.resume)
     with log_to(workdir, config.output.progress):
         if len(config.models) < 2:

@@ -1,8 +1,8 @@
-"""What a run says of itself: before it computes, while it does, and when there is nothing to do."""
+"""What a run logs: before it computes, while it does, and when there is nothing to do."""
 
+import contextlib
 import json
 import logging
-import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -101,17 +101,14 @@ def test_what_is_said_at_the_start(encoder, caplog):
     """On the terminal (INFO) before anything is slow; figures of the plan are for the file."""
     with caplog.at_level(logging.DEBUG, "speechsim_jax"):
         ss.compare([encoder], {"a": noise(1), "b": noise(1, 1)}, **QUICK)
-    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.INFO]
-    assert said[0] == "reading 1 model, looking at 2 audio files"
-    assert said[1].startswith("2 layers, 2 files, 2.0 s of audio, ")
-    assert said[1].endswith(" GB, under a minute and compiling")
-    assert said[2] == (
-        "compiling 1 program (architectures x lengths of audio); the bar stands still at each new "
-        "length"
-    )
-    assert said[3].startswith("read 2 utterances, 2.0 s of audio, ")
+    lines = [r.getMessage() for r in caplog.records if r.levelno >= logging.INFO]
+    assert "1 model" in lines[0] and "2 audio files" in lines[0]
+    assert lines[1].startswith("2 layers, 2 files, 2.0 s of audio, ")
+    assert lines[1].endswith(" GB, under a minute and compiling")
+    assert lines[2].startswith("compiling 1 program ")
+    assert lines[3].startswith("read 2 utterances, 2.0 s of audio, ")
     for figure in ("one pass, data", "workspace", "FLOPs"):
-        assert not any(figure in line for line in said) and figure in caplog.text
+        assert not any(figure in line for line in lines) and figure in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -119,7 +116,7 @@ def test_what_is_said_at_the_start(encoder, caplog):
     [(3, "under a minute"), (61, "about 1.0 min"), (589, "about 9.8 min"), (3720, "about 62 min")],
 )
 def test_estimates_say_that_compiling_is_not_in_them(seconds, said):
-    assert run._about(seconds) == f"{said} and compiling"
+    assert run._duration(seconds) == f"{said} and compiling"
 
 
 def test_several_passes_are_announced(encoder, caplog):
