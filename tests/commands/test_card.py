@@ -239,7 +239,7 @@ def test_fine_tuned_card_thanks_for_both_trainings(contrastive, tmp_path, corpor
         assert row in text
     assert "--pretrained=runs/zoo/tiny/model" in text
     assert records.speakers(tmp_path / "zoo" / "tiny_ctc", "") == {"ann", "cyd", "eve"}
-    with pytest.raises(ss.UserError, match=r"says of x.wav no licence.*--licence=made=\.\.\."):
+    with pytest.raises(ss.UserError, match=r"x.wav has no licence.*--licence=made=\.\.\."):
         card.run(dataclasses.replace(config, licences={}, overwrite=True))
     with pytest.raises(ss.UserError, match="was fine-tuned; --began_with names"):
         card.run(dataclasses.replace(config, began_with=None, overwrite=True))
