@@ -31,7 +31,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.settings import Resources, Settings, documented
 
 if TYPE_CHECKING:
-    from speechsim_jax.audio import corpus as sound
+    from speechsim_jax.audio.corpus import Corpus
     from speechsim_jax.models.error_rates import ErrorRates
     from speechsim_jax.models.recognizer import Recognizer
 
@@ -130,7 +130,7 @@ def run(config: Config) -> Outcome:
 
         import speechsim_jax as ss
         from speechsim_jax.audio import selection
-        from speechsim_jax.audio.open_corpus import durations
+        from speechsim_jax.audio.open_corpus import with_durations
 
         load = functools.partial(
             ss.load_recognizer,
@@ -141,7 +141,7 @@ def run(config: Config) -> Outcome:
         recognizers = {model: load(model) for model in config.models}
         if config.max_minutes is not None:
             corpus = selection.select(corpus, config.max_minutes, config.seed)
-        corpus = durations(corpus)
+        corpus = with_durations(corpus)
         transcripts: list[Transcript] = []
         for model, recognizer in recognizers.items():
             hypotheses = _transcribe(recognizer, corpus, config)
@@ -155,7 +155,7 @@ def run(config: Config) -> Outcome:
     return Outcome(tuple(transcripts), left_out)
 
 
-def _spoken(corpus: sound.Corpus) -> tuple[sound.Corpus, int]:
+def _spoken(corpus: Corpus) -> tuple[Corpus, int]:
     """The utterances that have a transcript, and the number of the others."""
     sources = tuple(source for source in corpus.sources if source.transcript.strip())
     left_out = len(corpus.sources) - len(sources)
@@ -169,37 +169,46 @@ def _spoken(corpus: sound.Corpus) -> tuple[sound.Corpus, int]:
     return dataclasses.replace(corpus, sources=sources), left_out
 
 
-def _transcribe(recognizer: Recognizer, corpus: sound.Corpus, config: Config) -> dict[str, str]:
+def _transcribe(recognizer: Recognizer, corpus: Corpus, config: Config) -> dict[str, str]:
     """The text of every utterance that can be used, by id."""
     import tqdm.auto
 
     from speechsim_jax.audio import batching
-    from speechsim_jax.audio import corpus as sound
+    from speechsim_jax.audio.corpus import Skipped, nothing_usable
 
     seconds = [source.seconds for source in corpus.sources if source.seconds]
+    architecture = recognizer.encoder.config
     buckets = batching.plan_buckets(
         seconds or [config.max_seconds],
+        hop_samples=architecture.hop_samples,
+        window_samples=architecture.window_samples,
         batch_seconds=config.batch_seconds,
         max_seconds=config.max_seconds,
     )
-    skipped: list[sound.Skipped] = []
+    skipped: list[Skipped] = []
     pieces: dict[str, str] = {}
     bar_format = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
     total = math.ceil(sum(seconds)) or None
-    batches = batching.batches(corpus, buckets, strict=config.strict, on_skip=skipped.append)
+    batches = batching.batches(
+        corpus,
+        buckets,
+        min_samples=architecture.window_samples,
+        strict=config.strict,
+        on_skip=skipped.append,
+    )
     title = f"audio: {recognizer.name}"
     with tqdm.auto.tqdm(
         total=total, desc=title, bar_format=bar_format, disable=not config.progress
     ) as bar:
         for batch in batches:
             logits = recognizer.logits(batch.samples, batch.lengths)
-            frames = recognizer.encoder.config.frames(batch.lengths)
+            frames = architecture.frames(batch.lengths)
             pieces |= zip(batch.ids, recognizer.decode(logits, frames))
             bar.update(batch.seconds)
     for source in skipped:
         _log.warning("skipped %s: %s", source.id, source.reason)
     if not pieces:
-        raise sound.nothing_usable(corpus, skipped)
+        raise nothing_usable(corpus, skipped)
     in_order = ((source.id, list(_in_order(pieces, source.id))) for source in corpus.sources)
     return {id_: " ".join(texts) for id_, texts in in_order if texts}
 
