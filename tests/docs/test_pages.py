@@ -7,9 +7,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from absl import flags
 
 import speechsim_jax as ss
+from experiments import benchmark
+from speechsim_jax.commands import entry
 from tests.support.pages import PAGES, blocks, name_of
 from tests.support.paths import ROOT
 
@@ -99,10 +100,8 @@ def _script(words: list[str]) -> str | None:
 
 def _flags_of(script: str) -> set[str]:
     """What `--help` of a script lists."""
-    importlib.import_module(script)
-    command = script.replace("experiments.", "speechsim_jax.commands.")
-    module = command if importlib.util.find_spec(command) else script
-    return {flag.name for flag in flags.FLAGS.get_key_flags_for_module(module)}
+    name = script.split(".")[1]
+    return set((benchmark if name == "benchmark" else entry.load(name)).define_flags())
 
 
 def test_there_are_commands():
