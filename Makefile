@@ -8,18 +8,20 @@ BIN := .venv/bin
 PYTEST_AT_A_TIME ?= --numprocesses=2 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test parity check format bench matrix clean
+.PHONY: help setup demo test test-slow test-all parity check format docs bench matrix clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make setup    install everything but torch into .venv"
 	@echo "make demo     the paper in miniature: small trained encoders, offline -> runs/demo"
-	@echo "make test     the test-suite (no torch; real speech if SPEECHSIM_SPEECH names a folder)"
+	@echo "make test     the fast tests (no torch; real speech if SPEECHSIM_SPEECH names a folder)"
+	@echo "make test-all all tests but those with torch"
 	@echo "make parity   the comparisons with torch transformers"
-	@echo "make check    format, lint and types"
+	@echo "make check    format, lint, types and who may import whom"
 	@echo "make format   rewrite the sources as check wants them"
+	@echo "make docs     the documentation with its API pages -> build/docs"
 	@echo "make bench    time and memory of the whole job on the speech that SPEECHSIM_SPEECH names"
-	@echo "make matrix   the test-suite on Colab's, the default and the newest libraries"
+	@echo "make matrix   all tests on Colab's, the default and the newest libraries"
 	@echo "make clean    remove the virtual environments"
 
 setup: .venv/.demo .venv/.test .venv/.dev
@@ -30,6 +32,11 @@ demo: .venv/.demo
 test: .venv/.test
 	$(BIN)/python -m pytest $(PYTEST_AT_A_TIME)
 
+test-slow: .venv/.test
+	$(BIN)/python -m pytest $(PYTEST_AT_A_TIME) -m "slow and not parity"
+
+test-all: test test-slow
+
 parity: .venv/.parity .venv/.test
 	$(BIN)/python -m pytest $(PYTEST_AT_A_TIME) -m parity tests
 
@@ -37,10 +44,14 @@ check: .venv/.dev .venv/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: .venv/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 bench: .venv/.demo
 	$(BIN)/python -m experiments.benchmark --what=memory
@@ -55,7 +66,7 @@ clean:
 	$(PYTHON) -m venv --clear .venv
 	@touch $@
 
-.venv/.demo .venv/.test .venv/.parity .venv/.dev: .venv/.%: .venv/.made pyproject.toml
+.venv/.demo .venv/.test .venv/.parity .venv/.dev .venv/.docs: .venv/.%: .venv/.made pyproject.toml
 	@echo "installing .[$*] into .venv (the first time takes a minute or more)"
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
@@ -99,4 +110,4 @@ matrix-colab matrix-default matrix-newest: matrix-%:
 	$$venv/bin/python -c 'import platform, jax, flax, numpy; print("matrix $*: Python", \
 	  platform.python_version(), "jax", jax.__version__, "flax", flax.__version__, \
 	  "numpy", numpy.__version__)'; \
-	$$venv/bin/python -m pytest $(PYTEST_AT_A_TIME) $(MATRIX_PYTEST)
+	$$venv/bin/python -m pytest $(PYTEST_AT_A_TIME) -m "not parity" $(MATRIX_PYTEST)

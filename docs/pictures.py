@@ -13,7 +13,7 @@ import speechsim_jax as ss
 
 def main(run: Path) -> None:
     """Linear CKA of all layers of all models against all."""
-    figure = ss.SimilarityResult.load(run / "result.nc").plot("lincka", width=7)
+    figure = ss.plot(ss.SimilarityResult.load(run / "result.nc"), "lincka", width=7)
     figure.savefig(Path(__file__).parent / "heatmap.png", dpi=120)
 
 

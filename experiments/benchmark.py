@@ -18,11 +18,13 @@ extra), of which --pairs pairs of representations are timed. scaling: work and c
 device of several meshes, from compiled programs. streaming: in one process, the same audio once and
 eight times over: peak of live device bytes and of host memory. scores: the measures of the paper
 alone, on 26 representations of width 768, against a plain numpy loop over pairs. accuracy: float32
-statistics against float64, on rows made to be hard and on real hidden states. encoder: forward
-passes of base and large against torch transformers (needs the [parity] extra). attention: the
-attention level of two base-size encoders over the first of --minutes, against a plain loop over
-stored maps. statistics: the update of the moments against the machine's own products. memory,
-pipeline, scaling and statistics print a line of JSON for each figure; plots draws such lines.
+statistics against float64, on difficult rows and on real hidden states. encoder: forward passes of
+base and large against torch transformers (needs the [parity] extra). attention: the attention level
+of two base-size encoders over the first of --minutes, against a plain loop over stored maps.
+statistics: the update of the moments against the machine's matrix products. plots: draws the lines
+that memory, pipeline and scaling have printed.
+
+All but plots print a line of JSON for the machine and one for each figure.
 """
 
 import dataclasses
@@ -52,13 +54,18 @@ class _Flags:
         (), "Minutes of audio (default: memory 4,30, pipeline 5, attention 3)."
     )
     repeats: int | None = flags.own(
-        None, "Interleaved runs behind a median (default: 7, pipeline 3).", at_least=1
+        None,
+        "Interleaved runs of which a figure is the median (default: 7, pipeline 3).",
+        at_least=1,
     )
     pairs: int = flags.own(
         12, "Pairs of representations that are timed of the published pipeline; 0: all.", at_least=0
     )
-    lines: str | None = flags.own(None, "Lines of JSON that other runs have printed.")
+    lines: str | None = flags.own(None, "File of the lines that other runs have printed.")
     out: str | None = flags.own(None, "Folder for plots.")
+    small: bool = flags.own(
+        False, "Tiny encoders and few rows, to try a benchmark; the figures mean nothing."
+    )
 
 
 def _speech(given: _Flags) -> str:
@@ -80,7 +87,7 @@ def _files(given: _Flags) -> tuple[str, str]:
     return given.lines, given.out
 
 
-# The arguments of `run` in the module of experiments.benchmarks of that name.
+# The arguments of `run` in the module of experiments.benchmarks of that name, but for `small`.
 _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "memory": lambda given: (_speech(given), _minutes(given, 4, 30)),
     "pipeline": lambda given: (
@@ -106,7 +113,8 @@ def main(values: FlagValues) -> None:
     """Measure what --what names."""
     given = flags.from_flags(values, _Flags)
     module = importlib.import_module(f"experiments.benchmarks.{given.what}")
-    module.run(*_ARGUMENTS[given.what](given))
+    options = {} if given.what == "plots" else {"small": given.small}
+    module.run(*_ARGUMENTS[given.what](given), **options)
 
 
 if __name__ == "__main__":

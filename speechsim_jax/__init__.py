@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from speechsim_jax.comparison.encoders import compare
     from speechsim_jax.comparison.merge import merge
     from speechsim_jax.errors import UserError
+    from speechsim_jax.figures import plot, save_figures
     from speechsim_jax.measures.base import Measure
     from speechsim_jax.measures.registry import list_measures
     from speechsim_jax.measures.registry import register as register_measure
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from speechsim_jax.models.error_rates import ErrorRates, error_rates
     from speechsim_jax.models.load import load_encoder, random_like
     from speechsim_jax.models.recognizer import Recognizer, load_recognizer
+    from speechsim_jax.report import write_report
     from speechsim_jax.results.result import RepresentationName, SimilarityResult
     from speechsim_jax.settings import Settings
 
@@ -49,8 +51,11 @@ _PUBLIC = {
     "load_recognizer": ("models.recognizer", "load_recognizer"),
     "merge": ("comparison.merge", "merge"),
     "open_corpus": ("audio.open_corpus", "open_corpus"),
+    "plot": ("figures", "plot"),
     "random_like": ("models.load", "random_like"),
     "register_measure": ("measures.registry", "register"),
+    "save_figures": ("figures", "save_figures"),
+    "write_report": ("report", "write_report"),
 }
 
 __all__ = [
@@ -72,8 +77,11 @@ __all__ = [
     "load_recognizer",
     "merge",
     "open_corpus",
+    "plot",
     "random_like",
     "register_measure",
+    "save_figures",
+    "write_report",
 ]
 
 

@@ -1,11 +1,11 @@
-"""The one exception a user's mistake raises, and what its messages share."""
+"""The exception that a user's mistake raises, and the wording of messages."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A bad input, said in one line: what is wrong, where, and what to do.
+    """A bad input, described in one line: what is wrong, where, and what to do.
 
     The experiment scripts print the message alone and exit with code 2; anything else is a bug
     and keeps its traceback.
@@ -14,6 +14,11 @@ class UserError(ValueError):
     Traceback (most recent call last):
     speechsim_jax.errors.UserError: no models given; expected hub ids or folders
     """
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, in the plural unless it is 1: "1 file", "41 files"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,1 +1,1 @@
-"""What `experiments.benchmark` can measure, one module each; nothing here asserts anything."""
+"""The measurements of `experiments.benchmark`, one module each; nothing here asserts anything."""

@@ -1,18 +1,19 @@
-"""How far the float32 statistics are from float64: on rows made to be hard, and on real speech."""
+"""Errors of the float32 statistics against float64: on difficult rows, and on real speech."""
 
 import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 import speechsim_jax as ss
-from experiments.benchmarks import definitions
-from experiments.benchmarks.machine import write_encoders
+from experiments.benchmarks import plain
+from experiments.benchmarks.machine import SMALL, report, report_machine, write_encoders
 from speechsim_jax._jax_compat import x64
-from speechsim_jax.audio.corpus import read
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, read
 from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.comparison.activations import Key
 from speechsim_jax.measures import MEASURES, MeasureSelection
@@ -26,30 +27,45 @@ ON_MOMENTS = [measure for measure in MEASURES.values() if measure.statistic == "
 TOLERANCE = 1e-6
 """The rank tolerance of float32 statistics, for both sides."""
 
+_WHAT = "accuracy"
 _WIDTHS = (16, 12)
 _OUTLIERS = (3, 7)
 _FRAMES = 2_000_000
-_SECONDS, _WINDOWS = 10, 18
-_LAYERS = (0, 4, 8, 12)
-_STRIDE = 4
+
+
+class Speech(NamedTuple):
+    """How much real speech: windows of some seconds, and the layers that are compared."""
+
+    seconds: int
+    windows: int
+    layers: tuple[int, ...]
+    sample_stride: int = 4
+
+
+_FULL = Speech(seconds=10, windows=18, layers=(0, 4, 8, 12))
+_SMALL = Speech(seconds=1, windows=5, layers=(0, 2))
 
 Block = tuple[np.ndarray, ...]
 
 
-def run(speech: str) -> None:
-    """Both tables."""
-    print(
-        f"{_FRAMES:,} frames of two representations; neurons {_OUTLIERS} of the first 10,000 times larger"
-    )
-    print("mean / std  rows per update  covariance  measures (the worst)")
-    for ratio, size in itertools.product((0, 1, 10, 100, 1000), (4096, 256)):
-        rows = list(hard_rows(_FRAMES, ratio, size))
-        found, exact = (stream(rows, size, dtype) for dtype in ("float32", "float64"))
-        relative = relative_errors(found, exact)
+def run(speech: str, small: bool = False) -> None:
+    """Errors on generated rows for some ratios of mean to std, and on hidden states of speech."""
+    report_machine(_WHAT)
+    frames = 20_000 if small else _FRAMES
+    ratios, sizes = ((1000,), (256,)) if small else ((0, 1, 10, 100, 1000), (4096, 256))
+    for ratio, size in itertools.product(ratios, sizes):
+        rows = list(hard_rows(frames, ratio, size))
+        single, double = (stream(rows, size, dtype) for dtype in ("float32", "float64"))
+        relative = relative_errors(single, double)
         worst = max(relative, key=lambda name: relative[name])
-        error = covariance_error(found, covariance(exact))
-        print(f"{ratio:10} {size:16} {error:11.1e}  {relative[worst]:.1e} {worst}", flush=True)
-    real_speech(speech)
+        labels = {"mean_to_std": ratio, "rows_per_update": size, "frames": frames}
+        error = covariance_error(single, covariance(double))
+        report(_WHAT, "covariance over standard deviations", error, "absolute", **labels)
+        report(_WHAT, "worst measure", relative[worst], "relative", measure=worst, **labels)
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = write_encoders(Path(scratch), **(SMALL if small else {}))
+        amount = _SMALL if small else _FULL
+        real_speech(hidden_states(folders, speech, amount), amount)
 
 
 def hard_rows(frames: int, ratio: float | int, size: int, outlier: float = 1e4) -> Iterator[Block]:
@@ -91,7 +107,7 @@ def stream(blocks: Iterable[Block], size: int, dtype: str) -> FinishedMoments:
 
 
 def covariance(moments: FinishedMoments) -> np.ndarray:
-    """Of all neurons of all representations."""
+    """The covariance of all neurons of all representations."""
     representations = moments.representations
     return (
         np.block([[moments.scatter(x, y) for y in representations] for x in representations])
@@ -99,17 +115,17 @@ def covariance(moments: FinishedMoments) -> np.ndarray:
     )
 
 
-def covariance_error(found: FinishedMoments, exact: np.ndarray) -> float:
+def covariance_error(moments: FinishedMoments, exact: np.ndarray) -> float:
     """The largest error of a covariance, relative to its neurons' standard deviations."""
     std = np.sqrt(np.diagonal(exact))
-    return float(np.max(np.abs(covariance(found) - exact) / np.outer(std, std)))
+    return float(np.max(np.abs(covariance(moments) - exact) / np.outer(std, std)))
 
 
-def relative_errors(found: FinishedMoments, exact: FinishedMoments) -> dict[str, float]:
-    """Of every measure on moments, the largest over pairs of different representations."""
+def relative_errors(moments: FinishedMoments, exact: FinishedMoments) -> dict[str, float]:
+    """The largest error of each measure on moments, over pairs of different representations."""
     scores, expected = (
         score_all({"moments": m}, MeasureSelection(tuple(ON_MOMENTS))).matrices
-        for m in (found, exact)
+        for m in (moments, exact)
     )
     different = ~np.eye(len(exact.representations), dtype=bool)
     return {
@@ -118,52 +134,48 @@ def relative_errors(found: FinishedMoments, exact: FinishedMoments) -> dict[str,
     }
 
 
-def real_speech(speech: str) -> None:
-    """Largest absolute error of every measure on hidden states of two base-size random encoders."""
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = hidden_states(write_encoders(Path(scratch)), speech)
+def real_speech(rows: dict[Key, np.ndarray], amount: Speech) -> None:
+    """Largest absolute error of every measure on these representations, `[frame, neuron]` each."""
     names = [measure.name for measure in ON_MOMENTS]
     single, double = (
         ss.compare_activations(rows, names, stats_dtype=dtype, rank_tolerance=TOLERANCE)
         for dtype in ("float32", "float64")
     )
-    whole = definitions.on_moments(list(rows.values()), TOLERANCE)
-    facts = single.dataset
-    print(f"\n{_WINDOWS * _SECONDS / 60} minutes of speech, {single.attributes['frames']} frames")
-    print(f"representations {', '.join(map(str, rows))}: rank {facts['rank'].values.tolist()}")
-    print(f"condition up to {facts['condition'].values.max():.0f}, mean / std up to "
-          f"{facts['mean_to_std'].values.max():.1f}")  # fmt: skip
-    print("largest absolute error of float32 statistics against")
-    print(f"{'measure':20} float64 statistics  whole float64 arrays")
+    facts, frames = single.dataset, len(next(iter(rows.values())))
+    for figure in ("condition", "mean_to_std"):
+        value = float(facts[figure].values.max())
+        report(_WHAT, f"{figure}, largest", value, "ratio", frames=frames)
+    plain_scores = plain.on_moments(list(rows.values()), TOLERANCE)
     for name in names:
-        found = single.matrix(name).values
-        errors = [np.abs(found - double.matrix(name).values).max()]
-        if name in whole:
-            errors.append(np.nanmax(np.abs(found - whole[name])))
-        print(f"{name:20} " + "  ".join(f"{error:18.1e}" for error in errors))
-    some = {name: x[::_STRIDE] for name, x in rows.items()}
+        scores = single.matrix(name).values
+        error = float(np.abs(scores - double.matrix(name).values).max())
+        report(_WHAT, "error against float64 statistics", error, "absolute", measure=name)
+        if name in plain_scores:
+            error = float(np.nanmax(np.abs(scores - plain_scores[name])))
+            report(_WHAT, "error against float64 arrays", error, "absolute", measure=name)
+    some = {name: x[:: amount.sample_stride] for name, x in rows.items()}
     names = [measure.name for measure in MEASURES.values() if measure.statistic == "sample"]
-    kept = len(next(iter(some.values())))
-    sampled = ss.compare_activations(some, names, sample_frames=kept)
-    whole = definitions.on_sample(list(some.values()))
-    print(f"every {_STRIDE}th frame ({kept}): largest absolute error against whole float64 arrays")
+    count = len(next(iter(some.values())))
+    sampled = ss.compare_activations(some, names, sample_frames=count)
+    plain_scores = plain.on_sample(list(some.values()))
     for name in names:
-        error = np.nanmax(np.abs(sampled.matrix(name).values - whole[name]))
-        print(f"{name:20} {error:18.1e}")
+        error = float(np.nanmax(np.abs(sampled.matrix(name).values - plain_scores[name])))
+        report(_WHAT, "error against float64 arrays", error, "absolute", measure=name, rows=count)
 
 
-def hidden_states(folders: Sequence[Path], speech: str) -> dict[Key, np.ndarray]:
-    """Some layers of each encoder on the first seconds of some utterances, representation -> rows."""
-    length = _SECONDS * 16_000
-    sources = (s for s in open_corpus(speech).sources if (s.seconds or _SECONDS) >= _SECONDS)
+def hidden_states(folders: Sequence[Path], speech: str, amount: Speech) -> dict[Key, np.ndarray]:
+    """Rows of some layers of each encoder, on the first seconds of some utterances."""
+    length = amount.seconds * SAMPLE_RATE_HZ
+    sources = open_corpus(speech).sources
+    sources = (s for s in sources if (s.seconds or amount.seconds) >= amount.seconds)
     waves = (wave for s in sources if len(wave := read(s).samples) >= length)
-    windows = [wave[:length] for wave in itertools.islice(waves, _WINDOWS)]
+    windows = [wave[:length] for wave in itertools.islice(waves, amount.windows)]
     rows: dict[Key, list[np.ndarray]] = {}
     for folder in folders:
         encoder = ss.load_encoder(folder)
         for wave in windows:
             lengths = np.array([length], np.int32)
-            acts = encoder.apply(wave[None], lengths, Outputs(layers=_LAYERS))
-            for layer, states in zip(_LAYERS, np.asarray(acts.hidden_states)):
+            acts = encoder.apply(wave[None], lengths, Outputs(layers=amount.layers))
+            for layer, states in zip(amount.layers, np.asarray(acts.hidden_states)):
                 rows.setdefault(f"{encoder.name}/{layer}", []).append(states[0])
     return {name: np.concatenate(parts) for name, parts in rows.items()}

@@ -1,6 +1,6 @@
-"""What a compiled program makes one device do: products and collectives, from its HLO text.
+"""The work of one device in a compiled program, read from its HLO text: products and collectives.
 
-XLA's own `cost_analysis` counts the body of a loop once; here it counts as often as it runs. For
+XLA's `cost_analysis` counts the body of a loop once; here it counts as often as it runs. For
 programs of the CPU, whose collectives are not split into a start and an end.
 """
 
@@ -19,22 +19,43 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _DOT = re.compile(r" dot\(%?([\w.\-]+), .*?lhs_contracting_dims=\{([\d,]*)\}")
 _CONVOLUTION = re.compile(r" convolution\(%?[\w.\-]+, %?([\w.\-]+)\).*dim_labels=\w+_(\w+)->")
 
+_COLLECTIVE = re.compile(
+    r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)"
+    r"(?:-start)?\((.*)"
+)
+# The three forms of `replica_groups`, see `_groups`.
+_LISTED = re.compile(r"replica_groups=\{(\{.*?\})\}")
+_COUNTED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+
 
 class Work(NamedTuple):
-    """Of one device: operations of products and convolutions; bytes received, by collective."""
+    """The work of one device.
+
+    Attributes:
+        flops: Operations of matrix products and convolutions.
+        received: Bytes from other devices, by kind of collective.
+    """
 
     flops: int
     received: dict[str, int]
 
 
 def work(program: str) -> Work:
-    """From `compiled.as_text()`; raises ValueError for a loop whose length is not known."""
+    """The work of a program.
+
+    Args:
+        program: HLO text, from `compiled.as_text()`.
+
+    Raises:
+        ValueError: a loop of unknown length.
+    """
     lines, entry = _computations(program)
     shapes = {
-        found[1]: _shapes(found[2])
+        match[1]: _shapes(match[2])
         for body in lines.values()
-        for found in map(_RESULT.match, body)
-        if found
+        for match in map(_RESULT.match, body)
+        if match
     }
     flops, received = 0, defaultdict(int)
 
@@ -42,15 +63,15 @@ def work(program: str) -> Work:
         nonlocal flops
         for line in lines[name]:
             if dot := _DOT.search(line):
-                (_, left), (_, result) = shapes[dot[1]][0], _of(line)[0]
+                (_, left), (_, result) = shapes[dot[1]][0], _result_shapes(line)[0]
                 inner = math.prod(left[int(axis)] for axis in dot[2].split(",") if axis)
                 flops += times * 2 * math.prod(result) * inner
-            if found := _CONVOLUTION.search(line):
-                (_, kernel), (_, result) = shapes[found[1]][0], _of(line)[0]
-                inner = math.prod(kernel) // kernel[found[2].index("o")]
+            if convolution := _CONVOLUTION.search(line):
+                (_, kernel), (_, result) = shapes[convolution[1]][0], _result_shapes(line)[0]
+                inner = math.prod(kernel) // kernel[convolution[2].index("o")]
                 flops += times * 2 * math.prod(result) * inner
             for kind, groups in collectives(line):
-                received[kind] += times * _received(kind, _of(line), groups)
+                received[kind] += times * _received(kind, _result_shapes(line), groups)
             for role, called in _CALLED.findall(line):
                 walk(called, times * (_trips(line) if role in ("body", "condition") else 1))
 
@@ -59,27 +80,27 @@ def work(program: str) -> Work:
 
 
 def _computations(program: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each computation, and which one the program is."""
-    found: dict[str, list[str]] = {}
+    """The lines of each computation by name, and the name of the entry computation."""
+    lines: dict[str, list[str]] = {}
     entry = name = ""
     for line in program.splitlines():
         if head := _HEAD.match(line):
             name = head[2]
-            found[name] = []
+            lines[name] = []
             entry = name if head[1] else entry
         elif name:
-            found[name].append(line)
-    return found, entry
+            lines[name].append(line)
+    return lines, entry
 
 
-def _of(line: str) -> list[tuple[str, tuple[int, ...]]]:
-    found = _RESULT.match(line)
-    assert found is not None, line
-    return _shapes(found[2])
+def _result_shapes(line: str) -> list[tuple[str, tuple[int, ...]]]:
+    match = _RESULT.match(line)
+    assert match is not None, line
+    return _shapes(match[2])
 
 
 def _shapes(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    """Types and sizes, of which a tuple has several."""
+    """The element type and sizes of each array; a tuple has several."""
     return [
         (kind, tuple(int(size) for size in sizes.split(",") if size))
         for kind, sizes in _SHAPE.findall(text)
@@ -87,16 +108,16 @@ def _shapes(text: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _trips(line: str) -> int:
-    found = _TRIPS.search(line)
-    if found is None:
+    match = _TRIPS.search(line)
+    if match is None:
         raise ValueError(f"a loop of unknown length: {line.strip()[:200]}")
-    return int(found[1])
+    return int(match[1])
 
 
 def _received(
     kind: str, result: list[tuple[str, tuple[int, ...]]], groups: tuple[tuple[int, ...], ...]
 ) -> int:
-    """Bytes from other devices: what is gathered without one's own part, else all there is."""
+    """Bytes from other devices: the result, of an all-gather without the device's own part."""
     total = sum(_bytes(dtype) * math.prod(sizes) for dtype, sizes in result)
     if kind == "all-gather" and groups:
         total -= total // len(groups[0])
@@ -107,37 +128,29 @@ def _bytes(dtype: str) -> int:
     return 1 if dtype == "pred" else int(re.sub(r"\D", "", dtype)) // 8
 
 
-_COLLECTIVE = re.compile(
-    r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)"
-    r"(?:-start)?\((.*)"
-)
-
-
-_LISTED = re.compile(r"replica_groups=\{(\{.*?\})\}")
-
-
-_COUNTED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-
-
-_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
-
-
 class Collective(NamedTuple):
-    """What devices do together: `groups` of their places on the mesh, row by row."""
+    """One collective operation.
+
+    Attributes:
+        kind: Its HLO name, e.g. all-reduce.
+        groups: The devices that exchange data, by their row-major position on the mesh.
+    """
 
     kind: str
     groups: tuple[tuple[int, ...], ...]
 
 
 def collectives(program: str) -> set[Collective]:
-    """The collectives of a compiled program, from its HLO text (`compiled.as_text()`)."""
-    found = (_COLLECTIVE.search(line) for line in program.splitlines())
-    return {Collective(match[1], _groups(match[2])) for match in found if match}
+    """The collectives of a program, from its HLO text (`compiled.as_text()`)."""
+    matches = (_COLLECTIVE.search(line) for line in program.splitlines())
+    return {Collective(match[1], _groups(match[2])) for match in matches if match}
 
 
 def _groups(text: str) -> tuple[tuple[int, ...], ...]:
-    """`{{0,1},{2,3}}`; `[2,2]<=[2,2]T(1,0)`: the numbers of that shape, turned, regrouped;
-    `mesh['a'=2,'b'=2] {'b'}`: along the axes named.
+    """The groups in any of HLO's three forms.
+
+    `{{0,1},{2,3}}` lists them; `[2,2]<=[2,2]T(1,0)` reshapes the transposed array of all numbers;
+    `mesh['a'=2,'b'=2] {'b'}` groups along the named axes.
     """
     if listed := _LISTED.search(text):
         groups = re.findall(r"\{([\d,]*)\}", listed[1])

@@ -1,22 +1,21 @@
 """Forward passes of full-size encoders: ours, and torch transformers on the same audio.
 
-All ways of running a model take turns of two passes, of which the second is timed, so that a noisy
-machine hits all of them; the figures are medians. Ours and torch's weights are the same (a folder
-that both load).
+All ways of running a model take turns of two passes, of which the second is timed, so that noise of
+the machine affects all of them; the figures are medians. Both load the same folder of weights.
 """
 
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 import speechsim_jax as ss
-from experiments.benchmarks.machine import sgemm_rate
+from experiments.benchmarks.machine import SMALL, cores, report, report_machine, sgemm_rate
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import forward
@@ -26,6 +25,7 @@ from speechsim_jax.models.weight_names import abstract_network
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 
+_WHAT = "encoder"
 _LARGE = dict(
     hidden_size=1024,
     num_hidden_layers=24,
@@ -37,14 +37,15 @@ _LARGE = dict(
 )
 _XLARGE = _LARGE | dict(hidden_size=1280, num_hidden_layers=48, intermediate_size=5120)
 _SIZES = {"base": ({}, 4), "large": (_LARGE, 2)}
+_COMPILED = {"base": {}, "large": _LARGE, "xlarge": _XLARGE}
 _SECONDS = 10
-_THREADS = 2
 
 
-def run(repeats: int) -> None:
-    """Print a line for every way of running base and large."""
-    compile_times()
-    for size, (fields, batch) in _SIZES.items():
+def run(repeats: int, small: bool = False) -> None:
+    """Time every way of running base and large."""
+    report_machine(_WHAT)
+    compile_times({"small": SMALL} if small else _COMPILED)
+    for size, (fields, batch) in ({"small": (SMALL, 1)} if small else _SIZES).items():
         config = EncoderConfig(family="wav2vec2", **fields)
         with tempfile.TemporaryDirectory() as scratch:
             folder = save_folder(Path(scratch), config, random_tensors(config, 0))
@@ -57,16 +58,16 @@ def run(repeats: int) -> None:
             for _ in range(repeats):
                 rates.append(sgemm_rate())
                 for name, way in ways.items():
-                    way()  # as in a loop: what has lain idle for long is cold, or taken back
+                    way()  # so that memory and caches are warm, as in a loop
                     started = time.perf_counter()
                     way()
                     times[name].append(time.perf_counter() - started)
         _report(size, config, batch, {k: statistics.median(v) for k, v in times.items()}, rates)
 
 
-def compile_times() -> None:
-    """Seconds to compile one shape of 12, 24 and 48 layers; nothing is run."""
-    for size, fields in {"base": {}, "large": _LARGE, "xlarge": _XLARGE}.items():
+def compile_times(sizes: dict[str, dict[str, Any]]) -> None:
+    """Seconds to compile one shape of each size; nothing is run."""
+    for size, fields in sizes.items():
         config = EncoderConfig(family="hubert", **fields)
         graph, parameters = abstract_network(config)
         samples = jax.ShapeDtypeStruct((1, _SECONDS * 16_000), np.float32)
@@ -77,9 +78,8 @@ def compile_times() -> None:
                 parameters, samples, lengths, graph=graph, outputs=outputs, precision="highest"
             ).compile()
             seconds = time.perf_counter() - started
-            print(
-                f"compile {size:7} {config.num_hidden_layers:2} layers, {mode:6} {seconds:5.1f} s"
-            )
+            layers = config.num_hidden_layers
+            report(_WHAT, f"compile, {mode}", seconds, "s", size=size, layers=layers)
 
 
 def ours(folder: Path, samples: np.ndarray) -> dict[str, Callable[[], object]]:
@@ -98,15 +98,15 @@ def ours(folder: Path, samples: np.ndarray) -> dict[str, Callable[[], object]]:
         statistic.append((forward(Outputs()).hidden_states,), positions)
         statistic.wait()
 
-    kept: list[Activations | None] = [None]
+    previous: list[Activations | None] = [None]
 
-    def written_over():
-        kept[0] = forward(Outputs(attentions=True), kept[0])
+    def overwriting():
+        previous[0] = forward(Outputs(attentions=True), previous[0])
 
     return {
         "ours, hidden states": lambda: forward(Outputs()),
         "ours, with attentions": lambda: forward(Outputs(attentions=True)),
-        "ours, with attentions, out=": written_over,
+        "ours, with attentions, out=": overwriting,
         "ours, with statistics": with_moments,
     }
 
@@ -116,17 +116,17 @@ def torch_ways(folder: Path, samples: np.ndarray) -> dict[str, Callable[[], obje
     import torch
     from transformers import AutoModel
 
-    torch.set_num_threads(_THREADS)
+    torch.set_num_threads(cores())
     ways = {}
-    for name, attention, wanted in (
+    for name, attention, options in (
         ("torch sdpa, hidden states", "sdpa", {}),
         ("torch eager, with attentions", "eager", {"output_attentions": True}),
     ):
         model = AutoModel.from_pretrained(folder, attn_implementation=attention).eval()
 
-        def way(model=model, wanted=wanted):
+        def way(model=model, options=options):
             with torch.inference_mode():
-                return model(torch.from_numpy(samples), output_hidden_states=True, **wanted)
+                return model(torch.from_numpy(samples), output_hidden_states=True, **options)
 
         ways[name] = way
     return ways
@@ -152,18 +152,16 @@ def _report(
 ) -> None:
     peak = statistics.median(rates)
     work = batch * flops(config, _SECONDS * 16_000) / 1e9
-    print(f"\n{size}: {batch} x {_SECONDS} s, {work:.0f} GFLOP; sgemm {peak:.0f} GFLOP/s (median)")
+    report(_WHAT, "products", work, "GFLOP", size=size, batch=batch, utterance_seconds=_SECONDS)
+    report(_WHAT, "sgemm, median", peak, "GFLOP/s", size=size)
     for name, median in seconds.items():
-        rate, share = batch * _SECONDS / median, work / median / peak
-        print(f"  {name:32} {median:7.3f} s  {rate:6.1f} audio-s/s  {share:5.0%} of sgemm")
-    ratios = {
-        "torch eager / ours, with attentions": seconds["torch eager, with attentions"]
-        / seconds["ours, with attentions"],
-        "torch eager / ours, with attentions, out=": seconds["torch eager, with attentions"]
-        / seconds["ours, with attentions, out="],
-        "torch sdpa / ours, hidden states": seconds["torch sdpa, hidden states"]
-        / seconds["ours, hidden states"],
-        "with statistics / without": seconds["ours, with statistics"]
-        / seconds["ours, hidden states"],
-    }
-    print("  " + json.dumps({name: round(ratio, 2) for name, ratio in ratios.items()}))
+        report(_WHAT, name, median, "s", size=size)
+        report(_WHAT, f"{name}, rate", batch * _SECONDS / median, "audio-s/s", size=size)
+        report(_WHAT, f"{name}, share of sgemm", work / median / peak, "ratio", size=size)
+    for other, ours in (
+        ("torch eager, with attentions", "ours, with attentions"),
+        ("torch eager, with attentions", "ours, with attentions, out="),
+        ("torch sdpa, hidden states", "ours, hidden states"),
+        ("ours, with statistics", "ours, hidden states"),
+    ):
+        report(_WHAT, f"{other} : {ours}", seconds[other] / seconds[ours], "ratio", size=size)

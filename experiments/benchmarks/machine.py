@@ -1,4 +1,4 @@
-"""What figures are held against: this machine, and encoders to try things on; how they are said."""
+"""This machine, encoders with random weights, and figures as lines of JSON."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import platform
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +15,33 @@ from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "conv_dim": (16,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+"""Sizes of the encoders of --small."""
 
-def say(
-    what: str, figure: str, value: float | int, unit: str, **more: str | float | int | None
+
+def report(
+    what: str, figure: str, value: float | int, unit: str, **labels: str | float | int | None
 ) -> None:
     """Print one figure as a line of JSON, with four digits; `plots` reads it."""
-    line = {"what": what, "figure": figure, "value": value, "unit": unit, **more}
+    line = {"what": what, "figure": figure, "value": value, "unit": unit, **labels}
     rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}
     print(json.dumps(rounded), flush=True)
 
 
-def say_machine(what: str) -> None:
-    """Print what the figures of a run are of, as a line of JSON."""
+def report_machine(what: str) -> None:
+    """Print the machine and the versions of libraries as a line of JSON."""
     facts = {"cores": cores(), "cpu": _cpu(), "memory_gib": _memory_gib()}
     versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
-    print(
-        json.dumps(
-            {"what": what, "machine": facts, "python": platform.python_version(), **versions}
-        ),
-        flush=True,
-    )
+    line = {"what": what, "machine": facts, "python": platform.python_version(), **versions}
+    print(json.dumps(line), flush=True)
 
 
 def cores() -> int:
@@ -61,8 +69,8 @@ def sgemm_rate(size: int = 2048) -> float:
     return 2 * size**3 / (time.perf_counter() - started) / 1e9
 
 
-def write_encoders(folder: Path, **sizes) -> list[Path]:
-    """A wav2vec2 and a HuBERT folder with random weights; base size unless told."""
+def write_encoders(folder: Path, **sizes: Any) -> list[Path]:
+    """A wav2vec2 and a HuBERT folder with random weights; of base size by default."""
     paths = []
     for seed, family in enumerate(("wav2vec2", "hubert")):
         config = EncoderConfig(family=family, **sizes)

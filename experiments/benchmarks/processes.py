@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -13,42 +12,55 @@ from typing import NamedTuple
 
 from speechsim_jax.errors import UserError
 
-_COMPILED = re.compile(r"Finished (?:jaxpr to MLIR|XLA compilation).* in ([\d.e-]+) sec")
-_MESSAGE = re.compile(r"(read|scored) .* in ([\d.]+) s\b")
 
+class Completed(NamedTuple):
+    """A process that has ended.
 
-class Ended(NamedTuple):
-    """A process that has ended: `began` is seconds since the epoch."""
+    Attributes:
+        began: Its start, in seconds since the epoch.
+        seconds: Wall time.
+        peak_gib: Peak of resident memory.
+        stdout: What it printed.
+    """
 
     began: float
     seconds: float
     peak_gib: float
-    out: str
-    errors: str
+    stdout: str
+
+    def last_line(self) -> dict:
+        """The line of JSON that the process printed last."""
+        return json.loads(self.stdout.splitlines()[-1])
 
 
-def python(module: str, arguments: Sequence[str], **environment: str) -> Ended:
-    """Run `python -m module`; raises UserError if it fails."""
+def run_module(module: str, arguments: Sequence[str], **environment: str) -> Completed:
+    """Run `python -m module` with these arguments; raises UserError if it fails."""
     command = [sys.executable, "-m", module, *arguments]
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         began, started = time.time(), time.monotonic()
-        process = subprocess.Popen(command, stdout=out, stderr=errors, env=os.environ | environment)
+        process = subprocess.Popen(
+            command, stdout=stdout, stderr=stderr, env=os.environ | environment
+        )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - started
-        texts = []
-        for file in (out, errors):
-            file.seek(0)
-            texts.append(file.read())
-    if status:
-        raise UserError(f"the run failed: {' '.join(command)}: {texts[1][-2000:]}")
-    return Ended(began, seconds, usage.ru_maxrss / 2**20, *texts)
+        stdout.seek(0)
+        stderr.seek(0)
+        if status:
+            raise UserError(f"the run failed: {' '.join(command)}: {stderr.read()[-2000:]}")
+        return Completed(began, seconds, usage.ru_maxrss / 2**20, stdout.read())
 
 
 class Run(NamedTuple):
-    """One run of `experiments.compare`, in seconds, and its peak of resident memory.
+    """One run of `experiments.compare`.
 
-    `startup`: until the first batch; `reading`: the pass over the audio; `scores`; `saving`: what
-    comes after, figures included. These four make up `total`. `compiling` is part of all of them.
+    Attributes:
+        total: Wall time in seconds; the sum of the next four.
+        startup: Until audio is read: imports, loading, planning and compiling.
+        reading: The passes over the audio.
+        scores: From the end of the last pass until everything is scored.
+        saving: What comes after, figures included.
+        compiling: Seconds of compiling, in all threads; part of the others.
+        peak_gib: Peak of resident memory.
     """
 
     total: float
@@ -61,22 +73,21 @@ class Run(NamedTuple):
 
 
 def compare(models: Sequence[Path], speech: str, workdir: Path, flags: Sequence[str]) -> Run:
-    """Run `experiments.compare` with these flags. The result is in `workdir`."""
-    given = [f"--models={','.join(map(str, models))}", f"--audio={speech}", f"--workdir={workdir}"]
-    ended = python("experiments.compare", [*given, *flags], JAX_LOG_COMPILES="1")
-    spent = {"read": 0.0, "scored": 0.0}
-    times = {"read": ended.began, "scored": ended.began}
-    for line in (workdir / "log.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        if found := _MESSAGE.match(entry["message"]):
-            spent[found[1]] += float(found[2])
-            times[found[1]] = entry["time"]
+    """Run `experiments.compare` with these flags; the result is in `workdir`."""
+    # Programs that an earlier run has compiled would hide the time of compiling.
+    audio = [
+        f"--models={','.join(map(str, models))}", f"--audio={speech}", "--compilation_cache=none",
+    ]  # fmt: skip
+    completed = run_module(
+        "experiments.benchmarks.timed_compare", [*audio, f"--workdir={workdir}", *flags]
+    )
+    times = completed.last_line()
     return Run(
-        total=ended.seconds,
-        startup=times["read"] - ended.began - spent["read"],
-        reading=spent["read"],
+        total=completed.seconds,
+        startup=times["reading"] - completed.began,
+        reading=times["read"] - times["reading"],
         scores=times["scored"] - times["read"],
-        saving=ended.began + ended.seconds - times["scored"],
-        compiling=sum(map(float, _COMPILED.findall(ended.errors))),
-        peak_gib=ended.peak_gib,
+        saving=completed.began + completed.seconds - times["scored"],
+        compiling=times["compiling_seconds"],
+        peak_gib=completed.peak_gib,
     )

@@ -1,7 +1,7 @@
-"""The published pipeline's measures, on activations that are kept as torch tensors [frame, neuron].
+"""The measures of the published pipeline, on stored activations: torch tensors [frame, neuron].
 
-El Kheir et al. 2024, whose code is that of Wu et al. 2020 but for where activations lie. For each
-measure something is worked out for each representation, then something for each pair of
+El Kheir et al. 2024, whose code is that of Wu et al. 2020 except for where activations are stored.
+Each measure computes something for each representation, then something for each pair of
 representations, both from the rows:
 
     maxcorr         mean and deviation of each representation; E[ab] - E[a]E[b] of each pair
@@ -12,8 +12,8 @@ representations, both from the rows:
 
 Where there is a choice, this is the faster: rows stay in memory (there, `maxcorr` and `pwcca` load
 them from disk for each pair), and `mincorr`, whose similarities are those of `maxcorr`, is not
-worked out again. `FROM_MOMENTS` is none of theirs: the least that one could do with stored
-activations, all measures from moments that BLAS makes once for each pair.
+computed again. `FROM_MOMENTS` is not part of it: the least work that stored activations allow, all
+measures from moments that BLAS computes once for each pair.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ _RANK_TOLERANCE = 1e-6
 
 
 class Measure(NamedTuple):
-    """`of` each representation x, and of each pair: pair(x, y, of(x), of(y))."""
+    """A measure of a pair, pair(x, y, of(x), of(y)), with what it needs `of` each of the two."""
 
     of: Callable[[Representation], Any]
     pair: Callable[[Representation, Representation, Any, Any], Scores]
@@ -114,14 +114,14 @@ MEASURES = {
 }
 
 
-def _moments(x: Representation) -> tuple[np.ndarray, plain.Own]:
+def _moments(x: Representation) -> tuple[np.ndarray, plain.Summary]:
     rows = _centred(x).numpy()
-    return rows, plain.own((rows.T @ rows).astype(np.float64), len(rows), _RANK_TOLERANCE)
+    return rows, plain.summary((rows.T @ rows).astype(np.float64), len(rows), _RANK_TOLERANCE)
 
 
 def _from_moments(x: Representation, y: Representation, of_x: Any, of_y: Any) -> Scores:
-    (rows_x, own_x), (rows_y, own_y) = of_x, of_y
-    return plain.pair(own_x, own_y, (rows_x.T @ rows_y).astype(np.float64), len(rows_x))
+    (rows_x, summary_x), (rows_y, summary_y) = of_x, of_y
+    return plain.paper(summary_x, summary_y, (rows_x.T @ rows_y).astype(np.float64), len(rows_x))
 
 
 FROM_MOMENTS = Measure(_moments, _from_moments)

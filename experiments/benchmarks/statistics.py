@@ -1,6 +1,5 @@
-"""GFLOP/s of the moments' update beside the machine's own float32 products, in the same run."""
+"""GFLOP/s of the update of the moments, next to the machine's float32 products in the same run."""
 
-import json
 import statistics
 import time
 
@@ -8,43 +7,47 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.machine import sgemm_rate
+from experiments.benchmarks.machine import report, report_machine, sgemm_rate
 from speechsim_jax.statistics import moments
 from speechsim_jax.statistics.moments import ModelShape
 
-_ROWS = 4096
+_WHAT = "statistics"
 _MODELS = {
     "base x base": (ModelShape(13, 768), ModelShape(13, 768)),
     "large": (ModelShape(25, 1024),),
 }
+_SMALL = {"small": (ModelShape(3, 32), ModelShape(2, 16))}
 
 
-def run(repeats: int) -> None:
-    """One JSON line for each; shares are medians, of the best product of the run."""
-    for name, streams in _MODELS.items():
+def run(repeats: int, small: bool = False) -> None:
+    """Medians over turns; the share is of the best product of the run."""
+    report_machine(_WHAT)
+    rows = 256 if small else 4096
+    for name, streams in (_SMALL if small else _MODELS).items():
         state = moments.zero(streams)
         rng = np.random.default_rng(0)
-        rows = tuple(
-            jnp.asarray(rng.standard_normal((s.layers, _ROWS, s.neurons), np.float32))
+        blocks = tuple(
+            jnp.asarray(rng.standard_normal((s.layers, rows, s.neurons), np.float32))
             for s in streams
         )
         update = jax.jit(moments.update, donate_argnums=0)
-        state = jax.block_until_ready(update(state, rows, jnp.int32(_ROWS)))
-        seconds, peaks = [], [sgemm_rate(4096)]
+        state = jax.block_until_ready(update(state, blocks, jnp.int32(rows)))
+        times, peaks = [], [sgemm_rate(rows)]
         for _ in range(repeats):
             started = time.perf_counter()
-            state = jax.block_until_ready(update(state, rows, jnp.int32(_ROWS)))
-            seconds.append(time.perf_counter() - started)
-            peaks.append(sgemm_rate(4096))
-        rate = flops(streams, _ROWS) / statistics.median(seconds) / 1e9
-        figures = {
-            "what": "statistics", "models": name, "representations": sum(s.layers for s in streams),
-            "rows": _ROWS, "gflop": round(flops(streams, _ROWS) / 1e9),
-            "seconds": round(statistics.median(seconds), 3), "gflops": round(rate, 1),
-            "sgemm_best": round(max(peaks), 1), "sgemm_median": round(statistics.median(peaks), 1),
-            "share_of_best": round(rate / max(peaks), 3),
-        }  # fmt: skip
-        print(json.dumps(figures), flush=True)
+            state = jax.block_until_ready(update(state, blocks, jnp.int32(rows)))
+            times.append(time.perf_counter() - started)
+            peaks.append(sgemm_rate(rows))
+        seconds, work = statistics.median(times), flops(streams, rows) / 1e9
+        for figure, value, unit in (
+            ("products of an update", work, "GFLOP"),
+            ("update", seconds, "s"),
+            ("rate", work / seconds, "GFLOP/s"),
+            ("sgemm, best", max(peaks), "GFLOP/s"),
+            ("sgemm, median", statistics.median(peaks), "GFLOP/s"),
+            ("share of the best sgemm", work / seconds / max(peaks), "ratio"),
+        ):
+            report(_WHAT, figure, value, unit, models=name, rows=rows)
 
 
 def flops(streams: tuple[ModelShape, ...], rows: int) -> float:

@@ -2,16 +2,16 @@
 
     python -m experiments.benchmarks.stored SPEECH MINUTES PAIRS FOLDER...
 
-prints JSON. Each utterance goes through each torch model alone and all hidden states are kept in
-memory; then every measure takes them up again (`published`). There, attention maps are made, too;
-here they are not asked for, so that torch can use its faster attention.
+prints a line of JSON. Each utterance goes through each torch model alone, and all hidden states are
+stored in memory; then every measure reads them (`published`). The original also computes attention
+maps; here they are left out, so that torch can use its faster attention.
 
-All representations are kept, but measures are timed on PAIRS pairs (0: all) and the representations
-in them, and scaled up. Pairs are drawn by a seed, those within a model and between models in
-proportion.
+All representations are stored, but measures are timed on PAIRS pairs (0: all) and the
+representations in them, and scaled up. Pairs are drawn by a seed, those within a model and between
+models in proportion.
 
-"files" is what the original spends on its files, which memory spares us: every representation
-written once, read by each measure, and again for each pair by maxcorr and pwcca.
+"files" is the time that the original spends on its files: every representation is written once,
+read by each measure, and again for each pair by maxcorr and pwcca.
 """
 
 import itertools
@@ -37,7 +37,7 @@ Pairs = list[tuple[int, int]]
 
 
 def main(speech: str, minutes: str, count: str, *folders: str) -> None:
-    """Print what took how long, in seconds, and the scores of the pairs that were timed."""
+    """Print the seconds of each part, and the scores of the pairs that were timed."""
     import torch
 
     torch.set_num_threads(cores())
@@ -48,9 +48,9 @@ def main(speech: str, minutes: str, count: str, *folders: str) -> None:
         seconds = {"reading": time.perf_counter() - started}
         representations, models = [], []
         for model, folder in enumerate(folders):
-            found, spent = hidden_states(Path(folder), waves)
-            representations += found
-            models += [model] * len(found)
+            layers, spent = hidden_states(Path(folder), waves)
+            representations += layers
+            models += [model] * len(layers)
             seconds |= {name: seconds.get(name, 0) + value for name, value in spent.items()}
         pairs = sample_of_pairs(models, int(count))
         scores: dict[str, dict[tuple[int, int], Scores]] = {}
@@ -62,16 +62,20 @@ def main(speech: str, minutes: str, count: str, *folders: str) -> None:
     ]
     moments = [scores["moments"][pair] for pair in pairs]
     report = {
-        "seconds": seconds, "pairs": pairs, "frames": len(representations[0]), "representations": len(representations),
-        "published": published, "moments": moments,
-    }  # fmt: skip
+        "seconds": seconds,
+        "pairs": pairs,
+        "frames": len(representations[0]),
+        "representations": len(representations),
+        "published": published,
+        "moments": moments,
+    }
     print(json.dumps(report))
 
 
 def hidden_states(
     folder: Path, waves: Sequence[np.ndarray]
 ) -> tuple[list[Representation], dict[str, float]]:
-    """All hidden states of a model, and the seconds of its forward passes and of keeping them."""
+    """All hidden states of a model, and the seconds of its forward passes and of storing them."""
     import torch
     from transformers import AutoFeatureExtractor, AutoModel
 
@@ -79,26 +83,32 @@ def hidden_states(
     model = AutoModel.from_pretrained(folder).eval()
 
     def forward(wave: np.ndarray) -> tuple[Representation, ...]:
-        given: Any = extractor(wave, sampling_rate=16_000, return_tensors="pt")
-        return model(given["input_values"], output_hidden_states=True).hidden_states
+        inputs: Any = extractor(wave, sampling_rate=16_000, return_tensors="pt")
+        return model(inputs["input_values"], output_hidden_states=True).hidden_states
 
-    forward(waves[0])  # not timed: the first pass makes what the others use
-    spent = {"forward": 0.0, "keeping": 0.0}
-    kept: dict[int, list[Representation]] = defaultdict(list)
+    forward(waves[0])  # not timed: the first pass allocates memory for the others
+    spent = {"forward": 0.0, "storing": 0.0}
+    stored: dict[int, list[Representation]] = defaultdict(list)
     for wave in waves:
         started = time.perf_counter()
         states = forward(wave)
         spent["forward"] += time.perf_counter() - started
         for layer, state in enumerate(states):
-            kept[layer].append(state[0])
+            stored[layer].append(state[0])
     started = time.perf_counter()
-    representations = [torch.cat(kept.pop(layer)) for layer in sorted(kept)]
-    spent["keeping"] += time.perf_counter() - started
+    representations = [torch.cat(stored.pop(layer)) for layer in sorted(stored)]
+    spent["storing"] += time.perf_counter() - started
     return representations, spent
 
 
 def sample_of_pairs(models: Sequence[int], count: int, seed: int = 0) -> Pairs:
-    """So many pairs (i, j), i < j, of representations; all for 0. `models`: whose each representation is."""
+    """Pairs (i, j), i < j, of representations.
+
+    Args:
+        models: The model of each representation.
+        count: How many pairs; 0 for all.
+        seed: Of the choice.
+    """
     everything = list(itertools.combinations(range(len(models)), 2))
     if not 0 < count < len(everything):
         return everything
@@ -117,7 +127,7 @@ def sample_of_pairs(models: Sequence[int], count: int, seed: int = 0) -> Pairs:
 def timed(
     measure: Measure, representations: Sequence[Representation], pairs: Pairs
 ) -> tuple[float, dict[tuple[int, int], Scores]]:
-    """The seconds that all representations and all their pairs would take, and the scores of these."""
+    """The seconds that all representations and pairs would take, and the scores of `pairs`."""
     chosen = sorted(set(itertools.chain.from_iterable(pairs)))
     started = time.perf_counter()
     of = {i: measure.of(representations[i]) for i in chosen}

@@ -1,14 +1,14 @@
 #!/bin/sh
-# The whole zoo from nothing, from the repository's root:
+# Make the zoo from scratch, from the repository's root:
 #   SPEECHSIM_SPEECH=<folder with manifest.tsv> sh experiments/zoo/make.sh
-# What is done already is not done again, and what was interrupted goes on.
+# Finished steps are skipped, and interrupted trainings resume.
 set -eu
 
 S="$SPEECHSIM_SPEECH/manifest.tsv"
 RUNS=${RUNS:-runs/zoo}
 ZOO=${ZOO:-speechsim_jax/models/zoo}
 PYTHON=${PYTHON:-python}
-# The layer of predictive_s_1 and predictive_s that is clustered into the next one's units.
+# The layer of predictive_s_1 and predictive_s that is clustered for the next model.
 UNITS_LAYER=${UNITS_LAYER:-2}
 
 trained() { test -e "$RUNS/$1/model/training.json"; }
@@ -34,8 +34,8 @@ for model in contrastive_s predictive_s; do
         --corpus="$S,$RUNS/synthetic/manifest.tsv" --workdir="$RUNS/${model}_ctc" --resume
 done
 
-# The probe tests on speakers that pretraining did not hear; those of the fine-tuned models are named
-# in their recipes.
+# The probe tests on speakers that pretraining did not use; for the fine-tuned models these are named
+# here, as in their recipes.
 probe() {
     name=$1
     shift

@@ -1,1 +1,1 @@
-"""Studies made of results: the paper replicated, phone probes, learning dynamics."""
+"""Analyses built on results: replication of the paper, phone probes, learning dynamics."""

@@ -1,4 +1,4 @@
-"""Alignments in: labelled segments of utterances from TSV, Praat TextGrid or NIST CTM files."""
+"""Alignments: labelled segments of utterances, from TSV, Praat TextGrid or NIST CTM files."""
 
 import array
 import csv
@@ -20,14 +20,18 @@ from jaxtyping import Float64, Int64
 from speechsim_jax.audio.corpus import AUDIO_SUFFIXES, Corpus, Skipped
 from speechsim_jax.errors import UserError
 
-# Two segments may overlap by so much: start + duration is rounded.
+# Segments may overlap by this much, as start + duration is rounded.
 _OVERLAP_SECONDS = 1e-4
 
-_COLUMNS = ("path", "start", "end", "label")
+_COLUMNS = ("path", "start", "end", "label")  # of a TSV file
 
 
-class Segment(NamedTuple):
-    """What one line of a file says."""
+class MissingTier(UserError):
+    """Several tiers, and no choice among them."""
+
+
+class _Segment(NamedTuple):
+    """One labelled stretch of an utterance; an empty label marks a gap."""
 
     utterance: str
     tier: str
@@ -36,15 +40,18 @@ class Segment(NamedTuple):
     label: str
 
 
+_Reader = Callable[[bytes, Path, str], Iterator[_Segment]]
+
+
 @dataclass(frozen=True)
-class _Group:
-    """The segments of one utterance and tier as they come, in few bytes each."""
+class _SegmentList:
+    """The segments of one utterance and tier in the order of the file, compactly stored."""
 
     starts: array.array = field(default_factory=lambda: array.array("d"))
     ends: array.array = field(default_factory=lambda: array.array("d"))
     labels: list[str] = field(default_factory=list)
 
-    def add(self, segment: Segment) -> None:
+    def add(self, segment: _Segment) -> None:
         if segment.label:
             self.starts.append(segment.start_seconds)
             self.ends.append(segment.end_seconds)
@@ -53,14 +60,20 @@ class _Group:
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """The segments of one utterance by rising start; a segment is [start, end) in seconds."""
+    """The segments of one utterance, sorted by start; a segment is [start, end).
+
+    Attributes:
+        starts: In seconds.
+        ends: In seconds.
+        labels: Of each segment.
+    """
 
     starts: Float64[np.ndarray, " segment"]
     ends: Float64[np.ndarray, " segment"]
     labels: tuple[str, ...]
 
     def at(self, seconds: Float64[np.ndarray, " time"]) -> Int64[np.ndarray, " time"]:
-        """The segment that contains each time, -1 where none does."""
+        """The index of the segment that contains each time; -1 where none does."""
         index = np.searchsorted(self.starts, seconds, side="right") - 1
         inside = (index >= 0) & (seconds < self.ends[np.maximum(index, 0)])
         return np.where(inside, index, -1)
@@ -68,7 +81,14 @@ class Segments:
 
 @dataclass(frozen=True)
 class Alignments:
-    """One tier of a file or folder: utterance -> its segments. `sha256` is of what was read."""
+    """One tier of a file or folder.
+
+    Attributes:
+        origin: The file or folder.
+        tier: Its name; empty in a format without names.
+        sha256: Of the contents of all files.
+        utterances: Segments by utterance.
+    """
 
     origin: str
     tier: str
@@ -81,23 +101,23 @@ class Alignments:
         return tuple(sorted({label for s in self.utterances.values() for label in s.labels}))
 
     def match(self, ids: Iterable[str]) -> dict[str, Segments]:
-        """The segments of those of these utterances that are here.
+        """The segments of those of these utterances that have any, by id.
 
-        Names are compared without the suffixes of sound files. What is not found as it stands is
-        looked for by its last part (`b` of `a/b.flac`), where that is unique on both sides.
+        Names are compared without the suffixes of audio files. An id without an equal name is
+        matched by its last part (`b` of `a/b.flac`), where that is unique on both sides.
         """
-        named = {_without_suffix(name): segments for name, segments in self.utterances.items()}
-        by_stem = _unique_stems(named)
-        wanted = {id_: _without_suffix(id_) for id_ in ids}
-        stems = _unique_stems(wanted.values())
-        found = {}
-        for id_, name in wanted.items():
+        aligned = {_without_suffix(name): segments for name, segments in self.utterances.items()}
+        aligned_stems = _unique_stems(aligned)
+        names = {id_: _without_suffix(id_) for id_ in ids}
+        stems = _unique_stems(names.values())
+        matches = {}
+        for id_, name in names.items():
             stem = PurePosixPath(name).name
-            if name in named:
-                found[id_] = named[name]
-            elif stem in stems and stem in by_stem:
-                found[id_] = named[by_stem[stem]]
-        return found
+            if name in aligned:
+                matches[id_] = aligned[name]
+            elif stem in stems and stem in aligned_stems:
+                matches[id_] = aligned[aligned_stems[stem]]
+        return matches
 
 
 def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
@@ -107,17 +127,25 @@ def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
     tier; times in seconds, no quoting. CTM: file, channel, start, duration, label[, confidence] on
     a line; `;;` starts a comment. TextGrid: Praat's text files, long or short, interval tiers only,
     UTF-8 or UTF-16; the utterance is the file's name, within a folder its path. An empty label
-    marks a gap, not a segment. `tier` may be left out where there is only one.
+    marks a gap, not a segment.
 
-    Raises UserError, with file and line, for what is malformed; for segments of one utterance that
-    overlap; for an unknown tier, or none where there are several.
+    Args:
+        path: The file or folder.
+        tier: Which tier; may be left out where there is only one.
+
+    Returns:
+        The segments of the tier, of every utterance that has any.
+
+    Raises:
+        UserError: a malformed file, with its line; segments of one utterance that overlap; an
+            unknown tier, or none where there are several.
     """
     root = Path(path).expanduser()
-    files = sorted(_text_grids(root)) if root.is_dir() else [root]
+    files = sorted(_text_grids_below(root)) if root.is_dir() else [root]
     if not files:
         raise UserError(f"alignments: no .TextGrid file below {root}")
     digest = hashlib.sha256()
-    tiers: dict[str, dict[str, _Group]] = {}
+    tiers: dict[str, dict[str, _SegmentList]] = {}
     for file in files:
         try:
             data = file.read_bytes()
@@ -126,48 +154,47 @@ def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
         digest.update(data)
         name = file.relative_to(root) if root.is_dir() else Path(file.name)
         for segment in _reader(file)(data, file, name.with_suffix("").as_posix()):
-            groups = tiers.setdefault(segment.tier, {})
-            groups.setdefault(segment.utterance, _Group()).add(segment)
+            utterances = tiers.setdefault(segment.tier, {})
+            utterances.setdefault(segment.utterance, _SegmentList()).add(segment)
     known = ", ".join(name or "(unnamed)" for name in tiers) or "none"
     if tier is None and len(tiers) > 1:
-        raise UserError(f"alignments: {root} has the tiers {known}; choose one (alignment_tier)")
+        raise MissingTier(f"alignments: {root} has the tiers {known}; choose one (alignment_tier)")
     if tier is not None and tier not in tiers:
         raise UserError(f"alignments: {root} has no tier {tier!r}; its tiers: {known}")
     chosen = next(iter(tiers), "") if tier is None else tier
-    groups = {name: group for name, group in tiers.get(chosen, {}).items() if group.labels}
-    if not groups:
+    lists = {name: list_ for name, list_ in tiers.get(chosen, {}).items() if list_.labels}
+    if not lists:
         raise UserError(f"alignments: {root} has no labelled segment")
     return Alignments(
         origin=str(root),
         tier=chosen,
         sha256=digest.hexdigest(),
-        utterances={name: _in_order(group, name, root) for name, group in groups.items()},
+        utterances={name: _sorted(list_, name, root) for name, list_ in lists.items()},
     )
 
 
-def _reader(file: Path) -> Callable[[bytes, Path, str], Iterator[Segment]]:
-    readers = {".tsv": _read_tsv, ".ctm": _read_ctm, ".textgrid": _read_text_grid}
-    if file.suffix.lower() not in readers:
+def _reader(file: Path) -> _Reader:
+    if file.suffix.lower() not in _READERS:
         raise UserError(
             f"alignments: {file} has an unknown suffix; expected .tsv, .ctm, .TextGrid or a folder "
             "of TextGrid files"
         )
-    return readers[file.suffix.lower()]
+    return _READERS[file.suffix.lower()]
 
 
-def _text_grids(root: Path) -> Iterator[Path]:
+def _text_grids_below(root: Path) -> Iterator[Path]:
     return (path for path in root.rglob("*") if path.suffix.lower() == ".textgrid")
 
 
-def _in_order(group: _Group, name: str, root: Path) -> Segments:
+def _sorted(segments: _SegmentList, name: str, root: Path) -> Segments:
     """One utterance's segments by start; raises UserError if two overlap."""
-    starts, ends = np.array(group.starts), np.array(group.ends)
+    starts, ends = np.array(segments.starts), np.array(segments.ends)
     order = np.lexsort([ends, starts])
     starts, ends = starts[order], ends[order]
-    labels = tuple(group.labels[index] for index in order)
-    wrong = np.flatnonzero(starts[1:] < ends[:-1] - _OVERLAP_SECONDS)
-    if wrong.size:
-        at = wrong[0]
+    labels = tuple(segments.labels[index] for index in order)
+    overlapping = np.flatnonzero(starts[1:] < ends[:-1] - _OVERLAP_SECONDS)
+    if overlapping.size:
+        at = overlapping[0]
         raise UserError(
             f"alignments: {root}: in {name!r}, {labels[at + 1]!r} starts at {starts[at + 1]:g} s, "
             f"before {labels[at]!r} ends at {ends[at]:g} s; segments may not overlap"
@@ -177,8 +204,8 @@ def _in_order(group: _Group, name: str, root: Path) -> Segments:
 
 def _segment(
     utterance: str, tier: str, start: str, end: str, label: str, where: str, is_end: bool = True
-) -> Segment:
-    """A segment of words as they stand in a file; `end` is a duration unless `is_end`."""
+) -> _Segment:
+    """A segment from the texts of a file; `end` is a duration unless `is_end`."""
     try:
         first, last = float(start), float(end)
     except ValueError:
@@ -186,10 +213,10 @@ def _segment(
     last = last if is_end else first + last
     if not 0 <= first <= last < math.inf:
         raise UserError(f"{where}: from {first:g} s to {last:g} s; expected 0 <= start <= end")
-    return Segment(utterance, tier, first, last, label.strip())
+    return _Segment(utterance, tier, first, last, label.strip())
 
 
-def _read_tsv(data: bytes, file: Path, _: str) -> Iterator[Segment]:
+def _read_tsv(data: bytes, file: Path, _: str) -> Iterator[_Segment]:
     lines = io.StringIO(_text(data, file), newline="")
     reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     try:
@@ -210,7 +237,7 @@ def _read_tsv(data: bytes, file: Path, _: str) -> Iterator[Segment]:
         raise UserError(f"alignments: {file} line {reader.line_num}: {error}") from error
 
 
-def _read_ctm(data: bytes, file: Path, _: str) -> Iterator[Segment]:
+def _read_ctm(data: bytes, file: Path, _: str) -> Iterator[_Segment]:
     channels: dict[str, str] = {}
     for number, line in enumerate(_text(data, file).split("\n"), 1):
         words = line.split(";;")[0].split()
@@ -230,7 +257,7 @@ def _read_ctm(data: bytes, file: Path, _: str) -> Iterator[Segment]:
         yield _segment(name, "", start, duration, label, where, is_end=False)
 
 
-# A free-standing quoted text, flag or number; Praat reads nothing else, nor what follows "!".
+# Praat reads only free-standing quoted texts, flags and numbers, and nothing after "!".
 _VALUE = re.compile(
     r"""(?<!\S) (?: "(?P<text>(?:[^"]|"")*)" | <(?P<flag>\w+)>
     | (?P<number>[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?) | (?P<comment>!.*) ) (?!\S)""",
@@ -238,7 +265,7 @@ _VALUE = re.compile(
 )
 
 
-def _read_text_grid(data: bytes, file: Path, name: str) -> Iterator[Segment]:
+def _read_text_grid(data: bytes, file: Path, name: str) -> Iterator[_Segment]:
     where = f"alignments: {file}"
     if data.startswith(b"ooBinaryFile"):
         raise UserError(f"{where} is a binary TextGrid; save it as a text file in Praat")
@@ -247,14 +274,14 @@ def _read_text_grid(data: bytes, file: Path, name: str) -> Iterator[Segment]:
     def take(kind: str) -> str:
         match = next(values, None)
         if match is None or match.lastgroup != kind:
-            found = "its end" if match is None else repr(match.group())
-            raise UserError(f"{where} is not a whole TextGrid: expected a {kind}, found {found}")
+            actual = "its end" if match is None else repr(match.group())
+            raise UserError(f"{where} is not a valid TextGrid: expected a {kind}, found {actual}")
         return match[kind].replace('""', '"')
 
     def count() -> int:
         number = take("number")
         if not number.isdigit():
-            raise UserError(f"{where} is not a whole TextGrid: expected a count, found {number}")
+            raise UserError(f"{where} is not a valid TextGrid: expected a count, found {number}")
         return int(number)
 
     def skip_times() -> None:
@@ -276,8 +303,16 @@ def _read_text_grid(data: bytes, file: Path, name: str) -> Iterator[Segment]:
                 take("text")
 
 
+# By suffix; each takes the content, the file, and the name of the utterance if the file is of one.
+_READERS: dict[str, _Reader] = {
+    ".tsv": _read_tsv,
+    ".ctm": _read_ctm,
+    ".textgrid": _read_text_grid,
+}
+
+
 def _text(data: bytes, file: Path) -> str:
-    """UTF-8, or UTF-16 where a byte order mark says so."""
+    """Decode UTF-8, or UTF-16 if there is a byte order mark."""
     marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         return data.decode("utf-16" if marked else "utf-8-sig")
@@ -291,7 +326,7 @@ def _without_suffix(name: str) -> str:
 
 
 def _unique_stems(names: Iterable[str]) -> dict[str, str]:
-    """Last part -> name, for the last parts that only one name has."""
+    """The names by their last part, where only one name has it."""
     names = list(names)
     uses = Counter(PurePosixPath(name).name for name in names)
     stems = ((PurePosixPath(name).name, name) for name in names)
@@ -301,9 +336,19 @@ def _unique_stems(names: Iterable[str]) -> dict[str, str]:
 def aligned_corpus(
     corpus: Corpus, alignments: Alignments, on_skip: Callable[[Skipped], None], strict: bool
 ) -> tuple[Corpus, dict[str, Segments]]:
-    """The utterances that have an alignment, and their segments; the others go to `on_skip`.
+    """The utterances of a corpus that have an alignment, and their segments.
 
-    Raises UserError if none has one, or if one has none and `strict`.
+    Args:
+        corpus: What to filter.
+        alignments: Matched to the corpus by `Alignments.match`.
+        on_skip: Called with every utterance that has no alignment.
+        strict: Raise for such an utterance instead.
+
+    Returns:
+        The remaining corpus, and its segments by id.
+
+    Raises:
+        UserError: no utterance has an alignment; with `strict`, one has none.
     """
     segments = alignments.match(source.id for source in corpus.sources)
     missing = [source.id for source in corpus.sources if source.id not in segments]
@@ -319,16 +364,16 @@ def aligned_corpus(
         )
     for id_ in missing:
         on_skip(Skipped(id_, f"has no alignment in {alignments.origin}"))
-    kept = tuple(source for source in corpus.sources if source.id in segments)
-    return dataclasses.replace(corpus, sources=kept), segments
+    aligned = tuple(source for source in corpus.sources if source.id in segments)
+    return dataclasses.replace(corpus, sources=aligned), segments
 
 
 def check_labels(alignments: Alignments, drop_labels: tuple[str, ...]) -> None:
-    """Raise UserError for a label to drop that never occurs: it would drop nothing."""
+    """Raise UserError for a label to drop that never occurs."""
     known = alignments.labels
     for label in drop_labels:
         if label not in known:
             some = ", ".join(known[:50]) + (", ..." if len(known) > 50 else "")
             raise UserError(
-                f"drop_labels: {label!r} is no label in {alignments.origin}; its labels: {some}"
+                f"drop_labels: {label!r} is not a label in {alignments.origin}; its labels: {some}"
             )

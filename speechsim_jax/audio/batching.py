@@ -1,4 +1,4 @@
-"""Batches: utterances of any length in a few fixed shapes, decoded ahead by threads."""
+"""Batches: utterances of any length in a few fixed shapes, decoded ahead of use by threads."""
 
 import logging
 import math
@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
 from speechsim_jax.audio.corpus import (
-    MIN_SAMPLES,
     SAMPLE_RATE_HZ,
     AudioError,
     Corpus,
@@ -24,31 +23,37 @@ from speechsim_jax.audio.corpus import (
 )
 from speechsim_jax.errors import UserError
 
+# Durations are rounded up to this, so that the search for bucket lengths stays small.
 _GRID_SAMPLES = SAMPLE_RATE_HZ // 2
-# A wav2vec2-style encoder turns 320 T + 80 samples into exactly T frames.
-_HOP_SAMPLES, _OVERHANG_SAMPLES = 320, 80
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """One compiled shape: `batch` rows of `samples` samples."""
+    """One compiled shape.
+
+    Attributes:
+        batch: Rows of a batch.
+        samples: Samples of a row, padding included.
+    """
 
     batch: int
     samples: int
 
 
 CropPosition = tuple[int, int]
-"""A piece of an utterance: index of its source, and which of the pieces it is."""
+"""A piece of an utterance: the index of its source, and of the piece in it."""
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where a stream of batches stands: with it, `batches` goes on with the next one.
+    """A position in a stream of batches, from which `batches` can resume.
 
-    `sources` have been begun. Of these, the pieces at `waiting` (bucket by bucket) and `rest` (of
-    the last source) are in no batch yet.
+    Attributes:
+        sources: How many sources have been decoded and queued.
+        waiting: Per bucket, the pieces of these sources that wait for a batch to fill up.
+        rest: The pieces of the last of these sources that are in no bucket yet.
     """
 
     sources: int = 0
@@ -57,57 +62,84 @@ class Cursor:
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> "Cursor":
-        """From `dataclasses.asdict`, by way of JSON, where tuples are lists."""
+        """From `dataclasses.asdict`, also after JSON, which turns tuples into lists."""
 
-        def places(found: Any) -> tuple[CropPosition, ...]:
-            return tuple((number, piece) for number, piece in found)
+        def positions(pairs: Any) -> tuple[CropPosition, ...]:
+            return tuple((source, piece) for source, piece in pairs)
 
-        waiting = tuple(places(bucket) for bucket in saved["waiting"])
-        return cls(saved["sources"], waiting, places(saved["rest"]))
+        waiting = tuple(positions(bucket) for bucket in saved["waiting"])
+        return cls(saved["sources"], waiting, positions(saved["rest"]))
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Zero-padded rows; `lengths` counts valid samples, 0 in the filler rows at the end."""
+    """Zero-padded rows.
+
+    Attributes:
+        samples: 16 kHz mono, `[batch, samples]`.
+        lengths: Valid samples of each row; 0 in the filler rows at the end.
+        ids: Of the rows that are not filler.
+        after: The position in the stream right after this batch.
+    """
 
     samples: Float32[np.ndarray, "batch samples"]
     lengths: Int32[np.ndarray, "batch"]
-    ids: tuple[str, ...]  # of the real rows
-    after: Cursor = Cursor()  # where the stream stands behind this batch
+    ids: tuple[str, ...]
+    after: Cursor = Cursor()
 
     @property
     def seconds(self) -> float:
-        """Speech in the batch, in seconds, padding left out."""
+        """Seconds of speech in the batch, without padding."""
         return int(self.lengths.sum()) / SAMPLE_RATE_HZ
 
 
 def plan_buckets(
     seconds: Sequence[float | int] | np.ndarray,
     *,
+    hop_samples: int,
+    window_samples: int,
     count: int = 4,
     batch_seconds: float | int = 40.0,
     max_seconds: float | int = 60.0,
 ) -> tuple[Bucket, ...]:
-    """At most `count` lengths 320 T + 80 that minimise the padding of these durations.
+    """The few row lengths that minimise the padding of utterances of these durations.
 
-    The optimum is exact for durations rounded up to 0.5 s. An utterance longer than `max_seconds`
-    counts as the equal pieces `batches` cuts it into; none of at most `max_seconds` is ever cut
-    (the last bucket may exceed it by less than 20 ms to hold whole frames). A bucket has
-    max(1, int(batch_seconds / its seconds)) rows. Raises `UserError` for unusable settings.
+    A row has `hop_samples` T + `window_samples` - `hop_samples` samples, which an encoder turns
+    into exactly T frames. The optimum is exact for durations rounded up to 0.5 s. An utterance
+    longer than `max_seconds` counts as the equal pieces that `batches` cuts it into; none of at
+    most `max_seconds` is ever cut (the last bucket may exceed it by less than a hop, to hold whole
+    frames).
+
+    Args:
+        seconds: Durations of the utterances.
+        hop_samples: Samples between the starts of two frames of the encoder.
+        window_samples: Samples that one frame covers.
+        count: The largest number of buckets (the setting `buckets`).
+        batch_seconds: Audio in a batch, padding included: a bucket has
+            max(1, int(batch_seconds / seconds of a row)) rows.
+        max_seconds: Longer utterances are cut; at least 0.5.
+
+    Returns:
+        At most `count` buckets, from the shortest to the longest.
+
+    Raises:
+        UserError: a setting or duration out of range, or no duration at all.
     """
     if count < 1 or not batch_seconds > 0 or not 0.5 <= max_seconds < math.inf:
         raise UserError(
-            f"count={count}, batch_seconds={batch_seconds:g}, max_seconds={max_seconds:g}: "
-            "expected count >= 1, batch_seconds > 0, max_seconds >= 0.5"
+            f"buckets={count}, batch_seconds={batch_seconds:g}, max_seconds={max_seconds:g}: "
+            "expected buckets >= 1, batch_seconds > 0, max_seconds >= 0.5"
         )
     durations = np.asarray(seconds, np.float64)
     if not durations.size or not (np.isfinite(durations) & (durations >= 0)).all():
         raise UserError("buckets need at least one duration, every one a finite number >= 0")
-    # The small steps down keep what exceeds a limit by a rounding error below it.
+    # Subtracting 1e-6 keeps a duration that exceeds a limit by a rounding error below it.
     pieces = np.maximum(np.ceil(durations / max_seconds - 1e-6), 1).astype(np.int64)
-    cells = np.ceil(durations / pieces * SAMPLE_RATE_HZ / _GRID_SAMPLES - 1e-6).astype(np.int64)
-    grid = np.minimum(np.maximum(cells, 1) * _GRID_SAMPLES, math.ceil(max_seconds * SAMPLE_RATE_HZ))
-    lengths, inverse = np.unique(_whole_frames(grid), return_inverse=True)
+    steps = np.ceil(durations / pieces * SAMPLE_RATE_HZ / _GRID_SAMPLES - 1e-6).astype(np.int64)
+    grid = np.minimum(np.maximum(steps, 1) * _GRID_SAMPLES, math.ceil(max_seconds * SAMPLE_RATE_HZ))
+    overlap = window_samples - hop_samples
+    whole_frames = -(-(grid - overlap) // hop_samples) * hop_samples + overlap
+    lengths, inverse = np.unique(whole_frames, return_inverse=True)
     uses = np.bincount(inverse, weights=pieces).astype(np.int64)
     return tuple(
         Bucket(max(1, int(batch_seconds / (samples / SAMPLE_RATE_HZ))), samples)
@@ -115,34 +147,67 @@ def plan_buckets(
     )
 
 
+def share_buckets(corpora: Sequence[Corpus], buckets: Sequence[Bucket]) -> tuple[Corpus, ...]:
+    """The corpora with durations rounded up to those of `buckets`, planned for all of them.
+
+    `plan_buckets` on any of the results then chooses among these buckets, so that comparisons of
+    several corpora share compiled programs. What is longer than all buckets keeps its duration. The
+    audio itself is not touched.
+    """
+    # Down to the grid, which `plan_buckets` rounds up from.
+    lengths = [bucket.samples // _GRID_SAMPLES * _GRID_SAMPLES for bucket in buckets]
+    steps = sorted({samples / SAMPLE_RATE_HZ for samples in lengths})
+
+    def rounded(source: Source) -> Source:
+        longer = [step for step in steps if source.seconds is not None and step >= source.seconds]
+        return replace(source, seconds=longer[0]) if longer else source
+
+    return tuple(replace(c, sources=tuple(map(rounded, c.sources))) for c in corpora)
+
+
 def batches(
     corpus: Corpus,
     buckets: Sequence[Bucket],
     *,
+    min_samples: int,
     strict: bool = False,
     workers: int = 2,
     lookahead: int = 8,
     on_skip: Callable[[Skipped], None],
     start: Cursor = Cursor(),
 ) -> Generator[Batch, None, None]:
-    """Decode `corpus` in order, `lookahead` sources ahead, into batches of the given shapes.
+    """Decode a corpus in order into batches of the given shapes.
 
     An utterance goes to the smallest bucket that holds it; one too long for all is cut into equal
-    pieces `id#0`, `id#1`, ... The batches are the same whatever `workers` and `lookahead`. Unusable
-    sources go to `on_skip`, or raise `UserError` if `strict`. `start` is the `after` of an earlier
-    batch of the same corpus and buckets: the batches behind it follow, and of the sources before
-    it only those that wait are decoded again. Closing the generator stops the threads. Raises
-    `UserError` for unusable settings.
+    pieces `id#0`, `id#1`, ... The batches are the same whatever `workers` and `lookahead`. Closing
+    the generator stops the threads.
+
+    Args:
+        corpus: What to read.
+        buckets: The shapes of the batches.
+        min_samples: Shorter utterances cannot be used: the window of the encoder.
+        strict: Raise for a source that cannot be used, instead of skipping it.
+        workers: Threads that decode.
+        lookahead: Sources that are decoded ahead of use, at most.
+        on_skip: Called with every source that cannot be used.
+        start: `after` of an earlier batch of the same corpus and buckets, to resume after it: of
+            the sources before it, only those that wait are decoded again.
+
+    Returns:
+        The batches; partly filled ones come last.
+
+    Raises:
+        UserError: unusable settings; with `strict`, a source that cannot be used.
     """
     shapes = sorted(set(buckets), key=lambda bucket: bucket.samples)
     # Equal pieces of something longer than the largest bucket are longer than half of it.
-    if not shapes or shapes[-1].samples < 2 * MIN_SAMPLES:
+    if not shapes or shapes[-1].samples < 2 * min_samples:
         raise UserError(
-            f"buckets={shapes}: the largest must hold {2 * MIN_SAMPLES} samples or more"
+            f"buckets={shapes}: the largest must hold {2 * min_samples} samples or more"
         )
     if workers < 1 or lookahead < 1:
         raise UserError(f"workers={workers}, lookahead={lookahead}: expected at least 1 of each")
-    return _generate(corpus, shapes, strict, workers, lookahead, on_skip, start)
+    return _generate(corpus, shapes, min_samples, strict, workers, lookahead, on_skip, start)
 
 
 def pad_to_multiple(batch: Batch, multiple: int) -> Batch:
@@ -157,6 +222,7 @@ def pad_to_multiple(batch: Batch, multiple: int) -> Batch:
 def _generate(
     corpus: Corpus,
     buckets: Sequence[Bucket],
+    min_samples: int,
     strict: bool,
     workers: int,
     lookahead: int,
@@ -164,32 +230,36 @@ def _generate(
     start: Cursor,
 ) -> Generator[Batch, None, None]:
     lengths = [bucket.samples for bucket in buckets]
+
+    def decode(source: Source) -> Utterance:
+        return read(source, min_samples)
+
     pool = ThreadPoolExecutor(workers, thread_name_prefix="speechsim-audio")
     try:
-        pieces = _read_again(pool, corpus, start, lengths[-1])
-        waiting = [[(at, pieces[at]) for at in places] for places in start.waiting]
+        pieces = _pieces_at(start, corpus, decode, pool, lengths[-1])
+        waiting = [[(at, pieces[at]) for at in positions] for positions in start.waiting]
         waiting += [[] for _ in buckets[len(waiting) :]]
         queue = deque((at, pieces[at]) for at in start.rest)
-        begun = start.sources
+        decoded = start.sources
 
-        def batch_of(index: int) -> Batch:
+        def take_batch(index: int) -> Batch:
             rows, waiting[index] = waiting[index], []
-            places = tuple(tuple(at for at, _ in bucket) for bucket in waiting)
-            after = Cursor(begun, places, tuple(at for at, _ in queue))
+            positions = tuple(tuple(at for at, _ in bucket) for bucket in waiting)
+            after = Cursor(decoded, positions, tuple(at for at, _ in queue))
             return _assemble([piece for _, piece in rows], buckets[index], after)
 
-        coming = _ahead(pool, corpus.sources[begun:], lookahead)
+        upcoming = _decode_ahead(pool, decode, corpus.sources[decoded:], lookahead)
         while True:
             while queue:
                 at, piece = queue.popleft()
                 index = bisect_left(lengths, len(piece.samples))
                 waiting[index].append((at, piece))
                 if len(waiting[index]) == buckets[index].batch:
-                    yield batch_of(index)
-            source, pending = next(coming, (None, None))
+                    yield take_batch(index)
+            source, pending = next(upcoming, (None, None))
             if source is None or pending is None:
                 break
-            begun += 1
+            decoded += 1
             try:
                 cut = _cut(pending.result(), lengths[-1])
             except AudioError as error:
@@ -199,41 +269,48 @@ def _generate(
                     ) from error
                 on_skip(Skipped(source.id, str(error)))
                 continue
-            queue.extend(((begun - 1, number), piece) for number, piece in enumerate(cut))
+            queue.extend(((decoded - 1, number), piece) for number, piece in enumerate(cut))
         for index, rows in enumerate(waiting):
             if rows:
-                yield batch_of(index)
+                yield take_batch(index)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _read_again(
-    pool: ThreadPoolExecutor, corpus: Corpus, start: Cursor, max_samples: int
+def _pieces_at(
+    start: Cursor,
+    corpus: Corpus,
+    decode: Callable[[Source], Utterance],
+    pool: ThreadPoolExecutor,
+    max_samples: int,
 ) -> dict[CropPosition, Utterance]:
-    """The pieces that a cursor names; raises UserError if their files are not what they were."""
-    places = [at for bucket in (*start.waiting, start.rest) for at in bucket]
-    numbers = sorted({number for number, _ in places})
-    found: dict[CropPosition, Utterance] = {}
+    """The pieces that a cursor names; raises UserError if their files have changed since."""
+    positions = [at for bucket in (*start.waiting, start.rest) for at in bucket]
+    numbers = sorted({number for number, _ in positions})
     try:
-        for number, utterance in zip(
-            numbers, pool.map(read, (corpus.sources[n] for n in numbers)), strict=True
-        ):
-            for piece, cut in enumerate(_cut(utterance, max_samples)):
-                found[number, piece] = cut
-        return {at: found[at] for at in places}
+        utterances = list(pool.map(decode, [corpus.sources[number] for number in numbers]))
+        pieces = {
+            (number, index): piece
+            for number, utterance in zip(numbers, utterances, strict=True)
+            for index, piece in enumerate(_cut(utterance, max_samples))
+        }
+        return {at: pieces[at] for at in positions}
     except (AudioError, LookupError) as error:
         raise UserError(f"the audio has changed since it was read first: {error}") from error
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, sources: Sequence[Source], lookahead: int
+def _decode_ahead(
+    pool: ThreadPoolExecutor,
+    decode: Callable[[Source], Utterance],
+    sources: Sequence[Source],
+    lookahead: int,
 ) -> Iterator[tuple[Source, Future[Utterance]]]:
     """Sources in order with their decoding under way, never more than `lookahead` undelivered."""
     queue: deque[tuple[Source, Future[Utterance]]] = deque()
     for source in sources:
         if len(queue) == lookahead:
             yield queue.popleft()
-        queue.append((source, pool.submit(read, source)))
+        queue.append((source, pool.submit(decode, source)))
     while queue:
         yield queue.popleft()
 
@@ -259,16 +336,12 @@ def _assemble(rows: Sequence[Utterance], bucket: Bucket, after: Cursor) -> Batch
     return Batch(samples, lengths, tuple(row.id for row in rows), after)
 
 
-def _whole_frames(samples: Int64[np.ndarray, "durations"]) -> Int64[np.ndarray, "durations"]:
-    """The smallest 320 T + 80 that holds each."""
-    return -(-(samples - _OVERHANG_SAMPLES) // _HOP_SAMPLES) * _HOP_SAMPLES + _OVERHANG_SAMPLES
-
-
 def _best_lengths(
     lengths: Int64[np.ndarray, "lengths"], uses: Int64[np.ndarray, "lengths"], count: int
 ) -> list[int]:
-    """The `count` of the sorted `lengths`, the last among them, that pad `uses` rows least.
+    """The `count` of the sorted `lengths`, the longest among them, with the least padding.
 
+    `uses`: rows that need each length. Dynamic programming over
     cost_k(j) = min_{i<j} cost_{k-1}(i) + length_j * (rows in i+1..j): the total padded length,
     which differs from the padding by a constant.
     """
@@ -277,12 +350,12 @@ def _best_lengths(
     cost = np.concatenate([[0.0], np.full(size, np.inf)])
     came_from = np.zeros((count, size + 1), np.int64)
     for bucket in range(count):
-        new = np.full(size + 1, np.inf)
+        next_cost = np.full(size + 1, np.inf)
         for end in range(1, size + 1):
             options = cost[:end] + lengths[end - 1] * (rows[end] - rows[:end])
             came_from[bucket, end] = start = int(np.argmin(options))
-            new[end] = options[start]
-        cost = new
+            next_cost[end] = options[start]
+        cost = next_cost
     chosen, end = [], size
     for bucket in reversed(range(count)):
         chosen.append(int(lengths[end - 1]))

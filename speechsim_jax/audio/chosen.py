@@ -6,8 +6,8 @@ from typing import Any
 
 from speechsim_jax.audio import alignments, selection
 from speechsim_jax.audio.alignments import Segments
-from speechsim_jax.audio.corpus import Corpus, Skipped, check_some_are_there
-from speechsim_jax.audio.open_corpus import AudioInput, durations, open_corpus
+from speechsim_jax.audio.corpus import Corpus, Skipped, check_any_exists
+from speechsim_jax.audio.open_corpus import AudioInput, open_corpus, with_durations
 from speechsim_jax.settings import Settings
 
 
@@ -37,7 +37,7 @@ def choose(audio: AudioInput, settings: Settings) -> ChosenAudio:
       UserError: no audio, or alignments that do not fit it.
     """
     corpus = open_corpus(audio)
-    check_some_are_there(corpus)
+    check_any_exists(corpus)
     segments, skipped, record = None, [], {}
     if settings.alignments is not None:
         aligned = alignments.read_alignments(settings.alignments, settings.alignment_tier)
@@ -48,7 +48,7 @@ def choose(audio: AudioInput, settings: Settings) -> ChosenAudio:
         record = {"alignments": {"tier": aligned.tier, "sha256": aligned.sha256}}
     if settings.max_minutes is not None:
         corpus = selection.select(corpus, settings.max_minutes, settings.seed)
-    corpus = attention_corpus = durations(corpus)
+    corpus = attention_corpus = with_durations(corpus)
     if settings.attention_max_seconds is not None:
         minutes = settings.attention_max_seconds / 60
         attention_corpus = selection.select(corpus, minutes, settings.seed)

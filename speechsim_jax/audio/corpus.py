@@ -1,4 +1,4 @@
-"""A corpus: sources of sound and their decoding to 16 kHz mono."""
+"""A corpus: sources of audio, and their decoding to 16 kHz mono."""
 
 import hashlib
 import io
@@ -15,11 +15,10 @@ import soundfile
 import soxr
 from jaxtyping import Float32, Shaped
 
-from speechsim_jax.errors import UserError
+from speechsim_jax.errors import UserError, counted
 
 SAMPLE_RATE_HZ = 16_000
-MIN_SAMPLES = 400  # one frame of a wav2vec2-style encoder
-DATASET = "hf:"  # begins the address of a dataset
+DATASET = "hf:"  # prefix of the address of a dataset
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")
 
 # soundfile raises TypeError for headerless formats, MemoryError when a header claims too much.
@@ -29,26 +28,38 @@ log = logging.getLogger(__name__)
 
 
 class AudioError(Exception):
-    """This one file cannot be used; the message is the reason, without the file's name."""
+    """One file cannot be used; the message is the reason, without the file's name."""
 
 
 @runtime_checkable
 class Encoded(Protocol):
-    """Sound that is kept elsewhere than in a file of its own: a row of a dataset (`hub_audio`)."""
+    """An encoded recording outside a file: a row of a dataset (`hub_datasets.Row`)."""
 
     @property
     def key(self) -> str:
-        """What tells its content from others'."""
+        """Identifies the content."""
         ...
 
     def encoded(self) -> bytes:
-        """What a file of it would hold; raises AudioError if there is nothing."""
+        """The bytes of an audio file; raises AudioError if there are none."""
         ...
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file, an array or a row of a dataset, not yet decoded; `seconds` is None until known."""
+    """A recording that is not yet decoded: a file, an array or a row of a dataset.
+
+    Attributes:
+        id: Unique within the corpus.
+        path: The file, if it is one.
+        seconds: Duration; None until known (`open_corpus.with_durations`).
+        speaker: Empty if not known.
+        transcript: Empty if not known.
+        samples: The array, if it is one: float, or int16 PCM.
+        sample_rate_hz: Of `samples`; a file has its own in its header.
+        row: The row of a dataset, if it is one.
+        listed: Whether a list or manifest names the file by a relative path.
+    """
 
     id: str
     path: Path | None = None
@@ -56,12 +67,12 @@ class Source:
     speaker: str = ""
     transcript: str = ""
     samples: Shaped[np.ndarray, "samples"] | None = field(default=None, repr=False, compare=False)
-    sample_rate_hz: int = SAMPLE_RATE_HZ  # of `samples`; a file's header overrides it
+    sample_rate_hz: int = SAMPLE_RATE_HZ
     row: Encoded | None = field(default=None, repr=False)
-    listed: bool = field(default=False, repr=False, compare=False)  # by a relative path, in a file
+    listed: bool = field(default=False, repr=False, compare=False)
 
     def file(self) -> Path | io.BytesIO | None:
-        """What soundfile opens; None for an array. Raises AudioError if a row has no sound."""
+        """What soundfile can open; None for an array. Raises AudioError for an empty row."""
         return self.path if self.row is None else io.BytesIO(self.row.encoded())
 
 
@@ -82,7 +93,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A source left out, and why."""
+    """A source that was left out, and the reason."""
 
     id: str
     reason: str
@@ -90,7 +101,12 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Corpus:
-    """An ordered set of sources with unique ids; `origin` says where they came from."""
+    """An ordered set of sources with unique ids.
+
+    Attributes:
+        origin: Where they come from: a path, an address, or "arrays".
+        sources: In the order in which they are read.
+    """
 
     origin: str
     sources: tuple[Source, ...]
@@ -99,19 +115,27 @@ class Corpus:
         """SHA-256 in hex over the sorted (id, file size or array digest); decodes nothing."""
         digest = hashlib.sha256()
         for source in sorted(self.sources, key=lambda source: source.id):
-            # JSON escapes what could be confused with a separator, and undecodable file names.
+            # JSON escapes undecodable file names, and whatever could pass for a separator.
             digest.update(json.dumps([source.id, _content_key(source)]).encode())
         return digest.hexdigest()
 
 
-def read(source: Source) -> Utterance:
-    """Decode, mix to mono and resample (soxr HQ) one source to 16 kHz float32.
+def read(source: Source, min_samples: int = 1) -> Utterance:
+    """Decode one source, mix it to mono and resample it (soxr HQ) to 16 kHz float32.
 
-    Raises `AudioError` if unreadable, empty, silent, not finite or shorter than `MIN_SAMPLES`,
-    `UserError` if a dataset's sound cannot be fetched.
+    Args:
+        source: What to read.
+        min_samples: The shortest utterance that can be used, at 16 kHz: the window of the encoder.
+
+    Returns:
+        The samples, with the source's id, speaker and transcript.
+
+    Raises:
+        AudioError: the source cannot be decoded, is empty, silent, not finite or too short.
+        UserError: the audio of a dataset cannot be fetched.
     """
     if source.path is not None and not source.path.is_file():
-        raise AudioError(_not_there(source))
+        raise AudioError(_missing_file(source))
     if (file := source.file()) is not None:
         channels, rate_hz = _decode(file)
     elif source.samples is not None:
@@ -129,9 +153,9 @@ def read(source: Source) -> Utterance:
     resampled = mono
     if rate_hz != SAMPLE_RATE_HZ:
         resampled = soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ, quality="HQ")
-    if len(resampled) < MIN_SAMPLES:
+    if len(resampled) < min_samples:
         # Rounding down keeps 399 samples from reading as "25 ms; at least 25 ms are needed".
-        ms, least_ms = (1000 * n / SAMPLE_RATE_HZ for n in (len(resampled), MIN_SAMPLES))
+        ms, least_ms = (1000 * n / SAMPLE_RATE_HZ for n in (len(resampled), min_samples))
         raise AudioError(
             f"is too short: {math.floor(10 * ms) / 10:g} ms; at least {least_ms:g} ms are needed"
         )
@@ -141,16 +165,17 @@ def read(source: Source) -> Utterance:
 
 
 def nothing_usable(corpus: Corpus, skipped: Sequence[Skipped]) -> UserError:
-    """The error that says so, with the first of the reasons."""
+    """The error for a corpus of which every file was skipped, with the first of the reasons."""
     first = f", the first: {skipped[0].id} {skipped[0].reason}" if skipped else ""
     return UserError(
         f"{corpus.origin}: no usable audio ({counted(len(skipped), 'file')} skipped{first})"
     )
 
 
-def counted(number: int, noun: str) -> str:
-    """1 file, 41 files."""
-    return f"{number} {noun}{'s' * (number != 1)}"
+def check_any_exists(corpus: Corpus) -> None:
+    """Raise UserError if every source is a file and none of them exists; reads nothing."""
+    if not any(source.path is None or source.path.is_file() for source in corpus.sources):
+        raise nothing_usable(corpus, [Skipped(s.id, _missing_file(s)) for s in corpus.sources])
 
 
 def _content_key(source: Source) -> int | str:
@@ -167,13 +192,13 @@ def _content_key(source: Source) -> int | str:
 
 def _decode(file: Path | io.BytesIO) -> tuple[Float32[np.ndarray, "samples channels"], int]:
     try:
-        with soundfile.SoundFile(file) as sound:
-            promised = sound.frames
-            samples = sound.read(dtype="float32", always_2d=True)
-            # An MP3's length may be a guess of its encoder; elsewhere it is a fact.
-            if len(samples) < promised and sound.format != "MP3":
-                raise AudioError(f"is damaged: {len(samples)} of {promised} samples decode")
-            return samples, sound.samplerate
+        with soundfile.SoundFile(file) as audio:
+            expected = audio.frames
+            samples = audio.read(dtype="float32", always_2d=True)
+            # The header of an MP3 may only estimate its length; other formats state it.
+            if len(samples) < expected and audio.format != "MP3":
+                raise AudioError(f"is damaged: {len(samples)} of {expected} samples decode")
+            return samples, audio.samplerate
     except DECODE_ERRORS as error:
         raise AudioError(f"cannot be decoded: {error}") from error
 
@@ -185,12 +210,6 @@ def _as_float(samples: Shaped[np.ndarray, "samples"]) -> Float32[np.ndarray, "sa
         return samples.astype(np.float32)
 
 
-def check_some_are_there(corpus: Corpus) -> None:
-    """Raise UserError if every source is a file, and none of them exists; reads nothing."""
-    if not any(source.path is None or source.path.is_file() for source in corpus.sources):
-        raise nothing_usable(corpus, [Skipped(s.id, _not_there(s)) for s in corpus.sources])
-
-
-def _not_there(source: Source) -> str:
+def _missing_file(source: Source) -> str:
     hint = "; paths in a list count from its own folder" if source.listed else ""
     return f"is not a file: {source.path}{hint}"

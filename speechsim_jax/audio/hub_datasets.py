@@ -1,8 +1,8 @@
 """Datasets of the Hugging Face hub as audio: `hf:NAME/CONFIG/SPLIT`, or `...@REVISION`.
 
-The `datasets` library says which files a split has. Parquet keeps columns apart, so rows are listed
-without their sound; sound is fetched when it is asked for, a row group at a time, and kept, still
-encoded, among huggingface_hub's assets. From then on a row is read as a file is.
+The `datasets` library lists the files of a split. Parquet stores columns separately, so rows are
+listed without downloading their audio. Audio is fetched on demand, a row group at a time, and
+cached, still encoded, among huggingface_hub's assets. From then on a row is read like a file.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 from speechsim_jax.audio.corpus import DATASET, AudioError, Corpus, Source
 from speechsim_jax.errors import UserError
 
-# The usual names, the surest first; the path of the sound itself is the last that may be an id.
+# Usual names of columns, the most reliable first; for ids, the path of the audio comes last.
 _IDS = ("id", "utt_id", "utterance_id", "uid", "segment_id", "key", "file")
 _SPEAKERS = ("speaker_id", "speaker", "client_id", "spk_id", "speaker_name")
 _TRANSCRIPTS = ("text", "transcript", "transcription", "sentence", "normalized_text")
-_PATH = "the path of the sound"
+_PATH = "path of the audio"  # no column has this name
 
 _WORKERS = 4  # each holds a row group in memory
 
@@ -31,7 +31,14 @@ log = logging.getLogger(__name__)
 
 
 class Address(NamedTuple):
-    """Where a split is: hub name or folder, configuration, split, and branch, tag or commit."""
+    """The address of a split.
+
+    Attributes:
+        name: A dataset of the hub, or a folder.
+        config: Its configuration; `default` if it has none.
+        split: E.g. train.
+        revision: Branch, tag or commit; None for the default branch, and for folders.
+    """
 
     name: str
     config: str
@@ -40,9 +47,9 @@ class Address(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> "Address":
-        """From hf:NAME/CONFIG/SPLIT, with or without @REVISION. Raises UserError."""
-        place, at, revision = text.removeprefix(DATASET).partition("@")
-        parts = place.rsplit("/", 2)
+        """Parse hf:NAME/CONFIG/SPLIT, with or without @REVISION. Raises UserError."""
+        location, at, revision = text.removeprefix(DATASET).partition("@")
+        parts = location.rsplit("/", 2)
         if len(parts) < 3 or not all(parts) or (at and not revision):
             raise UserError(
                 f"audio: {text}: expected hf:NAME/CONFIG/SPLIT, e.g. "
@@ -59,86 +66,104 @@ class Address(NamedTuple):
         return cls(parts[0], parts[1], parts[2], revision or None)
 
     def __str__(self) -> str:
-        place = f"{DATASET}{self.name}/{self.config}/{self.split}"
-        return place if self.revision is None else f"{place}@{self.revision}"
+        text = f"{DATASET}{self.name}/{self.config}/{self.split}"
+        return text if self.revision is None else f"{text}@{self.revision}"
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The sound of one row group of a Parquet file; `kept` is where it is once fetched.
+    """The audio of one row group of a Parquet file.
 
-    `key` tells its content from others'.
+    Attributes:
+        url: The file.
+        index: Which row group of it.
+        column: The column that holds the audio.
+        key: Identifies the content.
+        cached: The local file, once the group is fetched.
     """
 
     url: str
-    group: int
+    index: int
     column: str
     key: str
-    kept: Path
+    cached: Path
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def fetch(self) -> None:
-        """Bring it here, unless it is here already. Raises UserError if that fails."""
+        """Download it unless it is cached. Raises UserError if that fails."""
         with self._lock:
-            if self.kept.exists():
+            if self.cached.exists():
                 return
             try:
-                _keep(_sound_of(self.url, self.group, self.column), self.kept)
-            except Exception as error:  # of several libraries, which change with their versions
+                _write(_audio_of(self.url, self.index, self.column), self.cached)
+            except Exception as error:  # of several libraries; types differ between versions
                 raise UserError(
-                    f"audio: {self.url}: row group {self.group} cannot be fetched "
-                    f"({_reason(error)}); check the connection and the room in {self.kept.parent}, "
-                    "and start again: what is here is not fetched twice"
+                    f"audio: {self.url}: row group {self.index} cannot be fetched "
+                    f"({_reason(error)}); check the connection and the free space in "
+                    f"{self.cached.parent}, and start again: what is cached is not fetched twice"
                 ) from error
 
-    def sound(self, row: int) -> bytes | None:
-        """One row, fetched if need be: a sound file's bytes."""
+    def audio(self, row: int) -> bytes | None:
+        """The bytes of one row's audio file; the group is fetched if necessary."""
         import pyarrow as pa
 
         self.fetch()
-        with pa.memory_map(str(self.kept)) as file:
+        with pa.memory_map(str(self.cached)) as file:
             return pa.ipc.open_file(file).read_all().column(0)[row].as_py()
 
 
 class Row(NamedTuple):
-    """One utterance of a dataset: which row of which block."""
+    """One utterance of a dataset: a row of a row group."""
 
-    block: RowGroup
+    group: RowGroup
     number: int
 
     @property
     def key(self) -> str:
-        """What tells its content from others': file, commit (or size, in a folder) and row."""
-        return f"{self.block.key}#{self.number}"
+        """Identifies the content: file, commit (or size, in a folder) and row."""
+        return f"{self.group.key}#{self.number}"
 
     def encoded(self) -> bytes:
-        """A sound file's bytes; raises AudioError for an empty row, UserError if out of reach."""
-        if not (sound := self.block.sound(self.number)):
-            raise AudioError("has no sound in its row")
-        return sound
+        """The bytes of an audio file.
+
+        Raises:
+            AudioError: the row is empty.
+            UserError: it cannot be fetched.
+        """
+        if not (encoded := self.group.audio(self.number)):
+            raise AudioError("has no audio in its row")
+        return encoded
 
 
 def open_dataset(text: str) -> Corpus:
-    """List a split, in its own order, without fetching its sound.
+    """List a split in its order, without fetching its audio.
 
-    Ids, speakers and transcripts are the columns of the usual names; an id is the path of the sound
-    or else the row's number where no column tells all rows apart. The origin names the commit.
-    Raises UserError.
+    Ids, speakers and transcripts come from columns of the usual names. Where no such column has
+    unique ids, an id is the path of the audio, or else the row's number.
+
+    Args:
+        text: An address, hf:NAME/CONFIG/SPLIT[@REVISION].
+
+    Returns:
+        The corpus; its origin names the commit.
+
+    Raises:
+        UserError: an address, dataset or file that cannot be used, or no connection.
     """
     address = Address.of(text)
     urls, features = _files_of(address)
     try:
         with ThreadPoolExecutor(_WORKERS) as pool:
-            listed = list(pool.map(lambda url: _list(url, address, features), urls))
+            files = list(pool.map(lambda url: _list(url, address, features), urls))
     except UserError:
         raise
     except Exception as error:  # as above
         raise UserError(
             f"audio: {address} cannot be listed ({_reason(error)}); check the connection"
         ) from error
-    rows = [row for one, _ in listed for row in one]
-    shared = set.intersection(*(set(columns) for _, columns in listed))
-    columns = {name: [text for _, c in listed for text in c[name]] for name in shared}
+    rows = [row for rows_of_file, _ in files for row in rows_of_file]
+    shared = set.intersection(*(set(columns) for _, columns in files))
+    columns = {name: [text for _, c in files for text in c[name]] for name in shared}
     names = _ids(columns, len(rows))
     speakers, transcripts = _first(columns, _SPEAKERS), _first(columns, _TRANSCRIPTS)
     sources = [
@@ -154,9 +179,9 @@ def open_dataset(text: str) -> Corpus:
 
 
 def fetch(sources: Iterable[Source]) -> None:
-    """Bring the sound of these sources here, several row groups at a time. Raises UserError."""
-    blocks = dict.fromkeys(s.row.block for s in sources if isinstance(s.row, Row))
-    missing = [block for block in blocks if not block.kept.exists()]
+    """Fetch the audio of these sources, several row groups at a time. Raises UserError."""
+    groups = dict.fromkeys(s.row.group for s in sources if isinstance(s.row, Row))
+    missing = [group for group in groups if not group.cached.exists()]
     if missing:
         log.info("fetching %d row groups, the first of %s", len(missing), missing[0].url)
     pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="speechsim-fetch")
@@ -168,7 +193,7 @@ def fetch(sources: Iterable[Source]) -> None:
 
 
 def _files_of(address: Address) -> tuple[Sequence[str], Mapping[str, Any]]:
-    """Paths or URLs of a split's Parquet files, and what the dataset declares of its columns."""
+    """Paths or URLs of a split's Parquet files, and the declared types of its columns."""
     try:
         import datasets
     except ImportError:
@@ -182,7 +207,7 @@ def _files_of(address: Address) -> tuple[Sequence[str], Mapping[str, Any]]:
     except Exception as error:  # as above
         raise UserError(
             f"audio: {address}: {_reason(error)}; expected hf:NAME/CONFIG/SPLIT, CONFIG being "
-            "`default` where there is none, and the hub within reach"
+            "`default` where there is none, and a connection to the hub"
         ) from error
     files = {str(split): list(urls) for split, urls in (builder.config.data_files or {}).items()}
     if address.split not in files:
@@ -192,8 +217,8 @@ def _files_of(address: Address) -> tuple[Sequence[str], Mapping[str, Any]]:
     urls = files[address.split]
     if other := [url for url in urls if not url.endswith(".parquet")]:
         raise UserError(
-            f"audio: {address} keeps its sound in files such as {other[0].rpartition('/')[2]}, and "
-            "only Parquet is read from the hub; download it and give its folder: hf download "
+            f"audio: {address} has its audio in files such as {other[0].rpartition('/')[2]}, and "
+            "only Parquet is read from the hub; download it and pass its folder: hf download "
             f"{address.name} --repo-type dataset --local-dir FOLDER"
         )
     return urls, builder.info.features or {}
@@ -202,48 +227,51 @@ def _files_of(address: Address) -> tuple[Sequence[str], Mapping[str, Any]]:
 def _list(
     url: str, address: Address, features: Mapping[str, Any]
 ) -> tuple[list[Row], dict[str, list[str]]]:
-    """The rows of one file, and what its columns say of them; no sound is fetched."""
+    """The rows of one file, and its columns of text by name; no audio is fetched."""
     import pyarrow.parquet as pq
 
     with _opened(url) as file:
         parquet = pq.ParquetFile(file, pre_buffer=True)
-        schema, groups = parquet.schema_arrow, parquet.metadata
-        sound = _sound_column(schema, features, address)
+        schema, metadata = parquet.schema_arrow, parquet.metadata
+        audio = _audio_column(schema, features, address)
         usual = (*_IDS, *_SPEAKERS, *_TRANSCRIPTS)
-        wanted = [name for name in schema.names if name in usual and _is_text(schema.field(name))]
-        has_path = "path" in _subfields(schema.field(sound))
-        table = parquet.read(columns=[*wanted, *([f"{sound}.path"] if has_path else [])])
-    columns = {name: _texts(table.column(name)) for name in wanted}
+        names = [name for name in schema.names if name in usual and _is_text(schema.field(name))]
+        has_path = "path" in _subfields(schema.field(audio))
+        table = parquet.read(columns=[*names, *([f"{audio}.path"] if has_path else [])])
+    columns = {name: _texts(table.column(name)) for name in names}
     if has_path:
-        paths = [(each or {}).get("path") or "" for each in table.column(sound).to_pylist()]
-        columns[_PATH] = paths
+        structs = table.column(audio).to_pylist()
+        columns[_PATH] = [(struct or {}).get("path") or "" for struct in structs]
     key, folder = _content_key(url), _cache_folder(url, address)
+    groups = [
+        RowGroup(url, index, audio, f"{key}/{index}", folder / f"{index}.arrow")
+        for index in range(metadata.num_row_groups)
+    ]
     rows = [
-        Row(block, number)
-        for group in range(groups.num_row_groups)
-        for block in [RowGroup(url, group, sound, f"{key}/{group}", folder / f"{group}.arrow")]
-        for number in range(groups.row_group(group).num_rows)
+        Row(group, number)
+        for group in groups
+        for number in range(metadata.row_group(group.index).num_rows)
     ]
     return rows, columns
 
 
-def _sound_column(schema: Any, features: Mapping[str, Any], address: Address) -> str:
-    """The column of type Audio, or else of bytes in a struct; one called audio before others."""
+def _audio_column(schema: Any, features: Mapping[str, Any], address: Address) -> str:
+    """A column of type Audio, or else of bytes in a struct; preferably one called audio."""
     import datasets
 
     declared = {**datasets.Features.from_arrow_schema(schema), **features}
-    holders = [each.name for each in schema if "bytes" in _subfields(each)]
-    for kind in (datasets.Audio, dict):  # a dict is a struct that nothing is said of
-        found = [name for name in holders if isinstance(declared[name], kind)]
-        if found:
-            return "audio" if "audio" in found else found[0]
+    candidates = [column.name for column in schema if "bytes" in _subfields(column)]
+    for type_ in (datasets.Audio, dict):  # a dict is a struct of no declared type
+        names = [name for name in candidates if isinstance(declared[name], type_)]
+        if names:
+            return "audio" if "audio" in names else names[0]
     raise UserError(
-        f"audio: {address} has no column of sound, only {', '.join(schema.names)}; expected one of "
+        f"audio: {address} has no column of audio, only {', '.join(schema.names)}; expected one of "
         "type Audio that holds bytes"
     )
 
 
-def _sound_of(url: str, group: int, column: str) -> Any:
+def _audio_of(url: str, group: int, column: str) -> Any:
     """A row group's column of bytes, as a pyarrow table."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -257,8 +285,8 @@ def _sound_of(url: str, group: int, column: str) -> Any:
     return pa.table({"bytes": bytes_of(table.column(column), "bytes")})
 
 
-def _keep(table: Any, path: Path) -> None:
-    """Write a table; a reader sees all of it or nothing."""
+def _write(table: Any, path: Path) -> None:
+    """Write a table atomically, as several threads and processes may fetch the same group."""
     import pyarrow as pa
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
@@ -271,9 +299,9 @@ def _keep(table: Any, path: Path) -> None:
 
 
 def _opened(url: str) -> Any:
-    """A file, here or on the hub, that is read where it is asked to be and nowhere else.
+    """A local file or one of the hub, opened without read-ahead.
 
-    Reading ahead, as file systems are set to, would fetch the sound that lies between the columns.
+    The default read-ahead would fetch the audio that lies between the columns that are read.
     """
     import fsspec.core
 
@@ -290,21 +318,22 @@ def _content_key(url: str) -> str:
 
 
 def _cache_folder(url: str, address: Address) -> Path:
-    """Where the sound of a file is kept; a file in a folder that has changed is another file."""
+    """Where the audio of a file is cached; a local file that has changed is another file."""
     from huggingface_hub import cached_assets_path
 
-    dataset, told = address.name, url
+    dataset, identity = address.name, url
     if "://" not in url:
         status = Path(url).stat()
-        dataset, told = Path(dataset).resolve().name, f"{url}:{status.st_size}:{status.st_mtime_ns}"
-    digest = hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()[:24]
+        dataset = Path(dataset).resolve().name
+        identity = f"{url}:{status.st_size}:{status.st_mtime_ns}"
+    digest = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:24]
     return cached_assets_path("speechsim_jax", namespace=dataset, subfolder=digest)
 
 
 def _commit(urls: Sequence[str]) -> str | None:
-    """The commit that the files are of; None in a folder."""
-    found = re.search(r"^hf://[^@]+@([^/]+)/", urls[0])
-    return found[1] if found else None
+    """The commit of the files; None in a folder."""
+    match = re.search(r"^hf://[^@]+@([^/]+)/", urls[0])
+    return match[1] if match else None
 
 
 def _ids(columns: Mapping[str, list[str]], count: int) -> list[str]:
@@ -325,19 +354,19 @@ def _texts(column: Any) -> list[str]:
 
 
 def _is_text(field_: Any) -> bool:
-    """Whether a column's values can be told as text."""
+    """Whether a column's values can be read as text."""
     import pyarrow as pa
 
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
-    return any(is_one(field_.type) for is_one in kinds)
+    is_text_type = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
+    return any(test(field_.type) for test in is_text_type)
 
 
 def _subfields(field_: Any) -> list[str]:
     import pyarrow as pa
 
-    return [each.name for each in field_.type] if pa.types.is_struct(field_.type) else []
+    return [subfield.name for subfield in field_.type] if pa.types.is_struct(field_.type) else []
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in the first line of its own words."""
+    """The first line of the message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300].rstrip(".")

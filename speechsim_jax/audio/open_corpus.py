@@ -1,4 +1,4 @@
-"""What may be given as audio: folders, manifests, lists, arrays and datasets, as one `Corpus`."""
+"""Open folders, manifests, lists, arrays and datasets as a `Corpus`."""
 
 import csv
 import logging
@@ -28,18 +28,27 @@ from speechsim_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-
 AudioInput: TypeAlias = Corpus | str | os.PathLike[str] | Mapping[Any, Any] | Sequence[Any]
 
 
 def open_corpus(audio: AudioInput) -> Corpus:
-    """List the audio in a folder, manifest (.tsv, .csv), list (.txt), file, dataset or sequence.
+    """List the audio in a folder, manifest, list, file, dataset or sequence.
 
-    A dataset is "hf:NAME/CONFIG/SPLIT", of the Hugging Face hub or a folder (`hub_audio`). A
-    sequence holds paths or 1-D arrays at 16 kHz (float, or int16 PCM); a mapping is id -> array.
-    An id is the path relative to the root (the folder, or the manifest's folder), the manifest's or
-    dataset's `id`, or the position in a dataset or a sequence of arrays. Nothing is decoded; a
-    missing file in a manifest, list or sequence is only found by `read`. Raises `UserError`.
+    Nothing is decoded: a missing file in a manifest, list or sequence is an error only when it is
+    read (`corpus.read`). An id is the path relative to the root (the folder, or the manifest's
+    folder), the manifest's or dataset's `id`, or the position in a dataset or a sequence of arrays.
+
+    Args:
+        audio: A folder; a manifest (.tsv, .csv); a list of files (.txt); an audio file; a dataset
+            of the Hugging Face hub or a folder, "hf:NAME/CONFIG/SPLIT" (`hub_datasets`); a sequence
+            of paths, or of 1-D arrays at 16 kHz (float, or int16 PCM); a mapping from ids to such
+            arrays; or a corpus, which is returned as it is.
+
+    Returns:
+        The corpus, with speakers and transcripts as far as they are known.
+
+    Raises:
+        UserError: audio of another kind, or that cannot be listed; an id that occurs twice.
     """
     if isinstance(audio, Corpus):
         return audio
@@ -90,7 +99,7 @@ def _open_path(path: Path) -> list[Source]:
 
 
 def _open_folder(root: Path) -> list[Source]:
-    """Every audio file below `root`, sorted by id, with LibriSpeech transcripts where found."""
+    """Every audio file below `root`, sorted by id, with transcripts in LibriSpeech's layout."""
     sources: list[Source] = []
     for folder, names in _walk(root):
         transcripts: dict[str, str] = {}
@@ -118,13 +127,13 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     def fail(error: OSError) -> None:
         raise UserError(f"audio: cannot read folder {error.filename}: {error.strerror}") from error
 
-    seen: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()
     for folder, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
         status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:  # a link back up would never end
+        if (status.st_dev, status.st_ino) in visited:  # a link to a parent would never end
             subfolders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(name for name in subfolders if name[0] != ".")
         yield Path(folder), [name for name in names if name[0] != "."]
 
@@ -176,14 +185,12 @@ def _open_sequence(items: Sequence[Any]) -> list[Source]:
     sources: list[Source] = []
     for position, item in enumerate(items):
         if isinstance(item, str) and item.startswith(DATASET):
-            raise UserError(
-                f"audio: {item} is a whole dataset; a list holds files, or pass it alone"
-            )
+            raise UserError(f"audio: {item} is a dataset; a list holds files, or pass it alone")
         if isinstance(item, str | os.PathLike):
             path = Path(item).expanduser()
             if path.is_dir():
                 raise UserError(f"audio: {path} is a folder; a list holds files, or pass it alone")
-            # There is no root, so a mere folder says nothing about the speaker.
+            # Without a root, the name of a folder is no evidence of the speaker.
             sources.append(Source(path.as_posix(), path, speaker=_librispeech_speaker(path)))
         else:
             sources.append(_array_source(f"{position:0{digits}d}", item))
@@ -195,7 +202,7 @@ def _listed_source(name: str, root: Path) -> Source:
 
 
 def _file_source(name: str, root: Path) -> Source:
-    """A file given by a path relative to `root` (or absolute), speaker taken from the path."""
+    """A file by its path, relative to `root` or absolute; the speaker is taken from the path."""
     path = root / name
     relative = path.relative_to(root) if path.is_relative_to(root) else path
     speaker = _librispeech_speaker(path)
@@ -228,7 +235,7 @@ def _array_source(id_: str, array: Any) -> Source:
 
 
 def _text_lines(path: Path) -> list[str]:
-    """Lines with their ends kept, as csv wants them."""
+    """Lines with their line ends, which the csv module needs."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return list(file)
@@ -236,10 +243,20 @@ def _text_lines(path: Path) -> list[str]:
         raise UserError(f"audio: cannot read {path} as UTF-8 text: {error}") from error
 
 
-def durations(corpus: Corpus, workers: int = 4) -> Corpus:
-    """Fill every unknown `seconds` from the file's header; an unreadable header leaves None.
+def with_durations(corpus: Corpus, workers: int = 4) -> Corpus:
+    """The corpus with every unknown duration filled in from the header of the file.
 
-    Rows of a dataset are fetched first; raises UserError if that fails.
+    Rows of a dataset are fetched first.
+
+    Args:
+        corpus: What to fill in; known durations stay.
+        workers: Threads that read headers.
+
+    Returns:
+        The corpus; `seconds` is None where there is no readable header.
+
+    Raises:
+        UserError: rows of a dataset cannot be fetched.
     """
     hub_datasets.fetch(source for source in corpus.sources if source.seconds is None)
     with ThreadPoolExecutor(workers) as pool:
@@ -254,5 +271,5 @@ def _with_seconds(source: Source) -> Source:
             return source
         return replace(source, seconds=float(soundfile.info(file).duration))
     except (*DECODE_ERRORS, AudioError) as error:
-        log.debug("no header in %s: %s", source.id, error)
+        log.debug("no readable header in %s: %s", source.id, error)
         return source

@@ -1,7 +1,6 @@
-"""How long the utterances of a corpus are, and a seeded choice of some minutes of them."""
+"""Parts of a corpus, chosen by a seed: some minutes, balanced over speakers; or disjoint groups."""
 
 import collections
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -9,30 +8,39 @@ from typing import NamedTuple
 import numpy as np
 
 from speechsim_jax.audio.corpus import Corpus, Source
-from speechsim_jax.audio.open_corpus import durations
+from speechsim_jax.audio.open_corpus import with_durations
 from speechsim_jax.errors import UserError
 
 # Rows of a dataset that are fetched together while there is room for more.
 _ROWS_AT_A_TIME = 32
 
-log = logging.getLogger(__name__)
-
 
 def select(corpus: Corpus, max_minutes: float | int, seed: int) -> Corpus:
     """At most `max_minutes` of a corpus, chosen by `seed` and balanced over speakers.
 
-    Speakers and their utterances are shuffled and taken in turn, passing over what no longer fits;
-    the order of `corpus.sources` does not matter, and the result is sorted by id. When even the
-    shortest utterance is too long, it alone is taken. A file without a readable header counts as
-    0 s, so that `audio.read` can report it. Rows of a dataset whose length is not known are fetched
-    in turn, and the first that no longer fits is the last that is looked at: the rest of the
-    dataset is never fetched. Raises `UserError` unless `max_minutes` > 0.
+    Speakers and their utterances are shuffled and taken in turn, skipping those that no longer fit;
+    the order of `corpus.sources` does not matter. When even the shortest utterance is too long, it
+    alone is taken. A file without a readable header counts as 0 s, so that reading it reports why.
+
+    Rows of a dataset whose duration is not known are fetched in turn, until one does not fit: the
+    rest of the dataset is never fetched.
+
+    Args:
+        corpus: What to choose from.
+        max_minutes: The limit; positive.
+        seed: Of the shuffles.
+
+    Returns:
+        The chosen utterances sorted by id, with their durations.
+
+    Raises:
+        UserError: `max_minutes` is not positive, or rows of a dataset cannot be fetched.
     """
     if not max_minutes > 0:
         raise UserError(f"max_minutes={max_minutes:g}: expected a positive number of minutes")
     if any(source.row is not None and source.seconds is None for source in corpus.sources):
-        corpus = _begin(corpus, 60.0 * max_minutes, seed)
-    sources = durations(corpus).sources
+        corpus = _fetch_until_full(corpus, 60.0 * max_minutes, seed)
+    sources = with_durations(corpus).sources
     timed = [source for source in sources if source.seconds]
     shortest = min(timed, key=lambda source: (source.seconds, source.id), default=None)
     shortest_seconds = shortest.seconds or 0.0 if shortest else 0.0
@@ -46,18 +54,18 @@ def select(corpus: Corpus, max_minutes: float | int, seed: int) -> Corpus:
             room_seconds -= seconds
     if not chosen and shortest:
         chosen = [shortest]
-    return replace(corpus, sources=tuple(sorted(chosen, key=lambda source: source.id)))
+    return replace(corpus, sources=tuple(sorted(chosen, key=_id)))
 
 
-def _begin(corpus: Corpus, room_seconds: float, seed: int) -> Corpus:
-    """The utterances taken in turn until one does not fit; that one, too, if it is the first."""
+def _fetch_until_full(corpus: Corpus, room_seconds: float, seed: int) -> Corpus:
+    """The utterances in turn until one does not fit; the first with a duration always counts."""
     turns = _round_robin(corpus.sources, seed)
     taken: list[Source] = []
     while len(taken) < len(turns):
-        coming = turns[len(taken) : len(taken) + _ROWS_AT_A_TIME]
-        for source in durations(replace(corpus, sources=tuple(coming))).sources:
+        following = turns[len(taken) : len(taken) + _ROWS_AT_A_TIME]
+        for source in with_durations(replace(corpus, sources=tuple(following))).sources:
             room_seconds -= source.seconds or 0.0
-            if room_seconds < 0 and any(one.seconds for one in taken):
+            if room_seconds < 0 and any(earlier.seconds for earlier in taken):
                 return replace(corpus, sources=tuple(taken))
             taken.append(source)
     return replace(corpus, sources=tuple(taken))
@@ -71,35 +79,47 @@ def _round_robin(sources: Sequence[Source], seed: int) -> list[Source]:
     rng = np.random.default_rng(seed)
     queues = list(by_speaker.values())
     turns = [
-        (turn, place, queues[speaker][index])
-        for place, speaker in enumerate(rng.permutation(len(queues)))
+        (turn, rank, queues[speaker][index])
+        for rank, speaker in enumerate(rng.permutation(len(queues)))
         for turn, index in enumerate(rng.permutation(len(queues[speaker])))
     ]
     return [source for _, _, source in sorted(turns, key=lambda turn: turn[:2])]
 
 
-# Steps of `batching.plan_buckets`.
-_GRID_SECONDS = 0.5
-
-
 class Groups(NamedTuple):
-    """Groups of about equally much audio; `whole_speakers`: no speaker is in two of them."""
+    """Groups of about equally much audio.
+
+    Attributes:
+        corpora: The groups.
+        speakers_disjoint: Whether no speaker is in two groups.
+    """
 
     corpora: tuple[Corpus, ...]
-    whole_speakers: bool
+    speakers_disjoint: bool
 
 
-def disjoint(corpus: Corpus, count: int, seed: int) -> Groups:
-    """`count` groups of utterances that have none in common, and no speaker if there are enough.
+def disjoint_groups(corpus: Corpus, count: int, seed: int) -> Groups:
+    """Divide a corpus into groups of about equally much audio.
 
-    Speakers (utterances, where fewer speakers than `count` are known) are taken from the longest to
-    the shortest, in a seeded order among equals, each to the group that is the shortest so far; an
-    utterance whose speaker is not known is a speaker of its own. The order of `corpus.sources` does
-    not matter. Raises UserError for fewer utterances than groups.
+    No utterance is in two groups, and no speaker if there are enough of them. Speakers
+    (utterances, where fewer speakers than `count` are known) are taken from the longest to the
+    shortest, in a seeded order among equals, each to the group that is the shortest so far. An
+    utterance of unknown speaker counts as a speaker. The order of `corpus.sources` does not matter.
+
+    Args:
+        corpus: What to divide.
+        count: The number of groups; at least 2.
+        seed: Of the order among speakers of equal duration.
+
+    Returns:
+        The groups, none empty, each sorted by id.
+
+    Raises:
+        UserError: fewer than 2 groups, or fewer utterances than groups.
     """
     if count < 2:
         raise UserError(f"{count} groups: expected at least 2")
-    sources = sorted(durations(corpus).sources, key=lambda source: source.id)
+    sources = sorted(with_durations(corpus).sources, key=_id)
     if len(sources) < count:
         raise UserError(
             f"{corpus.origin} has {len(sources)} utterances, too few for {count} groups; give more "
@@ -108,10 +128,10 @@ def disjoint(corpus: Corpus, count: int, seed: int) -> Groups:
     by_speaker: dict[tuple[str, str], list[Source]] = collections.defaultdict(list)
     for source in sources:
         by_speaker[source.speaker, "" if source.speaker else source.id].append(source)
-    whole = len(by_speaker) >= count
-    units = list(by_speaker.values()) if whole else [[source] for source in sources]
+    enough = len(by_speaker) >= count
+    units = list(by_speaker.values()) if enough else [[source] for source in sources]
     order = np.random.default_rng(seed).permutation(len(units))
-    units = sorted((units[place] for place in order), key=_seconds, reverse=True)
+    units = sorted((units[index] for index in order), key=_seconds, reverse=True)
     groups: list[list[Source]] = [[] for _ in range(count)]
     for unit in units:
         # An empty group first: files without a readable header count as 0 s.
@@ -120,23 +140,7 @@ def disjoint(corpus: Corpus, count: int, seed: int) -> Groups:
         Corpus(f"{corpus.origin} [{number} of {count}]", tuple(sorted(group, key=_id)))
         for number, group in enumerate(groups, start=1)
     ]
-    return Groups(tuple(corpora), whole)
-
-
-def alike(corpora: tuple[Corpus, ...], lengths_seconds: list[float]) -> tuple[Corpus, ...]:
-    """The corpora, every utterance said to be as long as the padding that it would get in all.
-
-    Batches are cut to shapes planned from the lengths that a corpus states, and every shape is
-    compiled; corpora that state few lengths, the same ones, share the shapes. What is longer than
-    all `lengths_seconds` keeps its own length. Audio is read as it is.
-    """
-    steps = sorted({int(seconds / _GRID_SECONDS) * _GRID_SECONDS for seconds in lengths_seconds})
-
-    def stated(source: Source) -> Source:
-        above = [step for step in steps if source.seconds is not None and step >= source.seconds]
-        return replace(source, seconds=above[0]) if above else source
-
-    return tuple(replace(c, sources=tuple(map(stated, c.sources))) for c in corpora)
+    return Groups(tuple(corpora), enough)
 
 
 def _id(source: Source) -> str:

@@ -1,4 +1,4 @@
-"""Synthetic voices of py-nanotts, which read texts offline, in seconds."""
+"""Synthetic speech: texts read by the voices of py-nanotts, offline."""
 
 import base64
 import json
@@ -14,19 +14,28 @@ import soundfile
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.errors import UserError
 
-# The library reads memory that it has not set: what it says depends on what was there before. Its
-# own process, where malloc fills memory (glibc's does), says the same every time.
+# The library reads uninitialised memory, so its output depends on what was there before. In a
+# process of its own, where glibc's malloc fills memory with a constant, output is reproducible.
 _SPEAK = """
 import base64, json, sys
 from py_nanotts import NanoTTS
-for given in json.load(sys.stdin):
-    print(base64.b64encode(NanoTTS().speak(**given)).decode())
+for arguments in json.load(sys.stdin):
+    print(base64.b64encode(NanoTTS().speak(**arguments)).decode())
 """
-_FILLED = {"MALLOC_PERTURB_": "85"}
+_FILL_MEMORY = {"MALLOC_PERTURB_": "85"}
 
 
 class SpokenText(NamedTuple):
-    """A text, who reads it, how, and into which FLAC file."""
+    """A text and how it is read.
+
+    Attributes:
+        path: The FLAC file to write, relative to the folder of the manifest.
+        speaker: The name of the speaker in the manifest.
+        text: What is read, and the transcript in the manifest.
+        voice: A voice of py-nanotts, e.g. en-GB.
+        pitch: 1 for the voice's usual pitch.
+        speed: 1 for the voice's usual speed.
+    """
 
     path: str
     speaker: str
@@ -36,39 +45,47 @@ class SpokenText(NamedTuple):
     speed: float = 1.0
 
 
-def record(readings: Iterable[SpokenText], folder: Path) -> Path:
-    """Write the files into `folder`, and manifest.tsv (path, seconds, speaker, transcript).
+def write_corpus(texts: Iterable[SpokenText], folder: Path) -> Path:
+    """Read texts aloud into FLAC files, and list them in manifest.tsv.
 
-    Returns the manifest. Raises UserError where there are no voices.
+    Args:
+        texts: What to read.
+        folder: Where the files and the manifest go.
+
+    Returns:
+        The manifest, with the columns path, seconds, speaker and transcript.
+
+    Raises:
+        UserError: the voices are not installed.
     """
-    readings = list(readings)
+    texts = list(texts)
     lines = ["path\tseconds\tspeaker\ttranscript"]
-    for reading, pcm in zip(readings, _spoken(readings), strict=True):
-        path = folder / reading.path
+    for text, pcm in zip(texts, _speak(texts), strict=True):
+        path = folder / text.path
         path.parent.mkdir(parents=True, exist_ok=True)
         with soundfile.SoundFile(path, "w", SAMPLE_RATE_HZ, channels=1, subtype="PCM_16") as file:
             file.buffer_write(pcm, "int16")
         seconds = len(pcm) / 2 / SAMPLE_RATE_HZ
-        lines.append(f"{reading.path}\t{seconds:.4f}\t{reading.speaker}\t{reading.text}")
+        lines.append(f"{text.path}\t{seconds:.4f}\t{text.speaker}\t{text.text}")
     manifest = folder / "manifest.tsv"
     manifest.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return manifest
 
 
-def _spoken(readings: list[SpokenText]) -> list[bytes]:
-    """16-bit samples of each."""
-    given = [
-        {"text": each.text, "voice": each.voice, "pitch": each.pitch, "speed": each.speed}
-        for each in readings
+def _speak(texts: list[SpokenText]) -> list[bytes]:
+    """The 16-bit samples of each text."""
+    arguments = [
+        {"text": text.text, "voice": text.voice, "pitch": text.pitch, "speed": text.speed}
+        for text in texts
     ]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", _SPEAK],
-        input=json.dumps(given),
+        input=json.dumps(arguments),
         capture_output=True,
         text=True,
-        env=os.environ | _FILLED,
+        env=os.environ | _FILL_MEMORY,
     )
-    if done.returncode:
-        reason = (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]
+    if process.returncode:
+        reason = (process.stderr.splitlines() or [f"exit code {process.returncode}"])[-1]
         raise UserError(f"no synthetic voices ({reason}); install them with: pip install .[demo]")
-    return [base64.b64decode(line) for line in done.stdout.splitlines()]
+    return [base64.b64decode(line) for line in process.stdout.splitlines()]

@@ -82,12 +82,13 @@ def run(config: Config) -> Path:
     Raises:
       UserError: an unfinished training, other audio, audio that may not be shipped, a bad workdir.
     """
+    from speechsim_jax.analyses import model_card
     from speechsim_jax.models.checkpoint_files import open_checkpoint, read_json
-    from speechsim_jax.training import model_card, records
+    from speechsim_jax.training import records
 
     trained = Path(config.trained).expanduser()
     folder = trained / "model"
-    record = records.record(folder)
+    record = records.read_training_record(folder)
     workdir = Path(config.workdir).expanduser()
     card = workdir / "README.md"
     if card.exists() and not config.overwrite:
@@ -99,7 +100,7 @@ def run(config: Config) -> Path:
     held_out = trained / "held_out.json"
     facts = model_card.Facts(
         name=workdir.name,
-        told=record,
+        record=record,
         config=checkpoint.config,
         parameters=sum(tensor.size for tensor in checkpoint.tensors().values()),
         file_bytes=sum((folder / name).stat().st_size for name in checkpoint.files),
@@ -107,7 +108,7 @@ def run(config: Config) -> Path:
         curve=lines,
         by_speaker=read_json(held_out).get("speakers", {}) if held_out.is_file() else {},
         audio=audio,
-        texts=texts,
+        licences=texts,
         probe=probe,
         began_with=None if config.began_with is None else Path(config.began_with).name,
     )
@@ -128,7 +129,7 @@ def run(config: Config) -> Path:
 # --- facts ---
 
 
-def _lines(path: Path) -> list[dict[str, float]]:
+def _lines(path: Path) -> list[dict[str, Any]]:
     """The metrics on held-out speakers, from before the first step on."""
     if not path.is_file():
         return []
@@ -157,7 +158,7 @@ def _audio(
     from speechsim_jax.models.checkpoint_files import open_checkpoint, read_json
     from speechsim_jax.training import records
 
-    split = records.split_of(folder, config.corpus)
+    split = records.training_split(folder, config.corpus)
     rows: dict[str, dict[str, str]] = {}
     texts: dict[str, str] = {}
     for corpus in config.corpus:

@@ -63,7 +63,7 @@ def write_speech(folder: Path) -> Path:
             synthetic.SpokenText(f"{speaker}/{index}.flac", speaker, sentence, voice, pitch * high)
             for index, sentence in enumerate(_SENTENCES)
         ]
-    return synthetic.record(readings, folder)
+    return synthetic.write_corpus(readings, folder)
 
 
 def run(config: Config) -> replicate.Outcome:

@@ -59,7 +59,7 @@ class Config:
     resume: bool = flags.resume()
 
 
-def run(config: Config) -> learning_dynamics.Dynamics:
+def run(config: Config) -> learning_dynamics.LearningDynamics:
     """Compare every checkpoint with the final model, write and draw.
 
     Returns:
@@ -99,7 +99,7 @@ def run(config: Config) -> learning_dynamics.Dynamics:
         audio = f"{len(corpus.sources)} utterances of {corpus.origin}"
         note = f"{audio} · {config.output.note}" if config.output.note else audio
         layers = range(last.config.num_hidden_layers + 1)
-        dynamics = learning_dynamics.gathered(
+        dynamics = learning_dynamics.LearningDynamics.from_blocks(
             list(folders), layers, list(blocks.values()), untrained, note
         )
         _write(workdir, config, dynamics, last)
@@ -184,7 +184,7 @@ def _compared(
 
 
 def _write(
-    workdir: Path, config: Config, dynamics: learning_dynamics.Dynamics, last: SpeechEncoder
+    workdir: Path, config: Config, dynamics: learning_dynamics.LearningDynamics, last: SpeechEncoder
 ) -> None:
     """dynamics.csv, the figures, and how they were made."""
     from speechsim_jax import figures

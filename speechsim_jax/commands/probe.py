@@ -88,7 +88,7 @@ class _Pair(NamedTuple):
     untrained: SpeechEncoder
 
 
-def run(config: Config) -> summary.Found:
+def run(config: Config) -> summary.ProbeSummary:
     """Probe, write and draw.
 
     Returns:
@@ -112,23 +112,23 @@ def run(config: Config) -> summary.Found:
         pairs = _load(config)
         chosen, tested, dropped = _choose(config, corpus, alignments, pairs)
         known = _features(config, chosen, pairs)
-        count = min(config.folds, len(tested)) * len(known.rows)
+        count = min(config.folds, len(tested)) * len(known.features)
         bar = tqdm.auto.tqdm(
             total=count, desc="probes", unit=" probes", disable=not config.progress
         )
         with bar:
-            readings = classifier.read(
+            readings = classifier.cross_validate(
                 known, tested, folds=config.folds, seed=config.seed, on_probe=bar.update
             )
         encoders = [encoder for pair in pairs for encoder in pair]
-        found = summary.summary(
+        found = summary.summarise(
             readings,
-            {encoder.name: features.kinds(encoder) for encoder in encoders},
+            {encoder.name: features.layer_names(encoder) for encoder in encoders},
             {pair.trained.name: pair.untrained.name for pair in pairs},
             config.seed,
         )
         record = provenance.record(
-            **found.facts(),
+            **found.as_dict(),
             phones=list(known.phone_names),
             frames=len(known.phones),
             audio={"origin": chosen.corpus.origin, "fingerprint": chosen.corpus.fingerprint()},
@@ -146,7 +146,7 @@ def run(config: Config) -> summary.Found:
             f"{int(readings.frames.sum())} frames, bars: 95 % over speakers"
         )
         untrained = [pair.untrained.name for pair in pairs]
-        figure.save_depths(found, file.parent / "figures", untrained, note)
+        figure.save_accuracy_by_depth(found, file.parent / "figures", untrained, note)
     return found
 
 
@@ -164,7 +164,7 @@ def _choose(
         label for label in alignments.labels if label in features.SILENCES
     )
     check_labels(alignments, dropped)
-    chosen = features.choose(
+    chosen = features.choose_frames(
         corpus, alignments, pairs[0].trained.config, dropped, config.max_frames, config.seed
     )
     tested = _tested(config, {source.speaker for source in chosen.corpus.sources})
@@ -173,13 +173,13 @@ def _choose(
 
 def _features(
     config: Config, chosen: features.PhoneFrames, pairs: Sequence[_Pair]
-) -> classifier.Frames:
+) -> classifier.LabelledFrames:
     """MFCCs and all layers of all encoders."""
     import tqdm.auto
 
     from speechsim_jax.analyses.probing import features
 
-    chosen, rows = features.cepstra(chosen, pairs[0].trained.config)
+    chosen, rows = features.mfcc_features(chosen, pairs[0].trained.config)
     seconds = sum(source.seconds or 0.0 for source in chosen.corpus.sources)
     form = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
     total = 2 * len(pairs) * seconds
@@ -187,21 +187,19 @@ def _features(
     with tqdm.auto.tqdm(total=total, desc="audio", bar_format=form, disable=quiet) as bar:
         for pair in pairs:
             for encoder in pair:
-                rows |= features.states(encoder, chosen, config.batch_seconds, bar.update)
-    return features.gathered(chosen, rows)
+                rows |= features.layer_features(encoder, chosen, config.batch_seconds, bar.update)
+    return features.labelled_frames(chosen, rows)
 
 
 def _aligned(config: Config) -> Alignments:
     """The alignments, of the tier "phone" where there are several and none is named."""
-    from speechsim_jax.audio.alignments import read_alignments
+    from speechsim_jax.audio.alignments import MissingTier, read_alignments
 
     if config.alignment_tier is not None:
         return read_alignments(config.alignments, config.alignment_tier)
     try:
         return read_alignments(config.alignments)
-    except UserError as error:
-        if "has the tiers" not in str(error):
-            raise
+    except MissingTier:
         return read_alignments(config.alignments, "phone")
 
 
@@ -267,7 +265,7 @@ def _tested(config: Config, speakers: set[str]) -> set[str]:
     trained_on: set[str] = set()
     for source in config.models:
         try:
-            trained_on |= records.speakers(_folder(source), config.audio)
+            trained_on |= records.training_speakers(_folder(source), config.audio)
         except UserError as error:
             raise UserError(
                 f"{error}; or name speakers it was not trained on: --test_speakers"

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from speechsim_jax.analyses.replication import published_maps
     from speechsim_jax.analyses.replication.findings import Finding
     from speechsim_jax.audio.corpus import Corpus
+    from speechsim_jax.models.config import EncoderConfig
     from speechsim_jax.models.encoder import SpeechEncoder
     from speechsim_jax.results.result import SimilarityResult
 
@@ -181,6 +182,7 @@ def run(config: Config) -> Outcome:
         corpus = inputs.open_audio(config.audio)
         inputs.log_start(config.models, corpus)
 
+        import speechsim_jax as ss
         from speechsim_jax.analyses.replication import (
             findings,
             grouped,
@@ -190,8 +192,8 @@ def run(config: Config) -> Outcome:
         )
         from speechsim_jax.analyses.replication.claims import ATTENTION, MEASURES
 
-        published = maps.published_maps(config.published)
-        encoders, roles = members.load(
+        published = maps.load_published(config.published)
+        encoders, roles = members.load_models(
             config.models,
             config.finetuned,
             config.seeds,
@@ -201,43 +203,45 @@ def run(config: Config) -> Outcome:
             cache_dir=config.resources.cache_dir,
             local_files_only=config.resources.local_files_only,
         )
-        corpora, audio_facts = _corpora(corpus, config)
+        corpora, audio_facts = _corpora(corpus, config, next(iter(encoders.values())).config)
         identity = _identity(config, encoders, corpora)
         folder = partial_results(workdir / "groups", identity, config.resume, config.overwrite)
-        groups = grouped.Grouped(
+        groups = grouped.GroupedComparison(
             corpora=corpora,
             measures=MEASURES,
             attention=("attn_frobenius", *ATTENTION) if config.attention else (),
             rankings=("mincorr",),
             settings=_settings_of_groups(config),
             rank_tolerance=config.settings.rank_tolerance,
-            checkpoint_minutes=config.resources.checkpoint_every,
+            checkpoint_every=config.resources.checkpoint_every,
             device_memory_gb=config.resources.device_memory_gb,
             keep_statistics=config.keep_statistics,
             note=config.output.note,
             progress=config.output.progress,
         )
         results = {
-            name: grouped.run([encoders[model] for model in models], groups, folder / name)
-            for name, models in members.sets(roles, list(encoders), config.split).items()
+            name: grouped.compare_groups(
+                [encoders[model] for model in models], groups, folder / name
+            )
+            for name, models in members.comparison_sets(roles, list(encoders), config.split).items()
         }
         wholes = [whole for whole, _ in results.values()]
         without = list(zip(*(others for _, others in results.values())))
         baseline = (
             None if published is None else (published.results(), maps.published_roles(published))
         )
-        tested = findings.find(wholes, without, roles, baseline)
+        tested = findings.evaluate_claims(wholes, without, roles, baseline)
         record = _record(config, wholes[0], encoders, audio_facts)
         formats, style = config.figure_formats, config.figure_style
         paths = maps.draw(wholes, roles, workdir / "figures", formats, style)
         agreements = []
         if published is not None:
-            aligned = maps.lay(published, wholes, roles, config.published_as)
-            paths += maps.draw_beside(aligned, workdir / "figures", formats)
+            aligned = maps.align_with_published(published, wholes, roles, config.published_as)
+            paths += maps.draw_side_by_side(aligned, workdir / "figures", formats)
             agreements = [row for pair in aligned for row in published_maps.agreements(pair)]
             published_maps.write_csv(agreements, workdir / "published.csv")
         wholes[0].save(workdir / "result.nc")
-        wholes[0].report(workdir / "report.html")
+        ss.write_report(wholes[0], workdir / "report.html")
         (workdir / "findings.json").write_text(findings.as_json(tested, record))
         # A figure in several formats is shown once.
         shown = {path.stem: path for path in reversed(paths)}
@@ -252,17 +256,18 @@ def run(config: Config) -> Outcome:
 # --- audio, and resuming ---
 
 
-def _corpora(corpus: Corpus, config: Config) -> tuple[tuple[Corpus, ...], dict[str, Any]]:
+def _corpora(
+    corpus: Corpus, config: Config, architecture: EncoderConfig
+) -> tuple[tuple[Corpus, ...], dict[str, Any]]:
     """The groups of utterances, and facts about them."""
     from speechsim_jax.audio import batching, selection
-    from speechsim_jax.audio import corpus as sound
-    from speechsim_jax.audio.open_corpus import durations
+    from speechsim_jax.audio.open_corpus import with_durations
 
     options = config.settings
     if options.max_minutes is not None:
         corpus = selection.select(corpus, options.max_minutes, options.seed)
-    corpus = durations(corpus)
-    groups = selection.disjoint(corpus, config.groups, options.seed)
+    corpus = with_durations(corpus)
+    groups = selection.disjoint_groups(corpus, config.groups, options.seed)
     known = [source.seconds for source in corpus.sources if source.seconds]
     facts = {
         "audio": corpus.origin,
@@ -275,16 +280,17 @@ def _corpora(corpus: Corpus, config: Config) -> tuple[tuple[Corpus, ...], dict[s
             round(sum(source.seconds or 0.0 for source in group.sources), 1)
             for group in groups.corpora
         ],
-        "speakers_in_one_group": groups.whole_speakers,
+        "speakers_in_one_group": groups.speakers_disjoint,
     }
     buckets = batching.plan_buckets(
         known or [options.max_seconds],
+        hop_samples=architecture.hop_samples,
+        window_samples=architecture.window_samples,
         count=options.buckets,
         batch_seconds=options.batch_seconds,
         max_seconds=options.max_seconds,
     )
-    lengths = [bucket.samples / sound.SAMPLE_RATE_HZ for bucket in buckets]
-    return selection.alike(groups.corpora, lengths), facts
+    return batching.share_buckets(groups.corpora, buckets), facts
 
 
 def _settings_of_groups(config: Config) -> dict[str, Any]:
@@ -397,7 +403,7 @@ def of_preset(
     """
     from speechsim_jax.analyses.replication import presets
 
-    preset = presets.preset(name, zoo)
+    preset = presets.load_preset(name, zoo)
     defaults = {
         "max_minutes": preset.minutes,
         "attention_max_seconds": preset.attention_seconds,

@@ -86,7 +86,7 @@ def run(config: Config) -> Path:
     if not texts or not others:
         raise UserError("expected transcripts of speakers to train on and of speakers held out")
     workdir = new_workdir(config.workdir, config.overwrite, "manifest.tsv")
-    return synthetic.record(_readings(texts, others, config), workdir)
+    return synthetic.write_corpus(_readings(texts, others, config), workdir)
 
 
 def _readings(

@@ -142,7 +142,7 @@ def train(job: trainer.TrainingRun, workdir: Path, run: Run, progress: bool) -> 
 
 def print_outcome(outcome: trainer.Outcome, run: Run) -> None:
     """Print the metrics on held-out speakers, and where the model is."""
-    for name, value in outcome.marks.items():
+    for name, value in outcome.metrics.items():
         print(f"{name:20} {value:.4f}")
     if outcome.finished:
         print(f"\nwritten: {Path(run.workdir, 'model')}")

@@ -130,7 +130,7 @@ def run(config: Config) -> Outcome:
 
         import speechsim_jax as ss
         from speechsim_jax.audio import selection
-        from speechsim_jax.audio.open_corpus import durations
+        from speechsim_jax.audio.open_corpus import with_durations
 
         load = functools.partial(
             ss.load_recognizer,
@@ -141,7 +141,7 @@ def run(config: Config) -> Outcome:
         recognizers = {model: load(model) for model in config.models}
         if config.max_minutes is not None:
             corpus = selection.select(corpus, config.max_minutes, config.seed)
-        corpus = durations(corpus)
+        corpus = with_durations(corpus)
         transcripts: list[Transcript] = []
         for model, recognizer in recognizers.items():
             hypotheses = _transcribe(recognizer, corpus, config)
@@ -177,8 +177,11 @@ def _transcribe(recognizer: Recognizer, corpus: sound.Corpus, config: Config) ->
     from speechsim_jax.audio import corpus as sound
 
     seconds = [source.seconds for source in corpus.sources if source.seconds]
+    architecture = recognizer.encoder.config
     buckets = batching.plan_buckets(
         seconds or [config.max_seconds],
+        hop_samples=architecture.hop_samples,
+        window_samples=architecture.window_samples,
         batch_seconds=config.batch_seconds,
         max_seconds=config.max_seconds,
     )
@@ -186,14 +189,20 @@ def _transcribe(recognizer: Recognizer, corpus: sound.Corpus, config: Config) ->
     pieces: dict[str, str] = {}
     bar_format = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
     total = math.ceil(sum(seconds)) or None
-    batches = batching.batches(corpus, buckets, strict=config.strict, on_skip=skipped.append)
+    batches = batching.batches(
+        corpus,
+        buckets,
+        min_samples=architecture.window_samples,
+        strict=config.strict,
+        on_skip=skipped.append,
+    )
     title = f"audio: {recognizer.name}"
     with tqdm.auto.tqdm(
         total=total, desc=title, bar_format=bar_format, disable=not config.progress
     ) as bar:
         for batch in batches:
             logits = recognizer.logits(batch.samples, batch.lengths)
-            frames = recognizer.encoder.config.frames(batch.lengths)
+            frames = architecture.frames(batch.lengths)
             pieces |= zip(batch.ids, recognizer.decode(logits, frames))
             bar.update(batch.seconds)
     for source in skipped:

@@ -105,13 +105,14 @@ def save_result(
     style: str = "labelled",
 ) -> None:
     """Write config.json, result.nc, scores.csv, report.html and figures/*, replacing older ones."""
+    import speechsim_jax as ss
     from speechsim_jax import figures
 
     # Only now: a run that fails must not pair an older result with its own configuration.
     (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     result.save(workdir / "result.nc")
     result.to_csv(workdir / "scores.csv")
-    result.report(workdir / "report.html")
+    ss.write_report(result, workdir / "report.html")
     for path in (workdir / "figures").glob("*.*"):
         if path.suffix[1:] in FIGURE_FORMATS:
             path.unlink()

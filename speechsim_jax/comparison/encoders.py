@@ -11,12 +11,11 @@ from typing import Any
 
 from speechsim_jax.audio import batching, chosen
 from speechsim_jax.audio.chosen import ChosenAudio
-from speechsim_jax.audio.corpus import counted
 from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.comparison.job_record import new_folder, write_record
 from speechsim_jax.comparison.request import Request
 from speechsim_jax.comparison.score import scored_result
-from speechsim_jax.errors import UserError
+from speechsim_jax.errors import UserError, counted
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import load_encoder
 from speechsim_jax.pipeline.frame_choice import FrameChoice
@@ -162,6 +161,8 @@ def _run(
         ),
         buckets=batching.plan_buckets(
             known or [settings.max_seconds],
+            hop_samples=encoders[0].config.hop_samples,
+            window_samples=encoders[0].config.window_samples,
             count=settings.buckets,
             batch_seconds=settings.batch_seconds,
             max_seconds=settings.max_seconds,

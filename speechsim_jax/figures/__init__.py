@@ -3,10 +3,11 @@
 Every size is in points at the figure's own width (3.5 to 7 in), so nothing is smaller than 6 pt on
 the page. Layouts are computed from text extents; nothing is left to a tight bounding box.
 
-What they have in common: `measure` is a name of the result's; `title` stands above the figure, by
-default what the measure says of itself, with a caption of the data; an empty one leaves both to the
-text of the paper. `style` is that of heat maps, "labelled" or "paper" (as published). `formats` of
-files are png, and pdf or svg, whose text stays text.
+Parameters that functions here have in common: `measure` is the name of one of the result's
+measures; `title` stands above the figure together with a caption of the data, by default it is the
+measure's summary, and an empty one leaves out both; `width` is the figure's width in inches;
+`style` is that of heat maps, "labelled" or "paper" (as published); `formats` of files are png, and
+pdf or svg, whose text stays text.
 """
 
 import os
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from speechsim_jax.figures.curves import facts, has_facts, layer_trend
 from speechsim_jax.figures.differences import difference, finetuned
 from speechsim_jax.figures.heads import head_matches, plot_heads
-from speechsim_jax.figures.heatmap import STYLES, Map, check_style, draw, published_order
+from speechsim_jax.figures.heatmap import STYLES, HeatMap, check_style, draw, published_order
 from speechsim_jax.figures.style import (
     FORMATS,
     check_formats,
@@ -28,7 +29,7 @@ from speechsim_jax.figures.style import (
     extremes,
     write_figures,
 )
-from speechsim_jax.figures.text_layout import blocks, short_names, title_of, unique
+from speechsim_jax.figures.text_layout import model_spans, short_names, title_or_summary, unique
 from speechsim_jax.results.result import SimilarityResult
 
 __all__ = [
@@ -41,8 +42,8 @@ __all__ = [
     "finetuned",
     "has_facts",
     "head_matches",
-    "heatmap",
     "layer_trend",
+    "plot",
     "plot_heads",
     "published_order",
     "save_figures",
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 
-def heatmap(
+def plot(
     result: SimilarityResult,
     measure: str,
     *,
@@ -59,14 +60,24 @@ def heatmap(
     title: str | None = None,
     width: int | float | None = None,
 ) -> Figure:
-    """One square per pair of representations, row x and column y, one block per pair of models.
+    """The heat map of one measure: a square per pair of representations, row x and column y.
 
-    `limits` are the ends of the colour scale, `width` the figure's width in inches. Undefined (NaN)
-    cells are hatched.
+    Lines separate the blocks of two models. Undefined (NaN) cells are hatched.
 
-    Style "paper" has the layout of the published maps (El Kheir et al. 2024), to be laid beside
-    them: their order of models (`published_order`) and colours, the scale from the least score to
-    the greatest, no labels; a title only if one is given.
+    >>> ss.plot(result, "lincka").savefig("lincka.pdf")
+
+    Args:
+        result: the result to draw.
+        measure: the measure to draw.
+        style: "labelled", or "paper", the layout of the published maps (El Kheir et al. 2024), to
+            be compared with them: their order of models (`published_order`) and colours, the scale
+            from the least score to the greatest, no labels, and a title only if there is a `title`.
+        limits: the ends of the colour scale; default: `colour_limits` of the scores.
+        title: default: the summary of the measure.
+        width: in inches; default: as wide as the labels need, up to 7.
+
+    Returns:
+        A figure that notebooks show; `savefig` writes it.
 
     Raises:
         UserError: an unknown measure or style, limits that are not increasing, or a width below
@@ -80,14 +91,14 @@ def heatmap(
     if limits is None and style == "paper":
         limits = extremes(values, definition.get("range"))
     low, high = map(float, limits or colour_limits(values, definition.get("range")))
-    shown = Map(matrix, (low, high), measure, definition.get("symmetric") is False)
-    told = (title or "") if style == "paper" else title_of(result, measure, title)
-    figure, _ = draw(shown, style, told, result.notes(), width)
+    heatmap = HeatMap(matrix, (low, high), measure, definition.get("symmetric") is False)
+    text = (title or "") if style == "paper" else title_or_summary(result, measure, title)
+    figure, _ = draw(heatmap, style, text, result.notes(), width)
     return figure
 
 
 def check(formats: Sequence[str], style: str) -> None:
-    """Raise UserError unless figures can be saved so: to be asked before the work is done."""
+    """Raise UserError unless there are such formats and such a style: for before a long run."""
     check_formats(formats)
     check_style(style)
 
@@ -98,11 +109,23 @@ def save_figures(
     formats: Sequence[str] = ("png",),
     style: str = "labelled",
 ) -> list[Path]:
-    """Write the figures that a result has as <kind>_<measure>.<format> and facts.<format>.
+    """Write the figures that a result has, as <kind>_<measure>.<format> and facts.<format>.
 
-    heatmap, in the style asked for; trend and facts where models have layers; of measures on
-    attention heads, for every two models (or the only one), matches, and heads of the two layers
+    Kinds: heatmap, in the `style`; trend, and facts, where models have several layers; of measures
+    on attention heads, for every two models (or the only one), matches, and heads of the two layers
     that are most alike.
+
+    >>> ss.save_figures(result, "figures", formats=("png", "pdf"))[0].name
+    'heatmap_maxcorr.png'
+
+    Args:
+        result: the result to draw.
+        folder: where the files go; made if needed.
+        formats: of png, pdf and svg.
+        style: "labelled" or "paper".
+
+    Returns:
+        The paths of the files.
 
     Raises:
         UserError: an unknown format or style.
@@ -110,8 +133,8 @@ def save_figures(
     check(formats, style)
     figures: dict[str, Figure] = {}
     for measure in result.measures:
-        figures[f"heatmap_{measure}"] = heatmap(result, measure, style=style)
-        models = unique(run.model for run in blocks(result.matrix(measure), 0))
+        figures[f"heatmap_{measure}"] = plot(result, measure, style=style)
+        models = unique(span.model for span in model_spans(result.matrix(measure), 0))
         if any(len(result.block(measure, model, model)) > 1 for model in models):
             figures[f"trend_{measure}"] = layer_trend(result, measure)
         if f"{measure}_heads" in result.dataset:
@@ -125,7 +148,7 @@ def _figures_of_heads(
     result: SimilarityResult, measure: str, models: Sequence[str]
 ) -> dict[str, Figure]:
     names = [name.replace("/", "_") for name in short_names(models)]
-    found: dict[str, Figure] = {}
+    figures: dict[str, Figure] = {}
     for i, j in list(combinations(range(len(models)), 2)) or [(0, 0)]:
         block = result.block(measure, models[i], models[j])
         values = np.array(block.values, dtype=np.float64)
@@ -136,6 +159,6 @@ def _figures_of_heads(
         x, y = np.unravel_index(np.nanargmax(values), values.shape)
         pair = [str(block[dim].values[k]) for dim, k in zip(block.dims, (x, y), strict=True)]
         suffix = f"{measure}_{names[i]}_{names[j]}"
-        found[f"matches_{suffix}"] = head_matches(result, measure, models[i], models[j])
-        found[f"heads_{suffix}"] = plot_heads(result, measure, *pair)
-    return found
+        figures[f"matches_{suffix}"] = head_matches(result, measure, models[i], models[j])
+        figures[f"heads_{suffix}"] = plot_heads(result, measure, *pair)
+    return figures

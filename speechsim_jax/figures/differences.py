@@ -1,4 +1,4 @@
-"""Maps that hold two things against each other: a model before and after tuning, or two results."""
+"""Maps that compare two things: a model before and after fine-tuning, or two results."""
 
 import numpy as np
 import xarray as xr
@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.figures.heatmap import Map, draw
-from speechsim_jax.figures.style import colour_limits, difference_limits, dress_panel, extremes
-from speechsim_jax.figures.text_layout import MEDIUM, blocks, title_of
+from speechsim_jax.figures.heatmap import HeatMap, draw
+from speechsim_jax.figures.style import colour_limits, difference_limits, extremes, style_panel
+from speechsim_jax.figures.text_layout import MEDIUM, model_spans, title_or_summary
 from speechsim_jax.results.result import SimilarityResult
 
-_PANEL = 1.5  # room for the curve beside a map, in inches
+_PANEL = 1.5  # room for the curve next to a map, in inches
 _PAPER_MARGIN = 0.5  # what the published layout leaves free on the right of the bar's numbers
 
 
@@ -28,8 +28,16 @@ def finetuned(
 ) -> Figure:
     """The layers of a pretrained model (rows) against those of its fine-tuned form (columns).
 
-    Beside it, row by row, the score of each layer with the same layer: what fine-tuning changed.
-    Style "paper" has the layout of the published maps.
+    Next to it, row by row, the score of each layer with the same layer: what fine-tuning changed.
+
+    Args:
+        result: the result to draw.
+        measure: the measure to draw.
+        tuned: the fine-tuned model.
+        pretrained: the model that it was fine-tuned from.
+        style: "labelled", or "paper", the layout of the published maps.
+        title: default: the summary of the measure; in style "paper" none.
+        width: in inches; default: what the map needs, up to 7.
 
     Raises:
         UserError: an unknown measure, model or style, one model given twice, models that have no
@@ -47,12 +55,12 @@ def finetuned(
     definition = result.definition(measure)
     scale = extremes if style == "paper" else colour_limits
     limits = scale(values, definition.get("range"))
-    shown = Map(matrix, limits, measure, definition.get("symmetric") is False)
-    told = (title or "") if style == "paper" else title_of(result, measure, title)
-    beside = _PANEL - (_PAPER_MARGIN if style == "paper" else 0.0)
-    figure, axes = draw(shown, style, told, result.notes(), width, beside)
-    panel = _panel_beside(figure, axes)
-    if style == "paper":  # whose map names no layers
+    heatmap = HeatMap(matrix, limits, measure, definition.get("symmetric") is False)
+    text = (title or "") if style == "paper" else title_or_summary(result, measure, title)
+    margin = _PANEL - (_PAPER_MARGIN if style == "paper" else 0.0)
+    figure, axes = draw(heatmap, style, text, result.notes(), width, margin)
+    panel = _add_panel(figure, axes)
+    if style == "paper":  # its map names no layers
         ticks = [int(tick) for tick in panel.get_yticks()]
         panel.set_yticks(ticks, [str(x_layers[tick]) for tick in ticks])
         panel.set_ylabel("layer", fontsize=MEDIUM, labelpad=1)
@@ -61,12 +69,12 @@ def finetuned(
     panel.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     panel.set_xlabel(measure, fontsize=MEDIUM)
-    dress_panel(panel, "same layer")
+    style_panel(panel, "same layer")
     return figure
 
 
-def _panel_beside(figure: Figure, axes: Axes) -> Axes:
-    """Axes on the right of the bar whose vertical axis are the rows of the map."""
+def _add_panel(figure: Figure, axes: Axes) -> Axes:
+    """Add axes on the right of the bar whose vertical axis is the rows of the map."""
     width = figure.get_figwidth()
     _, y, _, height = axes.get_position().bounds
     panel = figure.add_axes(
@@ -92,48 +100,57 @@ def difference(
     """The scores of the first result minus those of the second, representation by representation.
 
     The representations are the same in any order, or those of other models with the same layers,
-    which then correspond by their place: `difference(r.select(trained), r.select(untrained),
-    "lincka")` are two blocks of one result. `names` are what the results are called in the figure.
-    Colours are centred at zero; cells clearly below it carry a dash.
+    which then correspond by their positions: `difference(r.select(trained), r.select(untrained),
+    "lincka")` are two blocks of one result. Colours are centred at zero; cells clearly below it
+    carry a dash.
+
+    Args:
+        first: a result.
+        second: the result that is subtracted.
+        measure: the measure to draw.
+        names: what the results are called in the figure.
+        limits: the ends of the colour scale; default: symmetric around zero.
+        title: default: the summary of the measure, and the names.
+        width: in inches; default: as wide as the labels need, up to 7.
 
     Raises:
         UserError: a measure that one of them lacks, representations that do not correspond, limits
-        that
-            are not increasing, or a width below 3 in.
+            that are not increasing, or a width below 3 in.
     """
-    one, other = first.matrix(measure), second.matrix(measure)
-    other, pairs = _aligned(one, other, names)
-    matrix = one.copy(data=np.asarray(one.values, np.float64) - other.values)
+    minuend = first.matrix(measure)
+    subtrahend, pairs = _aligned(minuend, second.matrix(measure), names)
+    matrix = minuend.copy(data=np.asarray(minuend.values, np.float64) - subtrahend.values)
     low, high = map(float, limits or difference_limits(matrix.values))
     label = f"{measure}, {names[0]} minus {names[1]}"
     directed = first.definition(measure).get("symmetric") is False
-    shown = Map(matrix, (low, high), label, directed, signed=True)
-    notes = [f"{name}: {', '.join(of.notes())}" for name, of in zip(names, (first, second))]
+    heatmap = HeatMap(matrix, (low, high), label, directed, signed=True)
+    notes = [f"{name}: {', '.join(r.notes())}" for name, r in zip(names, (first, second))]
     notes = list(dict.fromkeys(notes)) if first.notes() or second.notes() else []
     if title is None:
-        title = f"{title_of(first, measure, None)}: {names[0]} minus {names[1]}"
-    figure, _ = draw(shown, "labelled", title, [*notes, *pairs], width)
+        title = f"{title_or_summary(first, measure, None)}: {names[0]} minus {names[1]}"
+    figure, _ = draw(heatmap, "labelled", title, [*notes, *pairs], width)
     return figure
 
 
 def _aligned(
-    one: xr.DataArray, other: xr.DataArray, names: tuple[str, str]
+    first: xr.DataArray, second: xr.DataArray, names: tuple[str, str]
 ) -> tuple[xr.DataArray, list[str]]:
-    """The other matrix in the order of the one, and which model was taken for which."""
-    (x, y), labels = one.dims, [str(label) for label in one[one.dims[0]].values]
-    if set(labels) == {str(label) for label in other[x].values}:
-        return other.sel({x: labels, y: labels}), []
-    runs = [blocks(matrix, 0) for matrix in (one, other)]
+    """The second matrix in the order of the first, and which model corresponds to which."""
+    (x, y), labels = first.dims, [str(label) for label in first[first.dims[0]].values]
+    if set(labels) == {str(label) for label in second[x].values}:
+        return second.sel({x: labels, y: labels}), []
+    spans = [model_spans(matrix, 0) for matrix in (first, second)]
     layers = [
-        [list(matrix[f"{x}_layer"].values[run.start : run.stop]) for run in of]
-        for matrix, of in zip((one, other), runs, strict=True)
+        [list(matrix[f"{x}_layer"].values[span.start : span.stop]) for span in of_matrix]
+        for matrix, of_matrix in zip((first, second), spans, strict=True)
     ]
     if layers[0] != layers[1]:
-        told = [
-            ", ".join(f"{run.model} ({run.stop - run.start} layers)" for run in of) for of in runs
+        models = [
+            ", ".join(f"{span.model} ({span.stop - span.start} layers)" for span in of_matrix)
+            for of_matrix in spans
         ]
         raise UserError(
-            f"the representations do not correspond: {names[0]} has {told[0]}; {names[1]} has {told[1]}; "
-            "select the same models, or as many with the same layers"
+            f"the representations do not correspond: {names[0]} has {models[0]}; {names[1]} has "
+            f"{models[1]}; select the same models, or as many with the same layers"
         )
-    return other, [f"{a.model} minus {b.model}" for a, b in zip(*runs, strict=True)]
+    return second, [f"{a.model} minus {b.model}" for a, b in zip(*spans, strict=True)]

@@ -1,4 +1,4 @@
-"""Figures of attention heads: heads of two layers, and which head of a model matches which."""
+"""Figures of attention heads: the heads of two layers, and the best match of every head."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.style import (
     DPI,
-    PrintFigure,
-    bar_depth,
+    StandaloneFigure,
+    colour_bar_width,
     colour_limits,
     draw_bar,
     draw_cells,
@@ -26,7 +26,8 @@ from speechsim_jax.figures.text_layout import (
     headline,
     short_names,
     text_width,
-    title_of,
+    title_or_summary,
+    unique,
 )
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
@@ -42,28 +43,34 @@ def plot_heads(
     *,
     title: str | None = None,
 ) -> Figure:
-    """One square per pair of heads of layers x and y ("model/3"), the best of each row circled.
+    """One square per pair of heads of two layers, the best of each row circled.
+
+    Args:
+        result: the result to draw.
+        measure: a measure of attention heads.
+        x: the layer of the rows, as a name or "model/3".
+        y: the layer of the columns.
+        title: default: the summary of the measure.
 
     Raises:
         UserError: a measure without heads, or an unknown layer.
     """
     _require_heads(result, measure)
-    place = {
-        str(representation): i for i, representation in enumerate(result.attention_representations)
-    }
+    labels = list(map(str, result.attention_representations))
     for name in (x, y):
-        if str(name) not in place:
-            raise UserError(f"no attention layer {name} in this result; it has: {', '.join(place)}")
-    i, j = place[str(x)], place[str(y)]
+        if str(name) not in labels:
+            known = ", ".join(labels)
+            raise UserError(f"no attention layer {name} in this result; it has: {known}")
+    i, j = labels.index(str(x)), labels.index(str(y))
     match = result.dataset[f"{measure}_match"].values
     best = match[i, j][match[i, j] >= 0]
     heads_y = int(np.sum(match[j, i] >= 0))
     values = result.dataset[f"{measure}_heads"].values[i, j, : len(best), :heads_y]
     cell = float(np.clip(200 / heads_y, 12, 24))
     names = [_layer_name(result, result.attention_representations[k]) for k in (i, j)]
-    labels = f"head of y: {names[1]}", f"head of x: {names[0]}"
+    axis_labels = f"head of y: {names[1]}", f"head of x: {names[0]}"
     notes = ["circled: the head of y that is most like x's head"]
-    page = _Page(result, measure, title, values, cell, labels, notes)
+    page = _Page(result, measure, title, values, cell, axis_labels, notes)
     ring: dict[str, Any] = {"s": (0.6 * cell) ** 2, "facecolors": "none"}
     page.axes.scatter(best, range(len(best)), edgecolors="black", linewidths=2.2, **ring)
     page.axes.scatter(
@@ -83,8 +90,15 @@ def head_matches(
     """For every head of `x_model`, the head of `y_model` that is most like it, over all layers.
 
     One square per head, a row per layer of x: its colour is the similarity, its text layer.head of
-    the match. On the right, the layer of y that best accounts for the layer of x as a whole. In a
-    model against itself, a layer is not matched with itself.
+    the match. On the right, the layer of y whose heads together best account for the layer of x. In
+    a model against itself, a layer is not matched with itself.
+
+    Args:
+        result: the result to draw.
+        measure: a measure of attention heads.
+        x_model: the model whose heads are matched.
+        y_model: the model with the matches.
+        title: default: the summary of the measure.
 
     Raises:
         UserError: a measure without heads, an unknown model, or one layer against itself.
@@ -92,13 +106,13 @@ def head_matches(
     _require_heads(result, measure)
     block = result.block(measure, x_model, y_model)
     rows, columns = (block[dim].values for dim in block.dims)
-    own = x_model == y_model
-    if own and len(rows) == 1:
+    same_model = x_model == y_model
+    if same_model and len(rows) == 1:
         raise UserError(f"{x_model} has one layer, which is not matched with itself")
-    of_pair = dict(zip(block.dims, (rows, columns), strict=True))
-    best = _masked(result.dataset[f"{measure}_best"].sel(of_pair), own)
-    match = result.dataset[f"{measure}_match"].sel(of_pair).values
-    score = _masked(block, own)
+    labels_of_pair = dict(zip(block.dims, (rows, columns), strict=True))
+    best = _values(result.dataset[f"{measure}_best"].sel(labels_of_pair), same_model)
+    match = result.dataset[f"{measure}_match"].sel(labels_of_pair).values
+    score = _values(block, same_model)
     heads = int(np.max(np.sum(match[:, 0] >= 0, axis=1)))
     best, match = best[:, :, :heads], match[:, :, :heads]
     layer = np.argmax(np.nan_to_num(best, nan=-np.inf), axis=1)
@@ -111,13 +125,13 @@ def head_matches(
     ]
     widest = max(text_width(text, SMALL) for row in texts for text in row)
     cell = float(np.clip(200 / heads, widest + 4, 24))
-    beside = 2 * MEDIUM * LINE
+    gap = 2 * MEDIUM * LINE
     notes = [
         "in a square: layer.head of y; right: the layer of y that is best for all of x's heads"
     ]
     x_name, y_name = _short(result, x_model), _short(result, y_model)
     labels = f"head of x, y: {y_name}", f"layer of x: {x_name}"
-    page = _Page(result, measure, title, values, cell, labels, notes, beside)
+    page = _Page(result, measure, title, values, cell, labels, notes, gap)
     for (row, head), value in np.ndenumerate(values):
         if np.isfinite(value):
             page.write(head, row, texts[row][head], value)
@@ -131,9 +145,9 @@ def head_matches(
 
 
 class _Page:
-    """A figure with cells of `cell` points, a colour bar, and `beside` points between them.
+    """A figure with cells of `cell` points, a colour bar, and `gap` points between them.
 
-    A map of few cells is stretched, so that the `labels` below and beside it can be read.
+    A map of few cells is stretched, so that the `labels` below it and on its left can be read.
     """
 
     def __init__(
@@ -145,38 +159,38 @@ class _Page:
         cell: float,
         labels: tuple[str, str],
         notes: list[str],
-        beside: float = 0.0,
+        gap: float = 0.0,
     ):
         rows, columns = values.shape
         needed = [float(np.clip(text_width(label, MEDIUM), *_NAMES)) for label in labels]
         side = max(cell * columns, needed[0]), max(cell * rows, needed[1])
         left = text_width("00", SMALL) + 6 + _AXIS_LABEL
         limits = colour_limits(values, result.definition(measure).get("range"))
-        bar_space = bar_depth(*limits, measure)
-        width = max(left + side[0] + beside + bar_space, 72 * 3.5) / 72
+        bar_space = colour_bar_width(*limits, measure)
+        width = max(left + side[0] + gap + bar_space, 72 * 3.5) / 72
         if np.isnan(values).any():
             notes = [*notes, "hatched: not defined"]
-        head = headline(title_of(result, measure, title), width, result.notes(), notes)
+        head = headline(title_or_summary(result, measure, title), width, result.notes(), notes)
         below = SMALL + 6 + _AXIS_LABEL
-        points = np.array([72 * width, below + side[1] + head.depth])
-        self.figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+        points = np.array([72 * width, below + side[1] + head.height])
+        self.figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
         scale = 1 / np.tile(points, 2)
         self.axes = self.figure.add_axes(tuple([left, below, *side] * scale), label="map")
         self._image = draw_cells(self.axes, values, *limits)
-        draw_bar(self._image, measure, values, beside)
+        draw_bar(self._image, measure, values, gap)
         self.axes.set_xticks(range(columns))
         self.axes.set_yticks(range(rows))
         self.axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=1.5)
         self.axes.spines[:].set_visible(False)
-        below_map, beside_map = (
+        x_label, y_label = (
             ellipsised(label, room, MEDIUM) for label, room in zip(labels, side, strict=True)
         )
-        self.axes.set_xlabel(below_map, fontsize=MEDIUM)
-        self.axes.set_ylabel(beside_map, fontsize=MEDIUM)
+        self.axes.set_xlabel(x_label, fontsize=MEDIUM)
+        self.axes.set_ylabel(y_label, fontsize=MEDIUM)
         head.draw(self.figure)
 
     def write(self, x: int, y: int, text: str, value: float) -> None:
-        """Write into a cell, light on dark or dark on light."""
+        """Write into the cell at column x and row y, light on dark or dark on light."""
         self.axes.text(
             x, y, text, ha="center", va="center", fontsize=SMALL, gid="match",
             color=text_colour(self._image, value),
@@ -186,24 +200,22 @@ class _Page:
 def _require_heads(result: SimilarityResult, measure: str) -> None:
     result.matrix(measure)
     if f"{measure}_heads" not in result.dataset:
-        having = [name for name in result.measures if f"{name}_heads" in result.dataset]
+        of_heads = [name for name in result.measures if f"{name}_heads" in result.dataset]
         raise UserError(
-            f"{measure} has no similarities of heads; with them: {', '.join(having) or 'none'}"
+            f"{measure} has no similarities of heads; with them: {', '.join(of_heads) or 'none'}"
         )
 
 
-def _masked(values: xr.DataArray, own: bool) -> np.ndarray:
-    """The values, without those of a layer with itself."""
-    out = np.array(values.values, dtype=np.float64)
-    if own:
-        out[np.arange(len(out)), np.arange(len(out))] = np.nan
-    return out
+def _values(array: xr.DataArray, same_model: bool) -> np.ndarray:
+    """The values of layers x and y; within one model NaN for those of a layer with itself."""
+    values = np.array(array.values, dtype=np.float64)
+    if same_model:
+        values[np.arange(len(values)), np.arange(len(values))] = np.nan
+    return values
 
 
 def _short(result: SimilarityResult, model: str) -> str:
-    models = list(
-        dict.fromkeys(representation.model for representation in result.attention_representations)
-    )
+    models = unique(representation.model for representation in result.attention_representations)
     return short_names(models)[models.index(model)]
 
 

@@ -1,5 +1,6 @@
-"""What every figure is drawn with: the page, its colours, cells and the bar beside them."""
+"""What all figures share: the page, colours, cells, the colour bar, and writing to files."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -19,6 +20,7 @@ from matplotlib.transforms import Affine2D
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.text_layout import LINE, MEDIUM, SMALL, text_width
+from speechsim_jax.runtime.atomic_write import atomic_write
 
 DPI = 200
 FORMATS = ("png", "pdf", "svg")
@@ -28,8 +30,8 @@ FORMATS = ("png", "pdf", "svg")
 SCORES: Colormap = matplotlib.colormaps["magma"]
 # Differences: two hues that colour-blind eyes tell apart, both darker away from zero.
 DIFFERENCES: Colormap = matplotlib.colormaps["PuOr_r"]
-# Every 15th colour of seaborn's rocket, which the published maps are drawn with; those between are
-# at most 2.3 of 255 from its own.
+# Every 15th colour of seaborn's rocket, which the published maps are drawn with; the colours
+# interpolated between them are at most 2.3 of 255 from seaborn's.
 PUBLISHED: Colormap = LinearSegmentedColormap.from_list(
     "rocket",
     [
@@ -39,7 +41,8 @@ PUBLISHED: Colormap = LinearSegmentedColormap.from_list(
     ],
 )  # fmt: skip
 
-# Okabe and Ito's colours that stay apart from white paper; markers repeat the distinction in grey.
+# Okabe and Ito's colours but those too light for white paper; markers repeat the distinction in
+# grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#595959"
@@ -53,24 +56,30 @@ LEGEND: dict[str, Any] = {
 _BAR = 8.0  # gap before a colour bar, and its width, in points
 _TICK = 4.0  # a tick of the bar and the gap to its number
 _LABEL_GAP = 3.0
-# So many pixels a side stand for a cell in vector files: viewers that smooth images blur one of
-# them, not the cell.
-_PIXELS = 16
+# Pixels per side of a cell in vector files: viewers that smooth images blur the outermost ones,
+# not the whole cell.
+_PIXELS_PER_CELL = 16
 # Differences below this share of the greatest are nearly white; their sign is not marked.
 _FAINT = 0.05
 
 
-class PrintFigure(Figure):
-    """A figure that a notebook shows without pyplot, and that is the same bytes whenever saved."""
+class StandaloneFigure(Figure):
+    """A figure that notebooks show without pyplot, and whose files are always the same bytes."""
 
     def savefig(self, fname: Any, **options: Any) -> None:
-        """As matplotlib does, with text as text (TrueType in PDF) and no date."""
+        """As in matplotlib, with text as text (TrueType in PDF) and no date.
+
+        Args:
+            fname: the path, or a binary file.
+            options: matplotlib's.
+        """
         kind = options.get("format") or Path(str(fname)).suffix[1:]
         dates = {"pdf": "CreationDate", "svg": "Date"}
         if kind in dates:
             options["metadata"] = {dates[kind]: None} | options.get("metadata", {})
-        given: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "speechsim_jax"}
-        with matplotlib.rc_context(given):
+        # A salt makes the ids in SVG, which are random by default, those of the content.
+        rc: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "speechsim_jax"}
+        with matplotlib.rc_context(rc):
             super().savefig(fname, **options)
 
     def _repr_png_(self) -> bytes:
@@ -83,16 +92,24 @@ def check_formats(formats: Sequence[str]) -> None:
     """Raise UserError unless figures can be written in all of them, and there is one."""
     unknown = [repr(kind) for kind in formats if kind not in FORMATS]
     if unknown or not formats:
-        told = ", ".join(unknown) or "nothing"
-        raise UserError(f"figures are written as {', '.join(FORMATS)}, not as {told}")
+        requested = ", ".join(unknown) or "nothing"
+        raise UserError(f"figures are written as {', '.join(FORMATS)}, not as {requested}")
 
 
 def write_figures(
-    drawn: Mapping[str, Figure],
+    figures: Mapping[str, Figure],
     folder: str | os.PathLike[str],
     formats: Sequence[str] = ("png",),
 ) -> list[Path]:
-    """Write every figure as <name>.<format>, in each of the formats png, pdf and svg asked for.
+    """Write every figure as <name>.<format>; a reader sees the old file or the new one, never half.
+
+    Args:
+        figures: by name.
+        folder: where the files go; made if needed.
+        formats: of png, pdf and svg.
+
+    Returns:
+        The paths of the files.
 
     Raises:
         UserError: another format, or none.
@@ -101,10 +118,10 @@ def write_figures(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, figure in drawn.items():
+    for name, figure in figures.items():
         for kind in dict.fromkeys(formats):
-            paths.append(folder / f"{name}.{kind}")
-            figure.savefig(paths[-1], format=kind)
+            save = functools.partial(figure.savefig, format=kind)
+            paths.append(atomic_write(folder / f"{name}.{kind}", save))
     return paths
 
 
@@ -115,7 +132,14 @@ def colour_limits(
 
     A map that fills most of its measure's declared range gets the whole range, so that black is
     "nothing" and figures of one measure compare; a map in a narrow band is stretched over that
-    band, or its structure could not be seen. The colour bar says which of the two it is.
+    band, or its structure could not be seen. The colour bar shows which of the two it is.
+
+    Args:
+        values: the scores; those that are not finite are left out.
+        declared: the least and the greatest score that the measure can have; None where unknown.
+
+    Returns:
+        The least and the greatest score of the scale.
     """
     if not np.isfinite(values).any():
         return 0.0, 1.0
@@ -133,7 +157,12 @@ def colour_limits(
 def extremes(
     values: Float[np.ndarray, "x y"], declared: Sequence[int | float | None] | None
 ) -> tuple[float, float]:
-    """A colour scale from the least value to the greatest, as that of the published maps."""
+    """The ends of a colour scale from the least value to the greatest, as in the published maps.
+
+    Args:
+        values: the scores; those that are not finite are left out.
+        declared: as in `colour_limits`.
+    """
     if not np.isfinite(values).any():
         return 0.0, 1.0
     (low, high), _ = _span(values, declared)
@@ -143,7 +172,7 @@ def extremes(
 def _span(
     values: Float[np.ndarray, "x y"], declared: Sequence[int | float | None] | None
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The least and the greatest value, and the ends that were declared."""
+    """The least and the greatest value, and the declared ends, infinite where None."""
     finite = values[np.isfinite(values)]
     low, high = float(finite.min()), float(finite.max())
     floor, ceiling = declared or (None, None)
@@ -164,7 +193,7 @@ def difference_limits(values: Float[np.ndarray, "x y"]) -> tuple[float, float]:
     return -far, far
 
 
-class _Cells(AxesImage):
+class _CellImage(AxesImage):
     """An image whose cells stay squares with sharp edges in vector files."""
 
     def make_image(
@@ -172,8 +201,8 @@ class _Cells(AxesImage):
     ) -> tuple[Any, Any, Any, Any]:
         image, x, y, transform = super().make_image(renderer, magnification, unsampled)
         if unsampled and image is not None:
-            image = np.repeat(np.repeat(image, _PIXELS, axis=0), _PIXELS, axis=1)
-            transform = Affine2D().scale(1 / _PIXELS) + transform
+            image = np.repeat(np.repeat(image, _PIXELS_PER_CELL, axis=0), _PIXELS_PER_CELL, axis=1)
+            transform = Affine2D().scale(1 / _PIXELS_PER_CELL) + transform
         return image, x, y, transform
 
 
@@ -184,13 +213,21 @@ def draw_cells(
     high: float,
     colours: Colormap = SCORES,
 ) -> AxesImage:
-    """The values as an image, row 0 on top, with a hatch behind those that are not defined."""
+    """Draw the values as an image, row 0 on top, with a hatch behind those that are not defined.
+
+    Args:
+        axes: where; its limits become those of the cells.
+        values: NaN where not defined.
+        low: the value of the first colour.
+        high: the value of the last colour.
+        colours: default: those of scores.
+    """
     rows, columns = values.shape
     if np.isnan(values).any():
         below = Rectangle((-0.5, -0.5), columns, rows, facecolor="#d9d9d9", edgecolor="#8c8c8c")
         below.set(hatch="//////", linewidth=0, zorder=-1, gid="undefined")
         axes.add_patch(below)
-    image = _Cells(axes, cmap=colours, norm=Normalize(low, high), interpolation="none")
+    image = _CellImage(axes, cmap=colours, norm=Normalize(low, high), interpolation="none")
     image.set_data(np.ma.masked_invalid(values))
     image.set_extent((-0.5, columns - 0.5, rows - 0.5, -0.5))
     image.set_clip_path(axes.patch)
@@ -202,22 +239,28 @@ def draw_cells(
 def draw_differences(
     axes: Axes, values: Float[np.ndarray, "x y"], low: float, high: float
 ) -> AxesImage:
-    """Differences around zero, with a dash in every cell that is clearly below it.
+    """Draw differences around zero, with a dash in every cell that is clearly below it.
 
     A dash, since both hues become the same grey in a copy.
+
+    Args:
+        axes: where; its limits become those of the cells.
+        values: NaN where not defined.
+        low: the value of the first colour.
+        high: the value of the last colour.
     """
     image = draw_cells(axes, values, low, high, DIFFERENCES)
     rows, columns = np.nonzero(values < -_FAINT * high)
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
-    cell = axes.get_window_extent().width / figure.dpi * 72 / values.shape[1]
+    side = axes.get_window_extent().width / figure.dpi * 72 / values.shape[1]
     axes.scatter(
         columns,
         rows,
         marker="_",
-        s=(0.5 * cell) ** 2,
-        c=[text_colour(image, values[place]) for place in zip(rows, columns, strict=True)],
-        linewidths=min(0.6, 0.15 * cell),
+        s=(0.5 * side) ** 2,
+        c=[text_colour(image, values[cell]) for cell in zip(rows, columns, strict=True)],
+        linewidths=min(0.6, 0.15 * side),
         gid="below zero",
     )
     return image
@@ -231,38 +274,48 @@ def text_colour(image: AxesImage, value: float) -> str:
 
 def _bar_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     """Round numbers on a colour scale, all with as many decimals as one of them needs."""
-    places = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    room = 1e-9 * (high - low)
-    kept = [float(place) for place in places if low - room <= place <= high + room]
-    texts = [np.format_float_positional(place, 10, trim="-") for place in kept]
+    candidates = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    tolerance = 1e-9 * (high - low)
+    ticks = [float(tick) for tick in candidates if low - tolerance <= tick <= high + tolerance]
+    texts = [np.format_float_positional(tick, 10, trim="-") for tick in ticks]
     decimals = max((len(text.partition(".")[2]) for text in texts), default=0)
-    return kept, [f"{place:.{decimals}f}".replace("-", "\N{MINUS SIGN}") for place in kept]
+    return ticks, [f"{tick:.{decimals}f}".replace("-", "\N{MINUS SIGN}") for tick in ticks]
 
 
-def bar_depth(low: float, high: float, label: str) -> float:
-    """The room that a colour bar takes beside its map, in points: gap, bar, numbers and label."""
+def colour_bar_width(low: float, high: float, label: str) -> float:
+    """The room that a colour bar takes next to its map, in points: gap, bar, numbers and label.
+
+    Args:
+        low: the lower end of its scale.
+        high: the upper end of its scale.
+        label: may have several lines; "" for none.
+    """
     widest = max((text_width(text, SMALL) for text in _bar_ticks(low, high)[1]), default=0.0)
     lines = label.count("\n") + 1 if label else 0
     return 2 * _BAR + _TICK + widest + (_LABEL_GAP + lines * MEDIUM * LINE) * bool(label) + 3
 
 
 def draw_bar(
-    image: AxesImage, label: str, values: Float[np.ndarray, "x y"], beside: float = 0.0
+    image: AxesImage, label: str, values: Float[np.ndarray, "x y"], gap: float = 0.0
 ) -> Axes:
-    """The colour scale on the right of its map, pointed at the ends that the values pass.
+    """Draw the colour scale on the right of its map, pointed at the ends that the values pass.
 
-    `beside` points between them stay free for more.
+    Args:
+        image: the map.
+        label: stands next to the bar.
+        values: the values of the map.
+        gap: points between map and bar that stay free for more.
     """
     figure, axes = image.get_figure(), image.axes
     assert isinstance(figure, Figure) and axes is not None
     x, y, width, height = axes.get_position().bounds
     point = 1 / (72 * figure.get_figwidth())
-    left = x + width + (beside + _BAR) * point
+    left = x + width + (gap + _BAR) * point
     bar_axes = figure.add_axes((left, y, _BAR * point, height), label="bar")
     low, high = map(float, image.get_clim())
     bar = figure.colorbar(image, cax=bar_axes, extend=_extend(values, low, high))
-    places, texts = _bar_ticks(low, high)
-    bar.set_ticks(places, labels=texts)
+    ticks, texts = _bar_ticks(low, high)
+    bar.set_ticks(ticks, labels=texts)
     bar.minorticks_off()
     bar.outline.set_linewidth(0.5)  # pyright: ignore[reportCallIssue]
     bar_axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=2)
@@ -271,13 +324,13 @@ def draw_bar(
 
 
 def _extend(values: Float[np.ndarray, "x y"], low: float, high: float) -> str:
-    """Which ends of the colour scale values pass."""
+    """Which ends of the colour scale the values pass."""
     below, above = bool((values < low - 1e-4).any()), bool((values > high + 1e-4).any())
     return {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[(below, above)]
 
 
-def dress_panel(axes: Axes, title: str) -> None:
-    """Title, grid and spines of a panel with curves."""
+def style_panel(axes: Axes, title: str) -> None:
+    """Set title, grid and spines of a panel with curves."""
     axes.set_title(title, fontsize=MEDIUM, pad=3, parse_math=False)
     axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=2)
     axes.grid(color="#e5e5e5", linewidth=0.5)
@@ -285,8 +338,16 @@ def dress_panel(axes: Axes, title: str) -> None:
     axes.spines[["left", "bottom"]].set_linewidth(0.5)
 
 
-def look(index: int, layers: int) -> dict[str, Any]:
-    """Colour and marker of a model; markers on about eight of its layers."""
+def line_style(index: int, layers: int) -> dict[str, Any]:
+    """Colour and marker of the curve of a model.
+
+    Args:
+        index: the position of the model.
+        layers: how many points the curve has; about eight of them get a marker.
+
+    Returns:
+        Keyword arguments of matplotlib's `plot`.
+    """
     return {
         "color": _COLOURS[index % len(_COLOURS)],
         "marker": _MARKERS[index % len(_MARKERS)],

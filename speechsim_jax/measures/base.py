@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -102,7 +102,7 @@ class Pair(Generic[T]):
         return self.x is self.y
 
     @property
-    def swapped(self) -> Self:
+    def swapped(self) -> "Pair[T]":
         """The pair (y, x)."""
         return type(self)(self.y, self.x)
 

@@ -33,7 +33,7 @@ def linreg(pair: RepresentationPair) -> float:
 
 
 def linreg_floor(pair: RepresentationPair) -> Details:
-    """The r^2 to expect of unrelated representations with as many independent rows: rank(y) / (n - 1).
+    """The r^2 to expect of unrelated representations and independent rows: rank(y) / (n - 1).
 
     Frames are correlated in time, so the floor of unrelated speech is higher.
     """

@@ -1,4 +1,4 @@
-"""Network architecture of the wav2vec 2.0 family: normalised samples in, activations out."""
+"""Network architecture of the wav2vec 2.0 family: samples in, activations out."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,17 +24,22 @@ from speechsim_jax.models import attention
 from speechsim_jax.models import layers as modules
 from speechsim_jax.models.attention import Attention
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.layers import Drop, FeedForward, keep, layer_norm
+from speechsim_jax.models.layers import Dropout, FeedForward, layer_norm, no_dropout
 
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What a forward pass should return; nothing else is kept, and no layer above is computed.
+    """What a forward pass returns; layers above the last one named are not computed.
 
-    `layers`: hidden states by number (0 is the input of the first transformer layer), all if None.
-    `last_layer` says how the last hidden state of a stable-layer-norm model is read: "normed" is
-    after the encoder's final layer norm (transformers 4, the published analysis), "raw" before it
-    (transformers 5). It changes nothing for post-norm models.
+    Attributes:
+        layers: hidden states by number (0 is the input of the first transformer layer); all if
+            None.
+        attentions: attention maps.
+        projections: queries and keys, and in WavLM gates and position bias.
+        features: the normed outputs of the convolutions.
+        last_layer: how the last hidden state of a stable-layer-norm model is read: "normed" is
+            after the encoder's final layer norm (transformers 4, the published analysis), "raw"
+            before it (transformers 5). No difference for post-norm models.
     """
 
     layers: tuple[int, ...] | None = None
@@ -44,24 +49,38 @@ class Outputs:
     last_layer: Literal["normed", "raw"] = "normed"
 
     def resolve(self, config: EncoderConfig) -> "Outputs":
-        """Name the layers; raises UserError for one that the model lacks."""
+        """The same outputs with `layers` listed.
+
+        Args:
+            config: the architecture of the model.
+
+        Raises:
+            UserError: the model lacks one of the layers, or none is named.
+        """
         depth = config.num_hidden_layers
         layers = tuple(range(depth + 1)) if self.layers is None else self.layers
-        wrong = [layer for layer in layers if not 0 <= layer <= depth]
-        if wrong or not layers:
-            raise UserError(f"no layer {wrong}: the model has layers 0 to {depth}")
+        unknown = [layer for layer in layers if not 0 <= layer <= depth]
+        if unknown or not layers:
+            raise UserError(f"no layer {unknown}: the model has layers 0 to {depth}")
         return dataclasses.replace(self, layers=layers)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Activations:
-    """What an encoder says about a batch; frames where `frame_mask` is False mean nothing.
+    """Output of an encoder for a batch; frames where `frame_mask` is False are undefined.
 
-    `queries` (already scaled), `keys`, and in WavLM `gates` and `position_bias` are what attentions
-    are made of (`models.attention.attention_rows`); distance d of `position_bias` is key - query +
-    frames - 1.
-    `features` are the normed outputs of the convolutions (`extract_features` in transformers).
+    Attributes:
+        hidden_states: [layer, batch, frame, neuron], the layers that were asked for.
+        frame_mask: [batch, frame], True for the frames of the utterance.
+        attentions: [block, batch, head, query, key]; each row sums to 1 over the valid keys.
+        queries: [block, batch, frame, head, neuron], already scaled; with `keys`, and in WavLM
+            `gates` and `position_bias`, the inputs of `models.attention.attention_rows`.
+        keys: shaped as `queries`.
+        gates: [block, batch, head, frame], WavLM's gates of the position bias.
+        position_bias: [head, distance]; index d stands for key - query = d - (frames - 1).
+        features: [batch, frame, neuron], the normed outputs of the convolutions
+            (`extract_features` in transformers).
 
     >>> encoder = ss.load_encoder("facebook/hubert-base-ls960")
     >>> acts = encoder([np.zeros(16000, np.float32)], attentions=True)
@@ -80,7 +99,7 @@ class Activations:
 
 
 class Transformer(nnx.Module):
-    """Positions and transformer layers, with the encoder's one layer norm before or after them."""
+    """Positional convolution and transformer layers, with one layer norm before or after them."""
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         self.config = config
@@ -93,7 +112,7 @@ class Transformer(nnx.Module):
     def __call__(
         self, x: Hidden, mask: FrameMask, outputs: Outputs
     ) -> tuple[list[Hidden], list[dict[str, Array]]]:
-        """Hidden states 0 to the highest one wanted, and the attention's parts of each block."""
+        """Hidden states 0 to the highest one requested, and attention's inputs of each block."""
         stable = self.config.do_stable_layer_norm
         x = jnp.where(mask[:, :, None], x, 0)
         x = x + self.pos_conv_embed(x, mask)
@@ -102,9 +121,9 @@ class Transformer(nnx.Module):
         bias = self.position_bias(x.shape[1])
         assert outputs.layers is not None
         for layer in list(self.layers)[: max(outputs.layers)]:
-            x, parts = layer(states[-1], mask, bias, outputs.attentions)
+            x, inputs = layer(states[-1], mask, bias, outputs.attentions)
             states.append(x)
-            blocks.append(parts)
+            blocks.append(inputs)
         if (
             stable
             and outputs.last_layer == "normed"
@@ -114,7 +133,11 @@ class Transformer(nnx.Module):
         return states, blocks
 
     def position_bias(self, frames: int) -> PositionBias | None:
-        """WavLM's bias before gating: the first layer's embedding of the bucketed distance."""
+        """WavLM's bias before gating: the first layer's embedding of the bucketed distance.
+
+        Args:
+            frames: of the padded batch.
+        """
         if self.config.family != "wavlm":
             return None
         table = next(iter(self.layers)).attention.rel_attn_embed.embedding[...]
@@ -122,7 +145,7 @@ class Transformer(nnx.Module):
 
 
 class Network(nnx.Module):
-    """Feature extractor, projection and transformer; paths of parameters are HF's names."""
+    """Feature extractor, projection and transformer; parameter paths are transformers' names."""
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         self.config = config
@@ -137,7 +160,14 @@ class Network(nnx.Module):
         outputs: Outputs,
         out: Activations | None = None,
     ) -> Activations:
-        """`samples`: 16 kHz in [-1, 1], ignored past `lengths`; length 0 marks a filler row."""
+        """Encode a padded batch.
+
+        Args:
+            samples: 16 kHz in [-1, 1]; ignored past `lengths`.
+            lengths: samples of each utterance; 0 marks a filler row.
+            outputs: what to return.
+            out: a result of the same shapes to write over.
+        """
         outputs = outputs.resolve(self.config)
         inside = jnp.arange(samples.shape[1]) < lengths[:, None]
         samples = jnp.where(inside, samples, 0)
@@ -148,9 +178,9 @@ class Network(nnx.Module):
         states, blocks = self.encoder(x, mask, outputs)
         assert outputs.layers is not None
 
-        def of_blocks(name: str, wanted: bool) -> Array | None:
-            found = [parts[name] for parts in blocks if name in parts]
-            return stacked(name, found) if wanted and found else None
+        def of_blocks(name: str, requested: bool) -> Array | None:
+            arrays = [inputs[name] for inputs in blocks if name in inputs]
+            return stacked(name, arrays) if requested and arrays else None
 
         def stacked(name: str, arrays: Sequence[Array]) -> Array:
             return _stack(name, arrays, None if out is None else getattr(out, name))
@@ -168,7 +198,7 @@ class Network(nnx.Module):
 
 
 def _stack(name: str, arrays: Sequence[Array], out: Array | None) -> Array:
-    """The arrays along a new first axis, in `out` if that is given."""
+    """The arrays along a new first axis, written into `out` if there is one."""
     shape, dtype = (len(arrays), *arrays[0].shape), arrays[0].dtype
     if out is not None and (out.shape, out.dtype) != (shape, dtype):
         raise UserError(
@@ -194,9 +224,9 @@ class EncoderLayer(nnx.Module):
         mask: FrameMask,
         position_bias: PositionBias | None,
         maps: bool,
-        drop: Drop = keep,
+        drop: Dropout = no_dropout,
     ) -> tuple[Hidden, dict[str, Array]]:
-        """Return the next hidden state and the attention's parts (its maps if `maps`)."""
+        """The next hidden state, and queries, keys, ... of its attention (its maps if `maps`)."""
         if self.stable:
             attended, parts = self.attention(self.layer_norm(x), mask, position_bias, maps)
             x = x + drop("attended", attended)
@@ -206,16 +236,25 @@ class EncoderLayer(nnx.Module):
         return self.final_layer_norm(x + drop("fed", self.feed_forward(x, drop))), parts
 
 
-# Wav2Vec2FeatureExtractor's, added to the variance of the samples.
+# Added to the variance of the samples, as in Wav2Vec2FeatureExtractor.
 _SAMPLE_VARIANCE_EPS = 1e-7
 
 
 def normalize(
     samples: Float[Array, "batch sample"], lengths: Int[Array, " batch"]
 ) -> Float[Array, "batch sample"]:
-    """Each utterance to mean 0 and variance 1 over its own samples; 0 elsewhere.
+    """Normalise each utterance to mean 0 and variance 1 over its own samples.
 
-    (x - mean) / sqrt(var + 1e-7), as Wav2Vec2FeatureExtractor does for an utterance alone.
+        (x - mean) / sqrt(var + 1e-7)
+
+    Args:
+        samples: the padded batch.
+        lengths: samples of each utterance.
+
+    Returns:
+        The normalised samples, 0 past the end of an utterance.
+
+    Source: transformers, Wav2Vec2FeatureExtractor, of an utterance alone.
     """
     inside = jnp.arange(samples.shape[1]) < lengths[:, None]
     count = jnp.maximum(lengths, 1).astype(samples.dtype)[:, None]

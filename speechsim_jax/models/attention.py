@@ -4,7 +4,8 @@
 
 with queries scaled by head_size^-1/2 (Vaswani et al. 2017); the bias is WavLM's (Chen et al. 2022,
 section III-A), one value per head and distance, shared by all layers, gated by each layer's input.
-A row needs one query and all keys, so rows are made a block at a time wherever maps are not wanted.
+A row needs one query and all keys, so rows are computed a block at a time wherever the maps
+themselves are not requested.
 """
 
 import jax
@@ -16,9 +17,9 @@ from jaxtyping import Array, Float, Int
 
 from speechsim_jax.array_types import FrameMask, Hidden, PositionBias
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.layers import Linear, sums_of
+from speechsim_jax.models.layers import Linear, accumulation_dtype
 
-# Query rows whose maps exist at once when nobody asked for whole maps.
+# Query rows in memory at once when the maps are not requested.
 _ROWS_AT_ONCE = 512
 
 Rows = Float[Array, "batch head row key"]
@@ -32,14 +33,27 @@ def attention_rows(
     position_bias: PositionBias | None,
     frames: Int[Array, " row"],
 ) -> Rows:
-    """Rows of attention maps, for the queries of these frames.
+    """Rows of attention maps.
 
-    Each row sums to 1 over the valid keys and is exactly 0 at the others.
+        softmax over keys of queries . keys + gates bias[key - query]
+
+    Args:
+        queries: the queries of the rows, already scaled.
+        keys: all keys.
+        mask: valid frames.
+        gates: WavLM's gates of the bias for these queries; None in the other families.
+        position_bias: WavLM's bias by head and distance, before gating; None likewise.
+        frames: number of each row's frame.
+
+    Returns:
+        Rows that sum to 1 over the valid keys and are exactly 0 at the others.
+
+    Source: Vaswani et al. 2017; Chen et al. 2022, section III-A.
     """
-    scores = jnp.matmul(queries, keys, preferred_element_type=sums_of(keys))
+    scores = jnp.matmul(queries, keys, preferred_element_type=accumulation_dtype(keys))
     if position_bias is not None and gates is not None:
         offset = jnp.arange(keys.shape[-1]) - frames[:, None] + keys.shape[-1] - 1
-        # Rows past the last frame fill up a block; what is looked up for them means nothing.
+        # Rows past the last frame pad a block, and their bias is not used: clipping is safe.
         bias = jnp.take(position_bias, offset, axis=1, mode="clip")
         scores = scores + gates[..., None] * bias
     scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
@@ -69,20 +83,28 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Hidden, mask: FrameMask, position_bias: PositionBias | None, maps: bool
     ) -> tuple[Hidden, dict[str, Array]]:
-        """Return the output and the parts that can be asked for.
+        """Attend to all valid frames.
 
-        The parts: `queries` (scaled) and `keys` [batch, frame, head, neuron], `gates` [batch, head,
-        frame] (WavLM), and with `maps` the `attentions` [batch, head, query, key].
+        Args:
+            x: input of the layer.
+            mask: valid frames.
+            position_bias: WavLM's bias before gating.
+            maps: return the attention maps as well.
+
+        Returns:
+            The output, and by name: `queries` (scaled) and `keys` [batch, frame, head, neuron],
+            `gates` [batch, head, frame] (WavLM), and with `maps` the `attentions` [batch, head,
+            query, key].
         """
         split = (*x.shape[:2], self.heads, self.head_size)
-        rounded = self.v_proj.kernel[...].dtype
-        queries = (self.q_proj(x).reshape(split) * self.head_size**-0.5).astype(rounded)
-        keys = self.k_proj(x).reshape(split).astype(rounded)
-        values = self.v_proj(x).reshape(split).astype(rounded)
-        parts = {"queries": queries, "keys": keys}
+        dtype = self.v_proj.kernel[...].dtype
+        queries = (self.q_proj(x).reshape(split) * self.head_size**-0.5).astype(dtype)
+        keys = self.k_proj(x).reshape(split).astype(dtype)
+        values = self.v_proj(x).reshape(split).astype(dtype)
+        inputs = {"queries": queries, "keys": keys}
         gates = None
         if self.gated:
-            gates = parts["gates"] = self._gates(x.reshape(split))
+            gates = inputs["gates"] = self._gates(x.reshape(split))
 
         def attend(queries: Array, gates: Array | None, frames: Array) -> tuple[Array, Array]:
             by_head = queries.swapaxes(1, 2), keys.transpose(0, 2, 3, 1)
@@ -90,15 +112,15 @@ class Attention(nnx.Module):
             return _mix(rows, values), rows
 
         if maps:
-            context, parts["attentions"] = attend(queries, gates, jnp.arange(x.shape[1]))
+            context, inputs["attentions"] = attend(queries, gates, jnp.arange(x.shape[1]))
         else:
             context = _by_blocks(lambda *block: attend(*block)[0], queries, gates)
-        return self.out_proj(context.reshape(x.shape)), parts
+        return self.out_proj(context.reshape(x.shape)), inputs
 
     def _gates(
         self, x: Float[Array, "batch frame head neuron"]
     ) -> Float[Array, "batch head frame"]:
-        """How much of the position bias each query takes (Chen et al. 2022, section III-A)."""
+        """The gate of each query: update (reset const - 1) + 2 (Chen et al. 2022, III-A)."""
         projected = self.gru_rel_pos_linear(x)
         sums = projected.reshape(*projected.shape[:-1], 2, 4).sum(-1)
         update, reset = jnp.moveaxis(jax.nn.sigmoid(sums), -1, 0)
@@ -112,12 +134,12 @@ def _mix(rows: Rows, values: Float[Array, "batch key head neuron"]) -> Float[Arr
         "bhrk,bkhn->brhn",
         rows.astype(values.dtype),
         values,
-        preferred_element_type=sums_of(values),
+        preferred_element_type=accumulation_dtype(values),
     )
 
 
 def _by_blocks(attend, queries: Array, gates: Array | None) -> Float[Array, "..."]:
-    """`attend` over blocks of query rows of equal size, so that no map is ever whole."""
+    """`attend` over blocks of query rows of equal size, so that no complete map is in memory."""
     batch, frames, *rest = queries.shape
     blocks = -(-frames // _ROWS_AT_ONCE)
     if blocks == 1:
@@ -137,7 +159,15 @@ def _by_blocks(attend, queries: Array, gates: Array | None) -> Float[Array, "...
 def position_bias_of(
     table: Float[Array, "bucket head"], frames: int, max_distance: int
 ) -> PositionBias:
-    """WavLM's bias before gating, for the distances 1 - frames to frames - 1 of key from query."""
+    """WavLM's bias before gating, for the distances 1 - frames to frames - 1 of key from query.
+
+    Args:
+        table: the embedding of the buckets.
+        frames: of the padded batch.
+        max_distance: beyond it, all distances share a bucket.
+
+    Source: Chen et al. 2022, section III-A.
+    """
     distances = np.arange(1 - frames, frames)
     return table[relative_position_buckets(distances, len(table), max_distance)].T
 
@@ -145,9 +175,16 @@ def position_bias_of(
 def relative_position_buckets(
     distance: Int[np.ndarray, "*shape"], num_buckets: int, max_distance: int
 ) -> Int[np.ndarray, "*shape"]:
-    """T5-style buckets of key - query, int32: exact when near, logarithmic when far.
+    """Buckets of key - query, int32: exact when near, logarithmic when far.
 
     Computed in float32 on the host: the rounding of the logarithm decides bucket boundaries.
+
+    Args:
+        distance: key - query, in frames.
+        num_buckets: half of them are for positive distances.
+        max_distance: beyond it, all distances share a bucket.
+
+    Source: T5 (Raffel et al. 2020), as in transformers' WavLM.
     """
     half = num_buckets // 2
     exact = half // 2

@@ -1,4 +1,4 @@
-"""A hub id or a folder in Hugging Face layout -> its configuration and its weights by name."""
+"""Checkpoints in Hugging Face layout, on the hub or in a folder: configuration and weights."""
 
 import functools
 import hashlib
@@ -11,11 +11,11 @@ import ml_dtypes  # noqa: F401  # names bfloat16 to numpy, which safetensors ask
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from speechsim_jax.errors import UserError
+from speechsim_jax.errors import UserError, did_you_mean
 from speechsim_jax.models import zoo
-from speechsim_jax.models.torch_zip import read_torch_zip
+from speechsim_jax.models.torch_bin import read_torch_bin
 
-# In this order: the first that is there is read. The second of each pair lists shards.
+# (file, index of shards) in order of preference.
 _WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -26,80 +26,95 @@ _CHUNK_BYTES = 2**22
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """A pretrained model: what it is, and (fetched and read when asked for) its files.
+    """A pretrained model: its configuration, and its files, which are fetched when asked for.
 
     Attributes:
-      source: the hub id or folder, as the user gave it.
-      config: config.json.
-      preprocessor: preprocessor_config.json, or the feature_extractor of processor_config.json
-        (transformers 5); empty when there is neither.
+        source: the hub id or folder, as the user wrote it.
+        config: the content of config.json.
+        preprocessor: the content of preprocessor_config.json, or the feature_extractor of
+            processor_config.json (transformers 5); empty without either.
     """
 
     source: str
     config: dict[str, Any]
     preprocessor: dict[str, Any]
-    _place: "_Folder | _Hub" = field(repr=False)
+    _location: "_Folder | _Hub" = field(repr=False)
 
     @property
     def folder(self) -> Path:
         """The folder that holds the files."""
-        return self._place.folder
+        return self._location.folder
 
     @property
     def revision(self) -> str | None:
         """The commit of a hub model; None for a folder."""
-        return self._place.revision
+        return self._location.revision
 
     def file(self, name: str) -> Path | None:
-        """Returns a file of the same commit, fetched if need be; None if there is none.
+        """A file of the same commit, fetched if need be.
+
+        Args:
+            name: the name of the file in the folder or repository.
+
+        Returns:
+            Its path; None if the model has no such file.
 
         Raises:
-          UserError: the hub cannot be asked.
+            UserError: the hub cannot be reached.
         """
-        return self._place.get(name)
+        return self._location.get(name)
 
     @functools.cached_property
     def _weights(self) -> tuple[tuple[str, ...], dict[str, str]]:
-        return _find_weights(self.source, self._place)
+        return _find_weights(self.source, self._location)
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Names of the weight files in use; asking fetches them. Raises UserError without any."""
+        """Names of the weight files in use, which this fetches.
+
+        Raises:
+            UserError: there are none.
+        """
         return self._weights[0]
 
     @property
     def weight_map(self) -> dict[str, str]:
-        """Which file holds which tensor, for sharded weights; empty for a single file."""
+        """Tensor name -> file for sharded weights; empty for a single file."""
         return self._weights[1]
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Returns every tensor by its name in the files, with the element type it has there.
+        """Every tensor by its name in the files, with its element type there.
 
-        Arrays may be read-only views of the files.
+        Returns:
+            Arrays that may be read-only views of the files.
 
         Raises:
-          UserError: a file is missing, damaged, unsafe or not what the shard index says.
+            UserError: a file is missing, damaged, unsafe or disagrees with the index of shards.
         """
         tensors: dict[str, np.ndarray] = {}
         for file in self.files:
             path = self.folder / file
-            read = _read_safetensors if path.suffix == ".safetensors" else read_torch_zip
+            read = _read_safetensors if path.suffix == ".safetensors" else read_torch_bin
             shard = read(path)
-            twice = tensors.keys() & shard.keys()
-            if twice:
-                raise UserError(f"{path}: tensor {min(twice)!r} is in another shard too")
-            listed = {name for name, where in self.weight_map.items() if where == file}
-            absent = listed - shard.keys()
-            if absent:
+            duplicates = tensors.keys() & shard.keys()
+            if duplicates:
+                raise UserError(f"{path}: tensor {min(duplicates)!r} is in another shard too")
+            listed = {name for name, holder in self.weight_map.items() if holder == file}
+            missing = listed - shard.keys()
+            if missing:
                 raise UserError(
-                    f"{path}: lacks {len(absent)} of the tensors that the shard index lists, "
-                    f"e.g. {min(absent)!r}; download the checkpoint again"
+                    f"{path}: lacks {len(missing)} of the tensors that the shard index lists, "
+                    f"e.g. {min(missing)!r}; download the checkpoint again"
                 )
             tensors |= shard
         return tensors
 
     def digest(self) -> str:
-        """Returns the SHA-256 of the weight files and config.json, in hexadecimal."""
+        """The SHA-256 of the weight files and config.json, in hexadecimal.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
         total = hashlib.sha256()
         for file in (*self.files, "config.json"):
             path = self.folder / file
@@ -121,18 +136,21 @@ def open_checkpoint(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> WeightFiles:
-    """Finds a checkpoint and reads its configuration; its weights wait until they are asked for.
+    """Locate a checkpoint and read its configuration, but not its weights.
 
     Args:
-      source: a folder, or a hub id such as "facebook/hubert-base-ls960". What begins with
-        ".", "/" or "~" or has two slashes is always a folder; "zoo:NAME" is a model that comes
-        with the package.
-      revision: branch, tag or commit of a hub model.
-      cache_dir: the cache of hub models; huggingface_hub's own when None.
-      local_files_only: take hub models from the cache and do not ask the network.
+        source: a folder, or a hub id such as "facebook/hubert-base-ls960". What begins with
+            ".", "/" or "~" or has two slashes is always a folder; "zoo:NAME" is a model that comes
+            with the package.
+        revision: branch, tag or commit of a hub model (default: "main").
+        cache_dir: the cache of hub models (default: huggingface_hub's own).
+        local_files_only: take hub models from the cache, without the network.
+
+    Returns:
+        The checkpoint; its weights are fetched when they are asked for.
 
     Raises:
-      UserError: there is no such folder or hub model, or it lacks a configuration.
+        UserError: there is no such folder or hub model, or it lacks a configuration.
     """
     text = str(source)
     if text.startswith(zoo.PREFIX):
@@ -152,9 +170,18 @@ def open_checkpoint(
     if is_file:
         raise UserError(f"{text}: is a file; give the folder that holds config.json")
     if isinstance(source, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
-        raise UserError(f"{text}: there is no such folder")
+        raise UserError(f"{text}: there is no such folder{_similar_folder(folder)}")
     hub = _Hub(text, revision or "main", cache_dir, local_files_only)
     return _assemble(text, hub.at_commit())
+
+
+def _similar_folder(path: Path) -> str:
+    """The question after a path of which the last part does not exist, but nearly does."""
+    try:
+        siblings = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+    except OSError:
+        return ""
+    return did_you_mean(path.name, siblings)
 
 
 @dataclass(frozen=True)
@@ -172,7 +199,7 @@ class _Folder:
 
 @dataclass(frozen=True)
 class _Hub:
-    """A checkpoint's files on the hub: each is fetched into the cache when asked for."""
+    """A checkpoint's files on the hub, each fetched into the cache when it is asked for."""
 
     repo: str
     revision: str
@@ -182,10 +209,10 @@ class _Hub:
     pinned: bool = False
 
     def at_commit(self) -> "_Hub":
-        """The same model at the commit that the revision means now.
+        """The same model, pinned to the commit that the revision points to now.
 
-        All other files are asked for by commit, so that they belong together even if the
-        branch moves between two downloads.
+        All other files are requested by commit, so that they belong together even if the branch
+        moves between two downloads.
         """
         config = self.get("config.json")
         if config is None:
@@ -202,7 +229,7 @@ class _Hub:
     @property
     def hint(self) -> str:
         if self.offline:
-            return "the cache lacks it and the network may not be asked: fetch it once online"
+            return "the cache lacks it and the network is switched off: fetch it once online"
         return "choose another model, or another revision of it"
 
     def get(self, name: str) -> Path | None:
@@ -212,11 +239,11 @@ class _Hub:
 
         try:
             if self.pinned:
-                known = huggingface_hub.try_to_load_from_cache(
+                cached = huggingface_hub.try_to_load_from_cache(
                     self.repo, name, cache_dir=self.cache_dir, revision=self.revision
                 )
-                if known is not None:
-                    return Path(known) if isinstance(known, str) else None
+                if cached is not None:  # a path, or a marker that the commit has no such file
+                    return Path(cached) if isinstance(cached, str) else None
             path = huggingface_hub.hf_hub_download(
                 self.repo,
                 name,
@@ -225,7 +252,7 @@ class _Hub:
                 local_files_only=self.offline,
             )
         except errors.EntryNotFoundError as error:
-            # "Not in the cache" is an answer only if the network may not be asked.
+            # "Not in the cache" is an answer only while the network is switched off.
             if isinstance(error, errors.LocalEntryNotFoundError) and not self.offline:
                 raise UserError(self._explain(name, error)) from error
             return None
@@ -244,7 +271,7 @@ class _Hub:
         if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
             return (
                 f"{self.repo}: neither a folder nor a model on the hub; check the name (if it is "
-                "private, run `hf auth login`)"
+                f"private, run `hf auth login`){_similar_folder(Path(self.repo))}"
             )
         if isinstance(error, errors.RevisionNotFoundError):
             return (
@@ -260,17 +287,17 @@ class _Hub:
         )
 
 
-def _assemble(source: str, place: _Folder | _Hub) -> WeightFiles:
-    path = place.get("config.json")
+def _assemble(source: str, location: _Folder | _Hub) -> WeightFiles:
+    path = location.get("config.json")
     if path is None:
-        raise UserError(f"{source}: there is no config.json; {place.hint}")
-    return WeightFiles(source, read_json(path), _find_preprocessor(place), place)
+        raise UserError(f"{source}: there is no config.json; {location.hint}")
+    return WeightFiles(source, read_json(path), _find_preprocessor(location), location)
 
 
-def _find_preprocessor(place: _Folder | _Hub) -> dict[str, Any]:
-    if path := place.get("preprocessor_config.json"):
+def _find_preprocessor(location: _Folder | _Hub) -> dict[str, Any]:
+    if path := location.get("preprocessor_config.json"):
         return read_json(path)
-    if path := place.get("processor_config.json"):
+    if path := location.get("processor_config.json"):
         extractor = read_json(path).get("feature_extractor", {})
         if not isinstance(extractor, dict):
             raise UserError(f"{path}: feature_extractor is not a JSON object")
@@ -278,19 +305,22 @@ def _find_preprocessor(place: _Folder | _Hub) -> dict[str, Any]:
     return {}
 
 
-def _find_weights(source: str, place: _Folder | _Hub) -> tuple[tuple[str, ...], dict[str, str]]:
+def _find_weights(source: str, location: _Folder | _Hub) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The weight files, and which of them holds which tensor (empty for a single file)."""
     for single, index in _WEIGHTS:
-        if place.get(single):
+        if location.get(single):
             return (single,), {}
-        if path := place.get(index):
+        if path := location.get(index):
             weight_map = _read_weight_map(path, Path(single).suffix)
             shards = tuple(sorted(set(weight_map.values())))
             for shard in shards:
-                if place.get(shard) is None:
+                if location.get(shard) is None:
                     raise UserError(f"{source}: lacks the shard {shard} that {index} lists")
             return shards, weight_map
     names = " or ".join(single for single, _ in _WEIGHTS)
-    raise UserError(f"{source}: there are no weights ({names}, whole or in shards); {place.hint}")
+    raise UserError(
+        f"{source}: there are no weights ({names}, single or in shards); {location.hint}"
+    )
 
 
 def _read_weight_map(path: Path, suffix: str) -> dict[str, str]:
@@ -298,7 +328,7 @@ def _read_weight_map(path: Path, suffix: str) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{path}: has no weight_map of tensor names to files")
     for file in weight_map.values():
-        # The names come from strangers, and no name may lead out of the folder.
+        # The names come from untrusted files, and none may lead out of the folder.
         if not (
             isinstance(file, str)
             and file.isprintable()
@@ -306,12 +336,18 @@ def _read_weight_map(path: Path, suffix: str) -> dict[str, str]:
             and not file.startswith(".")
             and not set(file) & set('/\\:*?"<>|')
         ):
-            raise UserError(f"{path}: weight_map names {str(file)[:80]!r}, no {suffix} file here")
+            raise UserError(
+                f"{path}: weight_map names {str(file)[:80]!r}; expected a {suffix} file next to it"
+            )
     return weight_map
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file. Raises UserError if there is none."""
+    """The JSON object in a file.
+
+    Raises:
+        UserError: the file cannot be read, or is not a JSON object.
+    """
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise UserError(f"{path}: is over {_MAX_JSON_BYTES // 2**20} MiB, too large for JSON")
@@ -322,7 +358,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: is not JSON ({reason}); download or save it anew") from error
+        raise UserError(f"{path}: is not JSON ({reason}); download or save it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: is not a JSON object but a {type(value).__name__}")
     return value
@@ -331,10 +367,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safe_open(path, framework="numpy") as file:
-            kind = (file.metadata() or {}).get("format", "pt")
-            if kind != "pt":
+            layout = (file.metadata() or {}).get("format", "pt")
+            if layout != "pt":
                 raise UserError(
-                    f"{path}: holds weights in the format {kind[:20]!r}; only 'pt' (torch) is read"
+                    f"{path}: contains weights in the format {layout[:20]!r}; only 'pt' (torch) is "
+                    "read"
                 )
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except UserError:
@@ -344,6 +381,6 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     except (SafetensorError, OSError, ValueError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise UserError(
-            f"{path}: is not a whole safetensors file ({lines[0][:200]}); download it again (or "
+            f"{path}: is not a complete safetensors file ({lines[0][:200]}); download it again (or "
             "run `git lfs pull` in its folder)"
         ) from error

@@ -1,18 +1,23 @@
-"""What an encoder looks like: the fields of a `config.json` that change what it computes."""
+"""The architecture of an encoder: the fields of `config.json` that this package reads."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float64
+
 from speechsim_jax.errors import UserError
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm")
 
+_SAMPLE_RATE_HZ = 16_000  # what all these families are trained on
+
 _REFUSED_FAMILIES = {
     "data2vec-audio": "its positional convolution is a stack of five",
-    "unispeech-sat": "it is not ported",
-    "unispeech": "it is not ported",
+    "unispeech-sat": "it is not implemented",
+    "unispeech": "it is not implemented",
     "wav2vec2-conformer": "its layers are conformer blocks",
     "wav2vec2-bert": "it reads mel features, not samples",
     "whisper": "it reads mel features, not samples",
@@ -27,11 +32,33 @@ class EncoderConfig:
 
     The defaults are the class defaults of `Wav2Vec2Config`, `HubertConfig` and `WavLMConfig`
     (transformers 5.23), which agree on every field here: released files of 2021 leave many out.
+    The last two fields describe the initial weights only. They are part of the architecture's
+    record because `random_like` reads them from a checkpoint's config.json and `save` writes them.
 
-    The last two say how an encoder starts, before training, and nothing else. `initializer_range`
-    is the standard deviation of linear maps; 0.02 suits 768 neurons: of 96, attention and
-    feed-forward parts then add next to nothing. `convolutions`, which transformers does not have:
-    drawn at random, or the first is a filterbank, or all are its cepstrum (`models.filterbank`).
+    Attributes:
+        family: model_type in config.json.
+        hidden_size: neurons of a layer.
+        num_hidden_layers: transformer layers.
+        num_attention_heads: heads of a layer; a divisor of `hidden_size`.
+        intermediate_size: neurons between the two maps of a feed-forward part.
+        layer_norm_eps: added to the variance by layer norms, except those of the convolutions.
+        feat_extract_norm: a group norm after the first convolution, or a layer norm after each.
+        feat_proj_layer_norm: a layer norm before the projection (HuBERT may lack it).
+        conv_dim: channels of each convolution.
+        conv_kernel: taps of each convolution.
+        conv_stride: stride of each convolution.
+        conv_bias: the convolutions have biases.
+        num_conv_pos_embeddings: taps of the positional convolution.
+        num_conv_pos_embedding_groups: groups of the positional convolution.
+        conv_pos_batch_norm: batch norm instead of weight norm in that convolution (HuBERT).
+        do_stable_layer_norm: layer norms before the branches (large models), not after the sums.
+        num_buckets: buckets of WavLM's relative positions.
+        max_bucket_distance: distance in frames beyond which they share a bucket.
+        do_normalize: samples are normalised per utterance (from preprocessor_config.json).
+        initializer_range: standard deviation of the initial linear maps. 0.02 suits 768 neurons;
+            with 96, attention and feed-forward parts would add next to nothing.
+        convolutions: initial convolutions: drawn at random, or the first is a filterbank, or all
+            are its cepstrum (`models.filterbank`). Not a field of transformers.
     """
 
     family: Literal["wav2vec2", "hubert", "wavlm"]
@@ -74,11 +101,15 @@ class EncoderConfig:
     def from_hf(
         cls, config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None
     ) -> "EncoderConfig":
-        """Read `config.json` and `preprocessor_config.json` (already parsed).
+        """Read `config.json` and `preprocessor_config.json`.
 
-        Without a preprocessor file the samples are normalised, which is what
-        `Wav2Vec2FeatureExtractor` does by default. Raises UserError for an architecture that
-        this package does not port.
+        Args:
+            config: the parsed config.json.
+            preprocessor: the parsed preprocessor_config.json. Without it samples are normalised,
+                the default of `Wav2Vec2FeatureExtractor`.
+
+        Raises:
+            UserError: an architecture that this package does not implement.
         """
         family = config.get("model_type")
         if family not in FAMILIES:
@@ -111,25 +142,36 @@ class EncoderConfig:
 
     @property
     def window_samples(self) -> int:
-        """Samples that one frame sees; a shorter input has no frame."""
+        """Samples in the receptive field of one frame; a shorter input has no frame."""
         window = 1
         for kernel, stride in zip(reversed(self.conv_kernel), reversed(self.conv_stride)):
             window = (window - 1) * stride + kernel
         return window
 
     def frames(self, samples, layers: int | None = None):
-        """Frames of an input of `samples` samples, after the first `layers` convolutions (all).
+        """Frames of an input, after the first `layers` convolutions.
 
-        l -> (l - kernel) // stride + 1 for each convolution; 0 for inputs too short for a frame.
-        Takes and gives integers or integer arrays (numpy or JAX).
+            l -> (l - kernel) // stride + 1 for each convolution
+
+        Args:
+            samples: length of the input; an integer or an integer array (numpy or JAX).
+            layers: how many convolutions to apply (default: all).
+
+        Returns:
+            The number of frames, of the same type; 0 for inputs too short for a frame.
         """
         for kernel, stride in list(zip(self.conv_kernel, self.conv_stride))[:layers]:
             samples = (samples - kernel) // stride + 1
         return samples * (samples > 0)
 
+    def frame_centres_seconds(self, count: int) -> Float64[np.ndarray, " frame"]:
+        """Centre of each of the first `count` frames' windows, (t hop + window / 2) / 16000 s."""
+        starts = np.arange(count) * self.hop_samples
+        return (starts + self.window_samples / 2) / _SAMPLE_RATE_HZ
+
 
 def _refuse_variants(config: Mapping[str, Any]) -> None:
-    """Raise UserError for the options of a known family that change the network beyond the port."""
+    """Raise UserError for options of a known family that are not implemented."""
     if config.get("add_adapter"):
         raise UserError("config.json has add_adapter=true; adapter models are not supported")
     if config.get("adapter_attn_dim") is not None:

@@ -22,10 +22,14 @@ from speechsim_jax.models.config import EncoderConfig
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SpeechEncoder:
-    """A loaded encoder: a pure function of its parameters, and where they come from.
+    """A loaded encoder: its architecture, its parameters and where they come from.
 
-    `name` is the model's label in results, `parameters` a pytree of float32 arrays; `provenance`
-    holds source, resolved revision and weight hash for the result's record.
+    Attributes:
+        name: the label of the model in results.
+        config: the architecture.
+        graph: the static part of the network; models of one architecture have equal ones.
+        parameters: a pytree of float32 arrays (bfloat16 kernels after `astype`).
+        provenance: source, resolved revision and weight hash, as results record them.
 
     >>> encoder = ss.load_encoder("facebook/hubert-base-ls960")
     >>> acts = encoder([np.zeros(16000, np.float32)], attentions=True)
@@ -39,6 +43,16 @@ class SpeechEncoder:
     parameters: Any
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Three lines; the generated one would print every parameter."""
+        config = self.config
+        return (
+            f"SpeechEncoder {self.name!r} ({config.family})\n"
+            f"  {config.num_hidden_layers} layers of {config.hidden_size} neurons, "
+            f"{config.num_attention_heads} heads, hop {config.hop_samples} samples\n"
+            f"  source {self.provenance.get('source', 'unknown')}"
+        )
+
     def apply(
         self,
         samples: Waveforms,
@@ -47,10 +61,18 @@ class SpeechEncoder:
         precision: str = "highest",
         out: Activations | None = None,
     ) -> Activations:
-        """The jitted forward pass of a padded batch; `precision` is that of its products.
+        """The jitted forward pass of a padded batch.
 
-        `out`: a result of the same shapes that is no longer needed; its memory is written over
-        (donated), so that a loop does not claim fresh memory for every batch.
+        Args:
+            samples: [batch, sample], 16 kHz in [-1, 1], float32; ignored past `lengths`.
+            lengths: samples of each utterance; a row of length 0 is filler.
+            outputs: what to return (default: all hidden states).
+            precision: of matrix products, in JAX's words.
+            out: a result of the same shapes that is no longer needed; its memory is written over
+                (donated), so that a loop does not allocate for every batch.
+
+        Returns:
+            The activations; frames past the end of an utterance are undefined (`frame_mask`).
         """
         return forward(
             self.parameters,
@@ -73,12 +95,21 @@ class SpeechEncoder:
         last_layer: Literal["normed", "raw"] = "normed",
         out: Activations | None = None,
     ) -> Activations:
-        """Encode 16 kHz mono waveforms in [-1, 1], of any lengths, as one batch.
+        """Encode waveforms of any lengths as one batch; each gets what it would get alone.
 
-        Each utterance gets what it would get alone. `layers`: only these hidden states. The fields
-        `attentions`, `features` and, by `projections`, queries and keys with what WavLM adds to
-        them, are None unless asked for. `out` is a result of the same shapes to write over: it must
-        not be used afterwards.
+        Args:
+            waveforms: 16 kHz mono, in [-1, 1].
+            layers: numbers of the hidden states to return (default: all); 0 is the input of the
+                first transformer layer.
+            attentions: return the attention maps.
+            projections: return queries and keys, and in WavLM gates and position bias.
+            features: return the normed outputs of the convolutions.
+            last_layer: how the last hidden state of a stable-layer-norm model is read: after the
+                final layer norm ("normed") or before it ("raw"); see `Outputs`.
+            out: a result of the same shapes to write over; it must not be used afterwards.
+
+        Returns:
+            The activations; fields that were not asked for are None.
 
         Raises:
             UserError: a waveform shorter than one frame, or an `out` of other shapes.
@@ -102,10 +133,16 @@ class SpeechEncoder:
         return self.apply(samples, lengths, outputs, out=out)
 
     def astype(self, dtype: Literal["float32", "bfloat16"]) -> "SpeechEncoder":
-        """The encoder with its kernels rounded: products of `dtype` numbers, summed in float32.
+        """The encoder with its kernels rounded to `dtype`; products are summed in float32.
 
         Norms, softmax, residual sums and the weight-normed positional kernel stay float32, and so
-        does everything that `apply` returns but queries and keys, which are as they are multiplied.
+        does everything that `apply` returns, except queries and keys, which have `dtype`.
+
+        Args:
+            dtype: "float32" or "bfloat16".
+
+        Returns:
+            A new encoder, whose provenance records the type of its kernels.
 
         >>> ss.load_encoder("runs/mine").astype("bfloat16").provenance["kernels"]
         'bfloat16'
@@ -127,9 +164,18 @@ class SpeechEncoder:
     ) -> Path:
         """Write a Hugging Face folder that `load_encoder` and torch transformers read.
 
-        config.json, preprocessor_config.json and model.safetensors with numbers of `dtype`
-        (float32 keeps every bit). What only training reads, such as dropout, is not known here and
-        takes transformers' defaults. Raises UserError if it cannot be written.
+        It holds config.json, preprocessor_config.json and model.safetensors. Fields that only
+        training reads, such as dropout, are not known here and take transformers' defaults.
+
+        Args:
+            folder: where to write; it is created if need be.
+            dtype: element type of the saved weights; "float32" keeps every bit.
+
+        Returns:
+            The path of the folder.
+
+        Raises:
+            UserError: the folder cannot be written, or a weight is too large for `dtype`.
 
         >>> folder = ss.load_encoder("runs/mine").save("saved")
         >>> sorted(file.name for file in folder.iterdir())
@@ -154,7 +200,17 @@ def forward(
 ) -> Activations:
     """The forward pass as a pure function; models of one architecture share its compilations.
 
-    `out` is donated: the activations are written over it.
+    Args:
+        parameters: pytree of the network's parameters.
+        samples: [batch, sample], 16 kHz in [-1, 1].
+        lengths: samples of each utterance.
+        out: a result of the same shapes to write over (donated).
+        graph: the static part of the network.
+        outputs: what to return.
+        precision: of matrix products, in JAX's words.
+
+    Returns:
+        The activations.
     """
     with jax.default_matmul_precision(precision):
         network = nnx.merge(graph, parameters)

@@ -1,4 +1,8 @@
-"""TODO."""
+"""Forward passes of encoders on the devices of a mesh, and where their parameters are kept.
+
+Each device encodes its own utterances of a batch, with a copy of the parameters that the pass
+reads; parameters of layers above the last one requested are not sent.
+"""
 
 import dataclasses
 import functools
@@ -20,15 +24,18 @@ _LAYER = re.compile(r"'encoder'\]\['layers'\]\['(\d+)'\]")
 
 
 def on_host(encoder: SpeechEncoder) -> SpeechEncoder:
-    """The encoder with its parameters as numpy arrays: on no device until it is needed."""
+    """The encoder with its parameters as numpy arrays, which take no memory on a device."""
     return dataclasses.replace(encoder, parameters=jax.device_get(encoder.parameters))
 
 
 def on_devices(encoder: SpeechEncoder, mesh: Mesh, depth: int | None = None) -> SpeechEncoder:
-    """The encoder with its parameters whole on every device of the mesh.
+    """The encoder with a copy of its parameters on every device of the mesh.
 
-    Those of transformer layers beyond `depth` stay where they are: a forward pass that ends below
-    them does not read them, and what a compiled program does not read is not sent.
+    Args:
+        encoder: the encoder.
+        mesh: the devices.
+        depth: transformer layers that will be computed (default: all). The parameters of those
+            above stay where they are: a compiled program does not send what it does not read.
     """
     layout = None if mesh.size == 1 else NamedSharding(mesh, P())
 
@@ -42,9 +49,16 @@ def on_devices(encoder: SpeechEncoder, mesh: Mesh, depth: int | None = None) -> 
 
 
 def layer_of(path: tuple) -> int | None:
-    """The transformer layer that the parameter at this path of an encoder's belongs to, from 0."""
-    found = _LAYER.search(jax.tree_util.keystr(path))
-    return int(found[1]) if found else None
+    """The number, from 0, of the transformer layer that a parameter belongs to.
+
+    Args:
+        path: of the parameter in `SpeechEncoder.parameters`.
+
+    Returns:
+        None for parameters outside the transformer layers.
+    """
+    match = _LAYER.search(jax.tree_util.keystr(path))
+    return int(match[1]) if match else None
 
 
 def encode(
@@ -53,10 +67,19 @@ def encode(
     lengths: Lengths,
     outputs: Outputs,
     precision: str,
-    mesh: Mesh | None,
+    mesh: Mesh,
 ) -> Activations:
-    """`encoder.apply`, every device on its own utterances of a placed batch."""
-    if mesh is None or mesh.size == 1:
+    """`encoder.apply`, with each device encoding its own utterances.
+
+    Args:
+        encoder: its parameters are on the devices already (`on_devices`).
+        samples: a batch divided over the devices (`runtime.mesh.place_batch`).
+        lengths: samples of each utterance.
+        outputs: what to return.
+        precision: of matrix products, in JAX's words.
+        mesh: the devices.
+    """
+    if mesh.size == 1:
         return encoder.apply(samples, lengths, outputs, precision)
     return _forward(
         encoder.parameters,
@@ -76,21 +99,29 @@ def lower_encode(
     precision: str,
     mesh: Mesh,
 ) -> jax.stages.Lowered:
-    """The program of `encode` for batches of this shape, to be compiled; `encode` will reuse it."""
-    chosen = {"graph": encoder.graph, "outputs": outputs, "precision": precision}
+    """The lowered program of `encode` for batches of one shape; once compiled, `encode` reuses it.
+
+    Args:
+        encoder: the encoder; its parameters may be anywhere.
+        shape: utterances and samples of a batch, before it is padded for the mesh.
+        outputs: what to return.
+        precision: of matrix products, in JAX's words.
+        mesh: the devices.
+    """
+    options = {"graph": encoder.graph, "outputs": outputs, "precision": precision}
     if mesh.size == 1:
         samples = jax.ShapeDtypeStruct(shape, np.float32)
         lengths = jax.ShapeDtypeStruct(shape[:1], np.int32)
-        return forward.lower(encoder.parameters, samples, lengths, **chosen)
-    filled = -(-shape[0] // mesh.size) * mesh.size
+        return forward.lower(encoder.parameters, samples, lengths, **options)
+    batch = -(-shape[0] // mesh.size) * mesh.size
     over_all = NamedSharding(mesh, P(AXES))
-    samples = jax.ShapeDtypeStruct((filled, shape[1]), np.float32, sharding=over_all)
-    lengths = jax.ShapeDtypeStruct((filled,), np.int32, sharding=over_all)
+    samples = jax.ShapeDtypeStruct((batch, shape[1]), np.float32, sharding=over_all)
+    lengths = jax.ShapeDtypeStruct((batch,), np.int32, sharding=over_all)
     everywhere = NamedSharding(mesh, P())
     parameters = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), encoder.parameters
     )
-    return _forward.lower(parameters, samples, lengths, mesh=mesh, **chosen)
+    return _forward.lower(parameters, samples, lengths, mesh=mesh, **options)
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "outputs", "precision", "mesh"))
@@ -104,9 +135,9 @@ def _forward(
     precision: str,
     mesh: Mesh,
 ) -> Activations:
-    """`forward` under shard_map: left to itself, the compiler lets devices gather activations."""
+    """`forward` under shard_map; without it the compiler gathers activations across devices."""
 
-    def own(parameters: Any, samples: Waveforms, lengths: Lengths) -> tuple:
+    def of_one_device(parameters: Any, samples: Waveforms, lengths: Lengths) -> tuple:
         acts = forward(
             parameters, samples, lengths, graph=graph, outputs=outputs, precision=precision
         )
@@ -114,7 +145,7 @@ def _forward(
         return (acts.frame_mask, acts.features), by_block, acts.position_bias
 
     (mask, features), (states, attentions, queries, keys, gates), bias = jax.shard_map(
-        own,
+        of_one_device,
         mesh=mesh,
         in_specs=(P(), P(AXES), P(AXES)),
         out_specs=(P(AXES), P(None, AXES), P()),

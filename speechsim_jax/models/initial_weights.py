@@ -1,4 +1,4 @@
-"""The weights that training starts from, for baselines and for folders to try things on."""
+"""Initial weights, as the training of each family draws them; for training and for baselines."""
 
 import math
 
@@ -15,10 +15,17 @@ def random_tensors(config: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
 
     Linear and embedding N(0, `initializer_range`), convolutions He normal, norms 1 and 0; wav2vec2
     and WavLM draw the projection and the convolutions' biases uniformly and the positional kernel
-    with a normal of its own. (transformers 5 then loses what it drew for the positional kernel, as
-    weight norm makes it a copy, and keeps torch's uniform default; here the draw counts, as in
-    fairseq.) The quantity drawn for a name does not depend on the other names. Convolutions may
-    start as a filterbank or a cepstrum instead (`EncoderConfig.convolutions`).
+    from a normal distribution of another width. (transformers 5 then loses its draw of the
+    positional kernel, as weight norm makes a copy, and keeps torch's uniform default; here the draw
+    counts, as in fairseq.) Convolutions may start as a filterbank or a cepstrum instead
+    (`EncoderConfig.convolutions`).
+
+    Args:
+        config: the architecture.
+        seed: of the draws; each also depends on the family and the tensor's name, not on the
+            other tensors.
+
+    Source: transformers, `_init_weights` of Wav2Vec2, HuBERT and WavLM; fairseq.
     """
     return {row.name: _draw(config, row, seed) for row in weight_names.weight_table(config)}
 
@@ -27,14 +34,13 @@ def _draw(config: EncoderConfig, row: Weight, seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, *config.family.encode(), *row.name.encode()])
     shape = row.shape[::-1] if row.transposed else row.shape
     kind = row.path[-1]
-    plain = config.family == "hubert"
     if kind in ("scale", "var", "gru_rel_pos_const"):
         values = np.ones(shape)
     elif kind == "mean" or (kind == "bias" and row.path[-2] in ("layer_norm", "batch_norm")):
         values = np.zeros(shape)
     elif row.name.startswith("encoder.pos_conv_embed.conv"):
         values = _positional(config, kind, shape, seed)
-    elif row.name.startswith("feature_projection.projection") and not plain:
+    elif row.name.startswith("feature_projection.projection") and config.family != "hubert":
         bound = math.sqrt(1 / config.conv_dim[-1])
         values = rng.uniform(-bound, bound, shape)
     elif row.name.startswith("feature_extractor"):
@@ -50,8 +56,8 @@ def _convolution(config: EncoderConfig, row: Weight, rng, shape: tuple[int, ...]
     index = int(row.path[2])
     fan_in = (1 if index == 0 else config.conv_dim[index - 1]) * config.conv_kernel[index]
     if config.convolutions == "cepstrum":
-        started = cepstrum(config.conv_dim, config.conv_kernel)[index]
-        return started.kernel if row.path[-1] == "kernel" else started.bias
+        layer = cepstrum(config.conv_dim, config.conv_kernel)[index]
+        return layer.kernel if row.path[-1] == "kernel" else layer.bias
     if row.path[-1] == "kernel":
         if index == 0 and config.convolutions == "gabor":
             return gabor(config.conv_dim[0], config.conv_kernel[0])

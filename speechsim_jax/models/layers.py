@@ -1,4 +1,4 @@
-"""The parts of a wav2vec 2.0 style encoder, named so that paths equal transformers' weight names.
+"""Building blocks of a wav2vec 2.0 style encoder; attribute paths are transformers' weight names.
 
 Every layer of the three families (Baevski et al. 2020; Hsu et al. 2021; Chen et al. 2022) is built
 from these. All of them act on each utterance of a batch as if it were alone: statistics over time
@@ -8,8 +8,8 @@ over the padding.)
 
 All convolutions are [batch, time, channel]; XLA on CPU is slow with channels first.
 
-Kernels may be bfloat16 (`SpeechEncoder.astype`): a product then rounds what it multiplies, and sums
-in float32. Everything else (residual sums, norms, softmax) is float32 whatever the kernels are.
+Kernels may be bfloat16 (`SpeechEncoder.astype`): a product then rounds its input, and sums in
+float32. Everything else (residual sums, norms, softmax) is float32 whatever the kernels are.
 """
 
 from collections.abc import Callable
@@ -24,31 +24,33 @@ from jaxtyping import Array, Float, Int
 from speechsim_jax.array_types import FrameMask, Hidden
 from speechsim_jax.models.config import EncoderConfig
 
-# torch's default, which the norms among the convolutions keep whatever layer_norm_eps is.
+# torch's default: layer_norm_eps does not apply to the norms of the convolutions.
 _CONV_NORM_EPS = 1e-5
-# Frames whose products are held at once while the variance of the first convolution is summed.
+# Frames in memory at once while the variance of the first convolution is summed.
 _FRAMES_AT_ONCE = 1024
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The exact GELU, x Phi(x), by erf as torch has it.
+    """The exact GELU, x Phi(x), computed by erf as in torch.
 
-    jax's own goes by erfc, which takes a third longer, or by tanh, which is off by 5e-4.
+    jax.nn.gelu uses erfc, which takes a third longer, or tanh, which is off by 5e-4.
+
+    Source: Hendrycks & Gimpel 2016.
     """
     return 0.5 * x * (1 + lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
 
-Drop = Callable[[str, Array], Array]
-"""What training does to numbers at a named place of a layer (dropout)."""
+Dropout = Callable[[str, Array], Array]
+"""Function of the name of a place in a layer and the numbers there (dropout in training)."""
 
 
-def keep(place: str, x: Array) -> Array:
-    """The numbers as they are."""
+def no_dropout(place: str, x: Array) -> Array:
+    """The `Dropout` of inference: `x` unchanged."""
     return x
 
 
 class Stack(nnx.Module):
-    """Modules in a row, under the attribute names "0", "1", ...
+    """A list of modules, under the attribute names "0", "1", ...
 
     Plain lists of modules are refused by flax >= 0.12 and `nnx.List` is missing from 0.11.
     """
@@ -83,9 +85,11 @@ class MaskedGroupNorm(nnx.Module):
     ) -> Float[Array, "batch frame features"]:
         """The norm of y = windows @ kernel (a bias would cancel), over the first `count` frames.
 
-        (y - mean) / sqrt(var + eps) * scale + bias. y has a hundred times as many numbers as the
-        audio has samples, so it is not kept for its statistics: the mean is taken out of the
-        windows, the variance is summed over blocks of frames, and the gain goes into the kernel.
+            (y - mean) / sqrt(var + eps) * scale + bias
+
+        y has a hundred times as many numbers as the audio has samples, so it is never stored for
+        its statistics: the mean is subtracted from the windows, the variance is summed over blocks
+        of frames, and the gain goes into the kernel.
         """
         n = jnp.maximum(count, 1).astype(windows.dtype)[:, None, None]
         inside = (jnp.arange(windows.shape[1]) < count[:, None])[:, :, None]
@@ -109,7 +113,7 @@ def _sum_of_squares(
         y = product(block, kernel)
         return total + jnp.sum(jnp.square(y), axis=1, keepdims=True), None
 
-    zero = jnp.zeros((batch, 1, kernel.shape[1]), sums_of(kernel))
+    zero = jnp.zeros((batch, 1, kernel.shape[1]), accumulation_dtype(kernel))
     return lax.scan(step, zero, x.swapaxes(0, 1))[0]
 
 
@@ -137,7 +141,7 @@ class ConvLayer(nnx.Module):
     ) -> Float[Array, "batch frame features"]:
         """`count`: valid output frames of each utterance."""
         kernel = self.conv.kernel[...]
-        if self.first:  # one channel: on a CPU a matrix product is faster than lax.conv
+        if self.first:  # with one channel, a matrix product is faster than lax.conv on a CPU
             windows, kernel = _windows(x[:, :, 0], kernel.shape[0], self.stride), kernel[:, 0, :]
             if isinstance(self.layer_norm, MaskedGroupNorm):
                 return gelu(self.layer_norm.of_product(windows, kernel, count))
@@ -155,8 +159,8 @@ def _windows(
     """Every `stride`-th window of `taps` samples: blocks of one stride, side by side."""
     frames = (x.shape[1] - taps) // stride + 1
     across = -(-taps // stride)
-    whole = (frames + across - 1) * stride
-    blocks = jnp.pad(x, ((0, 0), (0, max(whole - x.shape[1], 0))))[:, :whole]
+    samples = (frames + across - 1) * stride
+    blocks = jnp.pad(x, ((0, 0), (0, max(samples - x.shape[1], 0))))[:, :samples]
     blocks = blocks.reshape(x.shape[0], -1, stride)
     windows = jnp.concatenate([blocks[:, i : i + frames] for i in range(across)], axis=-1)
     return windows[:, :, :taps]
@@ -169,7 +173,15 @@ def convolution(
     padding: tuple[int, int] = (0, 0),
     groups: int = 1,
 ) -> Float[Array, "batch frame features"]:
-    """x * kernel along time (a correlation, as in torch), rounded as `product` rounds."""
+    """x * kernel along time (a correlation, as in torch).
+
+    Args:
+        x: rounded to the kernel's type; sums are float32.
+        kernel: its taps, input channels of one group, and output channels.
+        stride: frames between two outputs.
+        padding: zeros before and after.
+        groups: of channels that are convolved separately.
+    """
     return lax.conv_general_dilated(
         x.astype(kernel.dtype),
         kernel,
@@ -177,12 +189,12 @@ def convolution(
         padding=[padding],
         dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=groups,
-        preferred_element_type=sums_of(kernel),
+        preferred_element_type=accumulation_dtype(kernel),
     )
 
 
 class FeatureExtractor(nnx.Module):
-    """Seven strided convolutions: samples at 16 kHz -> one vector every 20 ms."""
+    """Strided convolutions (seven in released models): 16 kHz samples -> a vector every 20 ms."""
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         self.config = config
@@ -199,7 +211,7 @@ class FeatureExtractor(nnx.Module):
 
 
 class FeatureProjection(nnx.Module):
-    """LayerNorm (but for distilled HuBERT) and a linear map to the model's width."""
+    """LayerNorm (except in distilled HuBERT) and a linear map to the model's width."""
 
     def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         channels = config.conv_dim[-1]
@@ -209,7 +221,7 @@ class FeatureProjection(nnx.Module):
         self.projection = Linear(channels, config.hidden_size, rngs)
 
     def __call__(self, x: Hidden) -> tuple[Hidden, Hidden]:
-        """Return the projection and what it projects (`extract_features` in transformers)."""
+        """The projection, and its normed input (`extract_features` in transformers)."""
         features = self.layer_norm(x) if self.normed else x
         return self.projection(features), features
 
@@ -217,7 +229,7 @@ class FeatureProjection(nnx.Module):
 class WeightNormConv(nnx.Module):
     """A grouped convolution whose kernel is g v / |v|, one norm per tap (Salimans & Kingma 2016).
 
-    Parameters keep the checkpoint's split: `weight_g` [tap, 1, 1], `weight_v` [tap, fan_in, out].
+    Parameters are split as in checkpoints: `weight_g` [tap, 1, 1], `weight_v` [tap, fan_in, out].
     """
 
     def __init__(self, features: int, taps: int, groups: int, rngs: nnx.Rngs):
@@ -235,7 +247,7 @@ class WeightNormConv(nnx.Module):
 
 
 class PlainConv(nnx.Module):
-    """A grouped convolution, for the checkpoints that batch-normalise its input instead."""
+    """A grouped convolution without weight norm, for checkpoints that batch-normalise its input."""
 
     def __init__(self, features: int, taps: int, groups: int, rngs: nnx.Rngs):
         self.groups = groups
@@ -249,7 +261,7 @@ class PlainConv(nnx.Module):
 
 
 def same_pad_conv(x: Hidden, kernel: Float[Array, "tap fan_in neuron"], groups: int) -> Hidden:
-    """A length-keeping convolution: taps // 2 zeros on both sides, one less at the end if even."""
+    """A convolution of unchanged length: taps // 2 zeros on both sides, one less after if even."""
     taps = kernel.shape[0]
     return convolution(x, kernel, 1, (taps // 2, taps // 2 - (taps % 2 == 0)), groups)
 
@@ -283,7 +295,7 @@ class PositionalConv(nnx.Module):
     def __call__(self, x: Hidden, mask: FrameMask) -> Hidden:
         """`mask`: valid frames; the others count as zero padding."""
         if self.batch_normed:
-            # The shift of a batch norm makes padding non-zero; alone, an utterance has zeros there.
+            # The shift of a batch norm makes padding non-zero; an utterance alone has zeros there.
             x = jnp.where(mask[:, :, None], self.batch_norm(x), 0)
         return gelu(self.conv(x))
 
@@ -295,13 +307,13 @@ class FeedForward(nnx.Module):
         self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size, rngs)
         self.output_dense = Linear(config.intermediate_size, config.hidden_size, rngs)
 
-    def __call__(self, x: Hidden, drop: Drop = keep) -> Hidden:
+    def __call__(self, x: Hidden, drop: Dropout = no_dropout) -> Hidden:
         """[batch, frame, neuron] to the same."""
         return self.output_dense(drop("activation", gelu(self.intermediate_dense(x))))
 
 
-def sums_of(kernel: Float[Array, "..."]) -> DTypeLike:
-    """What products of a kernel are summed in: float32, or its own type if that is wider."""
+def accumulation_dtype(kernel: Float[Array, "..."]) -> DTypeLike:
+    """The type that products with a kernel are summed in: float32, or the kernel's if wider."""
     return jnp.promote_types(kernel.dtype, jnp.float32)
 
 
@@ -310,9 +322,13 @@ def product(
 ) -> Float[Array, "... fan_out"]:
     """x @ kernel, or one kernel for each x of a batch.
 
-    x is rounded to the kernel's type, the sums are in float32.
+    Args:
+        x: rounded to the kernel's type.
+        kernel: float32 or bfloat16; the sums are float32.
     """
-    return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=sums_of(kernel))
+    return jnp.matmul(
+        x.astype(kernel.dtype), kernel, preferred_element_type=accumulation_dtype(kernel)
+    )
 
 
 class Linear(nnx.Module):

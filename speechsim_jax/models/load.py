@@ -1,4 +1,4 @@
-"""From a hub id, a folder or an architecture to a SpeechEncoder."""
+"""Load encoders from the hub, a folder or the zoo, or initialise them at random."""
 
 import logging
 import re
@@ -31,25 +31,31 @@ def load_encoder(
 ) -> SpeechEncoder:
     """Load a Wav2Vec2, HuBERT or WavLM encoder from a folder or from the Hugging Face hub.
 
-    `source`: a folder with config.json, preprocessor_config.json and safetensors or
-    pytorch_model.bin weights, or a hub id such as "facebook/hubert-base-ls960". torch is not needed
-    and no code of the checkpoint is run. "zoo:NAME" is one of the small models that come with this
-    package (`speechsim_jax.models.zoo`). "random:ID" and "random:ID@SEED" are `random_like` of the
-    folder, hub or zoo model ID. `name` labels the model in results (default: the last part
-    of `source`).
-    Of hub models `revision` is a branch, tag or commit, and `local_files_only` takes what the cache
-    (`cache_dir`) has and asks no network.
+    torch is not needed and no code of the checkpoint is run.
+
+    Args:
+        source: a folder with config.json, preprocessor_config.json and safetensors or
+            pytorch_model.bin weights, or a hub id such as "facebook/hubert-base-ls960". "zoo:NAME"
+            is one of the small models that come with this package (`speechsim_jax.models.zoo`);
+            "random:ID" and "random:ID@SEED" are `random_like` of the folder, hub or zoo model ID.
+        revision: branch, tag or commit of a hub model (default: "main").
+        cache_dir: the cache of hub models (default: huggingface_hub's own).
+        local_files_only: take hub models from the cache, without the network.
+        name: label of the model in results (default: the last part of `source`).
+
+    Returns:
+        The encoder, its parameters in float32.
+
+    Raises:
+        UserError: what is wrong with the checkpoint, in one line.
 
     >>> ss.load_encoder("facebook/hubert-base-ls960").config.frames(16_000)  # a second of samples
     49
-
-    Raises:
-        UserError: in one line, whatever is wrong with the checkpoint.
     """
-    if asked := _RANDOM.fullmatch(str(source)):
+    if match := _RANDOM.fullmatch(str(source)):
         return random_like(
-            asked["source"],
-            int(asked["seed"] or 0),
+            match["source"],
+            int(match["seed"] or 0),
             revision=revision,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
@@ -68,7 +74,17 @@ def encoder_of(
     tensors: Mapping[str, np.ndarray],
     name: str | None,
 ) -> SpeechEncoder:
-    """The encoder that a checkpoint's tensors make; what is left out of them is logged."""
+    """The encoder with a checkpoint's tensors; tensors that it does not use are logged.
+
+    Args:
+        checkpoint: where the tensors come from.
+        config: the architecture.
+        tensors: the weights by their names in the checkpoint.
+        name: label of the model in results (default: the last part of the checkpoint's source).
+
+    Raises:
+        UserError: the tensors do not fit the architecture.
+    """
     graph, parameters, notes = weight_names.fill(config, tensors, checkpoint.source)
     for note in notes:
         _log.warning("%s", note)
@@ -90,44 +106,51 @@ def random_like(
     local_files_only: bool = False,
     name: str | None = None,
 ) -> SpeechEncoder:
-    """An encoder of the same architecture with the weights that its family's training starts from.
+    """An encoder of the same architecture with the initial weights of its family's training.
 
-    `source`: a hub id or folder, of which only config.json and preprocessor_config.json are read,
-    or an encoder. The draws are those of transformers (`random_weights.random_tensors`), each a
-    function of the seed, the family and the tensor's name. `name` labels the model in results
-    (default: "random:" and the last part of `source`, "@" and the seed unless it is 0). The hash
-    kept in the result is over the drawn tensors (`weights.digest`), there being no file.
-    `revision`, `cache_dir` and `local_files_only` are as of `load_encoder`.
+    The draws are those of transformers (`models.initial_weights.random_tensors`), each a function
+    of the seed, the family and the tensor's name. The weight hash in the provenance is over the
+    drawn tensors (`models.weight_names.digest`).
+
+    Args:
+        source: an encoder, or a hub id or folder, of which only config.json and
+            preprocessor_config.json are read.
+        seed: of the draws; 0 or more.
+        revision: as in `load_encoder`.
+        cache_dir: as in `load_encoder`.
+        local_files_only: as in `load_encoder`.
+        name: label of the model in results (default: "random:" and the last part of `source`, and
+            "@" and the seed unless it is 0).
+
+    Raises:
+        UserError: a negative seed, or what is wrong with the configuration.
 
     >>> ss.random_like("facebook/hubert-base-ls960", seed=1).name
     'random:hubert-base-ls960@1'
-
-    Raises:
-        UserError: a negative seed, or whatever is wrong with the configuration.
     """
     if seed < 0:
         raise UserError(f"seed is {seed}; expected 0 or a positive number")
     if isinstance(source, SpeechEncoder):
         config, label = source.config, source.name
-        origin, commit = source.provenance.get("source", label), source.provenance.get("revision")
+        origin, revision = source.provenance.get("source", label), source.provenance.get("revision")
     else:
         checkpoint = open_checkpoint(
             source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
         )
         config = _config_of(checkpoint)
-        origin, commit = checkpoint.source, checkpoint.revision
+        origin, revision = checkpoint.source, checkpoint.revision
         label = _last_part(origin)
     tensors = random_tensors(config, seed)
     graph, parameters, notes = weight_names.fill(config, tensors, origin)
     provenance = _provenance(
-        f"random:{origin}", commit, weight_names.digest(tensors), config, notes
+        f"random:{origin}", revision, weight_names.digest(tensors), config, notes
     )
     label = f"random:{label}@{seed}" if seed else f"random:{label}"
     return SpeechEncoder(name or label, config, graph, parameters, provenance | {"seed": seed})
 
 
 def _config_of(checkpoint: WeightFiles) -> EncoderConfig:
-    """What it is; how samples are scaled is assumed, and that is said, where no file says it."""
+    """The architecture; warns where the scaling of samples is not recorded and must be assumed."""
     if not checkpoint.preprocessor:
         _log.warning(
             "%s: no preprocessor_config.json, so samples are normalised (do_normalize=True)",

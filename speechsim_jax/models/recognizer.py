@@ -25,14 +25,14 @@ from speechsim_jax.models.load import encoder_of
 
 _log = logging.getLogger(__name__)
 
-# What Wav2Vec2CTCTokenizer reads; all but the first may be absent.
+# The files of Wav2Vec2CTCTokenizer; all but the first are optional.
 _TOKENIZER_FILES = (
     "vocab.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
 )
-# The second is what transformers 4.0 called the first.
+# The second is the name of the first in transformers 4.0.
 _TOKENIZERS = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
 # The defaults of transformers' configurations.
 _VOCAB_SIZE, _PAD_TOKEN_ID = 32, 0
@@ -41,7 +41,7 @@ Logits = Float[Array, "batch frame token"]
 
 
 class Head(NamedTuple):
-    """`lm_head`: a linear map from the last hidden state to tokens, as torch keeps it."""
+    """`lm_head`: a linear map from the last hidden state to tokens, laid out as in torch."""
 
     weight: Float[Array, "token neuron"]
     bias: Float[Array, " token"]
@@ -51,8 +51,12 @@ class Head(NamedTuple):
 class Recognizer:
     """An encoder, its CTC head and its tokenizer.
 
-    `blank` is the token that stands for nothing (pad_token_id in config.json). `tokenizer` is
-    transformers' Wav2Vec2CTCTokenizer, made of `tokenizer_files`.
+    Attributes:
+        encoder: the encoder.
+        head: the linear map from the last hidden state to tokens.
+        blank: the blank token of CTC (pad_token_id in config.json).
+        tokenizer: transformers' Wav2Vec2CTCTokenizer.
+        tokenizer_files: the files that it was read from.
     """
 
     encoder: SpeechEncoder
@@ -67,10 +71,16 @@ class Recognizer:
         return self.encoder.name
 
     def logits(self, samples: Waveforms, lengths: Lengths, precision: str = "highest") -> Logits:
-        """Unnormalised log-probabilities of the tokens in every frame of a padded batch, float32.
+        """Unnormalised log-probabilities of the tokens in every frame of a padded batch.
 
-        `precision` is that of the products, in JAX's words. lm_head reads the last hidden state
-        after the final layer norm. Frames past `encoder.config.frames(lengths)` mean nothing.
+        Args:
+            samples: 16 kHz in [-1, 1]; ignored past `lengths`.
+            lengths: samples of each utterance.
+            precision: of matrix products, in JAX's words.
+
+        Returns:
+            float32, of the last hidden state after the final layer norm; frames past
+            `encoder.config.frames(lengths)` are undefined.
         """
         last = Outputs(layers=(self.encoder.config.num_hidden_layers,))
         hidden = self.encoder.apply(samples, lengths, last, precision).hidden_states[0]
@@ -81,13 +91,19 @@ class Recognizer:
         logits: Float[Array | np.ndarray, "batch frame token"],
         frames: Int[np.ndarray, " batch"],
     ) -> list[str]:
-        """The text of each utterance from the likeliest token in each of its first `frames`.
+        """The text of each utterance, from the likeliest token of each frame.
 
-        Runs of a token become one, blanks go (Graves et al. 2006, best path decoding), and the
-        checkpoint's tokenizer joins what is left: word delimiter, case.
+        Runs of a token become one and blanks are dropped; the checkpoint's tokenizer joins the
+        remaining tokens (word delimiter, case).
+
+        Args:
+            logits: as `logits` returns them.
+            frames: valid frames of each utterance.
 
         Raises:
             UserError: a logit is NaN or inf.
+
+        Source: Graves et al. 2006, best path decoding.
         """
         values = np.asarray(logits)
         texts = []
@@ -95,15 +111,21 @@ class Recognizer:
             if not np.isfinite(row[:count]).all():
                 raise UserError(f"{self.name}: logits are NaN or inf; the checkpoint is damaged")
             tokens = best_path(row[:count].argmax(-1), self.blank)
-            # Equal neighbours were apart in time, and must not be merged once more.
+            # Equal neighbours were separated by blanks and must not be merged again.
             texts.append(self.tokenizer.decode(tokens, group_tokens=False))
         return texts
 
     def transcribe(self, waveforms: Sequence[Float[np.ndarray, " _"]]) -> list[str]:
-        """What is said in 16 kHz mono waveforms in [-1, 1], of any lengths, read as one batch.
+        """The text of waveforms of any lengths, encoded as one batch.
 
-        Each utterance gets the text that it would get alone. Raises UserError for a waveform
-        shorter than one frame.
+        Args:
+            waveforms: 16 kHz mono, in [-1, 1].
+
+        Returns:
+            The text of each, the same as it would be alone.
+
+        Raises:
+            UserError: a waveform shorter than one frame.
 
         >>> recognizer = ss.load_recognizer("facebook/wav2vec2-base-960h")
         >>> texts = recognizer.transcribe([np.zeros(16000, np.float32)])
@@ -111,14 +133,21 @@ class Recognizer:
         1
         """
         last = self.encoder.config.num_hidden_layers
-        found = self.encoder(waveforms, layers=[last])
-        logits = _apply_head(self.head, found.hidden_states[0], precision="highest")
-        return self.decode(logits, np.asarray(found.frame_mask).sum(1))
+        activations = self.encoder(waveforms, layers=[last])
+        logits = _apply_head(self.head, activations.hidden_states[0], precision="highest")
+        return self.decode(logits, np.asarray(activations.frame_mask).sum(1))
 
     def save(self, folder: str | Path, dtype: saving.SavedDtype = "float32") -> Path:
         """Write a Hugging Face folder that `load_recognizer` and transformers' ...ForCTC read.
 
         As `SpeechEncoder.save`, with `lm_head` and copies of the tokenizer's files.
+
+        Args:
+            folder: where to write; it is created if need be.
+            dtype: element type of the saved weights.
+
+        Returns:
+            The path of the folder.
 
         Raises:
             UserError: the folder cannot be written.
@@ -136,7 +165,14 @@ class Recognizer:
 
 
 def best_path(tokens: Int[np.ndarray, " frame"], blank: int) -> list[int]:
-    """Tokens of consecutive frames -> the labels they spell: repeats merged, blanks dropped."""
+    """The labels of a path of tokens: runs become one, blanks are dropped.
+
+    Args:
+        tokens: of consecutive frames.
+        blank: the blank token.
+
+    Source: Graves et al. 2006, best path decoding.
+    """
     starts = np.diff(tokens, prepend=-1) != 0
     return tokens[starts & (tokens != blank)].tolist()
 
@@ -157,44 +193,50 @@ def load_recognizer(
     local_files_only: bool = False,
     name: str | None = None,
 ) -> Recognizer:
-    """Load a Wav2Vec2, HuBERT or WavLM checkpoint fine-tuned with CTC, its head and tokenizer too.
+    """Load a Wav2Vec2, HuBERT or WavLM checkpoint fine-tuned with CTC, with head and tokenizer.
 
-    `source`, the options (`revision`, `cache_dir`, `local_files_only`, `name`) and what is read are
-    those of `load_encoder`; the tokenizer's small files come from the same commit.
+    The tokenizer's files come from the same commit as the weights.
+
+    Args:
+        source: a folder, hub id or "zoo:NAME", as in `load_encoder`.
+        revision: as in `load_encoder`.
+        cache_dir: as in `load_encoder`.
+        local_files_only: as in `load_encoder`.
+        name: label of the model in results (default: the last part of `source`).
 
     Raises:
         UserError: in one line, a checkpoint that is not fine-tuned (no `lm_head`), has no
             Wav2Vec2CTCTokenizer, or whose head and tokenizer differ in tokens.
     """
     if str(source).startswith("random:"):
-        raise UserError(f"{source}: a random baseline has no CTC head; load_encoder makes it")
+        raise UserError(f"{source}: a random baseline has no CTC head; use load_encoder")
     checkpoint = open_checkpoint(
         source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
     )
     config = EncoderConfig.from_hf(checkpoint.config, checkpoint.preprocessor)
-    # The small files first: what is wrong with them is said before gigabytes are fetched.
+    # The small files first: their errors are reported before gigabytes are fetched.
     files = _tokenizer_files(checkpoint)
     tokenizer = _tokenizer(checkpoint, files)
     tensors = checkpoint.tensors()
     head = _head(checkpoint, config, tensors)
     blank = _blank(checkpoint, len(head.bias), tokenizer)
-    rest = {n: t for n, t in tensors.items() if not n.startswith("lm_head.")}
-    encoder = encoder_of(checkpoint, config, rest, name)
+    others = {n: t for n, t in tensors.items() if not n.startswith("lm_head.")}
+    encoder = encoder_of(checkpoint, config, others, name)
     return Recognizer(encoder, head, blank, tokenizer, files)
 
 
 def _tokenizer_files(checkpoint: WeightFiles) -> tuple[Path, ...]:
-    found = [checkpoint.file(name) for name in _TOKENIZER_FILES]
-    if found[0] is None:
+    paths = [checkpoint.file(name) for name in _TOKENIZER_FILES]
+    if paths[0] is None:
         raise UserError(
             f"{checkpoint.source}: there is no tokenizer ({_TOKENIZER_FILES[0]}); expected a "
             "checkpoint fine-tuned with CTC, saved together with its processor"
         )
-    return tuple(path for path in found if path)
+    return tuple(path for path in paths if path)
 
 
 def _tokenizer(checkpoint: WeightFiles, files: tuple[Path, ...]) -> Any:
-    """transformers' tokenizer of the files; it alone knows what all their fields mean."""
+    """transformers' tokenizer of the files, whose many fields are interpreted there only."""
     contents = {file.name: read_json(file) for file in files}
     kind = contents.get("tokenizer_config.json", {}).get("tokenizer_class") or _TOKENIZERS[0]
     if kind not in _TOKENIZERS:
@@ -207,13 +249,13 @@ def _tokenizer(checkpoint: WeightFiles, files: tuple[Path, ...]) -> Any:
     try:
         return Wav2Vec2CTCTokenizer.from_pretrained(str(checkpoint.folder), local_files_only=True)
     except Exception as error:
-        # Whatever transformers meets in files of strangers; its errors change with its version.
+        # transformers' errors on untrusted files change with its version.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{checkpoint.source}: its tokenizer cannot be read ({reason})") from error
 
 
 def _not_about_torch(record: logging.LogRecord) -> bool:
-    """transformers says on import that torch is missing; here it need not be there."""
+    """Drop the warning of transformers' import that torch is missing: it is not needed here."""
     return "PyTorch was not found" not in record.getMessage()
 
 
@@ -221,10 +263,10 @@ def _head(
     checkpoint: WeightFiles, config: EncoderConfig, tensors: Mapping[str, np.ndarray]
 ) -> Head:
     names = [f"lm_head.{field}" for field in Head._fields]
-    absent = [name for name in names if name not in tensors]
-    if absent:
+    missing = [name for name in names if name not in tensors]
+    if missing:
         raise UserError(
-            f"{checkpoint.source}: has no {' and no '.join(absent)}; expected a checkpoint "
+            f"{checkpoint.source}: has no {' and no '.join(missing)}; expected a checkpoint "
             "fine-tuned with CTC (load_encoder reads the others)"
         )
     weight, bias = (tensors[name].astype(np.float32) for name in names)
@@ -232,16 +274,16 @@ def _head(
     if weight.shape != (size, config.hidden_size) or bias.shape != (size,):
         raise UserError(
             f"{checkpoint.source}: lm_head has the shapes {list(weight.shape)} and "
-            f"{list(bias.shape)}, config.json (vocab_size, hidden_size) says "
-            f"{[size, config.hidden_size]} and {[size]}"
+            f"{list(bias.shape)}; expected {[size, config.hidden_size]} and {[size]} from "
+            "config.json (vocab_size, hidden_size)"
         )
     return Head(jnp.asarray(weight), jnp.asarray(bias))
 
 
 def _blank(checkpoint: WeightFiles, size: int, tokenizer: Any) -> int:
-    """The blank of config.json, once the head's tokens are known to be the tokenizer's."""
-    known = set(tokenizer.get_vocab().values())
-    if not set(range(size)) <= known or tokenizer.vocab_size > size:
+    """The blank token of config.json, after checking that head and tokenizer have equal tokens."""
+    tokens = set(tokenizer.get_vocab().values())
+    if not set(range(size)) <= tokens or tokenizer.vocab_size > size:
         raise UserError(
             f"{checkpoint.source}: lm_head has {size} tokens, vocab.json has "
             f"{tokenizer.vocab_size}; they belong to different models"

@@ -1,4 +1,4 @@
-"""Encoders as Hugging Face folders: config.json, preprocessor_config.json, model.safetensors."""
+"""Save encoders as Hugging Face folders: config.json, preprocessor_config.json, safetensors."""
 
 import dataclasses
 import json
@@ -24,23 +24,28 @@ _WAVLM_ONLY = ("num_buckets", "max_bucket_distance")
 
 
 def hf_config(config: EncoderConfig, model: str = "Model") -> dict[str, Any]:
-    """The `config.json` of an encoder, or of transformers' `model` "ForCTC" around it."""
+    """The `config.json` of an encoder, or of a transformers model around it.
+
+    Args:
+        config: the architecture.
+        model: the end of transformers' class name: "Model", "ForCTC", "ForPreTraining".
+    """
     values = dataclasses.asdict(config)
     values.pop("do_normalize")
     family = values.pop("family")
-    if config.convolutions == "drawn":  # which is all that transformers knows
+    if config.convolutions == "drawn":  # the only kind in transformers, which has no such field
         values.pop("convolutions")
     if family != "hubert":
         values = {k: v for k, v in values.items() if k not in _HUBERT_ONLY}
     if family != "wavlm":
         values = {k: v for k, v in values.items() if k not in _WAVLM_ONLY}
-    # Otherwise transformers expects the embedding of masked frames, no part of the encoder.
+    # Above 0, transformers expects the embedding of masked frames, which the encoder lacks.
     values |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
     return {"architectures": [_CLASSES[family] + model], "model_type": family, **values}
 
 
 def hf_preprocessor(config: EncoderConfig) -> dict[str, Any]:
-    """The `preprocessor_config.json` of an encoder; an attention mask as its layout is used to."""
+    """The `preprocessor_config.json` of an encoder."""
     return {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
@@ -48,6 +53,7 @@ def hf_preprocessor(config: EncoderConfig) -> dict[str, Any]:
         "padding_value": 0.0,
         "padding_side": "right",
         "do_normalize": config.do_normalize,
+        # Group-norm models were trained without a mask (transformers' documentation).
         "return_attention_mask": config.feat_extract_norm == "layer",
     }
 
@@ -58,9 +64,19 @@ def save_folder(
     tensors: Mapping[str, np.ndarray],
     dtype: SavedDtype = "float32",
 ) -> Path:
-    """Write an encoder's tensors (HF's names without prefix) as a Hugging Face folder.
+    """Write an encoder as a Hugging Face folder.
 
-    Raises UserError if the folder cannot be written or a number is too large for `dtype`.
+    Args:
+        folder: where to write; it is created if need be.
+        config: the architecture.
+        tensors: torch tensors under HF's names, without prefix.
+        dtype: element type of the saved weights.
+
+    Returns:
+        The path of the folder.
+
+    Raises:
+        UserError: the folder cannot be written, or a number is too large for `dtype`.
     """
     return _write(folder, hf_config(config), config, _with_counter(config, tensors), dtype)
 
@@ -73,10 +89,21 @@ def save_ctc_folder(
     blank: int,
     dtype: SavedDtype = "float32",
 ) -> Path:
-    """Write an encoder and its `head` ("lm_head.weight", "lm_head.bias") as a ...ForCTC folder.
+    """Write an encoder and its CTC head as a folder of transformers' ...ForCTC.
 
-    `blank` becomes pad_token_id. The encoder is under its family's prefix, as in transformers.
-    Raises UserError as `save_folder` does.
+    Args:
+        folder: where to write; it is created if need be.
+        config: the architecture.
+        tensors: the encoder's torch tensors under HF's names; they get the family's prefix.
+        head: "lm_head.weight" and "lm_head.bias".
+        blank: the blank token, saved as pad_token_id.
+        dtype: element type of the saved weights.
+
+    Returns:
+        The path of the folder.
+
+    Raises:
+        UserError: as in `save_folder`.
     """
     values = hf_config(config, "ForCTC")
     values |= {"vocab_size": len(head["lm_head.bias"]), "pad_token_id": blank}
@@ -93,12 +120,23 @@ def save_training_folder(
     fields: Mapping[str, Any],
     dtype: SavedDtype = "float32",
 ) -> Path:
-    """Write what a training gave as transformers' `model`: "Model", "ForPreTraining" or "ForCTC".
+    """Write a trained model as a folder of one of transformers' classes.
 
-    `tensors` have the names of that class, `masked_spec_embed` is among them; `fields` go into
-    config.json. Raises UserError as `save_folder` does.
+    Args:
+        folder: where to write; it is created if need be.
+        config: the architecture.
+        tensors: torch tensors under the names of that class, including `masked_spec_embed`.
+        model: the end of the class name: "Model", "ForPreTraining" or "ForCTC".
+        fields: further fields of config.json.
+        dtype: element type of the saved weights.
+
+    Returns:
+        The path of the folder.
+
+    Raises:
+        UserError: as in `save_folder`.
     """
-    # Above 0, or transformers expects no embedding of masked frames.
+    # At 0, transformers would expect no embedding of masked frames.
     values = hf_config(config, model) | {"mask_time_prob": 0.05} | dict(fields)
     prefix = "" if model == "Model" else f"{config.family}."
     return _write(folder, values, config, _with_counter(config, tensors, prefix), dtype)

@@ -1,7 +1,7 @@
-"""The table that maps Hugging Face weight names to parameters, strict in both directions.
+"""The table from Hugging Face weight names to parameters, strict in both directions.
 
-Parameter paths equal HF's names but for the last part, so the table is generated from the network
-itself; what it adds is the transposition that turns a torch tensor into a parameter.
+Parameter paths equal HF's names except for the last part, so the table is generated from the
+network itself; it adds the transposition that turns a torch tensor into a parameter.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models.architecture import Network
 from speechsim_jax.models.config import EncoderConfig
 
-Path = tuple[str, ...]
+ParameterPath = tuple[str, ...]
 
-# torch keeps [out, in] and [out, in, tap]; here they are [in, out] and [tap, in, out].
+# torch's layouts are [out, in] and [out, in, tap]; ours are [in, out] and [tap, in, out].
 _TRANSPOSED = {"kernel": "weight", "weight_g": "weight_g", "weight_v": "weight_v"}
-# parameters that are torch's `weight` as it stands, and the statistics of a batch norm
+# Parameters equal to torch's `weight`, and the statistics of a batch norm.
 _RENAMED = {"scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 
 # Other spellings of the same tensor in released files.
@@ -35,7 +35,7 @@ _ALIASES = (
     (re.compile(r"(layer_norm|LayerNorm)\.beta$"), r"\1.bias"),
 )
 
-# Inside the encoder's prefix, needed only in training.
+# Tensors under the encoder's prefix that only training needs.
 _IGNORED = re.compile(
     r"^(masked_spec_embed|mask_time_emb_vector|.*\.num_batches_tracked"
     r"|(quantizer|project_q|project_hid|label_embs|final_proj)\b.*)$"
@@ -47,10 +47,17 @@ _HEADS = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One row of the table: HF's name (without prefix), the parameter's path and shape."""
+    """One row of the table.
+
+    Attributes:
+        name: HF's name, without prefix.
+        path: of the parameter in the network.
+        shape: of the parameter.
+        transposed: the torch tensor has the axes in reverse order.
+    """
 
     name: str
-    path: Path
+    path: ParameterPath
     shape: tuple[int, ...]
     transposed: bool
 
@@ -65,8 +72,8 @@ class Weight:
 
 
 def abstract_network(config: EncoderConfig) -> tuple[nnx.GraphDef, Any]:
-    """The network's graph and its state of shapes (a copy), without making a parameter."""
-    # Inside, wav2vec2 and HuBERT are one network: with one graph their models share compilations.
+    """The network's graph and its state of shapes (a copy), without allocating parameters."""
+    # wav2vec2 and HuBERT are the same network: with one graph their models share compilations.
     family = "wavlm" if config.family == "wavlm" else "wav2vec2"
     graph, state = _traced_network(dataclasses.replace(config, family=family))
     return graph, jax.tree.map(lambda shape: shape, state)
@@ -74,7 +81,7 @@ def abstract_network(config: EncoderConfig) -> tuple[nnx.GraphDef, Any]:
 
 @functools.lru_cache(maxsize=16)
 def _traced_network(config: EncoderConfig) -> tuple[nnx.GraphDef, Any]:
-    # Tracing takes seconds for a deep network, and loading asks twice.
+    # Tracing takes seconds for a deep network, and loading needs it twice.
     return nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))
 
 
@@ -90,7 +97,7 @@ def weight_table(config: EncoderConfig) -> tuple[Weight, ...]:
     return tuple(rows)
 
 
-def _flatten(tree: Mapping[Any, Any], path: Path = ()) -> list[tuple[Path, Any]]:
+def _flatten(tree: Mapping[Any, Any], path: ParameterPath = ()) -> list[tuple[ParameterPath, Any]]:
     leaves = []
     for key, value in tree.items():
         here = (*path, str(key))
@@ -101,10 +108,17 @@ def _flatten(tree: Mapping[Any, Any], path: Path = ()) -> list[tuple[Path, Any]]
 def strip_prefix(
     tensors: Mapping[str, np.ndarray], family: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The encoder's tensors by their canonical names, and the names of all others.
+    """Separate the encoder's tensors from those of heads.
 
-    A file saved from a model with a head has the encoder under a prefix ("wav2vec2."); whatever is
-    outside it is somebody's head. A file without the prefix is all encoder, but for HF's own heads.
+    A file saved from a model with a head has the encoder under a prefix ("wav2vec2."), and heads
+    outside it. In a file without the prefix everything is the encoder, except HF's own heads.
+
+    Args:
+        tensors: by their names in the file.
+        family: model_type of the checkpoint.
+
+    Returns:
+        The encoder's tensors by their canonical names, and the names of all others.
     """
     prefix = f"{family}."
     prefixed = any(name.startswith(prefix) for name in tensors)
@@ -126,10 +140,19 @@ def fill(
     origin: str,
     table: tuple[Weight, ...] | None = None,
 ) -> tuple[nnx.GraphDef, Any, list[str]]:
-    """Put a checkpoint's tensors into the network: its graph, parameters, and notes for the user.
+    """Fill the network with a checkpoint's tensors.
 
-    `origin` names the checkpoint in messages; `table` replaces `weight_table(config)`. Raises one
-    UserError that lists every missing, unexpected and misshapen tensor.
+    Args:
+        config: the architecture.
+        tensors: by their names in the file.
+        origin: name of the checkpoint in messages.
+        table: the names and paths of all parameters (default: `weight_table(config)`).
+
+    Returns:
+        The network's graph, its parameters, and notes for the user.
+
+    Raises:
+        UserError: one line that lists missing, unexpected and misshapen tensors.
     """
     table = table or weight_table(config)
     encoder, others = strip_prefix(tensors, config.family)
@@ -151,14 +174,14 @@ def fill(
 def _with_conv_biases(
     config: EncoderConfig, encoder: dict[str, np.ndarray], table: tuple[Weight, ...]
 ) -> tuple[dict[str, np.ndarray], str]:
-    """Zeros for the biases of the convolutions where a file has none at all of them.
+    """The tensors with zero biases of the convolutions, if the file has none of them; and a note.
 
-    hubert-large's config.json says conv_bias=true, but the training code had no such bias.
+    hubert-large's config.json has conv_bias=true, but its training code had no such bias.
     """
-    names = [row for row in table if re.match(r"feature_extractor.*\.conv\.bias$", row.name)]
-    if not config.conv_bias or any(row.name in encoder for row in names):
+    biases = [row for row in table if re.match(r"feature_extractor.*\.conv\.bias$", row.name)]
+    if not config.conv_bias or any(row.name in encoder for row in biases):
         return encoder, ""
-    zeros = {row.name: np.zeros(row.shape, np.float32) for row in names}
+    zeros = {row.name: np.zeros(row.shape, np.float32) for row in biases}
     return encoder | zeros, "no convolution has a bias in the file; taken as zero"
 
 
@@ -173,13 +196,13 @@ def _check(encoder: Mapping[str, np.ndarray], table: tuple[Weight, ...], origin:
         if shape != expected:
             misshapen.append(f"{name} {list(shape)} instead of {list(expected)}")
     problems = [
-        f"{len(found)} {kind}: {_names(found)}"
-        for kind, found in (
+        f"{len(names)} {problem}: {_names(names)}"
+        for problem, names in (
             ("missing", missing),
             ("unexpected", unexpected),
             ("of another shape", sorted(misshapen)),
         )
-        if found
+        if names
     ]
     if problems:
         raise UserError(
@@ -193,7 +216,15 @@ def _names(names: list[str], most: int = 4) -> str:
 
 
 def export(config: EncoderConfig, parameters: Any) -> dict[str, np.ndarray]:
-    """The parameters as torch tensors under HF's names (without prefix), float32."""
+    """The parameters as torch tensors under HF's names.
+
+    Args:
+        config: the architecture.
+        parameters: as in `SpeechEncoder.parameters`.
+
+    Returns:
+        Float32 tensors by name, without prefix.
+    """
     values = dict(_flatten(nnx.to_pure_dict(parameters)))
     return {
         row.name: row.to_torch(np.asarray(jax.device_get(values[row.path])))

@@ -107,7 +107,7 @@ def _take_cheaply(fillings: Sequence[Filling], pair: IndexPair) -> bool:
 
 
 def _grown(triangle: Triangle, budget_bytes: int) -> list[Filling]:
-    """Pass by pass, representation by representation: next the one with the most open pairs within the pass."""
+    """Pass by pass: next the representation with the most open pairs within the pass."""
     fillings: list[Filling] = []
     representations = range(triangle.count)
     left = {

@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, Int32, Int64
+from jaxtyping import Array, Float, Int32, Int64
 
 from speechsim_jax.array_types import HiddenStates
 from speechsim_jax.audio.alignments import Segments
@@ -65,7 +65,7 @@ class FrameChoice:
             for row, (whole, piece) in enumerate(names):
                 segments = self.segments[whole]
                 start_seconds = piece * int(batch.lengths[row]) / SAMPLE_RATE_HZ
-                segment = segments.at(start_seconds + self._centres(frames))
+                segment = segments.at(start_seconds + self.config.frame_centres_seconds(frames))
                 dropped = [
                     k for k, label in enumerate(segments.labels) if label in self.drop_labels
                 ]
@@ -95,10 +95,6 @@ class FrameChoice:
             return id_, 0
         whole, _, piece = id_.rpartition("#")
         return whole, int(piece)
-
-    def _centres(self, frames: int) -> Float64[np.ndarray, " frame"]:
-        starts = np.arange(frames) * self.config.hop_samples
-        return (starts + self.config.window_samples / 2) / SAMPLE_RATE_HZ
 
 
 def _starts(utterance: Int64[np.ndarray, " row"], number: Int64[np.ndarray, " row"]) -> np.ndarray:

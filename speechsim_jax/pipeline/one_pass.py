@@ -23,8 +23,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int32
 
 from speechsim_jax.audio import batching
-from speechsim_jax.audio.corpus import Corpus, Skipped, counted
-from speechsim_jax.errors import UserError
+from speechsim_jax.audio.corpus import Corpus, Skipped
+from speechsim_jax.errors import UserError, counted
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Activations, Outputs
@@ -253,7 +253,12 @@ def _read_corpus(
             bar.update(lengths[skip.id])
 
         batches = batching.batches(
-            corpus, run.buckets, strict=run.settings.strict, on_skip=on_skip, start=cursor
+            corpus,
+            run.buckets,
+            min_samples=encoders[0].config.window_samples,
+            strict=run.settings.strict,
+            on_skip=on_skip,
+            start=cursor,
         )
         for step, batch in enumerate(batches, start=done + 1):
             batch = batching.pad_to_multiple(batch, mesh.size)

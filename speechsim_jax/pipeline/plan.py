@@ -92,6 +92,9 @@ class Needed:
     depth: int
 
 
+_NOTHING = MeasureSelection(())
+
+
 @dataclasses.dataclass(frozen=True)
 class Pass:
     """One reading of the audio.
@@ -106,7 +109,7 @@ class Pass:
     models: tuple[Needed, ...]
     tiles: tuple[Tile, ...]
     bytes: Bytes
-    selection: MeasureSelection = MeasureSelection(())
+    selection: MeasureSelection = _NOTHING
 
     @property
     def local_tiles(self) -> tuple[Tile, ...]:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, counted, nothing_usable
-from speechsim_jax.errors import UserError
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, nothing_usable
+from speechsim_jax.errors import UserError, counted
 from speechsim_jax.models import forward
 from speechsim_jax.pipeline import costs
 from speechsim_jax.pipeline.accumulators import attention_layers

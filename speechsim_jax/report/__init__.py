@@ -1,7 +1,7 @@
 """The report: one HTML file with a result's maps, curves, matches and provenance.
 
-It needs no network and no other file. Scores are kept as float32, correlations in two bytes; of
-neurons and canonical correlations there are as many as fit, all of them are in the result's file.
+It needs no network and no other file. Scores are stored as float32, correlations in two bytes; of
+neurons and canonical correlations the page has a selection, the result's own file has all of them.
 """
 
 import functools
@@ -15,10 +15,9 @@ from plotly.offline import get_plotlyjs
 
 from speechsim_jax.report import markup
 from speechsim_jax.report.content import page_data
-from speechsim_jax.report.packed import Packed, encoded
-from speechsim_jax.results.netcdf import write_text
+from speechsim_jax.report.packed import PackedArrays, encode
 from speechsim_jax.results.result import SimilarityResult
-from speechsim_jax.results.summary import few_frames
+from speechsim_jax.runtime.atomic_write import write_text
 
 __all__ = ["write_report"]
 
@@ -27,18 +26,32 @@ _SCRIPTS = ("numbers", "plots", "tables", "map", "pair", "depth", "neurons", "ma
 
 
 def write_report(result: SimilarityResult, path: str | os.PathLike[str]) -> Path:
-    """Write the page; a reader sees the old file or the new one, never half."""
+    """Write one HTML page with interactive maps, curves, matches and the provenance.
+
+    It opens from disk, without a network; where the result lacks something, the page states it. A
+    reader of the file sees the old page or the new one, never half.
+
+    >>> ss.write_report(result, "report.html").name
+    'report.html'
+
+    Args:
+        result: what the page shows.
+        path: the file; its folder is made if needed.
+
+    Returns:
+        The path.
+    """
     return write_text(Path(path), report_page(result))
 
 
 def report_page(result: SimilarityResult) -> str:
     """The page as HTML."""
-    packed = Packed()
-    facts = page_data(result, packed)
+    arrays = PackedArrays()
+    data = page_data(result, arrays)
     return Template(_file("page.html")).substitute(
         title=escape(markup.headline(result)),
         notes=escape(" · ".join(result.notes())),
-        warning=markup.warning(few_frames(result)),
+        warning=markup.warning(result.few_frames_warning()),
         style=_file("page.css"),
         models=markup.models_table(result),
         audio=markup.audio_list(result),
@@ -47,14 +60,14 @@ def report_page(result: SimilarityResult) -> str:
         representations=markup.facts_section(result),
         skipped=markup.skipped_table(result),
         plotly=_plotly(),
-        data=packed.encoded(facts),
+        data=arrays.encode(data),
         script="\n".join(_file(f"{name}.js") for name in _SCRIPTS),
     )
 
 
 @functools.cache
 def _plotly() -> str:
-    return encoded(get_plotlyjs().encode())
+    return encode(get_plotlyjs().encode())
 
 
 def _file(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Results as netCDF files: writing, reading, and attributes that netCDF can hold."""
+"""Results as netCDF files: writing, reading, and the attributes that netCDF can hold."""
 
 import json
 import math
@@ -12,46 +12,31 @@ import numpy as np
 import xarray as xr
 
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime.atomic_write import atomic_write
 
 FORMAT = "speechsim_jax.SimilarityResult"
-FORMAT_VERSION = 1
+# 2: the definition of a measure records whether higher is closer; in 1 its name did.
+FORMAT_VERSION = 2
 _INT64 = range(-(2**63), 2**63)
 
 
 def write(dataset: xr.Dataset, path: Path) -> Path:
     """Write a compressed netCDF file; a reader sees the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     encoding: dict[Any, Any] = {
         name: {"compression": "gzip", "compression_opts": 4, "shuffle": True}
         for name, variable in dataset.data_vars.items()
         if variable.ndim and variable.size and variable.dtype.kind in "biuf"
     }
-    try:
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file; a reader sees the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return atomic_write(
+        path, lambda new: dataset.to_netcdf(new, engine="h5netcdf", encoding=encoding)
+    )
 
 
 def read(path: Path) -> xr.Dataset:
     """Read what `write` wrote.
 
     Raises:
-        UserError: no such file, or not a result this version can read.
+        UserError: there is no such file, or it is not a result that this version can read.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such result file")
@@ -63,11 +48,23 @@ def read(path: Path) -> xr.Dataset:
         raise UserError(f"{path}: a netCDF file, but not one that SimilarityResult.save wrote")
     if dataset.attrs["format_version"] > FORMAT_VERSION:
         raise UserError(f"{path}: written by a newer speechsim_jax; upgrade to read it")
+    if dataset.attrs["format_version"] < FORMAT_VERSION:
+        raise UserError(
+            f"{path}: a result of format {dataset.attrs['format_version']}, not {FORMAT_VERSION}; "
+            "run the comparison again with this version"
+        )
     return dataset
 
 
 def measure_attributes(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """The netCDF attributes of a measure: its definition as JSON, and its simple values."""
+    """The netCDF attributes of a measure: its definition as JSON, and those values that fit.
+
+    Args:
+        definition: what is known of the measure, as in `SimilarityResult.definition`.
+
+    Returns:
+        Attributes by name. "definition" holds all of it; the others are for readers of netCDF.
+    """
     text = json.dumps(definition, default=_plain)
     attrs = {**_simple(definition), "kind": "measure", "definition": text}
     if ends := definition.get("range"):
@@ -77,7 +74,14 @@ def measure_attributes(definition: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def provenance_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The netCDF attributes of a result: format, provenance as JSON, and its simple values."""
+    """The netCDF attributes of a result: format, provenance as JSON, and those values that fit.
+
+    Args:
+        attributes: mappings, lists and simple values, nested in any way.
+
+    Returns:
+        Attributes by name. "provenance" holds all of it; the others are for readers of netCDF.
+    """
     # ASCII JSON carries what netCDF attributes cannot: booleans, None, nesting, undecodable paths.
     text = json.dumps(attributes, default=_plain)
     return {
@@ -89,7 +93,7 @@ def provenance_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _simple(attributes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The attributes that netCDF can hold, flattened to "config.batch_size", to be read there."""
+    """The attributes that netCDF can hold, flattened to names like "config.batch_size"."""
     flat: dict[str, Any] = {}
     for key, value in attributes.items():
         name = f"{prefix}{key}"
@@ -107,7 +111,7 @@ def _fits_netcdf(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """JSON's stand-in for what a configuration may hold besides mappings, lists and numbers."""
+    """What JSON can hold, for values of other types that a configuration may have."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, Mapping):

@@ -16,10 +16,10 @@ from jaxtyping import Float
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.results import netcdf
-from speechsim_jax.results.summary import few_frames, means_table
+from speechsim_jax.results.summary import few_frames_warning, means_table
+from speechsim_jax.runtime.atomic_write import write_text
 
 if TYPE_CHECKING:
-    import matplotlib.figure
     import pandas
 
 REPRESENTATION_DIMS = ("x", "y")
@@ -28,10 +28,14 @@ ATTENTION_DIMS = ("x_attention", "y_attention")
 
 @dataclass(frozen=True)
 class RepresentationName:
-    """Layer `layer` of the model `model`; `str(name)` is "model/3".
+    """Names one layer of one model; `str(name)` is "model/3".
 
     >>> str(ss.RepresentationName("mine", 3))
     'mine/3'
+
+    Attributes:
+        model: the name of the model.
+        layer: the number of the layer; 0 is the transformer's input.
     """
 
     model: str
@@ -43,11 +47,11 @@ class RepresentationName:
 
 @dataclass(frozen=True, eq=False)
 class SimilarityResult:
-    """How well every representation y accounts for every representation x, one variable per measure.
+    """How well every representation y accounts for every representation x: a matrix per measure.
 
     Dims `x` and `y` run over representations, with the labels "model/3" as index and the
     coordinates `x_model`, `x_layer`, `y_model`, `y_layer`; attention measures run over
-    `x_attention` and `y_attention`, labelled the same way. `dataset` holds all of it.
+    `x_attention` and `y_attention`, labelled the same way.
 
     >>> result  # of two models of two layers each
     SimilarityResult(2 models, 4 representations, 500 frames)
@@ -62,6 +66,9 @@ class SimilarityResult:
     ['x_model', 'x_layer', 'y_model', 'y_layer', 'maxcorr', 'lincka']
     >>> ss.SimilarityResult.load(result.save("result.nc")).measures
     ('maxcorr', 'lincka')
+
+    Attributes:
+        dataset: everything: the matrices, other arrays, and the provenance as attributes.
     """
 
     dataset: xr.Dataset
@@ -77,16 +84,22 @@ class SimilarityResult:
         attention_representations: Sequence[RepresentationName] = (),
         dims: Mapping[str, tuple[str, str]] = {},
     ) -> "SimilarityResult":
-        """Label `matrices` (measure -> row x, column y) and whatever goes with them.
+        """Label matrices of scores and other arrays.
 
-        `extras` are further arrays with their dims; `measures` describes each measure (symmetric,
-        range, level, summary, reference); `attributes` is any nesting of mappings, lists and
-        simple values. `dims` names the dims of a matrix where they are not `x` and `y`; those over
-        `attention_representations` are `x_attention` and `y_attention`.
+        Args:
+            representations: what `x` and `y` run over.
+            matrices: by measure, the scores of row x with column y.
+            extras: further arrays by name, each with its dims.
+            measures: by measure, its definition: `symmetric`, `range`, `level`, `summary`,
+                `reference`, `higher_is_closer` (False for distances), `inflated_by_few_rows`,
+                `statistic`, all optional.
+            attributes: provenance: mappings, lists and simple values, nested in any way.
+            attention_representations: what `x_attention` and `y_attention` run over.
+            dims: by measure, the dims of a matrix where they are not `x` and `y`.
 
         Raises:
             UserError: no or repeated representations, a repeated name, or a shape that does not
-            fit.
+                fit.
         """
         coords = _coordinates(REPRESENTATION_DIMS, representations)
         if attention_representations:
@@ -111,8 +124,8 @@ class SimilarityResult:
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of the measures, in the order they were computed."""
-        found = self.dataset.data_vars.items()
-        return tuple(str(name) for name, v in found if v.attrs.get("kind") == "measure")
+        variables = self.dataset.data_vars.items()
+        return tuple(str(name) for name, v in variables if v.attrs.get("kind") == "measure")
 
     @property
     def representations(self) -> tuple[RepresentationName, ...]:
@@ -121,12 +134,10 @@ class SimilarityResult:
 
     @property
     def attention_representations(self) -> tuple[RepresentationName, ...]:
-        """The representations along `x_attention` and `y_attention`; empty without attention measures."""
-        return (
-            _representations(self.dataset, "x_attention")
-            if "x_attention" in self.dataset.dims
-            else ()
-        )
+        """The representations along `x_attention` and `y_attention`; () without such measures."""
+        if "x_attention" not in self.dataset.dims:
+            return ()
+        return _representations(self.dataset, "x_attention")
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -135,15 +146,32 @@ class SimilarityResult:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """The nested attributes given to `build` (tuples as lists, as JSON keeps them)."""
+        """The nested attributes that `build` was called with (tuples as lists, as in JSON)."""
         return json.loads(self.dataset.attrs["provenance"])
 
     def definition(self, measure: str) -> dict[str, Any]:
-        """What is known of a measure: symmetric, range, level, summary, reference."""
+        """What is known of a measure: the entry of `measures` that `build` was called with.
+
+        Args:
+            measure: its name.
+
+        Returns:
+            `symmetric`, `range`, `level`, `summary`, `reference`, `higher_is_closer`, ...: those
+            that are known.
+
+        Raises:
+            UserError: the result has no such measure.
+        """
         return json.loads(self.matrix(measure).attrs["definition"])
 
     def matrix(self, measure: str) -> xr.DataArray:
-        """The matrix of one measure, row x and column y, labelled.
+        """The matrix of one measure, labelled.
+
+        Args:
+            measure: its name.
+
+        Returns:
+            The scores of row x with column y.
 
         Raises:
             UserError: the result has no such measure, or it is a ranking.
@@ -161,55 +189,67 @@ class SimilarityResult:
         models: Sequence[str] | str | None = None,
         layers: Sequence[int] | int | None = None,
     ) -> "SimilarityResult":
-        """Keep these models, in the order given, and these layers, on every axis.
+        """Keep some models and layers, on every axis.
+
+        Args:
+            models: their names, in the order that the result is to have; default: all.
+            layers: numbers of layers; default: all.
 
         Raises:
             UserError: an unknown model, or nothing is left.
         """
-        given = [models] if isinstance(models, str) else models
-        wanted = self.models if given is None else _unique(given)
-        if unknown := [model for model in wanted if model not in self.models]:
+        names = [models] if isinstance(models, str) else models
+        selected = self.models if names is None else _unique(names)
+        if unknown := [model for model in selected if model not in self.models]:
             raise UserError(
                 f"no model {unknown[0]!r} in this result; it has: {', '.join(self.models)}"
             )
-        depths = {layers} if isinstance(layers, int) else layers
-        kept = {}
+        numbers = {layers} if isinstance(layers, int) else layers
+        positions = {}
         for dim in (*REPRESENTATION_DIMS, *ATTENTION_DIMS):
             if dim in self.dataset.dims:
-                names = _representations(self.dataset, dim)
-                kept[dim] = [
+                representations = _representations(self.dataset, dim)
+                positions[dim] = [
                     i
-                    for model in wanted
-                    for i, name in enumerate(names)
-                    if name.model == model and (depths is None or name.layer in depths)
+                    for model in selected
+                    for i, name in enumerate(representations)
+                    if name.model == model and (numbers is None or name.layer in numbers)
                 ]
-        if not kept["x"]:
-            raise UserError(f"no representation of {', '.join(wanted)} has a layer among {layers}")
+        if not positions["x"]:
+            raise UserError(
+                f"no representation of {', '.join(selected)} has a layer among {layers}"
+            )
         if "model" in self.dataset.dims:
-            kept["model"] = [self.models.index(model) for model in wanted]
-        chosen = self.dataset.isel(kept)
-        return SimilarityResult(chosen.drop_dims([dim for dim, rows in kept.items() if not rows]))
+            positions["model"] = [self.models.index(model) for model in selected]
+        empty = [dim for dim, indices in positions.items() if not indices]
+        return SimilarityResult(self.dataset.isel(positions).drop_dims(empty))
 
     def block(self, measure: str, x_model: str, y_model: str) -> xr.DataArray:
-        """The layers of `x_model` (rows) against those of `y_model` (columns).
+        """The scores of the layers of one model with those of another.
+
+        Args:
+            measure: its name.
+            x_model: the model of the rows.
+            y_model: the model of the columns.
 
         Raises:
             UserError: an unknown measure or model.
         """
         matrix = self.matrix(measure)
-        kept = {}
+        positions = {}
         for dim, model in zip(matrix.dims, (x_model, y_model), strict=True):
-            kept[dim] = np.flatnonzero(matrix[f"{dim}_model"].values == model)
-            if not kept[dim].size:
+            positions[dim] = np.flatnonzero(matrix[f"{dim}_model"].values == model)
+            if not positions[dim].size:
                 present = ", ".join(_unique(matrix[f"{dim}_model"].values))
                 raise UserError(f"no model {model!r} under {measure}; it has: {present}")
-        return matrix.isel(kept)
+        return matrix.isel(positions)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per pair of representations x and y, one column per measure.
+        """A table with one row per pair of representations x and y, one column per measure.
 
-        x_model, x_layer, y_model, y_layer, then the measures; NaN where one is not defined, or has
-        no such pair, as attention measures of layer 0.
+        Returns:
+            x_model, x_layer, y_model, y_layer, then the measures; NaN where one is not defined, or
+            has no such pair, as attention measures of layer 0.
         """
         labels = list(dict.fromkeys([*self.representations, *self.attention_representations]))
         index = _text(map(str, labels))
@@ -221,60 +261,47 @@ class SimilarityResult:
         for measure in self.measures:
             matrix = self.matrix(measure).drop_attrs()
             rows, cols = matrix.dims
-            whole = matrix.reindex({rows: index, cols: index})
-            columns[measure] = ("pair", whole.values.ravel())
+            columns[measure] = ("pair", matrix.reindex({rows: index, cols: index}).values.ravel())
         return xr.Dataset(columns).to_dataframe().reset_index(drop=True)
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write `to_dataframe()` as plain CSV, undefined scores as empty fields, all digits.
 
-        The provenance and what is known of each measure go beside it, into <path>.json.
+        The provenance and the definitions of the measures go into <path>.json.
+
+        Args:
+            path: the file; its folder is made if needed.
+
+        Returns:
+            The path.
         """
         path = Path(path)
         definitions = {measure: self.definition(measure) for measure in self.measures}
-        about = {"provenance": self.attributes, "measures": definitions}
-        netcdf.write_text(path, self.to_dataframe().to_csv(index=False, lineterminator="\n"))
-        netcdf.write_text(Path(f"{path}.json"), json.dumps(about, indent=2) + "\n")
+        metadata = {"provenance": self.attributes, "measures": definitions}
+        write_text(path, self.to_dataframe().to_csv(index=False, lineterminator="\n"))
+        write_text(f"{path}.json", json.dumps(metadata, indent=2) + "\n")
         return path
 
-    def plot(
-        self,
-        measure: str,
-        *,
-        style: str = "labelled",
-        limits: tuple[int | float, int | float] | None = None,
-        title: str | None = None,
-        width: int | float | None = None,
-    ) -> "matplotlib.figure.Figure":
-        """The heat map of one measure (`figures.heatmap`); `figures` has the curves.
-
-        `style`: "labelled", or "paper", the layout of the published maps, without labels; `limits`:
-        the ends of the colour scale; `title`: by default what the measure says of itself; `width`:
-        of the figure, in inches.
-        """
-        from speechsim_jax import figures
-
-        return figures.heatmap(self, measure, style=style, limits=limits, title=title, width=width)
-
-    def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write one HTML page with interactive maps, curves, matches and the provenance.
-
-        It opens from disk, without a network; where this result lacks something, it says so.
-        """
-        from speechsim_jax.report import write_report
-
-        return write_report(self, path)
-
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a compressed netCDF file; a reader sees the old file or the new one, never half."""
+        """Write a compressed netCDF file; a reader sees the old file or the new one, never half.
+
+        Args:
+            path: the file; its folder is made if needed.
+
+        Returns:
+            The path.
+        """
         return netcdf.write(self.dataset, Path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SimilarityResult":
         """Read what `save` wrote.
 
+        Args:
+            path: the file.
+
         Raises:
-            UserError: no such file, or not a result this version can read.
+            UserError: there is no such file, or it is not a result that this version can read.
         """
         return cls(netcdf.read(Path(path)))
 
@@ -295,27 +322,36 @@ class SimilarityResult:
         table = means_table(
             Counter(representation.model for representation in self.representations), means
         )
-        told = (
+        legend = (
             "mean over layers of how well y accounts for x, a layer with itself left out; "
             "within: of layers of one model, between: of two"
         )
         head, _ = repr(self).split("\n", 1)  # without the measures, which the table names
-        parts = [textwrap.fill(head, 100), table, textwrap.fill(f"x,y: {told}", 100)]
-        if any(measure.startswith("attn_") for measure in self.measures):
+        parts = [textwrap.fill(head, 100), table, textwrap.fill(f"x,y: {legend}", 100)]
+        if any(self.matrix(measure).dims == ATTENTION_DIMS for measure in self.measures):
             parts.append("attn_*: heads of any two models look alike; see their baselines, too")
-        if warning := few_frames(self):
+        if warning := self.few_frames_warning():
             parts.append(textwrap.fill(warning, 100))
         return "\n\n".join(parts)
+
+    def few_frames_warning(self) -> str:
+        """A warning if the scores are of too few frames for some of the measures, else ""."""
+        attributes = self.attributes
+        rows = attributes.get("rows", attributes.get("frames"))
+        if rows is None or "width" not in self.dataset:
+            return ""
+        inflated = [m for m in self.measures if self.definition(m).get("inflated_by_few_rows")]
+        return few_frames_warning(rows, int(self.dataset["width"].max()), inflated)
 
     def _block_mean(self, measure: str, x_model: str, y_model: str) -> float:
         matrix = self.matrix(measure)
         if not {x_model, y_model} <= set(matrix[f"{matrix.dims[0]}_model"].values):
             return math.nan
         values = self.block(measure, x_model, y_model).values
-        keep = np.isfinite(values)
+        defined = np.isfinite(values)
         if x_model == y_model:
-            keep &= ~np.eye(len(values), dtype=bool)
-        return float(values[keep].mean()) if keep.any() else math.nan
+            defined &= ~np.eye(len(values), dtype=bool)
+        return float(values[defined].mean()) if defined.any() else math.nan
 
     def __repr__(self) -> str:
         parts = [
@@ -326,16 +362,16 @@ class SimilarityResult:
         return f"SimilarityResult({', '.join(parts)})\n  measures: {', '.join(self.measures)}"
 
     def notes(self) -> list[str]:
-        """What a caption must say of the data: frames, utterances, and the attribute `note`.
+        """What a caption states about the data: frames, utterances, and the attribute `note`.
 
-        And rows, where they are fewer than the frames, which were pooled.
+        Rows follow the frames if they are fewer, which means that frames were pooled.
         """
-        given = self.attributes
-        named = ["frames", "utterances"]
-        if given.get("rows", given.get("frames")) != given.get("frames"):
-            named.insert(1, "rows")
-        counts = [f"{given[k]:,} {k}" for k in named if k in given]
-        return [*counts, str(given["note"])] if given.get("note") else counts
+        attributes = self.attributes
+        names = ["frames", "utterances"]
+        if attributes.get("rows", attributes.get("frames")) != attributes.get("frames"):
+            names.insert(1, "rows")
+        notes = [f"{attributes[name]:,} {name}" for name in names if name in attributes]
+        return [*notes, str(attributes["note"])] if attributes.get("note") else notes
 
 
 def _representations(dataset: xr.Dataset, dim: str) -> tuple[RepresentationName, ...]:
@@ -349,9 +385,9 @@ def _coordinates(
     if not representations:
         raise UserError("a result needs at least one representation")
     if len(set(representations)) < len(representations):
-        again = next(n for i, n in enumerate(representations) if n in representations[:i])
+        repeated = next(n for i, n in enumerate(representations) if n in representations[:i])
         raise UserError(
-            f"representation {again} is given twice; every layer of every model must be unique"
+            f"representation {repeated} is given twice; every layer of every model must be unique"
         )
     coords: dict[str, Any] = {}
     for dim in dims:

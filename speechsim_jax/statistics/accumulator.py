@@ -7,7 +7,7 @@ else about it (docs/extending.md adds one).
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -63,6 +63,7 @@ class EncodedBatch:
     lengths: np.ndarray | None = None
 
 
+@runtime_checkable
 class State(Protocol):
     """What was summed over one pass: it can be stored, merged with other jobs', and finished."""
 
@@ -74,18 +75,18 @@ class State(Protocol):
         ...
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path) -> "State":
         """Read what `save` wrote; raises OSError, ValueError, KeyError or TypeError."""
         ...
 
-    def merge(self, others: Sequence[Self]) -> Self:
+    def merge(self, others: Sequence[Any]) -> "State":
         """The state over the rows of this and the others, of the same models and layers.
 
         It may be lazy, and then serves to be saved once. Raises UserError for other models.
         """
         ...
 
-    def finish(self, others: Sequence[Self] = (), rank_tolerance: float | None = None) -> Any:
+    def finish(self, others: Sequence[Any] = (), rank_tolerance: float | None = None) -> Any:
         """What measures read, from this and the states of the other passes over the same rows.
 
         The finished form has `representations`, a sequence with one entry a representation.

@@ -99,11 +99,6 @@ def steps(heads: int) -> int:
     return max(heads // 2, 1)
 
 
-def merge(a: AttentionSums, b: AttentionSums) -> AttentionSums:
-    """The state over the utterances of both."""
-    return jax.tree.map(lambda x, y: add(add(x, y[0]), y[1]), a, b)
-
-
 def update(
     state: AttentionSums,
     rows: RowsOf,

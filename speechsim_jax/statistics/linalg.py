@@ -39,7 +39,7 @@ Vector = Float[np.ndarray, " x"]
 
 @dataclasses.dataclass(frozen=True)
 class Whitening:
-    """The z-scored live neurons of a representation in the axes of their correlations R = V values V'.
+    """A representation's z-scored live neurons in the axes of their correlations R = V values V'.
 
     `values` fall; those at most tau times the largest are left out, so W = V / sqrt(values) is
     finite. `rank` is their number, `condition` the ratio of the largest to the smallest kept.

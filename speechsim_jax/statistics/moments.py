@@ -1,14 +1,13 @@
 """First, second and cross moments of every layer pair of every model, in one pass.
 
-A *stream* is one model: its layers' rows (frames) as [layer, row, neuron]. With the reference shift
-p, a first guess at the mean that never changes, and x = row - p for each representation (layer of a
-stream),
+Rows (frames) of one model are [layer, row, neuron]. With the reference shift p, a first guess at
+the mean that never changes, and x = row - p for each representation (layer of a model),
 
     first = sum x              cross(l, m) = sum x_l x_m'                e_l = |x_l|^2
     energy = sum e             energy_cross = sum e e'                   energy_first = sum e x'
 
-is everything that the measures on moments read. The layer pairs of two shapes are a *tile*; within
-one stream a tile holds l <= m only.
+is everything that the measures on moments read. The layer pairs of two models are a *tile*; within
+one model a tile holds l <= m only.
 
 Subtracting the reference shift keeps squares small (E[ab] - E[a]E[b] is never formed on raw data;
 Chan, Golub & LeVeque 1983), and every sum carries what its rounding lost (TwoSum: Knuth 1969,
@@ -19,9 +18,8 @@ their last place, and so are their differences from a mean of their own precisio
 such numbers round upwards more often than not (by 1e-7 of the variance where mean / std = 1000).
 The rest, a fraction of the last place, takes them off that grid.
 
-States with one reference shift merge by addition, in any order; `zero` is the identity. States with
-different reference shifts are merged by `merging`. On a mesh every device keeps two parts of each
-sum (`programs`).
+`zero` is the state of no rows. States about different reference shifts are merged by
+`moments_merge`. On a mesh every device keeps two parts of each sum (`moments_on_mesh`).
 """
 
 import dataclasses
@@ -47,10 +45,9 @@ Values = Array | np.ndarray
 """On the device, or (float64) on the host."""
 
 Compensated = Float[Values, "_part ..."]
-"""A sum and, behind it, what rounding it has lost so far; their sum is the value.
+"""A sum, followed by what its rounding has lost so far; their sum is the value.
 
-Two parts on a device, as many for each of several; on the host one, float64, that holds all
-(`merging`).
+Two parts on each device; on the host one part in float64 (`moments_merge.on_host`).
 """
 
 
@@ -64,7 +61,7 @@ class ModelShape:
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """Layer pairs (l, m) of stream `a` against stream `b`."""
+    """Layer pairs (l, m) of model `a` against model `b`."""
 
     a: int
     b: int
@@ -72,7 +69,7 @@ class Tile:
 
 
 def all_tiles(shapes: tuple[ModelShape, ...]) -> tuple[Tile, ...]:
-    """Every layer pair once: all of a against all of b for a < b, l <= m within a stream."""
+    """Every layer pair once: all of a against all of b for a < b, l <= m within a model."""
     tiles = []
     for a, b in itertools.combinations_with_replacement(range(len(shapes)), 2):
         pairs = itertools.product(range(shapes[a].layers), range(shapes[b].layers))
@@ -83,7 +80,7 @@ def all_tiles(shapes: tuple[ModelShape, ...]) -> tuple[Tile, ...]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sums:
-    """The compensated sums; see the module's docstring. One `first` and `energy_first` a stream."""
+    """The compensated sums (see the module's docstring), `first` and `energy_first` by model."""
 
     first: tuple[Float[Values, "_part _layer _neuron"], ...]
     cross: tuple[Float[Values, "_pair _part _x _y"], ...]
@@ -95,9 +92,14 @@ class Sums:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """The running state over `count` rows. The reference shift's dtype is the one rows were added in.
+    """The running state.
 
-    `count`: multiples of 2^30 and the remainder, for each of several devices.
+    Attributes:
+      count: rows, as multiples of 2^30 and the remainder, for each device along `data`.
+      reference: the reference shift of each model, in two parts; its dtype is that of the sums.
+      sums: over rows.
+      shapes: layers and width of each model.
+      tiles: the layer pairs of `sums.cross`.
     """
 
     count: Int32[Values, "_two"]
@@ -116,12 +118,16 @@ def zero(
     dtype: DTypeLike = jnp.float32,
     slices: int = 1,
 ) -> Moments:
-    """The state of no rows, with a reference shift of 0; all tiles unless given.
+    """The state of no rows, with a reference shift of 0.
 
-    `cross` has room for one of so many equal slices of the x-neurons.
+    Args:
+      shapes: layers and width of each model.
+      tiles: layer pairs; all of them by default.
+      dtype: of the sums.
+      slices: `cross` has room for one of so many equal slices of the x-neurons.
     """
     tiles = all_tiles(shapes) if tiles is None else tiles
-    representations = sum(stream.layers for stream in shapes)
+    representations = sum(shape.layers for shape in shapes)
 
     def zeros(*shape: int) -> Array:
         return jnp.zeros(shape, dtype)
@@ -141,7 +147,7 @@ def zero(
 
 
 def with_reference(state: Moments, reference: Reference) -> Moments:
-    """A state of no rows, shifted by another reference shift from now on."""
+    """A state of no rows, about another reference shift."""
     reference = tuple(new.astype(old.dtype) for new, old in zip(reference, state.reference))
     return dataclasses.replace(state, reference=reference)
 
@@ -154,8 +160,13 @@ def reference_mean(
 ) -> Reference:
     """The mean of the first `valid` rows, and the rest that takes rows off the grid.
 
-    Exactly the value of a neuron that is constant there, which has no rest. On several devices
-    `everywhere` sums over them; the one that `leads` needs a valid row, the first.
+    A neuron that is constant there gets exactly its value, and no rest.
+
+    Args:
+      rows: of each model, [layer, row, neuron].
+      valid: number of valid rows of each buffer.
+      everywhere: sums over all devices.
+      leads: whether this device's first row, which must be valid, is the base of all.
     """
 
     def mean(x: ModelRows) -> Float[Array, "2 _layer _neuron"]:
@@ -177,10 +188,13 @@ def update(
     valid: Int[Array, "*buffer"],
     part: Int[Array, ""] | int = 0,
 ) -> Moments:
-    """Add the first `valid` rows of each stream (the same frames in all); the rest is ignored.
+    """Add the first `valid` rows of each model (the same frames in all); ignore the others.
 
-    `valid` may name several buffers, of equal size, that lie one after the other. `part`: the slice
-    of the x-neurons that `cross` holds.
+    Args:
+      state: donated by callers.
+      rows: of each model, [layer, row, neuron]: one or several buffers of equal size.
+      valid: number of valid rows of each buffer.
+      part: the slice of the x-neurons that `cross` holds.
     """
     shifted = [_shift(x, reference, valid) for x, reference in zip(rows, state.reference)]
     energies = jnp.concatenate([_einsum("lrd,lrd->lr", x, x) for x in shifted])
@@ -222,7 +236,7 @@ def _einsum(formula: str, a: Array, b: Array) -> Array:
 def _weighted_sums(
     weights: Float[Array, "representation row"], rows: ModelRows
 ) -> Float[Array, "representation _layer _neuron"]:
-    """Sums over rows; layer by layer, because one product would lay all rows out anew."""
+    """Sums over rows; layer by layer, because one product would copy all rows anew."""
     return lax.map(lambda x: _einsum("nr,rd->nd", weights, x), rows).swapaxes(0, 1)
 
 
@@ -261,20 +275,6 @@ def two_sum(a: Values, b: Values) -> tuple[Values, Values]:
     total = a + b
     shadow = total - a
     return total, (a - (total - shadow)) + (b - shadow)
-
-
-def merge(a: Moments, b: Moments) -> Moments:
-    """The state over the rows of both; they must share reference shift, shapes and tiles."""
-
-    def join(x: Compensated, y: Compensated) -> Compensated:
-        return add(x, y[0]) + jnp.stack([jnp.zeros_like(y[1]), y[1]])
-
-    cross = tuple(jax.vmap(join)(x, y) for x, y in zip(a.sums.cross, b.sums.cross))
-    rest = jax.tree.map(
-        join, dataclasses.replace(a.sums, cross=()), dataclasses.replace(b.sums, cross=())
-    )
-    sums = dataclasses.replace(rest, cross=cross)
-    return dataclasses.replace(a, count=_carry(a.count + b.count), sums=sums)
 
 
 def _carry(count: Int32[Values, "2"]) -> Int32[Array, "2"]:

@@ -1,7 +1,7 @@
-"""States with different reference shifts, those of separate jobs: brought to one reference shift, then added.
+"""Moments about different reference shifts, as separate jobs have: brought to one, then added.
 
-On the host in float64. With another reference shift the rows of a representation move from x to x -
-a, a being the new reference shift less the old one, and those of another from y to y - b. Over n
+On the host, in float64. With another reference shift the rows of a representation move from x to
+x - a, with a the new reference shift less the old one, and those of another from y to y - b. Over n
 rows, with the sums of `moments`, the old ones on the right,
 
     s_x <- s_x - n a                     s = first
@@ -16,7 +16,7 @@ Shifts much larger than the neurons' spread cost digits, the square of their rat
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ CrossMoments = Float[np.ndarray, "x y"]
 
 
 def on_host(state: Moments) -> Moments:
-    """The same sums in float64, lost digits added in: one part each. The reference shift is as it was."""
+    """The same sums in float64 with lost digits added, one part each; the reference shift stays."""
     sums = state.sums
     merged = Sums(
         first=tuple(map(_total, sums.first)),
@@ -51,12 +51,15 @@ def _total(parts: Compensated, axis: int = 0) -> np.ndarray:
     return np.asarray(parts).sum(axis=axis, dtype=np.float64, keepdims=True)
 
 
-class Moving:
-    """A state on its way to another reference shift: its pairs one by one, each exactly once, then the rest.
+class Rebasing:
+    """Moments re-expressed about another reference shift: pair by pair, each once, then the rest.
 
-    `small` is a state on the host; its cross moments are not looked at. The energies of two
-    representations whose pair is in no tile become NaN: without their C they cannot move, and
-    without it no measure reads them.
+    The energies of two representations whose pair is in no tile become NaN: they cannot be
+    re-expressed without their C, and without it no measure reads them.
+
+    Args:
+      small: a state on the host; its cross moments are not read.
+      reference: the new reference shift.
     """
 
     def __init__(self, small: Moments, reference: Reference):
@@ -69,7 +72,7 @@ class Moving:
         ]
         self._rows = moments.count_of(small)
         self._shift = _representations(shifts)
-        self._first = _representations(stream[0] for stream in old.first)
+        self._first = _representations(model[0] for model in old.first)
         self._square = np.array([shift @ shift for shift in self._shift])
         moved = [x @ s for x, s in zip(self._shift, self._first)]
         self._old = old
@@ -80,18 +83,18 @@ class Moving:
             _energies_of_representations, (old.energy_first, energy_first)
         )
         sums = Sums(
-            first=tuple(np.array(stream) for stream in old.first),
+            first=tuple(np.array(model) for model in old.first),
             cross=(),
             energy=self._energy[None],
             energy_cross=self._cross,
             energy_first=energy_first,
         )
-        for shift, total in zip(self._shift, _representations(stream[0] for stream in sums.first)):
+        for shift, total in zip(self._shift, _representations(model[0] for model in sums.first)):
             total -= self._rows * shift
         self._moved = dataclasses.replace(small, reference=reference, sums=sums)
 
     def pair(self, i: int, j: int, block: CrossMoments) -> CrossMoments:
-        """C of representations i and j with the new reference shift; their energies move with it."""
+        """C of representations i and j about the new reference shift; their energies follow."""
         a, first, square = self._shift, self._first, self._square
         v, p = self._of_old, self._old.energy_cross[0]
         g = v[j][i] - 2 * a[i] @ block + square[i] * first[j]
@@ -105,50 +108,35 @@ class Moving:
         return block - np.outer(first[i], a[j]) - np.outer(a[i], first[j] - self._rows * a[j])
 
     def rest(self) -> Moments:
-        """The state without its cross moments, once all pairs have moved."""
+        """The state without its cross moments, once all pairs are re-expressed."""
         return self._moved
 
 
-def rebase(state: Moments, reference: Reference) -> Moments:
-    """The state that the same rows would have given with `reference`; on the host (`Moving`)."""
-    state = on_host(state)
-    moving = Moving(state, reference)
-    for i, j, block in _blocks(state):
-        block[:] = moving.pair(i, j, block)
-    rest = moving.rest()
-    return dataclasses.replace(rest, sums=dataclasses.replace(rest.sums, cross=state.sums.cross))
-
-
-def _representations(shapes: Iterable[Values]) -> list[np.ndarray]:
-    """[layer, ...] of each stream -> [...] of each representation; views of what is on the host."""
-    return [layer for stream in shapes for layer in np.asarray(stream)]
+def _representations(models: Iterable[Values]) -> list[np.ndarray]:
+    """[layer, ...] of each model -> [...] of each representation; views of host arrays."""
+    return [layer for model in models for layer in np.asarray(model)]
 
 
 def _energies_of_representations(energy_first: Iterable[Values]) -> list[np.ndarray]:
-    """[part, representation, layer, neuron] of each stream -> [representation, neuron] of each representation; views."""
-    return _representations(np.moveaxis(np.asarray(stream)[0], 1, 0) for stream in energy_first)
+    """[part, of, layer, neuron] of each model -> [of, neuron] of each representation; views."""
+    return _representations(np.moveaxis(np.asarray(model)[0], 1, 0) for model in energy_first)
 
 
-def _starts(state: Moments) -> list[int]:
-    """The number of each stream's first representation."""
-    return [0, *itertools.accumulate(stream.layers for stream in state.shapes)]
-
-
-def _blocks(state: Moments) -> Iterator[tuple[int, int, CrossMoments]]:
-    """Representations i and j of every pair that a tile holds, and C (a view)."""
-    start = _starts(state)
-    for tile, cross in zip(state.tiles, state.sums.cross):
-        for (l, m), block in zip(tile.pairs, cross):
-            yield start[tile.a] + l, start[tile.b] + m, np.asarray(block)[0]
+def first_representations(state: Moments) -> list[int]:
+    """The number of each model's first representation."""
+    return [0, *itertools.accumulate(shape.layers for shape in state.shapes)]
 
 
 class Merging:
     """The state over the rows of several, pair by pair, so that none need be whole in memory.
 
-    `smalls`: the states without their cross moments, which `block` is given. The reference shift is
-    that of the first that has rows; a state without rows changes nothing, whatever its reference
-    shift. Raises UserError for states that are not of the same models and layers, or not of one
-    precision.
+    The reference shift is that of the first state with rows; a state without rows changes nothing.
+
+    Args:
+      smalls: the states; their cross moments are not read but passed to `block`.
+
+    Raises:
+      UserError: states of other models, layers or precision.
     """
 
     def __init__(self, smalls: Sequence[Moments]):
@@ -157,60 +145,41 @@ class Merging:
         self._filled = [k for k, small in enumerate(smalls) if moments.count_of(small)] or [0]
         self._smalls = [on_host(without_cross(smalls[k])) for k in self._filled]
         reference = self._smalls[0].reference
-        self._moving = [Moving(small, reference) for small in self._smalls[1:]]
-        self._start = _starts(smalls[0])
+        self._rebasing = [Rebasing(small, reference) for small in self._smalls[1:]]
+        self._start = first_representations(smalls[0])
         self.shapes, self.tiles = smalls[0].shapes, smalls[0].tiles
 
     def block(self, tile: int, pair: int, blocks: Sequence[CrossMoments]) -> CrossMoments:
-        """C of one pair of a tile, from that of each state; to be called once for each pair."""
-        found = self.tiles[tile]
-        l, m = found.pairs[pair]
-        i, j = self._start[found.a] + l, self._start[found.b] + m
+        """C of one pair of a tile, from that of each state; call it once for each pair."""
+        a, b, (l, m) = self.tiles[tile].a, self.tiles[tile].b, self.tiles[tile].pairs[pair]
+        i, j = self._start[a] + l, self._start[b] + m
         first, *rest = (blocks[k] for k in self._filled)
         total = np.array(first, np.float64)
-        for moving, block in zip(self._moving, rest):
-            total += moving.pair(i, j, block)
+        for rebasing, block in zip(self._rebasing, rest):
+            total += rebasing.pair(i, j, block)
         return total
 
     def rest(self) -> Moments:
         """The state without its cross moments, once all pairs are merged."""
-        whole, *others = [self._smalls[0], *(moving.rest() for moving in self._moving)]
+        whole, *others = [self._smalls[0], *(rebasing.rest() for rebasing in self._rebasing)]
         sums = jax.tree.map(lambda *terms: sum(terms), whole.sums, *(o.sums for o in others))
         rows = sum(map(moments.count_of, self._smalls))
         return dataclasses.replace(whole, count=moments.as_count(rows), sums=sums, tiles=self.tiles)
 
 
 def without_cross(state: Moments) -> Moments:
-    """The sums that are small."""
+    """The state without its cross moments."""
     return dataclasses.replace(state, sums=dataclasses.replace(state.sums, cross=()))
 
 
-def merge_states(states: Sequence[Moments]) -> Moments:
-    """The state over the rows of all, on the host (`Merging`)."""
-    if not states:
-        raise UserError("no states to merge")
-    merging = Merging([without_cross(state) for state in states])
-    cross = tuple(
-        np.stack(
-            [
-                merging.block(t, k, [_total(state.sums.cross[t][k])[0] for state in states])[None]
-                for k in range(len(tile.pairs))
-            ]
-        )
-        for t, tile in enumerate(states[0].tiles)
-    )
-    rest = merging.rest()
-    return dataclasses.replace(rest, sums=dataclasses.replace(rest.sums, cross=cross))
-
-
 def _check_alike(first: Moments, other: Moments, number: int) -> None:
-    for what, expected, found in (
+    for what, expected, actual in (
         ("models", first.shapes, other.shapes),
         ("layer pairs", first.tiles, other.tiles),
         ("precision", str(first.reference[0].dtype), str(other.reference[0].dtype)),
     ):
-        if found != expected:
+        if actual != expected:
             raise UserError(
-                f"states 1 and {number} differ in their {what} ({expected} and {found}); only "
+                f"states 1 and {number} differ in their {what} ({expected} and {actual}); only "
                 "states of the same models, layers and stats_dtype can be merged"
             )

@@ -1,13 +1,13 @@
-"""What runs for `MomentsStream` on the devices of a mesh.
+"""The programs of `MomentsAccumulator` on the devices of a mesh.
 
 Every device has its own row buffer, and every row of devices along the axis `feature` its own
-accumulator. They lie side by side along an axis that is there anyway, so that each device runs what
-one device alone would run:
+accumulator. They are laid out along an existing axis, so that each device runs what one device
+alone would run:
 
     buffers   [layer, row, neuron]   rows of all devices
     sums      [part, ...]            two parts for each device along `data`; `count` likewise
     cross     [pair, part, x, y]     and x divided along `feature`
-    reference shift                            the same everywhere
+    reference shift                  the same everywhere
 
 The sums over parts are the values, as on one device. An update needs nothing from the devices along
 `data`; along `feature` it gathers their rows.
@@ -36,8 +36,7 @@ Buffers = tuple[ModelRows, ...]
 Source = Int32[Array | np.ndarray, " row"]
 Valid = Int[Array | np.ndarray, " device"]
 ShardedMoments = tuple[Moments, Any, Any]
-"""A state without cross and reference shift, cross, and reference shift: what is laid out in three ways."""
-
+"""A state without its cross moments and reference shift; these two: each has its own layout."""
 
 _ROWS = P(None, AXES)
 _PARTS = (P("data"), P(None, "data", "feature"), P())
@@ -45,7 +44,10 @@ _PARTS = (P("data"), P(None, "data", "feature"), P())
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """`pack` and `update` write over their first argument. `valid` has an entry a device."""
+    """Compiled programs; `pack` and `update` write over their first argument.
+
+    `valid` has one entry for each device.
+    """
 
     devices: int
     zero: Callable[[tuple[ModelShape, ...], tuple[Tile, ...] | None, str], Moments]
@@ -71,7 +73,7 @@ def pack(buffers: Buffers, hidden: tuple[HiddenStates, ...], source: Source) -> 
 
 @functools.cache
 def on_mesh(mesh: Mesh) -> Programs:
-    """The programs of a mesh; compiled once for all shapes of the same shapes."""
+    """The programs of a mesh; compiled once for all accumulators of the same shapes."""
     feature = mesh.shape["feature"]
     mapped = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     packed = mapped(pack, in_specs=(_ROWS, _ROWS, P(AXES)), out_specs=_ROWS)
@@ -154,10 +156,10 @@ def _whole(parts: ShardedMoments) -> Moments:
 
 
 def _check_widths(shapes: tuple[ModelShape, ...], feature: int) -> None:
-    for stream in shapes:
-        if stream.neurons % feature:
+    for shape in shapes:
+        if shape.neurons % feature:
             raise UserError(
-                f"mesh: {stream.neurons} neurons cannot be divided over feature:{feature}; name a "
+                f"mesh: {shape.neurons} neurons cannot be divided over feature:{feature}; name a "
                 "size that divides the width of every model"
             )
 

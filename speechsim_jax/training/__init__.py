@@ -1,1 +1,1 @@
-"""Objectives (contrastive, masked prediction, CTC) as sums over utterances; the trainer."""
+"""Training of speech encoders: recipes, data, objectives, the training loop and its files."""

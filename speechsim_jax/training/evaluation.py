@@ -1,4 +1,4 @@
-"""How good a model is on speakers that training never hears; the same audio and draws each time."""
+"""Evaluation on held-out speakers, with the same audio and random draws each time."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,65 +12,84 @@ from speechsim_jax.audio.corpus import Source
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.error_rates import error_rates
 from speechsim_jax.training.data.alphabet import Alphabet
-from speechsim_jax.training.data.sampling import CropSampler, Rows, UtteranceSampler
+from speechsim_jax.training.data.sampling import CropSampler, TrainingBatch, UtteranceSampler
 from speechsim_jax.training.data.splits import Split, speaker_of
 from speechsim_jax.training.objectives import predictive
-from speechsim_jax.training.tasks import Found, Task
+from speechsim_jax.training.tasks import BatchOutput, Task
 
-Look = Callable[[Rows, int], Found]
-"""What a batch gives without learning from it; the number tells the draws of batches apart."""
+EvaluateBatch = Callable[[TrainingBatch, int], BatchOutput]
+"""Output of the current model on a batch; the number keeps the draws of batches apart."""
 
 
-class Marks(NamedTuple):
-    """Numbers over all that was held out, and what they are made of, as JSON can hold it."""
+class Metrics(NamedTuple):
+    """Metrics of a model.
+
+    Attributes:
+        total: Over all held-out audio, by name.
+        details: Of parts of it, as JSON can hold them.
+    """
 
     total: dict[str, float]
     details: dict[str, Any]
 
 
 @runtime_checkable
-class Examination(Protocol):
-    """Looks at a model with `look`."""
+class Evaluation(Protocol):
+    """Computes the metrics of the model behind a function that evaluates batches."""
 
-    def __call__(self, look: Look) -> Marks:
-        """The marks of the model that `look` looks with."""
+    def __call__(self, evaluate: EvaluateBatch) -> Metrics:
+        """Evaluate all held-out audio."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OfSpeakers:
-    """One batch of crops of each speaker; details by speaker.
+class SpeakerEvaluation:
+    """Metrics of pretraining: one batch of crops of each speaker; details by speaker.
 
-    `training_units`: how often each unit occurs in training, for the baselines of prediction.
+    Attributes:
+        sampler: Crops of held-out audio.
+        speakers: The speakers to evaluate on.
+        task: The task.
+        training_clusters: How often each cluster occurs in training, for the baselines of masked
+            prediction; None for other objectives.
     """
 
     sampler: CropSampler
     speakers: tuple[str, ...]
     task: Task
-    training_units: Int[np.ndarray, " unit"] | None = None
+    training_clusters: Int[np.ndarray, " cluster"] | None = None
 
-    def __call__(self, look: Look) -> Marks:
-        """The sums of all speakers, and those of each."""
+    def __call__(self, evaluate: EvaluateBatch) -> Metrics:
+        """Metrics of all speakers together, and of each."""
         parts = [
-            look(self.sampler.of_speaker(speaker), number).sums
+            evaluate(self.sampler.batch_of_speaker(speaker), number).sums
             for number, speaker in enumerate(self.speakers)
         ]
         total = jax.tree.map(lambda *leaves: sum(leaves), *parts)
-        each = {name: self._marks(sums) for name, sums in zip(self.speakers, parts)}
-        return Marks(self._marks(total), {"speakers": each})
+        by_speaker = {name: self._metrics(sums) for name, sums in zip(self.speakers, parts)}
+        return Metrics(self._metrics(total), {"speakers": by_speaker})
 
-    def _marks(self, sums: Any) -> dict[str, float]:
-        found = {"loss": self.task.loss(sums), **self.task.report(sums)}
-        if self.training_units is not None:
-            found |= predictive.baseline(sums.masked.due, self.training_units)._asdict()
-        return {name: float(value) for name, value in found.items()}
+    def _metrics(self, sums: Any) -> dict[str, float]:
+        metrics = {"loss": self.task.loss(sums), **self.task.metrics(sums)}
+        if self.training_clusters is not None:
+            baseline = predictive.baseline(sums.masked.targets, self.training_clusters)
+            metrics |= baseline._asdict()
+        return {name: float(value) for name, value in metrics.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OfTranscripts:
-    """Whole utterances, transcribed greedily; details are the transcripts.
+class TranscriptEvaluation:
+    """Metrics of fine-tuning: uncut utterances, decoded greedily; details are the transcripts.
 
-    Where they come from several corpora, the error rates of each are told, too.
+    If they come from several corpora, the error rates of each corpus are among the metrics.
+
+    Attributes:
+        sampler: Batches of the held-out utterances.
+        sources: The held-out utterances.
+        split: The split, which names the corpus of each utterance.
+        config: The encoder.
+        task: The task.
+        alphabet: Characters by label.
     """
 
     sampler: UtteranceSampler
@@ -80,38 +99,42 @@ class OfTranscripts:
     task: Task
     alphabet: Alphabet
 
-    def __call__(self, look: Look) -> Marks:
+    def __call__(self, evaluate: EvaluateBatch) -> Metrics:
         """Loss, character and word error rates."""
-        heard: dict[int, str] = {}
+        hypotheses: dict[int, str] = {}
         parts = []
-        for batch, numbers in enumerate(self.sampler.in_order):
-            rows = self.sampler.rows(numbers)
-            found = look(rows, batch)
-            parts.append(found.sums)
-            frames = self.config.frames(np.asarray(rows.lengths))
-            for row, number in enumerate(numbers):
-                heard[number] = self.alphabet.text(np.asarray(found.tokens)[row, : frames[row]])
+        for number, indices in enumerate(self.sampler.batches_in_order):
+            batch = self.sampler.batch(indices)
+            output = evaluate(batch, number)
+            parts.append(output.sums)
+            frames = self.config.frames(np.asarray(batch.lengths))
+            tokens = np.asarray(output.tokens)
+            for row, index in enumerate(indices):
+                hypotheses[index] = self.alphabet.decode(tokens[row, : frames[row]])
         total = jax.tree.map(lambda *leaves: sum(leaves), *parts)
-        marks = {"loss": self.task.loss(total), **self.task.report(total)}
-        corpora = {number: self.split.corpus_of[self.sources[number].id] for number in heard}
-        marks |= self._rates(heard, list(heard), "")
+        metrics = {"loss": self.task.loss(total), **self.task.metrics(total)}
+        corpora = {index: self.split.corpus_of[self.sources[index].id] for index in hypotheses}
+        metrics |= self._rates(hypotheses, list(hypotheses), "")
         names = sorted(set(corpora.values()))
         for name in names if len(names) > 1 else ():
-            marks |= self._rates(heard, [n for n in heard if corpora[n] == name], f"_{name}")
+            of_corpus = [index for index in hypotheses if corpora[index] == name]
+            metrics |= self._rates(hypotheses, of_corpus, f"_{name}")
         transcripts = [
             {
-                "id": self.sources[number].id,
-                "speaker": speaker_of(self.sources[number]),
-                "corpus": corpora[number],
-                "reference": self.sources[number].transcript,
-                "hypothesis": heard[number],
+                "id": self.sources[index].id,
+                "speaker": speaker_of(self.sources[index]),
+                "corpus": corpora[index],
+                "reference": self.sources[index].transcript,
+                "hypothesis": hypotheses[index],
             }
-            for number in sorted(heard)
+            for index in sorted(hypotheses)
         ]
-        values = {name: float(value) for name, value in marks.items()}
-        return Marks(values, {"transcripts": transcripts})
+        values = {name: float(value) for name, value in metrics.items()}
+        return Metrics(values, {"transcripts": transcripts})
 
-    def _rates(self, heard: dict[int, str], numbers: Sequence[int], of: str) -> dict[str, float]:
-        said = [self.sources[number].transcript for number in numbers]
-        rates = error_rates(said, [heard[number] for number in numbers])
-        return {f"cer{of}": rates.cer, f"wer{of}": rates.wer}
+    def _rates(
+        self, hypotheses: dict[int, str], indices: Sequence[int], suffix: str
+    ) -> dict[str, float]:
+        references = [self.sources[index].transcript for index in indices]
+        rates = error_rates(references, [hypotheses[index] for index in indices])
+        return {f"cer{suffix}": rates.cer, f"wer{suffix}": rates.wer}

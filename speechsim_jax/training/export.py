@@ -1,4 +1,4 @@
-"""What a training leaves behind: Hugging Face folders that transformers loads."""
+"""The files of a trained model: Hugging Face folders that transformers loads."""
 
 import json
 from pathlib import Path
@@ -14,41 +14,45 @@ from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.save import SavedDtype
 from speechsim_jax.training import model as training_model
 from speechsim_jax.training.data.alphabet import Alphabet
-from speechsim_jax.training.data.cluster_labels import Units
+from speechsim_jax.training.data.cluster_labels import ClusterLabels
 from speechsim_jax.training.model import CTC, Contrastive, Model
 
 HEAD_FILE = "pretraining_head.safetensors"
 
 
 def write_encoder(folder: Path, config: EncoderConfig, model: Model, dtype: SavedDtype) -> None:
-    """The encoder alone, as ...Model. Raises UserError."""
+    """Write the encoder alone, as ...Model. Raises UserError."""
     save.save_folder(folder, config, weight_names.export(config, model.encoder), dtype)
 
 
 def write_contrastive(
     folder: Path, config: EncoderConfig, objective: Contrastive, model: Model, dtype: SavedDtype
 ) -> None:
-    """Encoder, quantizer and projections, as ...ForPreTraining. Raises UserError."""
-    tensors = training_model.export(config, model)
+    """Write encoder, quantizer and projections, as ...ForPreTraining. Raises UserError."""
+    tensors = training_model.to_tensors(config, model)
     fields = objective.hf_fields()
     save.save_training_folder(folder, config, tensors, "ForPreTraining", fields, dtype)
 
 
 def write_predictive(
-    folder: Path, config: EncoderConfig, model: Model, units: Units, dtype: SavedDtype
+    folder: Path,
+    config: EncoderConfig,
+    model: Model,
+    clusters: ClusterLabels,
+    dtype: SavedDtype,
 ) -> None:
-    """The encoder as ...Model, the head in a file of its own (transformers has no such class).
+    """Write the encoder as ...Model, the head in a file of its own (transformers has no class).
 
-    units.npz holds the centres of the units. Raises UserError.
+    units.npz holds the centres of the clusters. Raises UserError.
     """
-    tensors = training_model.export(config, model)
+    tensors = training_model.to_tensors(config, model)
     prefix = f"{config.family}."
     encoder = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     head = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
     path = save.save_training_folder(folder, config, encoder, "Model", {}, dtype)
     try:
         save_file(head, path / HEAD_FILE, metadata={"format": "pt"})
-        np.savez(path / "units.npz", centres=units.centres)
+        np.savez(path / "units.npz", centres=clusters.centres)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: the head cannot be written ({error})") from error
 
@@ -61,8 +65,8 @@ def write_recognizer(
     alphabet: Alphabet,
     dtype: SavedDtype,
 ) -> None:
-    """Encoder, head and tokenizer, as ...ForCTC. Raises UserError."""
-    tensors = training_model.export(config, model)
+    """Write encoder, head and tokenizer, as ...ForCTC. Raises UserError."""
+    tensors = training_model.to_tensors(config, model)
     fields = objective.hf_fields()
     path = save.save_training_folder(folder, config, tensors, "ForCTC", fields, dtype)
     try:
@@ -72,7 +76,7 @@ def write_recognizer(
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file that people can read. Raises UserError."""
+    """Write an indented JSON file. Raises UserError."""
     try:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -1,9 +1,11 @@
-"""The forward pass in training: spans masked, numbers dropped, gradients scaled.
+"""The forward pass in training: with masks, dropout and scaled gradients.
 
     X -> f(X) = Z -> Z with masked frames replaced -> transformer -> C
 
-(wav2vec 2.0, figure 1; HuBERT, figure 1.) The modules are those of the encoder; without masks and
-dropout the last hidden state is the encoder's, to the last bit.
+The modules are those of the encoder; without masks and dropout the last hidden state is the
+encoder's, to the last bit.
+
+Source: wav2vec 2.0 (Baevski et al. 2020), figure 1; HuBERT (Hsu et al. 2021), figure 1.
 """
 
 from typing import NamedTuple
@@ -20,11 +22,13 @@ from speechsim_jax.training.random_keys import Dropout
 
 
 class Encoded(NamedTuple):
-    """What objectives read; frames where `frame_mask` is False mean nothing.
+    """Input of the objectives; frames where `frame_mask` is False are undefined.
 
-    `last`: the last hidden state (after the final norm); `features`: the normed outputs of the
-    convolutions, unmasked, which are quantized; `convolved`: the outputs themselves, whose mean
-    square is the penalty of fairseq.
+    Attributes:
+        last: The last hidden state, after the final norm.
+        features: The normed outputs of the convolutions, unmasked, which are quantized.
+        convolved: The outputs of the convolutions, whose mean square is fairseq's penalty.
+        frame_mask: Valid frames.
     """
 
     last: Hidden
@@ -34,7 +38,7 @@ class Encoded(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """What the transformer does not see: whole frames, whole neurons of the projection."""
+    """Frames, and neurons of the feature projection, that are hidden from the transformer."""
 
     frames: Bool[Array, "batch frame"] | None = None
     neurons: Bool[Array, "batch neuron"] | None = None
@@ -52,11 +56,18 @@ def encode(
     dropout: Dropout | None = None,
     feature_grad_mult: float | int = 1.0,
 ) -> Encoded:
-    """Encode a padded batch of 16 kHz samples; length 0 marks a filler row.
+    """Encode a padded batch with masks and dropout.
 
-    Masked frames become `masked_spec_embed`, masked neurons 0 (`_mask_hidden_states` of
-    transformers). `feature_grad_mult` scales the gradient of the convolutions (fairseq); at 0 they
-    are frozen and no gradient is computed.
+    Args:
+        graph: The encoder's modules.
+        model: Parameters.
+        samples: 16 kHz waveforms.
+        lengths: Valid samples of each row, 0 for filler rows.
+        masks: Masked frames become `masked_spec_embed`, masked neurons 0, as in
+            `_mask_hidden_states` of transformers.
+        dropout: Dropout; default none.
+        feature_grad_mult: Factor of the convolutions' gradient, as in fairseq; at 0 none is
+            computed.
     """
     network: Network = nnx.merge(graph, model.encoder)
     samples, lengths = jnp.asarray(samples), jnp.asarray(lengths)
@@ -76,7 +87,7 @@ def encode(
 
 
 def _transform(network: Network, x: Hidden, mask: FrameMask, dropout: Dropout | None) -> Hidden:
-    """`Transformer`, layer by layer, with dropout."""
+    """`Transformer` layer by layer, with dropout."""
     transformer, stable = network.encoder, network.config.do_stable_layer_norm
     x = jnp.where(mask[:, :, None], x, 0)
     x = x + transformer.pos_conv_embed(x, mask)
@@ -86,7 +97,7 @@ def _transform(network: Network, x: Hidden, mask: FrameMask, dropout: Dropout | 
     for index, layer in enumerate(transformer.layers):
         if dropout:
             noise = dropout.in_layer(index)
-            x = noise.or_skip(x, layer(x, mask, bias, False, noise)[0])
+            x = noise.layer_drop(x, layer(x, mask, bias, False, noise)[0])
         else:
             x = layer(x, mask, bias, False)[0]
     x = transformer.layer_norm(x) if stable else x
@@ -102,17 +113,17 @@ def scale_gradient(x: Float[Array, "*shape"], scale: float | int) -> Float[Array
 
 
 def feature_power(encoded: Encoded) -> Float[Array, ""]:
-    """Sum over valid frames of the mean square of the convolutions' outputs."""
+    """Sum over valid frames of the mean square of the convolutions' outputs (fairseq's penalty)."""
     power = jnp.mean(jnp.square(encoded.convolved.astype(jnp.float32)), -1)
     return jnp.sum(power, where=encoded.frame_mask)
 
 
 def count(mask: Bool[Array, "*shape"]) -> Int[Array, ""]:
-    """How many are True."""
+    """The number of True elements."""
     return jnp.sum(mask, dtype=jnp.int32)
 
 
 def unit_vectors(x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
-    """x / max(|x|, 1e-8), as torch's cosine similarity has it."""
+    """x / max(|x|, 1e-8), as in torch's cosine similarity."""
     square = jnp.sum(jnp.square(x), -1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(square, 1e-16))

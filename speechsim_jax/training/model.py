@@ -1,6 +1,6 @@
-"""What is trained: an encoder, the embedding of masked frames, and the head of an objective.
+"""The trained model: an encoder, the embedding of masked frames, and the head of an objective.
 
-Heads keep their tensors as torch keeps them, under field names that are transformers' names
+The tensors of heads have torch's layout, and their fields transformers' names
 (`Wav2Vec2ForPreTraining`, `...ForCTC`), so that a checkpoint of a training is a dictionary of named
 tensors both ways. transformers has no head for HuBERT's pretraining: `final_proj` and
 `label_embs_concat` are fairseq's names.
@@ -24,25 +24,30 @@ from speechsim_jax.models.initial_weights import random_tensors
 
 
 class Affine(NamedTuple):
-    """x -> weight x + bias."""
+    """The map x -> weight x + bias."""
 
     weight: Float[Array, "out in"]
     bias: Float[Array, " out"]
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
-        """Apply it to the last axis, in float32."""
+        """Apply the map to the last axis, in float32."""
         return x.astype(jnp.float32) @ self.weight.T + self.bias
 
 
 class Quantizer(NamedTuple):
-    """`codevectors` [1, group * codeword, size / group]; `weight_proj` gives their logits."""
+    """Codebooks of a product quantizer.
+
+    Attributes:
+        codevectors: [1, group * codeword, size / group].
+        weight_proj: The map to the codewords' logits.
+    """
 
     codevectors: Float[Array, "1 choice part"]
     weight_proj: Affine
 
 
 class ContrastiveHead(NamedTuple):
-    """wav2vec 2.0: what is predicted from the last hidden state and what is to be predicted."""
+    """wav2vec 2.0: quantizer, and projections of the last hidden state and of quantized frames."""
 
     quantizer: Quantizer
     project_hid: Affine
@@ -50,14 +55,14 @@ class ContrastiveHead(NamedTuple):
 
 
 class PredictiveHead(NamedTuple):
-    """HuBERT: A and the embeddings e_c of the units."""
+    """HuBERT: the projection A and the embeddings e_c of the clusters."""
 
     final_proj: Affine
-    label_embs_concat: Float[Array, "unit size"]
+    label_embs_concat: Float[Array, "cluster size"]
 
 
 class CTCHead(NamedTuple):
-    """Logits of the tokens."""
+    """CTC: the map to the tokens' logits."""
 
     lm_head: Affine
 
@@ -66,7 +71,13 @@ Head = ContrastiveHead | PredictiveHead | CTCHead
 
 
 class Model(NamedTuple):
-    """Everything that is trained; `encoder` holds the parameters of a `SpeechEncoder`."""
+    """All parameters.
+
+    Attributes:
+        encoder: Parameters of a `SpeechEncoder`.
+        masked_spec_embed: Embedding of masked frames.
+        head: Head of the objective.
+    """
 
     encoder: Any
     masked_spec_embed: Float[Array, " neuron"]
@@ -75,7 +86,18 @@ class Model(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Contrastive:
-    """The objective of wav2vec 2.0; names and defaults are transformers', which are Base's."""
+    """The objective of wav2vec 2.0; names and defaults are transformers' (those of Base).
+
+    Attributes:
+        num_codevector_groups: Number of codebooks, G.
+        num_codevectors_per_group: Codewords in each, V.
+        codevector_dim: Size of a quantized frame.
+        proj_codevector_dim: Size of the vectors that are compared.
+        num_negatives: Distractors, K.
+        contrastive_logits_temperature: kappa.
+        diversity_loss_weight: alpha.
+        feature_penalty: Weight of the mean square of the convolutions' outputs (fairseq: 10).
+    """
 
     num_codevector_groups: int = 2
     num_codevectors_per_group: int = 320
@@ -94,13 +116,13 @@ class Contrastive:
             )
 
     def hf_fields(self) -> dict[str, Any]:
-        """What config.json says of it."""
+        """The fields of config.json."""
         fields = dataclasses.asdict(self)
         fields.pop("feature_penalty")
         return fields
 
     def head(self, config: EncoderConfig) -> ContrastiveHead:
-        """The head of an encoder, as shapes."""
+        """The head of an encoder, with shapes in place of tensors."""
         groups, size = self.num_codevector_groups, self.codevector_dim
         choices = groups * self.num_codevectors_per_group
         return ContrastiveHead(
@@ -112,7 +134,16 @@ class Contrastive:
 
 @dataclasses.dataclass(frozen=True)
 class Predictive:
-    """The objective of HuBERT; defaults are fairseq's for the first iteration of Base."""
+    """The objective of HuBERT; defaults are fairseq's for the first iteration of Base.
+
+    Attributes:
+        units: Number of clusters.
+        final_dim: Size of the cluster embeddings.
+        logit_temp: tau.
+        pred_masked_weight: alpha.
+        pred_nomask_weight: beta.
+        feature_penalty: Weight of the mean square of the convolutions' outputs.
+    """
 
     units: int = 100
     final_dim: int = 256
@@ -122,24 +153,29 @@ class Predictive:
     feature_penalty: float | int = 10.0
 
     def head(self, config: EncoderConfig) -> PredictiveHead:
-        """The head of an encoder, as shapes."""
+        """The head of an encoder, with shapes in place of tensors."""
         final = _affine(config.hidden_size, self.final_dim)
         return PredictiveHead(final, _shape(self.units, self.final_dim))
 
 
 @dataclasses.dataclass(frozen=True)
 class CTC:
-    """Fine-tuning with CTC: the number of tokens, and which of them is the blank."""
+    """Fine-tuning with CTC.
+
+    Attributes:
+        vocab_size: Number of tokens.
+        pad_token_id: The blank.
+    """
 
     vocab_size: int = 32
     pad_token_id: int = 0
 
     def hf_fields(self) -> dict[str, Any]:
-        """What config.json says of it."""
+        """The fields of config.json."""
         return dataclasses.asdict(self)
 
     def head(self, config: EncoderConfig) -> CTCHead:
-        """The head of an encoder, as shapes."""
+        """The head of an encoder, with shapes in place of tensors."""
         return CTCHead(_affine(config.hidden_size, self.vocab_size))
 
 
@@ -160,16 +196,27 @@ def initial(
     seed: int,
     encoder: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[nnx.GraphDef, Model]:
-    """The encoder's graph and the model that training starts from.
+    """The model that training starts from.
 
-    `encoder`: a pretrained encoder's tensors by HF's names, with its family's prefix or without, to
-    be fine-tuned; drawn as its family draws them if None. The rest is drawn as transformers and
-    fairseq draw it, each tensor a function of the seed and its name: codewords and embeddings
-    U(0, 1), logits of codewords N(0, 1), `lm_head` N(0, 0.02) (both without bias), other maps
-    U(-1/sqrt(in), 1/sqrt(in)). Raises UserError if the tensors do not fit.
+    Tensors are drawn as in transformers and fairseq, each a function of the seed and its name:
+    codewords and embeddings U(0, 1), logits of codewords N(0, 1), `lm_head` N(0, 0.02) (both with
+    bias 0), other maps U(-1/sqrt(in), 1/sqrt(in)).
+
+    Args:
+        config: The encoder.
+        objective: The objective, which sets the head.
+        seed: Of all draws.
+        encoder: Tensors of a pretrained encoder by Hugging Face's names, with the family's prefix
+            or without; default drawn as its family draws them.
+
+    Returns:
+        The encoder's modules and all parameters.
+
+    Raises:
+        UserError: The tensors do not fit.
     """
     tensors = random_tensors(config, seed) if encoder is None else encoder
-    graph, parameters, _ = weight_names.fill(config, tensors, "the start of the training")
+    graph, parameters, _ = weight_names.fill(config, tensors, "the pretrained encoder")
     embedding = weight_names.strip_prefix(tensors, config.family)[0].get("masked_spec_embed")
     if embedding is None:
         embedding = _draw("masked_spec_embed", (config.hidden_size,), config.hidden_size, seed)
@@ -194,34 +241,44 @@ def _draw(name: str, shape: tuple[int, ...], size_in: int, seed: int) -> np.ndar
     return rng.uniform(-bound, bound, shape)
 
 
-def fill(
+def from_tensors(
     config: EncoderConfig, objective: Objective, tensors: Mapping[str, np.ndarray], origin: str
 ) -> tuple[nnx.GraphDef, Model]:
-    """The model that `export` made these tensors of; `origin` names it in messages.
+    """The inverse of `to_tensors`.
 
-    Raises UserError if tensors are missing, of another shape or too many.
+    Args:
+        config: The encoder.
+        objective: The objective, which sets the head.
+        tensors: Tensors by name.
+        origin: Where they come from, for messages.
+
+    Returns:
+        The encoder's modules and all parameters.
+
+    Raises:
+        UserError: Tensors are missing, of another shape or too many.
     """
     graph, parameters, _ = weight_names.fill(config, tensors, origin)
-    encoder, others = weight_names.strip_prefix(tensors, config.family)
+    encoder, head_names = weight_names.strip_prefix(tensors, config.family)
     expected = {name: leaf.shape for name, leaf in head_tensors(objective.head(config)).items()}
-    found = {name: tensors[name] for name in others}
+    given = {name: tensors[name] for name in head_names}
     embedding = {"masked_spec_embed": (config.hidden_size,)}
-    found |= {name: encoder[name] for name in embedding if name in encoder}
+    given |= {name: encoder[name] for name in embedding if name in encoder}
     expected |= embedding
     wrong = [
-        f"{name} {list(found[name].shape) if name in found else 'missing'} instead of "
+        f"{name} {list(given[name].shape) if name in given else 'missing'} instead of "
         f"{list(expected[name]) if name in expected else 'nothing'}"
-        for name in sorted(found.keys() | expected.keys())
-        if name not in found or found[name].shape != expected.get(name)
+        for name in sorted(given.keys() | expected.keys())
+        if name not in given or given[name].shape != expected.get(name)
     ]
     if wrong:
         raise UserError(f"{origin}: the head does not fit the objective; {', '.join(wrong)}")
-    head = _head(config, objective, found.__getitem__)
-    return graph, Model(parameters, _float32(found["masked_spec_embed"]), head)
+    head = _head(config, objective, given.__getitem__)
+    return graph, Model(parameters, _float32(given["masked_spec_embed"]), head)
 
 
-def export(config: EncoderConfig, model: Model) -> dict[str, np.ndarray]:
-    """Every tensor as torch keeps it under HF's name: the encoder's with their family's prefix."""
+def to_tensors(config: EncoderConfig, model: Model) -> dict[str, np.ndarray]:
+    """All tensors in torch's layout by Hugging Face's names, the encoder's with a prefix."""
     tensors = weight_names.export(config, model.encoder)
     tensors["masked_spec_embed"] = np.asarray(model.masked_spec_embed)
     head = {name: np.asarray(leaf) for name, leaf in head_tensors(model.head).items()}
@@ -229,13 +286,13 @@ def export(config: EncoderConfig, model: Model) -> dict[str, np.ndarray]:
 
 
 def head_tensors(head: Any) -> dict[str, Any]:
-    """The leaves of a head by their names."""
+    """The tensors of a head by name."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(head)
     return {_name(path): leaf for path, leaf in leaves}
 
 
 def _head(config: EncoderConfig, objective: Objective, tensor: Callable[[str], np.ndarray]) -> Head:
-    """The head of these tensors, each asked for by its name."""
+    """The head with the tensors that `tensor` returns by name."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: _float32(tensor(_name(path))), objective.head(config)
     )

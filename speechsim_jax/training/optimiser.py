@@ -3,8 +3,11 @@
     g <- g min(1, clip_norm / |g|)
     theta <- theta - eta_k (Adam(g) + weight_decay theta)
 
-(Kingma & Ba 2015; Loshchilov & Hutter 2019, algorithm 2.) Biases, gains and single vectors do not
-decay. What is frozen, and the statistics of a batch norm, have no gradient and stay as they are.
+Biases, gains and single vectors do not decay. Frozen parameters and the statistics of a batch norm
+stay as they are. Decay, freezing and clipping are written out instead of chained from optax: so
+Adam's moments are trees of the same structure as the model.
+
+Source: Kingma & Ba 2015; Loshchilov & Hutter 2019, algorithm 2.
 """
 
 import dataclasses
@@ -26,12 +29,23 @@ _STATISTICS = (["batch_norm", "mean"], ["batch_norm", "var"])
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-    """The optimiser and its schedule; shares are of all steps.
+    """Settings of the optimiser and its schedule.
 
-    The learning rate rises linearly to `peak_learning_rate`; "cosine" then brings it down to
-    `final_share` of that, "tri-stage" (fairseq) holds it for `hold_share` before it decays
-    exponentially. Adam's constants are those of wav2vec 2.0 and HuBERT. Raises UserError for what
-    cannot be.
+    Attributes:
+        peak_learning_rate: Reached by a linear rise.
+        schedule: After the rise, "cosine" falls to `final_share` of the peak; "tri-stage" (fairseq)
+            holds the peak and then decays exponentially.
+        warmup_share: Share of all steps in which the learning rate rises.
+        hold_share: Share of all steps at the peak (tri-stage only).
+        final_share: Last learning rate as a share of the peak.
+        b1: Adam's beta_1; the constants' defaults are those of wav2vec 2.0 and HuBERT.
+        b2: Adam's beta_2.
+        eps: Adam's epsilon.
+        weight_decay: Weight decay.
+        clip_norm: Largest norm of a gradient.
+
+    Raises:
+        UserError: Values out of range.
     """
 
     peak_learning_rate: float | int = 5e-4
@@ -53,7 +67,7 @@ class AdamW:
             raise UserError(f"{self}: expected shares between 0 and 1, the final one above 0")
 
     def learning_rate(self, steps: int) -> optax.Schedule:
-        """The learning rate of the k-th of `steps` updates, counted from 1."""
+        """The learning rate of the k-th of `steps` updates, k from 1."""
         peak, final = self.peak_learning_rate, self.peak_learning_rate * self.final_share
         rise = max(round(self.warmup_share * steps), 1)
         if self.schedule == "cosine":
@@ -67,7 +81,7 @@ class AdamW:
         ]
         return optax.join_schedules(stages, [rise, rise + hold])
 
-    def start(self, model: Model) -> optax.ScaleByAdamState:
+    def init(self, model: Model) -> optax.ScaleByAdamState:
         """Adam's state before the first step."""
         return self._adam.init(model)
 
@@ -82,8 +96,16 @@ class AdamW:
         model: Model,
         steps: int,
         frozen: bool = False,
-    ) -> "Updated":
-        """One of `steps` updates; `frozen` leaves the convolutions as they are."""
+    ) -> "UpdateResult":
+        """One update.
+
+        Args:
+            gradient: Of the loss.
+            state: Adam's state.
+            model: Parameters.
+            steps: Number of updates of the training.
+            frozen: Leave the convolutions as they are.
+        """
         gradient = jax.tree_util.tree_map_with_path(
             lambda path, g: jnp.zeros_like(g) if _is_fixed(path, frozen) else g, gradient
         )
@@ -98,11 +120,18 @@ class AdamW:
             return theta - rate * (u + self.weight_decay * theta if _decays(path, theta) else u)
 
         model = jax.tree_util.tree_map_with_path(step, model, moved)
-        return Updated(model, state, norm, jnp.asarray(rate))
+        return UpdateResult(model, state, norm, jnp.asarray(rate))
 
 
-class Updated(NamedTuple):
-    """The model and Adam's state after a step; |g| before it was clipped, the learning rate."""
+class UpdateResult(NamedTuple):
+    """Result of an update.
+
+    Attributes:
+        model: Parameters after the update.
+        state: Adam's state after the update.
+        norm: |g| before clipping.
+        rate: Learning rate.
+    """
 
     model: Model
     state: optax.ScaleByAdamState
@@ -120,6 +149,6 @@ def _decays(path: tuple, parameter: Array) -> bool:
 
 
 def _words(path: tuple) -> list[str]:
-    """The names on the way to a parameter; nnx keeps an encoder's under a last one, `value`."""
+    """The names in the path of a parameter, without the last name `value` that nnx adds."""
     words = re.findall(r"\w+", jax.tree_util.keystr(path))
     return words[:-1] if words[-1] == "value" else words

@@ -1,4 +1,4 @@
-"""A training in numbers: every one of them has a place in a TOML file.
+"""Recipes: all settings of a training, as read from a TOML file.
 
     objective = "contrastive"        # or "predictive", "ctc"
     steps = 6000
@@ -7,9 +7,8 @@
     [optimiser]                      # of AdamW
     peak_learning_rate = 2e-3
 
-Tables and keys are the fields below; what is left out has its default, and what is not known is an
-error. The defaults are those of Base (wav2vec 2.0, HuBERT), but for batches that a small machine
-can hold.
+Tables and keys are the fields below; unknown ones are errors. The defaults are those of Base
+(wav2vec 2.0, HuBERT), except for smaller batches.
 """
 
 import dataclasses
@@ -28,17 +27,24 @@ from speechsim_jax.models.save import SavedDtype
 from speechsim_jax.training.model import Contrastive, Predictive
 from speechsim_jax.training.objectives.masking import Spans
 from speechsim_jax.training.optimiser import AdamW
-from speechsim_jax.training.random_keys import Rates
+from speechsim_jax.training.random_keys import DropoutRates
 
 
 @dataclasses.dataclass(frozen=True)
 class Audio:
-    """What is heard, and what is kept for tests.
+    """Which audio to train on, and which to hold out.
 
-    `include`, `exclude`: patterns of utterance ids, which are paths unless a manifest has ids; "*"
-    stands for anything. `held_out`: speakers that training never hears; `held_out_share`: and so
-    large a share of the others, drawn by `held_out_seed`. `memory_gb`: for audio once it is
-    decoded.
+    Attributes:
+        include: Patterns ("*" matches anything) of the ids of utterances to use; ids are paths
+            unless a manifest has ids.
+        exclude: Patterns of the ids of utterances to leave out.
+        held_out: Speakers to evaluate on, who are not trained on.
+        held_out_share: Share of the other speakers that is held out, too.
+        held_out_seed: Of the choice of these.
+        memory_gb: Size of the cache of decoded audio.
+
+    Raises:
+        UserError: A share outside [0, 1).
     """
 
     include: tuple[str, ...] = ("*",)
@@ -55,10 +61,16 @@ class Audio:
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """What a step of pretraining hears: `rows` crops of `frames` frames.
+    """The batch of a step of pretraining.
 
-    `speed_change`: each is played slower or faster by up to such a share, and with it lower or
-    higher (Ko et al. 2015); 0.1 makes more speakers of few.
+    Attributes:
+        rows: Number of crops.
+        frames: Frames of a crop.
+        speed_change: Largest relative change of the speed, and with it of the pitch, which is drawn
+            for each crop; 0.1 makes more speakers of few (Ko et al. 2015).
+
+    Raises:
+        UserError: Values out of range.
     """
 
     rows: int = 8
@@ -74,9 +86,12 @@ class Crops:
 
 @dataclasses.dataclass(frozen=True)
 class Utterances:
-    """What a step of fine-tuning hears: about `batch_seconds` of whole utterances.
+    """The batch of a step of fine-tuning, of uncut utterances.
 
-    They are padded to one of `buckets` lengths; those longer than `max_seconds` are left out.
+    Attributes:
+        batch_seconds: Audio in a batch, padding included.
+        max_seconds: Longer utterances are left out.
+        buckets: Number of padded lengths.
     """
 
     batch_seconds: float | int = 40.0
@@ -86,7 +101,7 @@ class Utterances:
 
 @dataclasses.dataclass(frozen=True)
 class Annealing:
-    """The temperature of the quantizer's softmax: max(start * decay^step, end)."""
+    """The temperature of the quantizer's softmax, max(start * decay^step, end)."""
 
     start: float | int = 2.0
     end: float | int = 0.5
@@ -99,10 +114,21 @@ class Annealing:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What all trainings have in common.
+    """The settings that all trainings have.
 
-    `log_every`: steps between lines of metrics.jsonl; `evaluate_every`: between looks at speakers
-    held out; `snapshots`: steps after which the encoder is kept. `dtype` is that of the files.
+    Attributes:
+        steps: Number of steps.
+        seed: Of initial weights, batches and noise.
+        audio: Which audio.
+        optimiser: Optimiser and schedule.
+        dropout: Dropout rates.
+        log_every: Steps between lines of metrics.jsonl.
+        evaluate_every: Steps between evaluations on held-out speakers.
+        snapshots: Steps after which the encoder is saved.
+        dtype: Of the saved tensors.
+
+    Raises:
+        UserError: Values out of range.
     """
 
     name: ClassVar[str] = ""
@@ -111,7 +137,7 @@ class Recipe:
     seed: int = 0
     audio: Audio = field(default_factory=Audio)
     optimiser: AdamW = field(default_factory=AdamW)
-    dropout: Rates = field(default_factory=Rates)
+    dropout: DropoutRates = field(default_factory=DropoutRates)
     log_every: int = 20
     evaluate_every: int = 1000
     snapshots: tuple[int, ...] = ()
@@ -126,14 +152,21 @@ class Recipe:
         if not all(0 <= step <= self.steps for step in self.snapshots):
             raise UserError(f"snapshots={self.snapshots}: expected steps from 0 to {self.steps}")
 
-    def facts(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it."""
+    def as_dict(self) -> dict[str, Any]:
+        """All settings, as JSON can hold them."""
         return {"objective": self.name, **dataclasses.asdict(self)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining(Recipe):
-    """`feature_grad_mult` scales the gradient of the convolutions (fairseq); 0 freezes them."""
+    """The settings that both kinds of pretraining have.
+
+    Attributes:
+        encoder: The encoder.
+        crops: The batch of a step.
+        evaluation_speakers: Number of held-out speakers to evaluate on, at most.
+        feature_grad_mult: Factor of the convolutions' gradient (fairseq); 0 freezes them.
+    """
 
     encoder: EncoderConfig = field(default_factory=partial(EncoderConfig, "wav2vec2"))
     crops: Crops = field(default_factory=Crops)
@@ -143,7 +176,13 @@ class Pretraining(Recipe):
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveRecipe(Pretraining):
-    """wav2vec 2.0."""
+    """Pretraining of wav2vec 2.0.
+
+    Attributes:
+        head: The objective.
+        masks: Masked spans.
+        temperature: Of the quantizer.
+    """
 
     name: ClassVar[str] = "contrastive"
 
@@ -155,7 +194,13 @@ class ContrastiveRecipe(Pretraining):
 
 @dataclasses.dataclass(frozen=True)
 class PredictiveRecipe(Pretraining):
-    """HuBERT; the units are clustered on so many minutes of audio."""
+    """Pretraining of HuBERT.
+
+    Attributes:
+        head: The objective.
+        masks: Masked spans.
+        cluster_minutes: Amount of audio to cluster.
+    """
 
     name: ClassVar[str] = "predictive"
 
@@ -167,10 +212,15 @@ class PredictiveRecipe(Pretraining):
 
 @dataclasses.dataclass(frozen=True)
 class CTCRecipe(Recipe):
-    """Fine-tuning; the encoder is that of the checkpoint.
+    """Fine-tuning with CTC of a pretrained encoder.
 
-    `masks` hide frames, `neuron_masks` neurons (SpecAugment). `alphabet`: the characters that are
-    spelled, others are left out of transcripts; those that occur in training if empty.
+    Attributes:
+        utterances: The batch of a step.
+        masks: Masked spans of frames.
+        neuron_masks: Masked spans of neurons (SpecAugment).
+        freeze_feature_encoder: Leave the convolutions as they are.
+        alphabet: Characters to learn, others are removed from transcripts; if empty, those that
+            occur in training.
     """
 
     name: ClassVar[str] = "ctc"
@@ -180,7 +230,9 @@ class CTCRecipe(Recipe):
     neuron_masks: Spans = field(default_factory=partial(Spans, probability=0.0))
     freeze_feature_encoder: bool = True
     alphabet: str = ""
-    dropout: Rates = field(default_factory=partial(Rates, hidden_dropout=0.1, final_dropout=0.1))
+    dropout: DropoutRates = field(
+        default_factory=partial(DropoutRates, hidden_dropout=0.1, final_dropout=0.1)
+    )
 
 
 RECIPES: dict[str, type[Recipe]] = {
@@ -189,54 +241,58 @@ RECIPES: dict[str, type[Recipe]] = {
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """The recipe in a TOML file. Raises UserError, in one line, for what is wrong with it."""
+    """Read a recipe from a TOML file.
+
+    Raises:
+        UserError: The file cannot be read, or a key or value is wrong.
+    """
     try:
-        found = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        table = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: is no TOML ({error})") from error
-    name = found.pop("objective", None)
+        raise UserError(f"{path}: is not valid TOML ({error})") from error
+    name = table.pop("objective", None)
     if name not in RECIPES:
         raise UserError(f"{path}: objective = {name!r}; expected one of {', '.join(RECIPES)}")
     try:
-        return _filled(RECIPES[name](), found, "")
+        return _with_values(RECIPES[name](), table, "")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def _filled(default: Any, table: Mapping[str, Any], where: str) -> Any:
-    """The dataclass `default` with the values of a table in their places."""
+def _with_values(default: Any, table: Mapping[str, Any], prefix: str) -> Any:
+    """The dataclass `default` with the values of a table; `prefix` is that of its keys."""
     hints = typing.get_type_hints(type(default))
-    fields = [each.name for each in dataclasses.fields(default)]
+    fields = [field.name for field in dataclasses.fields(default)]
     values: dict[str, Any] = {}
     for name, value in table.items():
         if name not in fields:
-            raise UserError(f"{where}{name} is not known; expected one of {', '.join(fields)}")
+            raise UserError(f"{prefix}{name} is not known; expected one of {', '.join(fields)}")
         current = getattr(default, name)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, dict):
-                raise UserError(f"{where}{name} = {value!r}; expected a table [{where}{name}]")
-            values[name] = _filled(current, value, f"{where}{name}.")
+                raise UserError(f"{prefix}{name} = {value!r}; expected a table [{prefix}{name}]")
+            values[name] = _with_values(current, value, f"{prefix}{name}.")
             continue
         value = tuple(value) if isinstance(value, list) else value
         if not _fits(value, hints[name]):
             expected = _in_words(hints[name])
-            raise UserError(f"{where}{name} = {table[name]!r}; expected {expected}")
+            raise UserError(f"{prefix}{name} = {table[name]!r}; expected {expected}")
         values[name] = value
     return dataclasses.replace(default, **values)
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value that TOML can hold is of a field's type."""
+    """Whether a value from TOML has a field's type."""
     kind, inner = typing.get_origin(hint), typing.get_args(hint)
     if kind is Literal:
         return value in inner
     if kind in (types.UnionType, typing.Union):
-        return any(_fits(value, each) for each in inner)
+        return any(_fits(value, kind) for kind in inner)
     if kind is tuple:
-        return isinstance(value, tuple) and all(_fits(each, inner[0]) for each in value)
-    if hint is float:  # EncoderConfig's, where 1 will do
+        return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
+    if hint is float:  # of EncoderConfig, where integers are accepted
         return type(value) in (float, int)
     return type(value) is hint
 

@@ -1,28 +1,27 @@
-"""Whose speech a training heard: from what it left behind, and the audio it was given."""
+"""Which audio a trained model used, from the files that its training left."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechsim_jax.audio.corpus import Source
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint_files import read_json
-from speechsim_jax.training.data.splits import Split, open_split, speaker_of
+from speechsim_jax.training.data.splits import Split, open_split, speaker_of, transcribed
 from speechsim_jax.training.recipe import Audio
 
-# Written beside a card: which audio was trained on, and which was held out.
+# Written next to a model card: the audio that was trained on, and that which was held out.
 AUDIO_FILE = "audio.json"
 
 
 def model_name(source: str) -> str:
-    """`runs/zoo/NAME/model` is called NAME, as is `zoo/NAME`."""
+    """Name of a model by its source: NAME for `runs/zoo/NAME/model` and for `zoo/NAME`."""
     path = Path(source)
     return path.parent.name if path.name == "model" else path.name
 
 
-def record(folder: Path) -> dict[str, Any]:
-    """training.json of a trained model. Raises UserError if it is not there."""
+def read_training_record(folder: Path) -> dict[str, Any]:
+    """training.json of a trained model. Raises UserError if it is missing."""
     path = folder / "training.json"
     if not path.is_file():
         raise UserError(
@@ -31,19 +30,24 @@ def record(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def split_of(folder: Path, corpora: Sequence[str]) -> Split:
-    """The utterances that a training heard, and those it held out, of the audio it was given.
+def training_split(folder: Path, corpora: Sequence[str]) -> Split:
+    """The utterances that a training used, and those that it held out.
 
-    Raises UserError where the audio is not what training.json has the fingerprint of.
+    Args:
+        folder: Folder of the trained model.
+        corpora: The audio of the training.
+
+    Raises:
+        UserError: The audio does not have the fingerprint in training.json.
     """
-    told = record(folder)
-    given = {name: _of_toml(value) for name, value in told["recipe"]["audio"].items()}
-    split = open_split(corpora, Audio(**given))
-    if limits := told["recipe"].get("utterances"):  # fine-tuning leaves these out
+    record = read_training_record(folder)
+    audio = {name: _from_json(value) for name, value in record["recipe"]["audio"].items()}
+    split = open_split(corpora, Audio(**audio))
+    if limits := record["recipe"].get("utterances"):  # only fine-tuning has these limits
         longest = limits["max_seconds"]
-        training, held_out = _usable(split.training, longest), _usable(split.held_out, longest)
-        split = Split(training, held_out, split.corpus_of)
-    if split.fingerprint() != told["audio"]:
+        training = transcribed(split.training, longest)
+        split = Split(training, transcribed(split.held_out, longest), split.corpus_of)
+    if split.fingerprint() != record["audio"]:
         raise UserError(
             f"{folder}: was trained on other audio than {', '.join(corpora)}; give the corpora "
             "that the training was given"
@@ -51,35 +55,33 @@ def split_of(folder: Path, corpora: Sequence[str]) -> Split:
     return split
 
 
-def _of_toml(value: Any) -> Any:
+def _from_json(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _usable(sources: tuple[Source, ...], max_seconds: float) -> tuple[Source, ...]:
-    said = (source for source in sources if source.transcript.strip())
-    return tuple(source for source in said if (source.seconds or 0.0) <= max_seconds)
+def training_speakers(folder: Path, corpus: str) -> set[str]:
+    """The speakers that a model was trained on, in pretraining and fine-tuning.
 
+    Args:
+        folder: Folder of the trained model.
+        corpus: The audio of the training, which is opened if the folder has no audio.json.
 
-def speakers(folder: Path, corpus: str) -> set[str]:
-    """The speakers whom a trained model heard, its pretraining included.
-
-    From its audio.json, else from training.json and the audio. Raises UserError where neither says
-    it.
+    Raises:
+        UserError: The files of the folder do not tell.
     """
     if (folder / AUDIO_FILE).is_file():
         parts = read_json(folder / AUDIO_FILE)["training"]
         return {speaker for part in parts for speaker in part["speakers"]}
-    told = record(folder)
-    if "pretrained" in told:
+    if "pretrained" in read_training_record(folder):
         raise UserError(
-            f"{folder}: was fine-tuned, and {AUDIO_FILE}, which says whom its pretraining heard, "
-            "is missing; write it with experiments.card"
+            f"{folder}: was fine-tuned, and {AUDIO_FILE}, which names the speakers of its "
+            "pretraining, is missing; write it with speechsim card"
         )
-    return {speaker_of(source) for source in split_of(folder, [corpus]).training}
+    return {speaker_of(source) for source in training_split(folder, [corpus]).training}
 
 
 def write_audio(path: Path, content: dict[str, Any]) -> None:
-    """audio.json, a line for each corpus."""
+    """Write audio.json with one line for each corpus."""
     parts = ",\n".join(
         f' "{name}": [\n' + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n ]"
         for name, rows in content.items()

@@ -1,4 +1,4 @@
-"""What a step does with a batch, one class an objective: all that is drawn, encoded and summed."""
+"""Tasks: for each objective, the draws, the forward pass and the sums of a batch."""
 
 import dataclasses
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -8,12 +8,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.training.data.sampling import Rows
+from speechsim_jax.training.data.sampling import TrainingBatch
 from speechsim_jax.training.forward import UNMASKED, Encoded, Masks, encode
 from speechsim_jax.training.model import CTC, Contrastive, Model, Predictive
 from speechsim_jax.training.objectives import contrastive, ctc, predictive, quantizer
 from speechsim_jax.training.objectives.masking import Spans, span_mask
-from speechsim_jax.training.random_keys import Dropout, Keys, Rates, key_for
+from speechsim_jax.training.random_keys import Dropout, DropoutRates, Keys, key_for
 from speechsim_jax.training.recipe import (
     Annealing,
     ContrastiveRecipe,
@@ -22,8 +22,13 @@ from speechsim_jax.training.recipe import (
 )
 
 
-class Found(NamedTuple):
-    """What a batch gives: sums of the objective's module and, of CTC, each frame's best token."""
+class BatchOutput(NamedTuple):
+    """Output of a task on a batch.
+
+    Attributes:
+        sums: `Sums` of the objective's module.
+        tokens: Likeliest token of each frame (CTC only).
+    """
 
     sums: Any
     tokens: Int[Array, "batch frame"] | None = None
@@ -31,47 +36,47 @@ class Found(NamedTuple):
 
 @runtime_checkable
 class Task(Protocol):
-    """An objective and what goes with it; hashable, as programs are compiled for it."""
+    """An objective with its data and noise; hashable, as programs are compiled for it."""
 
     @property
     def objective(self) -> Any:
         """The settings of the objective."""
         ...
 
-    def found(
+    def forward(
         self,
         graph: nnx.GraphDef,
         model: Model,
-        rows: Rows,
+        batch: TrainingBatch,
         keys: Keys,
         step: Int[Array, ""],
         training: bool,
-    ) -> Found:
-        """The sums of a batch, with dropout and noise if it is for training."""
+    ) -> BatchOutput:
+        """Output on a batch, with dropout and noise in training only."""
         ...
 
     def loss(self, sums: Any) -> Float[Array, ""]:
-        """What is minimised."""
+        """The loss that is minimised."""
         ...
 
-    def report(self, sums: Any) -> dict[str, Float[Array, ""]]:
-        """What is worth a look."""
+    def metrics(self, sums: Any) -> dict[str, Float[Array, ""]]:
+        """Metrics by name, without the loss."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pretraining:
-    """What both ways of pretraining share: an encoder that does not see masked frames."""
+    """The common part of both pretraining tasks: an encoder of partly masked frames."""
 
     config: EncoderConfig
     spans: Spans
-    rates: Rates
+    rates: DropoutRates
     feature_grad_mult: float | int
 
     def _encode(
-        self, graph: nnx.GraphDef, model: Model, rows: Rows, keys: Keys, training: bool
+        self, graph: nnx.GraphDef, model: Model, batch: TrainingBatch, keys: Keys, training: bool
     ) -> tuple[Encoded, Array]:
-        samples, lengths = jnp.asarray(rows.samples), jnp.asarray(rows.lengths)
+        samples, lengths = jnp.asarray(batch.samples), jnp.asarray(batch.lengths)
         width = self.config.frames(samples.shape[1])
         frames = self.config.frames(lengths)
         masked = span_mask(key_for(keys, "masked frames"), frames, width, self.spans)
@@ -84,7 +89,7 @@ class _Pretraining:
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveTask(_Pretraining):
-    """wav2vec 2.0: the quantized frame among distractors."""
+    """wav2vec 2.0: tell the quantized frame from distractors."""
 
     objective: Contrastive
     temperature: Annealing
@@ -97,9 +102,9 @@ class ContrastiveTask(_Pretraining):
             recipe.head, recipe.temperature,
         )  # fmt: skip
 
-    def found(self, graph, model, rows, keys, step, training) -> Found:
-        """The sums; without Gumbel noise in evaluation."""
-        encoded, masked = self._encode(graph, model, rows, keys, training)
+    def forward(self, graph, model, batch, keys, step, training) -> BatchOutput:
+        """Sums over masked frames, without Gumbel noise in evaluation."""
+        encoded, masked = self._encode(graph, model, batch, keys, training)
         groups, words = (
             self.objective.num_codevector_groups, self.objective.num_codevectors_per_group,
         )  # fmt: skip
@@ -111,22 +116,22 @@ class ContrastiveTask(_Pretraining):
             width = masked.shape[1]
             gumbel = quantizer.gumbel_noise(key_for(keys, "gumbel"), width, groups, words)
         tau = quantizer.temperature(step, **dataclasses.asdict(self.temperature))
-        return Found(
+        return BatchOutput(
             contrastive.sums(model.head, self.objective, encoded, masked, negatives, gumbel, tau)
         )
 
     def loss(self, sums) -> Float[Array, ""]:
-        """L of `contrastive`."""
+        """The loss of `contrastive`."""
         return contrastive.loss(sums, self.objective)
 
-    def report(self, sums) -> dict[str, Float[Array, ""]]:
-        """That of `contrastive`."""
-        return contrastive.report(sums)
+    def metrics(self, sums) -> dict[str, Float[Array, ""]]:
+        """The metrics of `contrastive`."""
+        return contrastive.metrics(sums)
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictiveTask(_Pretraining):
-    """HuBERT: the units of masked frames."""
+    """HuBERT: predict the clusters of masked frames."""
 
     objective: Predictive
 
@@ -137,30 +142,30 @@ class PredictiveTask(_Pretraining):
             recipe.encoder, recipe.masks, recipe.dropout, recipe.feature_grad_mult, recipe.head
         )
 
-    def found(self, graph, model, rows, keys, step, training) -> Found:
-        """The sums over masked and over other frames."""
-        encoded, masked = self._encode(graph, model, rows, keys, training)
-        units = jnp.asarray(rows.units)
-        return Found(predictive.sums(model.head, self.objective, encoded, masked, units))
+    def forward(self, graph, model, batch, keys, step, training) -> BatchOutput:
+        """Sums over masked and over other frames."""
+        encoded, masked = self._encode(graph, model, batch, keys, training)
+        clusters = jnp.asarray(batch.clusters)
+        return BatchOutput(predictive.sums(model.head, self.objective, encoded, masked, clusters))
 
     def loss(self, sums) -> Float[Array, ""]:
-        """L of `predictive`."""
+        """The loss of `predictive`."""
         return predictive.loss(sums, self.objective)
 
-    def report(self, sums) -> dict[str, Float[Array, ""]]:
-        """That of `predictive`."""
-        return predictive.report(sums)
+    def metrics(self, sums) -> dict[str, Float[Array, ""]]:
+        """The metrics of `predictive`."""
+        return predictive.metrics(sums)
 
 
 @dataclasses.dataclass(frozen=True)
 class CTCTask:
-    """Characters of whole utterances; masks and dropout in training only."""
+    """CTC on the characters of uncut utterances; masks and dropout in training only."""
 
     config: EncoderConfig
     objective: CTC
     in_time: Spans
     over_neurons: Spans
-    rates: Rates
+    rates: DropoutRates
     frozen: bool
 
     @classmethod
@@ -171,9 +176,9 @@ class CTCTask:
             recipe.freeze_feature_encoder,
         )  # fmt: skip
 
-    def found(self, graph, model, rows, keys, step, training) -> Found:
-        """The sums, and the likeliest token of each frame."""
-        samples, lengths = jnp.asarray(rows.samples), jnp.asarray(rows.lengths)
+    def forward(self, graph, model, batch, keys, step, training) -> BatchOutput:
+        """Sums, and the likeliest token of each frame."""
+        samples, lengths = jnp.asarray(batch.samples), jnp.asarray(batch.lengths)
         masks, dropout = UNMASKED, None
         if training:
             width, frames = self.config.frames(samples.shape[1]), self.config.frames(lengths)
@@ -183,15 +188,15 @@ class CTCTask:
             dropout = Dropout(self.rates, keys)
         scale = 0.0 if self.frozen else 1.0
         encoded = encode(graph, model, samples, lengths, masks, dropout, scale)
-        labels, counts = jnp.asarray(rows.labels), jnp.asarray(rows.counts)
+        labels, counts = jnp.asarray(batch.labels), jnp.asarray(batch.counts)
         sums = ctc.sums(model.head, self.objective, encoded, labels, counts)
         tokens = jnp.argmax(ctc.logits(model.head, encoded), -1).astype(jnp.int32)
-        return Found(sums, tokens)
+        return BatchOutput(sums, tokens)
 
     def loss(self, sums) -> Float[Array, ""]:
-        """L of `ctc`."""
+        """The loss of `ctc`."""
         return ctc.loss(sums)
 
-    def report(self, sums) -> dict[str, Float[Array, ""]]:
-        """That of `ctc`."""
-        return ctc.report(sums)
+    def metrics(self, sums) -> dict[str, Float[Array, ""]]:
+        """The metrics of `ctc`."""
+        return ctc.metrics(sums)

@@ -1,4 +1,4 @@
-"""Learning dynamics: of made-up scores, and the script on tiny checkpoints."""
+"""Learning dynamics: of synthetic scores, and the script on tiny checkpoints."""
 
 import csv
 import dataclasses
@@ -13,54 +13,60 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 import speechsim_jax as ss
 from speechsim_jax.analyses import learning_dynamics
 from speechsim_jax.commands import dynamics as script
-from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 from speechsim_jax.settings import Output, Settings
+from tests.support.tiny_encoders import CONFIG
 
 STEPS, LAYERS = (10, 20, 40), (0, 1, 2)
 
 
 @pytest.fixture
-def made() -> learning_dynamics.Dynamics:
+def dynamics() -> learning_dynamics.LearningDynamics:
     """Layer l is settled from step l on; the untrained one is the same everywhere."""
     same = np.array([[0.9, 0.5, 0.3], [0.95, 0.9, 0.5], [1.0, 1.0, 1.0]])  # [step, layer]
     blocks = [{"svcca": np.full((3, 3), 0.1) + np.diag(row - 0.1)} for row in same]
-    return learning_dynamics.gathered(
-        STEPS, LAYERS, blocks, {"svcca": np.full((3, 3), 0.2)}, "made up"
+    return learning_dynamics.LearningDynamics.from_blocks(
+        STEPS, LAYERS, blocks, {"svcca": np.full((3, 3), 0.2)}, "a note"
     )
 
 
-def test_settled_from_the_first_step_that_stays(made):
-    assert made.settled("svcca") == [10, 20, 40]
-    wavering = made.scores["svcca"].copy()
+def test_settled_from_the_first_step_that_stays(dynamics):
+    assert dynamics.settling_steps("svcca") == [10, 20, 40]
+    wavering = dynamics.scores["svcca"].copy()
     wavering[1, 0, 0] = 0.5
-    assert dataclasses.replace(made, scores={"svcca": wavering}).settled("svcca") == [40, 20, 40]
+    assert dataclasses.replace(dynamics, scores={"svcca": wavering}).settling_steps("svcca") == [
+        40,
+        20,
+        40,
+    ]
     never = np.full((3, 3, 3), np.nan)
-    assert dataclasses.replace(made, scores={"svcca": never}).settled("svcca") == [None] * 3
+    assert (
+        dataclasses.replace(dynamics, scores={"svcca": never}).settling_steps("svcca") == [None] * 3
+    )
 
 
-def test_unknown_measure(made):
-    with pytest.raises(ss.UserError, match="no measure 'cca' here; there are: svcca"):
-        made.same("cca")
+def test_unknown_measure(dynamics):
+    with pytest.raises(ss.UserError, match="no measure 'cca'"):
+        dynamics.same_layer("cca")
 
 
-def test_maps_show_the_scores(made):
-    figure = learning_dynamics.steps_map(made, "svcca")
+def test_maps_show_the_scores(dynamics):
+    figure = learning_dynamics.steps_map(dynamics, "svcca")
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     axes = next(a for a in figure.axes if a.get_label() == "map")
-    np.testing.assert_array_equal(axes.images[0].get_array(), made.same("svcca"))
+    np.testing.assert_array_equal(axes.images[0].get_array(), dynamics.same_layer("svcca"))
     assert axes.get_ylim() == (-0.5, 2.5)  # layer 0 at the bottom
     assert [t.get_text() for t in axes.get_xticklabels()] == ["10", "20", "40"]
-    figure = learning_dynamics.layers_maps(made, "svcca", most=2)
+    figure = learning_dynamics.layers_maps(dynamics, "svcca", most=2)
     maps = [a for a in figure.axes if a.get_label().startswith("map")]
     assert [a.get_title() for a in maps] == ["step 10", "step 40"]
-    np.testing.assert_array_equal(maps[1].images[0].get_array(), made.scores["svcca"][2])
+    np.testing.assert_array_equal(maps[1].images[0].get_array(), dynamics.scores["svcca"][2])
 
 
-def test_csv_has_every_cell(made, tmp_path):
-    with made.write_csv(tmp_path / "dynamics.csv").open() as file:
+def test_csv_has_every_cell(dynamics, tmp_path):
+    with dynamics.write_csv(tmp_path / "dynamics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 9
     assert [row["step"] for row in rows[::9]] == ["", "10", "20", "40"]
@@ -71,17 +77,6 @@ def test_csv_has_every_cell(made, tmp_path):
 
 # --- the script ---
 
-CONFIG = EncoderConfig(
-    family="wav2vec2",
-    hidden_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=32,
-    conv_dim=(16,) * 7,
-    num_conv_pos_embeddings=16,
-    num_conv_pos_embedding_groups=4,
-)
-
 
 @pytest.fixture(scope="module")
 def pretraining(tmp_path_factory) -> Path:
@@ -91,7 +86,7 @@ def pretraining(tmp_path_factory) -> Path:
     for name, share in (("step-000010", 0.3), ("step-000200", 0.9), ("model", 1.0)):
         tensors = {key: (1 - share) * start[key] + share * end[key] for key in start}
         save_folder(folder / name, CONFIG, tensors)
-    (folder / "step-000300").mkdir()  # begun, without a model in it
+    (folder / "step-000300").mkdir()  # interrupted, without a model
     return folder
 
 
@@ -116,39 +111,39 @@ def finished(tmp_path_factory, pretraining, audio):
 
 
 def test_script_writes_everything(finished):
-    config, found = finished
+    config, outcome = finished
     workdir = Path(config.workdir)
-    assert (found.steps, found.layers) == ((10, 200), (0, 1, 2))
-    assert set(found.scores) == set(found.untrained) == {"svcca", "lincka"}
-    late, early = found.same("lincka")[:, 1], found.same("lincka")[:, 0]
+    assert (outcome.steps, outcome.layers) == ((10, 200), (0, 1, 2))
+    assert set(outcome.scores) == set(outcome.untrained) == {"svcca", "lincka"}
+    late, early = outcome.same_layer("lincka")[:, 1], outcome.same_layer("lincka")[:, 0]
     assert (late > early).all() and (late <= 1 + 1e-6).all()
     kinds = [
         f"dynamics_{m}{s}.{k}"
-        for m in found.scores
+        for m in outcome.scores
         for s in ("", "_layers")
         for k in ("png", "pdf")
     ]
     assert sorted(path.name for path in (workdir / "figures").iterdir()) == sorted(kinds)
     assert (workdir / "figures" / kinds[1]).read_bytes().startswith(b"%PDF")
-    told = json.loads((workdir / "config.json").read_text())
-    assert told["config"]["output"]["note"] == "tiny" and len(told["final"]["sha256"]) == 64
-    assert "layer 2" in found.table("svcca")
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["config"]["output"]["note"] == "tiny" and len(record["final"]["sha256"]) == 64
+    assert "layer 2" in outcome.table("svcca")
 
 
-def test_script_goes_on(finished, monkeypatch):
-    """What is there is not compared again; a checkpoint that has changed is."""
-    config, found = finished
+def test_script_resumes(finished, monkeypatch):
+    """Results that exist are not compared again, except those of a changed checkpoint."""
+    config, outcome = finished
     Path(config.workdir, "steps", "step-000200.nc").unlink()
-    heard = []
+    compared = []
     compare = ss.compare
     monkeypatch.setattr(
         ss,
         "compare",
-        lambda models, *a, **k: heard.append(models[0].name) or compare(models, *a, **k),
+        lambda models, *a, **k: compared.append(models[0].name) or compare(models, *a, **k),
     )
     again = script.run(dataclasses.replace(config, resume=True))
-    assert heard == ["step-000200"]
-    np.testing.assert_array_equal(again.scores["svcca"], found.scores["svcca"])
+    assert compared == ["step-000200"]
+    np.testing.assert_array_equal(again.scores["svcca"], outcome.scores["svcca"])
     with pytest.raises(ss.UserError, match="other measures"):
         script.run(dataclasses.replace(config, resume=True, measures=("lincka",)))
     with pytest.raises(ss.UserError, match="--resume"):

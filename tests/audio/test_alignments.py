@@ -1,4 +1,4 @@
-"""Alignments in every format, what is said of malformed ones, and which utterance is meant."""
+"""Alignments in every format, errors for malformed ones, and matching to utterances."""
 
 import hashlib
 from pathlib import Path
@@ -192,7 +192,7 @@ MALFORMED = {
     "truncated": (
         "a.TextGrid",
         LONG[:-30],
-        "not a whole TextGrid: expected a number, found its end",
+        "not a valid TextGrid: expected a number, found its end",
     ),
     "cut in a count": ("a.TextGrid", SHORT[:70], "expected a text, found its end"),
     "a count with a point": ("a.TextGrid", SHORT.replace("\n3\n", "\n3.5\n"), "expected a count"),
@@ -220,7 +220,7 @@ def test_malformed(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_tiers_are_named_in_mistakes(tmp_path):
+def test_errors_name_the_tiers(tmp_path):
     path = write(tmp_path / "a.tsv", TSV)
     with pytest.raises(UserError, match="has the tiers phone, word; choose one"):
         read_alignments(path)
@@ -236,10 +236,10 @@ def test_tiers_are_named_in_mistakes(tmp_path):
 
 
 def matched(names: list[str], ids: list[str]) -> dict[str, str]:
-    """utterance -> the name in the alignments that it was given."""
+    """Of each utterance, the name in the alignments that it is matched to."""
     segments = {n: Segments(np.zeros(1), np.ones(1), (n,)) for n in names}
-    found = Alignments("file", "", "", segments).match(ids)
-    return {id_: s.labels[0] for id_, s in found.items()}
+    matches = Alignments("file", "", "", segments).match(ids)
+    return {id_: s.labels[0] for id_, s in matches.items()}
 
 
 def test_match():
@@ -257,7 +257,7 @@ def test_match():
 
 
 def test_the_real_alignments(speech):
-    """What the data's README counts."""
+    """The numbers in the README of the data."""
     path = speech / "alignments_pocketsphinx.tsv"
     phones, words = (read_alignments(path, tier) for tier in ("phone", "word"))
     assert len(phones.utterances) == len(words.utterances) == 100

@@ -1,4 +1,6 @@
-import os
+"""Batches: planned lengths, every sample once, the same in any number of threads, and resuming."""
+
+import functools
 import threading
 import time
 from itertools import combinations
@@ -10,13 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechsim_jax.audio import batching
-from speechsim_jax.audio.batching import Batch, Bucket, batches, plan_buckets
+from speechsim_jax.audio.batching import Batch, Bucket, Cursor, share_buckets
 from speechsim_jax.audio.corpus import AudioError, Corpus, Skipped, Source, read
 from speechsim_jax.audio.open_corpus import open_corpus
+from speechsim_jax.audio.selection import disjoint_groups
 from speechsim_jax.errors import UserError
+from tests.support.sound_files import SPEECH, corpus_of, needs_speech
 
-SPEECH = os.environ.get("SPEECHSIM_SPEECH")
-needs_speech = pytest.mark.skipif(not SPEECH, reason="SPEECHSIM_SPEECH names no folder of speech")
+# The frames of every encoder of today.
+plan_buckets = functools.partial(batching.plan_buckets, hop_samples=320, window_samples=400)
+batches = functools.partial(batching.batches, min_samples=400)
 
 
 def arrays(lengths: list[int]) -> dict[str, np.ndarray]:
@@ -25,13 +30,13 @@ def arrays(lengths: list[int]) -> dict[str, np.ndarray]:
 
 
 def rows(stream) -> dict[str, np.ndarray]:
-    """Every real row without its padding; an id that comes twice fails."""
-    found: dict[str, np.ndarray] = {}
+    """Every row that is not filler, without its padding; an id that occurs twice fails."""
+    samples: dict[str, np.ndarray] = {}
     for batch in stream:
         for row, id_ in enumerate(batch.ids):
-            assert id_ not in found
-            found[id_] = batch.samples[row, : batch.lengths[row]]
-    return found
+            assert id_ not in samples
+            samples[id_] = batch.samples[row, : batch.lengths[row]]
+    return samples
 
 
 def refuse(skipped: Skipped) -> None:
@@ -75,12 +80,22 @@ def test_plan_is_as_good_as_brute_force(durations, count):
     st.lists(st.floats(0.025, 200.0), min_size=1, max_size=30),
     st.floats(0.5, 70.0),
     st.floats(0.1, 100.0),
+    st.sampled_from([(320, 400), (160, 400), (640, 1_025), (480, 480)]),
 )
-def test_every_bucket_holds_whole_frames_and_keeps_its_budget(durations, limit, batch_seconds):
-    buckets = plan_buckets(durations, max_seconds=limit, batch_seconds=batch_seconds)
+def test_every_bucket_holds_whole_frames_and_keeps_its_budget(
+    durations, limit, batch_seconds, frame
+):
+    hop, window = frame
+    buckets = plan_buckets(
+        durations,
+        hop_samples=hop,
+        window_samples=window,
+        max_seconds=limit,
+        batch_seconds=batch_seconds,
+    )
     for bucket in buckets:
-        assert (bucket.samples - 80) % 320 == 0
-        assert bucket.samples < 16_000 * limit + 321
+        assert (bucket.samples - window) % hop == 0
+        assert bucket.samples < 16_000 * limit + hop + 1
         assert bucket.batch == max(1, int(batch_seconds / (bucket.samples / 16_000)))
     largest = buckets[-1].samples
     longest_uncut = max((s for s in durations if s <= limit), default=0.0)
@@ -138,6 +153,23 @@ def test_plan_refuses_nonsense(seconds, settings_):
         plan_buckets(seconds, **settings_)
 
 
+@pytest.mark.parametrize("name", ["buckets", "batch_seconds", "max_seconds"])
+def test_plan_names_the_setting(name):
+    with pytest.raises(UserError, match=f"{name}=0,|{name}=0:"):
+        plan_buckets([1.0], **{name.replace("buckets", "count"): 0})
+
+
+def test_groups_share_the_buckets_of_all():
+    rng = np.random.default_rng(0)
+    corpus = corpus_of({f"s{i:02}": rng.uniform(3, 15, 1 + i % 3).tolist() for i in range(40)})
+    buckets = plan_buckets([source.seconds for source in corpus.sources if source.seconds])
+    true = {source.id: source.seconds or 0 for source in corpus.sources}
+    for group in share_buckets(disjoint_groups(corpus, 8, seed=0).corpora, buckets):
+        stated = {source.id: source.seconds or 0 for source in group.sources}
+        assert set(plan_buckets(list(stated.values()))) <= set(buckets)
+        assert all(seconds >= true[id_] for id_, seconds in stated.items())
+
+
 # ---------------------------------------------------------------- batches
 
 
@@ -150,15 +182,15 @@ def test_every_sample_comes_out_exactly_once(lengths, shapes):
     corpus = arrays(lengths)
     buckets = [Bucket(batch, samples) for batch, samples in shapes]
     largest = max(bucket.samples for bucket in buckets)
-    found = rows(batches(open_corpus(corpus), buckets, on_skip=refuse))
+    read_rows = rows(batches(open_corpus(corpus), buckets, on_skip=refuse))
     for id_, samples in corpus.items():
         count = -(-len(samples) // largest)
         names = [id_] if count == 1 else [f"{id_}#{piece}" for piece in range(count)]
-        pieces = [found.pop(name) for name in names]
+        pieces = [read_rows.pop(name) for name in names]
         np.testing.assert_array_equal(np.concatenate(pieces), samples)
         assert all(len(piece) >= 400 for piece in pieces)
         assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
-    assert not found
+    assert not read_rows
 
 
 @settings(max_examples=20, deadline=None)
@@ -191,9 +223,9 @@ def test_full_batches_come_in_the_order_of_the_corpus():
 
 @pytest.mark.parametrize("workers, lookahead", [(1, 1), (2, 3), (4, 32)])
 def test_threads_do_not_change_the_batches(monkeypatch, workers, lookahead):
-    def slow_read(source: Source):
+    def slow_read(source: Source, min_samples: int):
         time.sleep(0.003 if source.id.endswith(("0", "3", "7")) else 0)
-        return read(source)
+        return read(source, min_samples)
 
     corpus = open_corpus(arrays(list(range(400, 2_400, 100))))
     buckets = [Bucket(3, 1_200), Bucket(2, 2_400)]
@@ -201,9 +233,9 @@ def test_threads_do_not_change_the_batches(monkeypatch, workers, lookahead):
     monkeypatch.setattr(batching, "read", slow_read)
     got = list(batches(corpus, buckets, workers=workers, lookahead=lookahead, on_skip=refuse))
     assert [batch.ids for batch in got] == [batch.ids for batch in expected]
-    for one, other in zip(got, expected, strict=True):
-        np.testing.assert_array_equal(one.samples, other.samples)
-        np.testing.assert_array_equal(one.lengths, other.lengths)
+    for batch, same in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(batch.samples, same.samples)
+        np.testing.assert_array_equal(batch.lengths, same.lengths)
 
 
 def broken_corpus() -> Corpus:
@@ -217,12 +249,25 @@ def test_unusable_sources_are_reported_in_order_and_skipped():
     skipped: list[Skipped] = []
     (batch,) = batches(broken_corpus(), [Bucket(2, 1_000)], on_skip=skipped.append)
     assert batch.ids == ("a", "z")
-    assert [one.id for one in skipped] == ["gone.wav", "mute", "short"]
-    assert [one.reason.split(":")[0] for one in skipped] == [
+    assert [source.id for source in skipped] == ["gone.wav", "mute", "short"]
+    assert [source.reason.split(":")[0] for source in skipped] == [
         "is not a file",
         "is silent",
         "is too short",
     ]
+
+
+@pytest.mark.parametrize("min_samples, ids", [(400, ("u000", "u001")), (600, ("u001",))])
+def test_the_shortest_utterance_is_a_window_of_the_encoder(min_samples, ids):
+    skipped: list[Skipped] = []
+    (batch,) = batches(
+        open_corpus(arrays([599, 600])),
+        [Bucket(2, 1_200)],
+        min_samples=min_samples,
+        on_skip=skipped.append,
+    )
+    assert batch.ids == ids
+    assert len(skipped) == 2 - len(ids)
 
 
 def test_strict_makes_them_fatal():
@@ -243,9 +288,9 @@ def test_only_skipped_sources_give_no_batches():
 def test_reading_ahead_is_bounded_and_stops_when_closed(monkeypatch, lookahead):
     started: list[str] = []
 
-    def counting_read(source: Source):
+    def counting_read(source: Source, min_samples: int):
         started.append(source.id)
-        return read(source)
+        return read(source, min_samples)
 
     monkeypatch.setattr(batching, "read", counting_read)
     corpus = open_corpus(arrays([500] * 200))
@@ -263,10 +308,10 @@ def test_reading_ahead_is_bounded_and_stops_when_closed(monkeypatch, lookahead):
 def test_breaking_out_cancels_what_waits(monkeypatch):
     started: list[str] = []
 
-    def slow_read(source: Source):
+    def slow_read(source: Source, min_samples: int):
         started.append(source.id)
         time.sleep(0.02)
-        return read(source)
+        return read(source, min_samples)
 
     monkeypatch.setattr(batching, "read", slow_read)
     corpus = open_corpus(arrays([500] * 100))
@@ -281,17 +326,17 @@ def test_breaking_out_cancels_what_waits(monkeypatch):
 
 
 def test_a_bug_in_a_worker_surfaces(monkeypatch):
-    def broken_read(source: Source):
+    def broken_read(source: Source, min_samples: int):
         if source.id == "u002":
             raise ZeroDivisionError("a bug")
-        return read(source)
+        return read(source, min_samples)
 
     monkeypatch.setattr(batching, "read", broken_read)
-    seen: list[Batch] = []
+    received: list[Batch] = []
     with pytest.raises(ZeroDivisionError, match="a bug"):
         for batch in batches(open_corpus(arrays([500] * 5)), [Bucket(1, 1_000)], on_skip=refuse):
-            seen.append(batch)
-    assert [batch.ids for batch in seen] == [("u000",), ("u001",)]
+            received.append(batch)
+    assert [batch.ids for batch in received] == [("u000",), ("u001",)]
     assert not reader_threads()
 
 
@@ -310,7 +355,7 @@ def test_batches_refuses_nonsense_before_any_work(buckets, options):
 
 
 @needs_speech
-def test_real_speech_comes_through_whole():
+def test_real_speech_comes_through_completely():
     corpus = open_corpus(Path(str(SPEECH)) / "manifest.tsv")
     sources = corpus.sources[::40] + tuple(s for s in corpus.sources if s.id.endswith("p001.mp3"))
     corpus = Corpus("some", sources)
@@ -324,50 +369,51 @@ def test_real_speech_comes_through_whole():
     assert sum(batch.samples.size for batch in stream) < 16_000 * 4 * sum(seconds)
 
 
-# ---------------------------------------------------------------- going on
+# ---------------------------------------------------------------- resuming
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(400, 40_000), min_size=1, max_size=14), st.integers(0, 5))
-def test_a_stream_goes_on_behind_any_batch(lengths, broken):
+def test_a_stream_resumes_after_any_batch(lengths, broken):
     waves = arrays(lengths)
     if broken < len(waves):
         waves[f"u{broken:03d}"][:] = np.nan
     corpus = open_corpus(waves)
     shapes = (Bucket(3, 4_080), Bucket(2, 10_000))  # anything longer is cut
     skipped: list[Skipped] = []
-    whole = list(batches(corpus, shapes, on_skip=skipped.append))
-    for done, last in enumerate(whole, start=1):
+    full = list(batches(corpus, shapes, on_skip=skipped.append))
+    for done, last in enumerate(full, start=1):
         again: list[Skipped] = []
         rest = list(batches(corpus, shapes, on_skip=again.append, start=last.after))
-        assert len(rest) == len(whole) - done
-        for a, b in zip(rest, whole[done:]):
+        assert len(rest) == len(full) - done
+        for a, b in zip(rest, full[done:]):
             assert a.ids == b.ids and a.after == b.after
             assert np.array_equal(a.samples, b.samples) and np.array_equal(a.lengths, b.lengths)
         assert len(again) == (broken < len(waves) and last.after.sources <= broken)
 
 
-def test_going_on_decodes_only_what_waits(monkeypatch):
+def test_resuming_decodes_only_what_waits(monkeypatch):
     waves = arrays([3_000] * 10 + [9_000] + [3_000] * 10)
     corpus, shapes = open_corpus(waves), (Bucket(4, 4_080), Bucket(2, 10_000))
     last = list(batches(corpus, shapes, on_skip=refuse))[3].after
     assert last.sources == 17 and last.waiting == ((), ((10, 0),)) and last.rest == ()
-    heard: list[str] = []
-    monkeypatch.setattr(batching, "read", lambda source: heard.append(source.id) or read(source))
+    decoded: list[str] = []
+
+    def recording_read(source: Source, min_samples: int):
+        decoded.append(source.id)
+        return read(source, min_samples)
+
+    monkeypatch.setattr(batching, "read", recording_read)
     list(batches(corpus, shapes, on_skip=refuse, start=last))
-    assert sorted(heard) == ["u010", "u017", "u018", "u019", "u020"]
+    assert sorted(decoded) == ["u010", "u017", "u018", "u019", "u020"]
 
 
-def test_a_file_that_waited_and_is_gone():
+def test_a_file_that_waited_and_has_changed():
     waves = arrays([3_000] * 5)
     shapes = (Bucket(4, 4_080),)
-    after = batching.Cursor(3, (((0, 0), (1, 1)),))
+    after = Cursor(3, (((0, 0), (1, 1)),))
     with pytest.raises(UserError, match="has changed"):
         next(batches(open_corpus(waves), shapes, on_skip=refuse, start=after))
     waves["u000"][:] = np.nan
     with pytest.raises(UserError, match="has changed"):
-        next(
-            batches(
-                open_corpus(waves), shapes, on_skip=refuse, start=batching.Cursor(1, (((0, 0),),))
-            )
-        )
+        next(batches(open_corpus(waves), shapes, on_skip=refuse, start=Cursor(1, (((0, 0),),))))

@@ -1,4 +1,4 @@
-"""Audio in: what is listed, what is read, and what is refused in one line."""
+"""Corpora: what is listed, what is read, and what is refused in one line."""
 
 import os
 from dataclasses import replace
@@ -11,7 +11,7 @@ import soxr
 from speechsim_jax.audio.corpus import AudioError, Corpus, Source, read
 from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.errors import UserError
-from tests.support.sound_files import SPEECH, ids, manifest, needs_speech, noise, one, write
+from tests.support.sound_files import SPEECH, ids, manifest, needs_speech, noise, source_of, write
 
 # ---------------------------------------------------------------- opening
 
@@ -46,7 +46,7 @@ def test_librispeech_layout_gives_speaker_and_transcript(tmp_path):
     sources = open_corpus(tmp_path).sources
     assert [source.speaker for source in sources] == ["84", "84", "test-clean"]
     assert [source.transcript for source in sources] == ["GO DO YOU HEAR", "BUT", ""]
-    # The speaker is in the path itself, so it is found from any root and in any container.
+    # The speaker is in the path itself, so it is known from any root and in any container.
     assert open_corpus(chapter).sources[0].speaker == "84"
     assert open_corpus([chapter / "84-121123-0000.flac"]).sources[0].speaker == "84"
 
@@ -113,7 +113,7 @@ def test_read_does_not_alias_the_array_of_the_caller():
 
 
 @pytest.mark.parametrize(
-    "array, said",
+    "array, message",
     [
         (np.zeros((2, 800), np.float32), r"'x'.*\(2, 800\).*1-D"),
         (np.zeros(800, np.int32), "'x'.*int32.*float or int16"),
@@ -121,8 +121,8 @@ def test_read_does_not_alias_the_array_of_the_caller():
         ([0.0, 1.0], "'x'.*list"),
     ],
 )
-def test_bad_arrays_are_refused(array, said):
-    with pytest.raises(UserError, match=said):
+def test_bad_arrays_are_refused(array, message):
+    with pytest.raises(UserError, match=message):
         open_corpus({"x": array})
 
 
@@ -135,7 +135,7 @@ def test_duplicate_ids_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, lines, said",
+    "name, lines, message",
     [
         ("m.tsv", ["file\tseconds", "a.wav\t1"], r"m\.tsv has no column 'path'"),
         ("m.tsv", [], "has no column 'path'"),
@@ -149,9 +149,9 @@ def test_duplicate_ids_are_refused(tmp_path):
         ("x.pdf", ["?"], r"x\.pdf has an unknown suffix.*\.flac"),
     ],
 )
-def test_bad_manifests_are_refused_in_one_line(tmp_path, name, lines, said):
+def test_bad_manifests_are_refused_in_one_line(tmp_path, name, lines, message):
     path = manifest(tmp_path / name, *lines)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         open_corpus(path)
     assert "\n" not in str(caught.value)
 
@@ -188,7 +188,6 @@ def test_fingerprint_follows_content_not_order_or_time(tmp_path):
     write(tmp_path / "b.wav", noise(900))
     corpus = open_corpus(tmp_path)
     before = corpus.fingerprint()
-    assert len(before) == 64 and int(before, 16) >= 0
     os.utime(path, (1, 1))
     assert Corpus("elsewhere", corpus.sources[::-1]).fingerprint() == before
     assert replace(corpus, sources=corpus.sources[:1]).fingerprint() != before
@@ -211,7 +210,7 @@ def test_fingerprint_of_arrays_sees_every_byte():
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
 def test_integer_pcm_is_exact(tmp_path, suffix):
     pcm = np.random.default_rng(1).integers(-32768, 32768, 1000).astype(np.int16)
-    source = replace(one(write(tmp_path / f"a.{suffix}", pcm)), speaker="s", transcript="t")
+    source = replace(source_of(write(tmp_path / f"a.{suffix}", pcm)), speaker="s", transcript="t")
     utterance = read(source)
     np.testing.assert_array_equal(utterance.samples, pcm.astype(np.float64) / 32768)
     assert (utterance.id, utterance.speaker, utterance.transcript) == (source.id, "s", "t")
@@ -223,17 +222,17 @@ def test_integer_pcm_is_exact(tmp_path, suffix):
 def test_mix_and_resample(tmp_path, rate_hz, channels):
     samples = noise(rate_hz // 4 * channels).reshape(-1, channels)
     path = write(tmp_path / "a.wav", samples, rate_hz, subtype="FLOAT")
-    got = read(one(path)).samples
+    got = read(source_of(path)).samples
     expected = soxr.resample(samples.mean(axis=1), rate_hz, 16_000, "HQ")
     np.testing.assert_array_equal(got, expected)
     assert abs(len(got) - 4000) <= 1
 
 
-def test_resampling_keeps_a_tone(tmp_path):
+def test_resampling_keeps_a_tsource_of(tmp_path):
     seconds = np.arange(44_100) / 44_100
     path = write(tmp_path / "a.wav", np.sin(2 * np.pi * 440 * seconds), 44_100, subtype="FLOAT")
     expected = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
-    got = read(one(path)).samples
+    got = read(source_of(path)).samples
     np.testing.assert_allclose(got[200:-200], expected[200:-200], atol=1e-3)
 
 
@@ -241,11 +240,11 @@ def test_resampling_keeps_a_tone(tmp_path):
     "suffix, options",
     [("mp3", {}), ("ogg", {}), ("oga", {"format": "OGG"}), ("opus", {"format": "OGG"})],
 )
-def test_lossy_formats_decode_whole(tmp_path, suffix, options):
+def test_lossy_formats_decode_completely(tmp_path, suffix, options):
     if suffix == "opus":
         options = {**options, "subtype": "OPUS"}
     tone = 0.5 * np.sin(2 * np.pi * 300 * np.arange(16_000) / 16_000)
-    utterance = read(one(write(tmp_path / f"a.{suffix}", tone, **options)))
+    utterance = read(source_of(write(tmp_path / f"a.{suffix}", tone, **options)))
     assert len(utterance.samples) == 16_000
     assert np.corrcoef(utterance.samples, tone)[0, 1] > 0.99
 
@@ -257,7 +256,7 @@ def spoiled(value: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "samples, said",
+    "samples, reason",
     [
         (noise(0), "is empty"),
         (spoiled(np.nan), "has NaN at sample 123"),
@@ -269,51 +268,51 @@ def spoiled(value: float) -> np.ndarray:
         (noise(1), "is too short: 0 ms; at least 25 ms are needed"),
     ],
 )
-def test_unusable_audio_says_why(tmp_path, samples, said):
+def test_unusable_audio_is_refused_with_the_reason(tmp_path, samples, reason):
     path = write(tmp_path / "a.wav", samples, subtype="FLOAT")
     with pytest.raises(AudioError) as from_file:
-        read(one(path))
+        read(source_of(path), 400)
     with pytest.raises(AudioError) as from_array:
-        read(open_corpus([samples]).sources[0])
-    assert str(from_file.value) == str(from_array.value) == said
+        read(open_corpus([samples]).sources[0], 400)
+    assert str(from_file.value) == str(from_array.value) == reason
 
 
 def test_one_frame_is_long_enough_and_length_counts_after_resampling(tmp_path):
-    assert len(read(open_corpus([noise(400)]).sources[0]).samples) == 400
-    assert len(read(one(write(tmp_path / "a.wav", noise(200), 8_000))).samples) == 400
+    assert len(read(open_corpus([noise(400)]).sources[0], 400).samples) == 400
+    assert len(read(source_of(write(tmp_path / "a.wav", noise(200), 8_000)), 400).samples) == 400
     with pytest.raises(AudioError, match="too short"):
-        read(one(write(tmp_path / "b.wav", noise(1000), 44_100)))
+        read(source_of(write(tmp_path / "b.wav", noise(1000), 44_100)), 400)
     with pytest.raises(AudioError, match="too short: 0 ms"):
-        read(one(write(tmp_path / "c.wav", noise(1), 44_100)))
+        read(source_of(write(tmp_path / "c.wav", noise(1), 44_100)))
 
 
 def test_channels_that_cancel_are_silent_and_overflow_is_caught(tmp_path):
     left = noise(800)
     path = write(tmp_path / "a.wav", np.stack([left, -left], 1), subtype="FLOAT")
     with pytest.raises(AudioError, match="silent"):
-        read(one(path))
+        read(source_of(path))
     huge = np.full((800, 2), 3e38, np.float32)
     with pytest.raises(AudioError, match="has inf at sample 0"):
-        read(one(write(tmp_path / "b.wav", huge, subtype="FLOAT")))
+        read(source_of(write(tmp_path / "b.wav", huge, subtype="FLOAT")))
     with pytest.raises(AudioError, match="has inf at sample 0"):
         read(open_corpus([np.full(800, 1e300)]).sources[0])
 
 
-def test_unreadable_files_say_why(tmp_path):
+def test_unreadable_files_are_refused(tmp_path):
     for name, content in [("text.wav", b"hello" * 99), ("zero.flac", b""), ("pcm.raw", b"ab" * 99)]:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(AudioError, match="cannot be decoded"):
-            read(one(tmp_path / name))
+            read(source_of(tmp_path / name))
     with pytest.raises(AudioError, match="not a file"):
-        read(one(tmp_path))
+        read(source_of(tmp_path))
     flac = write(tmp_path / "a.flac", noise(16_000)).read_bytes()
     (tmp_path / "cut.flac").write_bytes(flac[: len(flac) // 2])
     with pytest.raises(AudioError, match="cannot be decoded"):
-        read(one(tmp_path / "cut.flac"))
+        read(source_of(tmp_path / "cut.flac"))
     # 36 bits of STREAMINFO hold the number of samples: here, 240 GiB of them.
     (tmp_path / "liar.flac").write_bytes(flac[:21] + bytes([flac[21] | 0x0F]) + flac[22:])
     with pytest.raises(AudioError, match=r"cannot be decoded|is damaged"):
-        read(one(tmp_path / "liar.flac"))
+        read(source_of(tmp_path / "liar.flac"))
 
 
 def test_a_damaged_ogg_is_not_half_read(tmp_path):
@@ -323,7 +322,7 @@ def test_a_damaged_ogg_is_not_half_read(tmp_path):
     content[middle : middle + 200] = bytes(200)
     path.write_bytes(content)
     with pytest.raises(AudioError, match=r"is damaged: .* of 48000 samples decode"):
-        read(one(path))
+        read(source_of(path))
 
 
 # ---------------------------------------------------------------- real speech

@@ -1,18 +1,19 @@
-"""Durations from headers, and the seeded, balanced choice of some minutes."""
+"""Durations from headers, the seeded and balanced choice of some minutes, and disjoint groups."""
 
 import csv
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechsim_jax.audio.corpus import Corpus, Source, read
-from speechsim_jax.audio.open_corpus import durations, open_corpus
-from speechsim_jax.audio.selection import select
+from speechsim_jax.audio.open_corpus import open_corpus, with_durations
+from speechsim_jax.audio.selection import Groups, disjoint_groups, select
 from speechsim_jax.errors import UserError
-from tests.support.sound_files import SPEECH, ids, manifest, needs_speech, noise, write
+from tests.support.sound_files import SPEECH, corpus_of, ids, manifest, needs_speech, noise, write
 
 
 def test_durations_come_from_the_manifest_then_the_header(tmp_path):
@@ -21,19 +22,9 @@ def test_durations_come_from_the_manifest_then_the_header(tmp_path):
     (tmp_path / "bad.wav").write_text("text")
     lines = ["path\tseconds", "a.wav\t", "b.wav\t7.5", "bad.wav\t", "gone.wav\t"]
     corpus = open_corpus(manifest(tmp_path / "m.tsv", *lines))
-    timed = durations(corpus)
+    timed = with_durations(corpus)
     assert [source.seconds for source in timed.sources] == [1.0, 7.5, None, None]
     assert ids(timed) == ids(corpus)
-
-
-def synthetic(lengths: dict[str, list[float]]) -> Corpus:
-    """A corpus that is never read: speaker -> durations in seconds."""
-    sources = [
-        Source(f"{speaker}/{index:03d}", None, seconds, speaker)
-        for speaker, lengths_ in lengths.items()
-        for index, seconds in enumerate(lengths_)
-    ]
-    return Corpus("synthetic", tuple(sources))
 
 
 def total_seconds(corpus: Corpus) -> float:
@@ -41,7 +32,7 @@ def total_seconds(corpus: Corpus) -> float:
 
 
 def test_select_is_balanced_over_speakers_and_seeded():
-    corpus = synthetic({"a": [6.0] * 100, "b": [6.0] * 20, "c": [6.0] * 10})
+    corpus = corpus_of({"a": [6.0] * 100, "b": [6.0] * 20, "c": [6.0] * 10})
     chosen = select(corpus, 1.8, seed=3)
     speakers = [source.speaker for source in chosen.sources]
     assert {speaker: speakers.count(speaker) for speaker in "abc"} == {"a": 6, "b": 6, "c": 6}
@@ -64,7 +55,7 @@ def test_select_is_balanced_over_speakers_and_seeded():
     st.randoms(use_true_random=False),
 )
 def test_select_fills_the_limit_whatever_the_order(lengths, limit_seconds, seed, random):
-    corpus = synthetic({speaker: [float(s) for s in all_] for speaker, all_ in lengths.items()})
+    corpus = corpus_of({speaker: [float(s) for s in all_] for speaker, all_ in lengths.items()})
     shuffled = list(corpus.sources)
     random.shuffle(shuffled)
     chosen = select(Corpus("shuffled", tuple(shuffled)), limit_seconds / 60, seed)
@@ -80,11 +71,11 @@ def test_select_fills_the_limit_whatever_the_order(lengths, limit_seconds, seed,
 
 
 def test_select_takes_the_shortest_when_nothing_fits():
-    corpus = synthetic({"a": [9.0, 5.0], "b": [5.0, 7.0]})
+    corpus = corpus_of({"a": [9.0, 5.0], "b": [5.0, 7.0]})
     assert ids(select(corpus, 1 / 60, seed=0)) == ["a/001"]
 
 
-def test_select_reads_headers_and_keeps_broken_files_for_the_report(tmp_path):
+def test_select_reads_headers_and_leaves_broken_files_to_the_reader(tmp_path):
     for name in "abc":
         write(tmp_path / f"{name}.wav", noise(16_000))
     (tmp_path / "bad.wav").write_text("text")
@@ -96,7 +87,62 @@ def test_select_reads_headers_and_keeps_broken_files_for_the_report(tmp_path):
 @pytest.mark.parametrize("minutes", [0, -1.0, float("nan")])
 def test_select_refuses_no_minutes(minutes):
     with pytest.raises(UserError, match=r"max_minutes=.*positive"):
-        select(synthetic({"a": [1.0]}), minutes, seed=0)
+        select(corpus_of({"a": [1.0]}), minutes, seed=0)
+
+
+# ---------------------------------------------------------------- disjoint groups
+
+
+@pytest.fixture(scope="module")
+def many() -> Corpus:
+    rng = np.random.default_rng(0)
+    return corpus_of({f"s{i:02}": rng.uniform(3, 15, 1 + i % 3).tolist() for i in range(40)})
+
+
+def group_ids(groups: Groups) -> list[list[str]]:
+    return [ids(corpus) for corpus in groups.corpora]
+
+
+def test_groups_share_nothing_and_are_about_equally_long(many):
+    groups = disjoint_groups(many, 8, seed=0)
+    assert sorted(id_ for group in group_ids(groups) for id_ in group) == sorted(ids(many))
+    speakers = [{source.speaker for source in corpus.sources} for corpus in groups.corpora]
+    assert groups.speakers_disjoint and sum(map(len, speakers)) == 40
+    seconds = [total_seconds(corpus) for corpus in groups.corpora]
+    assert max(seconds) / min(seconds) < 1.1
+
+
+def test_groups_depend_on_the_seed_and_not_on_the_order(many):
+    reverse = replace(many, sources=many.sources[::-1])
+    assert group_ids(disjoint_groups(reverse, 8, 3)) == group_ids(disjoint_groups(many, 8, 3))
+    equal = corpus_of({f"s{i}": [1.0] for i in range(20)})
+    assert group_ids(disjoint_groups(equal, 4, 0)) != group_ids(disjoint_groups(equal, 4, 1))
+
+
+def test_few_speakers_are_divided():
+    groups = disjoint_groups(corpus_of({"a": [5.0] * 6, "b": [5.0] * 6}), 4, 0)
+    assert not groups.speakers_disjoint
+    assert [len(group) for group in group_ids(groups)] == [3] * 4
+
+
+def test_an_utterance_of_unknown_speaker_counts_as_a_speaker():
+    groups = disjoint_groups(corpus_of({"": [5.0, 4.0, 3.0, 2.0], "a": [6.0, 6.0]}), 5, 0)
+    assert groups.speakers_disjoint
+    assert sorted(map(len, group_ids(groups))) == [1, 1, 1, 1, 2]
+
+
+def test_files_of_unknown_duration_leave_no_group_empty():
+    sources = tuple(Source(str(number), seconds=None) for number in range(5))
+    assert all(group_ids(disjoint_groups(Corpus("unknown", sources), 5, 0)))
+
+
+@pytest.mark.parametrize("count, message", [(1, "1 groups"), (5, "4 utterances, .* 5 groups")])
+def test_impossible_groups(count, message):
+    with pytest.raises(UserError, match=message):
+        disjoint_groups(corpus_of({"a": [1.0] * 4}), count, 0)
+
+
+# ---------------------------------------------------------------- real speech
 
 
 @needs_speech
@@ -111,7 +157,7 @@ def test_real_manifest_agrees_with_the_files():
     assert [source.transcript for source in corpus.sources] == [row["transcript"] for row in rows]
     few = corpus.sources[::60]
     bare = Corpus("headers", tuple(replace(source, seconds=None) for source in few))
-    for source, timed in zip(few, durations(bare).sources, strict=True):
+    for source, timed in zip(few, with_durations(bare).sources, strict=True):
         assert timed.seconds == pytest.approx(source.seconds, abs=1e-3)
         assert read(source).seconds == pytest.approx(source.seconds, abs=1e-3)
 

@@ -15,7 +15,7 @@ from speechsim_jax.models.checkpoint_files import open_checkpoint
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 from speechsim_jax.training import recipe, records
-from speechsim_jax.training.data.splits import Split, open_split
+from speechsim_jax.training.data.splits import open_split, transcribed
 from speechsim_jax.training.optimiser import AdamW
 from tests.support.commands import assert_mistake, call
 from tests.support.tiny_encoders import CONFIG
@@ -85,7 +85,7 @@ def training(
     split = open_split(corpora, audio)
     options = dict(audio=audio, steps=40, dtype="float16")
     chosen = RECIPES[objective](optimiser=AdamW(peak_learning_rate=2e-3), **options)
-    told = {"recipe": chosen.facts(), "audio": split.fingerprint(), **TOLD, **more}
+    told = {"recipe": chosen.as_dict(), "audio": split.fingerprint(), **TOLD, **more}
     marks = MARKS[objective]
     (model / "training.json").write_text(json.dumps(told | {"held_out": marks}))
     first = {name: value / 2 for name, value in marks.items()}
@@ -188,7 +188,7 @@ def test_audio_json_names_everybody(contrastive):
         "corpus": "Songs", "licence": "Public domain", "source": "github:a/talks@abc",
         "utterances": 2, "minutes": 0.03, "speakers": ["cyd"],
     }  # fmt: skip
-    assert records.speakers(folder, "not asked") == {"ann", "cyd"}
+    assert records.training_speakers(folder, "not asked") == {"ann", "cyd"}
 
 
 def test_share_alike_is_refused(tmp_path, corpora):
@@ -206,9 +206,12 @@ def test_predictive_card(tmp_path, corpora):
     folder = training(tmp_path / "run", "predictive", [manifest], units=units)
     path = card.run(card.Config(str(folder), (str(manifest),), str(tmp_path / "second")))
     text = path.read_text()
-    assert "| unit of a masked frame | 40.0% | 20.0% | 6.0% (commonest unit), 1.0% (guess" in text
+    assert (
+        "| cluster of a masked frame | 40.0% | 20.0% | 6.0% (commonest cluster), 1.0% (guess"
+        in text
+    )
     assert "| loss on masked frames | 2.500 | 1.250 | 4.400 (frequencies) |" in text
-    assert "less that of the commonest unit: +0.3400 [+0.3400, +0.3400]" in text
+    assert "less that of the commonest cluster: +0.3400 [+0.3400, +0.3400]" in text
     assert "--units_from=runs/zoo/teacher/model" in text and "--units_layer=2" in text
     written = (path.parent / "training.json").read_text()
     assert "somewhere" not in written + text
@@ -238,7 +241,7 @@ def test_fine_tuned_card_thanks_for_both_trainings(contrastive, tmp_path, corpor
     ):
         assert row in text
     assert "--pretrained=runs/zoo/tiny/model" in text
-    assert records.speakers(tmp_path / "zoo" / "tiny_ctc", "") == {"ann", "cyd", "eve"}
+    assert records.training_speakers(tmp_path / "zoo" / "tiny_ctc", "") == {"ann", "cyd", "eve"}
     with pytest.raises(ss.UserError, match=r"x.wav has no licence.*--licence=made=\.\.\."):
         card.run(dataclasses.replace(config, licences={}, overwrite=True))
     with pytest.raises(ss.UserError, match="was fine-tuned; --began_with names"):
@@ -254,8 +257,7 @@ def test_what_fine_tuning_leaves_out_is_not_thanked_for(corpora):
     split = open_split([manifest], recipe.Audio(held_out=("bob",), held_out_share=0.0))
     source = dataclasses.replace(split.training[0], seconds=30.0)
     mute = dataclasses.replace(split.training[1], transcript=" ")
-    assert records._usable((source, mute, split.training[2]), 17.5) == (split.training[2],)
-    assert isinstance(split, Split)
+    assert transcribed((source, mute, split.training[2]), 17.5) == (split.training[2],)
 
 
 def test_probed_card(contrastive, tmp_path):
@@ -276,7 +278,7 @@ def test_probed_card(contrastive, tmp_path):
         dataclasses.replace(contrastive, probe=str(tmp_path / "probe.json"))
     ).read_text()
     assert "over 2 speakers that it was not trained on (150 frames, 2 phones" in text
-    assert "Of these speakers this model heard 1 in training." in text
+    assert "This model was trained on 1 of these speakers." in text
     assert "| commonest phone | 10.0 % |" in text
     assert "| **best layer** | 50.0 % [45.0, 55.0] |" in text
     assert "| best layer less random:tiny | +10.0 % [+5.0, +15.0] |" in text

@@ -131,7 +131,7 @@ def test_fine_tuning(folder, pretrained, caplog):
     run = training.Run((str(folder / "manifest.tsv"),), str(workdir), mesh="data:1")
     recipe = read_recipe(folder / "ctc.toml")
     outcome = finetune.run(finetune.Config(recipe, str(pretrained / "model"), run, progress=False))
-    assert outcome.finished and outcome.marks["cer"] > 0
+    assert outcome.finished and outcome.metrics["cer"] > 0
     assert "left out 1 utterances without a transcript" in (workdir / "log.jsonl").read_text()
     before, after = (
         load_file(each / "model" / "model.safetensors") for each in (pretrained, workdir)

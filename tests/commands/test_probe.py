@@ -108,7 +108,7 @@ def finished(tmp_path_factory, speech_like, models):
 def chosen_frames(speech_like: Path, most: int = 10_000, seed: int = 0) -> features.PhoneFrames:
     alignments = read_alignments(speech_like / "alignments.tsv", "phone")
     corpus = open_corpus(speech_like / "manifest.tsv")
-    return features.choose(corpus, alignments, CONFIG, ("SIL",), most, seed)
+    return features.choose_frames(corpus, alignments, CONFIG, ("SIL",), most, seed)
 
 
 def test_a_frame_has_the_phone_that_its_centre_lies_in(speech_like):
@@ -125,7 +125,7 @@ def test_a_frame_has_the_phone_that_its_centre_lies_in(speech_like):
                 inside = float(start) <= centre < float(end)
                 if (name, tier) == (source.id, "phone") and inside and label != "SIL":
                     expected[frame] = label
-        assert dict(zip(chosen.places[source.id].tolist(), chosen.phones[source.id])) == expected
+        assert dict(zip(chosen.frames[source.id].tolist(), chosen.phones[source.id])) == expected
 
 
 def test_fewer_frames_are_balanced_and_seeded(speech_like):
@@ -135,14 +135,14 @@ def test_fewer_frames_are_balanced_and_seeded(speech_like):
     )
     counts = {speaker: 0 for speaker in SPEAKERS}
     for source in some.corpus.sources:
-        places = some.places[source.id]
+        places = some.frames[source.id]
         counts[source.speaker] += len(places)
-        known = dict(zip(whole.places[source.id].tolist(), whole.phones[source.id]))
+        known = dict(zip(whole.frames[source.id].tolist(), whole.phones[source.id]))
         assert [known[place] for place in places.tolist()] == list(some.phones[source.id])
         assert (np.diff(places) > 0).all()
-        assert places.tolist() == again.places[source.id].tolist()
+        assert places.tolist() == again.frames[source.id].tolist()
     assert counts == {speaker: 25 for speaker in SPEAKERS}
-    assert any(some.places[name].tolist() != other.places[name].tolist() for name in some.places)
+    assert any(some.frames[name].tolist() != other.frames[name].tolist() for name in some.frames)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +154,9 @@ def test_quota(totals, most, quota):
 
 
 def test_cepstra_are_those_of_the_frames_and_of_their_neighbours(speech_like):
-    chosen, rows = features.cepstra(chosen_frames(speech_like, 60), CONFIG)
+    chosen, rows = features.mfcc_features(chosen_frames(speech_like, 60), CONFIG)
     first = chosen.corpus.sources[0]
-    places = chosen.places[first.id]
+    places = chosen.frames[first.id]
     whole = mfcc(read(first).samples, CONFIG)
     assert len(rows["mfcc"]) == len(rows["mfcc_stacked"]) == 60
     np.testing.assert_array_equal(rows["mfcc"][: len(places)], whole[places])
@@ -171,12 +171,12 @@ def test_states_are_those_of_the_utterance_alone(speech_like, models):
     chosen = chosen_frames(speech_like, 60)
     encoder = ss.load_encoder(models["second"])
     seconds = []
-    rows = features.states(encoder, chosen, 5.0, seconds.append)
+    rows = features.layer_features(encoder, chosen, 5.0, seconds.append)
     assert list(rows) == ["second/0", "second/1", "second/2"]
     assert sum(seconds) == pytest.approx(8 * SECONDS)
     start = 0
     for source in chosen.corpus.sources[:3]:
-        places = chosen.places[source.id]
+        places = chosen.frames[source.id]
         alone = np.asarray(encoder([read(source).samples]).hidden_states)[:, 0]
         for layer, kind in enumerate(rows):
             found = rows[kind][start : start + len(places)]
@@ -190,10 +190,10 @@ def test_files_that_cannot_be_read_are_left_out(speech_like, tmp_path, caplog):
     before = chosen_frames(tmp_path)
     (tmp_path / "bob0.wav").write_bytes((tmp_path / "bob0.wav").read_bytes()[:44])
     with caplog.at_level(logging.WARNING):
-        after, rows = features.cepstra(before, CONFIG)
+        after, rows = features.mfcc_features(before, CONFIG)
     assert "bob0.wav" in caplog.text
-    assert set(before.places) - set(after.places) == {"bob0.wav"}
-    kept = sum(len(before.places[name]) for name in after.places)
+    assert set(before.frames) - set(after.frames) == {"bob0.wav"}
+    kept = sum(len(before.frames[name]) for name in after.frames)
     assert len(rows["mfcc"]) == kept == sum(map(len, after.phones.values()))
 
 
@@ -268,17 +268,17 @@ def test_other_audio_than_the_training_had(speech_like, models, tmp_path):
         soundfile.write(tmp_path / name, np.full(8000, 0.1), 16_000)
     (tmp_path / "manifest.tsv").write_text("path\tspeaker\na.wav\tann\nb.wav\teve\n")
     with pytest.raises(ss.UserError, match="was trained on other audio than"):
-        records.speakers(models["first"], str(tmp_path / "manifest.tsv"))
+        records.training_speakers(models["first"], str(tmp_path / "manifest.tsv"))
 
 
 def test_audio_json_is_believed_first(speech_like, models, tmp_path):
     parts = [{"speakers": ["ann"]}, {"speakers": ["bob", "eve"]}]
     records.write_audio(tmp_path / "audio.json", {"training": parts, "held_out": []})
-    assert records.speakers(tmp_path, "no such audio") == {"ann", "bob", "eve"}
+    assert records.training_speakers(tmp_path, "no such audio") == {"ann", "bob", "eve"}
     (tmp_path / "audio.json").unlink()
     (tmp_path / "training.json").write_text('{"pretrained": "ab", "recipe": {}}')
     with pytest.raises(ss.UserError, match=r"was fine-tuned, and audio.json"):
-        records.speakers(tmp_path, "no such audio")
+        records.training_speakers(tmp_path, "no such audio")
 
 
 # --- the command line ---
@@ -313,7 +313,7 @@ def test_command_line(speech_like, models, tmp_path, capsys):
         ({"untrained_weights": "{wide}"}, "has another architecture than first"),
         ({"models": "{first},{slow}"}, "slow: its frames are not those of first"),
         ({"models": "{slow}"}, "need frames of 400 samples every 320"),
-        ({"drop_labels": "noise"}, "'noise' is no label"),
+        ({"drop_labels": "noise"}, "drop_labels: 'noise'"),
         ({"alignment_tier": "phones"}, "has no tier 'phones'"),
         ({"max_frames": "3"}, "max_frames=3: expected one or more for each of 4 speakers"),
         ({"levels": "neuron"}, "'levels'"),

@@ -11,90 +11,14 @@ import soundfile
 import speechsim_jax as ss
 from speechsim_jax.analyses.replication import grouped, members, presets, published_maps
 from speechsim_jax.analyses.replication.claims import MEASURES, Roles
-from speechsim_jax.audio import batching, selection
-from speechsim_jax.audio.corpus import Corpus, Source
 from speechsim_jax.commands import replicate
-from speechsim_jax.comparison import attentions
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
+from speechsim_jax.pipeline import costs
 from speechsim_jax.settings import Output, Settings
 from tests.support.commands import call
 from tests.support.same_result import assert_same_result
 from tests.support.tiny_encoders import CONFIG as CONTRASTIVE
-
-# --- groups of utterances ---
-
-
-def corpus_of(speakers: dict[str, list[float]]) -> Corpus:
-    sources = [
-        Source(f"{speaker or 'nobody'}-{number}", seconds=seconds, speaker=speaker)
-        for speaker, all_ in speakers.items()
-        for number, seconds in enumerate(all_)
-    ]
-    return Corpus("made up", tuple(sources))
-
-
-def ids(made: selection.Groups) -> list[list[str]]:
-    return [[source.id for source in corpus.sources] for corpus in made.corpora]
-
-
-@pytest.fixture(scope="module")
-def many() -> Corpus:
-    rng = np.random.default_rng(0)
-    return corpus_of({f"s{i:02}": rng.uniform(3, 15, 1 + i % 3).tolist() for i in range(40)})
-
-
-def test_groups_are_disjoint_and_alike(many):
-    made = selection.disjoint(many, 8, seed=0)
-    every = [one for group in ids(made) for one in group]
-    assert sorted(every) == sorted(source.id for source in many.sources)
-    speakers = [{source.speaker for source in corpus.sources} for corpus in made.corpora]
-    assert made.whole_speakers and sum(map(len, speakers)) == 40
-    seconds = [sum(source.seconds or 0 for source in corpus.sources) for corpus in made.corpora]
-    assert max(seconds) / min(seconds) < 1.1
-
-
-def test_groups_depend_on_the_seed_and_not_on_the_order(many):
-    turned = dataclasses.replace(many, sources=many.sources[::-1])
-    assert ids(selection.disjoint(turned, 8, 3)) == ids(selection.disjoint(many, 8, 3))
-    equal = corpus_of({f"s{i}": [1.0] for i in range(20)})
-    assert ids(selection.disjoint(equal, 4, 0)) != ids(selection.disjoint(equal, 4, 1))
-
-
-def test_few_speakers_are_divided():
-    made = selection.disjoint(corpus_of({"a": [5.0] * 6, "b": [5.0] * 6}), 4, 0)
-    assert not made.whole_speakers
-    assert [len(group) for group in ids(made)] == [3] * 4
-
-
-def test_unknown_speakers_are_each_their_own():
-    made = selection.disjoint(corpus_of({"": [5.0, 4.0, 3.0, 2.0], "a": [6.0, 6.0]}), 5, 0)
-    assert made.whole_speakers
-    assert sorted(map(len, ids(made))) == [1, 1, 1, 1, 2]
-
-
-def test_files_without_a_length_leave_no_group_empty():
-    sources = tuple(Source(str(number), seconds=None) for number in range(5))
-    assert all(ids(selection.disjoint(Corpus("unknown", sources), 5, 0)))
-
-
-@pytest.mark.parametrize(
-    ("count", "message"), [(1, "1 groups"), (5, "4 utterances, too few for 5")]
-)
-def test_impossible_groups(count, message):
-    with pytest.raises(ss.UserError, match=message):
-        selection.disjoint(corpus_of({"a": [1.0] * 4}), count, 0)
-
-
-def test_groups_share_the_shapes_of_their_batches(many):
-    whole = batching.plan_buckets([s.seconds for s in many.sources if s.seconds])
-    lengths = [bucket.samples / 16_000 for bucket in whole]
-    for corpus in selection.alike(selection.disjoint(many, 8, 0).corpora, lengths):
-        stated = [source.seconds for source in corpus.sources if source.seconds]
-        assert set(batching.plan_buckets(stated)) <= set(whole)
-        true = {source.id: source.seconds for source in many.sources}
-        assert all((source.seconds or 0) >= (true[source.id] or 0) for source in corpus.sources)
-
 
 # --- the script on tiny encoders ---
 
@@ -154,7 +78,7 @@ def config_of(models: Path, audio: Path, workdir: Path) -> replicate.Config:
 def made(tmp_path_factory, models, audio) -> tuple[replicate.Config, replicate.Outcome]:
     config = config_of(models, audio, tmp_path_factory.mktemp("runs") / "tiny")
     with pytest.MonkeyPatch.context() as patch:  # the estimate is measured, for seconds
-        patch.setattr(attentions, "estimate", lambda *_: "not estimated")
+        patch.setattr(costs, "estimate", lambda *_: "not estimated")
         return config, replicate.run(config)
 
 
@@ -250,8 +174,8 @@ def test_sets_of_few_models():
         seeds=(("c", "c1"),),
         finetuned=(("c-ft", "c"),),
     )
-    assert members.sets(roles, list("abc"), split=False) == {"models": ["a", "b", "c"]}
-    assert members.sets(roles, [], split=True) == {
+    assert members.comparison_sets(roles, list("abc"), split=False) == {"models": ["a", "b", "c"]}
+    assert members.comparison_sets(roles, [], split=True) == {
         "models": ["c", "p", "c1"],
         "finetuned-c-ft": ["c", "c-ft"],
         "untrained-c-p": ["c", "p", "c0", "p0"],
@@ -259,9 +183,9 @@ def test_sets_of_few_models():
 
 
 def test_room_on_the_disk(tmp_path):
-    grouped.check_room(tmp_path, 1000, 8)
+    grouped.check_disk_space(tmp_path, 1000, 8)
     with pytest.raises(ss.UserError, match=r"statistics of 8 groups take 9e\+06 GB .* --split"):
-        grouped.check_room(tmp_path, 10**15, 8)
+        grouped.check_disk_space(tmp_path, 10**15, 8)
 
 
 def test_statistics_are_as_large_as_announced(models, audio, tmp_path):
@@ -283,7 +207,7 @@ MISTAKES = {
     "unknown pretrained": ({"finetuned": (("ft", "b"),)}, "--finetuned=ft:b: b is not among"),
     "given twice": ({"models": ("a", "b"), "seeds": (("a", "b"),)}, "--other_seed=a:b: a is given"),
     "untrained": ({"untrained": ("b",)}, "--untrained=b: that is not among the models"),
-    "no maps": ({"published": "./none.npz"}, "no file of published maps"),
+    "no maps": ({"published": "./none.npz"}, "not a file of published maps"),
 }
 
 
@@ -364,7 +288,7 @@ def test_presets_name_published_models(tmp_path):
                  "contrastive_s_seed1", "contrastive_s_ctc", "predictive_s_ctc"):  # fmt: skip
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").touch()
-    for preset in (presets.preset("zoo", str(tmp_path)), presets.preset("paper", None)):
+    for preset in (presets.load_preset("zoo", str(tmp_path)), presets.load_preset("paper", None)):
         assert set(preset.published_as) == set(published_maps.load().models)
         last = {source.rpartition("/")[2] for source in preset.models}
         assert set(preset.published_as.values()) == last

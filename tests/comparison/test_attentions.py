@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax import measures
 from speechsim_jax.comparison import attentions
 from speechsim_jax.errors import UserError
+from speechsim_jax.measures import attention
 from speechsim_jax.pipeline import costs
-from tests.models.test_parity import fixture
 from tests.support import tolerances
+from tests.support.parity import fixture
 
 LAYOUTS = ("wav2vec2-base", "wavlm-base", "hubert-large")
 # The number of each in the parity fixtures; 15, 5, 15 and 1 frames.
@@ -56,7 +56,7 @@ def from_maps():
     return ss.compare_attentions(maps, "all")
 
 
-@pytest.mark.parametrize("measure", measures.ATTENTION)
+@pytest.mark.parametrize("measure", [m.name for m in attention.MEASURES])
 def test_queries_and_keys_in_padded_batches_give_what_whole_maps_give(measure, streamed, from_maps):
     a, b = streamed.matrix(measure), from_maps.matrix(measure)
     assert a.dims == ("x_attention", "y_attention")

@@ -1,4 +1,4 @@
-"""Every example in a docstring, and every Python block of README and docs/, is run.
+"""Every example in a docstring, and every Python block of the pages, is run.
 
 They name models of the hub and folders of speech. Here these are folders of the same names below
 the working directory, which come before the hub for every user, too: tiny encoders with random
@@ -8,6 +8,7 @@ weights, and noise for speech. So an example can only print what does not depend
 import ast
 import dataclasses
 import doctest
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -18,11 +19,14 @@ import pytest
 import soundfile
 
 import speechsim_jax as ss
-from speechsim_jax import measures
+from speechsim_jax.measures import registry
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
-from tests.support.pages import PAGES, ROOT, Block, blocks
+from speechsim_jax.pipeline import accumulators
+from speechsim_jax.statistics import store
+from tests.support.pages import PAGES, Block, blocks, name_of
+from tests.support.paths import ROOT
 
 RECOGNIZER = ROOT / "tests" / "data" / "ctc" / "wav2vec2-base"
 ENCODERS = ("facebook/hubert-base-ls960", "facebook/wav2vec2-base", "runs/mine")
@@ -64,6 +68,8 @@ EXAMPLES = [
     for example in _examples(path)
 ]
 
+WITH_CODE = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
@@ -99,12 +105,14 @@ def names() -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def _here(world, monkeypatch):
-    """In that directory, and with the measures that there were before."""
+    """In that directory; measures and statistics that a page registers are removed after it."""
     monkeypatch.chdir(world)
-    before = dict(measures.MEASURES)
+    registries = (registry.MEASURES, store.STATES, accumulators._FACTORIES)
+    before = [dict(entries) for entries in registries]
     yield
-    measures.MEASURES.clear()
-    measures.MEASURES.update(before)
+    for entries, those in zip(registries, before):
+        entries.clear()
+        entries.update(those)
 
 
 def _run_prompts(text: str, names: dict[str, Any], where: str, line: int) -> None:
@@ -126,17 +134,19 @@ def test_wrong_examples_are_found():
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=str)
 def test_docstring(example, names):
-    _run_prompts(example.text, dict(names), str(example), example.line)
+    """With the names of its module, as doctest does it, and those of `names`."""
+    parts = example.path.relative_to(ROOT).with_suffix("").parts
+    module = importlib.import_module(".".join(parts).removesuffix(".__init__"))
+    _run_prompts(example.text, vars(module) | names, str(example), example.line)
 
 
 @pytest.mark.parametrize("name", ss.__all__)
 def test_every_public_name_has_an_example(name):
-    """In its docstring, in that of a method, or by its name in that of another."""
-    assert [
-        example
-        for example in EXAMPLES
-        if name in example.name.split(".") or f"ss.{name}(" in example.text
-    ]
+    """In its docstring, in that of a method, or by its name in that of another or on a page."""
+    code = [example.text for example in EXAMPLES]
+    code += [b.code for page in WITH_CODE for b in blocks(page) if b.language == "python"]
+    own = [example for example in EXAMPLES if name in example.name.split(".")]
+    assert own or any(f"ss.{name}(" in text for text in code)
 
 
 def _run(page: Path, block: Block, names: dict[str, Any]) -> None:
@@ -147,7 +157,7 @@ def _run(page: Path, block: Block, names: dict[str, Any]) -> None:
         exec(compile("\n" * (block.line - 1) + block.code, page, "exec"), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
 def test_page(page):
     """All blocks of a page in order, in one namespace; those for torch are for `make parity`."""
     names: dict[str, Any] = {"__name__": "page"}
@@ -159,8 +169,8 @@ def test_page(page):
 
 
 def test_pages_have_examples():
-    with_code = {page.name for page in PAGES for b in blocks(page) if b.language == "python"}
-    assert {"README.md", "measures.md", "extending.md", "scaling.md"} <= with_code
+    names = {page.name for page in WITH_CODE}
+    assert {"README.md", "measures.md", "extending.md", "scaling.md"} <= names
 
 
 @pytest.mark.parity

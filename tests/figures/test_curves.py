@@ -25,7 +25,9 @@ def test_trend_is_best_layer_and_layer_at_the_same_depth() -> None:
         RepresentationName("b", i) for i in range(2)
     ]
     result = SimilarityResult.build(
-        representations, {"maxcorr": values, "procrustes_distance": values}
+        representations,
+        {"maxcorr": values, "angle": values},
+        measures={"angle": {"higher_is_closer": False}},
     )
     first, second = (axes for axes in figures.layer_trend(result, "maxcorr").axes)
     lines = {line.get_gid(): line for line in first.lines}
@@ -37,7 +39,7 @@ def test_trend_is_best_layer_and_layer_at_the_same_depth() -> None:
     np.testing.assert_array_equal(back["best"].get_ydata(), values[3:, :3].max(axis=1))
     np.testing.assert_array_equal(back["same"].get_ydata(), [values[3, 0], values[4, 2]])
     assert lines["same"].get_linestyle() == "--" and lines["best"].get_linestyle() == "-"
-    near = figures.layer_trend(result, "procrustes_distance").axes[0].lines[0]
+    near = figures.layer_trend(result, "angle").axes[0].lines[0]
     np.testing.assert_array_equal(near.get_ydata(), values[:3, 3:].min(axis=1))
 
 
@@ -88,7 +90,7 @@ def test_trend_needs_layers() -> None:
 
 def test_attention_measures_have_maps_and_trends() -> None:
     result = attention_result()
-    figure = result.plot("attn_js")
+    figure = figures.plot(result, "attn_js")
     assert_readable(figure)
     (image,) = axes_of(figure, "map").images
     np.testing.assert_array_equal(image.get_array(), result.matrix("attn_js"))
@@ -105,7 +107,7 @@ def test_attention_measures_have_maps_and_trends() -> None:
     assert labels[-2:] == [lines[0].get_gid(), tiny.get_gid()]
 
 
-def test_trend_label_stands_beside_the_widest_number() -> None:
+def test_trend_label_is_clear_of_the_widest_number() -> None:
     values = np.linspace(0.9971, 0.9997, 16).reshape(4, 4)
     representations = [RepresentationName(m, i) for m in "ab" for i in range(2)]
     figure = figures.layer_trend(
@@ -134,7 +136,7 @@ def test_facts_are_those_of_the_representations() -> None:
         "outlier_share",
         "mean_to_std",
         "lincka, its floor",
-        "linreg, root of the floor of r²",
+        "linreg, its floor",
         "mean squared svcca_rho, its floor",
     ]
     model, where = "facebook/hubert-large-ll60k", slice(13, 37)
@@ -143,18 +145,18 @@ def test_facts_are_those_of_the_representations() -> None:
         for title, axes in panels.items()
     }
     values = {title: [line.get_ydata() for line in lines] for title, lines in data.items()}
-    own = result.dataset.isel(x=where)
+    part = result.dataset.isel(x=where)
     for name in ("condition", "dead_neurons", "outlier_share", "mean_to_std"):
-        np.testing.assert_array_equal(values[name], [own[name]])
-    directions = [own["rank"], own["svcca_directions"]]
+        np.testing.assert_array_equal(values[name], [part[name]])
+    directions = [part["rank"], part["svcca_directions"]]
     np.testing.assert_array_equal(values["rank, svcca_directions"], directions)
     others = np.r_[0:13, 37:74]
     score = result.matrix("lincka").values[where][:, others].mean(axis=1)
-    floor = own["lincka_floor"].values[:, others].mean(axis=1)
+    floor = part["lincka_floor"].values[:, others].mean(axis=1)
     np.testing.assert_allclose(values["lincka, its floor"], [score, floor])
-    root = np.sqrt(own["linreg_r2_floor"].values)[:, others].mean(axis=1)
-    np.testing.assert_allclose(values["linreg, root of the floor of r²"][1], root)
-    squares = np.nanmean(own["svcca_rho"].values ** 2, axis=2)[:, others].mean(axis=1)
+    root = np.sqrt(part["linreg_r2_floor"].values)[:, others].mean(axis=1)
+    np.testing.assert_allclose(values["linreg, its floor"][1], root)
+    squares = np.nanmean(part["svcca_rho"].values ** 2, axis=2)[:, others].mean(axis=1)
     np.testing.assert_allclose(values["mean squared svcca_rho, its floor"][0], squares)
     assert panels["condition"].get_yscale() == "log" != panels["outlier_share"].get_yscale()
     first, second = data["lincka, its floor"]

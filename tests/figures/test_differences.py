@@ -1,4 +1,4 @@
-"""Figures that hold two things against each other: models, results, the heads of layers."""
+"""Figures that compare two things: models, results, the heads of layers."""
 
 import numpy as np
 import pytest
@@ -34,9 +34,9 @@ def test_finetuned_against_pretrained(style: str) -> None:
     np.testing.assert_array_equal(curve.get_xdata(), np.diagonal(block))
     np.testing.assert_array_equal(curve.get_ydata(), range(6))
     assert panel.get_ylim() == axes.get_ylim()  # row by row
-    beside, of_map = panel.get_position(), axes.get_position()
-    assert (beside.y0, beside.height) == pytest.approx((of_map.y0, of_map.height))
-    assert axes_of(figure, "bar").get_position().x1 < beside.x0
+    of_panel, of_map = panel.get_position(), axes.get_position()
+    assert (of_panel.y0, of_panel.height) == pytest.approx((of_map.y0, of_map.height))
+    assert axes_of(figure, "bar").get_position().x1 < of_panel.x0
     low, high = panel.get_xlim()
     assert low <= np.diagonal(block).min() and np.diagonal(block).max() <= high
     assert (axes.images[0].get_cmap() == drawing.PUBLISHED) == (style == "paper")
@@ -45,18 +45,18 @@ def test_finetuned_against_pretrained(style: str) -> None:
 def test_finetuned_with_other_layers() -> None:
     """The same layer is that of the same number."""
     result = result_of({"a": 5, "b": 5})
-    kept = [
+    chosen = [
         representation
         for representation in result.representations
         if str(representation) not in ("a/1", "b/0", "b/4")
     ]
-    places = [result.representations.index(representation) for representation in kept]
+    places = [result.representations.index(representation) for representation in chosen]
     values = result.matrix("lincka").values[np.ix_(places, places)]
-    some = SimilarityResult.build(kept, {"lincka": values})
+    some = SimilarityResult.build(chosen, {"lincka": values})
     (curve,) = axes_of(figures.finetuned(some, "lincka", "b", "a"), "same layer").lines
     np.testing.assert_array_equal(curve.get_ydata(), [1, 2])  # rows of layers 2 and 3
-    whole = result.matrix("lincka").sel(x=["a/2", "a/3"], y=["b/2", "b/3"])
-    np.testing.assert_array_equal(curve.get_xdata(), np.diagonal(whole))
+    expected = result.matrix("lincka").sel(x=["a/2", "a/3"], y=["b/2", "b/3"])
+    np.testing.assert_array_equal(curve.get_xdata(), np.diagonal(expected))
 
 
 def test_finetuned_refuses_what_it_cannot_draw() -> None:
@@ -90,8 +90,8 @@ def test_difference_of_two_results() -> None:
     bar = axes_of(figure, "bar").get_ylabel()
     assert bar == "maxcorr, clean minus noisy\nrow x accounted for by column y"
     caption = next(t.get_text() for t in figure.texts if t.get_gid() == "caption")
-    told = "2,703,511 frames, 2,703 utterances, random weights"
-    assert "dash: below zero" in caption and f"clean: {told}" in " ".join(caption.split())
+    data = "2,703,511 frames, 2,703 utterances, random weights"
+    assert "dash: below zero" in caption and f"clean: {data}" in " ".join(caption.split())
     # What has another order is the same.
     turned = second.select(list(PAPER)[::-1])
     again = axes_of(figures.difference(first, turned, "maxcorr"), "map").images[0]
@@ -118,8 +118,8 @@ def test_difference_is_read_without_colour() -> None:
 
 def test_difference_of_two_blocks_of_one_result() -> None:
     result = result_of({"trained": 3, "other": 4, "random:trained": 3})
-    one, other = result.select("trained"), result.select("random:trained")
-    figure = figures.difference(one, other, "lincka", names=("trained", "untrained"))
+    first, second = result.select("trained"), result.select("random:trained")
+    figure = figures.difference(first, second, "lincka", names=("trained", "untrained"))
     assert_readable(figure)
     values = result.matrix("lincka").values
     expected = values[:3, :3] - values[7:, 7:]
@@ -227,7 +227,7 @@ def test_few_heads_and_layers_are_readable(heads: int) -> None:
     assert_readable(figures.plot_heads(result, "attn_js", f"{x}/1", f"{y}/1"))
 
 
-def test_names_beside_few_heads_are_whole() -> None:
+def test_names_next_to_few_heads_are_not_shortened() -> None:
     result = attention_result({"ckpt/my_wav2vec2": (2, 2), "my_hubert-large": (1, 2)})
     x, y = result.models
     axes = axes_of(figures.plot_heads(result, "attn_js", f"{x}/1", f"{y}/1"), "map")

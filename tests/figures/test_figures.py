@@ -1,4 +1,4 @@
-"""Figures as files: which are written, in what formats, and what all have in common."""
+"""Figures as files: which are written, in what formats, and what all of them share."""
 
 import os
 import re
@@ -29,7 +29,7 @@ from tests.support.paths import ROOT
 
 
 def test_save_figures(tmp_path: Path) -> None:
-    paths = figures.save_figures(result_of(SHAPES["four"]), tmp_path / "figures")
+    paths = speechsim_jax.save_figures(result_of(SHAPES["four"]), tmp_path / "figures")
     names = [f"{kind}_{m}.png" for m in ("lincka", "maxcorr") for kind in ("heatmap", "trend")]
     assert [path.name for path in paths] == names
     pixels = matplotlib.image.imread(paths[0])
@@ -75,7 +75,7 @@ def test_save_figures_in_several_formats(tmp_path: Path) -> None:
 
 def test_pdf_keeps_text_and_sharp_cells(tmp_path: Path) -> None:
     path = tmp_path / "map.pdf"
-    result_of(PAPER).plot("lincka").savefig(path)
+    figures.plot(result_of(PAPER), "lincka").savefig(path)
     content = path.read_bytes()
     assert b"/Subtype /Type0" in content and b"/CIDFontType2" in content  # TrueType
     assert b"/Type3" not in content and b"CreationDate" not in content
@@ -88,8 +88,8 @@ def test_pdf_keeps_text_and_sharp_cells(tmp_path: Path) -> None:
 
 
 def test_vector_cells_are_those_of_the_screen(tmp_path: Path) -> None:
-    """What a vector file gets as an image is the matrix, cell by cell, in its place."""
-    figure = result_of(UNEQUAL).plot("maxcorr")
+    """The image in a vector file is the matrix, cell by cell, at its position."""
+    figure = figures.plot(result_of(UNEQUAL), "maxcorr")
     axes = axes_of(figure, "map")
     (image,) = axes.images
     FigureCanvasAgg(figure)
@@ -130,11 +130,11 @@ def test_figures_are_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_one_place_for_colours() -> None:
-    """Figures and report name no colour map but those of `drawing`."""
+    """Figures and report name no colour map but those of `style`."""
     package = Path(speechsim_jax.__file__).parent
     named = re.compile(r"colormaps|cmap=|set_cmap|colorscale: *[\"']|magma|viridis|PuOr|rocket")
     using = {p.name for p in package.rglob("*.[pj][ys]") if named.search(p.read_text())}
-    assert using == {"drawing.py"}
+    assert using == {"style.py"}
     assert '"colours": [to_hex(c) for c in SCORES' in (package / "report/content.py").read_text()
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Annotation
 
+import speechsim_jax as ss
 from speechsim_jax import figures
 from speechsim_jax.analyses.replication import published_maps
 from speechsim_jax.errors import UserError
@@ -26,7 +27,7 @@ from tests.support.drawn import (
 @pytest.mark.parametrize("width", [None, 3.5])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_heatmap_text_is_readable(shape: str, width: float | None) -> None:
-    figure = figures.heatmap(result_of(SHAPES[shape]), "maxcorr", width=width)
+    figure = figures.plot(result_of(SHAPES[shape]), "maxcorr", width=width)
     assert_readable(figure)
     assert 3.5 <= figure.get_figwidth() <= 7
     cells = axes_of(figure, "map").get_window_extent()
@@ -35,7 +36,7 @@ def test_heatmap_text_is_readable(shape: str, width: float | None) -> None:
 
 def test_heatmap_shows_the_matrix() -> None:
     result = result_of(PAPER)
-    axes = axes_of(figures.heatmap(result, "maxcorr"), "map")
+    axes = axes_of(figures.plot(result, "maxcorr"), "map")
     (image,) = axes.images
     np.testing.assert_array_equal(image.get_array(), result.matrix("maxcorr"))
     assert axes.get_ylim() == (73.5, -0.5)  # row 0 on top, as in a printed matrix
@@ -45,7 +46,7 @@ def test_heatmap_shows_the_matrix() -> None:
 
 
 def test_heatmap_blocks_are_separated_and_named() -> None:
-    axes = axes_of(figures.heatmap(result_of(PAPER), "lincka"), "map")
+    axes = axes_of(figures.plot(result_of(PAPER), "lincka"), "map")
     lines = [line for line in axes.lines if line.get_gid() == "separator"]
     horizontal = [line.get_ydata()[0] for line in lines if np.ptp(line.get_ydata()) == 0]
     vertical = [line.get_xdata()[0] for line in lines if np.ptp(line.get_xdata()) == 0]
@@ -53,14 +54,14 @@ def test_heatmap_blocks_are_separated_and_named() -> None:
     assert {line.get_color() for line in lines} == {"white"}
     for gid, rotation, coordinate in (("x name", 90, 1), ("y name", 0, 0)):
         names = [t for t in axes.texts if t.get_gid() == gid and isinstance(t, Annotation)]
-        joined = [t.get_text().replace("\n", "") for t in names]
-        assert joined == [model.removeprefix("facebook/") for model in PAPER]
+        texts = [t.get_text().replace("\n", "") for t in names]
+        assert texts == [model.removeprefix("facebook/") for model in PAPER]
         assert [t.xy[coordinate] for t in names] == pytest.approx([6, 24.5, 43, 61.5])
         assert {t.get_rotation() for t in names} == {rotation}
 
 
 def test_heatmap_names_the_layers() -> None:
-    axes = axes_of(figures.heatmap(result_of(PAPER), "lincka"), "map")
+    axes = axes_of(figures.plot(result_of(PAPER), "lincka"), "map")
     starts = np.repeat([0, 13, 37, 50], [13, 24, 13, 24])
     for positions, labels in (
         (axes.get_xticks(), axes.get_xticklabels()),
@@ -72,20 +73,20 @@ def test_heatmap_names_the_layers() -> None:
         assert all(layer % 6 == 0 for layer in layers)
 
 
-def test_heatmap_says_which_way_it_reads() -> None:
+def test_heatmap_labels_the_direction_of_scores() -> None:
     result = result_of(PAPER)
-    directed = figures.heatmap(result, "maxcorr")
+    directed = figures.plot(result, "maxcorr")
     assert axes_of(directed, "bar").get_ylabel() == "maxcorr\nrow x accounted for by column y"
     assert axes_of(directed, "map").get_ylabel() == "row x (layer)"
     assert axes_of(directed, "map").get_xlabel() == "column y (layer)"
-    assert axes_of(figures.heatmap(result, "lincka"), "bar").get_ylabel() == "lincka"
+    assert axes_of(figures.plot(result, "lincka"), "bar").get_ylabel() == "lincka"
 
 
 def test_heatmap_title_and_caption() -> None:
     result = result_of(PAPER)
 
     def texts(**options: str) -> list[str]:
-        return [t.get_text() for t in figures.heatmap(result, "lincka", **options).texts]
+        return [t.get_text() for t in figures.plot(result, "lincka", **options).texts]
 
     caption = "2,703,511 frames · 2,703 utterances · random weights"
     assert texts() == ["Linear CKA", caption]
@@ -94,12 +95,12 @@ def test_heatmap_title_and_caption() -> None:
 
 
 def test_blocks_too_small_for_a_name_get_a_key() -> None:
-    figure = figures.heatmap(result_of(UNEQUAL), "lincka")
+    figure = figures.plot(result_of(UNEQUAL), "lincka")
     names = [t.get_text() for t in axes_of(figure, "map").texts if t.get_gid() == "y name"]
     assert names[:3] == ["A", "B", "hubert-large-ll60k"]
     caption = next(t.get_text() for t in figure.texts if t.get_gid() == "caption")
     assert caption.endswith("A: log-mel · B: mfcc")
-    unnamed = figures.heatmap(result_of(UNEQUAL), "lincka", title="")
+    unnamed = figures.plot(result_of(UNEQUAL), "lincka", title="")
     assert [t.get_text() for t in unnamed.texts] == ["A: log-mel · B: mfcc"]
 
 
@@ -109,7 +110,7 @@ def test_undefined_cells_are_hatched() -> None:
     values[3, 40] = np.nan
     values[60, 2] = np.inf
     holes = SimilarityResult.build(result.representations, {"lincka": values}, measures=MEASURES)
-    figure = figures.heatmap(holes, "lincka")
+    figure = figures.plot(holes, "lincka")
     axes = axes_of(figure, "map")
     shown = axes.images[0].get_array()
     assert isinstance(shown, np.ma.MaskedArray)
@@ -157,29 +158,29 @@ def test_colour_limits_without_numbers() -> None:
 
 
 def test_given_limits_are_kept_and_marked() -> None:
-    figure = figures.heatmap(result_of(PAPER), "lincka", limits=(0.4, 0.9))
+    figure = figures.plot(result_of(PAPER), "lincka", limits=(0.4, 0.9))
     (image,) = axes_of(figure, "map").images
     assert image.get_clim() == (0.4, 0.9)
     assert image.colorbar is not None and image.colorbar.extend == "both"
     with pytest.raises(UserError, match="must increase"):
-        figures.heatmap(result_of(PAPER), "lincka", limits=(0.9, 0.4))
+        figures.plot(result_of(PAPER), "lincka", limits=(0.9, 0.4))
 
 
 def test_colours_keep_their_order_in_grey() -> None:
-    (image,) = axes_of(figures.heatmap(result_of(PAPER), "lincka"), "map").images
+    (image,) = axes_of(figures.plot(result_of(PAPER), "lincka"), "map").images
     grey = image.cmap(np.linspace(0, 1, 64))[:, :3] @ [0.299, 0.587, 0.114]
     assert np.diff(grey).min() > 0
 
 
 def test_heatmap_refuses_what_it_cannot_draw() -> None:
     with pytest.raises(UserError, match=r"'cka'.*lincka"):
-        figures.heatmap(result_of(PAPER), "cka")
+        figures.plot(result_of(PAPER), "cka")
     with pytest.raises(UserError, match="at least 3 in"):
-        figures.heatmap(result_of(PAPER), "lincka", width=1)
+        figures.plot(result_of(PAPER), "lincka", width=1)
 
 
-def test_result_plots_itself() -> None:
-    figure = result_of(PAPER).plot("lincka", limits=(0, 2), title="T", width=5)
+def test_plot_is_exported_and_notebooks_show_it() -> None:
+    figure = ss.plot(result_of(PAPER), "lincka", limits=(0, 2), title="T", width=5)
     assert figure.get_figwidth() == 5
     assert axes_of(figure, "map").images[0].get_clim() == (0, 2)
     assert figure._repr_png_()[:4] == b"\x89PNG"
@@ -187,9 +188,9 @@ def test_result_plots_itself() -> None:
 
 @pytest.mark.parametrize("limits", [(0.98125, 0.9865), (-0.0024, 0.0024), (-11.25, -10.125)])
 def test_numbers_of_the_bar_have_room(limits: tuple[float, float]) -> None:
-    """However many decimals they take, the label beside them stays on the page."""
+    """However many decimals they take, the label next to them stays on the page."""
     for shape in ("four", "paper"):
-        figure = figures.heatmap(result_of(SHAPES[shape]), "maxcorr", limits=limits)
+        figure = figures.plot(result_of(SHAPES[shape]), "maxcorr", limits=limits)
         assert_readable(figure)
         low, high = axes_of(figure, "bar").get_ylim()
         ticks = axes_of(figure, "bar").get_yticks()
@@ -209,7 +210,7 @@ def test_numbers_of_the_bar() -> None:
         (-5.5, 1): ["\N{MINUS SIGN}4", "\N{MINUS SIGN}2", "0"],
         (0.995, 1): ["0.996", "0.998", "1.000"],
     }.items():
-        figure = figures.heatmap(result_of(SHAPES["two"]), "lincka", limits=limits)
+        figure = figures.plot(result_of(SHAPES["two"]), "lincka", limits=limits)
         labels = [label.get_text() for label in axes_of(figure, "bar").get_yticklabels()]
         assert labels == expected, limits
 
@@ -221,10 +222,10 @@ PUBLISHED_ORDER = ["hubert-base", "hubert-large", "wav2vec2-base", "wav2vec2-lar
 
 
 def test_paper_style_has_the_published_layout() -> None:
-    """As of the published PNGs, whose map is at pixels 80 to 477, 58 to 427 of 640 x 480."""
+    """As in the published PNGs, whose map is at pixels 80 to 477, 58 to 427 of 640 x 480."""
     (result, *_) = published_maps.load().results()
     turned = result.select(PUBLISHED_ORDER[::-1])
-    figure = turned.plot("maxcorr", style="paper")
+    figure = figures.plot(turned, "maxcorr", style="paper")
     assert figure.get_size_inches() == pytest.approx([6.4, 4.8])
     axes, bar = axes_of(figure, "map"), axes_of(figure, "bar")
     (image,) = axes.images
@@ -251,41 +252,41 @@ def test_paper_style_has_the_published_layout() -> None:
 
 
 def test_paper_style_has_the_published_colours() -> None:
-    """Colours of the published bar, by their place in its 256."""
+    """Colours of the published bar, by their position among its 256."""
     known = {
         0: (3, 5, 26), 7: (11, 9, 32), 52: (78, 29, 75), 100: (158, 26, 91), 155: (233, 66, 62),
         200: (245, 150, 108), 233: (247, 202, 172), 255: (250, 235, 221),
     }  # fmt: skip
     for place, colour in known.items():
-        found = np.array(style.PUBLISHED(place)[:3]) * 255
-        assert np.abs(found - colour).max() <= 2.5, place
+        actual = np.array(style.PUBLISHED(place)[:3]) * 255
+        assert np.abs(actual - colour).max() <= 2.5, place
     grey = style.PUBLISHED(np.linspace(0, 1, 64))[:, :3] @ [0.299, 0.587, 0.114]
     assert np.diff(grey).min() > 0
 
 
 def test_paper_style_otherwise() -> None:
     result = result_of(PAPER)
-    titled = figures.heatmap(result, "lincka", style="paper", title="Linear $CKA", width=3.2)
+    titled = figures.plot(result, "lincka", style="paper", title="Linear $CKA", width=3.2)
     assert axes_of(titled, "map").get_title() == "Linear $CKA"
     assert titled.get_size_inches() == pytest.approx([3.2, 2.4])
     sizes = {t.get_fontsize() for t in drawn_texts(titled)}
     assert min(sizes) >= 6
-    given = figures.heatmap(result, "lincka", style="paper", limits=(0, 2))
-    assert axes_of(given, "map").images[0].get_clim() == (0, 2)
+    limited = figures.plot(result, "lincka", style="paper", limits=(0, 2))
+    assert axes_of(limited, "map").images[0].get_clim() == (0, 2)
     same = SimilarityResult.build(result.representations, {"lincka": np.full((74, 74), 0.5)})
-    clim = axes_of(figures.heatmap(same, "lincka", style="paper"), "map").images[0].get_clim()
+    clim = axes_of(figures.plot(same, "lincka", style="paper"), "map").images[0].get_clim()
     assert clim == (0.495, 0.505)
     with pytest.raises(UserError, match="no style 'published'; there are: labelled, paper"):
-        figures.heatmap(result, "lincka", style="published")
+        figures.plot(result, "lincka", style="published")
 
 
 def test_published_order() -> None:
-    """Predictive before contrastive, small before large; by what is told, or by name."""
+    """Predictive before contrastive, small before large; by the model type, or by name."""
     models = {"x/wav2vec2-large": 3, "mine": 2, "hubert": 3, "wav2vec2-ft": 2, "wavlm": 2}
     result = result_of(models)
     expected = ["wavlm", "hubert", "mine", "wav2vec2-ft", "x/wav2vec2-large"]
-    told = {"mine": {"model_type": "wav2vec2"}, "hubert": {"model_type": "hubert"}}
-    attributes = {"models": told}
+    metadata = {"mine": {"model_type": "wav2vec2"}, "hubert": {"model_type": "hubert"}}
+    attributes = {"models": metadata}
     result = SimilarityResult.build(
         result.representations, {"lincka": result.matrix("lincka").values}, {}, MEASURES, attributes
     )

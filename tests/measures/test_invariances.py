@@ -1,4 +1,4 @@
-"""What each measure does not see, and what it must see; and what it says of a representation and itself.
+"""What each measure is invariant to and what not; and the score of a representation with itself.
 
 Golden values are in test_measures.py: several published implementations pass tests like these and
 are wrong.

@@ -313,20 +313,41 @@ def test_post_norm_layers_are_singular_and_do_no_harm():
     assert ranks == [[31] * 4] * 10
 
 
-def test_resolve():
-    chosen, rankings, attention = measures.resolve("paper")
-    assert tuple(m.name for m in chosen) == GOLDEN_MEASURES
-    assert attention == ()
-    assert {r.name for r in rankings} == {"maxcorr", "mincorr"}
-    assert {m.name for m in measures.resolve("all")[0]} == set(measures.MEASURES)
-    assert [m.name for m in measures.resolve("lincka,svcca")[0]] == ["lincka", "svcca"]
-    assert [m.name for m in measures.resolve("paper", ["neuron"])[0]] == ["maxcorr"]
-    assert measures.resolve("all").attention == ()  # costly: only by name or level
-    assert measures.resolve("lincka,attn_js").attention == (measures.ATTENTION["attn_js"],)
-    chosen, _, attention = measures.resolve("paper", ["attention", "layer"])
-    assert [m.name for m in attention] == ["attn_frobenius", "attn_js", "attn_pearson"]
-    assert [m.name for m in chosen] == ["lincka", "svcca", "pwcca"]
-    assert set(measures.resolve("all", ["attention"]).attention) == set(measures.ATTENTION.values())
+def names_of(selection) -> list[str]:
+    return [measure.name for measure in selection.measures]
+
+
+def test_names_and_levels_select_measures():
+    paper = measures.resolve("paper")
+    assert tuple(names_of(paper)) == GOLDEN_MEASURES
+    assert {ranking.name for ranking in paper.rankings} == {"maxcorr", "mincorr"}
+    every = {name for name, m in measures.MEASURES.items() if m.level != "attention"}
+    assert set(names_of(measures.resolve("all"))) == every  # attention is costly: only if named
+    assert names_of(measures.resolve("lincka,svcca")) == ["lincka", "svcca"]
+    assert names_of(measures.resolve("paper", ["neuron"])) == ["maxcorr"]
+    assert names_of(measures.resolve("mincorr")) == ["maxcorr"]
+    mixed = measures.resolve("lincka,attn_js")
+    assert names_of(mixed.attention) == ["attn_js"]
+    assert names_of(mixed.without_attention) == ["lincka"]
+    selection = measures.resolve("paper", ["attention", "layer"])
+    assert names_of(selection.attention) == ["attn_frobenius", "attn_js", "attn_pearson"]
+    assert names_of(selection.without_attention) == ["lincka", "svcca", "pwcca"]
+    attention = {m.name for m in measures.MEASURES.values() if m.level == "attention"}
+    assert set(names_of(measures.resolve("all", ["attention"]))) == attention
+
+
+def test_selections_name_the_statistics_that_they_read():
+    assert measures.resolve("lincka").statistics == ("moments",)
+    assert measures.resolve("rsa").statistics == ("moments", "sample")
+    assert measures.resolve("attn_js").statistics == ("attention",)
+    assert measures.resolve("attn_js,rsa").statistics == ("moments", "attention", "sample")
+
+
+def test_unknown_names_get_a_suggestion():
+    with pytest.raises(UserError, match="lincka"):
+        measures.resolve("linka")
+    with pytest.raises(UserError, match="attention"):
+        measures.resolve("paper", ["atention"])
     with pytest.raises(UserError, match="unknown measure 'cka'"):
         measures.resolve("cka")
     with pytest.raises(UserError, match="unknown level 'heads'"):

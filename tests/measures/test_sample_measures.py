@@ -250,7 +250,7 @@ def test_blocks_do_not_change_the_scores_and_bound_what_is_kept(monkeypatch):
 
     def counted(self, make, *arguments):
         made = once(self, make, *arguments)
-        kept.append(sum(bool(n._made) for n in representations))
+        kept.append(sum(bool(n._cache) for n in representations))
         return made
 
     representations: list[SampledRepresentation] = []

@@ -1,6 +1,5 @@
 """Checkpoints from folders."""
 
-import json
 from pathlib import Path
 
 import ml_dtypes
@@ -10,83 +9,23 @@ from safetensors.numpy import save
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import checkpoint_files
-from speechsim_jax.models.checkpoint_files import WeightFiles, open_checkpoint
-from tests.support.torch_writer import members, state_dict, storage, tensor, zip_file
-
-A = np.arange(6, dtype=np.float32).reshape(2, 3)
-B = np.array([7, 8], np.float32)
-
-
-def safetensors_of(metadata: dict[str, str] | None = None, **arrays: np.ndarray) -> bytes:
-    return save(arrays, metadata={"format": "pt"} if metadata is None else metadata)
-
-
-def torch_of(**arrays: np.ndarray) -> bytes:
-    values = {
-        name: tensor(storage("FloatStorage", name, array.size), (array.size,), (1,))
-        for name, array in arrays.items()
-    }
-    blocks = {name: array.astype("<f4").tobytes() for name, array in arrays.items()}
-    return zip_file(members(state_dict(values), blocks))
-
-
-def index_of(**weight_map: object) -> bytes:
-    return json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}).encode()
-
-
-CONFIG = b'{"model_type": "hubert"}'
-PREPROCESSOR = b'{"do_normalize": true}'
-SAFETENSORS = {
-    "config.json": CONFIG,
-    "preprocessor_config.json": PREPROCESSOR,
-    "model.safetensors": safetensors_of(a=A, b=B),
-}
-SHARDS = {
-    "config.json": CONFIG,
-    "model.safetensors.index.json": index_of(
-        a="model-00001-of-00002.safetensors", b="model-00002-of-00002.safetensors"
-    ),
-    "model-00001-of-00002.safetensors": safetensors_of(a=A),
-    "model-00002-of-00002.safetensors": safetensors_of(b=B),
-}
-TORCH = {"config.json": CONFIG, "pytorch_model.bin": torch_of(a=A.ravel(), b=B)}
-TORCH_SHARDS = {
-    "config.json": CONFIG,
-    "pytorch_model.bin.index.json": index_of(a="a.bin", b="b.bin"),
-    "a.bin": torch_of(a=A.ravel()),
-    "b.bin": torch_of(b=B),
-}
-LAYOUTS = {
-    "safetensors": (SAFETENSORS, ("model.safetensors",)),
-    "shards": (
-        SHARDS,
-        ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"),
-    ),
-    "torch": (TORCH, ("pytorch_model.bin",)),
-    "torch shards": (TORCH_SHARDS, ("a.bin", "b.bin")),
-}
-
-
-def fill(folder: Path, files: dict[str, bytes]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def check_tensors(found: WeightFiles) -> None:
-    tensors = found.tensors()
-    assert sorted(tensors) == ["a", "b"]
-    np.testing.assert_array_equal(tensors["a"].ravel(), A.ravel())
-    np.testing.assert_array_equal(tensors["b"], B)
-
-
-def refusal(source: str | Path, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        open_checkpoint(source, **options).tensors()
-    line = str(caught.value)
-    assert "\n" not in line and len(line) < 700
-    return line
+from speechsim_jax.models.checkpoint_files import open_checkpoint
+from tests.support.checkpoint_folders import (
+    CONFIG,
+    LAYOUTS,
+    PREPROCESSOR,
+    SAFETENSORS,
+    SHARDS,
+    TORCH,
+    TORCH_SHARDS,
+    A,
+    B,
+    check_tensors,
+    fill,
+    index_of,
+    refusal,
+    safetensors_of,
+)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -166,16 +105,18 @@ def test_digest(tmp_path):
     def digest(name: str, files: dict[str, bytes]) -> str:
         return open_checkpoint(fill(tmp_path / name, files)).digest()
 
-    whole = digest("whole", SAFETENSORS)
-    assert len(whole) == 64 and whole == digest("copy", SAFETENSORS)
-    assert whole == digest("readme", SAFETENSORS | {"README.md": b"x", "pytorch_model.bin": b"x"})
+    original = digest("original", SAFETENSORS)
+    assert len(original) == 64 and original == digest("copy", SAFETENSORS)
+    assert original == digest(
+        "readme", SAFETENSORS | {"README.md": b"x", "pytorch_model.bin": b"x"}
+    )
     others = {
         digest("config", SAFETENSORS | {"config.json": b"{}"}),
         digest("weights", SAFETENSORS | {"model.safetensors": safetensors_of(a=A, b=B + 1)}),
         digest("shards", SHARDS),
         digest("torch", TORCH),
     }
-    assert len(others - {whole}) == 4
+    assert len(others - {original}) == 4
 
 
 def test_digest_of_a_vanished_file(tmp_path):
@@ -241,10 +182,10 @@ BAD_FOLDERS = {
         SAFETENSORS | {"model.safetensors": safetensors_of({"format": "tf"}, a=A)},
         "in the format 'tf'",
     ),
-    "safetensors cut off": (SAFETENSORS | {"model.safetensors": WHOLE[:-1]}, "not a whole"),
-    "safetensors too long": (SAFETENSORS | {"model.safetensors": WHOLE + b"x"}, "not a whole"),
-    "safetensors cut early": (SAFETENSORS | {"model.safetensors": WHOLE[:20]}, "not a whole"),
-    "safetensors empty": (SAFETENSORS | {"model.safetensors": b""}, "not a whole"),
+    "safetensors cut off": (SAFETENSORS | {"model.safetensors": WHOLE[:-1]}, "safetensors"),
+    "safetensors too long": (SAFETENSORS | {"model.safetensors": WHOLE + b"x"}, "safetensors"),
+    "safetensors cut early": (SAFETENSORS | {"model.safetensors": WHOLE[:20]}, "safetensors"),
+    "safetensors empty": (SAFETENSORS | {"model.safetensors": b""}, "safetensors"),
     "git-lfs pointer": (
         SAFETENSORS | {"model.safetensors": b"version https://git-lfs.github.com/spec/v1\n"},
         "git lfs pull",

@@ -40,10 +40,10 @@ def reader(path): return bad.pop(0)(path) if path.stem == "case" else {}
 def test_the_fuzzer_sees_bad_readers(tmp_path):
     code = (
         f"import pathlib, sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from tests import fuzz_checkpoint as fuzz\n"
+        "from tests.support import fuzz_checkpoint as fuzz\n"
         f"{BAD_READERS}"
         "fuzz.SECONDS_PER_CASE = 0.5\n"
-        "fuzz.torch_zip.read_torch_zip = fuzz.checkpoint._read_safetensors = reader\n"
+        "fuzz.torch_bin.read_torch_bin = fuzz.checkpoint_files._read_safetensors = reader\n"
         f"fuzz.run_child(0, 0, 9, pathlib.Path({str(tmp_path)!r}))"
     )
     done = subprocess.run(

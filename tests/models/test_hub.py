@@ -13,7 +13,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint_files import open_checkpoint
 from speechsim_jax.models.load import load_encoder
 from speechsim_jax.models.recognizer import load_recognizer
-from tests.models.test_checkpoint_files import (
+from tests.support.checkpoint_folders import (
     CONFIG,
     LAYOUTS,
     SAFETENSORS,
@@ -34,7 +34,7 @@ SECOND = "2" * 40
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10)  # only whole chunks are resumed
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10)  # only complete chunks are resumed
     with serving(Hub(REPO, SAFETENSORS), monkeypatch, tmp_path) as server:
         yield server
 
@@ -77,7 +77,7 @@ CTC = DATA / "ctc" / "wav2vec2-base"
 
 
 def fine_tuned() -> dict[str, bytes]:
-    """A fine-tuned model with its tokenizer, and what else may lie beside it."""
+    """A fine-tuned model with its tokenizer, and what else may be in its folder."""
     files = {path.name: path.read_bytes() for path in CTC.iterdir() if path.suffix != ".npz"}
     return files | {"README.md": b"x", "language_model/5gram.bin": b"x"}
 
@@ -111,8 +111,8 @@ def test_a_random_baseline_fetches_no_weights(hub):
     found = load_encoder(f"random:{REPO}@2")
     assert hub.fetched() == ["config.json", "preprocessor_config.json"]
     assert found.name == "random:model@2"
-    kept = {name: found.provenance[name] for name in ("source", "revision", "seed")}
-    assert kept == {"source": f"random:{REPO}", "revision": FIRST, "seed": 2}
+    origin = {name: found.provenance[name] for name in ("source", "revision", "seed")}
+    assert origin == {"source": f"random:{REPO}", "revision": FIRST, "seed": 2}
     hub.refs["v2"] = FIRST
     assert load_encoder(f"random:{REPO}", revision="v2").provenance["revision"] == FIRST
 
@@ -156,7 +156,7 @@ def test_hub_offline_from_the_cache(hub, monkeypatch):
 
 
 def test_hub_unreachable_but_cached(hub):
-    # A cache that knows what the model has not is enough, even without being told to be offline.
+    # A cache that records which files the model lacks is enough, even while online.
     hub.commits[FIRST] = TORCH
     check_tensors(open_checkpoint(REPO))
     hub.error = (503, "")
@@ -205,8 +205,11 @@ def test_hub_fails_after_the_config(hub):
     assert "cannot be fetched" in refusal(REPO)
 
 
-def test_no_such_model(hub):
-    assert "neither a folder nor a model on the hub" in refusal("org/other")
+def test_no_such_model(hub, tmp_path):
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "others").mkdir()
+    line = refusal("org/other")
+    assert "neither a folder nor a model on the hub" in line and line.endswith("mean 'others'?")
     for source in ("", "org/..", "no spaces here", "a" * 200, "\x00"):
         assert "nor a hub id such as" in refusal(source)
 

@@ -22,6 +22,7 @@ from speechsim_jax.models.initial_weights import random_tensors  # noqa: E402
 from speechsim_jax.models.recognizer import load_recognizer  # noqa: E402
 from tests.support import tolerances  # noqa: E402
 from tests.support.make_parity_fixtures import LAYOUTS, SMALL, make, make_tokenizer, run  # noqa: E402
+from tests.support.parity import relative_error  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -151,13 +152,6 @@ def test_full_size(name):
     assert attention <= tolerances.FULL_SIZE_ATTENTION
 
 
-def relative_error(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest over neurons of rms(a - b) / rms(b); [frame, neuron]."""
-    assert a.shape == b.shape
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return float(np.sqrt(np.square(a - b).mean(0) / np.square(b).mean(0)).max())
-
-
 def loaded(model_class, folder):
     """A saved folder as transformers reads it: nothing missing, unexpected or of another shape."""
     model, report = model_class.from_pretrained(
@@ -175,7 +169,7 @@ def assert_same_weights(a, b) -> None:
     ]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
-        # our counter of batches starts anew
+        # our counter of batches starts at 0
         assert torch.equal(tensor, states[1][name]) or name.endswith("num_batches_tracked"), name
 
 

@@ -11,8 +11,8 @@ import transformers  # noqa: E402
 
 import speechsim_jax as ss  # noqa: E402
 from speechsim_jax.models import zoo  # noqa: E402
-from tests.models.test_live_parity import relative_error  # noqa: E402
 from tests.support import tolerances  # noqa: E402
+from tests.support.parity import relative_error  # noqa: E402
 
 pytestmark = pytest.mark.parity
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
+from speechsim_jax.errors import did_you_mean
 from speechsim_jax.models import weight_names
 from speechsim_jax.models.initial_weights import random_tensors
-from tests.models.test_save import assert_same_network
+from tests.support.parity import assert_same_network
 from tests.support.paths import DATA
 
 FOLDER = DATA / "parity"
@@ -166,6 +167,32 @@ def test_random_models_in_a_comparison(bare):
     assert result.models == ("random:bare#1", "random:bare@1", "random:bare#2")
     scores = np.asarray(result.matrix("lincka"))
     assert scores[0, 2] == pytest.approx(1, abs=1e-6) and scores[0, 1] < 0.99
-    kept = result.attributes["models"]
-    assert [kept[name]["seed"] for name in result.models] == [0, 1, 0]
-    assert kept["random:bare@1"]["source"] == f"random:{bare}"
+    models = result.attributes["models"]
+    assert [models[name]["seed"] for name in result.models] == [0, 1, 0]
+    assert models["random:bare@1"]["source"] == f"random:{bare}"
+
+
+def test_repr_is_three_lines():
+    encoder = ss.load_encoder(FOLDER / "wavlm-base", name="mine")
+    lines = repr(encoder).splitlines()
+    assert len(lines) == 3 and all(len(line) < 200 for line in lines)
+    assert "'mine'" in lines[0] and "wavlm" in lines[0]
+    for fact in ("3 layers", "32 neurons", "4 heads", "hop 320"):
+        assert fact in lines[1]
+    assert str(FOLDER / "wavlm-base") in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "question"), [("runs/min", "; did you mean 'runs/mine'?"), ("x", ""), ("", "")]
+)
+def test_did_you_mean(name, question):
+    assert did_you_mean(name, iter(["runs/mine", "zoo:small"])) == question
+
+
+def test_misspelt_sources(tmp_path):
+    with pytest.raises(ss.UserError, match=r"did you mean 'zoo:contrastive_s'\?$"):
+        ss.load_encoder("zoo:contrastiv_s")
+    (tmp_path / "pretrained").mkdir()
+    (tmp_path / "pretraine.txt").touch()
+    with pytest.raises(ss.UserError, match=r"no such folder; did you mean 'pretrained'\?$"):
+        ss.load_encoder(tmp_path / "pretraine")

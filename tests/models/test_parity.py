@@ -5,7 +5,6 @@ Then the tests are tested: any two weights of the same shape are swapped, and pa
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 
@@ -17,67 +16,15 @@ from safetensors.numpy import load_file
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import attention, weight_names
 from speechsim_jax.models.architecture import Activations, Outputs
-from speechsim_jax.models.encoder import SpeechEncoder, forward
+from speechsim_jax.models.encoder import forward
 from speechsim_jax.models.load import load_encoder
 from tests.support import tolerances
-from tests.support.paths import DATA
+from tests.support.parity import EVERYTHING, FOLDER, LAYOUTS, fixture
 
-FOLDER = DATA / "parity"
-LAYOUTS = sorted(path.name for path in FOLDER.iterdir())
 STABLE = ("hubert-large", "wav2vec2-large", "wavlm-large")
 WAVLM = ("wavlm-base", "wavlm-large")
-EVERYTHING = Outputs(attentions=True, projections=True, features=True)
-# Beside the three utterances of a fixture. Some share their number of frames and differ in samples:
-# operations are compiled once per shape.
-OTHER_LENGTHS = (402, 404, 1703, 1704, 5004)
 
-eager = forward.__wrapped__
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fixture:
-    """A ported checkpoint, its utterances, and what torch computed for each of the first three."""
-
-    encoder: SpeechEncoder
-    waves: list[np.ndarray]
-    expected: list[dict[str, np.ndarray]]
-
-    @functools.cached_property
-    def batch(self) -> tuple[np.ndarray, np.ndarray]:
-        """All utterances in one padded batch, and a filler row."""
-        lengths = np.array([*map(len, self.waves), 0], np.int32)
-        samples = np.zeros((len(lengths), lengths.max()), np.float32)
-        for row, wave in zip(samples, self.waves):
-            row[: len(wave)] = wave
-        return samples, lengths
-
-    def run(self, samples, lengths, outputs=EVERYTHING, parameters=None, function=eager):
-        parameters = self.encoder.parameters if parameters is None else parameters
-        more = {"graph": self.encoder.graph, "outputs": outputs, "precision": "highest"}
-        return function(parameters, samples, lengths, **more)
-
-    @functools.cached_property
-    def together(self) -> Activations:
-        return self.run(*self.batch)
-
-    @functools.cache
-    def alone(self, index: int, outputs: Outputs = EVERYTHING) -> Activations:
-        wave = self.waves[index]
-        return self.run(wave[None], np.array([len(wave)], np.int32), outputs)
-
-    __hash__ = object.__hash__
-
-
-@functools.cache
-def fixture(layout: str) -> Fixture:
-    arrays = np.load(FOLDER / layout / "expected.npz")
-    names = {name.rpartition("_")[0] for name in arrays.files} - {"wave"}
-    waves = [arrays[f"wave_{index}"] for index in range(3)]
-    expected = [{name: arrays[f"{name}_{index}"] for name in names} for index in range(3)]
-    rng = np.random.default_rng(11)
-    waves += [(0.1 * rng.standard_normal(n)).astype(np.float32) for n in OTHER_LENGTHS]
-    return Fixture(load_encoder(FOLDER / layout), waves, expected)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -265,8 +212,8 @@ def test_layers_are_entries_of_the_full_run_and_nothing_above_is_computed(layout
     case = fixture(layout)
     full = case.alone(1)
     for layers in ((0,), (2,), (2, 0), (3,), (1, 3)):
-        wanted = dataclasses.replace(EVERYTHING, layers=layers)
-        found = case.alone(1, wanted)
+        outputs = dataclasses.replace(EVERYTHING, layers=layers)
+        found = case.alone(1, outputs)
         assert np.array_equal(found.hidden_states, np.asarray(full.hidden_states)[list(layers)])
         depth = max(layers)
         for name in ("attentions", "queries", "keys", "gates"):
@@ -282,7 +229,7 @@ def test_layers_are_entries_of_the_full_run_and_nothing_above_is_computed(layout
 @each_layout
 def test_maps_made_in_blocks_of_rows_change_nothing(layout, monkeypatch):
     case = fixture(layout)
-    whole = case.run(*case.batch, Outputs()).hidden_states
+    complete = case.run(*case.batch, Outputs()).hidden_states
     sizes = []
 
     def watched(queries, *rest):
@@ -296,7 +243,7 @@ def test_maps_made_in_blocks_of_rows_change_nothing(layout, monkeypatch):
     frames = blocks.shape[2]
     assert frames > 12 and sizes and max(sizes) <= 4
     assert frames % sizes[0]  # the last block is not full
-    assert distance(np.asarray(blocks), np.asarray(whole)) <= tolerances.PARITY
+    assert distance(np.asarray(blocks), np.asarray(complete)) <= tolerances.PARITY
 
 
 @each_layout
@@ -416,7 +363,7 @@ def test_garbage_in_the_padding_changes_nothing(layout):
 # --- mutations: parity breaks when two weights change places --------------------------------------
 
 
-def swapped_leaves(state, a: weight_names.Path, b: weight_names.Path):
+def swapped_leaves(state, a: weight_names.ParameterPath, b: weight_names.ParameterPath):
     """The state with the leaves at two paths exchanged."""
     paths, tree = jax.tree_util.tree_flatten_with_path(state)
     names = [

@@ -159,8 +159,8 @@ def test_the_encoder_is_that_of_load_encoder(layout):
 
 def test_the_weights_are_read_once(monkeypatch):
     reads = []
-    read = ctc.Checkpoint.tensors
-    monkeypatch.setattr(ctc.Checkpoint, "tensors", lambda c: (reads.append(c), read(c))[1])
+    read = ctc.WeightFiles.tensors
+    monkeypatch.setattr(ctc.WeightFiles, "tensors", lambda c: (reads.append(c), read(c))[1])
     assert load_recognizer(FOLDER / STABLE, name="mine").name == "mine"
     assert len(reads) == 1
 
@@ -251,9 +251,11 @@ def test_a_head_that_does_not_fit(tmp_path):
         tensors["lm_head.weight"] = tensors["lm_head.weight"][:, :20]
 
     line = refusal(spoilt(tmp_path, shorten))
-    assert "lm_head has the shapes [11, 20] and [11]" in line and "says [11, 24] and [11]" in line
+    assert (
+        "lm_head has the shapes [11, 20] and [11]" in line and "expected [11, 24] and [11]" in line
+    )
     rewrite(tmp_path / "model", "config.json", vocab_size="gone")
-    assert "says [32, 24] and [32]" in refusal(tmp_path / "model")
+    assert "expected [32, 24] and [32]" in refusal(tmp_path / "model")
 
 
 @pytest.mark.parametrize(
@@ -266,13 +268,15 @@ def test_a_vocabulary_of_another_model(tmp_path, changes, size):
     assert f"lm_head has 11 tokens, vocab.json has {size}; they belong to different models" in line
 
 
-def test_tokens_that_the_head_never_says_may_be_added(tmp_path):
+def test_tokenizer_may_have_tokens_without_a_logit(tmp_path):
     """Many vocabularies lack <s> and </s>, which the tokenizer then adds behind them."""
     folder = spoilt(tmp_path, lambda tensors: None)
     (folder / "added_tokens.json").write_text(json.dumps({"<mask>": 11}))
-    kept = json.loads((folder / "tokenizer_config.json").read_text())
-    kept["added_tokens_decoder"]["11"] = kept["added_tokens_decoder"]["1"] | {"content": "<mask>"}
-    rewrite(folder, "tokenizer_config.json", **kept)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["added_tokens_decoder"]["11"] = settings["added_tokens_decoder"]["1"] | {
+        "content": "<mask>"
+    }
+    rewrite(folder, "tokenizer_config.json", **settings)
     found = load_recognizer(folder)
     assert len(found.tokenizer) == 12 and len(found.head.bias) == 11
 
@@ -317,6 +321,6 @@ def test_broken_tokenizers(tmp_path, name, content, words):
     assert words in refusal(folder)
 
 
-def test_a_random_baseline_says_nothing():
+def test_random_baselines_have_no_head():
     with pytest.raises(ss.UserError, match=r"^random:x: a random baseline has no CTC head"):
         load_recognizer("random:x")

@@ -12,23 +12,15 @@ from safetensors.numpy import load_file
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import load_encoder
 from speechsim_jax.models.save import save_folder
+from tests.support.parity import assert_same_network
 from tests.support.paths import DATA
 
 FOLDER = DATA / "parity"
 LAYOUTS = sorted(path.name for path in FOLDER.iterdir())
 # What transformers writes under another name (weight norm), and what only training reads.
 NOT_OURS = ("masked_spec_embed", "pos_conv_embed.conv.parametrizations")
-
-
-def assert_same_network(a: SpeechEncoder, b: SpeechEncoder) -> None:
-    assert a.config == b.config
-    leaves = [jax.tree_util.tree_leaves_with_path(encoder.parameters) for encoder in (a, b)]
-    for (path, x), (other, y) in zip(*leaves, strict=True):
-        assert path == other and x.dtype == y.dtype == np.float32
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -36,14 +36,14 @@ def test_it_is_all_there_and_small():
     assert set(zoo.names()) == set(RECIPES)
     files = [path for path in Path(zoo.__file__).parent.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 16_000_000
-    preset = presets.preset("zoo", None)
+    preset = presets.load_preset("zoo", None)
     assert len(preset.models) == 4 and len(preset.finetuned) == 2 and len(preset.seeds) == 1
 
 
 @pytest.mark.parametrize("name", zoo.names())
 def test_it_was_made_by_its_recipe(name):
     found = told(name)
-    assert found["recipe"] == json.loads(json.dumps(read_recipe(RECIPES[name]).facts()))
+    assert found["recipe"] == json.loads(json.dumps(read_recipe(RECIPES[name]).as_dict()))
     assert found["step"] == found["recipe"]["steps"]
 
 
@@ -107,19 +107,19 @@ def chosen(speech) -> features.PhoneFrames:
     config = ss.load_encoder(f"zoo:{PRETRAINED[0]}").config
     corpus = open_corpus(speech / "manifest.tsv")
     dropped = [label for label in alignments.labels if label in features.SILENCES]
-    return features.choose(corpus, alignments, config, dropped, most=8000, seed=0)
+    return features.choose_frames(corpus, alignments, config, dropped, max_frames=8000, seed=0)
 
 
 def phone_accuracy(encoder: ss.SpeechEncoder, chosen: features.PhoneFrames) -> float:
     """Of the best layer; half of the speakers teach a linear discriminant, the others test it."""
-    rows = features.states(encoder, chosen, 40.0, lambda _: None)
-    known = features.gathered(chosen, rows)
+    rows = features.layer_features(encoder, chosen, 40.0, lambda _: None)
+    known = features.labelled_frames(chosen, rows)
     taught = known.speakers % 2 == 0
     return max(
         LinearDiscriminantAnalysis()
         .fit(layer[taught], known.phones[taught])
         .score(layer[~taught], known.phones[~taught])
-        for layer in known.rows.values()
+        for layer in known.features.values()
     )
 
 

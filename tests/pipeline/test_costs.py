@@ -12,7 +12,7 @@ from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.pipeline import costs
 from speechsim_jax.runtime import mesh
-from tests.models.test_parity import fixture
+from tests.support.parity import fixture
 
 MESH = mesh.mesh_from("data:1")
 ENCODER = "hubert-large"

@@ -12,7 +12,7 @@ from speechsim_jax.models.encoder import forward
 from speechsim_jax.pipeline.attention_inputs import projected, rows_of_projections
 from speechsim_jax.statistics import attention_sums, moments, moments_accumulator
 from speechsim_jax.statistics.moments import ModelShape
-from tests.models.test_parity import LAYOUTS, fixture
+from tests.support.parity import LAYOUTS, fixture
 
 EVERYTHING = Outputs(attentions=True, projections=True, features=True)
 PLATFORMS = ("tpu", "cuda")

@@ -115,7 +115,7 @@ def test_what_fits_is_one_pass_with_all_tiles_in_order():
 
 
 def brute_force(shapes, models, budget_bytes: int, sizes: Sizes) -> tuple[int, float | int]:
-    """Fewest passes and, with these, least FLOPs, over all ways to divide the pairs of representations."""
+    """Fewest passes, and least FLOPs with these, over all ways to divide the pairs."""
     triangle = planner._Triangle(shapes, models, sizes)
     load, cost = {0: triangle.nothing}, {}
     for held in range(1, 1 << len(triangle.pairs)):
@@ -163,7 +163,7 @@ def test_near_the_best_of_all_ways():
 
 @pytest.fixture(scope="module")
 def six() -> Plan:
-    """2 base and 2 large models, 76 representations, of which the state alone is 20.6 GB, in 6 GB."""
+    """2 base and 2 large models, 76 representations with a state of 20.6 GB, in 6 GB."""
     return plan(SHAPES, MODELS, 6 * 10**9, SIZES, rows=10**6)
 
 

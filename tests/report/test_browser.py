@@ -12,6 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from speechsim_jax.report import write_report
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from tests.support.report_results import SMALL, Shape, heads_alone, random_result, scores_within
 
@@ -59,19 +60,19 @@ class Browser:
     def run(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
 
-    def one(self, selector: str) -> Any:
+    def element(self, selector: str) -> Any:
         return self.driver.find_element(By.CSS_SELECTOR, selector)
 
     def choose(self, selector: str, value: str) -> None:
-        Select(self.one(selector)).select_by_value(value)
+        Select(self.element(selector)).select_by_value(value)
 
     def wait(self, condition: Callable[[], Any], seconds: float = 15) -> Any:
-        """What the condition gives, as soon as it is true."""
+        """The value of the condition as soon as it is true."""
         end = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < end, self.complaints()
+        while not (value := condition()):
+            assert time.monotonic() < end, self.console_messages()
             time.sleep(0.03)
-        return found
+        return value
 
     def over(self, plot: str, row: int, column: int) -> ActionChains:
         """The pointer on a cell of a map, brought into view."""
@@ -89,20 +90,20 @@ class Browser:
         return actions
 
     def saved(self, place: str, name: str) -> dict[str, bytes]:
-        """What the buttons below a figure or a table save, by kind; one after the other."""
-        found = {}
+        """The files that the buttons below a figure or a table save, by kind."""
+        contents = {}
         selector = f"#{place} .downloads button"
         for button in self.driver.find_elements(By.CSS_SELECTOR, selector):
-            # Of a script's own clicks Chromium stops to save after ten files.
+            # Chromium stops saving after ten files if a script clicks.
             button.send_keys(Keys.ENTER)
             kind = button.get_attribute("textContent").lower()
             path = self.downloads / f"{name}.{kind}"
             self.wait(path.is_file)
-            found[kind] = path.read_bytes()
-        return found
+            contents[kind] = path.read_bytes()
+        return contents
 
-    def complaints(self) -> list[str]:
-        """What the console has said since it was asked last."""
+    def console_messages(self) -> list[str]:
+        """The messages on the console since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
 
@@ -113,7 +114,7 @@ def result() -> SimilarityResult:
 
 @pytest.fixture(scope="module")
 def report(result: SimilarityResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return result.report(tmp_path_factory.mktemp("report") / "report.html")
+    return write_report(result, tmp_path_factory.mktemp("report") / "report.html")
 
 
 def _browser(size: tuple[int, int], folder: Path) -> Iterator[Browser]:
@@ -136,11 +137,11 @@ def phone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(params=["desktop", "phone"])
 def browser(request: pytest.FixtureRequest, report: Path) -> Browser:
-    """Either, with the page as it opens."""
-    found = request.getfixturevalue(request.param)
-    found.open(report)
-    assert found.complaints() == []
-    return found
+    """Either browser, with the page freshly opened."""
+    browser = request.getfixturevalue(request.param)
+    browser.open(report)
+    assert browser.console_messages() == []
+    return browser
 
 
 def _shown_map(browser: Browser) -> dict[str, Any]:
@@ -155,12 +156,12 @@ def test_page_opens_and_fits(browser: Browser) -> None:
     assert width == (DESKTOP if width > 400 else PHONE)[0]
     assert browser.run("return document.documentElement.scrollWidth") <= width
     for figure in ("map", "correlations", "trend", "match", "facts"):
-        box = browser.one(f"#{figure} .main-svg").rect
+        box = browser.element(f"#{figure} .main-svg").rect
         assert box["height"] > 100 and box["x"] >= 0 and box["x"] + box["width"] <= width, figure
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
-def test_hover_says_both_representations_and_the_value(
+def test_hover_shows_both_representations_and_the_value(
     desktop: Browser, report: Path, result: SimilarityResult
 ) -> None:
     desktop.open(report)
@@ -176,28 +177,28 @@ def test_click_shows_the_pair(browser: Browser, result: SimilarityResult) -> Non
     browser.over("#map", 2, 5).click().perform()
     value = result.matrix("maxcorr").values[2, 5]
     expected = f"x first-<b>&small, layer 2; y second-base, layer 1: maxcorr {value:.4f}"
-    browser.wait(lambda: browser.one("#reading").text == expected)
-    scores = browser.one("#scores").text
+    browser.wait(lambda: browser.element("#reading").text == expected)
+    scores = browser.element("#scores").text
     assert f"maxcorr {value:.4f} {result.matrix('maxcorr').values[5, 2]:.4f}" in scores
     assert f"floor of lincka {result.dataset['lincka_floor'].values[2, 5]:.4f}" in scores
     corr = result.dataset["best_corr"].values[2, 5]
     neuron = int(np.nanargmax(corr))
     match = int(result.dataset["best_match"].values[2, 5, neuron])
-    first = browser.one("#matches tbody tr").text.split()
+    first = browser.element("#matches tbody tr").text.split()
     assert first[:2] == [str(neuron), str(match)]
     assert float(first[2]) == pytest.approx(corr[neuron], abs=6e-5)
-    heads = browser.one("#heads").text
+    heads = browser.element("#heads").text
     assert "Head matches (attn_frobenius)" in heads
     best = result.dataset["attn_frobenius_best"].values[1, 3, 0]
-    row = browser.one("#heads tbody tr").text.split()
+    row = browser.element("#heads tbody tr").text.split()
     assert float(row[2]) == pytest.approx(best, abs=6e-5)
     assert len(browser.driver.find_elements(By.CSS_SELECTOR, "#heads tbody tr")) == 3
     rank = result.dataset["rank"].values
-    assert f"rank {rank[2]} {rank[5]}" in browser.one("#layers").text
+    assert f"rank {rank[2]} {rank[5]}" in browser.element("#layers").text
     points = browser.run("return document.querySelector('#correlations .plot').data[0].y")
     rho = result.dataset["svcca_rho"].values[2, 5]
     assert len(points) == np.isfinite(rho).sum() and points[0] == pytest.approx(rho[0], abs=1e-5)
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
 def test_measure_and_colours_switch(browser: Browser, result: SimilarityResult) -> None:
@@ -205,59 +206,59 @@ def test_measure_and_colours_switch(browser: Browser, result: SimilarityResult) 
         browser.choose("#measure", measure)
         shown = _shown_map(browser)
         np.testing.assert_allclose(shown["z"], result.matrix(measure).values, rtol=1e-6)
-        assert measure in browser.one("#map figcaption").text
-        assert measure in browser.one("#reading").text
-        assert measure in browser.one("#match figcaption").text
+        assert measure in browser.element("#map figcaption").text
+        assert measure in browser.element("#reading").text
+        assert measure in browser.element("#match figcaption").text
     browser.choose("#colours", "range")
     shown = _shown_map(browser)
     assert (shown["zmin"], shown["zmax"]) == (0, 1.5708)
     browser.choose("#colours", "shown")
     shown = _shown_map(browser)
     assert (shown["zmin"], shown["zmax"]) == (np.min(shown["z"]), np.max(shown["z"]))
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
 def test_models_can_be_left_out(desktop: Browser, report: Path, result: SimilarityResult) -> None:
     desktop.open(report)
-    desktop.one("#models input[value='1']").click()
-    kept = [0, 1, 2, 3, *range(7, 13)]
-    expected = result.matrix("maxcorr").values[np.ix_(kept, kept)]
+    desktop.element("#models input[value='1']").click()
+    shown = [0, 1, 2, 3, *range(7, 13)]
+    expected = result.matrix("maxcorr").values[np.ix_(shown, shown)]
     np.testing.assert_allclose(_shown_map(desktop)["z"], expected, rtol=1e-6)
     desktop.over("#map", 0, 4).click().perform()
-    desktop.wait(lambda: "y third-large, layer 0" in desktop.one("#reading").text)
-    for index in (0, 2):  # one stays, whatever is asked
-        desktop.one(f"#models input[value='{index}']").click()
+    desktop.wait(lambda: "y third-large, layer 0" in desktop.element("#reading").text)
+    for index in (0, 2):  # the last one stays
+        desktop.element(f"#models input[value='{index}']").click()
     assert np.shape(_shown_map(desktop)["z"]) == (6, 6)
-    assert "Curves need" in desktop.one("#trend figcaption").text
-    assert desktop.complaints() == []
+    assert "Curves need" in desktop.element("#trend figcaption").text
+    assert desktop.console_messages() == []
 
 
 def test_keyboard_alone(desktop: Browser, report: Path, result: SimilarityResult) -> None:
     desktop.open(report)
     desktop.choose("#x", "0")
     desktop.choose("#y", "0")
-    plot = desktop.one("#map .plot")
+    plot = desktop.element("#map .plot")
     plot.send_keys(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_UP)
     plot.send_keys(Keys.ARROW_DOWN, Keys.SHIFT, Keys.ARROW_DOWN)
     value = result.matrix("maxcorr").values[4, 2]
     expected = f"x second-base, layer 0; y first-<b>&small, layer 2: maxcorr {value:.4f}"
-    assert desktop.one("#reading").text == expected
-    assert Select(desktop.one("#x")).first_selected_option.text == "second-base, layer 0"
+    assert desktop.element("#reading").text == expected
+    assert Select(desktop.element("#x")).first_selected_option.text == "second-base, layer 0"
     outline = desktop.run("return document.querySelector('#map .plot').layout.shapes.at(-1)")
     assert (outline["x0"], outline["y0"]) == (1.5, 3.5)
-    heading = desktop.one("#neuron-table th:nth-child(2) button")
+    heading = desktop.element("#neuron-table th:nth-child(2) button")
     for direction, order in (("descending", -1), ("ascending", 1)):
         heading.send_keys(Keys.ENTER)
         cells = desktop.driver.find_elements(By.CSS_SELECTOR, "#neuron-table td:nth-child(2)")
         neurons = [int(cell.get_attribute("textContent")) for cell in cells]
         assert len(neurons) == 30 and neurons == sorted(neurons, reverse=order < 0)
-        sorted_by = desktop.one("#neuron-table th[aria-sort]")
+        sorted_by = desktop.element("#neuron-table th[aria-sort]")
         assert sorted_by.get_attribute("aria-sort") == direction
     reachable = desktop.run(
         "return [...document.querySelectorAll('select, button, input, summary, a, [tabindex]')]"
-        ".every((one) => one.tabIndex === 0)"
+        ".every((node) => node.tabIndex === 0)"
     )
-    assert reachable and desktop.complaints() == []
+    assert reachable and desktop.console_messages() == []
 
 
 def test_alignment_draws_the_path(desktop: Browser, report: Path) -> None:
@@ -272,31 +273,31 @@ def test_alignment_draws_the_path(desktop: Browser, report: Path) -> None:
                 path: [0, 1, 2, 3].map((i) => path.at(2, i) - 7)};"""
     )
     assert shown["drawn"] == [shown["path"], shown["path"], shown["best"]]
-    assert shown["limits"] == [min(shown["z"]), max(shown["z"])]  # a map of its own
-    desktop.choose("#align-x", "2")  # not with itself: the other one gives way
-    assert Select(desktop.one("#align-y")).first_selected_option.text == "first-<b>&small"
-    assert desktop.complaints() == []
+    assert shown["limits"] == [min(shown["z"]), max(shown["z"])]  # limits of its own
+    desktop.choose("#align-x", "2")  # not with itself: the other side changes
+    assert Select(desktop.element("#align-y")).first_selected_option.text == "first-<b>&small"
+    assert desktop.console_messages() == []
 
 
 @pytest.mark.parametrize(("high", "drawn"), [(0.3095, False), (0.3105, True)])
 def test_no_path_through_scores_that_are_too_close(
     desktop: Browser, tmp_path: Path, high: float, drawn: bool
 ) -> None:
-    desktop.open(scores_within(0.3, high).report(tmp_path / "report.html"))
+    desktop.open(write_report(scores_within(0.3, high), tmp_path / "report.html"))
     traces = desktop.run("return document.querySelector('#match .plot').data.map((t) => t.mode)")
     assert traces == [None, *(["lines", "lines"] if drawn else []), "markers"]
-    caption = desktop.one("#match figcaption").text
+    caption = desktop.element("#match figcaption").text
     assert f"All scores lie between 0.3000 and {high:.4f}" in caption
     assert f"Colours from 0.3 (black) to {high}." in caption
     assert ("no path is drawn" in caption) == (not drawn)
     assert ("Line: the best choice" in caption) == ("along the path" in caption) == drawn
-    assert ("path" in desktop.one("#match-table thead").text) == drawn
-    assert desktop.complaints() == []
+    assert ("path" in desktop.element("#match-table thead").text) == drawn
+    assert desktop.console_messages() == []
 
 
-def test_caption_says_where_the_colours_start(desktop: Browser, tmp_path: Path) -> None:
-    desktop.open(scores_within(0.53, 0.6).report(tmp_path / "report.html"))
-    caption = desktop.one("#map figcaption")
+def test_caption_tells_where_the_colours_start(desktop: Browser, tmp_path: Path) -> None:
+    desktop.open(write_report(scores_within(0.53, 0.6), tmp_path / "report.html"))
+    caption = desktop.element("#map figcaption")
     assert _shown_map(desktop)["zmin"] == pytest.approx(0.5)
     assert "Colours from 0.5 (black) to 1." in caption.text
     desktop.choose("#colours", "range")
@@ -312,7 +313,7 @@ def _fact_axes(browser: Browser) -> dict[str, dict[str, Any]]:
           const axis = plot._fullLayout["yaxis" + name.slice(1)];
           const numbers = [...plot.querySelectorAll(`.${name}tick text`)];
           return [title, {type: axis.type, range: axis.range,
-                          numbers: numbers.map((one) => one.textContent)}];
+                          numbers: numbers.map((node) => node.textContent)}];
         }));"""
     )
 
@@ -337,29 +338,29 @@ def test_axes_of_facts_have_numbers(
     result.dataset["dead_neurons"].values[:] = 0
     result.dataset["outlier_share"].values[:] = 1 + 1e-7 * np.arange(5)  # level but for rounding
     result.dataset["mean_to_std"].values[:] = np.nan
-    desktop.open(result.report(tmp_path / "report.html"))
+    desktop.open(write_report(result, tmp_path / "report.html"))
     axes = _fact_axes(desktop)
     assert axes["condition"]["type"] == kind and axes["condition"]["numbers"] == numbers
     assert axes["dead_neurons"]["range"] == [0, 1]
     assert axes["dead_neurons"]["numbers"] == ["0", "1"]
     assert {"0.99", "1", "1.01"} <= set(axes["outlier_share"]["numbers"])
     assert min(len(axis["numbers"]) for axis in axes.values()) >= 2
-    assert desktop.complaints() == []
+    assert desktop.console_messages() == []
 
 
 def test_page_of_heads_alone_has_no_empty_panels(browser: Browser, tmp_path: Path) -> None:
-    browser.open(heads_alone(SMALL).report(tmp_path / "report.html"))
+    browser.open(write_report(heads_alone(SMALL), tmp_path / "report.html"))
     left_out = "#correlations, #matches, #neurons, #layers, #facts, a[href='#neurons'], .missing"
-    found = browser.driver.find_elements(By.CSS_SELECTOR, left_out)
-    assert [one.get_attribute("id") for one in found if one.is_displayed()] == []
-    assert len(Select(browser.one("#x")).options) == 10  # nothing is known of layer 0
+    nodes = browser.driver.find_elements(By.CSS_SELECTOR, left_out)
+    assert [node.get_attribute("id") for node in nodes if node.is_displayed()] == []
+    assert len(Select(browser.element("#x")).options) == 10  # layer 0 has no scores
     browser.over("#map", 2, 5).click().perform()
-    browser.wait(lambda: "y third-large, layer 1" in browser.one("#reading").text)
-    assert browser.complaints() == []
+    browser.wait(lambda: "y third-large, layer 1" in browser.element("#reading").text)
+    assert browser.console_messages() == []
 
 
 def test_overview_leads_to_the_skipped_files(browser: Browser) -> None:
-    browser.one("#overview a[href='#skipped']").click()
+    browser.element("#overview a[href='#skipped']").click()
     top = "return document.getElementById('skipped').getBoundingClientRect().top"
     height = browser.run("return innerHeight")
     browser.wait(lambda: 0 < browser.run(top) < height)
@@ -371,12 +372,12 @@ def test_overview_leads_to_the_skipped_files(browser: Browser) -> None:
 
 def _edges(browser: Browser, selector: str) -> tuple[float, float]:
     """How light the left and the right edge of an element are, 0 to 1, between its rules."""
-    picture = matplotlib.image.imread(io.BytesIO(browser.one(selector).screenshot_as_png))
+    picture = matplotlib.image.imread(io.BytesIO(browser.element(selector).screenshot_as_png))
     inside = picture[8:-8, :, :3].mean(axis=2)
     return float(np.median(inside[:, 2])), float(np.median(inside[:, -3]))
 
 
-def test_wide_tables_show_that_they_go_on(phone: Browser, report: Path) -> None:
+def test_wide_tables_show_that_they_continue(phone: Browser, report: Path) -> None:
     phone.open(report)
     table = "#measures .wide"
     assert phone.run(f"const t = document.querySelector('{table}'); return t.scrollWidth") > 390
@@ -391,7 +392,7 @@ def test_wide_tables_show_that_they_go_on(phone: Browser, report: Path) -> None:
 
 def test_controls_stay_on_the_screen(browser: Browser) -> None:
     browser.run("document.getElementById('depth').scrollIntoView()")
-    box = browser.one(".toolbar").rect
+    box = browser.element(".toolbar").rect
     top = browser.run("return document.querySelector('.toolbar').getBoundingClientRect().top")
     assert top == 0 and box["height"] < 100
     gaps = browser.run(
@@ -440,13 +441,13 @@ def test_figures_and_numbers_are_saved(
     block = result.block("lincka", x, y).values
     assert float(trend["best"]) == pytest.approx(block[3].max(), rel=1e-6)
     assert float(trend["same_depth"]) == pytest.approx(block[3, 2], rel=1e-6)
-    assert desktop.complaints() == []
+    assert desktop.console_messages() == []
 
 
-def test_page_of_scores_alone_says_what_is_missing(desktop: Browser, tmp_path: Path) -> None:
+def test_page_of_scores_alone_states_what_is_missing(desktop: Browser, tmp_path: Path) -> None:
     representations = [RepresentationName("a", 0), RepresentationName("b", 0)]
     holes = SimilarityResult.build(representations, {"mine": np.array([[1.0, np.nan], [0.5, 1.0]])})
-    desktop.open(holes.report(tmp_path / "report.html"))
+    desktop.open(write_report(holes, tmp_path / "report.html"))
     for place, words in (
         ("correlations", "svcca was not measured"),
         ("matches", "maxcorr was not measured"),
@@ -455,6 +456,6 @@ def test_page_of_scores_alone_says_what_is_missing(desktop: Browser, tmp_path: P
         ("trend", "Curves need"),
         ("map", "Crosses: not defined"),
     ):
-        assert words in desktop.one(f"#{place}").text, place
-    assert desktop.one("#reading").text == "x a, layer 0; y b, layer 0: mine \N{EN DASH}"
-    assert desktop.complaints() == []
+        assert words in desktop.element(f"#{place}").text, place
+    assert desktop.element("#reading").text == "x a, layer 0; y b, layer 0: mine \N{EN DASH}"
+    assert desktop.console_messages() == []

@@ -1,6 +1,5 @@
-"""The report: what is on the page is what was measured, and the page needs no other file."""
+"""The report: the page shows the result's numbers, and needs no other file."""
 
-import itertools
 import json
 import re
 from pathlib import Path
@@ -9,12 +8,13 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax.figures.curves import relative_depth, trend
-from speechsim_jax.report import report_page
-from speechsim_jax.report.alignment import best_match, monotone_path, same_depth
-from speechsim_jax.report.content import NEURONS_A_CELL, letter
-from speechsim_jax.report.packed import Packed
+from speechsim_jax import figures
+from speechsim_jax.report import report_page, write_report
+from speechsim_jax.report.content import NEURONS_PER_PAIR
+from speechsim_jax.report.packed import PackedArrays
+from speechsim_jax.results.depth import monotone_path
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
+from speechsim_jax.results.summary import letter
 from tests.support.report_results import (
     EVERY_MEASURE,
     FULL_SIZE,
@@ -33,62 +33,28 @@ def result() -> SimilarityResult:
 
 @pytest.fixture(scope="module")
 def page(result: SimilarityResult, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    return Page(result.report(tmp_path_factory.mktemp("report") / "new" / "report.html"))
+    return Page(write_report(result, tmp_path_factory.mktemp("report") / "new" / "report.html"))
 
 
-def _best_by_trying(similarity: np.ndarray) -> tuple[int, float]:
-    """The fewest undefined cells and the greatest sum of the others, over all rising columns."""
-    rows, columns = similarity.shape
-    sums = []
-    for path in itertools.combinations_with_replacement(range(columns), rows):
-        values = similarity[np.arange(rows), path]
-        sums.append((-int(np.isnan(values).sum()), float(np.nansum(values))))
-    missing, total = max(sums)
-    return -missing, total
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_monotone_path_is_the_best_of_all(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    similarity = rng.normal(size=(rng.integers(1, 6), rng.integers(1, 6)))
-    similarity[rng.random(similarity.shape) < 0.3 * (seed % 3)] = np.nan
-    path = monotone_path(similarity)
-    if np.isnan(similarity).all():
-        np.testing.assert_array_equal(path, -1)
-        return
-    assert np.all(np.diff(path) >= 0)
-    values = similarity[np.arange(len(path)), path]
-    missing, total = _best_by_trying(similarity)
-    assert np.isnan(values).sum() == missing
-    assert np.nansum(values) == pytest.approx(total, abs=1e-12)
-
-
-def test_monotone_path_follows_a_diagonal_and_gives_way() -> None:
-    np.testing.assert_array_equal(monotone_path(np.eye(4)), [0, 1, 2, 3])
-    np.testing.assert_array_equal(monotone_path(np.ones((3, 4))), [0, 0, 0])
-    reversed_layers = np.array([[0.0, 0, 0.5], [0, 0.9, 0], [0.5, 0, 0]])
-    assert best_match(reversed_layers).tolist() == [2, 1, 0]
-    assert monotone_path(reversed_layers).tolist() == [0, 1, 1]
-
-
-def test_matches_are_those_of_the_figures() -> None:
-    """`curves.trend` draws the scores of the same layers."""
+@pytest.mark.parametrize("measure", ["maxcorr", "procrustes_distance"])
+def test_matches_are_those_of_the_figures(measure: str, tmp_path: Path) -> None:
+    """`figures.layer_trend` draws the scores of the layers that the page matches."""
     result = random_result({"a": Shape(7, 8, 0), "b": Shape(5, 8, 0)})
-    block = result.block("maxcorr", "a", "b")
-    depths = relative_depth(block), relative_depth(result.block("maxcorr", "b", "a"))
-    best, same = trend(block, *depths)
-    rows = np.arange(7)
-    np.testing.assert_array_equal(block.values[rows, best_match(block.values)], best)
-    np.testing.assert_array_equal(block.values[rows, same_depth(*depths)], same)
-    assert best_match(np.array([[np.nan, 1.0], [np.nan, np.nan]])).tolist() == [1, -1]
+    facts = Page(write_report(result, tmp_path / "report.html")).facts()
+    (alignment,) = [m["alignment"] for m in facts["measures"] if m["name"] == measure]
+    lines = figures.layer_trend(result, measure).axes[0].lines
+    for line, rule in zip(lines, ("best", "same"), strict=True):
+        layers = alignment[rule][1, :7]
+        expected = result.matrix(measure).values[np.arange(7), layers]
+        np.testing.assert_array_equal(line.get_ydata(), expected)
 
 
 def _read_back(values: np.ndarray, how: str, tmp_path: Path) -> np.ndarray:
-    packed = Packed()
-    before = packed.whole(np.arange(3))  # three bytes: what follows must be aligned all the same
+    packed = PackedArrays()
+    before = packed.integers(np.arange(3))  # three bytes: what follows must be aligned all the same
     entry = getattr(packed, how)(values)
     page = tmp_path / "page.html"
-    page.write_text(f'<script id="data">{packed.encoded({"a": entry, "b": before})}</script>')
+    page.write_text(f'<script id="data">{packed.encode({"a": entry, "b": before})}</script>')
     facts = Page(page).facts()
     np.testing.assert_array_equal(facts["b"], [0, 1, 2])
     return facts["a"]
@@ -98,18 +64,18 @@ def _read_back(values: np.ndarray, how: str, tmp_path: Path) -> np.ndarray:
 def test_rounded_arrays(ends: tuple[float, float], tmp_path: Path) -> None:
     values = np.random.default_rng(0).uniform(*ends, (5, 7))
     values[2, 3], values[4, 4] = np.nan, np.inf
-    found = _read_back(values, "rounded", tmp_path)
+    decoded = _read_back(values, "rounded", tmp_path)
     finite = np.isfinite(values)
-    np.testing.assert_array_equal(np.isfinite(found), finite)
+    np.testing.assert_array_equal(np.isfinite(decoded), finite)
     half_a_step = (ends[1] - ends[0]) / 65534 / 2
-    np.testing.assert_allclose(found[finite], values[finite], rtol=1e-12, atol=half_a_step)
+    np.testing.assert_allclose(decoded[finite], values[finite], rtol=1e-12, atol=half_a_step)
 
 
 @pytest.mark.parametrize(("largest", "kind"), [(254, 1), (255, 2), (65534, 2), (65535, 4), (-1, 1)])
-def test_whole_arrays(largest: int, kind: int, tmp_path: Path) -> None:
+def test_integer_arrays(largest: int, kind: int, tmp_path: Path) -> None:
     values = np.array([[largest, -1], [0, 0]])
-    np.testing.assert_array_equal(_read_back(values, "whole", tmp_path), values)
-    assert Packed().whole(values)["type"] == f"uint{8 * kind}"
+    np.testing.assert_array_equal(_read_back(values, "integers", tmp_path), values)
+    assert PackedArrays().integers(values)["type"] == f"uint{8 * kind}"
 
 
 def test_exact_arrays(tmp_path: Path) -> None:
@@ -165,15 +131,15 @@ def test_page_holds_the_alignment(result: SimilarityResult, page: Page, measure:
         for x in set(models) - {model}:
             block = result.block(measure, x, model).values
             path = monotone_path(-block if "distance" in measure else block)
-            found = entry["alignment"]["path"][y, models == x]
-            np.testing.assert_array_equal(found, columns[path])
+            drawn = entry["alignment"]["path"][y, models == x]
+            np.testing.assert_array_equal(drawn, columns[path])
 
 
 def test_page_holds_the_best_neurons_of_a_pair(result: SimilarityResult, page: Page) -> None:
     facts, data = page.facts()["matches"], result.dataset
     for i, j in ((0, 5), (12, 2), (6, 6)):
         corr = data["best_corr"].values[i, j]
-        order = np.argsort(-corr, kind="stable")[:NEURONS_A_CELL]  # NaN last
+        order = np.argsort(-corr, kind="stable")[:NEURONS_PER_PAIR]  # NaN last
         np.testing.assert_array_equal(facts["neuron"][i, j], order)
         np.testing.assert_array_equal(facts["match"][i, j], data["best_match"].values[i, j, order])
         np.testing.assert_allclose(facts["corr"][i, j], corr[order], atol=1e-5)
@@ -202,9 +168,9 @@ def test_page_holds_the_neurons_of_a_representation(result: SimilarityResult, pa
 
 def test_page_holds_canonical_correlations_and_heads(result: SimilarityResult, page: Page) -> None:
     facts, data = page.facts(), result.dataset
-    rho, found = data["svcca_rho"].values, facts["correlations"]
-    np.testing.assert_array_equal(found["count"], np.isfinite(rho).sum(axis=2))
-    first, last = found["values"][..., 0], found["values"][..., -1]
+    rho, stored = data["svcca_rho"].values, facts["correlations"]
+    np.testing.assert_array_equal(stored["count"], np.isfinite(rho).sum(axis=2))
+    first, last = stored["values"][..., 0], stored["values"][..., -1]
     np.testing.assert_allclose(first, rho[..., 0], atol=1e-5)
     np.testing.assert_allclose(last, np.nanmin(rho, axis=2), atol=1e-5)
     heads = next(m["heads"] for m in facts["measures"] if m["name"] == "attn_js")
@@ -218,12 +184,12 @@ def test_page_holds_canonical_correlations_and_heads(result: SimilarityResult, p
 def test_page_needs_nothing_else(page: Page) -> None:
     assert [tag for tag in page.tags if tag in ("img", "iframe", "object", "embed")] == []
     assert all(reference.startswith(("#", "data:")) for reference in page.references)
-    own = re.sub(r'application/gzip" id="[^>]*>[^<]*', "", page.source)
-    assert "http" not in own and "@import" not in own and "url(" not in own
+    source = re.sub(r'application/gzip" id="[^>]*>[^<]*', "", page.source)
+    assert "http" not in source and "@import" not in source and "url(" not in source
     assert page.packed("plotly-source").decode().lstrip().startswith("/**\n* plotly.js v")
 
 
-def test_page_says_what_was_compared(page: Page) -> None:
+def test_page_shows_what_was_compared(page: Page) -> None:
     for words in (
         "Similarity of 13 layers of 3 models",
         "967,512 frames · 2,703 utterances · random numbers",
@@ -242,21 +208,21 @@ def test_page_says_what_was_compared(page: Page) -> None:
 def test_page_of_scores_alone(tmp_path: Path) -> None:
     representations = [RepresentationName(model, 0) for model in "ab"]
     bare = SimilarityResult.build(representations, {"mine": np.array([[1.0, np.nan], [0.5, 1.0]])})
-    page = Page(bare.report(tmp_path / "report.html"))
+    page = Page(write_report(bare, tmp_path / "report.html"))
     facts = page.facts()
     assert facts["correlations"] is facts["matches"] is facts["neurons"] is None
     assert facts["facts"] == facts["floors"] == []
     for sentence in (
-        "This result does not say what was heard.",
-        "This result does not say how it was made.",
+        "This result does not record which audio was read.",
+        "This result does not record how it was computed.",
         "This result has no statistics of its representations",
-        "This result does not say which files were skipped.",
+        "This result does not record which files were skipped.",
     ):
         assert sentence in page.text
 
 
 def test_page_of_heads_alone_counts_the_layers_that_have_some(tmp_path: Path) -> None:
-    page = Page(heads_alone(SMALL).report(tmp_path / "report.html"))
+    page = Page(write_report(heads_alone(SMALL), tmp_path / "report.html"))
     assert "Similarity of 10 layers of 3 models" in page.text
     assert "A first-<b>&small hubert 1-3 hub" in page.text
     assert page.facts()["axes"]["representation"] == page.facts()["axes"]["attention"]
@@ -264,7 +230,7 @@ def test_page_of_heads_alone_counts_the_layers_that_have_some(tmp_path: Path) ->
 
 
 def test_page_warns_of_few_frames(page: Page, tmp_path: Path) -> None:
-    warned = Page(random_result(SMALL, frames=399).report(tmp_path / "report.html"))
+    warned = Page(write_report(random_result(SMALL, frames=399), tmp_path / "report.html"))
     assert "Few frames: 399 for layers of up to 40 neurons." in warned.text
     assert warned.source.count('<p class="warning" role="note">') == 1
     assert "Few frames" not in page.text and '<p class="warning"' not in page.source
@@ -272,9 +238,9 @@ def test_page_warns_of_few_frames(page: Page, tmp_path: Path) -> None:
 
 def test_page_leads_from_the_overview_to_the_skipped_files(page: Page, tmp_path: Path) -> None:
     assert '<a href="#skipped">1</a>' in page.source and 'id="skipped"' in page.source
-    whole = random_result({"a": Shape(2, 9, 0)})
-    whole.dataset.attrs["provenance"] = json.dumps(whole.attributes | {"skipped": []})
-    text = Page(whole.report(tmp_path / "report.html"))
+    complete = random_result({"a": Shape(2, 9, 0)})
+    complete.dataset.attrs["provenance"] = json.dumps(complete.attributes | {"skipped": []})
+    text = Page(write_report(complete, tmp_path / "report.html"))
     assert "#skipped" not in text.references and "skipped 0" in text.text
 
 
@@ -282,13 +248,13 @@ def test_mincorr_is_among_the_measures(result: SimilarityResult, tmp_path: Path)
     row = "mincorr neuron each neuron's smallest best correlation"
     values = np.zeros((len(result.representations), 40))
     ranked = SimilarityResult(result.dataset.assign(mincorr_neuron=(("x", "neuron"), values)))
-    assert row in Page(ranked.report(tmp_path / "report.html")).text
-    assert row not in Page(result.report(tmp_path / "without.html")).text
+    assert row in Page(write_report(ranked, tmp_path / "report.html")).text
+    assert row not in Page(write_report(result, tmp_path / "without.html")).text
 
 
 def test_page_of_one_model_matches_other_layers(tmp_path: Path) -> None:
     result = random_result({"a": Shape(4, 9, 0)})
-    facts = Page(result.report(tmp_path / "report.html")).facts()
+    facts = Page(write_report(result, tmp_path / "report.html")).facts()
     alignment = facts["measures"][0]["alignment"]
     values = result.matrix("maxcorr").values.copy()
     np.fill_diagonal(values, -1)
@@ -303,13 +269,13 @@ def test_page_of_any_arrays(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {"mine/0": rng.normal(size=(40, 5)), "mine/1": rng.normal(size=(40, 6))}
     result = ss.compare_activations(arrays, measures="lincka", progress=False)
-    assert "40" in Page(result.report(tmp_path / "report.html")).text
+    assert "40" in Page(write_report(result, tmp_path / "report.html")).text
 
 
 def test_page_of_four_models_is_small_enough(tmp_path: Path) -> None:
     """Two base and two large models, all measures, three of heads: at most 8 MB."""
     result = random_result(FULL_SIZE, measures=EVERY_MEASURE)
-    path = result.report(tmp_path / "report.html")
+    path = write_report(result, tmp_path / "report.html")
     assert path.stat().st_size < 8e6
     assert path.stat().st_size > 3e6  # or something has been left out
 
@@ -319,7 +285,7 @@ def test_page_is_the_same_twice_and_replaces_an_older_one(
 ) -> None:
     path = tmp_path / "report.html"
     path.write_text("older")
-    assert result.report(str(path)) == path
+    assert write_report(result, str(path)) == path
     assert path.read_text(encoding="utf-8") == report_page(result)
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 

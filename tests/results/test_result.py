@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ import xarray as xr
 
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
-from speechsim_jax.results import summary
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
+from tests.support.paths import ROOT
 
 MODELS = {"org/modèle-é": 3, "b": 2}
 REPRESENTATIONS = [
@@ -154,7 +155,7 @@ def test_failed_save_keeps_the_old_file(result: SimilarityResult, tmp_path: Path
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_files_that_are_no_result(result: SimilarityResult, tmp_path: Path) -> None:
+def test_files_that_are_not_results(result: SimilarityResult, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"missing\.nc: no such result file"):
         SimilarityResult.load(tmp_path / "missing.nc")
     text = tmp_path / "notes.nc"
@@ -162,8 +163,8 @@ def test_files_that_are_no_result(result: SimilarityResult, tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"notes\.nc: not a readable result"):
         SimilarityResult.load(text)
     half = tmp_path / "half.nc"
-    whole = result.save(tmp_path / "r.nc").read_bytes()
-    half.write_bytes(whole[: len(whole) // 2])
+    content = result.save(tmp_path / "r.nc").read_bytes()
+    half.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"half\.nc"):
         SimilarityResult.load(half)
     other = tmp_path / "other.nc"
@@ -173,6 +174,9 @@ def test_files_that_are_no_result(result: SimilarityResult, tmp_path: Path) -> N
     newer = SimilarityResult(result.dataset.assign_attrs(format_version=99)).save(other)
     with pytest.raises(UserError, match="newer speechsim_jax"):
         SimilarityResult.load(newer)
+    older = SimilarityResult(result.dataset.assign_attrs(format_version=1)).save(other)
+    with pytest.raises(UserError, match="format 1"):
+        SimilarityResult.load(older)
 
 
 def test_unknown_measure_lists_the_known(result: SimilarityResult) -> None:
@@ -263,11 +267,11 @@ def test_summary_leaves_self_similarity_out(result: SimilarityResult) -> None:
     assert list(rows) == ["lincka", "maxcorr", "attn_js"]
     both, between, first, second, forward, backward = rows["lincka"]
     assert (second, forward) == (f"{within:.3f}", f"{across:.3f}")
-    own = values[:3, :3][~np.eye(3, dtype=bool)].mean()
-    assert (first, both) == (f"{own:.3f}", f"{(own + within) / 2:.3f}")
+    within_first = values[:3, :3][~np.eye(3, dtype=bool)].mean()
+    assert (first, both) == (f"{within_first:.3f}", f"{(within_first + within) / 2:.3f}")
     assert backward == f"{values[3:, :3].mean():.3f}"
     assert between == f"{(across + values[3:, :3].mean()) / 2:.3f}"
-    assert rows["attn_js"][3] == "-"  # one layer, which is not held against itself
+    assert rows["attn_js"][3] == "-"  # one layer, which is not compared with itself
     assert "1,234,567 frames" in text and "poids aléatoires" in text
 
 
@@ -295,8 +299,8 @@ def test_summary_of_any_number_of_models(models: int) -> None:
     assert max(map(len, lines)) <= 100
     heads = " ".join(line for line in lines if "," in line and "  " in line and ":" not in line)
     pairs = {head for head in heads.split() if "," in head and head[0].isupper()}
-    own = models if models > 1 else 0
-    assert len(pairs) == own + (models * (models - 1) if models <= 4 else 0)
+    diagonal = models if models > 1 else 0
+    assert len(pairs) == diagonal + (models * (models - 1) if models <= 4 else 0)
     assert ("between" in lines[3 + models]) == (models > 1)
     assert any(line.startswith("Z  model-25") for line in lines) == (models == 30)
     assert any(line.startswith("AD  model-29") for line in lines) == (models == 30)
@@ -309,20 +313,45 @@ def test_a_ranking_has_no_matrix() -> None:
         result.matrix("mincorr")
 
 
-def test_few_frames_are_said() -> None:
-    """Ten rows a neuron of the widest layer are enough; measures that do not mind go unnamed."""
+def _of_widths(*widths: int, frames: int, **inflated: bool) -> SimilarityResult:
+    """Layers of one model; measures by whether few rows inflate them."""
+    size = len(widths)
+    return SimilarityResult.build(
+        [RepresentationName("a", layer) for layer in range(size)],
+        {name: np.eye(size) for name in inflated},
+        {"width": (("x",), np.array(widths))},
+        {name: {"inflated_by_few_rows": flag} for name, flag in inflated.items()},
+        {"frames": frames},
+    )
+
+
+def test_few_frames_warning_of_a_comparison() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((200, 21)), rng.standard_normal((200, 12))
-    few = ss.compare_activations({"a/0": x, "b/0": y}, measures=["linreg", "lincka_debiased"])
-    told = summary.few_frames(few)
-    assert told.startswith("Few frames: 200 for layers of up to 21 neurons. linreg come")
-    assert " ".join(few.summary().split()).endswith(told)
-    enough = ss.compare_activations(
-        {"a/0": x[:, :20], "b/0": y}, measures=["linreg", "lincka_debiased"]
+    names = ["linreg", "lincka_debiased"]
+    few = ss.compare_activations({"a/0": x, "b/0": y}, measures=names, progress=False)
+    assert few.few_frames_warning().startswith(
+        "Few frames: 200 for layers of up to 21 neurons. linreg come"
     )
-    assert summary.few_frames(enough) == ""
-    robust = ss.compare_activations({"a/0": x, "b/0": y}, measures=["lincka_debiased"])
-    assert summary.few_frames(robust) == ""
+    enough = ss.compare_activations({"a/0": x[:, :20], "b/0": y}, measures=names, progress=False)
+    assert enough.few_frames_warning() == ""
+
+
+def test_few_frames_warning() -> None:
+    """Ten rows per neuron of the widest layer are enough; measures that do not mind go unnamed."""
+    few = _of_widths(12, 21, frames=200, linreg=True, mine=True, lincka_debiased=False)
+    warning = few.few_frames_warning()
+    assert warning.startswith(
+        "Few frames: 200 for layers of up to 21 neurons. linreg and mine come"
+    )
+    assert " ".join(few.summary().split()).endswith(warning)
+    assert _of_widths(12, 20, frames=200, linreg=True).few_frames_warning() == ""
+    assert _of_widths(12, 21, frames=200, lincka_debiased=False).few_frames_warning() == ""
+    pooled = _of_widths(12, frames=200, linreg=True)
+    pooled.dataset.attrs["provenance"] = json.dumps(pooled.attributes | {"rows": 100})
+    assert pooled.few_frames_warning().startswith("Few frames: 100 for")  # rows are what counts
+    bare = SimilarityResult.build([RepresentationName("a", 0)], {"linreg": np.eye(1)})
+    assert bare.few_frames_warning() == ""
 
 
 def test_summary_without_measures() -> None:
@@ -357,7 +386,20 @@ def test_build_refuses(arguments: dict, message: str) -> None:
         SimilarityResult.build(**{"representations": REPRESENTATIONS, **arguments})
 
 
-def test_import_is_light() -> None:
-    code = "import sys, speechsim_jax.results.result; print('matplotlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+def test_import_is_light(tmp_path: Path) -> None:
+    """Results import no figures and no report, also not while they are written."""
+    code = (
+        "import sys, pkgutil, importlib, numpy, speechsim_jax.results as results\n"
+        "for module in pkgutil.iter_modules(results.__path__):\n"
+        "    importlib.import_module(f'speechsim_jax.results.{module.name}')\n"
+        "from speechsim_jax.results.result import RepresentationName, SimilarityResult\n"
+        "result = SimilarityResult.build([RepresentationName('a', 0)], {'m': numpy.eye(1)})\n"
+        "result.save(sys.argv[1]); result.to_csv(sys.argv[1]); result.summary()\n"
+        "above = ('matplotlib', 'plotly', 'speechsim_jax.figures', 'speechsim_jax.report')\n"
+        "print([name for name in above if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "result"], capture_output=True, text=True, check=True,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"

@@ -11,20 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechsim_jax._jax_compat import x64
-from speechsim_jax.measures.attention import MEASURES, score_attention
+from speechsim_jax.measures import MeasureSelection, attention
+from speechsim_jax.measures.attention import MEASURES
+from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.pipeline.attention_inputs import projected, rows_of_maps, rows_of_projections
 from speechsim_jax.statistics import attention_finished, attention_sums
 from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
-from speechsim_jax.statistics.attention_finished import FinishedAttention, HeadSums
+from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
 from speechsim_jax.statistics.attention_sums import AttentionSums
 from speechsim_jax.statistics.moments import ModelShape
 from tests.measures.test_measures import GOLDEN
-from tests.models.test_parity import fixture
 from tests.support import reference, tolerances
+from tests.support.parity import fixture
 
 EVERYTHING = ("distance", "divergence", "correlation")
-HEAD_MEASURES = {m.name: m.of_heads for m in MEASURES if m.of_heads}
-LAYER_MEASURES = {m.name: m for m in MEASURES if m.of_layers}
+HEAD_MEASURES = {
+    f"attn_{name}": getattr(attention, name)
+    for name in ("frobenius", "js", "pearson", "frobenius_norm", "js_bits", "pearson_exact")
+}
+LAYER_MEASURES = {m.name: m for m in MEASURES if m.name not in HEAD_MEASURES}
 
 BASELINES = [getattr(reference, name) for name in attention_sums.BASELINES]
 
@@ -104,10 +109,19 @@ def batched(maps: Maps, size: int, frames: int = FRAMES) -> AttentionSums:
     return state
 
 
-def finish(state: AttentionSums, maps: Maps, shapes=SHAPES) -> FinishedAttention:
-    host = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(axis=0), state)
-    lengths = tuple(one.shape[1] for one in maps)
-    return attention_finished.finish_attention(HeadSums(shapes, (), "float32", host, lengths))
+def state_of(sums: AttentionSums, maps: Maps, shapes=SHAPES) -> AttentionState:
+    host = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(axis=0), sums)
+    return AttentionState(shapes, (), "float32", host, tuple(one.shape[1] for one in maps))
+
+
+def finish(sums: AttentionSums, maps: Maps, shapes=SHAPES) -> FinishedAttention:
+    return state_of(sums, maps, shapes).finish()
+
+
+def score_attention(found: FinishedAttention, measures=MEASURES):
+    """Matrices and details of these measures."""
+    scores = score_all({"attention": found}, MeasureSelection(tuple(measures)))
+    return scores.matrices, scores.extras
 
 
 def batched_and_finished(maps: Maps, size: int) -> FinishedAttention:
@@ -166,7 +180,7 @@ def test_golden(dtype, bar, few_rows):
     names = [str(name) for name in GOLDEN["attention_networks"]]
     maps = [np.concatenate([GOLDEN[f"a_{name}_{u}"] for name in names]) for u in range(3)]
     found = stream(maps, (ModelShape(2, 3), ModelShape(1, 4)), dtype, frames=56)
-    matrices, _ = score_attention(found, MEASURES)
+    matrices, _ = score_attention(found)
     golden = {"attn_frobenius": "attn_fro", "attn_js": "attn_js", "attn_pearson": "attn_pearson"}
     for name, key in golden.items():
         apart = np.abs(matrices[name] - GOLDEN[key])
@@ -185,7 +199,7 @@ def test_equals_the_maps_written_out():
 def test_layers_with_cells_as_rows(dtype, bar):
     maps = special()
     found = double() if dtype == "float64" else batched_and_finished(maps, 5)
-    matrices, _ = score_attention(found, list(LAYER_MEASURES.values()))
+    matrices, _ = score_attention(found, LAYER_MEASURES.values())
     cells = np.concatenate([one.reshape(7, -1) for one in maps], axis=1).T
     representations = [cells[:, where] for where in found.heads]
     for name, measure in LAYER_MEASURES.items():
@@ -202,7 +216,7 @@ def test_a_constant_head_is_a_dead_neuron():
         one[UNIFORM] = (1 + 6e-8 * rng.integers(-1, 2, (13, 13))) / 13
     found = batched_and_finished(maps, 5)
     assert np.flatnonzero(~found.moments.representations[0].live).tolist() == [UNIFORM]
-    matrices, _ = score_attention(found, list(LAYER_MEASURES.values()))
+    matrices, _ = score_attention(found, LAYER_MEASURES.values())
     cells = np.concatenate([one.reshape(7, -1) for one in maps], axis=1).T
     x, y = cells[:, [0, 2]], cells[:, 3:6]
     for name in LAYER_MEASURES:
@@ -257,18 +271,14 @@ def test_batches_equal_single_utterances_in_any_order():
 
 def test_merged_states_equal_one_stream():
     maps = special()
-    whole = batched(maps, 5)
-    for a, b in (
-        (batched(maps[:1], 5), batched(maps[1:], 5)),
-        (batched(maps[1:], 5), batched(maps[:1], 5)),
-        (attention_sums.zero(7), whole),
-        (whole, attention_sums.zero(7)),
-    ):
-        merged, one_stream = (
-            similarities(finish(state, maps)) for state in (attention_sums.merge(a, b), whole)
-        )
-        errors = worst(merged, one_stream)
-        assert max(errors.values()) <= 1e-7, errors
+    whole = similarities(finish(batched(maps, 5), maps))
+    nothing = state_of(attention_sums.zero(7), [])
+    everything = state_of(batched(maps, 5), maps)
+    head, tail = (state_of(batched(part, 5), part) for part in (maps[:1], maps[1:]))
+    for a, b in ((head, tail), (nothing, everything)):
+        for merged in (a.merge([b]), b.merge([a])):
+            errors = worst(similarities(merged.finish()), whole)
+            assert max(errors.values()) <= 1e-7, errors
 
 
 def test_utterances_of_one_frame():
@@ -327,7 +337,7 @@ def test_a_model_and_its_copy(few_rows):
     found = finish(batched(maps, 2, frames=64), maps, (ModelShape(1, 4), ModelShape(1, 4)))
     errors = worst(similarities(found), written_out(maps))
     assert max(errors.values()) <= 1e-5, errors
-    matrices, extras = score_attention(found, MEASURES)
+    matrices, extras = score_attention(found)
     assert np.all(matrices["attn_frobenius"] == 1)
     for name in ("attn_js", "attn_pearson_exact", "attn_lincka", "attn_svcca"):
         np.testing.assert_allclose(matrices[name], 1, atol=1e-5)
@@ -339,7 +349,7 @@ def test_a_model_and_its_copy(few_rows):
 def test_scores_and_what_stands_beside_them():
     """Representations of three heads and of one: what is missing is NaN or -1."""
     found = batched_and_finished(special(), 5)
-    matrices, extras = score_attention(found, MEASURES)
+    matrices, extras = score_attention(found)
     by_hand = similarities(found)
     assert extras["baseline"][1].tolist() == list(attention_sums.BASELINES)
     assert matrices.keys() == {m.name for m in MEASURES}
@@ -375,7 +385,7 @@ def test_ranges_and_symmetry(seed, sharpness, lengths):
     values = similarities(found)
     rounding = 2e-6
     for measure in MEASURES:
-        if measure.of_heads and not ("pearson" in measure.name and max(lengths) == 1):
+        if measure.name in HEAD_MEASURES and not ("pearson" in measure.name and max(lengths) == 1):
             low, high = measure.limits
             assert np.all(values[measure.name] >= low - rounding), measure.name
             assert np.all(values[measure.name] <= high + rounding), measure.name

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from speechsim_jax._jax_compat import x64
 from speechsim_jax.errors import UserError
-from speechsim_jax.measures import MEASURES
+from speechsim_jax.measures import MEASURES, MeasureSelection
 from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.statistics import moments, moments_merge
 from speechsim_jax.statistics.moments import ModelShape, Moments, Reference, Tile
 from speechsim_jax.statistics.moments_finished import FinishedMoments
-from speechsim_jax.statistics.moments_merge import merge_states, rebase
 from tests.statistics.test_moments import SHAPES, assert_matches, draw
+from tests.support.merging import merge_states, rebase
 
 ROOM = 40
 _update, _reference_mean = jax.jit(moments.update), jax.jit(moments.reference_mean)
@@ -29,7 +29,7 @@ def state_of(
     dtype: str = "float64",
     tiles: tuple[Tile, ...] | None = None,
 ) -> Moments:
-    """The state of the rows [layer, row, neuron] of each stream; their own reference shift unless given."""
+    """The state of the rows [layer, row, neuron] of each model, about their mean by default."""
     shapes = tuple(ModelShape(len(x), x.shape[2]) for x in data)
     rows = data[0].shape[1]
     with x64(dtype == "float64"):
@@ -74,7 +74,7 @@ def assert_equal(a: Moments, b: Moments) -> None:
 @given(st.integers(0, 2**32), st.integers(1, ROOM))
 @settings(deadline=None, max_examples=40)
 def test_rebasing_is_exact_on_whole_numbers(seed, rows):
-    """Every formula, with no room for rounding: reference shifts 30 times further out than the rows."""
+    """Every formula, with no room for rounding: reference shifts 30 times as far as the rows."""
     rng = np.random.default_rng(seed)
     data = whole_numbers(rng, rows, 10)
     old, new = whole_reference(rng), whole_reference(rng)
@@ -85,7 +85,7 @@ def test_rebasing_is_exact_on_whole_numbers(seed, rows):
 @given(st.data(), st.integers(0, 2**32), st.integers(1, 5))
 @settings(deadline=None, max_examples=15)
 def test_merging_in_any_tree_is_exact_on_whole_numbers(data, seed, parts):
-    """States of 0 or more rows, each with a reference shift of its own, joined two by two in any order."""
+    """States of 0 or more rows, each about its own reference shift, merged in any order."""
     rng = np.random.default_rng(seed)
     pieces = [whole_numbers(rng, data.draw(st.integers(0, ROOM)), 10) for _ in range(parts)]
     states = [state_of(piece, whole_reference(rng)) for piece in pieces]
@@ -148,7 +148,9 @@ def test_scores_do_not_know_that_the_jobs_were_two(dtype):
     measures = [m for m in MEASURES.values() if m.statistic == "moments"]
     merged = merge_states([state_of(piece, dtype=dtype) for piece in pieces])
     scores, expected = (
-        score_all(FinishedMoments(state, 1e-6), measures).matrices
+        score_all(
+            {"moments": FinishedMoments(state, 1e-6)}, MeasureSelection(tuple(measures))
+        ).matrices
         for state in (merged, state_of(union))
     )
     for name, matrix in expected.items():
@@ -200,8 +202,6 @@ def test_only_like_states_merge():
     rng = np.random.default_rng(0)
     data = whole_numbers(rng, 5, 10)
     state = state_of(data)
-    with pytest.raises(UserError, match="no states"):
-        merge_states([])
     with pytest.raises(UserError, match="states 1 and 3 differ in their models"):
         merge_states([state, state, state_of(data[:1])])
     with pytest.raises(UserError, match="states 1 and 2 differ in their layer pairs"):

@@ -115,19 +115,19 @@ def test_order_and_batches_do_not_matter(order, together, size):
 def test_merge_is_a_commutative_idempotent_monoid(cut, size):
     a, b, c = (sampled(tuple(part), size) for part in (cut[:1], cut[1:2], cut[2:]))
     whole = sampled(tuple(LENGTHS), size)
-    merge, zero = sample.merge_samples, sample.zero(SHAPES, size)
-    assert_same(merge(a, zero), a)
-    assert_same(merge(zero, a), a)
-    assert_same(merge(a, b), merge(b, a))
-    assert_same(merge(merge(a, b), c), whole)
-    assert_same(merge(a, merge(b, c)), whole)
-    assert_same(merge(whole, a), whole)
+    empty = SampleAccumulator(SHAPES, size).result()
+    assert_same(a.merge([empty]), a)
+    assert_same(empty.merge([a]), a)
+    assert_same(a.merge([b]), b.merge([a]))
+    assert_same(a.merge([b, c]), whole)
+    assert_same(a.merge([b.merge([c])]), whole)
+    assert_same(whole.merge([a]), whole)
 
 
 def test_samples_of_other_sizes_or_seeds_do_not_merge():
-    for other in (sample.zero(SHAPES, 9), sample.zero(SHAPES, 8, seed=1)):
+    for other in (SampleAccumulator(SHAPES, 9), SampleAccumulator(SHAPES, 8, seed=1)):
         with pytest.raises(UserError, match="sample_frames and seed"):
-            sample.merge_samples(sample.zero(SHAPES, 8), other)
+            SampleAccumulator(SHAPES, 8).result().merge([other.result()])
 
 
 def test_a_piece_has_its_own_keys_but_its_utterance_s_name():

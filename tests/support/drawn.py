@@ -1,4 +1,4 @@
-"""Results of random similarities to draw, and what is to be seen in a figure."""
+"""Results of random similarities to draw, and readers of what a figure shows."""
 
 from itertools import combinations
 
@@ -48,7 +48,7 @@ ATTENTION = {
 
 
 def result_of(models: dict[str, int], seed: int = 0) -> SimilarityResult:
-    """As a comparison of models with so many layers, of smooth random similarities."""
+    """Like a comparison of models with so many layers, of smooth random similarities."""
     representations = [
         RepresentationName(model, i) for model, depth in models.items() for i in range(depth)
     ]
@@ -61,7 +61,10 @@ def result_of(models: dict[str, int], seed: int = 0) -> SimilarityResult:
 
 
 def attention_result(models: dict[str, tuple[int, int]] = HEADS) -> SimilarityResult:
-    """As `measures.attention.score_attention` makes them, of random similarities."""
+    """Like a comparison of attention heads, of random similarities.
+
+    `models`: layers and heads by name.
+    """
     rng = np.random.default_rng(3)
     representations = [
         RepresentationName(m, i + 1) for m, (depth, _) in models.items() for i in range(depth)
@@ -97,7 +100,7 @@ def attention_result(models: dict[str, tuple[int, int]] = HEADS) -> SimilarityRe
 
 
 def result_with_facts(models: dict[str, int], *left_out: str) -> SimilarityResult:
-    """`result_of` with what is known of representations beside their scores, but for what is left out."""
+    """`result_of` with numbers of each representation and floors, but for those left out."""
     result = result_of(models)
     size = len(result.representations)
     rng = np.random.default_rng(1)
@@ -125,7 +128,7 @@ def result_with_facts(models: dict[str, int], *left_out: str) -> SimilarityResul
 
 
 def axes_of(figure: Figure, label: str) -> Axes:
-    """The panel that is called so."""
+    """The panel with a label."""
     return next(axes for axes in figure.axes if axes.get_label() == label)
 
 
@@ -133,14 +136,14 @@ def drawn_texts(figure: Figure) -> list[Text]:
     """Every text with ink on the page, after drawing."""
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
-    found = [t for t in figure.findobj(Text) if isinstance(t, Text) and t.get_text().strip()]
+    texts = [t for t in figure.findobj(Text) if isinstance(t, Text) and t.get_text().strip()]
     hidden = set()
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         low, high = sorted(axis.get_view_interval())
         for tick in axis.get_major_ticks():
             if not low <= tick.get_loc() <= high:  # matplotlib keeps such ticks, but draws none
                 hidden |= {id(tick.label1), id(tick.label2)}
-    return [t for t in found if t.get_visible() and id(t) not in hidden]
+    return [t for t in texts if t.get_visible() and id(t) not in hidden]
 
 
 def assert_readable(figure: Figure) -> None:
@@ -154,14 +157,14 @@ def assert_readable(figure: Figure) -> None:
     for name, box in boxes:
         inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= page.x1 and box.y1 <= page.y1
         assert inside, f"{name!r} leaves the page: {box}"
-    for (name, box), (other, that) in combinations(boxes, 2):
-        wide = min(box.x1, that.x1) - max(box.x0, that.x0)
-        high = min(box.y1, that.y1) - max(box.y0, that.y0)
-        assert wide <= 0.5 or high <= 0.5, f"{name!r} overlaps {other!r}"
+    for (first, a), (second, b) in combinations(boxes, 2):
+        width = min(a.x1, b.x1) - max(a.x0, b.x0)
+        height = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert width <= 0.5 or height <= 0.5, f"{first!r} overlaps {second!r}"
 
 
 def pixels_of(figure: Figure) -> np.ndarray:
-    """Red, green and blue of 255 [row from the bottom, column]."""
+    """Red, green and blue, 0 to 255 [row from the bottom, column, colour]."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[::-1, :, :3].astype(int)

@@ -28,8 +28,8 @@ from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.sample import SampleAccumulator
-from tests.models.test_parity import fixture
 from tests.statistics.test_moments import assert_matches
+from tests.support.parity import fixture
 
 SHAPES = (ModelShape(2, 8), ModelShape(3, 4))
 SIZE = 16
@@ -376,7 +376,7 @@ def test_forward_passes_run_apart():
     ).compile()  # fmt: skip
     assert collectives(program.as_text()) == set()
     found = forward.encode(placed, samples, lengths, outputs, "highest", mesh)
-    alone = forward.encode(encoder, *given, outputs, "highest", None)
+    alone = encoder.apply(*given, outputs, "highest")
     for field in dataclasses.fields(found):
         a, b = getattr(found, field.name), getattr(alone, field.name)
         assert (a is None) == (b is None)

@@ -3,10 +3,11 @@
     python -m tests.support.fuzz_checkpoint --cases=10000
 
 Cases are read in a child process with bounded address space and two seconds for each; an audit
-hook counts whatever smells of execution.
+hook counts every sign of execution.
 """
 
 import argparse
+import codecs
 import collections
 import json
 import random
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import checkpoint_files, torch_pickle, torch_zip
+from speechsim_jax.models import checkpoint_files, torch_bin
 from tests.support.paths import ROOT
 from tests.support.torch_writer import (
     METADATA,
@@ -211,8 +212,8 @@ class Watch:
         self.executions = 0
         self.stages: set[str] = set()
         sys.addaudithook(self._audit)
-        self._note(torch_pickle.Machine, "run", "pickle")
-        self._note(torch_zip._Tensors, "_tensor", "tensor")
+        self._note(torch_bin, "_checked", "pickle")
+        self._note(torch_bin._Unpickler, "tensor", "tensor")
         self._note(checkpoint_files, "safe_open", "header")
 
     def _audit(self, event: str, arguments: tuple) -> None:
@@ -239,7 +240,7 @@ def read_case(path: Path) -> str:
     read = (
         checkpoint_files._read_safetensors
         if path.suffix == ".safetensors"
-        else torch_zip.read_torch_zip
+        else torch_bin.read_torch_bin
     )
     try:
         result = read(path)
@@ -260,6 +261,7 @@ def run_child(seed: int, first: int, cases: int, folder: Path) -> None:
     for suffix, case in ((".bin", zip_file(members(state_dict({}), {}))), (".safetensors", b"")):
         (folder / f"warm{suffix}").write_bytes(case)  # lazy imports now, not under watch
         read_case(folder / f"warm{suffix}")
+    codecs.lookup("raw_unicode_escape")  # pickletools imports it for the opcode UNICODE
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

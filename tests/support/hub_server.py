@@ -1,4 +1,4 @@
-"""A hub on 127.0.0.1: what huggingface_hub and `datasets` ask of huggingface.co."""
+"""A hub on 127.0.0.1: the part of huggingface.co that huggingface_hub and `datasets` use."""
 
 import contextlib
 import hashlib
@@ -45,7 +45,7 @@ class Hub(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def serving(hub: Hub, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Hub]:
-    """It is huggingface.co to huggingface_hub, which keeps files in cache/ in the folder."""
+    """Serve `hub` as huggingface.co; huggingface_hub caches its files in cache/ in the folder."""
     thread = threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
@@ -101,15 +101,15 @@ class HubHandler(BaseHTTPRequestHandler):
         answers = {"file": self.file, "tree": self.tree}
         return answers.get(what, self.info)(commit, name, body)
 
-    def head(self, status: int, length: int, **told: str) -> None:
+    def head(self, status: int, length: int, **headers: str) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(length))
-        for name, value in told.items():
+        for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
 
-    def fail(self, status: int, code: str, **told: str) -> None:
-        self.head(status, 0, X_Error_Code=code, **told)
+    def fail(self, status: int, code: str, **headers: str) -> None:
+        self.head(status, 0, X_Error_Code=code, **headers)
 
     def json(self, value, body: bool) -> None:
         content = json.dumps(value).encode()
@@ -128,30 +128,30 @@ class HubHandler(BaseHTTPRequestHandler):
         below = [name for name in files if name.startswith(prefix)]
         if not below:
             return self.fail(404, "EntryNotFound")
-        found = {}
+        entries = {}
         for name in below:
             first, deeper, _ = name.removeprefix(prefix).partition("/")
             size = 0 if deeper else len(files[name])
             kind = "directory" if deeper else "file"
-            found[first] = {"type": kind, "path": prefix + first, "size": size, "oid": "0" * 40}
-        self.json(list(found.values()), body)
+            entries[first] = {"type": kind, "path": prefix + first, "size": size, "oid": "0" * 40}
+        self.json(list(entries.values()), body)
 
     def file(self, commit: str, name: str, body: bool) -> None:
         hub = self.server
         content = hub.commits[commit].get(name)
         if content is None:
             return self.fail(404, "EntryNotFound", X_Repo_Commit=commit)
-        told = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X_Repo_Commit": commit}
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X_Repo_Commit": commit}
         large = body and "." in name and not name.endswith(".json")
         if large and hub.short:
             content = content[: -hub.short]
         status, total = 200, len(content)
-        if wanted := self.headers.get("Range"):
-            first, _, last = wanted.removeprefix("bytes=").partition("-")
+        if requested := self.headers.get("Range"):
+            first, _, last = requested.removeprefix("bytes=").partition("-")
             content = content[int(first) : int(last) + 1 if last else total]
-            told["Content_Range"] = f"bytes {first}-{int(first) + len(content) - 1}/{total}"
+            headers["Content_Range"] = f"bytes {first}-{int(first) + len(content) - 1}/{total}"
             status = 206
-        self.head(status, len(content), **told)
+        self.head(status, len(content), **headers)
         if body:
             cut = hub.cuts.pop(0) if large and hub.cuts else len(content)
             hub.sent[name] = hub.sent.get(name, 0) + len(content[:cut])

@@ -147,7 +147,7 @@ def make(layout: str, seed: int = 0, sizes: dict | None = None, ctc: bool = Fals
 
 
 def make_tokenizer(layout: str, folder: Path) -> Wav2Vec2CTCTokenizer:
-    """The tokenizer of a fine-tuned layout, made of its vocabulary in the folder."""
+    """The tokenizer of a fine-tuned layout, read from its vocabulary in the folder."""
     tokens, options = CTC.get(layout, CTC["wav2vec2-base"])
     vocabulary = {token: number for number, token in enumerate(tokens)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary, indent=1) + "\n")
@@ -169,14 +169,14 @@ def save_checkpoint(model, extractor, folder: Path) -> None:
 
 
 def waves(extractor) -> list[tuple[np.ndarray, torch.Tensor]]:
-    """The waveforms of a fixture, and what the extractor makes of each."""
+    """The waveforms of a fixture, and the output of the extractor for each."""
     rng = np.random.default_rng(7)
-    found = []
+    pairs = []
     for length in LENGTHS:
         wave = (0.1 * rng.standard_normal(length) + 0.03).astype(np.float32)
         values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
-        found.append((wave, torch.from_numpy(values)))
-    return found
+        pairs.append((wave, torch.from_numpy(values)))
+    return pairs
 
 
 def write(layout: str) -> None:
@@ -209,7 +209,7 @@ def write_ctc(layout: str) -> None:
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:] or LAYOUTS:
-        write(wanted)
-        if wanted in CTC:
-            write_ctc(wanted)
+    for name in sys.argv[1:] or LAYOUTS:
+        write(name)
+        if name in CTC:
+            write_ctc(name)

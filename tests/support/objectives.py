@@ -13,7 +13,7 @@ from speechsim_jax.training import forward, model, random_keys
 from speechsim_jax.training.model import CTC, Contrastive, Predictive
 from speechsim_jax.training.objectives import contrastive, ctc, predictive, quantizer
 from speechsim_jax.training.objectives.masking import Spans
-from speechsim_jax.training.random_keys import Dropout, Rates
+from speechsim_jax.training.random_keys import Dropout, DropoutRates
 
 CONFIG = EncoderConfig(
     family="wav2vec2",
@@ -56,16 +56,21 @@ def keys_of(count: int, step: int = 0) -> random_keys.Keys:
 
 @functools.cache
 def batch() -> dict[str, np.ndarray]:
-    """Samples, units and labels; what is past the end must not be read."""
+    """Samples, clusters and labels; what is past the end must not be read."""
     rng = np.random.default_rng(0)
     samples = rng.standard_normal((len(LENGTHS), LENGTHS.max())).astype(np.float32)
-    units = rng.integers(0, PREDICTIVE.units, (len(LENGTHS), FRAMES)).astype(np.int32)
-    units[0, :3] = -1
+    clusters = rng.integers(0, PREDICTIVE.units, (len(LENGTHS), FRAMES)).astype(np.int32)
+    clusters[0, :3] = -1
     labels = rng.choice([0, 1, 3, 4, 5], (len(LENGTHS), 6)).astype(np.int32)
     counts = np.array([6, 4, 0, 3, 5], np.int32)  # the one of a frame is too short for three
     numbers = np.arange(len(LENGTHS), dtype=np.int32)
     return dict(
-        samples=samples, lengths=LENGTHS, units=units, labels=labels, counts=counts, numbers=numbers
+        samples=samples,
+        lengths=LENGTHS,
+        clusters=clusters,
+        labels=labels,
+        counts=counts,
+        numbers=numbers,
     )
 
 
@@ -75,10 +80,10 @@ def start(name: str):
 
 
 # Of two kinds: each place that drops takes seconds to compile.
-RATES = Rates(hidden_dropout=0.1, layerdrop=0.3)
+RATES = DropoutRates(hidden_dropout=0.1, layerdrop=0.3)
 
 
-def sums_of(name: str, trained, samples, lengths, units, labels, counts, numbers, rates=RATES):
+def sums_of(name: str, trained, samples, lengths, clusters, labels, counts, numbers, rates=RATES):
     """One training step's sums of an objective, with everything that a step draws."""
     objective, (graph, _) = OBJECTIVES[name], start(name)
     width = CONFIG.frames(samples.shape[1])
@@ -89,7 +94,7 @@ def sums_of(name: str, trained, samples, lengths, units, labels, counts, numbers
     if name == "ctc":
         return ctc.sums(trained.head, objective, encoded, labels, counts)
     if name == "predictive":
-        return predictive.sums(trained.head, objective, encoded, masks.frames, units[:, :width])
+        return predictive.sums(trained.head, objective, encoded, masks.frames, clusters[:, :width])
     negatives = contrastive.sample_negatives(keys, masks.frames, objective.num_negatives)
     gumbel = quantizer.gumbel_noise(keys, width, 2, objective.num_codevectors_per_group)
     return contrastive.sums(

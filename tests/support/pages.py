@@ -1,4 +1,4 @@
-"""README.md and docs/*.md, and the code blocks in them."""
+"""README.md and the pages of docs/, and the code blocks in them."""
 
 import re
 from pathlib import Path
@@ -6,13 +6,17 @@ from typing import NamedTuple
 
 from tests.support.paths import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "BUILD_NOTES.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    ROOT / "experiments" / "zoo" / "README.md",
+]
 
 _BLOCK = re.compile(r"^```(?P<language>\w*)(?P<mark>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, what else its first line says, and where its code begins."""
+    """A fenced block: its language, the rest of its first line, and the line its code begins at."""
 
     language: str
     mark: str
@@ -25,10 +29,15 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     return [
         Block(
-            found["language"],
-            found["mark"].strip(),
-            found["code"],
-            text.count("\n", 0, found.start("code")) + 1,
+            match["language"],
+            match["mark"].strip(),
+            match["code"],
+            text.count("\n", 0, match.start("code")) + 1,
         )
-        for found in _BLOCK.finditer(text)
+        for match in _BLOCK.finditer(text)
     ]
+
+
+def name_of(page: Path) -> str:
+    """A page's path in the repository."""
+    return str(page.relative_to(ROOT))

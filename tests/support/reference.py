@@ -1,4 +1,4 @@
-"""Slow oracles: the measures written out on whole float64 arrays [row, neuron]."""
+"""Slow float64 references: the measures written out on arrays [row, neuron]."""
 
 import numpy as np
 
@@ -43,8 +43,8 @@ def lincka(x: np.ndarray, y: np.ndarray) -> float:
 def leading(x: np.ndarray, share: float = 0.99) -> tuple[np.ndarray, np.ndarray]:
     """Left singular vectors of z-scored x below the share of variance, and all squared values."""
     u, s, _ = np.linalg.svd(zscore(x), full_matrices=False)
-    kept = max(1, int(np.sum(np.cumsum(s**2) / np.sum(s**2) < share)))
-    return u[:, :kept], s**2
+    count = max(1, int(np.sum(np.cumsum(s**2) / np.sum(s**2) < share)))
+    return u[:, :count], s**2
 
 
 def svcca(x: np.ndarray, y: np.ndarray) -> float:
@@ -69,7 +69,7 @@ def squared_distances(x: np.ndarray) -> np.ndarray:
 
 
 def rbf_gram(x: np.ndarray, bandwidth: float | None = None) -> np.ndarray:
-    """exp(-d^2 / (2 m)), m the lower median of all entries unless given."""
+    """exp(-d^2 / (2 m)); m is `bandwidth`, by default the lower median of all entries."""
     squares = squared_distances(x)
     ordered = sorted(squares.ravel())
     m = ordered[(len(ordered) - 1) // 2] if bandwidth is None else bandwidth
@@ -106,15 +106,15 @@ def rbfcka_debiased(x: np.ndarray, y: np.ndarray, bandwidth: float | None = None
 
 
 def nearest(x: np.ndarray, k: int, utterances: list[str] | None = None) -> list[set[int]]:
-    """The k rows of the smallest angle with each row, none of its own utterance."""
-    found = []
+    """The k rows of the smallest angle with each row, from other utterances if these are known."""
+    neighbours = []
     for i, a in enumerate(x):
         cosines = []
         for j, b in enumerate(x):
             if j != i and (utterances is None or utterances[i] != utterances[j]):
                 cosines.append((-(a @ b) / np.sqrt((a @ a) * (b @ b)), j))
-        found.append({j for _, j in sorted(cosines)[:k]})
-    return found
+        neighbours.append({j for _, j in sorted(cosines)[:k]})
+    return neighbours
 
 
 def mutual_knn(x: np.ndarray, y: np.ndarray, utterances: list[str] | None = None) -> float:
@@ -144,9 +144,10 @@ SAMPLE_MEASURES = {
 def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
     """Mean Kullback-Leibler divergence of two distributions from their mean, in nats."""
     total = 0.0
-    for one in (p, q):
-        some = one > 0  # 0 log 0 = 0
-        total += np.sum(one[some] * np.log(one[some] / ((p + q) / 2)[some])) / 2
+    for side in (p, q):
+        positive = side > 0  # 0 log 0 = 0
+        ratio = side[positive] / ((p + q) / 2)[positive]
+        total += np.sum(side[positive] * np.log(ratio)) / 2
     return float(total)
 
 
@@ -175,7 +176,7 @@ def compare_maps(a: list[np.ndarray], b: list[np.ndarray]) -> dict[str, float]:
 
 
 def diagonal(a: np.ndarray) -> np.ndarray:
-    """A map of the head's mean over cells of equal key - query; rows made to sum to 1."""
+    """The map's mean over cells of equal key - query, with rows scaled to sum to 1."""
     out = np.empty_like(a)
     for query, key in np.ndindex(*a.shape):
         out[query, key] = np.diagonal(a, key - query).mean()

@@ -1,4 +1,4 @@
-"""Results of random numbers with all that a comparison keeps, and a reader of what a page holds."""
+"""Results of random numbers with everything that a comparison adds, and a reader of pages."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
 
 class Shape(NamedTuple):
-    """Of a model: hidden states, neurons, attention heads (0: no attention level)."""
+    """The sizes of a model: hidden states, neurons, attention heads (0: no attention level)."""
 
     layers: int
     width: int
@@ -43,14 +43,16 @@ ON_HEADS = {
     "attn_frobenius": (False, (-np.inf, 1), "distance of the maps"),
     "attn_js": (False, (0.3069, 1), "divergence of the rows"),
 }
+DISTANCES = ("procrustes_distance",)
+INFLATED = ("maxcorr", "lincka", "svcca")
 EVERY_MEASURE = 22
-"""On layers: how many `--measures=all` computes, rankings aside."""
+"""How many measures on layers `--measures=all` computes, without rankings."""
 
 
 def random_result(
     models: dict[str, Shape], measures: int = 4, seed: int = 0, frames: int = 967_512
 ) -> SimilarityResult:
-    """As a comparison makes it, of smooth random similarities."""
+    """Like the result of a comparison, of smooth random similarities."""
     rng = np.random.default_rng(seed)
     representations = [
         RepresentationName(name, i) for name, shape in models.items() for i in range(shape.layers)
@@ -61,7 +63,11 @@ def random_result(
     matrices, definitions = {}, {}
     for name, (symmetric, ends, summary) in known.items():
         matrices[name] = _smooth(rng, count) * (1 if symmetric else np.linspace(0.7, 1, count))
-        definitions[name] = _definition(symmetric, ends, summary, "layer")
+        definitions[name] = _definition(symmetric, ends, summary, "layer") | {
+            "higher_is_closer": name not in DISTANCES,
+            "inflated_by_few_rows": name in INFLATED,
+            "statistic": "moments",
+        }
     extras = _neurons(rng, models, representations) | _facts(rng, models, representations)
     attention = [n for n in representations if n.layer and models[n.model].heads]
     if attention:
@@ -80,7 +86,7 @@ def random_result(
 
 
 def heads_alone(models: dict[str, Shape]) -> SimilarityResult:
-    """As a comparison of attention heads makes it: layer 0 is there, but nothing is known of it."""
+    """Like a comparison of attention heads only: layer 0 is there, but without any numbers."""
     representations = [
         RepresentationName(name, i) for name, shape in models.items() for i in range(shape.layers)
     ]
@@ -119,17 +125,18 @@ def _smooth(rng: np.random.Generator, count: int) -> np.ndarray:
 def _neurons(
     rng: np.random.Generator, models: dict[str, Shape], representations: list[RepresentationName]
 ) -> dict[str, Any]:
-    """Winners and canonical correlations, ended by NaN and -1 where a representation is narrower."""
+    """Best matches and canonical correlations, padded with NaN and -1 to the widest layer."""
     widths = np.array([models[n.model].width for n in representations])
     count, widest = len(representations), int(widths.max())
-    ended = np.arange(widest) >= widths[:, None]
+    padding = np.arange(widest) >= widths[:, None]
     corr = rng.beta(2, 4, (count, count, widest)).astype(np.float32)
     match = rng.integers(0, widths[:, None], (count, count, widest)).astype(np.int32)
-    corr[np.broadcast_to(ended[:, None], corr.shape)] = np.nan
+    corr[np.broadcast_to(padding[:, None], corr.shape)] = np.nan
     match[np.isnan(corr)] = -1
-    kept = np.minimum.outer(widths, widths) * 9 // 10
-    rho = -np.sort(-rng.beta(2, 3, (count, count, int(kept.max()))).astype(np.float32), axis=2)
-    rho[np.arange(rho.shape[2]) >= kept[:, :, None]] = np.nan
+    directions = np.minimum.outer(widths, widths) * 9 // 10
+    shape = (count, count, int(directions.max()))
+    rho = -np.sort(-rng.beta(2, 3, shape).astype(np.float32), axis=2)
+    rho[np.arange(rho.shape[2]) >= directions[:, :, None]] = np.nan
     return {
         "best_corr": (("x", "y", "neuron"), corr),
         "best_match": (("x", "y", "neuron"), match),
@@ -152,7 +159,7 @@ def _facts(
         "outlier_share": rng.uniform(0.02, 0.4, len(widths)),
         "mean_to_std": 10 ** rng.uniform(0, 2, len(widths)),
     }
-    return {name: (("x",), of) for name, of in values.items()}
+    return {name: (("x",), array) for name, array in values.items()}
 
 
 def _heads(
@@ -181,13 +188,13 @@ def _heads(
 
 
 def _attributes(models: dict[str, Shape], frames: int) -> dict[str, Any]:
-    told = {
+    metadata = {
         "source": "hub", "revision": "a" * 40, "sha256": "0123456789abcdef" * 4,
         "model_type": "hubert", "do_normalize": True, "notes": [],
     }  # fmt: skip
     return {
         "note": "random numbers",
-        "models": {name: told for name in models},
+        "models": {name: metadata for name in models},
         "corpus": {"origin": "speech/dev-clean", "fingerprint": "f" * 64},
         "settings": {"layers": None, "seed": 0, "strict": False, "drop_labels": ["SIL"]},
         "frames": frames,
@@ -202,7 +209,7 @@ def _attributes(models: dict[str, Shape], frames: int) -> dict[str, Any]:
 
 
 class Page(HTMLParser):
-    """A page read back: its tags in order, its text, what it refers to, and the packed facts."""
+    """A page read back: its tags in order, its text, its links, and the packed data."""
 
     _VOID = ("meta", "link", "input", "br", "img", "hr")
 
@@ -231,21 +238,21 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        """What is written on the page, without scripts."""
+        """The text of the page, without scripts."""
         return " ".join(" ".join(self.texts).split())
 
     def packed(self, name: str) -> bytes:
-        """What a script element of packed bytes holds."""
-        found = re.search(f'id="{name}">([^<]*)</script>', self.source)
-        assert found, name
-        return gzip.decompress(b64decode(found[1]))
+        """The bytes that a script element holds."""
+        match = re.search(f'id="{name}">([^<]*)</script>', self.source)
+        assert match, name
+        return gzip.decompress(b64decode(match[1]))
 
     def facts(self) -> Any:
-        """What the page's scripts read, with arrays in the place of what describes them."""
+        """The data that the page's scripts read, with arrays in the place of their entries."""
         data = self.packed("data")
         start = 4 + int.from_bytes(data[:4], "little")
 
-        def revived(entry: dict[str, Any]) -> Any:
+        def decode(entry: dict[str, Any]) -> Any:
             if "offset" not in entry:
                 return entry
             kind = np.dtype(entry["type"]).newbyteorder("<")
@@ -253,10 +260,10 @@ class Page(HTMLParser):
             values = np.frombuffer(data, kind, size, start + entry["offset"])
             values = values.reshape(entry["shape"])
             if "step" in entry:
-                decoded = entry["low"] + entry["step"] * values
-                return np.where(values == entry["missing"], np.nan, decoded)
+                numbers = entry["low"] + entry["step"] * values
+                return np.where(values == entry["missing"], np.nan, numbers)
             if "missing" in entry:
                 return np.where(values == entry["missing"], -1, values.astype(np.int64))
             return values
 
-        return json.loads(data[4:start], object_hook=revived)
+        return json.loads(data[4:start], object_hook=decode)

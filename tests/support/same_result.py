@@ -1,4 +1,4 @@
-"""What it means for two ways of computing a result to agree."""
+"""Agreement of two results of the same comparison, computed in two ways."""
 
 import numpy as np
 
@@ -8,13 +8,13 @@ from tests.support.tolerances import MESH
 CHOICES = ("rank", "best_match", "mincorr_order")
 
 
-def assert_same_result(found: ss.SimilarityResult, expected: ss.SimilarityResult) -> None:
-    """All measures of `found` within the bar; ranks, winners and rankings equal."""
-    assert found.measures
-    for measure in found.measures:
+def assert_same_result(actual: ss.SimilarityResult, expected: ss.SimilarityResult) -> None:
+    """All measures of `actual` within the tolerance; ranks, best matches and rankings equal."""
+    assert actual.measures
+    for measure in actual.measures:
         np.testing.assert_allclose(
-            found.matrix(measure).values, expected.matrix(measure).values, atol=MESH
+            actual.matrix(measure).values, expected.matrix(measure).values, atol=MESH
         )
     for name in CHOICES:
-        if name in found.dataset:
-            np.testing.assert_array_equal(found.dataset[name], expected.dataset[name])
+        if name in actual.dataset:
+            np.testing.assert_array_equal(actual.dataset[name], expected.dataset[name])

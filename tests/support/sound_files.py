@@ -1,4 +1,4 @@
-"""Small sound files, manifests and noise for the tests of sound."""
+"""Small audio files, manifests and corpora for tests."""
 
 import os
 from pathlib import Path
@@ -27,8 +27,18 @@ def ids(corpus: Corpus) -> list[str]:
     return [source.id for source in corpus.sources]
 
 
-def one(path: Path) -> Source:
+def source_of(path: Path) -> Source:
     return Source(path.name, path)
+
+
+def corpus_of(speakers: dict[str, list[float]]) -> Corpus:
+    """A corpus that cannot be read: the durations, in seconds, of each speaker's utterances."""
+    sources = [
+        Source(f"{speaker or 'nobody'}/{index:03d}", seconds=seconds, speaker=speaker)
+        for speaker, durations in speakers.items()
+        for index, seconds in enumerate(durations)
+    ]
+    return Corpus("synthetic", tuple(sources))
 
 
 def manifest(path: Path, *lines: str) -> Path:

@@ -1,7 +1,7 @@
-"""Losses and gradients against torch transformers' own: `python -m pytest -m parity -s`.
+"""Losses and gradients against torch transformers: `python -m pytest -m parity -s`.
 
 Tiny models with every tensor drawn at random. What is random in a loss (masks, negatives, Gumbel
-noise) is drawn by us and given to both.
+noise) is drawn here and passed to both.
 """
 
 import re
@@ -27,7 +27,7 @@ from speechsim_jax.models.config import EncoderConfig  # noqa: E402
 from speechsim_jax.models.load import load_encoder  # noqa: E402
 from speechsim_jax.training import export, forward, model, random_keys  # noqa: E402
 from speechsim_jax.training.data.alphabet import Alphabet  # noqa: E402
-from speechsim_jax.training.data.cluster_labels import Units  # noqa: E402
+from speechsim_jax.training.data.cluster_labels import ClusterLabels  # noqa: E402
 from speechsim_jax.training.forward import Masks  # noqa: E402
 from speechsim_jax.training.model import CTC, Contrastive  # noqa: E402
 from speechsim_jax.training.objectives import contrastive, ctc, quantizer  # noqa: E402
@@ -59,17 +59,17 @@ LENGTHS = {"wav2vec2-base": [9000, 9000, 9000], "wav2vec2-large": [9000, 5003, 7
 
 def torch_model(model_class, layout: str, seed: int, **more):
     values = SMALL | LAYOUTS[layout][2] | UNDROPPED | more
-    # mask_feature_prob is 0, so masks are those that are given
+    # mask_feature_prob is 0, so that only the masks of the caller are used
     config = Wav2Vec2Config(**values, apply_spec_augment=True, mask_time_prob=0.5)
-    found = model_class._from_config(config, attn_implementation="eager").train()
-    redraw(found, seed)
-    return found
+    theirs = model_class._from_config(config, attn_implementation="eager").train()
+    redraw(theirs, seed)
+    return theirs
 
 
 def ported(theirs, objective):
     config = EncoderConfig.from_hf(theirs.config.to_dict(), {"do_normalize": False})
     tensors = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
-    return config, *model.fill(config, objective, tensors, "torch")
+    return config, *model.from_tensors(config, objective, tensors, "torch")
 
 
 def audio(layout: str) -> tuple[np.ndarray, np.ndarray]:
@@ -86,16 +86,16 @@ def canonical(name: str) -> str:
 
 def assert_equal_gradients(config, ours, theirs) -> set[str]:
     """|a - b| / |b| of every tensor; the names of those without a gradient, such as key biases."""
-    found = model.export(config, ours)
+    tensors = model.to_tensors(config, ours)
     expected = {
         canonical(name): np.zeros(p.shape) if p.grad is None else p.grad.numpy().astype(np.float64)
         for name, p in theirs.named_parameters()
     }
-    assert found.keys() == expected.keys()
+    assert tensors.keys() == expected.keys()
     total = np.sqrt(sum(np.square(b).sum() for b in expected.values()))
     errors = {}
     for name, b in expected.items():
-        a = found[name].astype(np.float64)
+        a = tensors[name].astype(np.float64)
         assert a.shape == b.shape, name
         if name.endswith("k_proj.bias") or not b.any():
             assert max(np.linalg.norm(a), np.linalg.norm(b)) <= 1e-6 * total, name
@@ -137,13 +137,13 @@ def test_folders_that_trainings_leave(kind, tmp_path):
         alphabet = Alphabet(("A", "B", "C"))
         export.write_recognizer(tmp_path, config, objective, trained, alphabet, "float16")
     else:
-        units = Units(np.zeros((7, 39), np.float32), {})
-        export.write_predictive(tmp_path, config, trained, units, "float16")
-    theirs, found = model_class.from_pretrained(
+        clusters = ClusterLabels(np.zeros((7, 39), np.float32), {})
+        export.write_predictive(tmp_path, config, trained, clusters, "float16")
+    theirs, loading = model_class.from_pretrained(
         tmp_path, output_loading_info=True, dtype=torch.float32
     )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        assert not found[problem], (problem, found[problem])
+        assert not loading[problem], (problem, loading[problem])
     prefix = "" if model_class is HubertModel else f"{config.family}."
     embedding = theirs.state_dict()[f"{prefix}masked_spec_embed"].numpy()
     assert np.array_equal(embedding, np.asarray(trained.masked_spec_embed, np.float16))
@@ -161,7 +161,7 @@ def test_folders_that_trainings_leave(kind, tmp_path):
 def test_names_both_ways():
     theirs = torch_model(Wav2Vec2ForPreTraining, "wav2vec2-large", 1, **OBJECTIVE.hf_fields())
     config, _, ours = ported(theirs, OBJECTIVE)
-    tensors = model.export(config, ours)
+    tensors = model.to_tensors(config, ours)
     state = {canonical(name): tensor for name, tensor in theirs.state_dict().items()}
     assert tensors.keys() == state.keys()
     assert all(np.array_equal(tensors[name], state[name]) for name in state)
@@ -183,14 +183,14 @@ def test_contrastive_loss(layout, training, monkeypatch):
 
     def loss_of(ours):
         encoded = forward.encode(graph, ours, samples, lengths, Masks(masked))
-        given = gumbel if training else None
+        noise = gumbel if training else None
         sums = contrastive.sums(
-            ours.head, OBJECTIVE, encoded, masked, negatives, given, jnp.float32(TAU)
+            ours.head, OBJECTIVE, encoded, masked, negatives, noise, jnp.float32(TAU)
         )
         return contrastive.loss(sums, OBJECTIVE) * sums.frames, sums
 
     with jax.default_matmul_precision("highest"):
-        (found, sums), gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(ours)
+        (loss, sums), gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(ours)
 
     def gumbel_softmax(logits, tau, hard):
         assert hard and tau == TAU
@@ -212,8 +212,8 @@ def test_contrastive_loss(layout, training, monkeypatch):
     expected.loss.backward()
     assert int(sums.frames) == int(masked.sum()) > 20
     assert_equal_losses(sums.contrastive, expected.contrastive_loss)
-    assert_equal_losses(found, expected.loss)
-    perplexity = contrastive.report(sums)["perplexity"]
+    assert_equal_losses(loss, expected.loss)
+    perplexity = contrastive.metrics(sums)["perplexity"]
     assert_equal_losses(perplexity, expected.codevector_perplexity)
     without = assert_equal_gradients(config, gradient, theirs)
     # the choice of the likeliest codewords has no gradient
@@ -253,8 +253,8 @@ def test_ctc_loss(layout, frozen):
         return ctc.loss(sums) * sums.utterances, sums
 
     with jax.default_matmul_precision("highest"):
-        (found, sums), gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(ours)
-    given = np.where(np.arange(labels.shape[1]) < counts[:, None], labels, -100)
+        (loss, sums), gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(ours)
+    padded = np.where(np.arange(labels.shape[1]) < counts[:, None], labels, -100)
     mask = torch.tensor(np.arange(samples.shape[1]) < lengths[:, None])
     in_time, over_neurons = (torch.tensor(np.asarray(part)) for part in masks)
 
@@ -266,11 +266,11 @@ def test_ctc_loss(layout, frozen):
     expected = theirs(
         torch.tensor(samples),
         attention_mask=mask.long() if layout == "wav2vec2-large" else None,
-        labels=torch.tensor(given),
+        labels=torch.tensor(padded),
     )
     expected.loss.backward()
     assert (int(sums.utterances), int(sums.left_out), int(sums.labels)) == (2, 1, 12)
-    assert_equal_losses(found, expected.loss)
+    assert_equal_losses(loss, expected.loss)
     without = assert_equal_gradients(config, gradient, theirs)
     fixed = {name for name in without if ".feature_extractor." in name}
     assert bool(fixed) == frozen and len(without - fixed) == config.num_hidden_layers

@@ -1,4 +1,4 @@
-"""AdamW against optax's own, written out otherwise; what does not decay, what does not move."""
+"""AdamW against optax's; parameters that do not decay, and frozen ones."""
 
 import dataclasses
 import functools
@@ -47,12 +47,12 @@ def gradients(like, number: int, scale: float = 1.0):
 
 def run(settings: AdamW, start, frozen: bool = False, steps: int = STEPS):
     step = jax.jit(functools.partial(settings.update, steps=STEPS, frozen=frozen))
-    state, found, rates, norms = settings.start(start), start, [], []
+    state, updated, rates, norms = settings.init(start), start, [], []
     for number in range(steps):
-        found, state, norm, rate = step(gradients(start, number, 0.1 * number), state, found)
+        updated, state, norm, rate = step(gradients(start, number, 0.1 * number), state, updated)
         rates.append(float(rate))
         norms.append(float(norm))
-    return found, state, rates, norms
+    return updated, state, rates, norms
 
 
 def test_it_is_optax_adamw():
@@ -68,7 +68,7 @@ def test_it_is_optax_adamw():
         return named
 
     # As torch's tensors in a dictionary: nothing but the numbers is shared with what is tested.
-    theirs = {n: jnp.asarray(t) for n, t in model.export(config, start).items()}
+    theirs = {n: jnp.asarray(t) for n, t in model.to_tensors(config, start).items()}
     schedule = settings.learning_rate(STEPS)
     chain = optax.chain(
         optax.clip_by_global_norm(5.0),
@@ -77,13 +77,13 @@ def test_it_is_optax_adamw():
     )  # fmt: skip
     state, update, norms = chain.init(theirs), jax.jit(chain.update), []
     for number in range(STEPS):
-        g = model.export(config, gradients(start, number, 0.1 * number))
+        g = model.to_tensors(config, gradients(start, number, 0.1 * number))
         norms.append(np.sqrt(sum(np.square(x, dtype=np.float64).sum() for x in g.values())))
         updates, state = update({n: jnp.asarray(x) for n, x in g.items()}, state, theirs)
         theirs = {name: tensor + updates[name] for name, tensor in theirs.items()}
-    found, adam, rates, ours = run(settings, start)
+    updated, adam, rates, ours = run(settings, start)
     assert np.allclose(ours, norms, rtol=1e-6) and norms[1] < 5 < norms[-1]
-    for name, tensor in model.export(config, found).items():
+    for name, tensor in model.to_tensors(config, updated).items():
         assert np.abs(tensor - np.asarray(theirs[name])).max() <= 1e-6, name
     assert int(adam.count) == STEPS
     assert np.allclose(rates, [float(schedule(k + 1)) for k in range(STEPS)])
@@ -91,18 +91,18 @@ def test_it_is_optax_adamw():
 
 def test_schedules():
     cosine = AdamW(peak_learning_rate=2.0, warmup_share=0.2, final_share=0.1).learning_rate(100)
-    found = np.array([float(cosine(k)) for k in range(1, 101)])
-    assert np.allclose(found[:20], 2 * np.arange(1, 21) / 20)
+    rates = np.array([float(cosine(k)) for k in range(1, 101)])
+    assert np.allclose(rates[:20], 2 * np.arange(1, 21) / 20)
     expected = 2 * (0.1 + 0.9 * (1 + np.cos(np.pi * np.arange(81) / 80)) / 2)
-    assert np.allclose(found[19:], expected, atol=1e-6)
+    assert np.allclose(rates[19:], expected, atol=1e-6)
     stages = AdamW(
         peak_learning_rate=2.0, schedule="tri-stage", warmup_share=0.1, hold_share=0.4,
         final_share=0.05,
     ).learning_rate(100)  # fmt: skip
-    found = np.array([float(stages(k)) for k in range(1, 101)])
-    assert np.allclose(found[:10], 2 * np.arange(1, 11) / 10)
-    assert np.allclose(found[9:50], 2)
-    assert np.allclose(found[49:], 2 * 0.05 ** (np.arange(51) / 50), rtol=1e-5)
+    rates = np.array([float(stages(k)) for k in range(1, 101)])
+    assert np.allclose(rates[:10], 2 * np.arange(1, 11) / 10)
+    assert np.allclose(rates[9:50], 2)
+    assert np.allclose(rates[49:], 2 * 0.05 ** (np.arange(51) / 50), rtol=1e-5)
     for steps in (1, 2, 3):
         assert 0 < float(AdamW().learning_rate(steps)(1)) < 5.001e-4
 
@@ -110,11 +110,11 @@ def test_schedules():
 def test_what_is_frozen_does_not_move():
     config, start = trained(conv_pos_batch_norm=True)
     heavy = AdamW(peak_learning_rate=0.1, weight_decay=0.5)
-    before, norms = model.export(config, start), []
+    before, norms = model.to_tensors(config, start), []
     for frozen in (False, True):
-        found, _, _, (_, norm) = run(heavy, start, frozen, steps=2)
+        updated, _, _, (_, norm) = run(heavy, start, frozen, steps=2)
         norms.append(norm)
-        after = model.export(config, found)
+        after = model.to_tensors(config, updated)
         still = {name for name in before if np.array_equal(before[name], after[name])}
         statistics = {name for name in before if "running_" in name}
         front_end = {name for name in before if ".feature_extractor." in name}

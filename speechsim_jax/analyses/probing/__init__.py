@@ -1,1 +1,1 @@
-"""Linear phone probes of every layer."""
+"""Linear phone probes of every layer of an encoder."""

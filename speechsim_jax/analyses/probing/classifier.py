@@ -1,18 +1,18 @@
-"""How well a linear classifier reads the phone of a frame from features of one kind or another.
+"""How well a linear classifier predicts the phone of a frame from different kinds of features.
 
 A probe is multinomial logistic regression on features that are z-scored by its training frames:
 
     W, b = argmin_{W, b} -1/n sum_i log softmax(W z_i + b)[phone_i] + penalty/2 |W|^2.
 
-It never hears the speakers it is tested on. The speakers to be tested are dealt into folds; the
-probes of a fold are trained on all other speakers. What has to be chosen is chosen without a look
-at the fold: a fifth of its training speakers (at least one) are set apart, probes are trained on
-the rest with every penalty, and the penalty that is best on those set apart is kept for the probe
-that is then trained on all training speakers. The layer of an encoder that is called best is, fold
-by fold, the one whose kept probe was best on the speakers set apart.
+It is never trained on the speakers that it is tested on. The tested speakers are dealt into folds;
+the probes of a fold are trained on all other speakers. Hyperparameters are chosen without looking
+at the fold: a fifth of its training speakers (at least one) are set aside for validation, probes
+are trained on the rest with every penalty, and the penalty with the best validation accuracy is
+used for the probe that is then trained on all training speakers. The best layer of an encoder is,
+fold by fold, the one whose chosen probe had the best validation accuracy.
 
-Accuracies are shares of frames. Their intervals, and those of differences, are over speakers: whole
-speakers are drawn again and again, the same for both sides of a difference (`interval`).
+Accuracies are shares of frames. Their intervals, and those of differences, are over speakers:
+speakers are drawn with replacement, the same for both sides of a difference.
 """
 
 import dataclasses
@@ -22,7 +22,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Bool, Float32, Float64, Int64
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -30,27 +29,30 @@ from sklearn.linear_model import LogisticRegression
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics.linalg import map_in_threads
 
-LEVEL = 0.95
-# From strong to weak, so that each start is near its end.
+# From strong to weak: each fit starts from the one before, and so near its own optimum.
 PENALTIES = (1e-1, 1e-2, 1e-3)
 COMMONEST = "commonest phone"
-_TOLERANCE, _MOST_STEPS = 1e-3, 300
+_TOLERANCE, _MAX_STEPS = 1e-3, 300
 
 _log = logging.getLogger(__name__)
 
-Rows = Float32[np.ndarray, "frame _number"]
+Features = Float32[np.ndarray, "frame _neuron"]
 Counts = Int64[np.ndarray, " speaker"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Frames:
-    """Frames whose phone is known.
+class LabelledFrames:
+    """Features of frames, with the phone and the speaker of each.
 
-    `rows`: features by their kind, a row a frame; `phones` and `speakers` are places in
-    `phone_names` and `speaker_names`.
+    Attributes:
+        features: [frame, neuron] by kind of features.
+        phones: Index into `phone_names` for each frame.
+        speakers: Index into `speaker_names` for each frame.
+        phone_names: Phones by index.
+        speaker_names: Speakers by index.
     """
 
-    rows: Mapping[str, Rows]
+    features: Mapping[str, Features]
     phones: Int64[np.ndarray, " frame"]
     speakers: Int64[np.ndarray, " frame"]
     phone_names: tuple[str, ...]
@@ -59,12 +61,17 @@ class Frames:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ProbeAccuracies:
-    """What probes read of the speakers that were tested.
+    """Cross-validated results of the probes on the tested speakers.
 
-    Of each speaker: `frames`, in which `fold`, and how many frames were read right (`correct`, by
-    kind of features; `COMMONEST` is the phone that is commonest among the fold's training frames).
-    Of each fold, by kind: accuracy on the training speakers set apart (`validation`), the penalty
-    it chose. `unfinished`: how many probes of all had not converged.
+    Attributes:
+        speakers: Names of the tested speakers.
+        frames: Number of frames of each speaker.
+        fold: The fold in which each speaker was tested.
+        correct: Number of correctly classified frames of each speaker, by kind of features;
+            `COMMONEST` always predicts the commonest phone of the fold's training frames.
+        validation: Validation accuracy of each fold, by kind.
+        penalties: Penalty chosen in each fold, by kind.
+        unfinished: Number of fits, of all, that stopped before they converged.
     """
 
     speakers: tuple[str, ...]
@@ -76,31 +83,31 @@ class ProbeAccuracies:
     unfinished: int = 0
 
     def best(self, kinds: Sequence[str]) -> tuple[tuple[int, ...], Counts]:
-        """The place of the kind that each fold chose, and what it read of the fold's speakers."""
+        """Choose one of several kinds of features in each fold, by validation accuracy.
+
+        Args:
+            kinds: Kinds of features to choose from, e.g. the layers of an encoder.
+
+        Returns:
+            The index of the chosen kind in each fold, and the number of correctly classified frames
+            of each speaker with the kind chosen in the speaker's fold.
+        """
         chosen = np.argmax([self.validation[kind] for kind in kinds], axis=0)
-        table = np.stack([self.correct[kind] for kind in kinds])
-        return tuple(chosen.tolist()), table[chosen[self.fold], np.arange(len(self.fold))]
+        correct = np.stack([self.correct[kind] for kind in kinds])
+        return tuple(chosen.tolist()), correct[chosen[self.fold], np.arange(len(self.fold))]
 
 
-class Interval(NamedTuple):
-    """A value and its 95 % interval over speakers (NaN where there is one speaker)."""
+class _ProbeResult(NamedTuple):
+    """One kind of features in one fold."""
 
-    value: float
-    low: float
-    high: float
-
-
-class _Read(NamedTuple):
-    """A kind of features in one fold."""
-
-    right: Bool[np.ndarray, " tested"]
+    correct: Bool[np.ndarray, " tested"]
     validation: float
     penalty: float
     unfinished: int
 
 
-def read(
-    frames: Frames,
+def cross_validate(
+    frames: LabelledFrames,
     tested: Collection[str],
     *,
     folds: int = 5,
@@ -108,151 +115,155 @@ def read(
     seed: int = 0,
     on_probe: Callable[[], object] = lambda: None,
 ) -> ProbeAccuracies:
-    """Train and test probes on every kind of features; `on_probe` is called behind each kind.
+    """Train and test probes on every kind of features, fold by fold.
 
-    `seed` deals the speakers. Raises UserError if a speaker to be tested has no frame, and where
-    too few speakers or phones are left to train on.
+    Args:
+        frames: Features, phones and speakers.
+        tested: Speakers to test on; the others are only trained on.
+        folds: Number of folds of the tested speakers, at most their number.
+        penalties: Penalties to choose from, from strong to weak.
+        seed: Deals the speakers into folds and validation sets.
+        on_probe: Called after each kind of features in each fold.
+
+    Returns:
+        Accuracies by speaker and fold.
+
+    Raises:
+        UserError: A tested speaker without a frame, or too few speakers or phones to train on.
     """
     if not tested:
         raise UserError("no speaker to test; expected at least one")
-    heard = {frames.speaker_names[place] for place in np.unique(frames.speakers)}
-    if missing := sorted(set(tested) - heard):
+    available = {frames.speaker_names[index] for index in np.unique(frames.speakers)}
+    if missing := sorted(set(tested) - available):
         raise UserError(
             f"{missing[0]} cannot be tested: no frame of that speaker has a phone; there are "
-            f"{', '.join(sorted(heard))}"
+            f"{', '.join(sorted(available))}"
         )
     rng = np.random.default_rng(seed)
     names = tuple(sorted(set(tested)))
     count = min(folds, len(names))
     fold = np.empty(len(names), np.int64)
     fold[rng.permutation(len(names))] = np.arange(len(names)) % count
-    places = np.array([frames.speaker_names.index(name) for name in names])
-    correct = {kind: np.zeros(len(names), np.int64) for kind in (*frames.rows, COMMONEST)}
-    found: dict[str, list[_Read]] = {kind: [] for kind in frames.rows}
+    indices = np.array([frames.speaker_names.index(name) for name in names])
+    correct = {kind: np.zeros(len(names), np.int64) for kind in (*frames.features, COMMONEST)}
+    results: dict[str, list[_ProbeResult]] = {kind: [] for kind in frames.features}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # they are counted
+        warnings.simplefilter("ignore", ConvergenceWarning)  # counted as `unfinished`
         for number in range(count):
-            parts = _parts(frames, places[fold == number], rng)
-            test = frames.speakers[parts.test]
+            split = _split_fold(frames, indices[fold == number], rng)
+            test_speakers = frames.speakers[split.test]
 
-            def of(kind: str, parts: "_Parts" = parts) -> _Read:
-                return _probe(frames.rows[kind], frames.phones, parts, penalties)
+            def probe(kind: str, split: "_FoldSplit" = split) -> _ProbeResult:
+                return _probe(frames.features[kind], frames.phones, split, penalties)
 
-            right = {COMMONEST: frames.phones[parts.test] == parts.commonest(frames.phones)}
-            for kind, one in zip(frames.rows, map_in_threads(of, frames.rows)):
-                found[kind].append(one)
-                right[kind] = one.right
+            hits = {COMMONEST: frames.phones[split.test] == split.commonest(frames.phones)}
+            for kind, result in zip(frames.features, map_in_threads(probe, frames.features)):
+                results[kind].append(result)
+                hits[kind] = result.correct
                 on_probe()
-            for kind, hits in right.items():
-                correct[kind] += [int(hits[test == place].sum()) for place in places]
-    unfinished = sum(one.unfinished for each in found.values() for one in each)
+            for kind, is_correct in hits.items():
+                correct[kind] += [
+                    int(is_correct[test_speakers == index].sum()) for index in indices
+                ]
+    unfinished = sum(result.unfinished for by_fold in results.values() for result in by_fold)
     if unfinished:
-        _log.warning("%d probes had not converged after %d steps", unfinished, _MOST_STEPS)
+        _log.warning("%d probes had not converged after %d steps", unfinished, _MAX_STEPS)
     return ProbeAccuracies(
         speakers=names,
-        frames=np.array([int((frames.speakers == place).sum()) for place in places]),
+        frames=np.array([int((frames.speakers == index).sum()) for index in indices]),
         fold=fold,
         correct=correct,
-        validation={kind: np.array([one.validation for one in found[kind]]) for kind in found},
-        penalties={kind: tuple(one.penalty for one in found[kind]) for kind in found},
+        validation={kind: np.array([r.validation for r in results[kind]]) for kind in results},
+        penalties={kind: tuple(r.penalty for r in results[kind]) for kind in results},
         unfinished=unfinished,
     )
 
 
-class _Parts(NamedTuple):
-    """The frames of a fold: `fitted` and `apart` are those to train on, cut by speakers."""
+class _FoldSplit(NamedTuple):
+    """Indices of the frames of a fold; `fitted` and `validation` together are the training set."""
 
     fitted: Int64[np.ndarray, " fitted"]
-    apart: Int64[np.ndarray, " apart"]
+    validation: Int64[np.ndarray, " validation"]
     test: Int64[np.ndarray, " tested"]
 
     def training(self) -> Int64[np.ndarray, " training"]:
-        return np.concatenate([self.fitted, self.apart])
+        return np.concatenate([self.fitted, self.validation])
 
     def commonest(self, phones: Int64[np.ndarray, " frame"]) -> int:
         return int(np.bincount(phones[self.training()]).argmax())
 
 
-def _parts(frames: Frames, tested: Int64[np.ndarray, " place"], rng: np.random.Generator) -> _Parts:
+def _split_fold(
+    frames: LabelledFrames, tested: Int64[np.ndarray, " speaker"], rng: np.random.Generator
+) -> _FoldSplit:
     others = np.setdiff1d(frames.speakers, tested)
     if len(others) < 2:
         raise UserError(
             f"{len(others)} speakers are left to train a probe on; at least 2 are needed, as the "
             "layer and the penalty are chosen on speakers that it was not trained on"
         )
-    apart = rng.permutation(others)[: max(1, round(len(others) / 5))]
-    is_apart, is_test = np.isin(frames.speakers, apart), np.isin(frames.speakers, tested)
-    parts = _Parts(*map(np.flatnonzero, (~is_apart & ~is_test, is_apart, is_test)))
-    if len(np.unique(frames.phones[parts.fitted])) < 2:
+    validation = rng.permutation(others)[: max(1, round(len(others) / 5))]
+    is_validation = np.isin(frames.speakers, validation)
+    is_test = np.isin(frames.speakers, tested)
+    split = _FoldSplit(*map(np.flatnonzero, (~is_validation & ~is_test, is_validation, is_test)))
+    if len(np.unique(frames.phones[split.fitted])) < 2:
         raise UserError("the speakers to train a probe on have one phone; expected several")
-    return parts
+    return split
 
 
 def _probe(
-    rows: Rows, phones: Int64[np.ndarray, " frame"], parts: _Parts, penalties: Sequence[float]
-) -> _Read:
-    """Choose the penalty on the speakers set apart, train on all, test."""
-    scale = _scale(rows[parts.fitted])
-    fitted, apart = scale(rows[parts.fitted]), scale(rows[parts.apart])
+    features: Features,
+    phones: Int64[np.ndarray, " frame"],
+    split: _FoldSplit,
+    penalties: Sequence[float],
+) -> _ProbeResult:
+    """Choose the penalty on the validation speakers, train on all training speakers, test."""
+    standardise = _standardisation(features[split.fitted])
+    fitted, validation = (
+        standardise(features[split.fitted]),
+        standardise(features[split.validation]),
+    )
     scores, steps = [], []
     model = _model()
     for penalty in penalties:
-        fit(fitted, phones[parts.fitted], penalty, model)
+        fit(fitted, phones[split.fitted], penalty, model)
         steps.append(model.n_iter_[0])
-        scores.append(float(np.mean(model.predict(apart) == phones[parts.apart])))
+        scores.append(float(np.mean(model.predict(validation) == phones[split.validation])))
     best = int(np.argmax(scores))
-    training = parts.training()
-    scale = _scale(rows[training])
-    last = fit(scale(rows[training]), phones[training], penalties[best], _model())
-    steps.append(last.n_iter_[0])
-    right = np.asarray(last.predict(scale(rows[parts.test]))) == phones[parts.test]
-    unfinished = int(np.sum(np.array(steps) >= _MOST_STEPS))
-    return _Read(right, scores[best], penalties[best], unfinished)
+    training = split.training()
+    standardise = _standardisation(features[training])
+    model = fit(standardise(features[training]), phones[training], penalties[best], _model())
+    steps.append(model.n_iter_[0])
+    predicted = np.asarray(model.predict(standardise(features[split.test])))
+    unfinished = int(np.sum(np.array(steps) >= _MAX_STEPS))
+    return _ProbeResult(predicted == phones[split.test], scores[best], penalties[best], unfinished)
 
 
 def _model() -> LogisticRegression:
-    return LogisticRegression(tol=_TOLERANCE, max_iter=_MOST_STEPS, warm_start=True)
+    return LogisticRegression(tol=_TOLERANCE, max_iter=_MAX_STEPS, warm_start=True)
 
 
 def fit(
-    rows: Float64[np.ndarray, "frame number"],
+    standardised: Float64[np.ndarray, "frame neuron"],
     phones: Int64[np.ndarray, " frame"],
     penalty: float,
     model: LogisticRegression,
 ) -> LogisticRegression:
-    """Train a probe from where `model` stands, by L-BFGS; see the head of this file for what on."""
-    # scikit-learn minimises C sum_i -log p_i + |W|^2 / 2.
-    return model.set_params(C=1 / (penalty * len(rows))).fit(rows, phones)
+    """Train a probe by L-BFGS from the current coefficients of `model`, which is updated in place.
 
-
-def _scale(rows: Rows) -> Callable[[Rows], Float64[np.ndarray, "_frame _number"]]:
-    """To mean 0 and variance 1 of these rows; what is constant stays at 0."""
-    mean, std = rows.mean(0, np.float64), rows.std(0, np.float64)
-    return lambda other: (other - mean) / np.where(std > 0, std, 1.0)
-
-
-# --- intervals ---
-
-
-def interval(
-    correct: Counts | Float64[np.ndarray, " speaker"],
-    frames: Counts | Float64[np.ndarray, " speaker"],
-    seed: int = 0,
-    draws: int = 10_000,
-) -> Interval:
-    """sum(correct) / sum(frames) and its 95 % interval, by drawing speakers with replacement.
-
-    For the difference of two accuracies on the same frames, `correct` is the difference of two
-    counts. The ends are quantiles of the drawn values, at Phi(-+ t sqrt(n / (n - 1))) with
-    Student's quantile t of n - 1 degrees of freedom: for few speakers the plain 2.5 and 97.5 % are
-    too narrow (the expanded percentile interval: Hesterberg 2015, arXiv 1411.5279).
+    Args:
+        standardised: z-scored features z.
+        phones: The phone of each frame.
+        penalty: Weight of |W|^2 / 2 in the objective at the head of this module.
+        model: Logistic regression with `warm_start`.
     """
-    hits, total = np.asarray(correct, np.float64), np.asarray(frames, np.float64)
-    value, size = float(hits.sum() / total.sum()), len(hits)
-    if size < 2:
-        return Interval(value, float("nan"), float("nan"))
-    times = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), draws)
-    reach = scipy.stats.t.ppf((1 + LEVEL) / 2, size - 1) * (size / (size - 1)) ** 0.5
-    tail = float(scipy.stats.norm.sf(reach))
-    low, high = np.quantile((times @ hits) / (times @ total), [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
+    # scikit-learn minimises C sum_i -log p_i + |W|^2 / 2.
+    return model.set_params(C=1 / (penalty * len(standardised))).fit(standardised, phones)
+
+
+def _standardisation(
+    features: Features,
+) -> Callable[[Features], Float64[np.ndarray, "_frame _neuron"]]:
+    """The map to mean 0 and variance 1 of these features; constant features become 0."""
+    mean, std = features.mean(0, np.float64), features.std(0, np.float64)
+    return lambda x: (x - mean) / np.where(std > 0, std, 1.0)

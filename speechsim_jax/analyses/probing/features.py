@@ -1,4 +1,4 @@
-"""The frames whose phone is known, and what is known of them: MFCCs, and layers of encoders."""
+"""Frames with a known phone, and their features: MFCCs and the layers of encoders."""
 
 import dataclasses
 import logging
@@ -6,19 +6,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
-import speechsim_jax as ss
-from speechsim_jax.analyses.probing.classifier import Frames
-from speechsim_jax.audio import batching
-from speechsim_jax.audio import corpus as sound
+from speechsim_jax.analyses.probing.classifier import LabelledFrames
 from speechsim_jax.audio.alignments import Alignments, aligned_corpus
-from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
-from speechsim_jax.audio.open_corpus import durations
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped
+from speechsim_jax.audio.open_corpus import with_durations
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.training.data.clusters import mfcc
-from speechsim_jax.training.data.splits import Waves, ahead
+from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.pipeline.encode_corpus import encode_corpus
+from speechsim_jax.training.data import cluster_labels
 
-# What aligners write where nobody speaks, or what is spoken is unknown.
+# Labels that aligners write for silence, noise and unknown speech.
 SILENCES = ("SIL", "sil", "sp", "spn", "SPN", "NSN", "<sil>", "+SPN+", "+NSN+", "+NOISE+")
 MFCC, STACKED = "mfcc", "mfcc_stacked"
 _CONTEXT_FRAMES = 5  # on either side: 0.22 s in all
@@ -28,171 +26,209 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PhoneFrames:
-    """Some frames of each utterance of a corpus, rising, and the phone of each."""
+    """A choice of frames of a corpus, with the phone of each.
 
-    corpus: sound.Corpus
-    places: Mapping[str, np.ndarray]
+    Attributes:
+        corpus: The utterances.
+        frames: Indices of the chosen frames by utterance id, ascending.
+        phones: The phone of each chosen frame by utterance id.
+    """
+
+    corpus: Corpus
+    frames: Mapping[str, np.ndarray]
     phones: Mapping[str, tuple[str, ...]]
 
-    def only(self, kept: Mapping[str, np.ndarray]) -> "PhoneFrames":
-        """The utterances that `kept` names, and of each the frames where it is true."""
-        named = [source for source in self.corpus.sources if source.id in kept]
+    def select(self, masks: Mapping[str, np.ndarray]) -> "PhoneFrames":
+        """The utterances that `masks` names, and of each the frames where its mask is true."""
+        sources = [source for source in self.corpus.sources if source.id in masks]
         phones = {
-            source.id: tuple(np.array(self.phones[source.id], object)[kept[source.id]])
-            for source in named
+            source.id: tuple(np.array(self.phones[source.id], object)[masks[source.id]])
+            for source in sources
         }
         return PhoneFrames(
-            dataclasses.replace(self.corpus, sources=tuple(named)),
-            {source.id: self.places[source.id][kept[source.id]] for source in named},
+            dataclasses.replace(self.corpus, sources=tuple(sources)),
+            {source.id: self.frames[source.id][masks[source.id]] for source in sources},
             phones,
         )
 
 
-def choose(
-    corpus: sound.Corpus,
+def choose_frames(
+    corpus: Corpus,
     alignments: Alignments,
     config: EncoderConfig,
     dropped: Collection[str],
-    most: int,
+    max_frames: int,
     seed: int,
 ) -> PhoneFrames:
-    """At most `most` frames that have a phone, as many of each speaker as there are and fit.
+    """Choose frames that have a phone, balanced over speakers.
 
-    A frame belongs to the segment that its centre lies in. Raises UserError for audio without
-    speakers, and if no frame has a phone.
+    A frame has the label of the segment that its centre lies in.
+
+    Args:
+        corpus: Utterances with known speakers; those without an alignment are left out.
+        alignments: Phone segments.
+        config: The encoder whose frames are meant.
+        dropped: Labels that are not phones, such as silence.
+        max_frames: At most so many frames in all; speakers get equal numbers as far as they have
+            them.
+        seed: Of the choice within a speaker.
+
+    Raises:
+        UserError: Audio without speakers, no frame with a phone, or `max_frames` below the number
+            of speakers.
     """
-    skipped: list[sound.Skipped] = []
+    skipped: list[Skipped] = []
     corpus, segments = aligned_corpus(corpus, alignments, skipped.append, strict=False)
     if skipped:
         _log.info("left out %d utterances without an alignment", len(skipped))
-    corpus = durations(corpus)
-    if nobody := [source.id for source in corpus.sources if not source.speaker]:
+    corpus = with_durations(corpus)
+    if anonymous := [source.id for source in corpus.sources if not source.speaker]:
         raise UserError(
-            f"{nobody[0]}: its speaker is not known; expected a manifest with a column 'speaker'"
+            f"{anonymous[0]}: its speaker is not known; expected a manifest with a column 'speaker'"
         )
-    places, phones = {}, {}
+    frames, phones = {}, {}
     for source in corpus.sources:
         count = config.frames(round((source.seconds or 0.0) * SAMPLE_RATE_HZ))
-        starts = np.arange(count) * config.hop_samples
-        own = segments[source.id]
-        found = own.at((starts + config.window_samples / 2) / SAMPLE_RATE_HZ)
-        labels = [own.labels[number] if number >= 0 else "" for number in found]
-        kept = [t for t, label in enumerate(labels) if label and label not in dropped]
-        places[source.id] = np.array(kept, np.int64)
-        phones[source.id] = tuple(labels[t] for t in kept)
-    if not any(map(len, places.values())):
+        aligned = segments[source.id]
+        numbers = aligned.at(config.frame_centres_seconds(count))
+        labels = [aligned.labels[number] if number >= 0 else "" for number in numbers]
+        chosen = [t for t, label in enumerate(labels) if label and label not in dropped]
+        frames[source.id] = np.array(chosen, np.int64)
+        phones[source.id] = tuple(labels[t] for t in chosen)
+    if not any(map(len, frames.values())):
         raise UserError(f"{alignments.origin}: no frame of {corpus.origin} has a phone")
-    return _fewer(PhoneFrames(corpus, places, phones), most, seed)
+    return _balanced(PhoneFrames(corpus, frames, phones), max_frames, seed)
 
 
-def _fewer(chosen: PhoneFrames, most: int, seed: int) -> PhoneFrames:
-    sources = chosen.corpus.sources
+def _balanced(available: PhoneFrames, max_frames: int, seed: int) -> PhoneFrames:
+    """A seeded choice of at most `max_frames` frames, equally many of each speaker if possible."""
+    sources = available.corpus.sources
     totals: dict[str, int] = {}
     for source in sources:
-        totals[source.speaker] = totals.get(source.speaker, 0) + len(chosen.places[source.id])
-    quota = _quota(sorted(totals.values()), most)
+        totals[source.speaker] = totals.get(source.speaker, 0) + len(available.frames[source.id])
+    quota = _quota(sorted(totals.values()), max_frames)
     if quota < 1:
         raise UserError(
-            f"max_frames={most}: expected one or more for each of {len(totals)} speakers"
+            f"max_frames={max_frames}: expected one or more for each of {len(totals)} speakers"
         )
-    kept = {}
+    masks = {}
     for speaker, total in totals.items():
-        own = [source for source in sources if source.speaker == speaker]
+        of_speaker = [source for source in sources if source.speaker == speaker]
         rng = np.random.default_rng([seed, *speaker.encode("utf-8", "surrogateescape")])
-        taken = np.zeros(total, bool)
-        taken[rng.permutation(total)[:quota]] = True
-        ends = np.cumsum([len(chosen.places[source.id]) for source in own])
-        kept |= dict(zip((source.id for source in own), np.split(taken, ends[:-1])))
-    return chosen.only(kept)
+        chosen = np.zeros(total, bool)
+        chosen[rng.permutation(total)[:quota]] = True
+        ends = np.cumsum([len(available.frames[source.id]) for source in of_speaker])
+        masks |= dict(zip((source.id for source in of_speaker), np.split(chosen, ends[:-1])))
+    return available.select(masks)
 
 
 def _quota(totals: Sequence[int], most: int) -> int:
-    """The largest q with sum min(total, q) <= most; totals rise."""
+    """The largest q with sum min(total, q) <= most; totals ascend."""
     left = most
-    for place, total in enumerate(totals):
-        share = left // (len(totals) - place)
+    for index, total in enumerate(totals):
+        share = left // (len(totals) - index)
         if share < total:
             return share
         left -= total
     return max(totals)
 
 
-def cepstra(
+def mfcc_features(
     chosen: PhoneFrames, config: EncoderConfig
 ) -> tuple[PhoneFrames, dict[str, np.ndarray]]:
-    """MFCCs of the frames, alone and with five frames on either side (ends repeated).
+    """MFCCs of the chosen frames, alone and stacked with five frames on either side.
 
-    The utterance's mean is taken out. Files that cannot be read are left out, and so are frames
-    that a file's header promised. Raises UserError for other frames than 25 ms every 20 ms.
+    The mean of each utterance is subtracted; at the ends of an utterance its first and last frame
+    are repeated.
+
+    Args:
+        chosen: Frames of utterances.
+        config: The encoder whose frames are meant: 25 ms every 20 ms.
+
+    Returns:
+        The frames that exist (without files that cannot be read, and without frames that a file's
+        header stated but the file lacks), and their features by kind, `MFCC` and `STACKED`.
+
+    Raises:
+        UserError: Frames of another size, or no readable file.
     """
-    sources = chosen.corpus.sources
-    waves = Waves(sources, memory_gb=0)  # each is heard once
-
-    def rows(number: int) -> np.ndarray | None:
-        wave = waves[number]
-        return mfcc(wave, config) if len(wave) else None
-
-    kept, alone, stacked = {}, [], []
-    for source, found in zip(sources, ahead(rows, range(len(sources)))):
-        if found is not None:
-            places = chosen.places[source.id]
-            kept[source.id] = places < len(found)
-            places = places[kept[source.id]]
-            around = places[:, None] + np.arange(-_CONTEXT_FRAMES, _CONTEXT_FRAMES + 1)
-            alone.append(found[places])
-            near = found[np.clip(around, 0, len(found) - 1)]
-            stacked.append(near.reshape(len(places), -1))
-    if not kept:
+    masks, alone, stacked = {}, [], []
+    for name, coefficients in cluster_labels.mfcc_features(config)(chosen.corpus.sources):
+        frames = chosen.frames[name]
+        masks[name] = frames < len(coefficients)
+        frames = frames[masks[name]]
+        context = frames[:, None] + np.arange(-_CONTEXT_FRAMES, _CONTEXT_FRAMES + 1)
+        alone.append(coefficients[frames])
+        neighbours = coefficients[np.clip(context, 0, len(coefficients) - 1)]
+        stacked.append(neighbours.reshape(len(frames), -1))
+    if not masks:
         raise UserError(f"{chosen.corpus.origin}: no file can be used; see the warnings")
-    return chosen.only(kept), {MFCC: np.concatenate(alone), STACKED: np.concatenate(stacked)}
+    return chosen.select(masks), {MFCC: np.concatenate(alone), STACKED: np.concatenate(stacked)}
 
 
-def states(
-    encoder: ss.SpeechEncoder,
+def layer_features(
+    encoder: SpeechEncoder,
     chosen: PhoneFrames,
     batch_seconds: float,
     on_batch: Callable[[float], object],
 ) -> dict[str, np.ndarray]:
-    """Each layer of an encoder in the frames, by the kind's name; `on_batch` is told seconds."""
+    """Hidden states of every layer in the chosen frames.
+
+    Args:
+        encoder: The encoder.
+        chosen: Frames of utterances that can all be read.
+        batch_seconds: Audio in a batch, padding included.
+        on_batch: Called with the seconds of speech in each batch.
+
+    Returns:
+        [frame, neuron] by `layer_names`.
+
+    Raises:
+        UserError: A file that can no longer be read.
+    """
     sources = chosen.corpus.sources
-    seconds = [source.seconds or 0.0 for source in sources]
-    # Whole utterances: the pieces of a cut one would lose frames between them.
-    buckets = batching.plan_buckets(
-        seconds, count=3, batch_seconds=batch_seconds, max_seconds=max(0.5, *seconds) + 0.1
-    )
-    counts = [len(chosen.places[source.id]) for source in sources]
+    counts = [len(chosen.frames[source.id]) for source in sources]
     start = dict(zip((source.id for source in sources), np.cumsum([0, *counts])))
     depth = encoder.config.num_hidden_layers + 1
-    rows = np.empty((depth, sum(counts), encoder.config.hidden_size), np.float32)
+    features = np.empty((depth, sum(counts), encoder.config.hidden_size), np.float32)
 
-    def refuse(skipped: sound.Skipped) -> None:
+    def refuse(skipped: Skipped) -> None:
         raise UserError(f"{skipped.id} {skipped.reason}: the audio has changed while it was read")
 
-    for batch in batching.batches(chosen.corpus, buckets, on_skip=refuse):
-        found = np.asarray(encoder.apply(batch.samples, batch.lengths).hidden_states)
-        for row, name in enumerate(batch.ids):
-            places = chosen.places[name]
-            rows[:, start[name] : start[name] + len(places)] = found[:, row, places]
-        on_batch(batch.seconds)
-    return dict(zip(kinds(encoder), rows))
+    for name, states in encode_corpus(
+        encoder,
+        chosen.corpus,
+        buckets=3,
+        batch_seconds=batch_seconds,
+        on_skip=refuse,
+        on_batch=on_batch,
+    ):
+        frames = chosen.frames[name]
+        features[:, start[name] : start[name] + len(frames)] = states[:, frames]
+    return dict(zip(layer_names(encoder), features))
 
 
-def kinds(encoder: ss.SpeechEncoder) -> tuple[str, ...]:
+def layer_names(encoder: SpeechEncoder) -> tuple[str, ...]:
     """The names of an encoder's layers as kinds of features."""
     return tuple(f"{encoder.name}/{l}" for l in range(encoder.config.num_hidden_layers + 1))
 
 
-def gathered(chosen: PhoneFrames, rows: Mapping[str, np.ndarray]) -> Frames:
-    """All that is known of the frames."""
+def labelled_frames(chosen: PhoneFrames, features: Mapping[str, np.ndarray]) -> LabelledFrames:
+    """Features with the phone and speaker of each chosen frame.
+
+    Args:
+        chosen: Frames of utterances.
+        features: [frame, neuron] by kind, frames in the order of `chosen`.
+    """
     sources = chosen.corpus.sources
-    spoken = [phone for source in sources for phone in chosen.phones[source.id]]
-    speakers = [source.speaker for source in sources for _ in chosen.phones[source.id]]
-    phone_names, phones = np.unique(spoken, return_inverse=True)
-    speaker_names, places = np.unique(speakers, return_inverse=True)
-    return Frames(
-        rows=rows,
+    phone_of = [phone for source in sources for phone in chosen.phones[source.id]]
+    speaker_of = [source.speaker for source in sources for _ in chosen.phones[source.id]]
+    phone_names, phones = np.unique(phone_of, return_inverse=True)
+    speaker_names, speakers = np.unique(speaker_of, return_inverse=True)
+    return LabelledFrames(
+        features=features,
         phones=phones.astype(np.int64),
-        speakers=places.astype(np.int64),
+        speakers=speakers.astype(np.int64),
         phone_names=tuple(map(str, phone_names)),
         speaker_names=tuple(map(str, speaker_names)),
     )

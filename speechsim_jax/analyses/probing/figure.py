@@ -1,4 +1,4 @@
-"""The figure of what probes found: accuracy over the depth of each encoder."""
+"""Figure of probe accuracies over the depth of each encoder."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -8,41 +8,46 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from speechsim_jax.analyses.probing.summary import Found
+from speechsim_jax.analyses.probing.summary import ProbeSummary
 from speechsim_jax.figures.style import (
     DPI,
     GREY,
     LEGEND,
-    PrintFigure,
-    dress_panel,
-    look,
+    StandaloneFigure,
+    line_style,
+    style_panel,
     write_figures,
 )
-from speechsim_jax.figures.text_layout import MEDIUM, SMALL, Headline, ellipsised, short_names
+from speechsim_jax.figures.text_layout import MEDIUM, SMALL, ellipsised, headline, short_names
 
 
-def depths(found: Found, untrained: Collection[str] = (), note: str = "") -> Figure:
-    """Accuracy over the depth of each encoder, with bars from end to end of the intervals.
+def accuracy_by_depth(
+    summary: ProbeSummary, untrained: Collection[str] = (), note: str = ""
+) -> Figure:
+    """Accuracy over the relative depth of each encoder's layers; baselines are horizontal lines.
 
-    `untrained`: names of the encoders with random weights, which are drawn open and dashed, in the
-    colour of the encoder before them. Baselines are lines across.
+    Args:
+        summary: Accuracies with intervals, which are drawn as error bars.
+        untrained: Names of the encoders with random weights, which are drawn with open markers and
+            dashed lines, in the colour of the encoder before them.
+        note: Caption.
     """
     width, left = 4.2, 34.0
-    below = 30 + 1.7 * SMALL * -(-(len(found.encoders) + len(found.baselines)) // 2)
+    below = 30 + 1.7 * SMALL * -(-(len(summary.encoders) + len(summary.baselines)) // 2)
     title = "Phone of a frame, read by a linear probe"
-    head = Headline([title], [ellipsised(note, 72 * width - 12, SMALL)] if note else [])
-    points = np.array([72 * width, below + 150 + head.depth])
-    figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+    head = headline(title, width, [note] if note else [])
+    points = np.array([72 * width, below + 150 + head.height])
+    figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
     axes = figure.add_axes(tuple([left, below, points[0] - left - 8, 150] * scale), label="depths")
-    names = short_names([encoder.name for encoder in found.encoders])
+    names = short_names([encoder.name for encoder in summary.encoders])
     colour = -1
-    for encoder, name in zip(found.encoders, names):
+    for encoder, name in zip(summary.encoders, names):
         random = encoder.name in untrained
         colour += not random or colour < 0
         values = 100 * np.array(encoder.layers)
         depth = np.linspace(0, 1, len(values)) if len(values) > 1 else np.zeros(1)
-        style: dict[str, Any] = look(colour, len(values))
+        style: dict[str, Any] = line_style(colour, len(values))
         style |= {"markerfacecolor": "white", "linestyle": "--"} if random else {}
         reach = np.abs(values[:, 1:] - values[:, :1]).T
         axes.errorbar(
@@ -50,14 +55,14 @@ def depths(found: Found, untrained: Collection[str] = (), note: str = "") -> Fig
             label=ellipsised(name, 150, SMALL),
             gid=encoder.name, **style,
         )  # fmt: skip
-    for line, (name, value) in zip(("-.", ":", "--", "-") * 3, found.baselines.items()):
+    for line, (name, value) in zip(("-.", ":", "--", "-") * 3, summary.baselines.items()):
         axes.axhline(100 * value.value, color=GREY, linewidth=1, linestyle=line, label=name,
                      gid=name)  # fmt: skip
     axes.set_xlabel("relative depth of the layer", fontsize=MEDIUM)
     axes.set_ylabel("frames read right", fontsize=MEDIUM)
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(6))
-    dress_panel(axes, "")
+    style_panel(axes, "")
     legend = figure.legend(loc="lower center", ncols=2, **LEGEND)
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -65,8 +70,9 @@ def depths(found: Found, untrained: Collection[str] = (), note: str = "") -> Fig
     return figure
 
 
-def save_depths(
-    found: Found, folder: Path, untrained: Collection[str] = (), note: str = ""
+def save_accuracy_by_depth(
+    summary: ProbeSummary, folder: Path, untrained: Collection[str] = (), note: str = ""
 ) -> list[Path]:
-    """Draw `depths` as probe.png and probe.pdf."""
-    return write_figures({"probe": depths(found, untrained, note)}, folder, ("png", "pdf"))
+    """Write `accuracy_by_depth` as probe.png and probe.pdf, and return their paths."""
+    figure = accuracy_by_depth(summary, untrained, note)
+    return write_figures({"probe": figure}, folder, ("png", "pdf"))

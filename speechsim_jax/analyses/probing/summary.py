@@ -1,4 +1,4 @@
-"""What probes found, in shares of frames with their intervals: as a table, and as JSON."""
+"""Probe accuracies with intervals over speakers, as a table and as JSON."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,24 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from speechsim_jax.analyses.probing.classifier import (
-    COMMONEST,
-    Counts,
-    Interval,
-    ProbeAccuracies,
-    interval,
-)
+from speechsim_jax.analyses.intervals import Interval, bootstrap_interval
+from speechsim_jax.analyses.probing.classifier import COMMONEST, Counts, ProbeAccuracies
 
 # Fewer speakers than this can all lie on one side of the truth (2 of 2^n times, n speakers).
 FEW_SPEAKERS = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
-    """What probes read from an encoder.
+class EncoderSummary:
+    """Probe accuracies of one encoder.
 
-    `layers`: the accuracy at each depth; `best`: of the layer chosen in each fold (`chosen`);
-    `gains`: the best layer's accuracy less that of what it is held against, by name.
+    Attributes:
+        name: The encoder.
+        layers: Accuracy of each layer from the lowest.
+        best: Accuracy of the layer chosen in each fold.
+        chosen: The layer chosen in each fold.
+        gains: `best` less the accuracy of each baseline and of the untrained encoder, by name.
     """
 
     name: str
@@ -34,101 +33,113 @@ class Encoder:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Found:
-    """All that was read; `baselines`: accuracies of what is no encoder."""
+class ProbeSummary:
+    """Probe accuracies of all encoders and baselines.
+
+    Attributes:
+        baselines: Accuracies of features that are not layers of an encoder, by kind.
+        encoders: One entry an encoder.
+        accuracies: The counts that the summary was made from.
+    """
 
     baselines: Mapping[str, Interval]
-    encoders: tuple[Encoder, ...]
-    readings: ProbeAccuracies
+    encoders: tuple[EncoderSummary, ...]
+    accuracies: ProbeAccuracies
 
     def table(self) -> str:
         """A line for each baseline, layer, best layer and gain, with its interval."""
-        lines = [("", "accuracy", "95 % interval", "")]
-        lines += [(name, *_percent(value), "") for name, value in self.baselines.items()]
+        rows = [("", "accuracy", "95 % interval", "")]
+        rows += [(name, *_percent(value), "") for name, value in self.baselines.items()]
         for encoder in self.encoders:
-            lines.append((encoder.name, "", "", ""))
+            rows.append((encoder.name, "", "", ""))
             for layer, value in enumerate(encoder.layers):
-                lines.append((f"  layer {layer}", *_percent(value), ""))
-            told = "layer " + ", ".join(map(str, encoder.chosen))
-            lines.append(("  best, chosen on others", *_percent(encoder.best), told))
+                rows.append((f"  layer {layer}", *_percent(value), ""))
+            chosen = "layer " + ", ".join(map(str, encoder.chosen))
+            rows.append(("  best, chosen on others", *_percent(encoder.best), chosen))
             for name, gain in encoder.gains.items():
-                lines.append((f"  less {name}", *_percent(gain, "+"), ""))
-        widths = [max(len(line[column]) for line in lines) for column in range(3)]
-        told = [
+                rows.append((f"  less {name}", *_percent(gain, "+"), ""))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [
             f"{name:{widths[0]}}  {value:>{widths[1]}}  {ends:>{widths[2]}}  {note}".rstrip()
-            for name, value, ends, note in lines
+            for name, value, ends, note in rows
         ]
-        count = len(self.readings.speakers)
-        told.append(f"{count} speakers tested, {int(self.readings.frames.sum())} frames")
+        count = len(self.accuracies.speakers)
+        lines.append(f"{count} speakers tested, {int(self.accuracies.frames.sum())} frames")
         if count < FEW_SPEAKERS:
-            told.append(f"{count} speakers are few: these intervals are too narrow to rely on")
-        return "\n".join(told)
+            lines.append(f"{count} speakers are few: these intervals are too narrow to rely on")
+        return "\n".join(lines)
 
-    def facts(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it."""
-        of = self.readings
-        kinds = sorted(of.validation)
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it."""
+        accuracies = self.accuracies
+        kinds = sorted(accuracies.validation)
         return {
-            "baselines": {name: _ends(value) for name, value in self.baselines.items()},
+            "baselines": {name: _as_json(value) for name, value in self.baselines.items()},
             "encoders": {
                 encoder.name: {
-                    "layers": [_ends(value) for value in encoder.layers],
-                    "best": _ends(encoder.best),
+                    "layers": [_as_json(value) for value in encoder.layers],
+                    "best": _as_json(encoder.best),
                     "chosen_layers": list(encoder.chosen),
-                    "gains": {name: _ends(gain) for name, gain in encoder.gains.items()},
+                    "gains": {name: _as_json(gain) for name, gain in encoder.gains.items()},
                 }
                 for encoder in self.encoders
             },
             "speakers": {
                 name: {
-                    "fold": int(of.fold[place]),
-                    "frames": int(of.frames[place]),
-                    "correct": {kind: int(of.correct[kind][place]) for kind in of.correct},
+                    "fold": int(accuracies.fold[index]),
+                    "frames": int(accuracies.frames[index]),
+                    "correct": {
+                        kind: int(counts[index]) for kind, counts in accuracies.correct.items()
+                    },
                 }
-                for place, name in enumerate(of.speakers)
+                for index, name in enumerate(accuracies.speakers)
             },
-            "validation": {kind: of.validation[kind].tolist() for kind in kinds},
-            "penalties": {kind: list(of.penalties[kind]) for kind in kinds},
-            "unfinished": of.unfinished,
+            "validation": {kind: accuracies.validation[kind].tolist() for kind in kinds},
+            "penalties": {kind: list(accuracies.penalties[kind]) for kind in kinds},
+            "unfinished": accuracies.unfinished,
         }
 
 
-def summary(
-    readings: ProbeAccuracies,
+def summarise(
+    accuracies: ProbeAccuracies,
     layers: Mapping[str, Sequence[str]],
     untrained: Mapping[str, str] | None = None,
     seed: int = 0,
-) -> Found:
-    """What the readings say, in shares of frames with their intervals.
+) -> ProbeSummary:
+    """Accuracies as shares of frames, with 95 % intervals over speakers.
 
-    `layers`: the kinds of features that are an encoder's layers from the lowest, by its name; all
-    other kinds are baselines. `untrained`: the encoder with random weights, by that which it is the
-    counterpart of.
+    Args:
+        accuracies: Cross-validated counts.
+        layers: By encoder, the kinds of features that are its layers, from the lowest; all other
+            kinds are baselines.
+        untrained: By trained encoder, the name of the same architecture with random weights.
+        seed: Of the bootstrap.
     """
-    inner = {kind for kinds in layers.values() for kind in kinds}
-    outer = [COMMONEST, *(kind for kind in readings.validation if kind not in inner)]
+    layer_kinds = {kind for kinds in layers.values() for kind in kinds}
+    baselines = [COMMONEST, *(kind for kind in accuracies.validation if kind not in layer_kinds)]
 
-    def of(correct: Counts) -> Interval:
-        return interval(correct, readings.frames, seed)
+    def share(correct: Counts) -> Interval:
+        return bootstrap_interval(correct, accuracies.frames, seed)
 
-    best = {name: readings.best(kinds) for name, kinds in layers.items()}
+    best = {name: accuracies.best(kinds) for name, kinds in layers.items()}
     encoders = []
     for name, kinds in layers.items():
         chosen, correct = best[name]
-        rivals = {kind: readings.correct[kind] for kind in outer[1:]}
-        if other := (untrained or {}).get(name):
-            rivals |= {other: best[other][1]}
+        rivals = {kind: accuracies.correct[kind] for kind in baselines[1:]}
+        if counterpart := (untrained or {}).get(name):
+            rivals |= {counterpart: best[counterpart][1]}
         encoders.append(
-            Encoder(
+            EncoderSummary(
                 name,
-                tuple(of(readings.correct[kind]) for kind in kinds),
-                of(correct),
+                tuple(share(accuracies.correct[kind]) for kind in kinds),
+                share(correct),
                 chosen,
-                {rival: of(correct - counts) for rival, counts in rivals.items()},
+                {rival: share(correct - counts) for rival, counts in rivals.items()},
             )
         )
-    baselines = {kind: of(readings.correct[kind]) for kind in outer}
-    return Found(baselines, tuple(encoders), readings)
+    return ProbeSummary(
+        {kind: share(accuracies.correct[kind]) for kind in baselines}, tuple(encoders), accuracies
+    )
 
 
 def _percent(value: Interval, sign: str = "") -> tuple[str, str]:
@@ -136,5 +147,5 @@ def _percent(value: Interval, sign: str = "") -> tuple[str, str]:
     return f"{100 * value.value:{sign}.1f} %", "" if np.isnan(value.low) else ends
 
 
-def _ends(value: Interval) -> dict[str, float | None]:
-    return {k: None if np.isnan(v) else v for k, v in value._asdict().items()}
+def _as_json(value: Interval) -> dict[str, float | None]:
+    return {name: None if np.isnan(x) else x for name, x in value._asdict().items()}

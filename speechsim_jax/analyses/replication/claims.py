@@ -1,20 +1,20 @@
-"""What El Kheir et al. 2024 (arXiv 2406.16099) claim, and the statistic that tests each claim.
+"""The claims of El Kheir et al. 2024 (arXiv 2406.16099), and the statistic that tests each claim.
 
 Every claim is tested by margins, one a measure: numbers that are positive where the claim is right
-(`verdicts` says what groups of utterances make of them). Which layers are set against which:
+(the rule of `jackknife` turns them into a verdict). Which layers are compared with which:
 
 - *same depth*: each layer of x with the layer of y at the nearest relative depth, the mean over
   layers; x and y in turn for scores that are asymmetric;
-- *untrained*: a trained model's layers as rows, in columns the random weights that training of the
-  other model started from: how well that accounts for a trained model's layers;
+- *untrained*: a trained model's layers as rows, with the untrained layers of the other model's
+  architecture as columns: how well random weights account for a trained model's layers;
 - where models of different initial weights are on the two sides, a score is above another one only
   if it is so by more than 0.03: random stand-ins for trained models, which had learned nothing,
-  differed by up to 0.016 (lincka, mean of two pairs), and intervals over utterances know nothing
-  of that;
-- *localisation* = (maxcorr - rotcorr) / (linreg - rotcorr): 0 if the axes of y mean nothing to x
-  (what a random rotation of y would give), 1 if for every neuron of x one single neuron of y says
-  all that y knows about it. maxcorr cannot exceed linreg, so a neuron-level score below a
-  layer-level one by itself says nothing.
+  differed by up to 0.016 (lincka, mean of two pairs), which intervals over utterances cannot
+  cover;
+- *localisation* = (maxcorr - rotcorr) / (linreg - rotcorr): 0 if the axes of y carry no information
+  about x (as after a random rotation of y), 1 if for every neuron of x a single neuron of y
+  predicts it as well as all of y. maxcorr cannot exceed linreg, so a neuron-level score below a
+  layer-level one is no evidence by itself.
 """
 
 import dataclasses
@@ -38,18 +38,21 @@ from speechsim_jax.analyses.replication.margins import (
 LAYER = ("svcca", "pwcca", "lincka", "linreg")
 ATTENTION = ("attn_js", "attn_pearson")
 MEASURES = ("maxcorr", "rotcorr", "linreg", "lincka", "svcca", "pwcca")
-"""What the claims need of the neuron and layer levels; attention is `ATTENTION`."""
+"""The measures of neurons and layers that the claims need; those of attention are `ATTENTION`."""
 
 ModelPair = tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Which model is what. `paradigms`: those of the pretrained models, "contrastive" or another.
+    """The role of each model of a replication.
 
-    `sizes`: width and depth of each pretrained model. `untrained`: the random model of a pretrained
-    one's architecture. `seeds`: a pretrained model and the same recipe with another seed.
-    `finetuned`: a fine-tuned model and the pretrained one that it was made from.
+    Attributes:
+        paradigms: Pretraining objective of each pretrained model, "contrastive" or "predictive".
+        sizes: Depth and width of each pretrained model.
+        untrained: By pretrained model, the model of the same architecture with random weights.
+        seeds: Each pretrained model with the model of the same recipe and another seed.
+        finetuned: Each fine-tuned model with the pretrained model that it started from.
     """
 
     paradigms: Mapping[str, str]
@@ -60,14 +63,14 @@ class Roles:
 
     @property
     def crossed(self) -> tuple[ModelPair, ...]:
-        """Two paradigms, one size; any two sizes if there are no two models of one."""
+        """Pairs of two paradigms and one size; of any sizes if there are none of one size."""
         pairs = [(x, y) for x, y in self._pairs() if self.paradigms[x] != self.paradigms[y]]
         alike = [(x, y) for x, y in pairs if self.sizes[x] == self.sizes[y]]
         return tuple(alike or pairs)
 
     @property
     def resized(self) -> tuple[ModelPair, ...]:
-        """One paradigm, two sizes."""
+        """Pairs of one paradigm and two sizes."""
         return tuple(
             (x, y)
             for x, y in self._pairs()
@@ -80,15 +83,22 @@ class Roles:
 
 
 NOTICEABLE = 0.03
+"""Difference from which on scores of models with different initial weights count as different."""
 
 Statistic = Callable[[Scores], float]
+"""A number computed from the scores of one comparison."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Test:
-    """A margin, positive where the claim is right; the value that is shown, and beside it others.
+class ClaimTest:
+    """A test of a claim by one measure.
 
-    `measure` names it in tables; `threshold` says what `value` is held against.
+    Attributes:
+        measure: Name of the test in tables.
+        value: The statistic that is shown.
+        margin: The statistic that decides, positive where the claim is right.
+        threshold: What `value` is compared with, in words.
+        baselines: Other statistics that are shown next to `value`, by name.
     """
 
     measure: str
@@ -100,9 +110,15 @@ class Test:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim in words, where it is made, and the tests of it.
+    """A claim and its tests.
 
-    `needs` names what must be among the models; there are no tests without.
+    Attributes:
+        name: Short name.
+        text: The claim in a sentence.
+        source: Where the claim is made.
+        statistic: The statistic that tests it, in words.
+        needs: The models that the tests need, in words.
+        tests: The tests for given roles; none if a model is missing.
     """
 
     name: str
@@ -110,13 +126,17 @@ class Claim:
     source: str
     statistic: str
     needs: str
-    tests: Callable[[Roles], list[Test]]
+    tests: Callable[[Roles], list[ClaimTest]]
 
 
 def untrained_partner(scores: Scores, measure: str, x: str, y: str, roles: Roles) -> float:
-    """How well an untrained y accounts for x, and an untrained x for y."""
-    at = roles.untrained
-    return (same_depth(scores, measure, x, at[y]) + same_depth(scores, measure, y, at[x])) / 2
+    """Mean of `same_depth` of x with y untrained and of y with x untrained."""
+    random = roles.untrained
+    with_y, with_x = (
+        same_depth(scores, measure, x, random[y]),
+        same_depth(scores, measure, y, random[x]),
+    )
+    return (with_y + with_x) / 2
 
 
 def _mean(statistic: Callable[..., float], pairs: Iterable[ModelPair]) -> Statistic:
@@ -126,48 +146,54 @@ def _mean(statistic: Callable[..., float], pairs: Iterable[ModelPair]) -> Statis
 
 
 def _over_models(statistic: Callable[..., float], models: Iterable[str]) -> Statistic:
+    """The mean of a statistic of (scores, model) over models."""
     chosen = list(models)
     return lambda scores: float(np.mean([statistic(scores, model) for model in chosen]))
 
 
-def _of(measure: str, statistic: Callable[..., float], **given: object) -> Callable[..., float]:
-    """A statistic of (scores, measure, ...) with its measure put in."""
-    return lambda scores, *models: statistic(scores, measure, *models, **given)
+def _of(measure: str, statistic: Callable[..., float], **options: object) -> Callable[..., float]:
+    """A statistic of (scores, measure, *models) as one of (scores, *models)."""
+    return lambda scores, *models: statistic(scores, measure, *models, **options)
 
 
-def _less(a: Statistic, b: Statistic) -> Statistic:
+def _difference(a: Statistic, b: Statistic) -> Statistic:
     return lambda scores: a(scores) - b(scores)
 
 
 def _above(a: Statistic, b: Statistic) -> Statistic:
-    """a less b, noticeably: other initial weights would have given other scores, too."""
+    """a - b - 0.03: scores also differ between models of other initial weights."""
     return lambda scores: a(scores) - b(scores) - NOTICEABLE
 
 
-def _middle(a: Statistic, b: Statistic) -> Statistic:
+def _mean_of_two(a: Statistic, b: Statistic) -> Statistic:
     return lambda scores: (a(scores) + b(scores)) / 2
 
 
-def _local(pairs: Iterable[ModelPair], how: Callable[..., float] = both_ways) -> Callable:
-    """Score by measure, the mean over pairs: what `localisation` and `delocalised` ask for."""
+def _by_measure(pairs: Iterable[ModelPair]) -> Callable[[Scores, str], float]:
+    """The mean of `both_ways` over pairs of models, as a function of scores and measure."""
     chosen = list(pairs)
-    return lambda scores, measure: float(np.mean([how(scores, measure, x, y) for x, y in chosen]))
+    return lambda scores, measure: float(
+        np.mean([both_ways(scores, measure, x, y) for x, y in chosen])
+    )
 
 
-def _localised(score: Callable[[Scores, str], float], of: Callable[..., float]) -> Statistic:
-    return lambda scores: of(partial(score, scores))
+def _combined(
+    score: Callable[[Scores, str], float], combination: Callable[..., float]
+) -> Statistic:
+    """`localisation` or `delocalised` of scores by measure."""
+    return lambda scores: combination(partial(score, scores))
 
 
 # --- the claims ---
 
 
-def _trained(roles: Roles) -> list[ModelPair]:
-    """The pairs of two paradigms that have untrained counterparts."""
+def _crossed_with_untrained(roles: Roles) -> list[ModelPair]:
+    """The pairs of two paradigms with untrained counterparts of both."""
     return [pair for pair in roles.crossed if set(pair) <= roles.untrained.keys()]
 
 
-def _subspaces(roles: Roles, measures: Sequence[str] = LAYER) -> list[Test]:
-    pairs = _trained(roles)
+def _subspaces(roles: Roles, measures: Sequence[str] = LAYER) -> list[ClaimTest]:
+    pairs = _crossed_with_untrained(roles)
     tests = []
     for measure in measures if pairs else ():
         value = _mean(_of(measure, both_ways), pairs)
@@ -176,7 +202,7 @@ def _subspaces(roles: Roles, measures: Sequence[str] = LAYER) -> list[Test]:
         if roles.seeds:
             others["other seed"] = _mean(_of(measure, both_ways), roles.seeds)
         tests.append(
-            Test(
+            ClaimTest(
                 measure, value, _above(value, floor), f"> untrained partner + {NOTICEABLE}", others
             )
         )
@@ -184,16 +210,17 @@ def _subspaces(roles: Roles, measures: Sequence[str] = LAYER) -> list[Test]:
 
 
 def _both_untrained(measure: str, roles: Roles) -> Statistic:
-    at = roles.untrained
-    return _mean(_of(measure, both_ways), [(at[x], at[y]) for x, y in _trained(roles)])
+    random = roles.untrained
+    pairs = [(random[x], random[y]) for x, y in _crossed_with_untrained(roles)]
+    return _mean(_of(measure, both_ways), pairs)
 
 
-def _converge(roles: Roles) -> list[Test]:
-    pairs, tests = _trained(roles), []
+def _converge(roles: Roles) -> list[ClaimTest]:
+    pairs, tests = _crossed_with_untrained(roles), []
     for measure in LAYER if pairs else ():
         value, before = _mean(_of(measure, both_ways), pairs), _both_untrained(measure, roles)
         tests.append(
-            Test(
+            ClaimTest(
                 measure,
                 value,
                 _above(value, before),
@@ -204,55 +231,55 @@ def _converge(roles: Roles) -> list[Test]:
     return tests
 
 
-def _ceiling(roles: Roles) -> list[Test]:
+def _ceiling(roles: Roles) -> list[ClaimTest]:
     seeded = {model for pair in roles.seeds for model in pair}
-    pairs = [pair for pair in _trained(roles) if set(pair) & seeded]
+    pairs = [pair for pair in _crossed_with_untrained(roles) if set(pair) & seeded]
     tests = []
     for measure in LAYER if pairs else ():
         value = _mean(_of(measure, both_ways), pairs)
         floor = _mean(_of(measure, untrained_partner, roles=roles), pairs)
         ceiling = _mean(_of(measure, both_ways), roles.seeds)
-        halfway = _middle(floor, ceiling)
+        halfway = _mean_of_two(floor, ceiling)
         others = {"untrained partner": floor, "other seed": ceiling}
         tests.append(
-            Test(
+            ClaimTest(
                 measure, value, _above(value, halfway), f"> half way between + {NOTICEABLE}", others
             )
         )
     return tests
 
 
-def _neurons(roles: Roles) -> list[Test]:
+def _neurons(roles: Roles) -> list[ClaimTest]:
     if not roles.crossed:
         return []
     others = {}
     if roles.seeds:
-        others["other seed"] = _localised(_local(roles.seeds), localisation)
+        others["other seed"] = _combined(_by_measure(roles.seeds), localisation)
     if roles.finetuned:
-        others["fine-tuned"] = _localised(_local(roles.finetuned), localisation)
+        others["fine-tuned"] = _combined(_by_measure(roles.finetuned), localisation)
     for measure in ("maxcorr", "rotcorr", "linreg"):
         others[measure] = _mean(_of(measure, both_ways), roles.crossed)
-    score = _local(roles.crossed)
-    value, margin = _localised(score, localisation), _localised(score, delocalised)
-    return [Test("localisation", value, margin, "< 1/2", others)]
+    score = _by_measure(roles.crossed)
+    value, margin = _combined(score, localisation), _combined(score, delocalised)
+    return [ClaimTest("localisation", value, margin, "< 1/2", others)]
 
 
-def _seeds(roles: Roles) -> list[Test]:
+def _seeds(roles: Roles) -> list[ClaimTest]:
     if not roles.seeds:
         return []
-    score = _local(roles.seeds)
+    score = _by_measure(roles.seeds)
     others = {m: _mean(_of(m, both_ways), roles.seeds) for m in ("maxcorr", "rotcorr", "linreg")}
-    value, margin = _localised(score, localisation), _localised(score, delocalised)
-    return [Test("localisation", value, margin, "< 1/2", others)]
+    value, margin = _combined(score, localisation), _combined(score, delocalised)
+    return [ClaimTest("localisation", value, margin, "< 1/2", others)]
 
 
-def _objective(roles: Roles) -> list[Test]:
+def _objective(roles: Roles) -> list[ClaimTest]:
     tests = []
     for measure in LAYER if roles.resized and roles.crossed else ():
         value = _mean(_of(measure, both_ways), roles.resized)
         other = _mean(_of(measure, both_ways), roles.crossed)
         tests.append(
-            Test(
+            ClaimTest(
                 measure,
                 value,
                 _above(value, other),
@@ -263,7 +290,7 @@ def _objective(roles: Roles) -> list[Test]:
     return tests
 
 
-def _neighbours(measures: Sequence[str], roles: Roles) -> list[Test]:
+def _neighbours(measures: Sequence[str], roles: Roles) -> list[ClaimTest]:
     tests = []
     for measure in measures if roles.paradigms else ():
         value = _over_models(_of(measure, next_layer), roles.paradigms)
@@ -272,24 +299,29 @@ def _neighbours(measures: Sequence[str], roles: Roles) -> list[Test]:
         if roles.untrained:
             before = _over_models(_of(measure, next_layer), dict.fromkeys(roles.untrained.values()))
             others["untrained"] = before
-        tests.append(Test(measure, value, _less(value, far), "> far layers", others))
+        tests.append(ClaimTest(measure, value, _difference(value, far), "> far layers", others))
     return tests
 
 
-def _own_neurons(roles: Roles) -> list[Test]:
+def _neurons_within(roles: Roles) -> list[ClaimTest]:
     if not roles.crossed:
         return []
 
-    def excess(own: bool) -> Statistic:
-        models = [(x,) for x in roles.paradigms] if own else roles.crossed
-        how = next_layer if own else both_ways
+    def excess(statistic: Callable[..., float], models: Iterable[tuple[str, ...]]) -> Statistic:
+        chosen = list(models)
         return lambda scores: float(
-            np.mean([how(scores, "maxcorr", *m) - how(scores, "rotcorr", *m) for m in models])
+            np.mean(
+                [
+                    statistic(scores, "maxcorr", *m) - statistic(scores, "rotcorr", *m)
+                    for m in chosen
+                ]
+            )
         )
 
-    value, other = excess(True), excess(False)
+    value = excess(next_layer, [(x,) for x in roles.paradigms])
+    other = excess(both_ways, roles.crossed)
     return [
-        Test(
+        ClaimTest(
             "maxcorr - rotcorr",
             value,
             _above(value, other),
@@ -299,13 +331,13 @@ def _own_neurons(roles: Roles) -> list[Test]:
     ]
 
 
-def _attention_within(roles: Roles) -> list[Test]:
+def _attention_within(roles: Roles) -> list[ClaimTest]:
     tests = []
     for measure in ATTENTION if roles.crossed else ():
         value = _over_models(_of(measure, next_layer), roles.paradigms)
         other = _mean(_of(measure, both_ways), roles.crossed)
         tests.append(
-            Test(
+            ClaimTest(
                 measure,
                 value,
                 _above(value, other),
@@ -316,48 +348,54 @@ def _attention_within(roles: Roles) -> list[Test]:
     return tests
 
 
-def _halves(roles: Roles) -> list[Test]:
+def _halves(roles: Roles) -> list[ClaimTest]:
     tests = []
     for measure in ("maxcorr", *LAYER) if roles.finetuned else ():
         lower, upper = (
             _mean(_of(measure, half, upper=upper), roles.finetuned) for upper in (False, True)
         )
         tests.append(
-            Test(measure, upper, _less(lower, upper), "< lower half", {"lower half": lower})
+            ClaimTest(
+                measure, upper, _difference(lower, upper), "< lower half", {"lower half": lower}
+            )
         )
     return tests
 
 
-def _lower(roles: Roles) -> list[Test]:
+def _lower(roles: Roles) -> list[ClaimTest]:
     tests = []
     for measure in ("maxcorr", *LAYER) if roles.finetuned else ():
         value = _mean(_of(measure, half, upper=False), roles.finetuned)
         step = _over_models(_of(measure, lower_steps), [before for _, before in roles.finetuned])
-        tests.append(Test(measure, value, _less(value, step), "> next layer", {"next layer": step}))
+        tests.append(
+            ClaimTest(
+                measure, value, _difference(value, step), "> next layer", {"next layer": step}
+            )
+        )
     return tests
 
 
-def _kept_neurons(roles: Roles) -> list[Test]:
+def _kept_neurons(roles: Roles) -> list[ClaimTest]:
     if not roles.finetuned:
         return []
-    score = _local(roles.finetuned)
+    score = _by_measure(roles.finetuned)
     others = {
         m: _mean(_of(m, both_ways), roles.finetuned) for m in ("maxcorr", "rotcorr", "linreg")
     }
     if roles.seeds:
-        others["other seed"] = _localised(_local(roles.seeds), localisation)
-    value, margin = _localised(score, localisation), _localised(score, delocalised)
-    own = _mean(lambda scores, x, y: scores.same_winner(x, y), roles.finetuned)
+        others["other seed"] = _combined(_by_measure(roles.seeds), localisation)
+    value, margin = _combined(score, localisation), _combined(score, delocalised)
+    same = _mean(lambda scores, x, y: scores.same_winner(x, y), roles.finetuned)
     shares = {}
     if roles.seeds:
         shares["other seed"] = _mean(lambda scores, x, y: scores.same_winner(x, y), roles.seeds)
     return [
-        Test("localisation", value, lambda scores: -margin(scores), "> 1/2", others),
-        Test("own number wins", own, lambda scores: own(scores) - 0.5, "> 1/2", shares),
+        ClaimTest("localisation", value, lambda scores: -margin(scores), "> 1/2", others),
+        ClaimTest("own number wins", same, lambda scores: same(scores) - 0.5, "> 1/2", shares),
     ]
 
 
-def _close(roles: Roles) -> list[Test]:
+def _close(roles: Roles) -> list[ClaimTest]:
     tests = []
     for measure in ("maxcorr", *LAYER) if roles.finetuned and roles.crossed else ():
         value = _mean(_of(measure, both_ways), roles.finetuned)
@@ -366,7 +404,9 @@ def _close(roles: Roles) -> list[Test]:
         if roles.seeds:
             others["other seed"] = _mean(_of(measure, both_ways), roles.seeds)
         tests.append(
-            Test(measure, value, _above(value, other), f"> other objective + {NOTICEABLE}", others)
+            ClaimTest(
+                measure, value, _above(value, other), f"> other objective + {NOTICEABLE}", others
+            )
         )
     return tests
 
@@ -447,7 +487,7 @@ CLAIMS = (
         "maxcorr less rotcorr of neighbouring layers, above that of the other paradigm at the same "
         "depth",
         _CROSSED,
-        _own_neurons,
+        _neurons_within,
     ),
     Claim(
         "attention",
@@ -484,7 +524,7 @@ CLAIMS = (
     ),
     Claim(
         "kept neurons",
-        "Fine-tuning leaves the neurons where they are.",
+        "Fine-tuning leaves the neurons in their places.",
         _MAPS,
         "localisation of the same layers before and after, above 1/2; share of neurons whose best "
         "counterpart is the neuron of the same number, above 1/2",

@@ -1,4 +1,4 @@
-"""The claims of the paper against results: values, intervals, baselines, verdicts, as tables."""
+"""Outcomes of the claims: values with intervals, baselines and verdicts, as tables and JSON."""
 
 import dataclasses
 import json
@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from speechsim_jax.analyses.replication import claims as statistics
-from speechsim_jax.analyses.replication import jackknife as verdicts
+from speechsim_jax.analyses.replication import claims as claim_definitions
+from speechsim_jax.analyses.replication import jackknife
 from speechsim_jax.analyses.replication.claims import (
     ATTENTION,
     CLAIMS,
     Claim,
+    ClaimTest,
     Roles,
     Statistic,
-    Test,
 )
-from speechsim_jax.analyses.replication.jackknife import Estimate, Verdict, jackknife
+from speechsim_jax.analyses.replication.jackknife import Estimate, Verdict
 from speechsim_jax.analyses.replication.margins import Scores
 from speechsim_jax.errors import UserError
 from speechsim_jax.results.result import SimilarityResult
 
-_MARKS = {
+_SYMBOLS = {
     Verdict.HOLDS: "yes",
     Verdict.FAILS: "no",
     Verdict.UNDECIDED: "?",
@@ -34,8 +34,17 @@ _MARKS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Tested:
-    """One measure's test of a claim. `baselines`: on all the audio, with `published` among them."""
+class ClaimTestResult:
+    """Outcome of one measure's test of a claim.
+
+    Attributes:
+        measure: Name of the test.
+        threshold: What `value` is compared with, in words.
+        value: The statistic.
+        margin: The margin that decides.
+        baselines: Other statistics, on all the audio; "published" is `value` of published maps.
+        verdict: Verdict on the margin.
+    """
 
     measure: str
     threshold: str
@@ -47,53 +56,75 @@ class Tested:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What came of a claim; without tests, `lacking` says why."""
+    """Outcome of one claim.
+
+    Attributes:
+        claim: The claim.
+        tests: Outcomes of its tests.
+        verdict: What the tests agree on.
+        lacking: Why there are no tests.
+    """
 
     claim: Claim
-    tests: tuple[Tested, ...]
+    tests: tuple[ClaimTestResult, ...]
     verdict: Verdict
     lacking: str = ""
 
 
-def find(
-    wholes: Sequence[SimilarityResult],
+def evaluate_claims(
+    full_results: Sequence[SimilarityResult],
     without: Sequence[Sequence[SimilarityResult]],
     roles: Roles,
     published: tuple[Sequence[SimilarityResult], Roles] | None = None,
     claims: Sequence[Claim] = CLAIMS,
 ) -> list[Finding]:
-    """Test the claims by results on all audio, and on all of it but one group of utterances.
+    """Test claims on results of all the audio, and of all of it but one group of utterances.
 
-    `wholes`: one or several results that together have the models of `roles`. `without`: for each
-    group the results without it, in the same order. `published`: results to read the
-    same statistics from, and who is who there. Raises UserError for fewer than two groups and for
-    groups that do not add up to the whole.
+    Args:
+        full_results: Results of all the audio that together have the models of `roles`.
+        without: For each group the results without it, in the order of `full_results`.
+        roles: Roles of the models.
+        published: Published maps as results, and roles of their models; their statistics become
+            baselines.
+        claims: Claims to test.
+
+    Returns:
+        A finding for each claim.
+
+    Raises:
+        UserError: Fewer than two groups, or groups that do not add up to all the audio.
     """
     weights = {
-        heads: group_weights(wholes[0], [results[0] for results in without], heads)
-        for heads in (False, "attention" in wholes[0].attributes)
+        heads: group_weights(full_results[0], [results[0] for results in without], heads)
+        for heads in (False, "attention" in full_results[0].attributes)
     }
-    scores, left = Scores(wholes), [Scores(results) for results in without]
-    return [_finding(claim, scores, left, weights, roles, published) for claim in claims]
+    scores, left_out = Scores(full_results), [Scores(results) for results in without]
+    return [_finding(claim, scores, left_out, weights, roles, published) for claim in claims]
 
 
 def group_weights(
-    whole: SimilarityResult, without: Sequence[SimilarityResult], heads: bool = False
+    full: SimilarityResult, without: Sequence[SimilarityResult], heads: bool = False
 ) -> Float[np.ndarray, " group"]:
-    """The share of each group in the rows (`heads`: in the frames that attention was compared on).
+    """The share of each group in the rows of a comparison.
 
-    Raises UserError if they do not add up.
+    Args:
+        full: Result of all the audio.
+        without: Results without each group.
+        heads: Shares of the frames that attention was compared on, instead of rows.
+
+    Raises:
+        UserError: Fewer than two groups, or groups that do not add up to all the audio.
     """
     if len(without) < 2:
         raise UserError(f"{len(without)} groups of utterances; at least 2 are needed, better 8")
-    rows = _rows(whole, heads)
-    taken = np.array([rows - _rows(result, heads) for result in without], np.float64)
-    if taken.sum() != rows or (taken <= 0).any():
+    rows = _rows(full, heads)
+    of_groups = np.array([rows - _rows(result, heads) for result in without], np.float64)
+    if of_groups.sum() != rows or (of_groups <= 0).any():
         raise UserError(
-            f"the groups have {[int(n) for n in taken]} rows of {rows}; they must be disjoint, and "
-            "together the whole"
+            f"the groups have {[int(n) for n in of_groups]} rows of {rows}; they must be disjoint, "
+            "and together the whole"
         )
-    return taken / rows
+    return of_groups / rows
 
 
 def _rows(result: SimilarityResult, heads: bool) -> int:
@@ -105,7 +136,7 @@ def _rows(result: SimilarityResult, heads: bool) -> int:
 def _finding(
     claim: Claim,
     scores: Scores,
-    left: Sequence[Scores],
+    left_out: Sequence[Scores],
     weights: Mapping[bool, Float[np.ndarray, " group"]],
     roles: Roles,
     published: tuple[Sequence[SimilarityResult], Roles] | None,
@@ -114,53 +145,65 @@ def _finding(
     if not tests:
         return Finding(claim, (), Verdict.UNTESTED, f"needs {claim.needs}")
     try:
-        tested = [_tested(test, scores, left, weights) for test in tests]
-    except LookupError as lacking:
-        return Finding(claim, (), Verdict.UNTESTED, f"needs {lacking.args[0]}")
+        results = [_run_test(test, scores, left_out, weights) for test in tests]
+    except LookupError as missing:
+        return Finding(claim, (), Verdict.UNTESTED, f"needs {missing.args[0]}")
     if published is not None:
-        told = _published_values(claim, *published)
-        tested = [
-            dataclasses.replace(one, baselines={**one.baselines, "published": told[one.measure]})
-            if one.measure in told
-            else one
-            for one in tested
+        values = _published_values(claim, *published)
+        results = [
+            dataclasses.replace(
+                result, baselines={**result.baselines, "published": values[result.measure]}
+            )
+            if result.measure in values
+            else result
+            for result in results
         ]
-    return Finding(claim, tuple(tested), verdicts.together([one.verdict for one in tested]))
+    verdict = jackknife.combine([result.verdict for result in results])
+    return Finding(claim, tuple(results), verdict)
 
 
-def _tested(
-    test: Test,
+def _run_test(
+    test: ClaimTest,
     scores: Scores,
-    left: Sequence[Scores],
+    left_out: Sequence[Scores],
     weights: Mapping[bool, Float[np.ndarray, " group"]],
-) -> Tested:
+) -> ClaimTestResult:
     def estimate(statistic: Statistic) -> Estimate:
-        whole, without = statistic(scores), [statistic(one) for one in left]
-        return jackknife(whole, without, weights[test.measure in ATTENTION])
+        without = [statistic(group) for group in left_out]
+        return jackknife.jackknife_estimate(
+            statistic(scores), without, weights[test.measure in ATTENTION]
+        )
 
     value, margin = estimate(test.value), estimate(test.margin)
     baselines = {name: statistic(scores) for name, statistic in test.baselines.items()}
-    return Tested(test.measure, test.threshold, value, margin, baselines, verdicts.verdict(margin))
+    return ClaimTestResult(
+        test.measure, test.threshold, value, margin, baselines, jackknife.verdict(margin)
+    )
 
 
 def _published_values(
     claim: Claim, results: Sequence[SimilarityResult], roles: Roles
 ) -> dict[str, float]:
-    """What the same statistics are on published maps, where these have all that they need."""
-    scores, found = Scores(results), {}
+    """The same statistics of published maps, as far as these have what they need."""
+    scores, values = Scores(results), {}
     for test in claim.tests(roles):
         try:
-            found[test.measure] = test.value(scores)
+            values[test.measure] = test.value(scores)
         except LookupError:
             continue
-    return {measure: value for measure, value in found.items() if not math.isnan(value)}
+    return {measure: value for measure, value in values.items() if not math.isnan(value)}
 
 
-# --- what people read ---
+# --- tables and JSON ---
 
 
 def table(findings: Sequence[Finding], width: int = 100) -> str:
-    """The findings for a terminal: a claim and its verdict, below it a line for each measure."""
+    """The findings as text: each claim with its verdict, and a line for each measure.
+
+    Args:
+        findings: Outcomes of claims.
+        width: Characters in a line of a claim's text.
+    """
     lines = []
     for finding in findings:
         verdict = finding.verdict.upper() + (f" ({finding.lacking})" if finding.lacking else "")
@@ -172,7 +215,7 @@ def table(findings: Sequence[Finding], width: int = 100) -> str:
 
 
 def tally(findings: Sequence[Finding]) -> str:
-    """How many claims there are of each verdict, and which."""
+    """Number and names of the claims of each verdict, as text."""
     parts = []
     for kind in Verdict:
         names = [finding.claim.name for finding in findings if finding.verdict == kind]
@@ -181,22 +224,27 @@ def tally(findings: Sequence[Finding]) -> str:
     return "\n".join(parts)
 
 
-def _line(tested: Tested) -> str:
-    others = ", ".join(f"{name} {_number(v)}" for name, v in tested.baselines.items())
+def _line(result: ClaimTestResult) -> str:
+    others = ", ".join(f"{name} {_number(v)}" for name, v in result.baselines.items())
     return (
-        f"{tested.measure:17} {_with_interval(tested.value):24} {tested.threshold:26} "
-        f"{_MARKS[tested.verdict]:4} {verdicts.votes(tested.margin)} groups; {others}"
+        f"{result.measure:17} {_with_interval(result.value):24} {result.threshold:26} "
+        f"{_SYMBOLS[result.verdict]:4} {jackknife.votes(result.margin)} groups; {others}"
     )
 
 
 def markdown(findings: Sequence[Finding], about: Sequence[str], figures: Sequence[str] = ()) -> str:
-    """The findings as a page; `about`: how they were made. `figures`: paths to show."""
+    """The findings as a Markdown page.
+
+    Args:
+        findings: Outcomes of claims.
+        about: Lines that describe how the findings were made.
+        figures: Paths of figures to include.
+    """
     groups = next((len(t.margin.groups) for f in findings for t in f.tests), 0)
     lines = ["# Findings", "", *(f"- {line}" for line in about), ""]
     lines += ["| claim | where | verdict |", "|---|---|---|"]
     for finding in findings:
-        name = f"{finding.claim.text}"
-        lines.append(f"| {name} | {finding.claim.source} | **{finding.verdict}** |")
+        lines.append(f"| {finding.claim.text} | {finding.claim.source} | **{finding.verdict}** |")
     lines += ["", *_how_to_read(groups), ""]
     for finding in findings:
         lines += _section(finding)
@@ -226,14 +274,15 @@ def _section(finding: Finding) -> list[str]:
     ]
     if finding.lacking:
         return [*lines, "", f"Not tested: {finding.lacking}.", ""]
-    names = list(dict.fromkeys(name for one in finding.tests for name in one.baselines))
+    names = list(dict.fromkeys(name for test in finding.tests for name in test.baselines))
     head = ["measure", "value", "all audio", *names, "claimed", "margin", "groups", "verdict"]
     lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for one in finding.tests:
-        baselines = [_number(one.baselines.get(name, math.nan)) for name in names]
+    for test in finding.tests:
+        baselines = [_number(test.baselines.get(name, math.nan)) for name in names]
         cells = [
-            one.measure, _with_interval(one.value), _number(one.value.whole), *baselines,
-            one.threshold, _with_interval(one.margin), verdicts.votes(one.margin), one.verdict,
+            test.measure, _with_interval(test.value), _number(test.value.whole), *baselines,
+            test.threshold, _with_interval(test.margin), jackknife.votes(test.margin),
+            test.verdict,
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
@@ -250,32 +299,37 @@ def _with_interval(estimate: Estimate) -> str:
 
 
 def as_json(findings: Sequence[Finding], about: Mapping[str, Any]) -> str:
-    """Everything, every group's value included, and how it was made."""
+    """Everything, every group's value included, as JSON text; NaN becomes null.
 
-    def told(finding: Finding) -> dict[str, Any]:
+    Args:
+        findings: Outcomes of claims.
+        about: Metadata: how the findings were made.
+    """
+
+    def as_dict(finding: Finding) -> dict[str, Any]:
         claim = {
             name: getattr(finding.claim, name) for name in ("name", "text", "source", "statistic")
         }
-        tests = [dataclasses.asdict(one) for one in finding.tests]
+        tests = [dataclasses.asdict(test) for test in finding.tests]
         return {**claim, "verdict": finding.verdict, "lacking": finding.lacking, "tests": tests}
 
-    whole = {"about": about, "findings": [told(finding) for finding in findings]}
-    return json.dumps(_finite(whole), indent=2) + "\n"
+    content = {"about": about, "findings": [as_dict(finding) for finding in findings]}
+    return json.dumps(_without_nan(content), indent=2) + "\n"
 
 
-def _finite(value: Any) -> Any:
-    """NaN as null, which JSON has a word for."""
+def _without_nan(value: Any) -> Any:
+    """The value with None for NaN and infinities, which JSON lacks."""
     if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def explain(claims: Sequence[Claim] = CLAIMS) -> str:
-    """The page of `--help_findings`: the rule, the statistics, every claim."""
-    lines = [str(verdicts.__doc__).strip(), "", str(statistics.__doc__).strip(), ""]
-    for claim in claims:
+def explain() -> str:
+    """The text of `--help_findings`: the rule, the statistics, every claim."""
+    lines = [str(jackknife.__doc__).strip(), "", str(claim_definitions.__doc__).strip(), ""]
+    for claim in CLAIMS:
         lines += [f"{claim.name} ({claim.source})", f"    {claim.text}", f"    {claim.statistic}"]
         lines += [f"    needs {claim.needs}", ""]
     return "\n".join(lines)

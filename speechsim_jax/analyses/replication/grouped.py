@@ -1,11 +1,11 @@
-"""One comparison several times over: of all the audio, and of all but one group of utterances.
+"""Leave-one-group-out comparisons: of all the audio, and of all but one group of utterances.
 
-Every group is heard once and leaves its statistics; results are made by merging these.
+Every group is read once and its statistics are stored; results are made by merging these.
 
-    GROUPS/NAME/1/statistics ...   what a group has left, deleted when all results are there
+    GROUPS/NAME/1/statistics ...   stored statistics, deleted when all results exist
     GROUPS/NAME/whole.nc, without-1.nc, ...
 
-What is there is not made again, so a run that was killed goes on where it was.
+Files that exist are not made again, so an interrupted run resumes where it was.
 """
 
 import dataclasses
@@ -19,17 +19,27 @@ import tqdm.auto
 
 import speechsim_jax as ss
 from speechsim_jax.audio.corpus import Corpus
-from speechsim_jax.comparison.job_record import is_complete
 from speechsim_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Grouped:
-    """What to make of every group; `attention` measures are scored beside `measures`.
+class GroupedComparison:
+    """Settings of the comparisons.
 
-    `rankings` are scored on all the audio only.
+    Attributes:
+        corpora: The groups of utterances.
+        measures: Measures of neurons and layers.
+        attention: Measures of attention.
+        rankings: Further measures, which are scored on all the audio only.
+        settings: Keyword arguments of `ss.compare`.
+        rank_tolerance: As in `ss.merge`.
+        checkpoint_every: As in `ss.compare`.
+        device_memory_gb: As in `ss.compare`.
+        keep_statistics: Keep the stored statistics of the groups.
+        note: Caption of the results' figures.
+        progress: Show a progress bar.
     """
 
     corpora: tuple[Corpus, ...]
@@ -38,79 +48,106 @@ class Grouped:
     rankings: tuple[str, ...]
     settings: dict[str, Any]
     rank_tolerance: float | None
-    checkpoint_minutes: float | int
+    checkpoint_every: float | int
     device_memory_gb: float | None
     keep_statistics: bool
     note: str
     progress: bool = True
 
 
-def run(
-    encoders: Sequence[ss.SpeechEncoder], given: Grouped, folder: Path
+def compare_groups(
+    encoders: Sequence[ss.SpeechEncoder], comparison: GroupedComparison, folder: Path
 ) -> tuple[ss.SimilarityResult, list[ss.SimilarityResult]]:
-    """The result of all groups, and those of all but one; raises UserError."""
-    numbers = range(1, len(given.corpora) + 1)
-    places = [folder / "whole.nc", *(folder / f"without-{number}.nc" for number in numbers)]
-    kept = [folder / str(number) / "statistics" for number in numbers]
-    if not all(place.exists() for place in places):
-        check_room(folder, statistics_bytes(encoders, given.settings), len(kept))
-        total = len(kept) + len(places)
-        bar = tqdm.auto.tqdm(total=total, desc=folder.name, unit="step", disable=not given.progress)
+    """Compare encoders on all groups, and on all but each one of them.
+
+    Args:
+        encoders: Encoders to compare.
+        comparison: Groups and settings.
+        folder: Where statistics and results are stored.
+
+    Returns:
+        The result of all groups, and for each group the result without it.
+
+    Raises:
+        UserError: Whatever `ss.compare` and `ss.merge` raise, or a full disk.
+    """
+    numbers = range(1, len(comparison.corpora) + 1)
+    results = [folder / "whole.nc", *(folder / f"without-{number}.nc" for number in numbers)]
+    stored = [folder / str(number) / "statistics" for number in numbers]
+    if not all(path.exists() for path in results):
+        check_disk_space(folder, statistics_bytes(encoders, comparison.settings), len(stored))
+        bar = tqdm.auto.tqdm(
+            total=len(stored) + len(results),
+            desc=folder.name,
+            unit="step",
+            disable=not comparison.progress,
+        )
         with bar:
-            for number, statistics in zip(numbers, kept):
-                if not is_complete(statistics):
-                    _hear(encoders, given, number, statistics)
+            for number, statistics in zip(numbers, stored):
+                if not (statistics / "job.json").exists():
+                    _store_statistics(encoders, comparison, number, statistics)
                 bar.update()
-            for left_out, place in enumerate(places):
-                if not place.exists():
-                    chosen = [s for number, s in zip(numbers, kept) if number != left_out]
-                    _score(given, chosen, place, whole=not left_out)
+            for left_out, path in enumerate(results):  # 0 leaves out nothing
+                if not path.exists():
+                    chosen = [s for number, s in zip(numbers, stored) if number != left_out]
+                    _merge_and_score(comparison, chosen, path, whole=not left_out)
                 bar.update()
-    if not given.keep_statistics:
-        for statistics in kept:
+    if not comparison.keep_statistics:
+        for statistics in stored:
             shutil.rmtree(statistics.parent, ignore_errors=True)
-    whole, *without = map(ss.SimilarityResult.load, places)
+    whole, *without = map(ss.SimilarityResult.load, results)
     return whole, without
 
 
-def _hear(
-    encoders: Sequence[ss.SpeechEncoder], given: Grouped, number: int, statistics: Path
+def _store_statistics(
+    encoders: Sequence[ss.SpeechEncoder],
+    comparison: GroupedComparison,
+    number: int,
+    statistics: Path,
 ) -> None:
-    """One group through all models; the cheapest measure, as only the statistics are wanted."""
+    """Compare all models on one group, with the cheapest measure: only the statistics are used."""
     ss.compare(
         encoders,
-        given.corpora[number - 1],
-        measures=("lincka", *given.attention),
-        note=given.note,
+        comparison.corpora[number - 1],
+        measures=("lincka", *comparison.attention),
+        note=comparison.note,
         progress=False,
         checkpoint_dir=statistics.with_name("checkpoints"),
-        checkpoint_every=given.checkpoint_minutes,
-        device_memory_gb=given.device_memory_gb,
+        checkpoint_every=comparison.checkpoint_every,
+        device_memory_gb=comparison.device_memory_gb,
         keep_statistics=statistics,
-        **given.settings,
+        **comparison.settings,
     )
     shutil.rmtree(statistics.with_name("checkpoints"), ignore_errors=True)
 
 
-def _score(given: Grouped, kept: Sequence[Path], place: Path, whole: bool) -> None:
-    """Merge what groups have left, beside it rather than in the system's folder for scratch."""
-    merged = place.with_suffix(".merged")
+def _merge_and_score(
+    comparison: GroupedComparison, stored: Sequence[Path], path: Path, whole: bool
+) -> None:
+    """Merge the stored statistics of groups, score them and save the result."""
+    # Next to the result: the system's temporary folder may be too small.
+    merged = path.with_suffix(".merged")
     shutil.rmtree(merged, ignore_errors=True)
-    rankings = given.rankings if whole else ()
+    rankings = comparison.rankings if whole else ()
     result = ss.merge(
-        kept,
-        measures=(*given.measures, *rankings, *given.attention),
-        rank_tolerance=given.rank_tolerance,
+        stored,
+        measures=(*comparison.measures, *rankings, *comparison.attention),
+        rank_tolerance=comparison.rank_tolerance,
         keep_statistics=merged,
-        note=given.note,
+        note=comparison.note,
         progress=False,
     )
-    result.save(place)
+    result.save(path)
     shutil.rmtree(merged, ignore_errors=True)
 
 
 def statistics_bytes(encoders: Sequence[ss.SpeechEncoder], settings: dict[str, Any]) -> int:
-    """What one group leaves: the upper triangle of all layer pairs in float64."""
+    """Size of the stored statistics of one group: all pairs of layers once, in float64.
+
+    Args:
+        encoders: Encoders to compare.
+        settings: Of the comparison; "layers" is a tuple, or None for all.
+    """
     widths = [
         e.config.hidden_size * len(settings["layers"] or range(e.config.num_hidden_layers + 1))
         for e in encoders
@@ -118,10 +155,19 @@ def statistics_bytes(encoders: Sequence[ss.SpeechEncoder], settings: dict[str, A
     return 4 * sum(widths) ** 2
 
 
-def check_room(folder: Path, one_bytes: int, count: int) -> None:
-    """Raise UserError unless the statistics of all groups, and a merged one, fit on the disk."""
+def check_disk_space(folder: Path, group_bytes: int, count: int) -> None:
+    """Check that the statistics of all groups and a merged one fit on the disk.
+
+    Args:
+        folder: Folder on the disk; it is created.
+        group_bytes: Size of the statistics of one group.
+        count: Number of groups.
+
+    Raises:
+        UserError: They do not fit.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    needed, free = (count + 1) * one_bytes, shutil.disk_usage(folder).free
+    needed, free = (count + 1) * group_bytes, shutil.disk_usage(folder).free
     _log.info("statistics of %d groups: %.3g GB, %.3g GB are free", count, needed / 1e9, free / 1e9)
     if needed > free:
         raise UserError(

@@ -5,9 +5,8 @@ without group g, which has the share w_g of the rows. The pseudo-value of the gr
 
     p_g = t / w_g - (1 / w_g - 1) t_g    (all weights equal: G t - (G - 1) t_g),
 
-what the group by itself says of t once the bias of a small sample (in proportion to 1/rows, such as
-the canonical correlations of few frames have) has been taken out. The jackknife estimate and its
-variance are
+the contribution of the group to t, free of the bias of a small sample (in proportion to 1/rows, as
+the canonical correlations of few frames have). The jackknife estimate and its variance are
 
     e = G t - sum_g (1 - w_g) t_g,    v = 1/G sum_g (p_g - e)^2 / (1 / w_g - 1),
 
@@ -30,11 +29,11 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
-LEVEL = 0.95
+from speechsim_jax.analyses.intervals import LEVEL
 
 
 class Verdict(enum.StrEnum):
-    """What groups of utterances say of a claim."""
+    """Whether a claim holds, by the rule of this module."""
 
     HOLDS = "holds"
     FAILS = "does not hold"
@@ -44,9 +43,14 @@ class Verdict(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A statistic on all the audio (`whole`), the jackknife's estimate, its 95 % interval.
+    """A statistic with its jackknife estimate and interval.
 
-    `groups`: the pseudo-value of each group.
+    Attributes:
+        whole: The statistic on all the audio.
+        estimate: The jackknife estimate.
+        low: Lower end of the 95 % interval.
+        high: Upper end of the 95 % interval.
+        groups: The pseudo-value of each group.
     """
 
     whole: float
@@ -56,38 +60,47 @@ class Estimate:
     groups: tuple[float, ...]
 
 
-def jackknife(
+def jackknife_estimate(
     whole: float, without: Sequence[float], weights: Float[np.ndarray, " group"]
 ) -> Estimate:
-    """The estimate from a statistic on everything, and without each group in turn.
+    """Estimate and interval of a statistic from its values without each group in turn.
 
-    `weights`: the share of each group in the rows, adding up to 1. NaN anywhere makes everything
-    but `whole` NaN, rather than fewer groups.
+    Args:
+        whole: The statistic on all the audio.
+        without: The statistic without each group.
+        weights: The share of each group in the rows; they add up to 1.
+
+    Returns:
+        The estimate. NaN anywhere makes everything but `whole` NaN, rather than leaving out groups.
+
+    Source: Busing, Meijer & van der Leeden 1999, equations 3 and 6.
     """
-    left = np.asarray(without, np.float64)
+    left_out = np.asarray(without, np.float64)
     inverse = 1 / weights
-    pseudo = inverse * whole - (inverse - 1) * left
-    estimate = len(left) * whole - float(np.sum((1 - weights) * left))
+    pseudo = inverse * whole - (inverse - 1) * left_out
+    estimate = len(left_out) * whole - float(np.sum((1 - weights) * left_out))
     variance = float(np.mean(np.square(pseudo - estimate) / (inverse - 1)))
-    reach = float(scipy.stats.t.ppf((1 + LEVEL) / 2, len(left) - 1)) * variance**0.5
-    return Estimate(whole, estimate, estimate - reach, estimate + reach, tuple(map(float, pseudo)))
+    quantile = float(scipy.stats.t.ppf((1 + LEVEL) / 2, len(left_out) - 1))
+    half_width = quantile * variance**0.5
+    groups = tuple(map(float, pseudo))
+    return Estimate(whole, estimate, estimate - half_width, estimate + half_width, groups)
 
 
 def verdict(margin: Estimate) -> Verdict:
-    """What the groups say of a margin, by the rule above."""
-    everything = np.array([*margin.groups, margin.low, margin.high, margin.whole])
-    if (everything > 0).all():
+    """Verdict on a margin, by the rule at the head of this module."""
+    values = np.array([*margin.groups, margin.low, margin.high, margin.whole])
+    if (values > 0).all():
         return Verdict.HOLDS
-    return Verdict.FAILS if (everything < 0).all() else Verdict.UNDECIDED
+    return Verdict.FAILS if (values < 0).all() else Verdict.UNDECIDED
 
 
-def together(verdicts: Sequence[Verdict]) -> Verdict:
-    """Of a claim that several measures test: what all of them say, else undecided."""
+def combine(verdicts: Sequence[Verdict]) -> Verdict:
+    """Verdict on a claim that several measures test: theirs if they agree, else undecided."""
     if not verdicts:
         return Verdict.UNTESTED
     return verdicts[0] if len(set(verdicts)) == 1 else Verdict.UNDECIDED
 
 
 def votes(margin: Estimate) -> str:
-    """How many groups are for the claim, as "7/8"."""
+    """How many groups have a positive margin, as "7/8"."""
     return f"{sum(value > 0 for value in margin.groups)}/{len(margin.groups)}"

@@ -1,51 +1,64 @@
-"""The models of a replication: loaded, each with its role, in sets that are compared together."""
+"""The models of a replication: their encoders, their roles, and which are compared together."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import speechsim_jax as ss
-from speechsim_jax.analyses.replication.claims import Roles
+from speechsim_jax.analyses.replication.claims import ModelPair, Roles
 from speechsim_jax.errors import UserError
 
-Pairs = tuple[tuple[str, str], ...]
+ModelPairs = tuple[ModelPair, ...]
 
-_PARADIGMS = {"wav2vec2": "contrastive"}  # the other families predict
+_PARADIGMS = {"wav2vec2": "contrastive"}  # all other families are predictive
 
 
 def paradigm(family: str) -> str:
-    """What a family is pretrained with."""
+    """The pretraining objective of a family of models: "contrastive" or "predictive"."""
     return _PARADIGMS.get(family, "predictive")
 
 
-def load(
+def load_models(
     models: tuple[str, ...],
-    finetuned: Pairs,
-    seeds: Pairs,
+    finetuned: ModelPairs,
+    seeds: ModelPairs,
     untrained: Collection[str],
     layers: tuple[int, ...] | None,
     **loading: Any,
 ) -> tuple[dict[str, ss.SpeechEncoder], Roles]:
-    """All encoders by name, and which is what; raises UserError for pairs that do not fit.
+    """Load all encoders of a replication and assign their roles.
 
-    `finetuned`: fine-tuned, pretrained; `seeds`: other, model; `untrained`: models that get an
-    untrained counterpart; all are sources. `loading` goes to `ss.load_encoder`.
+    Args:
+        models: Sources of the pretrained models.
+        finetuned: Sources of each fine-tuned model and of its pretrained model.
+        seeds: Sources of each model of another seed and of the model with the same recipe.
+        untrained: Those of `models` that get a counterpart with random weights.
+        layers: Layers to compare; default all.
+        **loading: Passed to `ss.load_encoder`.
+
+    Returns:
+        The encoders by name, and their roles.
+
+    Raises:
+        UserError: Pairs that name other models than there are, or too few layers.
     """
     sources = dict.fromkeys(models)
-    for kind, pairs in (("finetuned", finetuned), ("other_seed", seeds)):
-        for other, model in pairs:
+    for flag, pairs in (("finetuned", finetuned), ("other_seed", seeds)):
+        for variant, model in pairs:
             if model not in models:
-                raise UserError(f"--{kind}={other}:{model}: {model} is not among the models")
-            if other in sources:
-                raise UserError(f"--{kind}={other}:{model}: {other} is given twice")
-            sources[other] = None
+                raise UserError(f"--{flag}={variant}:{model}: {model} is not among the models")
+            if variant in sources:
+                raise UserError(f"--{flag}={variant}:{model}: {variant} is given twice")
+            sources[variant] = None
     if unknown := [source for source in untrained if source not in models]:
         raise UserError(f"--untrained={unknown[0]}: that is not among the models")
     loaded = {source: ss.load_encoder(source, **loading) for source in sources}
     names = [encoder.name for encoder in loaded.values()]
     loaded = {
-        source: dataclasses.replace(e, name=source) if names.count(e.name) > 1 else e
-        for source, e in loaded.items()
+        source: dataclasses.replace(encoder, name=source)
+        if names.count(encoder.name) > 1
+        else encoder
+        for source, encoder in loaded.items()
     }
     _check_depths(list(loaded.values()), layers)
     trained = [loaded[source] for source in models]
@@ -53,18 +66,18 @@ def load(
     roles = Roles(
         paradigms={e.name: paradigm(e.config.family) for e in trained},
         sizes={e.name: (e.config.num_hidden_layers, e.config.hidden_size) for e in trained},
-        seeds=tuple((loaded[model].name, loaded[other].name) for other, model in seeds),
+        seeds=tuple((loaded[model].name, loaded[variant].name) for variant, model in seeds),
         finetuned=tuple((loaded[tuned].name, loaded[model].name) for tuned, model in finetuned),
     )
-    # Every one has a seed of its own: representations of one family would share their draws.
-    drawn = {
+    # Each has a seed of its own: models of one architecture would have equal random weights.
+    random = {
         loaded[source].name: ss.random_like(loaded[source], seed)
         for seed, source in enumerate(models)
         if source in untrained
     }
-    encoders |= {encoder.name: encoder for encoder in drawn.values()}
-    by_name = {name: encoder.name for name, encoder in drawn.items()}
-    return encoders, dataclasses.replace(roles, untrained=by_name)
+    encoders |= {encoder.name: encoder for encoder in random.values()}
+    counterparts = {name: encoder.name for name, encoder in random.items()}
+    return encoders, dataclasses.replace(roles, untrained=counterparts)
 
 
 def _check_depths(encoders: Sequence[ss.SpeechEncoder], layers: tuple[int, ...] | None) -> None:
@@ -78,14 +91,20 @@ def _check_depths(encoders: Sequence[ss.SpeechEncoder], layers: tuple[int, ...] 
             )
 
 
-def sets(roles: Roles, everything: list[str], split: bool) -> dict[str, list[str]]:
-    """Which models are compared with each other; one set unless `split`."""
+def comparison_sets(roles: Roles, models: list[str], split: bool) -> dict[str, list[str]]:
+    """The sets of models that are compared with each other, by name.
+
+    Args:
+        roles: Roles of the models.
+        models: Names of all models.
+        split: Several sets of few models, instead of one set of all.
+    """
     if not split:
-        return {"models": everything}
-    seeds = [other for _, other in roles.seeds]
-    found = {"models": [*roles.paradigms, *seeds]}
-    found |= {f"finetuned-{tuned}": [before, tuned] for tuned, before in roles.finetuned}
+        return {"models": models}
+    seeds = [variant for _, variant in roles.seeds]
+    sets = {"models": [*roles.paradigms, *seeds]}
+    sets |= {f"finetuned-{tuned}": [before, tuned] for tuned, before in roles.finetuned}
     if roles.untrained:
-        at = roles.untrained
-        found |= {f"untrained-{x}-{y}": [x, y, at[x], at[y]] for x, y in roles.crossed}
-    return {name.replace("/", "_"): models for name, models in found.items()}
+        random = roles.untrained
+        sets |= {f"untrained-{x}-{y}": [x, y, random[x], random[y]] for x, y in roles.crossed}
+    return {name.replace("/", "_"): members for name, members in sets.items()}

@@ -1,4 +1,4 @@
-"""The sets of models that the replication knows by name."""
+"""Named sets of models for the replication."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,11 +11,18 @@ from speechsim_jax.models import zoo
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """Models by source. `finetuned`: fine-tuned, pretrained. `seeds`: another seed, its model.
+    """A set of models, given by their sources, with settings that suit them.
 
-    `untrained`: those with an untrained counterpart. `published_as`: published model -> model.
-    `split`: comparisons of few models each instead of one of all, whose statistics would fill a
-    disk. `minutes`, `attention_seconds`: of audio.
+    Attributes:
+        models: Pretrained models.
+        finetuned: Each fine-tuned model with its pretrained model.
+        seeds: Each model of another seed with the model of the same recipe.
+        untrained: Those of `models` that get a counterpart with random weights.
+        published_as: Name of the model that corresponds to each published model.
+        split: Compare few models at a time, as the statistics of all together would fill a disk.
+        minutes: Audio to compare on.
+        attention_seconds: Audio to compare attention on.
+        settings: Fields of `ss.Settings`.
     """
 
     models: tuple[str, ...]
@@ -29,20 +36,25 @@ class Preset:
     settings: Mapping[str, Any]
 
 
-def preset(name: str, folder: str | None) -> Preset:
-    """The preset of this name; raises UserError for a zoo that lacks a model.
+def load_preset(name: str, folder: str | None) -> Preset:
+    """The preset of a name.
 
-    `folder`: where other models of the zoo's names lie.
+    Args:
+        name: "zoo", the models that come with the package, or "paper", those of the paper.
+        folder: For "zoo", a folder with other models under the same names.
+
+    Raises:
+        UserError: A model is missing from the zoo.
     """
     return _paper() if name == "paper" else _zoo(Path(folder).expanduser() if folder else None)
 
 
 def _zoo(folder: Path | None) -> Preset:
-    """The small models that were trained for this package."""
+    """The small models that come with the package."""
 
     def source(name: str) -> str:
         if folder is None:
-            zoo.folder(name)  # which says so if there is none
+            zoo.folder(name)  # raises if there is none
             return zoo.PREFIX + name
         if not (folder / name / "config.json").is_file():
             raise UserError(
@@ -57,7 +69,7 @@ def _zoo(folder: Path | None) -> Preset:
         models=tuple(map(source, models)),
         finetuned=tuple((source(tuned), source(before)) for tuned, before in finetuned),
         seeds=tuple((source(other), source(model)) for other, model in seeds),
-        # For all of them half as much time again: --untrained=all.
+        # All of them (--untrained=all) would take half as much time again.
         untrained=tuple(map(source, models[:2])),
         published_as={
             "hubert-base": "predictive_s",
@@ -68,13 +80,13 @@ def _zoo(folder: Path | None) -> Preset:
         split=False,
         minutes=4,
         attention_seconds=120,
-        # Half a minute of speech in a group: few shapes, and few rows that are only filler.
+        # A group has half a minute of speech: few shapes, and few filler rows.
         settings={"rows_per_update": 1024, "buckets": 2, "batch_seconds": 16},
     )
 
 
 def _paper() -> Preset:
-    """The checkpoints of the paper; which large ones it means is not stated there."""
+    """The checkpoints of the paper, which does not state which large ones it used."""
     finetuned = (
         ("facebook/wav2vec2-large-960h-lv60", "facebook/wav2vec2-large-lv60"),
         ("facebook/hubert-large-ls960-ft", "facebook/hubert-large-ll60k"),

@@ -1,9 +1,10 @@
-"""A result laid beside maps that others have published, layer by layer.
+"""Comparison of a result with published maps, layer by layer.
 
 The maps that come with the package (`data/published_2406_16099.npz`) are those of El Kheir et al.
-2024 (arXiv 2406.16099), read back from their figures; their `provenance` says how. The order of
+2024 (arXiv 2406.16099), read back from their figures as their `provenance` describes. The order of
 representations and the orientation of asymmetric maps are inferred, so both orientations are
-compared. The audio of a run is another, so agreement to a few hundredths is the most to expect.
+compared. The audio of a run differs from that of the paper, so agreement to a few hundredths is the
+best to expect.
 """
 
 import csv
@@ -21,8 +22,8 @@ from matplotlib.figure import Figure
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.style import (
     DPI,
-    PrintFigure,
-    bar_depth,
+    StandaloneFigure,
+    colour_bar_width,
     colour_limits,
     difference_limits,
     draw_bar,
@@ -38,24 +39,29 @@ from speechsim_jax.figures.text_layout import (
     spread,
     text_width,
 )
+from speechsim_jax.results.depth import nearest_depth
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
 BUNDLED = Path(__file__).parent / "data" / "published_2406_16099.npz"
 _FINETUNED = "_finetuned_"
-# What `SimilarityResult` is to know of the published measures.
+# Published measures whose maps are not symmetric, attention aside.
 _ASYMMETRIC = ("maxcorr", "linreg", "pwcca")
-# Below what a measure can be, there is no score: these pairs were lost by the published code.
-_LEAST = {"attn_js": 1 - math.log(2)}
+# Lower bounds of measures. Values below are not scores: the published code lost these pairs.
+_LOWER_BOUND = {"attn_js": 1 - math.log(2)}
 # Layers of the published architectures; of the large ones the last is missing from the maps.
 _DEPTHS = {"base": 12, "large": 24}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Published:
-    """Maps by name; rows and columns of those of layers are `representations`, NaN where lost.
+class PublishedMaps:
+    """Published maps.
 
-    Attention maps have the layers from 1 on. `finetuned`: by family and measure, the layers of its
-    large model against those of the fine-tuned one.
+    Attributes:
+        representations: Rows and columns of the maps of layers; those of attention lack layer 0.
+        maps: Scores by measure, NaN where lost.
+        finetuned: By family and measure, scores of the layers of the family's large model with
+            those of its fine-tuned form; which are the rows is inferred.
+        provenance: Where the maps come from.
     """
 
     representations: tuple[RepresentationName, ...]
@@ -64,17 +70,17 @@ class Published:
     provenance: str
 
     def representations_of(self, measure: str) -> tuple[RepresentationName, ...]:
-        """The rows of a map."""
+        """The rows of the map of a measure."""
         heads = measure.startswith("attn_")
         return tuple(n for n in self.representations if n.layer > 0 or not heads)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The models, in order, each once."""
+        """The models in the order of the rows."""
         return tuple(dict.fromkeys(representation.model for representation in self.representations))
 
     def results(self) -> list[SimilarityResult]:
-        """The maps as results: of the models, and of each large one with its fine-tuned form."""
+        """The maps as results: one of all models, and one for each fine-tuned model."""
         heads = [name for name in self.maps if name.startswith("attn_")]
         main = SimilarityResult.build(
             self.representations,
@@ -94,48 +100,55 @@ class Published:
             for representation in self.representations
             if representation.model == model
         ]
-        for (of, measure), values in self.finetuned.items():
-            if of == family:
+        for (its_family, measure), values in self.finetuned.items():
+            if its_family == family:
                 square = np.full((2 * len(layers),) * 2, np.nan)
                 square[: len(layers), len(layers) :] = values
                 square[len(layers) :, : len(layers)] = values.T
                 maps[measure] = square
-        turned = [
+        finetuned = [
             RepresentationName(f"{model}-ft", representation.layer) for representation in layers
         ]
-        return SimilarityResult.build([*layers, *turned], maps)
+        return SimilarityResult.build([*layers, *finetuned], maps)
 
 
-def load(path: str | Path = BUNDLED) -> Published:
-    """Read a file of maps: `representations` ("model/layer") and square arrays by measure.
+def load(path: str | Path = BUNDLED) -> PublishedMaps:
+    """Read a file of published maps.
 
-    `FAMILY_finetuned_MEASURE` is a map of the family's large model, as many layers as that has.
-    Raises UserError for a file that is none.
+    Args:
+        path: An .npz file with the array `networks` ("model/layer", the rows of the maps) and a
+            square array a measure. `FAMILY_finetuned_MEASURE` has the layers of the family's large
+            model as rows, and those of its fine-tuned form as columns.
+
+    Raises:
+        UserError: Not such a file.
     """
     try:
         with np.load(Path(path).expanduser(), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: no file of published maps (.npz): {error}") from error
+        raise UserError(f"{path}: not a file of published maps (.npz): {error}") from error
     if "networks" not in arrays:
         raise UserError(f"{path}: no array 'networks', which names the rows of the maps")
     representations = tuple(_representation(path, str(name)) for name in arrays.pop("networks"))
     provenance = str(arrays.pop("provenance", ""))
-    found = Published(representations, {}, {}, provenance)
+    published = PublishedMaps(representations, {}, {}, provenance)
     maps, finetuned = {}, {}
     for name, values in arrays.items():
         family, _, measure = name.rpartition(_FINETUNED)
-        rows = found.representations_of(name)
+        rows = published.representations_of(name)
         if family:
             rows = tuple(n for n in representations if n.model == f"{family}-large")
         if values.shape != (len(rows),) * 2:
             raise UserError(f"{path}: {name} has the shape {values.shape}, not {(len(rows),) * 2}")
-        values = np.where(values < _LEAST.get(name, -np.inf), np.nan, values.astype(np.float64))
+        values = np.where(
+            values < _LOWER_BOUND.get(name, -np.inf), np.nan, values.astype(np.float64)
+        )
         if family:
             finetuned[family, measure] = values
         else:
             maps[name] = values
-    return dataclasses.replace(found, maps=maps, finetuned=finetuned)
+    return dataclasses.replace(published, maps=maps, finetuned=finetuned)
 
 
 def _representation(path: str | Path, label: str) -> RepresentationName:
@@ -145,33 +158,48 @@ def _representation(path: str | Path, label: str) -> RepresentationName:
     return RepresentationName(model, int(layer))
 
 
-def matched(
-    published: Sequence[str], models: Sequence[str], given: Mapping[str, str] | None = None
+def match_models(
+    published: Sequence[str], models: Sequence[str], published_as: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Published model -> model of a run: as `given`, else one whose name begins with its name.
+    """The model of a run that corresponds to each published model.
 
-    Of several, the shortest name. Raises UserError for a name in `given` that nobody has.
+    Args:
+        published: Names of published models.
+        models: Names of the run's models.
+        published_as: Model of the run by published model. Default: the model whose name begins with
+            the published name; of several, the one with the shortest name.
+
+    Raises:
+        UserError: `published_as` has an unknown name.
     """
-    for name, model in (given or {}).items():
+    for name, model in (published_as or {}).items():
         if name not in published:
             raise UserError(f"no published model {name!r}; there are: {', '.join(published)}")
         if model not in models:
             raise UserError(f"no model {model!r} in this run; there are: {', '.join(models)}")
-    if given:
-        return dict(given)
-    found = {}
+    if published_as:
+        return dict(published_as)
+    matches = {}
     for name in published:
-        alike = [model for model in models if model.rsplit("/", 1)[-1].startswith(name)]
-        if alike:
-            found[name] = min(alike, key=len)
-    return found
+        candidates = [model for model in models if model.rsplit("/", 1)[-1].startswith(name)]
+        if candidates:
+            matches[name] = min(candidates, key=len)
+    return matches
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Laid:
-    """A map of a run and a published one, cell by cell; rows and columns by published name.
+class AlignedMap:
+    """A map of a run and the published map of the same layers, cell by cell.
 
-    `orientation` says what was done to the published map. `names`: published -> run.
+    Attributes:
+        name: Name of the map: the measure, or FAMILY_finetuned_MEASURE.
+        measure: The measure.
+        orientation: How the published map was read, e.g. "transposed".
+        rows: Published names of the rows.
+        columns: Published names of the columns.
+        names: Model of the run by published model.
+        run: Scores of the run.
+        published: Published scores, NaN where lost.
     """
 
     name: str
@@ -186,7 +214,21 @@ class Laid:
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How a block of a run agrees with the published one; cells of a layer with itself left out."""
+    """Agreement of one block (two models) of a run with the published one.
+
+    Attributes:
+        name: Name of the map.
+        x: Published model of the rows, or "all".
+        y: Published model of the columns, or "all".
+        run_x: Model of the run that corresponds to `x`.
+        run_y: Model of the run that corresponds to `y`.
+        orientation: How the published map was read.
+        cells: Number of cells compared; those of a layer with itself are left out.
+        correlation: Pearson correlation over the cells.
+        mean_abs_difference: Mean absolute difference.
+        mean_run: Mean score of the run.
+        mean_published: Mean published score.
+    """
 
     name: str
     x: str
@@ -201,59 +243,77 @@ class Agreement:
     mean_published: float
 
 
-def lay(result: SimilarityResult, published: Published, names: Mapping[str, str]) -> list[Laid]:
-    """The maps that both have, over the layers that both have, in both orientations if they matter.
+def align(
+    result: SimilarityResult, published: PublishedMaps, names: Mapping[str, str]
+) -> list[AlignedMap]:
+    """Align the maps of a run with the published ones.
 
-    A layer's counterpart is the published layer at the nearest relative depth, within half a layer.
+    A layer corresponds to the published layer at the nearest relative depth, within half a layer.
+
+    Args:
+        result: The run.
+        published: Published maps.
+        names: Model of the run by published model.
+
+    Returns:
+        The common measures over the corresponding layers; asymmetric ones in both orientations.
     """
-    found = []
+    aligned = []
     for measure, values in published.maps.items():
         if measure not in result.measures:
             continue
-        there = published.representations_of(measure)
-        own = [
-            str(label) for label in result.matrix(measure)[result.matrix(measure).dims[0]].values
-        ]
-        pairs = _counterparts(own, there, names)
+        published_rows = published.representations_of(measure)
+        matrix = result.matrix(measure)
+        pairs = _counterparts(list(map(str, matrix[matrix.dims[0]].values)), published_rows, names)
         if not pairs:
             continue
         i, j = (list(side) for side in zip(*pairs))
-        rows = tuple(there[k] for k in j)
-        run = np.asarray(result.matrix(measure).values, np.float64)[np.ix_(i, i)]
-        kinds = {"as given": values, "transposed": values.T}
+        rows = tuple(published_rows[k] for k in j)
+        run = np.asarray(matrix.values, np.float64)[np.ix_(i, i)]
+        orientations = {"as given": values, "transposed": values.T}
         if result.definition(measure).get("symmetric"):
-            del kinds["transposed"]
-        for kind, maps in kinds.items():
-            taken = maps[np.ix_(j, j)]
-            found.append(Laid(measure, measure, kind, rows, rows, names, run, taken))
-    return found
+            del orientations["transposed"]
+        for orientation, oriented in orientations.items():
+            cells = oriented[np.ix_(j, j)]
+            aligned.append(AlignedMap(measure, measure, orientation, rows, rows, names, run, cells))
+    return aligned
 
 
-def lay_finetuned(
-    result: SimilarityResult, published: Published, family: str, pair: tuple[str, str]
-) -> list[Laid]:
-    """The same of a fine-tuned and a pretrained model (`pair`); which is a row is not known."""
+def align_finetuned(
+    result: SimilarityResult, published: PublishedMaps, family: str, pair: tuple[str, str]
+) -> list[AlignedMap]:
+    """Align the maps of a fine-tuned with a pretrained model with the published ones.
+
+    Args:
+        result: The run.
+        published: Published maps.
+        family: Family of the models.
+        pair: Names of the fine-tuned and the pretrained model.
+
+    Returns:
+        The common measures, each in two orientations: the published rows are not known.
+    """
     tuned, before = pair
-    model, found = f"{family}-large", []
-    there = tuple(
+    model, aligned = f"{family}-large", []
+    published_rows = tuple(
         representation
         for representation in published.representations
         if representation.model == model
     )
-    for (of, measure), values in published.finetuned.items():
-        if of != family or measure not in result.measures:
+    for (its_family, measure), values in published.finetuned.items():
+        if its_family != family or measure not in result.measures:
             continue
-        for kind, x, y in (
+        for orientation, x, y in (
             ("rows pretrained", before, tuned),
             ("rows fine-tuned", tuned, before),
         ):
             block = result.block(measure, x, y)
-            own = [f"{x}/{layer}" for layer in block[f"{block.dims[0]}_layer"].values]
-            pairs = _counterparts(own, there, {model: x})
+            run_rows = [f"{x}/{layer}" for layer in block[f"{block.dims[0]}_layer"].values]
+            pairs = _counterparts(run_rows, published_rows, {model: x})
             if not pairs:
                 continue
             i, j = (list(side) for side in zip(*pairs))
-            rows = tuple(there[k] for k in j)
+            rows = tuple(published_rows[k] for k in j)
             columns = tuple(
                 RepresentationName(f"{model}-ft", representation.layer) for representation in rows
             )
@@ -262,52 +322,59 @@ def lay_finetuned(
             run = np.asarray(block.values, np.float64)[np.ix_(i, i)]
             name = f"{family}{_FINETUNED}{measure}"
             names = {model: before, f"{model}-ft": tuned}
-            found.append(Laid(name, measure, kind, rows, columns, names, run, values[np.ix_(j, j)]))
-    return found
+            cells = values[np.ix_(j, j)]
+            aligned.append(AlignedMap(name, measure, orientation, rows, columns, names, run, cells))
+    return aligned
 
 
 def _counterparts(
-    own: Sequence[str], there: Sequence[RepresentationName], names: Mapping[str, str]
+    run_rows: Sequence[str], published_rows: Sequence[RepresentationName], names: Mapping[str, str]
 ) -> list[tuple[int, int]]:
-    """Places in the run and in the published map that belong together."""
-    found = []
+    """Row numbers of the run and of the published map that correspond.
+
+    `names`: model of the run by published model.
+    """
+    pairs = []
     for name, model in names.items():
-        layers = {n.layer: place for place, n in enumerate(there) if n.model == name}
-        mine = {
-            int(label.rpartition("/")[2]): place
-            for place, label in enumerate(own)
+        published = {n.layer: row for row, n in enumerate(published_rows) if n.model == name}
+        run = {
+            int(label.rpartition("/")[2]): row
+            for row, label in enumerate(run_rows)
             if label.rpartition("/")[0] == model
         }
-        if not layers or not mine:
+        if not published or not run:
             continue
-        depth, deepest = _DEPTHS.get(name.rpartition("-")[2], max(layers)), max(mine)
+        depth, deepest = _DEPTHS.get(name.rpartition("-")[2], max(published)), max(run)
         # A run that leaves out the last layer, as the maps do, is as deep as they are.
-        scale = 1.0 if deepest in (depth, max(layers)) else depth / max(deepest, 1)
-        for layer, place in sorted(mine.items()):
-            nearest = min(layers, key=lambda other: abs(other - layer * scale))
+        scale = 1.0 if deepest in (depth, max(published)) else depth / max(deepest, 1)
+        numbers, layers = np.array(list(published), float), sorted(run)
+        for layer, match in zip(layers, nearest_depth(np.array(layers) * scale, numbers)):
+            row, nearest = run[layer], int(numbers[match])
             if abs(nearest - layer * scale) <= 0.5:
-                found.append((place, layers[nearest]))
-    return found
+                pairs.append((row, published[nearest]))
+    return pairs
 
 
-def agreements(laid: Laid) -> list[Agreement]:
-    """Correlation and mean absolute difference of each block, and of all blocks together."""
-    xs, ys = (np.array([n.model for n in side]) for side in (laid.rows, laid.columns))
-    self_cells = np.array([[x == y for y in laid.columns] for x in laid.rows])
-    usable = np.isfinite(laid.run) & np.isfinite(laid.published) & ~self_cells
+def agreements(aligned: AlignedMap) -> list[Agreement]:
+    """Agreement of each block (two models), and of all blocks together if there are several."""
+    xs, ys = (np.array([n.model for n in side]) for side in (aligned.rows, aligned.columns))
+    self_cells = np.array([[x == y for y in aligned.columns] for x in aligned.rows])
+    usable = np.isfinite(aligned.run) & np.isfinite(aligned.published) & ~self_cells
     blocks = [(x, y) for x in dict.fromkeys(xs.tolist()) for y in dict.fromkeys(ys.tolist())]
-    found = [
-        _agreement(laid, x, y, usable & np.logical_and.outer(xs == x, ys == y)) for x, y in blocks
+    rows = [
+        _agreement(aligned, x, y, usable & np.logical_and.outer(xs == x, ys == y))
+        for x, y in blocks
     ]
-    return [*found, _agreement(laid, "all", "all", usable)] if len(blocks) > 1 else found
+    return [*rows, _agreement(aligned, "all", "all", usable)] if len(blocks) > 1 else rows
 
 
-def _agreement(laid: Laid, x: str, y: str, cells: np.ndarray) -> Agreement:
-    run, published = laid.run[cells], laid.published[cells]
+def _agreement(aligned: AlignedMap, x: str, y: str, cells: np.ndarray) -> Agreement:
+    run, published = aligned.run[cells], aligned.published[cells]
     count = len(run)
     varied = count > 2 and np.ptp(run) > 0 and np.ptp(published) > 0
     return Agreement(
-        laid.name, x, y, laid.names.get(x, x), laid.names.get(y, y), laid.orientation, count,
+        aligned.name, x, y, aligned.names.get(x, x), aligned.names.get(y, y),
+        aligned.orientation, count,
         float(np.corrcoef(run, published)[0, 1]) if varied else math.nan,
         float(np.mean(np.abs(run - published))) if count else math.nan,
         float(np.mean(run)) if count else math.nan,
@@ -316,7 +383,7 @@ def _agreement(laid: Laid, x: str, y: str, cells: np.ndarray) -> Agreement:
 
 
 def write_csv(rows: Sequence[Agreement], path: Path) -> Path:
-    """One line a block and orientation."""
+    """Write one line for each block and orientation, and return the path."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(field.name for field in dataclasses.fields(Agreement))
@@ -325,7 +392,7 @@ def write_csv(rows: Sequence[Agreement], path: Path) -> Path:
 
 
 def table(rows: Sequence[Agreement]) -> str:
-    """The agreements for a terminal."""
+    """The agreements as a text table."""
     head = ("map", "rows", "columns", "published map", "cells", "corr.", "|diff.|", "run", "publ.")
     cells = [
         (
@@ -342,32 +409,29 @@ def table(rows: Sequence[Agreement]) -> str:
     )
 
 
-def side_by_side(laid: Laid) -> Figure:
-    """Three maps: the run's, the published one, and the first minus the second.
-
-    A dash in a cell of the third says that it is below zero.
-    """
-    known = np.concatenate([laid.run.ravel(), laid.published.ravel()])[:, None]
-    limits, difference = colour_limits(known, None), laid.run - laid.published
+def side_by_side(aligned: AlignedMap) -> Figure:
+    """Three maps: of the run, published, and their difference (a dash in negative cells)."""
+    scores = np.concatenate([aligned.run.ravel(), aligned.published.ravel()])[:, None]
+    limits, difference = colour_limits(scores, None), aligned.run - aligned.published
     panels = (
-        (f"{laid.name}: this run", laid.run, limits),
-        (f"published ({laid.orientation})", laid.published, limits),
+        (f"{aligned.name}: this run", aligned.run, limits),
+        (f"published ({aligned.orientation})", aligned.published, limits),
         ("this run minus published", difference, difference_limits(difference)),
     )
     width, left, below, above = 7.0, 8.0, 30.0, 20.0
-    gap = max(bar_depth(*ends, "") for _, _, ends in panels) + 6
+    gap = max(colour_bar_width(*ends, "") for _, _, ends in panels) + 6
     side = (72 * width - left - 3 * gap) / 3
-    height = side * len(laid.rows) / len(laid.columns)
+    height = side * len(aligned.rows) / len(aligned.columns)
     points = np.array([72 * width, below + height + above])
-    figure = PrintFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
+    figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
     for number, (title, values, ends) in enumerate(panels):
         start = left + number * (side + gap)
         axes = figure.add_axes(tuple([start, below, side, height] * scale), label=f"map {number}")
         image = (draw_cells if number < 2 else draw_differences)(axes, values, *ends)
         for edges, line in (
-            (_edges(laid.rows), axes.axhline),
-            (_edges(laid.columns), axes.axvline),
+            (_edges(aligned.rows), axes.axhline),
+            (_edges(aligned.columns), axes.axvline),
         ):
             for edge in edges:
                 line(edge, color="white" if number < 2 else "black", linewidth=0.8)
@@ -375,13 +439,13 @@ def side_by_side(laid: Laid) -> Figure:
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
         axes.set_title(ellipsised(title, side + gap / 2, MEDIUM), fontsize=MEDIUM, parse_math=False)
-        _name_blocks(axes, laid, side)
+        _name_blocks(axes, aligned, side)
         draw_bar(image, "", values)
     return figure
 
 
 def _edges(representations: Sequence[RepresentationName]) -> list[float]:
-    """Between the layers of two models."""
+    """Positions of the borders between models."""
     return [
         i - 0.5
         for i in range(1, len(representations))
@@ -389,22 +453,22 @@ def _edges(representations: Sequence[RepresentationName]) -> list[float]:
     ]
 
 
-def _name_blocks(axes: Axes, laid: Laid, side: float) -> None:
-    """The published names of the models, below the columns, moved apart where they would touch."""
-    models = [representation.model for representation in laid.columns]
+def _name_blocks(axes: Axes, aligned: AlignedMap, side: float) -> None:
+    """Write the published names of the models below the columns, without overlaps."""
+    models = [representation.model for representation in aligned.columns]
     names = list(dict.fromkeys(models))
     cell = side / len(models)
     centres = [cell * (models.index(name) + models.count(name) / 2) for name in names]
-    # Broken at the hyphens: the published names are of a family and a size.
+    # Published names are a family and a size: one line each.
     parts = [name.split("-") for name in names]
-    widths = [max(text_width(part, SMALL) for part in of) for of in parts]
+    widths = [max(text_width(line, SMALL) for line in lines) for lines in parts]
     if sum(widths) + GAP * (len(names) - 1) > side:
         room = side / len(names) - GAP
-        parts = [[ellipsised(part, room, SMALL) for part in of] for of in parts]
+        parts = [[ellipsised(line, room, SMALL) for line in lines] for lines in parts]
         widths = [min(width, room) for width in widths]
-    for place, of in zip(spread(centres, widths, side), parts, strict=True):
+    for centre, lines in zip(spread(centres, widths, side), parts, strict=True):
         axes.annotate(
-            "\n".join(of), (place / cell - 0.5, 0), (0, -3), annotation_clip=False,
+            "\n".join(lines), (centre / cell - 0.5, 0), (0, -3), annotation_clip=False,
             xycoords=axes.get_xaxis_transform(), textcoords="offset points",
             ha="center", va="top", fontsize=SMALL, linespacing=LINE, parse_math=False,
         )  # fmt: skip

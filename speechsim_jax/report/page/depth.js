@@ -1,6 +1,6 @@
-// How similarity moves with depth, and which layers of two models belong together.
+// How similarity changes with depth, and which layers of two models correspond.
 
-// Pairs of models that are compared along their depth: each with the others, or one with itself.
+// The models that x is compared with along its depth: the others, or itself if it is alone.
 function partners(x) {
   if (page.models.length === 1) return [0];
   return [...state.models].filter((y) => y !== x && axisOf(state.measure).model.includes(y));
@@ -8,7 +8,7 @@ function partners(x) {
 
 const placesOf = (axis, model) => [...axis.model.keys()].filter((k) => axis.model[k] === model);
 
-// The scores of representations x with what is matched to them in model y: NaN where there is nothing.
+// The layers of model y that match layers x, and the scores of both; NaN where there is no match.
 function matched(measure, kind, y, places) {
   return places.map((i) => {
     const j = measure.alignment[kind].at(y, i);
@@ -23,21 +23,23 @@ function trendSeries(x) {
   const depths = places.map((i) => axis.depth[i]);
   const kinds = [["best", "solid"], ["same", "dash"]];
   const lines = partners(x).flatMap((y) => kinds.map(([kind, dash]) => {
-    const found = matched(measure, kind, y, places);
+    const matches = matched(measure, kind, y, places);
     const {short, colour, symbol} = page.models[y];
-    const texts = found.map(({place, value}, k) => place < 0 ? "" :
+    const texts = matches.map(({place, value}, k) => place < 0 ? "" :
       `x: ${plain(label(representation(axis, places[k])))}<br>` +
-      `y: ${plain(label(representation(axis, place)))}<br>${measure.name}: <b>${score(value)}</b>`);
+      `y: ${plain(label(representation(axis, place)))}<br>` +
+      `${measure.name}: <b>${formatScore(value)}</b>`);
     return {
       name: page.models.length > 1 ? `y: ${short}` : short, rank: y, colour, symbol, dash,
-      x: depths, y: found.map((one) => one.value), texts,
+      x: depths, y: matches.map((match) => match.value), texts,
     };
   }));
   const dashes = ["dot", "dashdot"];
   return [...lines, ...measure.baselines.map((baseline, k) => ({
     name: baseline.name, rank: 1000 + k, colour: GREY, dash: dashes[k % 2], x: depths,
     y: places.map((i) => baseline.values.at(i)),
-    texts: places.map((i) => `${plain(baseline.name)}<br><b>${score(baseline.values.at(i))}</b>`),
+    texts: places.map((i) =>
+      `${plain(baseline.name)}<br><b>${formatScore(baseline.values.at(i))}</b>`),
   }))];
 }
 
@@ -93,8 +95,8 @@ function fillAlignmentChoices() {
   for (const id of ["align-x", "align-y"]) {
     byId(id).append(...page.models.map((model, k) => element("option", {value: k}, model.short)));
     byId(id).addEventListener("change", () => {
-      const [x, y] = ["align-x", "align-y"].map((each) => Number(byId(each).value));
-      if (x === y && page.models.length > 1) {  // no model with itself: the other side gives way
+      const [x, y] = ["align-x", "align-y"].map((name) => Number(byId(name).value));
+      if (x === y && page.models.length > 1) {  // no model with itself: change the other side
         byId(id === "align-x" ? "align-y" : "align-x").value = (x + 1) % page.models.length;
       }
       drawAlignment();
@@ -103,23 +105,24 @@ function fillAlignmentChoices() {
   byId("align-y").value = Math.min(1, page.models.length - 1);
 }
 
-const aligned = () => {
+const alignmentSelection = () => {
   const [x, y] = ["align-x", "align-y"].map((id) => Number(byId(id).value));
   const axis = axisOf(state.measure);
   return {x, y, axis, rows: placesOf(axis, x), columns: placesOf(axis, y)};
 };
 
-// Of scores that lie within so little, the order of layers is that of the noise.
+// In a range of scores this small the order of the layers is noise.
 const TOO_CLOSE = 0.01;
 
 function drawAlignment() {
   const measure = state.measure;
-  const {x, y, axis, rows, columns} = aligned();
+  const {x, y, axis, rows, columns} = alignmentSelection();
   const kinds = matchKinds();
   const {layout, cell, narrow} = mapLayout(measure, rows, columns, widthOf("match"), 440);
   const at = (kind) => {
-    const found = matched(measure, kind, y, rows).map((one, r) => [columns.indexOf(one.place), r]);
-    return found.filter(([column]) => column >= 0);
+    const points = matched(measure, kind, y, rows).map(
+      ({place}, row) => [columns.indexOf(place), row]);
+    return points.filter(([column]) => column >= 0);
   };
   const line = (kind, style) => ({
     type: "scatter", hoverinfo: "skip", x: at(kind).map((p) => p[0]), y: at(kind).map((p) => p[1]),
@@ -142,21 +145,21 @@ function drawAlignment() {
   byId("match").querySelector("figcaption").replaceChildren(
     element("b", {}, measure.name),
     ` of ${page.models[x].short} (rows) with ${page.models[y].short}. `,
-    `${spreadSaid()} ${blackIs([cells[0].zmin, cells[0].zmax])}`,
+    `${scoreRangeText()} ${colourRangeText([cells[0].zmin, cells[0].zmax])}`,
     page.models.length === 1 ? "Circles: the best other layer." :
       "Circles: the best layer of y for each layer of x. ",
     "path" in kinds ? "Line: the best choice that never goes back, the monotone path of the " +
       "greatest sum." : "",
     ` Means: ${alignmentMeans(measure, y, rows)}.`);
   const table = makeTable(...alignmentTable(measure, axis, y, rows), {
-    write: (value, k) => (k > 0 && k % 2 === 0 ? score(value) : String(value)),
+    write: (value, k) => (k > 0 && k % 2 === 0 ? formatScore(value) : String(value)),
   });
   byId("match-table").replaceChildren(scrolling(table));
 }
 
-// The least and the greatest score of the block; without those of layers with themselves.
-function spread() {
-  const {rows, columns} = aligned();
+// The least and the greatest score of the block, without those of layers with themselves.
+function scoreRange() {
+  const {rows, columns} = alignmentSelection();
   const values = rows.flatMap((i) => columns.filter((j) => j !== i).map(
     (j) => state.measure.values.at(i, j))).filter(Number.isFinite);
   return [Math.min(...values), Math.max(...values)];
@@ -164,35 +167,36 @@ function spread() {
 
 const tooClose = ([low, high]) => high - low < TOO_CLOSE;
 
-function spreadSaid() {
-  const [low, high] = spread();
+function scoreRangeText() {
+  const [low, high] = scoreRange();
   if (low > high) return "";
-  const said = `All scores lie between ${score(low)} and ${score(high)}`;
+  const text = `All scores lie between ${formatScore(low)} and ${formatScore(high)}`;
   return tooClose([low, high])
-    ? `${said}: too close together to say which layers belong together, so no path is drawn.`
-    : `${said}.`;
+    ? `${text}: too close together to tell which layers correspond, so no path is drawn.`
+    : `${text}.`;
 }
 
-// How layers are matched here, and what each way is called.
+// The rules by which layers are matched here, and their names.
 function matchKinds() {
   if (page.models.length === 1) return {best: "best other layers", same: "next layers"};
-  const path = tooClose(spread()) ? {} : {path: "along the path"};
+  const path = tooClose(scoreRange()) ? {} : {path: "along the path"};
   return {best: "best layers", ...path, same: "at the same depth"};
 }
 
 function alignmentMeans(measure, y, rows) {
   return Object.entries(matchKinds()).map(([kind, name]) => {
-    const found = matched(measure, kind, y, rows).map((one) => one.value).filter(Number.isFinite);
-    const mean = found.reduce((sum, value) => sum + value, 0) / found.length;
-    return `${name} ${score(mean)}`;
+    const scores = matched(measure, kind, y, rows).map(({value}) => value).filter(Number.isFinite);
+    const mean = scores.reduce((sum, value) => sum + value, 0) / scores.length;
+    return `${name} ${formatScore(mean)}`;
   }).join(", ");
 }
 
 function alignmentTable(measure, axis, y, rows) {
-  const names = {best: "best", path: "path", same: page.models.length === 1 ? "next" : "same depth"};
+  const same = page.models.length === 1 ? "next" : "same depth";
+  const names = {best: "best", path: "path", same};
   const kinds = Object.keys(matchKinds());
-  const found = kinds.map((kind) => matched(measure, kind, y, rows));
-  const cells = (k) => found.flatMap((matches) => [
+  const byKind = kinds.map((kind) => matched(measure, kind, y, rows));
+  const cells = (k) => byKind.flatMap((matches) => [
     matches[k].place < 0 ? "–" : axis.layer[matches[k].place], matches[k].value]);
   return [
     ["layer of x", ...kinds.flatMap((kind) => [names[kind], "score"])],
@@ -201,7 +205,7 @@ function alignmentTable(measure, axis, y, rows) {
 }
 
 function alignmentRows() {
-  const {axis, y, rows} = aligned();
+  const {axis, y, rows} = alignmentSelection();
   const [heads, body] = alignmentTable(state.measure, axis, y, rows);
   return [heads, ...body];
 }

@@ -1,9 +1,9 @@
-// What is shown, the controls that change it, and the start.
+// The state of the page, the controls that change it, and the start.
 
 let page;
 const state = {};
 
-function choose(x, y) {
+function selectPair(x, y) {
   [state.x, state.y] = [x, y];
   markCell();
   drawPair();
@@ -39,14 +39,14 @@ function fillToolbar() {
   }));
   byId("models").addEventListener("change", ({target}) => {
     const boxes = [...byId("models").querySelectorAll("input")];
-    if (!boxes.some((box) => box.checked)) target.checked = true;  // one is left
+    if (!boxes.some((box) => box.checked)) target.checked = true;  // one stays
     state.models = new Set(boxes.filter((box) => box.checked).map((box) => Number(box.value)));
     drawAll();
   });
 }
 
-// In the place of a panel for which the result has no numbers.
-function sayWhatIsMissing() {
+// Remove or replace the panels for which the result has no data.
+function replaceMissingPanels() {
   if (!page.measures.some((measure) => measure.axis === "representation")) {
     for (const id of ["correlations", "matches", "neurons"]) byId(id).remove();
     document.querySelector('nav [href="#neurons"]').remove();
@@ -57,7 +57,7 @@ function sayWhatIsMissing() {
   if (!page.correlations) absent("correlations", "Not in this result: svcca was not measured.");
   if (!page.matches) absent("matches", "Not in this result: maxcorr was not measured.");
   if (!headMeasure()) {
-    absent("heads", "Not in this result: no measure of attention heads was asked for.");
+    absent("heads", "Not in this result: no measure of attention heads was computed.");
   }
   if (!page.neurons) absent("neurons", "Not in this result: maxcorr was not measured.");
   if (!page.facts.length && !page.floors.length) byId("facts")?.remove();
@@ -67,7 +67,7 @@ function addAllDownloads() {
   const measured = (kind) => () => `${kind}_${state.measure.name}`;
   const ofPair = (kind) => () => [kind, ...[state.x, state.y].map(
     ({model, layer}) => `${page.models[model].short}_${layer}`)].join("_").replaceAll("/", "_");
-  const representation = () => chosenPlaces(page.axes.representation);
+  const representation = () => selectedPlaces(page.axes.representation);
   const flat = ([heads, rows]) => [heads, ...rows];
   addDownloads(byId("map"), measured("heatmap"), mapRows, plotOf("map"));
   addDownloads(byId("trend"), measured("trend"), trendRows, plotOf("trend"));
@@ -82,7 +82,7 @@ function addAllDownloads() {
   }
   if (headMeasure()) {
     addDownloads(byId("heads"), ofPair("heads"),
-      () => flat(headRows(chosenPlaces(page.axes.attention))));
+      () => flat(headRows(selectedPlaces(page.axes.attention))));
   }
   if (page.neurons) {
     addDownloads(byId("neurons"), () => "neurons",
@@ -97,8 +97,8 @@ function addAllDownloads() {
   }
 }
 
-// Figures have the width of their place; it changes with the window, and on paper.
-function keepWidths() {
+// Draw again when the width of the figures changes: with the window, and for printing.
+function redrawOnResize() {
   let width = document.body.clientWidth;
   let waiting;
   addEventListener("resize", () => {
@@ -108,19 +108,19 @@ function keepWidths() {
       width = document.body.clientWidth;
     }, 150);
   });
-  const paper = (on) => () => {
+  const print = (on) => () => {
     printing = on;
     for (const details of document.querySelectorAll("details")) details.open = on;
     drawAll();
   };
-  addEventListener("beforeprint", paper(true));
-  addEventListener("afterprint", paper(false));
+  addEventListener("beforeprint", print(true));
+  addEventListener("afterprint", print(false));
 }
 
 async function start() {
-  const source = new TextDecoder().decode(await unpacked("plotly-source"));
+  const source = new TextDecoder().decode(await unpack("plotly-source"));
   document.head.append(element("script", {}, source));
-  page = await readFacts();
+  page = await readPage();
   const middle = (model) => {
     const places = placesOf(axisOf(state.measure), model);
     return representation(axisOf(state.measure), places[Math.floor(places.length / 2)]);
@@ -129,7 +129,7 @@ async function start() {
   state.colours = byId("colours").value;
   state.models = new Set(page.models.keys());
   [state.x, state.y] = [middle(0), middle(Math.min(1, page.models.length - 1))];
-  sayWhatIsMissing();
+  replaceMissingPanels();
   fillToolbar();
   fillPairChoices();
   fillAlignmentChoices();
@@ -137,7 +137,7 @@ async function start() {
   addAllDownloads();
   drawAll();
   listenToMap();
-  keepWidths();
+  redrawOnResize();
   document.body.dataset.ready = "true";
 }
 

@@ -1,4 +1,4 @@
-// The heat map of a measure over all representations, and the choice of a cell on it.
+// The heat map of a measure over all representations, and the selection of a cell on it.
 
 const representation = (axis, index) => ({model: axis.model[index], layer: axis.layer[index]});
 const label = ({model, layer}) => `${page.models[model].short}, layer ${layer}`;
@@ -29,16 +29,16 @@ function blocksOf(axis, places) {
 function ticksOf(axis, places, blocks, cell) {
   if (blocks.length === places.length) return [[], []];
   const step = [1, 2, 3, 4, 6, 12, 24, 48].find((s) => s * cell >= 18) ?? 48;
-  const chosen = [];
-  const fits = (k) => chosen.every((other) => Math.abs(other - k) * cell >= 14);
-  for (const {start} of blocks) if (fits(start)) chosen.push(start);
+  const ticks = [];
+  const fits = (k) => ticks.every((other) => Math.abs(other - k) * cell >= 14);
+  for (const {start} of blocks) if (fits(start)) ticks.push(start);
   places.forEach((place, k) => {
-    if (axis.layer[place] % step === 0 && fits(k)) chosen.push(k);
+    if (axis.layer[place] % step === 0 && fits(k)) ticks.push(k);
   });
-  return [chosen, chosen.map((k) => String(axis.layer[places[k]]))];
+  return [ticks, ticks.map((k) => String(axis.layer[places[k]]))];
 }
 
-// A block is a map of its own: in the limits of the whole one its structure would not be seen.
+// A block has limits of its own: in those of the full map its structure would not be seen.
 function colourLimits(measure, cells, block) {
   if (state.colours === "range") return measure.range;
   if (state.colours === "measure" && !block) return measure.limits;
@@ -48,19 +48,20 @@ function colourLimits(measure, cells, block) {
   return low < high ? [low, high] : [low - 0.005, high + 0.005];
 }
 
-// Black looks like nothing: where it is something else, the caption says so.
-function blackIs([low, high]) {
+// The range of the colours for the caption, unless black, the lowest colour, is 0.
+function colourRangeText([low, high]) {
   const short = (value) => String(Number(value.toPrecision(4))).replace("-", "−");
   return low === 0 ? "" : `Colours from ${short(low)} (black) to ${short(high)}. `;
 }
 
-// Traces of a map: its cells, and crosses where they are not defined.
+// Traces of a map: its cells, and crosses where these are not defined.
 function cellTraces(measure, rows, columns, {cell, bar, block = false}) {
   const axis = axisOf(measure);
   const z = rows.map((i) => columns.map((j) => measure.values.at(i, j)));
   const text = rows.map((i, r) => columns.map((j, c) =>
-    `x: ${plain(label(representation(axis, i)))}<br>y: ${plain(label(representation(axis, j)))}<br>` +
-    `${measure.name}: <b>${Number.isFinite(z[r][c]) ? score(z[r][c]) : "not defined"}</b>`));
+    `x: ${plain(label(representation(axis, i)))}<br>` +
+    `y: ${plain(label(representation(axis, j)))}<br>` +
+    `${measure.name}: <b>${Number.isFinite(z[r][c]) ? formatScore(z[r][c]) : "not defined"}</b>`));
   const [zmin, zmax] = colourLimits(measure, z, block);
   const stops = page.colours.map((colour, k) => [k / (page.colours.length - 1), colour]);
   const traces = [{
@@ -103,14 +104,14 @@ function separators(rowBlocks, columnBlocks, rows, columns) {
   ];
 }
 
-// What the blocks are called: the models' names if all of them have room, else their letters.
+// The labels of the blocks: the models' names if all of them have room, else their letters.
 function blockTexts(blocks, cell, lines) {
   const names = blocks.map(({model, start, stop}) =>
-    fitting(page.models[model].short, (stop - start) * cell - 6, 11, lines));
+    fitName(page.models[model].short, (stop - start) * cell - 6, 11, lines));
   return names.includes(null) ? blocks.map(({model}) => page.models[model].letter) : names;
 }
 
-// The texts beside their blocks, upright on the left and level below.
+// Annotations with the texts at their blocks, rotated on the left, horizontal below.
 function blockNames(blocks, texts, cell, offset, upright) {
   const every = Math.ceil(14 / Math.max(...blocks.map((b) => (b.stop - b.start) * cell)));
   return blocks.map((block, k) => {
@@ -137,9 +138,9 @@ function mapLayout(measure, rows, columns, width, most) {
   const ticked = blocksOf(axis, rows).length < rows.length;
   const layers = ticked ? 20 : 4;
   const lines = narrow ? 1 : 2;
-  const beside = layers + 20 + 14 * lines;
+  const labels = layers + 20 + 14 * lines;
   const margin = {
-    l: beside, r: narrow ? 8 : 74, t: narrow ? 46 : 8, b: beside, autoexpand: false,
+    l: labels, r: narrow ? 8 : 74, t: narrow ? 46 : 8, b: labels, autoexpand: false,
   };
   const side = Math.min(width - margin.l - margin.r, most);
   const cell = side / Math.max(columns.length, 1);
@@ -176,7 +177,7 @@ function mapLayout(measure, rows, columns, width, most) {
   return {layout, cell, narrow, lettered};
 }
 
-function key() {
+function modelKey() {
   const names = [...state.models].map((m) => `${page.models[m].letter}: ${page.models[m].short}`);
   return `${names.join(" · ")}. `;
 }
@@ -188,31 +189,31 @@ function drawMap() {
   const {layout, cell, narrow, lettered} = mapLayout(
     measure, places, places, widthOf("map"), 580);
   const bar = colourBar(measure.name, narrow);
-  layout.shapes = [...layout.shapes, ...chosenCell(axis, places)];
+  layout.shapes = [...layout.shapes, ...selectedCell(axis, places)];
   const traces = cellTraces(measure, places, places, {cell, bar});
   draw("map", traces, layout);
   const reads = measure.directed ? "How well column y accounts for row x. " : "";
   const holes = measure.values.values.some(Number.isNaN) ? "Crosses: not defined. " : "";
   byId("map").querySelector("figcaption").replaceChildren(element("b", {}, measure.name),
     ` ${measure.summary}${measure.summary && ". "}${reads}` +
-    `${blackIs([traces[0].zmin, traces[0].zmax])}${holes}${lettered ? key() : ""}`);
+    `${colourRangeText([traces[0].zmin, traces[0].zmax])}${holes}${lettered ? modelKey() : ""}`);
   plotOf("map").setAttribute("aria-label",
-    `${measure.name} of ${places.length} by ${places.length} layers; arrow keys choose a cell`);
+    `${measure.name} of ${places.length} by ${places.length} layers; arrow keys select a cell`);
 }
 
-function chosenCell(axis, places) {
-  const [row, column] = [state.x, state.y].map((one) => places.indexOf(placeOf(axis, one)));
+function selectedCell(axis, places) {
+  const [row, column] = [state.x, state.y].map((name) => places.indexOf(placeOf(axis, name)));
   return row < 0 || column < 0 ? [] : cellOutline(column, row);
 }
 
-// Only the outline moves.
+// Move the outline of the selected cell, without drawing the map again.
 function markCell() {
   const measure = state.measure;
   const places = shownPlaces(axisOf(measure));
   const blocks = blocksOf(axisOf(measure), places);
   Plotly.relayout(plotOf("map"), {shapes: [
     ...separators(blocks, blocks, places.length, places.length),
-    ...chosenCell(axisOf(measure), places),
+    ...selectedCell(axisOf(measure), places),
   ]});
 }
 
@@ -221,7 +222,7 @@ function listenToMap() {
   plot.on("plotly_click", ({points: [point]}) => {
     const axis = axisOf(state.measure);
     const places = shownPlaces(axis);
-    choose(representation(axis, places[point.y]), representation(axis, places[point.x]));
+    selectPair(representation(axis, places[point.y]), representation(axis, places[point.x]));
   });
   const moves = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
   plot.addEventListener("keydown", (event) => {
@@ -229,14 +230,14 @@ function listenToMap() {
     event.preventDefault();
     const axis = axisOf(state.measure);
     const places = shownPlaces(axis);
-    const [x, y] = [state.x, state.y].map((one, k) =>
-      places[moved(axis, places, placeOf(axis, one), moves[event.key][k], event.shiftKey)]);
-    choose(representation(axis, x), representation(axis, y));
+    const [x, y] = [state.x, state.y].map((name, k) =>
+      places[stepFrom(axis, places, placeOf(axis, name), moves[event.key][k], event.shiftKey)]);
+    selectPair(representation(axis, x), representation(axis, y));
   });
 }
 
-// The place along the map one step on, or at the start of the next block.
-function moved(axis, places, place, step, byBlock) {
+// The place along the map one step further, or at the start of the next block.
+function stepFrom(axis, places, place, step, byBlock) {
   const from = Math.max(places.indexOf(place), 0);
   let to = from + step;
   if (byBlock && step) {

@@ -1,4 +1,4 @@
-// Neurons that other models have too, and what the scores of every representation stand on.
+// Neurons with matches in other models, and the facts of every representation.
 
 const others = (x) => [...page.models.keys()].filter((y) => y !== x || page.models.length === 1);
 
@@ -19,7 +19,7 @@ function fillNeuronLayers() {
   drawNeurons();
 }
 
-// Rows of the table: layer, neuron, smallest and largest over the other models, and where.
+// Rows: layer, neuron, smallest and largest over the other models; by model the score and where.
 function neuronRows() {
   const axis = page.axes.representation;
   const {neuron, value, place, winner} = page.neurons;
@@ -30,11 +30,11 @@ function neuronRows() {
   for (const i of representations) {
     for (let k = 0; k < neuron.shape[1]; k++) {
       if (neuron.at(i, k) < 0) continue;
-      const found = others(model).map((y) => value.at(i, y, k));
-      const finite = found.filter(Number.isFinite);
+      const scores = others(model).map((y) => value.at(i, y, k));
+      const finite = scores.filter(Number.isFinite);
       rows.push([
         axis.layer[i], neuron.at(i, k), Math.min(...finite), Math.max(...finite),
-        ...others(model).flatMap((y, o) => [found[o], place.at(i, y, k) < 0 ? "–" :
+        ...others(model).flatMap((y, o) => [scores[o], place.at(i, y, k) < 0 ? "–" :
           `${axis.layer[place.at(i, y, k)]}.${winner.at(i, y, k)}`]),
       ]);
     }
@@ -46,14 +46,15 @@ function neuronRows() {
 }
 
 function drawNeurons() {
-  const write = (value, k) => (k >= 2 && typeof value === "number" ? score(value) : String(value));
+  const write = (value, k) =>
+    (k >= 2 && typeof value === "number" ? formatScore(value) : String(value));
   const [heads, rows] = neuronRows();
-  // "layer.neuron" is no number: 7.53 comes after 7.6.
+  // "layer.neuron" is text, not a number: 7.53 comes after 7.6.
   const table = makeTable(heads, rows, {write, numeric: (k) => k < 4 || k % 2 === 0});
   sortable(table);
   byId("neuron-table").replaceChildren(
     element("p", {class: "quiet"}, `The ${rows.length} neurons whose smallest best |correlation| ` +
-      "over the other models is greatest; beside each model, where its best counterpart is."),
+      "over the other models is greatest; next to each model, layer and neuron of the best match."),
     scrolling(table, true));
 }
 
@@ -67,17 +68,17 @@ function factPanels() {
       name: short, rank: model, colour, symbol, dash,
       x: places.map((i) => axis.depth[i]), y: places.map(values),
       texts: places.map((i) => `${plain(label(representation(axis, i)))}<br>${plain(name)}: ` +
-        `<b>${significant(values(i), false)}</b>`),
+        `<b>${formatNumber(values(i), false)}</b>`),
     };
   });
   const overOthers = (matrix) => (i) => {
-    const found = axis.model.map((model, j) => [model, matrix.at(i, j), j]).filter(
-      ([model, value, j]) => Number.isFinite(value) &&
-        (page.models.length > 1 ? model !== axis.model[i] : j !== i));
-    return found.reduce((sum, [, value]) => sum + value, 0) / found.length;
+    const values = [...axis.model.keys()].filter(
+      (j) => (page.models.length > 1 ? axis.model[j] !== axis.model[i] : j !== i)).map(
+      (j) => matrix.at(i, j)).filter(Number.isFinite);
+    return values.reduce((sum, value) => sum + value, 0) / values.length;
   };
   const facts = page.facts.filter((fact) => fact.name !== "width").map((fact) => ({
-    title: fact.name, logarithmic: fact.logarithmic, whole: fact.whole,
+    title: fact.name, logarithmic: fact.logarithmic, integer: fact.integer,
     series: series((i) => fact.values.at(i), fact.name, "solid"),
   }));
   const floors = page.floors.map((floor) => ({
@@ -97,16 +98,16 @@ function drawFacts() {
     xTitle: "relative depth of the layer",
   });
   byId("facts").querySelector("figcaption").textContent =
-    "Of every representation, against its relative depth. Scores and floors are means over the representations " +
-    "of the other models; the floors hold for independent rows.";
+    "Of every representation, against its relative depth. Scores and floors are means over the " +
+    "representations of the other models; the floors hold for independent rows.";
 }
 
 function factRows() {
   const rows = [["figure", "model", "line", "depth", "value"]];
   for (const panel of factPanels()) {
-    for (const one of panel.series) {
-      one.x.forEach((depth, k) => rows.push([
-        panel.title, one.name, one.dash === "solid" ? "value" : "floor", depth, one.y[k]]));
+    for (const curve of panel.series) {
+      curve.x.forEach((depth, k) => rows.push([
+        panel.title, curve.name, curve.dash === "solid" ? "value" : "floor", depth, curve.y[k]]));
     }
   }
   return rows;

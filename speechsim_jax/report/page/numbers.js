@@ -1,9 +1,9 @@
 "use strict";
-// The numbers behind the page: the arrays that Python packed, and how they are written out.
+// The numbers behind the page: the arrays that Python packed, and their formats as text and CSV.
 
 const KINDS = {uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, float32: Float32Array};
 
-// An array of the page; a value that is not defined is NaN, a place that is not there -1.
+// An array of the page. A value that is not defined is NaN, a position that does not exist -1.
 class Numbers {
   constructor(buffer, start, entry) {
     const count = entry.shape.reduce((product, size) => product * size, 1);
@@ -14,25 +14,25 @@ class Numbers {
     this.missing = entry.missing;
   }
 
-  at(...place) {
-    const index = place.reduce((sum, position, axis) => sum * this.shape[axis] + position, 0);
+  at(...indices) {
+    const index = indices.reduce((sum, i, axis) => sum * this.shape[axis] + i, 0);
     const value = this.values[index];
     if (value === this.missing) return this.step === undefined ? -1 : NaN;
     return this.step === undefined ? value : this.low + this.step * value;
   }
 }
 
-// What a script element of base64 holds, unpacked.
-async function unpacked(id) {
+// The bytes that a script element holds in base64 of gzip.
+async function unpack(id) {
   const letters = atob(document.getElementById(id).textContent);
   const bytes = Uint8Array.from(letters, (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).arrayBuffer();
 }
 
-// The facts that Python wrote, with `Numbers` in the place of what describes an array.
-async function readFacts() {
-  const buffer = await unpacked("data");
+// The data that Python wrote, with the entries of arrays replaced by `Numbers`.
+async function readPage() {
+  const buffer = await unpack("data");
   const length = new DataView(buffer).getUint32(0, true);
   const text = new TextDecoder().decode(new Uint8Array(buffer, 4, length));
   const isArray = (value) => value !== null && typeof value === "object" && "offset" in value;
@@ -40,13 +40,13 @@ async function readFacts() {
     isArray(value) ? new Numbers(buffer, 4 + length, value) : value);
 }
 
-function score(value) {
+function formatScore(value) {
   return Number.isFinite(value) ? value.toFixed(4) : "–";
 }
 
-function significant(value, whole) {
+function formatNumber(value, integer) {
   if (!Number.isFinite(value)) return "–";
-  return whole ? String(value) : String(Number(value.toPrecision(4)));
+  return integer ? String(value) : String(Number(value.toPrecision(4)));
 }
 
 function csv(rows) {

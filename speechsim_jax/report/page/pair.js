@@ -1,4 +1,4 @@
-// One cell of the map: everything that is known of a pair of representations.
+// One cell of the map: everything that the page has about a pair of representations.
 
 function fillPairChoices() {
   for (const side of ["x", "y"]) {
@@ -9,22 +9,22 @@ function fillPairChoices() {
           "option", {value: start + k}, label(representation(axis, start + k))))));
     const select = byId(side);
     select.append(...groups);
-    select.addEventListener("change", () => choose(
-      ...["x", "y"].map((each) => representation(axis, Number(byId(each).value)))));
+    select.addEventListener("change", () => selectPair(
+      ...["x", "y"].map((id) => representation(axis, Number(byId(id).value)))));
   }
 }
 
-// The chosen representations' places on an axis; null if one is not there: layer 0 has no attention.
-function chosenPlaces(axis) {
-  const places = [state.x, state.y].map((one) => placeOf(axis, one));
+// The selected pair's places on an axis; null if one is not there: layer 0 has no attention.
+function selectedPlaces(axis) {
+  const places = [state.x, state.y].map((name) => placeOf(axis, name));
   return places.includes(-1) ? null : places;
 }
 
 function drawPair() {
-  const places = chosenPlaces(page.axes.representation);
+  const places = selectedPlaces(page.axes.representation);
   [byId("x").value, byId("y").value] = places;
-  const own = chosenPlaces(axisOf(state.measure));
-  const value = own ? score(state.measure.values.at(...own)) : "no attention";
+  const measured = selectedPlaces(axisOf(state.measure));
+  const value = measured ? formatScore(state.measure.values.at(...measured)) : "no attention";
   byId("reading").textContent =
     `x ${label(state.x)}; y ${label(state.y)}: ${state.measure.name} ${value}`;
   drawScores(places);
@@ -34,50 +34,50 @@ function drawPair() {
   drawHeads();
 }
 
-function drawScores(chosen) {
+function drawScores(pair) {
   const rows = [];
   for (const measure of page.measures) {
-    const places = chosenPlaces(axisOf(measure));
+    const places = selectedPlaces(axisOf(measure));
     if (!places) continue;
     const back = measure.directed ? measure.values.at(...places.toReversed()) : NaN;
     rows.push([measure.name, measure.values.at(...places), measure.directed ? back : "same"]);
   }
   for (const floor of page.floors) {
-    rows.push([`floor of ${floor.name}`, floor.floor.at(...chosen), ""]);
+    rows.push([`floor of ${floor.name}`, floor.floor.at(...pair), ""]);
   }
-  const write = (value) => (typeof value === "number" ? score(value) : value);
+  const write = (value) => (typeof value === "number" ? formatScore(value) : value);
   const table = makeTable(["measure", "x by y", "y by x"], rows, {numeric: (k) => k > 0, write});
   const current = rows.findIndex(([name]) => name === state.measure.name);
-  if (current >= 0) table.tBodies[0].rows[current].classList.add("chosen");
+  if (current >= 0) table.tBodies[0].rows[current].classList.add("selected");
   byId("scores").replaceChildren(scrolling(table));
 }
 
 function drawLayers(places) {
   if (!page.facts.length) return;
   const rows = page.facts.map((fact) => [
-    fact.name, ...places.map((place) => significant(fact.values.at(place), fact.whole))]);
+    fact.name, ...places.map((place) => formatNumber(fact.values.at(place), fact.integer))]);
   const table = makeTable(["layer", "x", "y"], rows, {numeric: (k) => k > 0});
   byId("layers").replaceChildren(element("h3", {}, "Layer statistics"), scrolling(table));
 }
 
-// [[which of the canonical correlations, its value]]; every one is there once.
+// [[number of the canonical correlation from 1 on, its value]], without repetitions.
 function correlationsOf([i, j]) {
   const count = page.correlations.count.at(i, j);
   const steps = page.correlations.values.shape[2];
-  const found = new Map();
+  const correlations = new Map();
   for (let k = 0; k < steps && count; k++) {
-    const which = 1 + Math.round(k * (count - 1) / Math.max(steps - 1, 1));
-    found.set(which, page.correlations.values.at(i, j, k));
+    const number = 1 + Math.round(k * (count - 1) / Math.max(steps - 1, 1));
+    correlations.set(number, page.correlations.values.at(i, j, k));
   }
-  return [...found];
+  return [...correlations];
 }
 
 function drawCorrelations(places) {
   if (!page.correlations) return;
-  const found = correlationsOf(places);
+  const points = correlationsOf(places);
   const style = {linecolor: GREY, gridcolor: "#e5e5e5", zeroline: false, fixedrange: true};
   draw("correlations", [{
-    type: "scatter", mode: "lines+markers", x: found.map((f) => f[0]), y: found.map((f) => f[1]),
+    type: "scatter", mode: "lines+markers", x: points.map((p) => p[0]), y: points.map((p) => p[1]),
     line: {color: INK, width: 1.2}, marker: {size: 4, color: INK},
     hovertemplate: "direction %{x}: <b>%{y:.4f}</b><extra></extra>",
   }], {
@@ -85,7 +85,7 @@ function drawCorrelations(places) {
     xaxis: {...style, title: {text: "direction", standoff: 6}, rangemode: "tozero"},
     yaxis: {...style, range: [-0.02, 1.02], nticks: 6},
   });
-  byId("correlations").querySelector("figcaption").textContent = `${found.length} of ` +
+  byId("correlations").querySelector("figcaption").textContent = `${points.length} of ` +
     `${page.correlations.count.at(...places)} correlations of the directions that svcca compares.`;
 }
 
@@ -105,17 +105,17 @@ function matchRows(places) {
   return [["neuron of x", "neuron of y", "|correlation|"], rows];
 }
 
-const thirdIsScore = (value, column) => (column === 2 ? score(value) : String(value));
+const thirdIsScore = (value, column) => (column === 2 ? formatScore(value) : String(value));
 const missing = (text) => element("p", {class: "missing"}, text);
 
-// Of the measure that is shown if it is of heads, else of the first that is.
+// The selected measure if it is of heads, else the first that is.
 const headMeasure = () =>
   (state.measure.heads ? state.measure : page.measures.find((measure) => measure.heads));
 
 function drawHeads() {
   const measure = headMeasure();
   if (!measure) return;
-  const places = chosenPlaces(page.axes.attention);
+  const places = selectedPlaces(page.axes.attention);
   const place = byId("heads").querySelector(".content");
   byId("heads").querySelector("h3").textContent = `Head matches (${measure.name})`;
   place.replaceChildren(places

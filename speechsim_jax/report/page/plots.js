@@ -1,4 +1,4 @@
-// What all figures share: their type, their panels, and how they are saved.
+// What all figures share: fonts and colours, panels of curves, and buttons that save them.
 
 const FONT =
   '-apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif';
@@ -11,16 +11,16 @@ const byId = (id) => document.getElementById(id);
 const plotOf = (id) => byId(id).querySelector(".plot");
 
 function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== false) made.setAttribute(name, value === true ? "" : value);
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== false) node.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children);
-  return made;
+  node.append(...children);
+  return node;
 }
 
-// Plotly reads its texts as HTML.
+// Text for plotly, which reads it as HTML.
 function plain(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
@@ -35,11 +35,11 @@ function textWidth(text, size) {
   return pen.measureText(text).width;
 }
 
-// The name in one line or in two; null where there is no room.
-function fitting(name, room, size, lines) {
+// The name in one line or in two; null if neither fits.
+function fitName(name, room, size, lines) {
   if (textWidth(name, size) <= room) return plain(name);
   if (lines < 2) return null;
-  const cuts = [...name.matchAll(/[-_. /]/g)].map((found) => found.index + 1);
+  const cuts = [...name.matchAll(/[-_. /]/g)].map((match) => match.index + 1);
   const wide = (cut) => Math.max(
     textWidth(name.slice(0, cut), size), textWidth(name.slice(cut), size));
   const cut = cuts.sort((a, b) => wide(a) - wide(b))[0];
@@ -48,7 +48,7 @@ function fitting(name, room, size, lines) {
 }
 
 function draw(id, traces, layout) {
-  const whole = {
+  const common = {
     font: {family: FONT, size: 11, color: INK},
     hoverlabel: {
       bgcolor: "#fff", bordercolor: INK, align: "left",
@@ -58,14 +58,15 @@ function draw(id, traces, layout) {
     plot_bgcolor: "#fff",
     dragmode: false,
     showlegend: false,
-    ...layout,
   };
-  return Plotly.react(plotOf(id), traces, whole, {displayModeBar: false, doubleClick: false});
+  const config = {displayModeBar: false, doubleClick: false};
+  return Plotly.react(plotOf(id), traces, {...common, ...layout}, config);
 }
 
 // Curves in panels with one legend.
-// panels: [{title, logarithmic, whole, series: [{name, rank, colour, symbol, dash, x, y, texts}]}]
-// Series of one name stand in the legend once, by their rank; `keys` say what the dashes mean.
+// panels: [{title, logarithmic, integer, series}]
+// series: [{name, rank, colour, symbol, dash, x, y, texts}]
+// Series of one name are in the legend once, ordered by rank; `keys` explain the dashes.
 function drawPanels(id, panels, {keys = [], xTitle, shared = false, most = 3}) {
   const width = widthOf(id);
   const across = Math.max(1, Math.min(most, panels.length, Math.floor(width / 300)));
@@ -94,8 +95,8 @@ function drawPanels(id, panels, {keys = [], xTitle, shared = false, most = 3}) {
     };
     axes[`yaxis${suffix}`] = {
       ...line, domain: [y1 - panelHeight / innerHeight, y1], anchor: `x${suffix}`, fixedrange: true,
-      nticks: 6, exponentformat: "SI", rangemode: panel.whole ? "nonnegative" : "normal",
-      dtick: panel.whole && fewWholes(panel) ? 1 : undefined,
+      nticks: 6, exponentformat: "SI", rangemode: panel.integer ? "nonnegative" : "normal",
+      dtick: panel.integer && fewIntegers(panel) ? 1 : undefined,
       matches: shared && index ? "y" : undefined,
       ...(shared ? {} : panel.logarithmic ? powers(panel) : roundedRange(panel)),
     };
@@ -103,20 +104,20 @@ function drawPanels(id, panels, {keys = [], xTitle, shared = false, most = 3}) {
       text: `<b>${plain(panel.title)}</b>`, showarrow: false, xanchor: "left", yanchor: "bottom",
       xref: "paper", yref: "paper", x: x0, y: y1, font: {size: 12},
     });
-    for (const one of panel.series) {
-      const first = !named.has(one.name);
-      named.add(one.name);
+    for (const curve of panel.series) {
+      const first = !named.has(curve.name);
+      named.add(curve.name);
       traces.push({
-        type: "scatter", mode: one.symbol ? "lines+markers" : "lines", name: plain(one.name),
-        x: one.x, y: one.y, xaxis: `x${suffix}`, yaxis: `y${suffix}`, connectgaps: false,
-        legendgroup: one.name, showlegend: first, legendrank: one.rank,
-        line: {color: one.colour, width: 1.5, dash: one.dash},
+        type: "scatter", mode: curve.symbol ? "lines+markers" : "lines", name: plain(curve.name),
+        x: curve.x, y: curve.y, xaxis: `x${suffix}`, yaxis: `y${suffix}`, connectgaps: false,
+        legendgroup: curve.name, showlegend: first, legendrank: curve.rank,
+        line: {color: curve.colour, width: 1.5, dash: curve.dash},
         marker: {
-          symbol: one.symbol, size: 6,
-          color: one.dash === "solid" ? one.colour : "#fff",
-          line: {color: one.colour, width: 1.2},
+          symbol: curve.symbol, size: 6,
+          color: curve.dash === "solid" ? curve.colour : "#fff",
+          line: {color: curve.colour, width: 1.2},
         },
-        hovertext: one.texts, hoverinfo: "text", cliponaxis: !panel.whole,
+        hovertext: curve.texts, hoverinfo: "text", cliponaxis: !panel.integer,
       });
     }
   });
@@ -141,9 +142,9 @@ function drawPanels(id, panels, {keys = [], xTitle, shared = false, most = 3}) {
   });
 }
 
-// An axis of powers of ten, if there are enough of them to be read; else a linear one.
+// A logarithmic axis, if the values span enough powers of ten to be read; else a linear one.
 function powers(panel) {
-  const values = panel.series.flatMap((one) => one.y).filter((value) => value > 0);
+  const values = panel.series.flatMap((curve) => curve.y).filter((value) => value > 0);
   const [low, high] = [Math.min(...values), Math.max(...values)].map(Math.log10);
   if (!(high - low > 1)) return {};
   const tickvals = [];
@@ -153,38 +154,38 @@ function powers(panel) {
   return {type: "log", tickvals};
 }
 
-// Values that differ by rounding only are level.
+// Values that differ by rounding only are drawn as equal.
 function roundedRange(panel) {
-  const values = panel.series.flatMap((one) => one.y).filter(Number.isFinite);
+  const values = panel.series.flatMap((curve) => curve.y).filter(Number.isFinite);
   const [low, high] = [Math.min(...values), Math.max(...values)];
-  if (!values.length || panel.whole || !(high - low < 1e-5 * Math.abs(high))) return {};
+  if (!values.length || panel.integer || !(high - low < 1e-5 * Math.abs(high))) return {};
   return {range: [low - 0.01 * Math.abs(low), high + 0.01 * Math.abs(high)]};
 }
 
-// Whether ticks between the panel's values would not be whole numbers.
-function fewWholes(panel) {
-  const values = panel.series.flatMap((one) => one.y);
+// Whether ticks chosen by plotly would not be integers.
+function fewIntegers(panel) {
+  const values = panel.series.flatMap((curve) => curve.y);
   return Math.max(...values) - Math.min(...values) < 5;
 }
 
-// Plotly gives every entry of a horizontal legend the width of the widest.
+// The lines of a horizontal legend, where plotly gives every entry the width of the widest.
 function legendLines(names, width) {
   const widest = Math.max(0, ...names.map((name) => textWidth(name, 11))) + 50;
   return Math.ceil(names.length / Math.max(1, Math.floor(width / widest)));
 }
 
-// Buttons below a figure or table; `rows` makes what is written as CSV, `name` the file's name.
+// Add buttons below a figure or table; `rows()` is what goes into CSV, `name()` the file's name.
 function addDownloads(place, name, rows, plot = null) {
   const button = (label, action) => element("button", {
     type: "button", "aria-label": `Save ${label} of ${place.id || name()}`, onclick: action,
   }, label);
-  const made = [button("CSV", () => save(`${name()}.csv`, csv(rows())))];
+  const buttons = [button("CSV", () => save(`${name()}.csv`, csv(rows())))];
   if (plot) {
     const image = (format) => () => Plotly.downloadImage(plot, {
       format, filename: name(), scale: format === "png" ? 3 : 1,
       width: plot.layout.width, height: plot.layout.height,
     });
-    made.unshift(button("SVG", image("svg")), button("PNG", image("png")));
+    buttons.unshift(button("SVG", image("svg")), button("PNG", image("png")));
   }
-  place.append(element("div", {class: "downloads"}, "Save", ...made));
+  place.append(element("div", {class: "downloads"}, "Save", ...buttons));
 }

@@ -1,6 +1,6 @@
-// Tables: made from rows, sorted by a click on a heading.
+// Tables: built from rows, sorted by a click on a heading.
 
-// heads: texts; rows: of texts and numbers; `numeric` says which columns go to the right.
+// heads: texts; rows: of texts and numbers; `numeric` tells which columns are aligned on the right.
 function makeTable(heads, rows, {numeric = () => true, write = String, caption} = {}) {
   const css = (column) => ({class: numeric(column) ? "number" : false});
   const head = heads.map((text, k) => element("th", {scope: "col", ...css(k)}, text));
@@ -15,7 +15,7 @@ function scrolling(table, tall = false) {
   return element("div", {class: tall ? "wide tall" : "wide", tabindex: "0"}, table);
 }
 
-// Let a click on a heading sort the rows by that column; what is no number comes last.
+// Let a click on a heading sort the rows by that column; in columns of numbers, texts come last.
 function sortable(table) {
   const heads = [...table.querySelectorAll("th")];
   heads.forEach((head, column) => {
@@ -44,7 +44,7 @@ function sortRows(table, column, sign) {
 
 const head = (table, column) => table.tHead.rows[0].cells[column];
 
-// What a table shows, for a file.
+// The texts of a table, for a file.
 function tableRows(table) {
   const texts = (row) => [...row.cells].map((cell) => cell.textContent);
   return [texts(table.tHead.rows[0]), ...[...table.tBodies[0].rows].map(texts)];

@@ -1,1 +1,1 @@
-"""What training reads: splits, batches, cluster labels, alphabets."""
+"""Training data: splits, batches, cluster labels, alphabets."""

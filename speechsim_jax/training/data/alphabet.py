@@ -1,4 +1,4 @@
-"""Characters as labels for CTC, and the tokenizer files that say so."""
+"""Characters as labels for CTC, and the tokenizer files that define them."""
 
 import dataclasses
 import json
@@ -20,42 +20,41 @@ BLANK, _UNKNOWN, _SPACE = 0, 3, 4
 
 @dataclasses.dataclass(frozen=True)
 class Alphabet:
-    """The characters that are spelled, in the order of their labels."""
+    """The characters of transcripts; their labels follow those of the special tokens."""
 
     characters: tuple[str, ...]
 
     @classmethod
     def of(cls, transcripts: Iterable[str]) -> "Alphabet":
         """All characters of normalised transcripts. Raises UserError if there are none."""
-        found = {character for text in transcripts for character in normalise(text)} - {" "}
-        if not found:
+        characters = {c for text in transcripts for c in normalise(text)} - {" "}
+        if not characters:
             raise UserError("no transcript has a character; nothing can be learned from them")
-        return cls(tuple(sorted(found)))
+        return cls(tuple(sorted(characters)))
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """All tokens by number."""
+        """All tokens by label."""
         return (*_SPECIAL, *self.characters)
 
-    def only(self, text: str) -> str:
-        """The normalised text without the characters that are not spelled."""
-        kept = (c for c in normalise(text) if c == " " or c in self.characters)
-        return normalise("".join(kept))
+    def restrict(self, text: str) -> str:
+        """The normalised text without the characters that are not in the alphabet."""
+        return normalise("".join(c for c in normalise(text) if c == " " or c in self.characters))
 
     def labels(self, text: str) -> Int32[np.ndarray, " label"]:
-        """The normalised text as labels; unknown characters have one of their own."""
-        number = {" ": _SPACE} | {c: k for k, c in enumerate(self.characters, len(_SPECIAL))}
-        return np.array([number.get(c, _UNKNOWN) for c in normalise(text)], np.int32)
+        """The labels of the normalised text; unknown characters have the label of "<unk>"."""
+        label = {" ": _SPACE} | {c: k for k, c in enumerate(self.characters, len(_SPECIAL))}
+        return np.array([label.get(c, _UNKNOWN) for c in normalise(text)], np.int32)
 
-    def text(self, best: Int[np.ndarray, " frame"]) -> str:
-        """What the likeliest token of each frame spells: best path decoding, as transformers'."""
-        spelled = (self.tokens[token] for token in best_path(best, BLANK))
-        return "".join(" " if token == "|" else token for token in spelled).strip()
+    def decode(self, best: Int[np.ndarray, " frame"]) -> str:
+        """Best-path decoding: the text of the likeliest token of each frame."""
+        tokens = (self.tokens[token] for token in best_path(best, BLANK))
+        return "".join(" " if token == "|" else token for token in tokens).strip()
 
     def save(self, folder: Path) -> None:
         """Write the files that transformers' Wav2Vec2CTCTokenizer reads. Raises OSError."""
         files: dict[str, dict[str, Any]] = {
-            "vocab.json": {token: number for number, token in enumerate(self.tokens)},
+            "vocab.json": {token: label for label, token in enumerate(self.tokens)},
             "tokenizer_config.json": {
                 "tokenizer_class": "Wav2Vec2CTCTokenizer",
                 "pad_token": "<pad>",

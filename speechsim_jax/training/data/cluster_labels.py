@@ -1,4 +1,4 @@
-"""The units of a corpus: made once, of MFCCs or of a layer of an encoder, and kept in a file."""
+"""The cluster of every frame of a corpus: made once, of MFCCs or of a layer of an encoder."""
 
 import dataclasses
 import hashlib
@@ -10,129 +10,147 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int, Int32
 
-from speechsim_jax.audio import batching, selection
+from speechsim_jax.audio import selection
 from speechsim_jax.audio.corpus import Corpus, Source
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.training.data.clusters import Clusters, cluster, hidden_rows, mfcc
-from speechsim_jax.training.data.splits import Waves, ahead
+from speechsim_jax.pipeline.encode_corpus import encode_corpus
+from speechsim_jax.training.data.clusters import Clusters, Features, fit_clusters, mfcc
+from speechsim_jax.training.data.splits import WaveformCache, prefetch
 
 _log = logging.getLogger(__name__)
 
-RowsOf = Callable[[Sequence[Source]], Iterable[tuple[str, Float32[np.ndarray, "frame number"]]]]
-"""The id of each utterance, and what is clustered: a row a frame of the encoder."""
+FeaturesOf = Callable[[Sequence[Source]], Iterable[tuple[str, Features]]]
+"""Ids and features [frame, number] of the utterances that can be read."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Units:
-    """The unit of every frame by utterance, and the centres that they come from."""
+class ClusterLabels:
+    """The cluster of every frame of a corpus.
 
-    centres: Float32[np.ndarray, "unit number"]
-    of: dict[str, Int32[np.ndarray, " _frame"]]
+    Attributes:
+        centres: The centres of the clusters.
+        labels: The cluster of each frame by utterance id.
+    """
 
-    def counts(self, ids: Iterable[str]) -> Int[np.ndarray, " unit"]:
-        """How often each unit occurs in these utterances."""
-        return Clusters(self.centres).counts(self.of[name] for name in ids if name in self.of)
+    centres: Float32[np.ndarray, "cluster number"]
+    labels: dict[str, Int32[np.ndarray, " _frame"]]
+
+    def counts(self, ids: Iterable[str]) -> Int[np.ndarray, " cluster"]:
+        """How often each cluster occurs in these utterances; unknown ids count nothing."""
+        labels = (self.labels[name] for name in ids if name in self.labels)
+        return Clusters(self.centres).counts(labels)
 
     def digest(self) -> str:
-        """The SHA-256 of all of it in hexadecimal."""
+        """The SHA-256 of centres, ids and labels, in hexadecimal."""
         total = hashlib.sha256(np.ascontiguousarray(self.centres).tobytes())
-        for name in sorted(self.of):
+        for name in sorted(self.labels):
             total.update(f"\0{name}\0".encode("utf-8", "surrogateescape"))
-            total.update(self.of[name].tobytes())
+            total.update(self.labels[name].tobytes())
         return total.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write them as .npz, the file complete or not there. Raises UserError."""
-        names = list(self.of)
-        ends = np.cumsum([0, *(len(self.of[name]) for name in names)])
-        labels = np.concatenate([self.of[name] for name in names])
-        half = path.with_suffix(".part.npz")
+        """Write an .npz file, complete or not at all. Raises UserError."""
+        names = list(self.labels)
+        ends = np.cumsum([0, *(len(self.labels[name]) for name in names)])
+        labels = np.concatenate([self.labels[name] for name in names])
+        partial = path.with_suffix(".part.npz")
         try:
-            np.savez(half, centres=self.centres, labels=labels, ends=ends, ids=np.array(names))
-            half.replace(path)
+            np.savez(partial, centres=self.centres, labels=labels, ends=ends, ids=np.array(names))
+            partial.replace(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error})") from error
 
     @classmethod
-    def load(cls, path: Path) -> "Units":
-        """Read them back. Raises UserError if the file cannot be read as units."""
+    def load(cls, path: Path) -> "ClusterLabels":
+        """Read a file that `save` wrote. Raises UserError if it is not such a file."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 ends, labels, names = file["ends"], file["labels"], file["ids"].tolist()
                 parts = [labels[a:b] for a, b in itertools.pairwise(ends)]
                 return cls(file["centres"], dict(zip(names, parts, strict=True)))
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path}: the units cannot be read ({error}); delete it") from error
+            raise UserError(f"{path}: the clusters cannot be read ({error}); delete it") from error
 
 
-def make_units(
-    rows_of: RowsOf,
+def cluster_corpus(
+    features_of: FeaturesOf,
     training: Sequence[Source],
     held_out: Sequence[Source],
     number: int,
     cluster_minutes: float | int,
     seed: int,
-) -> Units:
-    """Cluster `cluster_minutes` of the training audio, and label all audio with the centres.
+) -> ClusterLabels:
+    """Fit clusters to a part of the training audio, and label all audio with them.
 
-    Raises UserError for fewer frames than units.
+    Args:
+        features_of: Features of utterances.
+        training: Audio to train on, from which the clustered part is drawn.
+        held_out: Audio that is labelled, too.
+        number: Number of clusters.
+        cluster_minutes: Amount of audio to cluster.
+        seed: Of the choice of audio and of k-means.
+
+    Raises:
+        UserError: Fewer frames than clusters, or no readable file.
     """
     sample = selection.select(Corpus("training", tuple(training)), cluster_minutes, seed).sources
-    rows = dict(rows_of(sample))
-    if not rows:
+    features = dict(features_of(sample))
+    if not features:
         raise UserError("no file of the training audio can be used; see the warnings")
-    clusters = cluster(np.concatenate(list(rows.values())), number, seed)
-    found = {name: clusters.label(own) for name, own in rows.items()}
+    clusters = fit_clusters(np.concatenate(list(features.values())), number, seed)
+    labels = {name: clusters.label(frames) for name, frames in features.items()}
     clustered = {source.id for source in sample}
     rest = [source for source in (*training, *held_out) if source.id not in clustered]
-    found |= {name: clusters.label(own) for name, own in rows_of(rest)}
-    _log.info("%d units of %d utterances", number, len(found))
-    return Units(clusters.centres, found)
+    labels |= {name: clusters.label(frames) for name, frames in features_of(rest)}
+    _log.info("%d clusters of %d utterances", number, len(labels))
+    return ClusterLabels(clusters.centres, labels)
 
 
-def of_mfcc(config: EncoderConfig) -> RowsOf:
-    """Rows of MFCCs, as the first iteration of HuBERT clusters them."""
+def mfcc_features(config: EncoderConfig) -> FeaturesOf:
+    """MFCCs of the frames of an encoder, as the first iteration of HuBERT clusters them."""
 
-    def rows_of(sources: Sequence[Source]) -> Iterator[tuple[str, np.ndarray]]:
-        waves = Waves(sources, memory_gb=0)  # each is heard once
+    def features_of(sources: Sequence[Source]) -> Iterator[tuple[str, np.ndarray]]:
+        waves = WaveformCache(sources, 0, config.window_samples)  # each is read once
 
-        def rows(number: int) -> np.ndarray | None:
+        def features(number: int) -> np.ndarray | None:
             wave = waves[number]
             return mfcc(wave, config) if len(wave) else None
 
-        for source, found in zip(sources, ahead(rows, range(len(sources)))):
-            if found is not None:
-                yield source.id, found
+        for source, frames in zip(sources, prefetch(features, range(len(sources)))):
+            if frames is not None:
+                yield source.id, frames
 
-    return rows_of
+    return features_of
 
 
-def of_layer(encoder: SpeechEncoder, layer: int, config: EncoderConfig) -> RowsOf:
-    """Rows of hidden states, as later iterations cluster them.
+def layer_features(encoder: SpeechEncoder, layer: int, config: EncoderConfig) -> FeaturesOf:
+    """Hidden states of a layer, as later iterations of HuBERT cluster them.
 
-    Raises UserError if the frames of `encoder` are not those of `config`.
+    Args:
+        encoder: The encoder whose layer is meant.
+        layer: Number of the hidden state.
+        config: The encoder to be trained.
+
+    Raises:
+        UserError: The two encoders' frames differ.
     """
-    frames = [(c.window_samples, c.hop_samples) for c in (encoder.config, config)]
-    if frames[0] != frames[1]:
+    window, hop = encoder.config.window_samples, encoder.config.hop_samples
+    if (window, hop) != (config.window_samples, config.hop_samples):
         raise UserError(
-            f"{encoder.name}: its frames are {frames[0][0]} samples every {frames[0][1]}, those of "
-            f"the encoder to be trained {frames[1][0]} every {frames[1][1]}"
+            f"{encoder.name}: its frames are {window} samples every {hop}, those of the encoder to "
+            f"be trained {config.window_samples} every {config.hop_samples}"
         )
 
-    def rows_of(sources: Sequence[Source]) -> Iterator[tuple[str, np.ndarray]]:
-        if not sources:
-            return
-        seconds = [source.seconds or 0.0 for source in sources]
-        # Whole utterances: the pieces of a cut one would lose frames between them.
-        longest = max(0.5, *seconds) + 0.1
-        buckets = batching.plan_buckets(seconds, max_seconds=longest)
-        batches = batching.batches(
-            Corpus("training", tuple(sources)),
-            buckets,
+    def features_of(sources: Sequence[Source]) -> Iterator[tuple[str, np.ndarray]]:
+        corpus = Corpus("training", tuple(sources))
+        for name, states in encode_corpus(
+            encoder,
+            corpus,
+            layers=(layer,),
             on_skip=lambda skipped: _log.warning("skipped %s: %s", skipped.id, skipped.reason),
-        )
-        yield from hidden_rows(encoder, batches, layer)
+        ):
+            yield name, states[0]
 
-    return rows_of
+    return features_of

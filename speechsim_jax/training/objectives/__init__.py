@@ -1,1 +1,1 @@
-"""What encoders are trained to do: contrast, predict clusters, transcribe."""
+"""Training objectives: contrastive, masked prediction of clusters, CTC."""

@@ -5,9 +5,10 @@
     L_d = 1/(G V) sum_g (V - exp(H(p_g)))                                               (4)
 
 Q_t: the quantized frame q_t and K distractors, drawn uniformly from the other masked frames of the
-same utterance; one whose codewords are those of q_t is left out (as in fairseq and transformers;
-they compare vectors, of which equal codes can differ by rounding). sim is the cosine. fairseq adds
-the mean square of the convolutions' outputs (`feature_penalty`, 10 there, 0 in transformers).
+same utterance; a distractor with the codewords of q_t is left out (as in fairseq and transformers,
+which compare vectors instead of codes; vectors of equal codes can differ by rounding). sim is the
+cosine. fairseq adds the mean square of the convolutions' outputs (`feature_penalty`, 10 there, 0 in
+transformers).
 """
 
 from typing import NamedTuple
@@ -25,12 +26,17 @@ Negatives = Int[Array, "batch frame negative"]
 
 
 class Sums(NamedTuple):
-    """What utterances add to; those of devices and batches add up.
+    """Sums over utterances; they add up over devices and batches.
 
-    `contrastive`: of L_m; `correct`: frames whose own codewords come first; `chance`: the same
-    expected of guessing; `soft`, `hard` [group, codeword]: usage of the codewords; `power`: mean
-    squares of the convolutions' outputs over the `valid` frames. All but the last two are over
-    `frames`: masked ones, in utterances where there is another to tell them from.
+    Attributes:
+        contrastive: Sum of L_m over `frames`.
+        frames: Number of masked frames, without utterances that have only one.
+        correct: Number of `frames` where q_t is more similar than every distractor.
+        chance: Expected number of correct frames by guessing.
+        soft: Sum over `frames` of the distribution over codewords.
+        hard: Number of `frames` that chose each codeword.
+        power: Sum over `valid` frames of the mean square of the convolutions' outputs.
+        valid: Number of valid frames.
     """
 
     contrastive: Float[Array, ""]
@@ -46,22 +52,28 @@ class Sums(NamedTuple):
 def sample_negatives(
     keys: Keys, masked: Bool[Array, "batch frame"], number: int
 ) -> Int[Array, "batch frame _number"]:
-    """For each masked frame the places of `number` other masked frames of its utterance.
+    """Draw distractors: other masked frames of the same utterance, uniformly with replacement.
 
-    Uniformly with replacement, never the frame itself; what stands at other frames means nothing.
+    Args:
+        keys: The key of each utterance.
+        masked: Masked frames.
+        number: Distractors for each frame.
+
+    Returns:
+        Indices of frames; undefined for frames that are not masked.
     """
-    return jax.vmap(lambda key, row: _negatives_of_one(key, row, number))(keys, masked)
+    return jax.vmap(lambda key, row: _negatives_of_utterance(key, row, number))(keys, masked)
 
 
-def _negatives_of_one(
+def _negatives_of_utterance(
     key: Key[Array, ""], masked: Bool[Array, " frame"], number: int
 ) -> Int[Array, "frame _number"]:
     total = count(masked)
-    places = jnp.argsort(~masked, stable=True)
+    masked_frames = jnp.argsort(~masked, stable=True)
     rank = jnp.cumsum(masked) - 1
     drawn = jax.random.randint(key, (len(masked), number), 0, jnp.maximum(total - 1, 1))
     others = drawn + (drawn >= rank[:, None])
-    return jnp.take(places, others, mode="clip")
+    return jnp.take(masked_frames, others, mode="clip")
 
 
 def sums(
@@ -73,7 +85,17 @@ def sums(
     gumbel: quantizer.Choices | None = None,
     tau: float | int | Float[Array, ""] = 1.0,
 ) -> Sums:
-    """The sums of a batch; without `gumbel` as in evaluation (likeliest codewords)."""
+    """The sums of a batch.
+
+    Args:
+        head: Quantizer and projections.
+        objective: Settings.
+        encoded: Output of the encoder.
+        masked: Masked frames.
+        negatives: Distractors of each frame (`sample_negatives`).
+        gumbel: Noise of the quantizer; None in evaluation, for the likeliest codewords.
+        tau: Temperature of the quantizer.
+    """
     groups = objective.num_codevector_groups
     quantized = quantizer.quantize(head.quantizer, encoded.features, groups, gumbel, tau)
     predicted = unit_vectors(head.project_hid(encoded.last))
@@ -104,9 +126,9 @@ def sums(
 
 
 def loss(sums: Sums, objective: Contrastive) -> Float[Array, ""]:
-    """L per masked frame, and the penalty; transformers' is `frames` times that.
+    """L per masked frame plus the penalty; 0 if nothing is masked.
 
-    0 if nothing is masked.
+    transformers' loss is `frames` times L.
     """
     choices = objective.num_codevector_groups * objective.num_codevectors_per_group
     diversity = (choices - quantizer.perplexity(sums.soft, sums.frames)) / choices
@@ -116,8 +138,8 @@ def loss(sums: Sums, objective: Contrastive) -> Float[Array, ""]:
     return per_frame + weighted + penalty
 
 
-def report(sums: Sums) -> dict[str, Float[Array, ""]]:
-    """What is worth a look: the accuracy and that of guessing, codewords in use."""
+def metrics(sums: Sums) -> dict[str, Float[Array, ""]]:
+    """Loss, accuracy, accuracy of guessing, and numbers of codewords in use."""
     frames = jnp.maximum(sums.frames, 1)
     return {
         "contrastive_loss": sums.contrastive / frames,

@@ -2,7 +2,7 @@
 
     L = -log sum_{paths that spell the labels} prod_t p(path_t | t)
 
-over the valid frames of each utterance; an utterance with fewer frames than its labels need (one
+over the valid frames of each utterance. An utterance with fewer frames than its labels need (one
 each, and a blank between equal neighbours) is left out and counted.
 """
 
@@ -19,10 +19,13 @@ from speechsim_jax.training.random_keys import Keys, key_for
 
 
 class Sums(NamedTuple):
-    """What utterances add to; those of devices and batches add up.
+    """Sums over utterances; they add up over devices and batches.
 
-    `loss`: of -log p over `utterances` with `labels` labels in all; `left_out`: utterances too
-    short for their labels.
+    Attributes:
+        loss: Sum of -log p over `utterances`.
+        utterances: Number of utterances.
+        labels: Number of their labels.
+        left_out: Number of further utterances, which are too short for their labels.
     """
 
     loss: Float[Array, ""]
@@ -39,7 +42,18 @@ def spec_augment(
     in_time: Spans,
     over_neurons: Spans,
 ) -> Masks:
-    """Spans of frames and of neurons to mask (Park et al. 2019), of `width` padded frames."""
+    """Draw spans of frames and of neurons to mask.
+
+    Args:
+        keys: The key of each utterance.
+        frames: Valid frames of each utterance.
+        width: Frames of the batch, padding included.
+        neurons: Neurons of a frame.
+        in_time: Spans of frames.
+        over_neurons: Spans of neurons.
+
+    Source: SpecAugment, Park et al. 2019.
+    """
     everywhere = jnp.full(frames.shape, neurons)
     return Masks(
         span_mask(key_for(keys, "frames"), frames, width, in_time),
@@ -59,7 +73,7 @@ def sums(
     labels: Int[Array, "batch label"],
     counts: Int[Array, " batch"],
 ) -> Sums:
-    """The sums of a batch; only the first `counts` labels of each row are read."""
+    """The sums of a batch; `counts` is the number of valid labels of each row."""
     real = jnp.arange(labels.shape[1]) < counts[:, None]
     losses = optax.ctc_loss(
         logits(head, encoded),
@@ -70,23 +84,23 @@ def sums(
     )
     frames = jnp.sum(encoded.frame_mask, -1)
     doubled = jnp.sum((labels[:, 1:] == labels[:, :-1]) & real[:, 1:], -1)
-    heard = frames > 0
-    possible = heard & (frames >= counts + doubled)
+    nonempty = frames > 0
+    possible = nonempty & (frames >= counts + doubled)
     return Sums(
         jnp.sum(losses, where=possible),
         count(possible),
         jnp.sum(counts, where=possible),
-        count(heard & ~possible),
+        count(nonempty & ~possible),
     )
 
 
 def loss(sums: Sums) -> Float[Array, ""]:
-    """L per utterance; transformers' (reduction "sum") is `utterances` times that."""
+    """L per utterance (transformers with reduction "sum": times `utterances`)."""
     return sums.loss / jnp.maximum(sums.utterances, 1)
 
 
-def report(sums: Sums) -> dict[str, Float[Array, ""]]:
-    """What is worth a look: the loss per label."""
+def metrics(sums: Sums) -> dict[str, Float[Array, ""]]:
+    """Loss per label, and the number of utterances left out."""
     return {
         "loss_per_label": sums.loss / jnp.maximum(sums.labels, 1),
         "left_out": sums.left_out.astype(jnp.float32),

@@ -3,9 +3,9 @@
     L = alpha L_m + beta L_u,   L_m = -sum_{t in M} log p(z_t | X masked, t)       (1)
     p(c | t) = exp(sim(A o_t, e_c) / tau) / sum_c' exp(sim(A o_t, e_c') / tau)     (3)
 
-M: the masked frames, L_u the same over the others, z_t the unit of frame t (`units`), o_t the last
-hidden state, sim the cosine, tau 0.1. (The paper has beta = 1 - alpha; released models are trained
-with masked frames only.) Eq. (2), several clusterings at once, is not needed for its models.
+M: the masked frames, L_u the same over the others, z_t the cluster of frame t, o_t the last hidden
+state, sim the cosine, tau 0.1. (The paper has beta = 1 - alpha; released models are trained with
+masked frames only.) Eq. (2), several clusterings at once, is not needed for its models.
 """
 
 from typing import NamedTuple
@@ -18,35 +18,46 @@ from jaxtyping import Array, Bool, Float, Int
 from speechsim_jax.training.forward import Encoded, count, feature_power, unit_vectors
 from speechsim_jax.training.model import Predictive, PredictiveHead
 
-Units = Int[Array, "batch frame"]
-"""The unit of each frame, -1 where there is none."""
+ClusterIds = Int[Array, "batch frame"]
+"""The cluster of each frame, -1 where there is none."""
 
 
-class OfFrames(NamedTuple):
-    """Sums over some frames: -log p, frames, correct predictions, how often each unit was due."""
+class FrameSums(NamedTuple):
+    """Sums over a set of frames.
+
+    Attributes:
+        loss: Sum of -log p.
+        frames: Number of frames.
+        correct: Number of correct predictions.
+        targets: How often each cluster was the target.
+    """
 
     loss: Float[Array, ""]
     frames: Int[Array, ""]
     correct: Int[Array, ""]
-    due: Int[Array, " unit"]
+    targets: Int[Array, " cluster"]
 
 
 class Sums(NamedTuple):
-    """What utterances add to; those of devices and batches add up.
+    """Sums over utterances; they add up over devices and batches.
 
-    `power`: mean squares of the convolutions' outputs over the `valid` frames.
+    Attributes:
+        masked: Over masked frames.
+        unmasked: Over other frames.
+        power: Sum over `valid` frames of the mean square of the convolutions' outputs.
+        valid: Number of valid frames.
     """
 
-    masked: OfFrames
-    unmasked: OfFrames
+    masked: FrameSums
+    unmasked: FrameSums
     power: Float[Array, ""]
     valid: Int[Array, ""]
 
 
 def log_probabilities(
     head: PredictiveHead, objective: Predictive, last: Float[Array, "batch frame neuron"]
-) -> Float[Array, "batch frame unit"]:
-    """log p(c | t)."""
+) -> Float[Array, "batch frame cluster"]:
+    """log p(c | t), equation 3."""
     predicted = unit_vectors(head.final_proj(last))
     similar = predicted @ unit_vectors(head.label_embs_concat).T
     return jax.nn.log_softmax(similar / objective.logit_temp)
@@ -57,22 +68,30 @@ def sums(
     objective: Predictive,
     encoded: Encoded,
     masked: Bool[Array, "batch frame"],
-    units: Units,
+    clusters: ClusterIds,
 ) -> Sums:
-    """The sums of a batch; padded frames and frames without a unit add nothing."""
-    log_p = log_probabilities(head, objective, encoded.last)
-    known = encoded.frame_mask & (units >= 0)
-    units = jnp.maximum(units, 0)
-    loss = -jnp.take_along_axis(log_p, units[:, :, None], axis=2)[:, :, 0]
-    correct = jnp.argmax(log_p, -1) == units
-    due = jax.nn.one_hot(units, objective.units, dtype=jnp.int32)
+    """The sums of a batch; padded frames and frames without a cluster are left out.
 
-    def over(frames: Bool[Array, "batch frame"]) -> OfFrames:
-        return OfFrames(
+    Args:
+        head: Projection and cluster embeddings.
+        objective: Settings.
+        encoded: Output of the encoder.
+        masked: Masked frames.
+        clusters: Targets.
+    """
+    log_p = log_probabilities(head, objective, encoded.last)
+    known = encoded.frame_mask & (clusters >= 0)
+    clusters = jnp.maximum(clusters, 0)
+    loss = -jnp.take_along_axis(log_p, clusters[:, :, None], axis=2)[:, :, 0]
+    correct = jnp.argmax(log_p, -1) == clusters
+    targets = jax.nn.one_hot(clusters, objective.units, dtype=jnp.int32)
+
+    def over(frames: Bool[Array, "batch frame"]) -> FrameSums:
+        return FrameSums(
             jnp.sum(loss, where=frames),
             count(frames),
             count(frames & correct),
-            jnp.sum(due, axis=(0, 1), where=frames[:, :, None]),
+            jnp.sum(targets, axis=(0, 1), where=frames[:, :, None]),
         )
 
     valid = count(encoded.frame_mask)
@@ -80,7 +99,7 @@ def sums(
 
 
 def loss(sums: Sums, objective: Predictive) -> Float[Array, ""]:
-    """alpha L_m + beta L_u per masked frame and per other frame, and the penalty.
+    """alpha L_m + beta L_u, each per frame, plus the penalty.
 
     fairseq divides both by the number of masked frames; with beta = 0 there is no difference. 0 if
     nothing is masked.
@@ -91,8 +110,8 @@ def loss(sums: Sums, objective: Predictive) -> Float[Array, ""]:
     return objective.pred_masked_weight * masked + objective.pred_nomask_weight * unmasked + penalty
 
 
-def report(sums: Sums) -> dict[str, Float[Array, ""]]:
-    """What is worth a look: accuracy and loss on masked and on other frames."""
+def metrics(sums: Sums) -> dict[str, Float[Array, ""]]:
+    """Loss and accuracy on masked and on other frames."""
     masked, unmasked = (jnp.maximum(part.frames, 1) for part in (sums.masked, sums.unmasked))
     return {
         "masked_loss": sums.masked.loss / masked,
@@ -104,10 +123,12 @@ def report(sums: Sums) -> dict[str, Float[Array, ""]]:
 
 
 class Baseline(NamedTuple):
-    """What knowing nothing of the audio would score on the same frames.
+    """Metrics of predictions without the audio, on the same frames.
 
-    `chance`: accuracy of guessing among all units; `unigram_accuracy`: of always naming the unit
-    that is commonest in training; `unigram_loss`: -log of the units' frequencies in training.
+    Attributes:
+        chance: Accuracy of guessing among all clusters.
+        unigram_accuracy: Accuracy of always predicting the commonest cluster of the training audio.
+        unigram_loss: Mean -log of the clusters' frequencies in the training audio.
     """
 
     chance: float
@@ -115,13 +136,18 @@ class Baseline(NamedTuple):
     unigram_loss: float
 
 
-def baseline(due: Int[Array | np.ndarray, " unit"], training: Int[np.ndarray, " unit"]) -> Baseline:
-    """Of frames where units were `due` so often, knowing how often they occur in training.
+def baseline(
+    targets: Int[Array | np.ndarray, " cluster"], training: Int[np.ndarray, " cluster"]
+) -> Baseline:
+    """Metrics of predictions from the frequencies of clusters in training.
 
-    Frequencies in training are (n + 1) / (N + C), so that a unit not met there has one.
+    Args:
+        targets: How often each cluster was the target on the evaluated frames.
+        training: How often each cluster occurs in training. Its frequency is (n + 1) / (N + C), so
+            that clusters that do not occur have a finite loss.
     """
-    due, training = np.asarray(due, np.float64), np.asarray(training, np.float64)
-    share = due / max(due.sum(), 1.0)
+    targets, training = np.asarray(targets, np.float64), np.asarray(training, np.float64)
+    share = targets / max(targets.sum(), 1.0)
     frequency = (training + 1) / (training.sum() + len(training))
     return Baseline(
         chance=1 / len(training),

@@ -4,9 +4,11 @@ One codeword is chosen in each of G groups of V and the chosen ones are concaten
 
     p_gv = exp((l_gv + n_gv) / tau) / sum_k exp((l_gk + n_gk) / tau),  n = -log(-log(U(0, 1)))   (1)
 
-forward the likeliest v of each group, backward the gradient of p (Jang et al. 2017; Baevski et al.
-2020). Codebooks are kept in use by the diversity loss, 1/(G V) sum_g (V - exp(H(p_g))) with p_g the
-softmax of l, without noise or temperature, averaged over the masked frames (4, as in fairseq).
+forward the likeliest v of each group, backward the gradient of p. The diversity loss keeps the
+codebooks in use, 1/(G V) sum_g (V - exp(H(p_g))) with p_g the softmax of l, without noise or
+temperature, averaged over the masked frames (4, as in fairseq).
+
+Source: Jang et al. 2017; Baevski et al. 2020.
 """
 
 import math
@@ -24,9 +26,13 @@ Choices = Float[Array, "batch frame group codeword"]
 
 
 class Quantized(NamedTuple):
-    """`vectors` [batch, frame, codevector_dim]; `code`: one number for the codewords of a frame.
+    """Quantized frames.
 
-    `soft` is the distribution that the diversity loss averages, `hard` the choice (one-hot).
+    Attributes:
+        vectors: The chosen codewords, concatenated.
+        code: One number for the codewords of a frame.
+        soft: The distribution that the diversity loss averages.
+        hard: The choice, one-hot.
     """
 
     vectors: Hidden
@@ -36,7 +42,7 @@ class Quantized(NamedTuple):
 
 
 def gumbel_noise(keys: Keys, frames: int, groups: int, codewords: int) -> Choices:
-    """Noise of the Gumbel distribution for every frame and codeword."""
+    """Gumbel noise for every frame and codeword."""
     return jax.vmap(lambda key: jax.random.gumbel(key, (frames, groups, codewords)))(keys)
 
 
@@ -47,7 +53,7 @@ def temperature(
     decay: float | int = 0.999995,
 ) -> Float[Array, ""]:
     """max(start * decay^step, end), the annealing of wav2vec 2.0 (Base)."""
-    # A power of the float32 next to `decay` would be off by as much as many steps make.
+    # In float32 `decay` is rounded, and its power would be wrong after many steps.
     return jnp.maximum(start * jnp.exp(step * math.log(decay)), end)
 
 
@@ -58,7 +64,15 @@ def quantize(
     gumbel: Choices | None = None,
     tau: float | int | Float[Array, ""] = 1.0,
 ) -> Quantized:
-    """The codewords of every frame; without `gumbel` the likeliest, as in evaluation."""
+    """Quantize every frame.
+
+    Args:
+        quantizer: Codebooks and projection.
+        features: Frames.
+        groups: Number of codebooks.
+        gumbel: Noise; None in evaluation, for the likeliest codewords.
+        tau: Temperature.
+    """
     batch, frames, _ = features.shape
     logits = quantizer.weight_proj(features).reshape(batch, frames, groups, -1)
     noisy = logits if gumbel is None else (logits + gumbel) / tau
@@ -68,7 +82,7 @@ def quantize(
     choice = hard
     if gumbel is not None:
         relaxed = jax.nn.softmax(noisy)
-        # The difference is exactly 0: vectors of one code are equal to the last bit.
+        # The difference is exactly 0, so that vectors of one code are equal to the last bit.
         choice = hard + (relaxed - jax.lax.stop_gradient(relaxed))
     codebook = quantizer.codevectors.reshape(groups, codewords, -1)
     vectors = jnp.einsum("btgv,gvd->btgd", choice, codebook).reshape(batch, frames, -1)
@@ -77,7 +91,7 @@ def quantize(
 
 
 def perplexity(usage: Float[Array, "group codeword"], frames: Int[Array, ""]) -> Float[Array, ""]:
-    """sum_g exp(H(p_g)), p = usage / frames: how many of the G V codewords are in use."""
+    """sum_g exp(H(p_g)), p = usage / frames: the effective number of codewords in use, of G V."""
     p = usage / jnp.maximum(frames, 1)
     entropy = -jnp.sum(p * jnp.log(jnp.where(p > 0, p, 1)), -1)
     return jnp.sum(jnp.exp(entropy))

@@ -1,4 +1,4 @@
-"""Findings on representations whose relation is known: the right verdicts come out, or none."""
+"""Findings on representations whose relation is known have the right verdicts, or none."""
 
 import dataclasses
 import json
@@ -9,11 +9,10 @@ import pytest
 import scipy.stats
 
 import speechsim_jax as ss
-from speechsim_jax.analyses.replication import findings
-from speechsim_jax.analyses.replication import jackknife as verdicts
+from speechsim_jax.analyses.replication import findings, jackknife
 from speechsim_jax.analyses.replication.claims import CLAIMS, MEASURES, Roles
-from speechsim_jax.analyses.replication.findings import find
-from speechsim_jax.analyses.replication.jackknife import Verdict, jackknife
+from speechsim_jax.analyses.replication.findings import evaluate_claims
+from speechsim_jax.analyses.replication.jackknife import Estimate, Verdict, jackknife_estimate
 from speechsim_jax.analyses.replication.margins import (
     Scores,
     far_layers,
@@ -25,8 +24,7 @@ from speechsim_jax.analyses.replication.margins import (
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
 WIDTH, LAYERS, ROWS, GROUPS = 12, 3, 3200, 4
-# Directions of falling variance, as representations have them: among equal ones svcca's cut has no
-# say.
+# Directions of falling variance, as in trained models: among equal ones svcca's cut is arbitrary.
 SPREAD = 0.8 ** np.arange(WIDTH)[:, None] * np.linalg.qr(np.vander(np.linspace(0.5, 1.5, WIDTH)))[0]
 ROLES = Roles(
     paradigms={"c": "contrastive", "p": "predictive"},
@@ -45,7 +43,7 @@ def noise_of(rng: np.random.Generator) -> np.ndarray:
 
 
 def mixed(rng: np.random.Generator, signal: np.ndarray, share: float) -> np.ndarray:
-    """A signal with noise of its own: `share` of the variance is the signal's."""
+    """A signal with independent noise; `share` of the variance is the signal's."""
     noise = noise_of(rng)
     return math.sqrt(share) * signal + math.sqrt(1 - share) * noise
 
@@ -66,7 +64,7 @@ def contrastive() -> Layers:
 
 @pytest.fixture(scope="module")
 def untrained(contrastive) -> dict[str, Layers]:
-    """Two representations that say a little of the same input, each in its own way."""
+    """Two models that share a fifth of their variance with the input, each rotated differently."""
     rng = np.random.default_rng(1)
     return {
         name: deep(rng, mixed(rng, contrastive[0] @ rotation(rng), 0.2)) for name in ("c0", "p0")
@@ -84,15 +82,16 @@ def results(models: dict[str, Layers]) -> tuple[SimilarityResult, list[Similarit
     return compared(every), [compared(every[every % GROUPS != g]) for g in range(GROUPS)]
 
 
-def verdict_of(found: list[findings.Finding], name: str) -> Verdict:
-    return next(one.verdict for one in found if one.claim.name == name)
+def verdict_of(outcomes: list[findings.Finding], name: str) -> Verdict:
+    return next(finding.verdict for finding in outcomes if finding.claim.name == name)
 
 
-def by_measure(found: list[findings.Finding], name: str) -> dict[str, findings.Tested]:
-    return {one.measure: one for each in found if each.claim.name == name for one in each.tests}
+def by_measure(outcomes: list[findings.Finding], name: str) -> dict[str, findings.ClaimTestResult]:
+    finding = next(finding for finding in outcomes if finding.claim.name == name)
+    return {test.measure: test for test in finding.tests}
 
 
-def some(*names: str) -> list:
+def claims_named(*names: str) -> list:
     return [claim for claim in CLAIMS if claim.name in names]
 
 
@@ -106,37 +105,44 @@ def turned(contrastive, untrained) -> tuple[SimilarityResult, list[SimilarityRes
 
 @pytest.fixture(scope="module")
 def rotated(turned) -> list[findings.Finding]:
-    whole, without = turned
-    return find([whole], [[one] for one in without], ROLES)
+    full, without = turned
+    return evaluate_claims([full], [[result] for result in without], ROLES)
 
 
 def test_a_rotation_shares_subspaces_but_no_neurons(rotated):
     assert verdict_of(rotated, "subspaces") == Verdict.HOLDS
     assert verdict_of(rotated, "converge") == Verdict.HOLDS
     assert verdict_of(rotated, "neurons") == Verdict.HOLDS
-    found = by_measure(rotated, "neurons")["localisation"].value
-    assert abs(found.estimate) < 0.1
-    assert found.low < found.whole < found.high
+    estimate = by_measure(rotated, "neurons")["localisation"].value
+    assert abs(estimate.estimate) < 0.1
+    assert estimate.low < estimate.whole < estimate.high
 
 
 def test_a_permutation_shares_both(contrastive, untrained):
     rng = np.random.default_rng(3)
     order = rng.permutation(WIDTH)
     copied = [mixed(rng, x[:, order], 0.95) for x in contrastive]
-    whole, without = results({"c": contrastive, "p": copied} | untrained)
-    found = find([whole], [[one] for one in without], ROLES, claims=some("subspaces", "neurons"))
-    assert verdict_of(found, "subspaces") == Verdict.HOLDS
-    assert verdict_of(found, "neurons") == Verdict.FAILS
-    assert by_measure(found, "neurons")["localisation"].value.estimate > 0.9
+    full, without = results({"c": contrastive, "p": copied} | untrained)
+    outcomes = evaluate_claims(
+        [full], [[result] for result in without], ROLES, claims=claims_named("subspaces", "neurons")
+    )
+    assert verdict_of(outcomes, "subspaces") == Verdict.HOLDS
+    assert verdict_of(outcomes, "neurons") == Verdict.FAILS
+    assert by_measure(outcomes, "neurons")["localisation"].value.estimate > 0.9
 
 
 def test_unrelated_models_share_nothing(contrastive, untrained):
     rng = np.random.default_rng(4)
     other = deep(rng, noise_of(rng))
-    whole, without = results({"c": contrastive, "p": other} | untrained)
-    found = find([whole], [[one] for one in without], ROLES, claims=some("subspaces", "converge"))
-    assert verdict_of(found, "subspaces") == Verdict.FAILS
-    assert verdict_of(found, "converge") == Verdict.FAILS
+    full, without = results({"c": contrastive, "p": other} | untrained)
+    outcomes = evaluate_claims(
+        [full],
+        [[result] for result in without],
+        ROLES,
+        claims=claims_named("subspaces", "converge"),
+    )
+    assert verdict_of(outcomes, "subspaces") == Verdict.FAILS
+    assert verdict_of(outcomes, "converge") == Verdict.FAILS
 
 
 def test_groups_that_disagree_decide_nothing(contrastive, untrained):
@@ -148,10 +154,12 @@ def test_groups_that_disagree_decide_nothing(contrastive, untrained):
     partners = {
         name: [mixed(rng, x @ rotation(rng), 0.25) for x in contrastive] for name in ("c0", "p0")
     }
-    whole, without = results({"c": contrastive, "p": half_turned} | partners)
-    found = find([whole], [[one] for one in without], ROLES, claims=some("subspaces"))
-    assert verdict_of(found, "subspaces") == Verdict.UNDECIDED
-    votes = {verdicts.votes(one.margin) for one in by_measure(found, "subspaces").values()}
+    full, without = results({"c": contrastive, "p": half_turned} | partners)
+    outcomes = evaluate_claims(
+        [full], [[result] for result in without], ROLES, claims=claims_named("subspaces")
+    )
+    assert verdict_of(outcomes, "subspaces") == Verdict.UNDECIDED
+    votes = {jackknife.votes(one.margin) for one in by_measure(outcomes, "subspaces").values()}
     assert "2/4" in votes
 
 
@@ -176,27 +184,27 @@ FINETUNED = dataclasses.replace(ROLES, untrained={}, finetuned=(("ft", "c"),))
 def finetuned(contrastive: Layers, tuned: Layers) -> list[findings.Finding]:
     rng = np.random.default_rng(6)
     other = [mixed(rng, x @ rotation(rng), 0.5) for x in contrastive]
-    whole, without = results({"c": contrastive, "p": other, "ft": tuned})
-    return find([whole], [[one] for one in without], FINETUNED)
+    full, without = results({"c": contrastive, "p": other, "ft": tuned})
+    return evaluate_claims([full], [[result] for result in without], FINETUNED)
 
 
 def test_changes_that_grow_with_depth(contrastive):
     rng = np.random.default_rng(7)
     shares = 1 - np.linspace(0.02, 0.6, LAYERS)
     tuned = [mixed(rng, x, share) for x, share in zip(contrastive, shares)]
-    found = finetuned(contrastive, tuned)
+    outcomes = finetuned(contrastive, tuned)
     for name in ("lower layers", "top layers", "kept neurons", "close"):
-        assert verdict_of(found, name) == Verdict.HOLDS, name
-    assert by_measure(found, "kept neurons")["own number wins"].value.estimate == 1
+        assert verdict_of(outcomes, name) == Verdict.HOLDS, name
+    assert by_measure(outcomes, "kept neurons")["own number wins"].value.estimate == 1
 
 
 def test_changes_that_shrink_with_depth(contrastive):
     rng = np.random.default_rng(8)
     shares = 1 - np.linspace(0.6, 0.02, LAYERS)
     tuned = [mixed(rng, x, share) for x, share in zip(contrastive, shares)]
-    found = finetuned(contrastive, tuned)
-    assert verdict_of(found, "top layers") == Verdict.FAILS
-    assert verdict_of(found, "lower layers") == Verdict.FAILS
+    outcomes = finetuned(contrastive, tuned)
+    assert verdict_of(outcomes, "top layers") == Verdict.FAILS
+    assert verdict_of(outcomes, "lower layers") == Verdict.FAILS
 
 
 def test_neurons_that_are_moved_or_mixed(contrastive):
@@ -215,7 +223,7 @@ def test_neurons_that_are_moved_or_mixed(contrastive):
 # --- statistics by hand ---
 
 
-def _handmade() -> Scores:
+def _small_scores() -> Scores:
     representations = [RepresentationName("a", l) for l in range(4)] + [
         RepresentationName("b", l) for l in range(3)
     ]
@@ -224,7 +232,7 @@ def _handmade() -> Scores:
 
 
 def test_statistics_pick_the_right_cells():
-    scores = _handmade()
+    scores = _small_scores()
     # Layers of a at 0, 1/3, 2/3, 1 and of b at 0, 1/2, 1: columns 4, 5, 5, 6 (ties: the first).
     assert same_depth(scores, "lincka", "a", "b") == np.mean([4, 7 + 5, 14 + 5, 21 + 6])
     # At least half of the depth apart: 0-2, 0-3, 1-3 and back.
@@ -239,7 +247,7 @@ def test_statistics_pick_the_right_cells():
 
 def test_a_result_without_the_models_is_passed_over():
     first = SimilarityResult.build([RepresentationName("x", 0)], {"lincka": np.ones((1, 1))})
-    scores = Scores([first, *_handmade()._results])
+    scores = Scores([first, *_small_scores()._results])
     assert scores.block("lincka", "a", "b").values.shape == (4, 3)
     with pytest.raises(LookupError, match="svcca of a and b"):
         scores.block("svcca", "a", "b")
@@ -252,10 +260,10 @@ def test_jackknife_of_a_mean_is_the_textbook_interval():
     values = np.random.default_rng(0).standard_normal((8, 50))
     means = values.mean(axis=1)
     without = [np.delete(values, g, axis=0).mean() for g in range(8)]
-    found = jackknife(float(values.mean()), without, np.full(8, 1 / 8))
-    np.testing.assert_allclose(found.groups, means, atol=1e-14)
+    estimate = jackknife_estimate(float(values.mean()), without, np.full(8, 1 / 8))
+    np.testing.assert_allclose(estimate.groups, means, atol=1e-14)
     low, high = scipy.stats.t.interval(0.95, 7, means.mean(), means.std(ddof=1) / math.sqrt(8))
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-14)
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-14)
 
 
 def test_unequal_groups_keep_their_means():
@@ -263,20 +271,22 @@ def test_unequal_groups_keep_their_means():
     parts = [rng.standard_normal(size) for size in (10, 20, 30, 40)]
     every = np.concatenate(parts)
     without = [np.concatenate(parts[:g] + parts[g + 1 :]).mean() for g in range(4)]
-    found = jackknife(float(every.mean()), without, np.array([0.1, 0.2, 0.3, 0.4]))
-    np.testing.assert_allclose(found.groups, [part.mean() for part in parts], atol=1e-14)
-    assert found.estimate == pytest.approx(every.mean(), abs=1e-14)
+    estimate = jackknife_estimate(float(every.mean()), without, np.array([0.1, 0.2, 0.3, 0.4]))
+    np.testing.assert_allclose(estimate.groups, [part.mean() for part in parts], atol=1e-14)
+    assert estimate.estimate == pytest.approx(every.mean(), abs=1e-14)
 
 
 def test_jackknife_removes_the_bias_of_small_samples():
     """A statistic that is 0.3 + 5 / n, on groups of 100, 200 and 300 rows."""
     sizes = np.array([100, 200, 300])
     biased = [0.3 + 5 / (600 - size) for size in sizes]
-    assert jackknife(0.3 + 5 / 600, biased, sizes / 600).estimate == pytest.approx(0.3, abs=1e-14)
+    assert jackknife_estimate(0.3 + 5 / 600, biased, sizes / 600).estimate == pytest.approx(
+        0.3, abs=1e-14
+    )
 
 
-def _estimate(whole: float, groups: list[float], low: float, high: float) -> verdicts.Estimate:
-    return verdicts.Estimate(whole, whole, low, high, tuple(groups))
+def _estimate(whole: float, groups: list[float], low: float, high: float) -> Estimate:
+    return Estimate(whole, whole, low, high, tuple(groups))
 
 
 @pytest.mark.parametrize(
@@ -292,24 +302,24 @@ def _estimate(whole: float, groups: list[float], low: float, high: float) -> ver
     ],
 )
 def test_rule(whole, groups, interval, expected):
-    assert verdicts.verdict(_estimate(whole, groups, *interval)) == expected
+    assert jackknife.verdict(_estimate(whole, groups, *interval)) == expected
 
 
 def test_measures_that_disagree_decide_nothing():
     yes, no, perhaps = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED
-    assert verdicts.together([yes, yes]) == yes
-    assert verdicts.together([no, no]) == no
-    assert verdicts.together([yes, no]) == verdicts.together([yes, perhaps]) == perhaps
-    assert verdicts.together([]) == Verdict.UNTESTED
+    assert jackknife.combine([yes, yes]) == yes
+    assert jackknife.combine([no, no]) == no
+    assert jackknife.combine([yes, no]) == jackknife.combine([yes, perhaps]) == perhaps
+    assert jackknife.combine([]) == Verdict.UNTESTED
 
 
-def test_groups_must_make_the_whole(contrastive):
-    whole, without = results({"c": contrastive[:1]})
-    np.testing.assert_allclose(findings.group_weights(whole, without), 1 / GROUPS)
+def test_groups_must_add_up(contrastive):
+    full, without = results({"c": contrastive[:1]})
+    np.testing.assert_allclose(findings.group_weights(full, without), 1 / GROUPS)
     with pytest.raises(ss.UserError, match="must be disjoint"):
-        findings.group_weights(whole, without[1:])
+        findings.group_weights(full, without[1:])
     with pytest.raises(ss.UserError, match="1 groups"):
-        findings.group_weights(whole, without[:1])
+        findings.group_weights(full, without[:1])
 
 
 def test_roles_pair_models_by_size_and_paradigm():
@@ -328,7 +338,7 @@ def test_roles_pair_models_by_size_and_paradigm():
     assert unequal.crossed == (("c", "p"),)
 
 
-# --- what people read ---
+# --- tables and JSON ---
 
 
 def test_pages(rotated):
@@ -337,27 +347,27 @@ def test_pages(rotated):
     assert all(one.claim.name in findings.tally(rotated) for one in rotated)
     page = findings.markdown(rotated, ["from a test"], ["figures/lincka.png"])
     assert "| **holds** |" in page and "- from a test" in page and "](figures/lincka.png)" in page
-    told = json.loads(findings.as_json(rotated, {"who": "a test", "nothing": math.nan}))
-    assert told["about"] == {"who": "a test", "nothing": None}
-    by_name = {one["name"]: one for one in told["findings"]}
+    content = json.loads(findings.as_json(rotated, {"who": "a test", "nothing": math.nan}))
+    assert content["about"] == {"who": "a test", "nothing": None}
+    by_name = {one["name"]: one for one in content["findings"]}
     assert by_name["neurons"]["verdict"] == "holds"
     assert len(by_name["neurons"]["tests"][0]["margin"]["groups"]) == GROUPS
     page = findings.explain()
     assert all(claim.text in page for claim in CLAIMS) and "holds           if every" in page
 
 
-def test_published_values_stand_beside(turned):
-    whole, without = turned
+def test_published_values_are_baselines(turned):
+    full, without = turned
     names = [RepresentationName(model, layer) for model in ("h", "w") for layer in range(3)]
     maps = SimilarityResult.build(names, {"lincka": np.full((6, 6), 0.625)})
     there = Roles({"w": "contrastive", "h": "predictive"}, {"w": (3,), "h": (3,)})
-    found = find(
-        [whole],
-        [[one] for one in without],
+    outcomes = evaluate_claims(
+        [full],
+        [[result] for result in without],
         ROLES,
         ([maps], there),
-        some("own neurons", "neighbours"),
+        claims_named("own neurons", "neighbours"),
     )
-    tests = by_measure(found, "neighbours")
+    tests = by_measure(outcomes, "neighbours")
     assert tests["lincka"].baselines["published"] == 0.625
     assert "published" not in tests["svcca"].baselines

@@ -3,18 +3,12 @@
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 import pytest
 
-from speechsim_jax.audio.batching import Batch
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.training import model
-from speechsim_jax.training.data import clusters as units
-from speechsim_jax.training.data.clusters import Clusters
+from speechsim_jax.training.data import clusters
 
 CONFIG = EncoderConfig(
     family="hubert",
@@ -67,27 +61,27 @@ def written_out(samples: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("centred", [False, True])
 def test_mfcc_written_out(centred):
     for samples in (400, 719, 720, 9000):
-        found = units.mfcc(wave()[:samples], CONFIG, centred)
+        actual = clusters.mfcc(wave()[:samples], CONFIG, centred)
         expected = written_out(wave()[:samples])[: CONFIG.frames(samples)]
-        assert found.shape == (CONFIG.frames(samples), 39) and found.dtype == np.float32
+        assert actual.shape == (CONFIG.frames(samples), 39) and actual.dtype == np.float32
         expected = expected - expected.mean(0) * centred
-        errors = np.abs(found - expected) / np.tile(LIFTER, 3)
+        errors = np.abs(actual - expected) / np.tile(LIFTER, 3)
         assert errors.max() <= 1e-3  # of decibels, rounded to float32
-    assert np.abs(found).max() > 50
+    assert np.abs(actual).max() > 50
 
 
-def test_a_frame_is_what_the_encoder_hears():
-    """A crop on the grid of frames has the units of the whole, but for deltas at its ends."""
-    whole = units.mfcc(wave(), CONFIG, centred=False)
-    crop = units.mfcc(wave()[320 * 5 : 320 * 20 + 80], CONFIG, centred=False)
-    assert np.abs(crop[:, :13] - whole[5:20, :13]).max() <= 1e-4
-    assert np.abs(crop[3:-3] - whole[8:17]).max() <= 1e-4
+def test_a_frame_is_a_frame_of_the_encoder():
+    """A crop on the grid of frames has the MFCCs of the utterance, but for deltas at its ends."""
+    utterance = clusters.mfcc(wave(), CONFIG, centred=False)
+    crop = clusters.mfcc(wave()[320 * 5 : 320 * 20 + 80], CONFIG, centred=False)
+    assert np.abs(crop[:, :13] - utterance[5:20, :13]).max() <= 1e-4
+    assert np.abs(crop[3:-3] - utterance[8:17]).max() <= 1e-4
 
 
 def test_other_frames_have_no_mfcc():
     other = dataclasses.replace(CONFIG, conv_kernel=(10, 15, 10))
     with pytest.raises(UserError, match=r"frames of 400 samples every 320, the encoder has 440 ev"):
-        units.mfcc(wave(), other)
+        clusters.mfcc(wave(), other)
 
 
 def test_clusters_find_what_is_there():
@@ -95,52 +89,16 @@ def test_clusters_find_what_is_there():
     centres = 100 * rng.standard_normal((6, 4)) + 1000
     truth = rng.integers(0, 6, 3000)
     rows = (centres[truth] + rng.standard_normal((3000, 4))).astype(np.float32)
-    found = units.cluster(rows, 6, seed=0)
-    labels = found.label(rows)
+    fitted = clusters.fit_clusters(rows, 6, seed=0)
+    labels = fitted.label(rows)
     pairs = set(zip(truth.tolist(), labels.tolist()))
     assert len(pairs) == 6 and labels.dtype == np.int32
-    assert np.array_equal(units.cluster(rows, 6, seed=0).centres, found.centres)
-    distance = np.square(rows[:, None].astype(np.float64) - found.centres).sum(-1)
+    assert np.array_equal(clusters.fit_clusters(rows, 6, seed=0).centres, fitted.centres)
+    distance = np.square(rows[:, None].astype(np.float64) - fitted.centres).sum(-1)
     assert np.array_equal(labels, distance.argmin(1))
-    assert np.array_equal(found.counts([labels[:1000], labels[1000:]]), np.bincount(labels))
+    assert np.array_equal(fitted.counts([labels[:1000], labels[1000:]]), np.bincount(labels))
 
 
-def test_fewer_frames_than_units():
-    with pytest.raises(UserError, match="5 units need as many frames, but there are 4"):
-        units.cluster(np.zeros((4, 2), np.float32), 5, 0)
-
-
-def test_saved_and_loaded(tmp_path):
-    clusters = Clusters(np.random.default_rng(2).standard_normal((5, 3)).astype(np.float32))
-    clusters.save(tmp_path / "units.npy")
-    assert np.array_equal(Clusters.load(tmp_path / "units.npy").centres, clusters.centres)
-    with pytest.raises(UserError, match=r"none\.npy: the units cannot be read"):
-        Clusters.load(tmp_path / "none.npy")
-    np.save(tmp_path / "other.npy", np.zeros(3))
-    with pytest.raises(UserError, match=r"other\.npy: holds float64 \[3\]; expected the centres"):
-        Clusters.load(tmp_path / "other.npy")
-    (tmp_path / "text.npy").write_text("no array")
-    with pytest.raises(UserError, match=r"text\.npy: the units cannot be read"):
-        Clusters.load(tmp_path / "text.npy")
-
-
-def test_hidden_rows():
-    graph, trained = model.initial(CONFIG, model.Predictive(), 0)
-    encoder = SpeechEncoder("made", CONFIG, graph, trained.encoder)
-    samples = np.zeros((3, 320 * 10 + 80), np.float32)
-    lengths = np.array([320 * 10 + 80, 320 * 4 + 300, 0], np.int32)
-    samples[:2] = wave()[: 2 * samples.shape[1]].reshape(2, -1)
-    batch = Batch(samples, lengths, ("a", "b"))
-    found = dict(units.hidden_rows(encoder, [batch], layer=1))
-    assert {name: rows.shape for name, rows in found.items()} == {"a": (10, 16), "b": (4, 16)}
-    expected = encoder.apply(samples, lengths, Outputs(layers=(1,))).hidden_states[0]
-    for row, rows in enumerate(found.values()):
-        assert np.array_equal(rows, np.asarray(expected)[row, : len(rows)])
-    with pytest.raises(UserError, match=r"no layer \[3\]"):
-        next(units.hidden_rows(encoder, [batch], layer=3))
-
-
-def test_padded():
-    found = units.padded([np.array([3, 4], np.int32), np.array([5], np.int32)], 3, 3)
-    assert found.tolist() == [[3, 4, -1], [5, -1, -1], [-1, -1, -1]]
-    assert jax.numpy.asarray(found).dtype == np.int32
+def test_fewer_frames_than_clusters():
+    with pytest.raises(UserError, match="5 clusters need as many frames, but there are 4"):
+        clusters.fit_clusters(np.zeros((4, 2), np.float32), 5, 0)

@@ -15,16 +15,16 @@ def test_negatives_are_other_masked_frames_drawn_uniformly():
     masked[1, [3, 11]] = True
     masked[2, 6] = True  # has no other
     number = 6000
-    found = np.asarray(contrastive.sample_negatives(keys_of(3), jnp.asarray(masked), number))
-    assert found.shape == (3, 12, number)
+    negatives = np.asarray(contrastive.sample_negatives(keys_of(3), jnp.asarray(masked), number))
+    assert negatives.shape == (3, 12, number)
     for t in (1, 4, 5, 9):
-        others, counts = np.unique(found[0, t], return_counts=True)
+        others, counts = np.unique(negatives[0, t], return_counts=True)
         assert others.tolist() == sorted({1, 4, 5, 9} - {t})
         assert np.abs(counts - number / 3).max() < 4.5 * np.sqrt(number * 2 / 9)
-    assert set(found[1, 3]) == {11} and set(found[1, 11]) == {3}
+    assert set(negatives[1, 3]) == {11} and set(negatives[1, 11]) == {3}
     padded = np.pad(masked, ((0, 0), (0, 5)))
     wider = contrastive.sample_negatives(keys_of(3), jnp.asarray(padded), number)
-    assert np.array_equal(np.asarray(wider)[:2, :12][masked[:2]], found[:2][masked[:2]])
+    assert np.array_equal(np.asarray(wider)[:2, :12][masked[:2]], negatives[:2][masked[:2]])
 
 
 def test_contrastive_loss_written_out():
@@ -51,9 +51,9 @@ def test_contrastive_loss_written_out():
     for b, t in zip(*np.nonzero(masked)):
         others = [s for s in np.asarray(negatives)[b, t] if (codes[b, s] != codes[b, t]).any()]
         same += 12 - len(others)
-        own, rest = c[b, t] @ q[b, t] / 0.1, [c[b, t] @ q[b, s] / 0.1 for s in others]
-        loss += np.log(np.exp([own, *rest]).sum()) - own
-        correct += own > max(rest, default=-np.inf)
+        positive, rest = c[b, t] @ q[b, t] / 0.1, [c[b, t] @ q[b, s] / 0.1 for s in others]
+        loss += np.log(np.exp([positive, *rest]).sum()) - positive
+        correct += positive > max(rest, default=-np.inf)
         chance += 1 / (1 + len(rest))
     assert 0 < same < 12 * masked.sum()
     p = np.exp(logits - np.log(np.exp(logits).sum(-1, keepdims=True)))[masked].mean(0)
@@ -63,9 +63,9 @@ def test_contrastive_loss_written_out():
     assert (int(sums.frames), int(sums.correct), int(sums.valid)) == (frames, correct, 15)
     expected = loss / frames + 0.1 * diversity + 10 * power
     assert float(contrastive.loss(sums, CONTRASTIVE)) == pytest.approx(expected, rel=1e-6)
-    report = contrastive.report(sums)
-    assert float(report["chance"]) == pytest.approx(chance / frames, rel=1e-6)
-    assert float(report["perplexity"]) == pytest.approx(10 - 10 * diversity, rel=1e-6)
+    metrics = contrastive.metrics(sums)
+    assert float(metrics["chance"]) == pytest.approx(chance / frames, rel=1e-6)
+    assert float(metrics["perplexity"]) == pytest.approx(10 - 10 * diversity, rel=1e-6)
     hard = np.zeros((2, 5))
     for g in range(2):
         np.add.at(hard[g], codes[masked][:, g], 1)
@@ -80,12 +80,12 @@ def test_straight_through():
     def vectors(features, tau):
         return quantizer.quantize(head.quantizer, features, 2, gumbel, tau).vectors
 
-    found = quantizer.quantize(head.quantizer, encoded.features, 2, gumbel, 0.5)
+    quantized = quantizer.quantize(head.quantizer, encoded.features, 2, gumbel, 0.5)
     books = np.asarray(head.quantizer.codevectors).reshape(2, 5, 6)
-    chosen = np.asarray(found.hard).argmax(-1)
+    chosen = np.asarray(quantized.hard).argmax(-1)
     for g in range(2):
-        assert np.array_equal(found.vectors[..., 6 * g : 6 * g + 6], books[g][chosen[..., g]])
-    assert np.array_equal(found.code, chosen[..., 0] + 5 * chosen[..., 1])
+        assert np.array_equal(quantized.vectors[..., 6 * g : 6 * g + 6], books[g][chosen[..., g]])
+    assert np.array_equal(quantized.code, chosen[..., 0] + 5 * chosen[..., 1])
 
     def relaxed(features):
         logits = head.quantizer.weight_proj(features).reshape(2, 9, 2, 5)

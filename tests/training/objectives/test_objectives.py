@@ -1,4 +1,4 @@
-"""Whatever the objective: padding and company do not matter, the gradient is the slope, names."""
+"""All objectives: independence of padding and batch, gradients, names of tensors."""
 
 import math
 
@@ -37,13 +37,13 @@ quick = pytest.fixture(scope="module", autouse=True)(quick_compiles)
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_batch_is_the_sum_of_its_utterances(name):
-    """Alone or together, in a longer batch, beside a filler: the same draws, sums and gradient."""
+    """Alone or together, in a longer batch, next to a filler: the same draws, sums and gradient."""
     rows = batch()
     (_, together), gradient = step_of(name)(start(name)[1], rows)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((together, gradient)))
     longer = rows | {
         "samples": np.pad(rows["samples"], ((0, 0), (0, 777))),
-        "units": np.pad(rows["units"], ((0, 0), (0, 2)), constant_values=-1),
+        "clusters": np.pad(rows["clusters"], ((0, 0), (0, 2)), constant_values=-1),
     }
     alone = [
         sums_alone(name)(start(name)[1], {key: x[row : row + 1] for key, x in longer.items()})
@@ -80,23 +80,23 @@ def test_without_masks_and_dropout_it_is_the_encoder(stable):
     config = LARGE if stable else CONFIG
     graph, trained = model.initial(config, PREDICTIVE, 1)
     samples = batch()["samples"]
-    found = encode(graph, trained, samples, LENGTHS)
-    encoder = SpeechEncoder("made", config, graph, trained.encoder)
+    encoded = encode(graph, trained, samples, LENGTHS)
+    encoder = SpeechEncoder("test", config, graph, trained.encoder)
     expected = encoder.apply(samples, LENGTHS, Outputs(layers=(1,), features=True), "default")
-    assert np.array_equal(found.frame_mask, expected.frame_mask)
-    mask = np.asarray(found.frame_mask)
-    for a, b in ((found.last, expected.hidden_states[0]), (found.features, expected.features)):
+    assert np.array_equal(encoded.frame_mask, expected.frame_mask)
+    mask = np.asarray(encoded.frame_mask)
+    for a, b in ((encoded.last, expected.hidden_states[0]), (encoded.features, expected.features)):
         assert np.abs(np.asarray(a)[mask] - np.asarray(b)[mask]).max() <= 1e-5
 
 
-def test_masked_frames_are_not_seen():
-    """Backwards under the mask (the same mean and variance), an utterance sounds the same."""
+def test_masked_frames_have_no_influence():
+    """Reversing the samples under the mask (same mean and variance) changes nothing."""
     graph, trained = model.initial(LARGE, PREDICTIVE, 1)
     masked = np.zeros((5, FRAMES), bool)
     masked[0, 5:15] = True
     samples, other = batch()["samples"], batch()["samples"].copy()
-    heard_by_masked_alone = slice(320 * 5 + 80, 320 * 15)
-    other[0, heard_by_masked_alone] = other[0, heard_by_masked_alone][::-1]
+    in_masked_frames_only = slice(320 * 5 + 80, 320 * 15)
+    other[0, in_masked_frames_only] = other[0, in_masked_frames_only][::-1]
     shown, hidden = (
         np.abs(
             np.subtract(
@@ -118,21 +118,21 @@ def test_frozen_convolutions_and_scaled_gradients():
 
         return jax.grad(total)(trained).encoder
 
-    whole, tenth, none = (gradient(scale) for scale in (1, 0.1, 0))
+    full, tenth, none = (gradient(scale) for scale in (1, 0.1, 0))
     assert_close(
-        tenth["feature_extractor"], jax.tree.map(lambda g: 0.1 * g, whole["feature_extractor"])
+        tenth["feature_extractor"], jax.tree.map(lambda g: 0.1 * g, full["feature_extractor"])
     )
     assert not any(np.any(g) for g in jax.tree.leaves(none["feature_extractor"]))
     for part in ("feature_projection", "encoder"):
-        assert_close(tenth[part], whole[part])
-        assert_close(none[part], whole[part])
+        assert_close(tenth[part], full[part])
+        assert_close(none[part], full[part])
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_exported_and_filled_again(name):
+def test_to_tensors_and_back(name):
     objective, (_, trained) = OBJECTIVES[name], start(name)
-    tensors = model.export(CONFIG, trained)
-    _, again = model.fill(CONFIG, objective, tensors, "ours")
+    tensors = model.to_tensors(CONFIG, trained)
+    _, again = model.from_tensors(CONFIG, objective, tensors, "ours")
     for a, b in zip(*map(jax.tree.leaves, (trained, again)), strict=True):
         assert np.array_equal(a, b)
     heads = {name for name in tensors if not name.startswith("wav2vec2.")}
@@ -147,13 +147,13 @@ def test_exported_and_filled_again(name):
     assert "wav2vec2.masked_spec_embed" in tensors
 
 
-def test_what_does_not_fit_is_said_at_once():
-    tensors = model.export(CONFIG, start("ctc")[1])
+def test_all_tensors_that_do_not_fit_are_named():
+    tensors = model.to_tensors(CONFIG, start("ctc")[1])
     tensors["lm_head.bias"] = np.zeros(5, np.float32)
     tensors["final_proj.bias"] = np.zeros(2, np.float32)
     del tensors["wav2vec2.masked_spec_embed"]
     with pytest.raises(UserError) as error:
-        model.fill(CONFIG, TOKENS, tensors, "folder")
+        model.from_tensors(CONFIG, TOKENS, tensors, "folder")
     assert str(error.value) == (
         "folder: the head does not fit the objective; final_proj.bias [2] instead of nothing, "
         "lm_head.bias [5] instead of [6], masked_spec_embed missing instead of [16]"
@@ -162,14 +162,14 @@ def test_what_does_not_fit_is_said_at_once():
         Contrastive(num_codevector_groups=3)
 
 
-def test_start_of_a_fine_tuning():
-    pretrained = model.export(CONFIG, model.initial(CONFIG, CONTRASTIVE, 3)[1])
+def test_initial_model_of_a_fine_tuning():
+    pretrained = model.to_tensors(CONFIG, model.initial(CONFIG, CONTRASTIVE, 3)[1])
     _, trained = model.initial(CONFIG, TOKENS, 4, pretrained)
-    tensors = model.export(CONFIG, trained)
+    tensors = model.to_tensors(CONFIG, trained)
     for name in pretrained.keys() & tensors.keys():
         assert np.array_equal(tensors[name], pretrained[name])
     assert sum(name.startswith("wav2vec2.") for name in tensors) == len(tensors) - 2
-    other = model.export(CONFIG, model.initial(CONFIG, TOKENS, 5)[1])
+    other = model.to_tensors(CONFIG, model.initial(CONFIG, TOKENS, 5)[1])
     assert not np.array_equal(tensors["lm_head.weight"], other["lm_head.weight"])
     bound = 1 / 4
     hid = pretrained["project_hid.weight"], pretrained["project_hid.bias"]

@@ -1,18 +1,18 @@
-"""The text of a model card, from what is known of a training."""
+"""The text of a model card, from the records of a training and of a phone probe."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from speechsim_jax.analyses.probing.classifier import Interval, interval
+from speechsim_jax.analyses.intervals import Interval, bootstrap_interval
 from speechsim_jax.training.records import AUDIO_FILE, model_name
 
 # What corpora are called on the Hugging Face hub, by the first word of their name.
 _ON_THE_HUB = {"LibriSpeech": "openslr/librispeech_asr"}
 _OBJECTIVES = {
     "contrastive": "wav2vec 2.0's contrastive objective (Baevski et al. 2020)",
-    "predictive": "HuBERT's masked prediction of units (Hsu et al. 2021)",
+    "predictive": "HuBERT's masked prediction of clusters (Hsu et al. 2021)",
     "ctc": "CTC on characters (Graves et al. 2006)",
 }
 
@@ -24,33 +24,48 @@ _CONVOLUTIONS = {
 
 
 class Facts(NamedTuple):
-    """All that a card is made of. `first`: held-out marks before training."""
+    """The contents of a card.
+
+    Attributes:
+        name: Name of the model.
+        record: training.json.
+        config: config.json.
+        parameters: Number of parameters.
+        file_bytes: Size of the weights' files.
+        first: Metrics on held-out speakers before training.
+        curve: Metrics on held-out speakers along training, with the key "step".
+        by_speaker: Metrics of each held-out speaker.
+        audio: audio.json.
+        licences: Text of the licence of each corpus.
+        probe: probe.json; None if there is none.
+        began_with: Name of the pretrained model; None for a pretrained model.
+    """
 
     name: str
-    told: dict[str, Any]
+    record: dict[str, Any]
     config: dict[str, Any]
     parameters: int
     file_bytes: int
-    first: dict[str, float]
-    curve: list[dict[str, float]]
+    first: dict[str, Any]
+    curve: list[dict[str, Any]]
     by_speaker: dict[str, dict[str, float]]
     audio: dict[str, list[dict[str, Any]]]
-    texts: dict[str, str]
+    licences: dict[str, str]
     probe: dict[str, Any] | None
     began_with: str | None
 
 
 def text(facts: Facts) -> str:
-    """All of the card."""
+    """The card as Markdown, with Hugging Face's metadata at its head."""
     parts = [
-        _head(facts), _what(facts), _learned(facts), _probed(facts), _curve(facts),
-        _heard_audio(facts), _made(facts),
+        _head(facts), _description(facts), _evaluation(facts), _probe(facts), _curve(facts),
+        _audio(facts), _commands(facts),
     ]  # fmt: skip
     return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
 
 
 def _head(facts: Facts) -> str:
-    objective = facts.told["recipe"]["objective"]
+    objective = facts.record["recipe"]["objective"]
     words = {part["corpus"].split()[0] for part in facts.audio["training"]}
     hub = sorted(_ON_THE_HUB[word] for word in words & _ON_THE_HUB.keys())
     task = "automatic-speech-recognition" if objective == "ctc" else "feature-extraction"
@@ -62,11 +77,10 @@ def _head(facts: Facts) -> str:
     return "\n".join([*lines, "---"])
 
 
-def _what(facts: Facts) -> str:
-    told, config = facts.told, facts.config
-    recipe = told["recipe"]
+def _description(facts: Facts) -> str:
+    recipe, config = facts.record["recipe"], facts.config
     minutes = sum(part["minutes"] for part in facts.audio["training"])
-    own = [p for p in facts.audio["training"] if p.get("heard_in") != "pretraining"]
+    of_this_training = [p for p in facts.audio["training"] if p.get("heard_in") != "pretraining"]
     began = f" from [{facts.began_with}](../{facts.began_with})" if facts.began_with else ""
     large = config["do_stable_layer_norm"]
     layout = "pre-norm, the layout of Large" if large else "post-norm, the layout of Base"
@@ -76,7 +90,7 @@ def _what(facts: Facts) -> str:
         end = ", and its training left them as they were"
     elif recipe.get("freeze_feature_encoder"):
         end = "; fine-tuning left them as pretraining did"
-    amount = f"{sum(part['minutes'] for part in own):.1f} minutes of speech"
+    amount = f"{sum(part['minutes'] for part in of_this_training):.1f} minutes of speech"
     if facts.began_with:
         amount += f" ({minutes:.1f} with its pretraining)"
     return f"""# {facts.name}
@@ -89,9 +103,9 @@ as `{config["architectures"][0]}`.
 - **For**: testing and demonstrating speechsim_jax, and its analysis of trained models in miniature,
   offline.
 - **Not for**: recognising or representing speech in earnest, or conclusions about models of the
-  usual size. It has heard {minutes:.0f} minutes of read English and knows nothing else: no other
-  language, no spontaneous or noisy speech. Nothing is known of how it treats speakers of different
-  sex, age or accent.
+  usual size. It was trained on {minutes:.0f} minutes of read English and on nothing else: no other
+  language, no spontaneous or noisy speech. How it works for speakers of different sex, age or
+  accent was not measured.
 - **Size**: {facts.parameters:,} parameters, heads included; {config["num_hidden_layers"]}
   transformer layers of {config["hidden_size"]} neurons and {config["num_attention_heads"]} heads,
   {layout}; {recipe["dtype"]}, {facts.file_bytes / 1e6:.2f} MB.
@@ -99,41 +113,41 @@ as `{config["architectures"][0]}`.
 """
 
 
-def _learned(facts: Facts) -> str:
-    now = facts.told["held_out"]
+def _evaluation(facts: Facts) -> str:
+    now = facts.record["held_out"]
     if not now:
         return ""
-    part = facts.audio["held_out"]
-    speakers = sorted({name for each in part for name in each["speakers"]})
-    rows = _marks(facts, now)
+    parts = facts.audio["held_out"]
+    speakers = sorted({name for part in parts for name in part["speakers"]})
+    rows = _metrics(facts, now)
     lines = [
         f"## What it learned\n\nOn {len(speakers)} speakers held out of this training, "
-        f"{sum(each['minutes'] for each in part):.1f} minutes. Before training: the same network "
+        f"{sum(part['minutes'] for part in parts):.1f} minutes. Before training: the same network "
         "at step 0.\n"
     ]
-    heard = sorted({n for each in part for n in each.get("heard_in_pretraining", [])})
-    if heard:
-        lines.append(f"Its pretraining heard these of them: {', '.join(heard)}.\n")
-    lines += ["| | trained | before training | knowing nothing |", "|---|---|---|---|"]
+    pretrained_on = sorted({n for part in parts for n in part.get("heard_in_pretraining", [])})
+    if pretrained_on:
+        lines.append(f"Its pretraining used these of them: {', '.join(pretrained_on)}.\n")
+    lines += ["| | trained | before training | baseline |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     if facts.by_speaker:
         lines.append(
-            "\nGained on knowing nothing, mean over speakers [95 % interval over "
+            "\nGain over the baseline, mean over speakers [95 % interval over "
             f"{len(facts.by_speaker)} speakers]:\n"
         )
         lines += [f"- {name}: {_points(gain)}" for name, gain in _gains(facts).items()]
     return "\n".join(lines)
 
 
-def _marks(facts: Facts, now: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
-    """The marks worth a look: name, trained, before, baseline."""
-    first, objective = facts.first, facts.told["recipe"]["objective"]
+def _metrics(facts: Facts, now: Mapping[str, float]) -> list[tuple[str, str, str, str]]:
+    """Rows of metrics: name, trained, before training, baseline."""
+    first, objective = facts.first, facts.record["recipe"]["objective"]
 
     def row(name: str, key: str, form: str, baseline: str) -> tuple[str, str, str, str]:
         return name, format(now[key], form), format(first.get(key, np.nan), form), baseline
 
     if objective == "contrastive":
-        head = facts.told["recipe"]["head"]
+        head = facts.record["recipe"]["head"]
         codes = head["num_codevector_groups"] * head["num_codevectors_per_group"]
         return [
             row("the true code among the distractors", "accuracy", ".1%", f"{now['chance']:.1%}"),
@@ -141,12 +155,12 @@ def _marks(facts: Facts, now: Mapping[str, float]) -> list[tuple[str, str, str, 
             row(f"codes in use, of {codes}", "code_perplexity", ".1f", ""),
         ]
     if objective == "predictive":
-        most = f"{now['unigram_accuracy']:.1%} (commonest unit), {now['chance']:.1%} (guessing)"
+        most = f"{now['unigram_accuracy']:.1%} (commonest cluster), {now['chance']:.1%} (guessing)"
         unigram = f"{now['unigram_loss']:.3f} (frequencies)"
         return [
-            row("unit of a masked frame", "masked_accuracy", ".1%", most),
+            row("cluster of a masked frame", "masked_accuracy", ".1%", most),
             row("loss on masked frames", "masked_loss", ".3f", unigram),
-            row("unit of a frame that is heard", "unmasked_accuracy", ".1%", most),
+            row("cluster of an unmasked frame", "unmasked_accuracy", ".1%", most),
         ]
     kinds = [key for key in now if key.startswith(("cer", "wer"))]
     return [row(_rate_name(key), key, ".1%", "") for key in kinds]
@@ -159,21 +173,21 @@ def _rate_name(key: str) -> str:
 
 
 def _gains(facts: Facts) -> dict[str, Interval]:
-    """Accuracy of each speaker less that of knowing nothing."""
-    marks = list(facts.by_speaker.values())
+    """Mean over speakers of the metrics less those of the baseline."""
+    metrics = list(facts.by_speaker.values())
     pairs = {
         "contrastive": {"accuracy less chance": ("accuracy", "chance")},
         "predictive": {
-            "accuracy on masked frames less that of the commonest unit": (
+            "accuracy on masked frames less that of the commonest cluster": (
                 "masked_accuracy", "unigram_accuracy",
             ),
             "loss of the frequencies less that on masked frames": ("unigram_loss", "masked_loss"),
         },
     }  # fmt: skip
-    ones = np.ones(len(marks))
+    ones = np.ones(len(metrics))
     return {
-        name: interval(np.array([each[a] - each[b] for each in marks]), ones)
-        for name, (a, b) in pairs[facts.told["recipe"]["objective"]].items()
+        name: bootstrap_interval(np.array([of[a] - of[b] for of in metrics]), ones)
+        for name, (a, b) in pairs[facts.record["recipe"]["objective"]].items()
     }
 
 
@@ -181,35 +195,37 @@ def _points(value: Interval) -> str:
     return f"{value.value:+.4f} [{value.low:+.4f}, {value.high:+.4f}]"
 
 
-def _probed(facts: Facts) -> str:
+def _probe(facts: Facts) -> str:
     if facts.probe is None or facts.name not in facts.probe["encoders"]:
         return ""
-    probe, own = facts.probe, facts.probe["encoders"][facts.name]
-    frames = sum(each["frames"] for each in probe["speakers"].values())
-    heard = {name for part in facts.audio["training"] for name in part["speakers"]}
-    known = len(heard & probe["speakers"].keys()) or "none"
+    probe, accuracies = facts.probe, facts.probe["encoders"][facts.name]
+    frames = sum(speaker["frames"] for speaker in probe["speakers"].values())
+    trained_on = {name for part in facts.audio["training"] for name in part["speakers"]}
+    known = len(trained_on & probe["speakers"].keys()) or "none"
     lines = [
-        "## Linear phone probe\n\nShare of frames whose phone a linear classifier reads, with 95 % "
-        f"intervals over {len(probe['speakers'])} speakers that it was not trained on "
-        f"({frames} frames, {len(probe['phones'])} phones, forced alignments, not gold). Of these "
-        f"speakers this model heard {known} in training. The best layer and the penalty are chosen "
-        "on other speakers than those tested.\n",
-        "| | frames read right |",
+        "## Linear phone probe\n\nShare of frames whose phone a linear classifier predicts, with "
+        f"95 % intervals over {len(probe['speakers'])} speakers that it was not trained on "
+        f"({frames} frames, {len(probe['phones'])} phones, forced alignments, not gold). This "
+        f"model was trained on {known} of these speakers. The best layer and the penalty are "
+        "chosen on other speakers than those tested.\n",
+        "| | accuracy |",
         "|---|---|",
     ]
     rows = {name: value for name, value in probe["baselines"].items()}
-    rows |= {f"layer {l}": value for l, value in enumerate(own["layers"])}
-    rows["**best layer**"] = own["best"]
+    rows |= {f"layer {l}": value for l, value in enumerate(accuracies["layers"])}
+    rows["**best layer**"] = accuracies["best"]
     lines += [f"| {name} | {_share(value)} |" for name, value in rows.items()]
-    lines += [f"| best layer less {name} | {_share(v, '+')} |" for name, v in own["gains"].items()]
+    lines += [
+        f"| best layer less {name} | {_share(v, '+')} |" for name, v in accuracies["gains"].items()
+    ]
     return "\n".join(lines)
 
 
 def _share(value: Mapping[str, float | None], sign: str = "") -> str:
-    told = f"{100 * (value['value'] or 0):{sign}.1f} %"
+    text = f"{100 * (value['value'] or 0):{sign}.1f} %"
     if value["low"] is None or value["high"] is None:
-        return told
-    return f"{told} [{100 * value['low']:{sign}.1f}, {100 * value['high']:{sign}.1f}]"
+        return text
+    return f"{text} [{100 * value['low']:{sign}.1f}, {100 * value['high']:{sign}.1f}]"
 
 
 def _curve(facts: Facts) -> str:
@@ -217,17 +233,17 @@ def _curve(facts: Facts) -> str:
         "contrastive": ("contrastive_loss", "accuracy"),
         "predictive": ("masked_loss", "masked_accuracy"),
         "ctc": ("loss_per_label", "cer"),
-    }[facts.told["recipe"]["objective"]]
+    }[facts.record["recipe"]["objective"]]
     if len(facts.curve) < 2:
         return ""
     lines = ["## Along training, on speakers held out", "", f"| step | {' | '.join(names)} |"]
     lines.append("|---" * (len(names) + 1) + "|")
-    for each in facts.curve:
-        lines.append(f"| {each['step']} | {' | '.join(f'{each[name]:.3f}' for name in names)} |")
+    for line in facts.curve:
+        lines.append(f"| {line['step']} | {' | '.join(f'{line[name]:.3f}' for name in names)} |")
     return "\n".join(lines)
 
 
-def _heard_audio(facts: Facts) -> str:
+def _audio(facts: Facts) -> str:
     finetuned = any("heard_in" in part for part in facts.audio["training"])
     head = ["corpus", "licence", "from", "utterances", "minutes", "speakers"]
     lines = ["## Audio it was trained on", ""]
@@ -239,17 +255,22 @@ def _heard_audio(facts: Facts) -> str:
         cells += [part["heard_in"]] if finetuned else []
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "It was mixed to mono, resampled to 16 kHz, cut into crops and masked."]
-    lines += ["", "What the corpora say of their licences:"] if facts.texts else []
-    for name, words in facts.texts.items():
-        lines += ["", f"> **{name}**", ">", *(f"> {line}".rstrip() for line in words.splitlines())]
-    away = sorted({name for part in facts.audio["held_out"] for name in part["speakers"]})
-    if away:
-        lines += ["", f"Held out: {', '.join(away)}. All speakers: `{AUDIO_FILE}`."]
+    lines += ["", "The licences of the corpora:"] if facts.licences else []
+    for name, licence in facts.licences.items():
+        lines += [
+            "",
+            f"> **{name}**",
+            ">",
+            *(f"> {line}".rstrip() for line in licence.splitlines()),
+        ]
+    held_out = sorted({name for part in facts.audio["held_out"] for name in part["speakers"]})
+    if held_out:
+        lines += ["", f"Held out: {', '.join(held_out)}. All speakers: `{AUDIO_FILE}`."]
     return "\n".join(lines)
 
 
-def _made(facts: Facts) -> str:
-    told, recipe = facts.told, facts.told["recipe"]
+def _commands(facts: Facts) -> str:
+    record, recipe = facts.record, facts.record["recipe"]
     finetuned = recipe["objective"] == "ctc"
     script = "finetune" if finetuned else "pretrain"
     command = [f"python -m experiments.{script} --config=experiments/zoo/{facts.name}.toml"]
@@ -257,23 +278,24 @@ def _made(facts: Facts) -> str:
         command.append(f"--pretrained=runs/zoo/{facts.began_with}/model")
     corpus = '"$SPEECHSIM_SPEECH/manifest.tsv"' + (",runs/zoo/synthetic/manifest.tsv" * finetuned)
     command.append(f"--corpus={corpus}")
-    of = told.get("units", {}).get("of")
+    of = record.get("units", {}).get("of")
     if isinstance(of, dict):
         command.append(f"--units_from=runs/zoo/{model_name(of['source'])}/model")
         command.append(f"--units_layer={of['layer']}")
     command.append(f"--workdir=runs/zoo/{facts.name}")
-    versions = ", ".join(f"{name} {value}" for name, value in told["versions"].items())
-    optimiser = recipe["optimiser"]
-    joined = " \\\n    ".join(command)
+    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+    optimiser, device = recipe["optimiser"], record["device"]
+    schedule = optimiser["schedule"]
+    lines = " \\\n    ".join(command)
     return f"""## How it was made
 
-{told["step"]} steps, seed {recipe["seed"]}, AdamW ({optimiser["schedule"]} schedule, learning rate
-up to {optimiser["peak_learning_rate"]:g}), {told["seconds"] / 60:.0f} minutes on a
-{told["device"]["platform"]} ({told["device"]["machine"]}), {told["created"]}. Every number of the
+{record["step"]} steps, seed {recipe["seed"]}, AdamW ({schedule} schedule, learning rate
+up to {optimiser["peak_learning_rate"]:g}), {record["seconds"] / 60:.0f} minutes on a
+{device["platform"]} ({device["machine"]}), {record["created"]}. Every number of the
 recipe is in `training.json`. Versions: {versions}.
 
 ```
-{joined}
+{lines}
 ```
 
 `experiments/zoo/README.md` has the commands for all models, cards included.
