@@ -213,7 +213,7 @@ def run(config: Config) -> Outcome:
             rankings=("mincorr",),
             settings=_settings_of_groups(config),
             rank_tolerance=config.settings.rank_tolerance,
-            checkpoint_minutes=config.resources.checkpoint_every,
+            checkpoint_every=config.resources.checkpoint_every,
             device_memory_gb=config.resources.device_memory_gb,
             keep_statistics=config.keep_statistics,
             note=config.output.note,
@@ -404,7 +404,6 @@ def of_preset(
     from speechsim_jax.analyses.replication import presets
 
     preset = presets.load_preset(name, zoo)
-    fields.setdefault("untrained", preset.untrained)
     defaults = {
         "max_minutes": preset.minutes,
         "attention_max_seconds": preset.attention_seconds,
@@ -418,7 +417,7 @@ def of_preset(
         published=published or "paper",
         published_as=published_as or dict(preset.published_as),
         split=preset.split if split is None else split,
-        **fields,
+        **({"untrained": preset.untrained} | fields),
     )
 
 
