@@ -404,6 +404,7 @@ def of_preset(
     from speechsim_jax.analyses.replication import presets
 
     preset = presets.load_preset(name, zoo)
+    fields.setdefault("untrained", preset.untrained)
     defaults = {
         "max_minutes": preset.minutes,
         "attention_max_seconds": preset.attention_seconds,
@@ -417,7 +418,7 @@ def of_preset(
         published=published or "paper",
         published_as=published_as or dict(preset.published_as),
         split=preset.split if split is None else split,
-        **({"untrained": preset.untrained} | fields),
+        **fields,
     )
 
 
