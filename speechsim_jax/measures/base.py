@@ -1,4 +1,4 @@
-"""A measure is a record with one function; a pair is what the function reads."""
+"""The record of a measure, and the pairs of representations that its function reads."""
 
 import dataclasses
 import functools
@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 
 class RepresentationPair:
-    """Representations x and y of finished moments; what several measures read is computed once.
+    """Representations x and y of finished moments; intermediate results are computed once.
 
     Args:
       moments: the finished moments.
       x, y: the two representations.
-      swapped_from: the pair (y, x), whose matrices are transposed instead of computed.
+      swapped_from: the pair (y, x), whose matrices are transposed instead of computed again.
     """
 
     def __init__(
@@ -91,7 +91,11 @@ class RepresentationPair:
 
 @dataclasses.dataclass(frozen=True)
 class Pair(Generic[T]):
-    """Representations x and y of a finished statistic that has one value for each."""
+    """Representations x and y of a finished statistic with one value for each.
+
+    Attributes:
+      x, y: the values.
+    """
 
     x: T
     y: T
@@ -109,7 +113,7 @@ class Pair(Generic[T]):
 
 @dataclasses.dataclass(frozen=True)
 class SamplePair(Pair[SampledRepresentation]):
-    """Representations x and y on one sample of rows; what derives from one is cached there."""
+    """Representations x and y on one sample of rows; each caches what derives from it alone."""
 
     @property
     def rows(self) -> int:
@@ -119,7 +123,12 @@ class SamplePair(Pair[SampledRepresentation]):
 
 @dataclasses.dataclass(frozen=True)
 class AttentionPair:
-    """The heads of two layers, by their numbers among all whose attention is compared."""
+    """The heads of two layers.
+
+    Attributes:
+      attention: the finished statistic.
+      i, j: numbers of the layers among all whose attention is compared.
+    """
 
     attention: FinishedAttention
     i: int
@@ -157,7 +166,7 @@ class AttentionPair:
 class Measure:
     """One similarity (or distance) of a pair of representations.
 
-    Everything that depends on what a measure is, is a field here; nothing reads its name.
+    Everything that depends on the kind of measure is a field; no code reads its name.
 
     Attributes:
       name: of the result's variable.
@@ -194,7 +203,7 @@ class Measure:
     inflated_by_few_rows: bool = False
 
     def definition(self) -> dict[str, Any]:
-        """What a result keeps of the measure."""
+        """The part of the record that is stored with a result."""
         return {
             "symmetric": self.symmetric,
             "range": self.limits,

@@ -25,7 +25,7 @@ def small_maps():
     """A row of a map is a few operations in the program: maps of few frames compile sooner."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attentions, "_LENGTH_STEP", 16)
-        patch.setattr(attentions, "_ESTIMATED_FRAMES", 16)
+        patch.setattr(costs, "_ESTIMATED_FRAMES", 16)
         yield
 
 
@@ -84,7 +84,7 @@ def test_a_seeded_choice_of_utterances(encoders, audio, caplog):
     assert 0 < heard < len(audio)
     assert found.attributes["utterances"] == len(audio)  # the other levels hear all
     assert f"attention of {heard} utterances" in caplog.text and "head pairs" in caplog.text
-    assert found.measures == ("lincka", "attn_js")
+    assert found.measures == ("attn_js", "lincka")  # as asked for
 
 
 def test_the_estimate_counts_pairs_and_cells():
@@ -118,7 +118,7 @@ def test_no_usable_utterance_for_attention(encoders, audio):
 
 
 def test_refusals(encoders, audio):
-    with pytest.raises(UserError, match="expected a positive number"):
+    with pytest.raises(UserError, match="attention_max_seconds is 0"):
         ss.compare(encoders, audio, measures="attn_js", attention_max_seconds=0)
     with pytest.raises(UserError, match="no measure of the attention level"):
         ss.compare(encoders, audio, attention_max_seconds=5)

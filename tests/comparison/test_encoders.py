@@ -13,23 +13,7 @@ from speechsim_jax.pipeline import accumulators
 from speechsim_jax.statistics import sample
 from speechsim_jax.statistics.accumulator import BatchRows
 from tests.support import reference
-from tests.support.paths import DATA
-
-FOLDER = DATA / "parity"
-MODELS = [FOLDER / "wav2vec2-base", FOLDER / "hubert-large"]
-# One padded shape, shared by the tests: every other one costs them a compilation.
-QUICK = {"batch_seconds": 3, "buckets": 1, "rows_per_update": 100, "progress": False}
-
-
-def waves(count: int = 9, seed: int = 0) -> dict[str, np.ndarray]:
-    """Noise of different loudness and two lengths; the oracle compiles for each length."""
-    rng = np.random.default_rng(seed)
-    return {
-        f"utterance{i:03}": (
-            rng.uniform(0.02, 0.2) * np.convolve(rng.standard_normal(n), np.ones(8) / 8, "same")
-        ).astype(np.float32)
-        for i, n in enumerate(rng.choice([7_111, 20_000], count))
-    }
+from tests.support.small_models import MODELS, QUICK, waves
 
 
 @pytest.fixture(scope="module")
@@ -220,14 +204,14 @@ def test_frame_rates_must_agree(encoders):
 def test_device_memory_does_not_grow_with_the_audio(encoders, monkeypatch):
     """The bytes that live on the device after any batch peak at the same value for 8x the audio."""
     peaks = []
-    append = accumulators.MomentsStream.append
+    append = accumulators.MomentsAccumulator.append
 
     def spy(self, *args):
         append(self, *args)
         self.wait()
         peaks[-1] = max(peaks[-1], sum(a.nbytes for a in jax.live_arrays()))
 
-    monkeypatch.setattr(accumulators.MomentsStream, "append", spy)
+    monkeypatch.setattr(accumulators.MomentsAccumulator, "append", spy)
     short = {f"a{i}": w for i, w in enumerate(list(waves(12).values()))}
     long = {f"{k}-{name}": w for k in range(8) for name, w in short.items()}
     for audio in (short, short, long):
@@ -240,7 +224,7 @@ def test_device_memory_does_not_grow_with_the_audio(encoders, monkeypatch):
 def test_the_sample_takes_a_bounded_part_of_the_device(encoders, monkeypatch):
     """At most two batches' worth of its rows, whatever the audio; on the host, its rows once."""
     peaks = []
-    append = accumulators.SampleStream.append
+    append = accumulators.SampleAccumulator.append
 
     def spy(self, *args):
         before = sum(a.nbytes for a in jax.live_arrays())
@@ -249,7 +233,7 @@ def test_the_sample_takes_a_bounded_part_of_the_device(encoders, monkeypatch):
         assert sum(x.nbytes for x in self._rows) == 100 * widths * 4
 
     widths = 4 * sum(e.config.hidden_size for e in encoders)
-    monkeypatch.setattr(accumulators.SampleStream, "append", spy)
+    monkeypatch.setattr(accumulators.SampleAccumulator, "append", spy)
     audio = {f"{k}-{name}": wave for k in range(4) for name, wave in waves(12).items()}
     ss.compare(encoders, audio, measures="mutual_knn", sample_frames=100, **QUICK)
     assert len(peaks) > 10

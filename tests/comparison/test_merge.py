@@ -70,17 +70,17 @@ def test_other_measures_of_one_job(folders, encoders, audio):
     asked = {"measures": "lincka,mean_cca,procrustes"}
     found = ss.merge(folders[:1], progress=False, **asked)
     assert_same_result(found, ss.compare(encoders, first, **SETTINGS | asked))
-    with pytest.raises(UserError, match=r"^attn_js needs statistics that these jobs have not kept"):
+    with pytest.raises(UserError, match=r"^attn_js needs statistics"):
         ss.merge(folders[:1], measures="attn_js", progress=False)
 
 
 def test_overlap_is_refused(folders, encoders, audio, tmp_path):
     """By name, and by what is heard under another name."""
-    with pytest.raises(UserError, match="have both heard utterance 'u0'"):
+    with pytest.raises(UserError, match="both contain utterance 'u0'"):
         ss.merge([folders[0], folders[0]], progress=False)
     again = {"other": audio["u4"], "new": audio["u0"][::-1].copy()}
     ss.compare(encoders, again, keep_statistics=tmp_path / "again", **SETTINGS)
-    with pytest.raises(UserError, match="has heard 'other', the same samples as 'u4' in "):
+    with pytest.raises(UserError, match="contains 'other', the same samples as 'u4' in "):
         ss.merge([folders[1], tmp_path / "again"], progress=False)
 
 
@@ -104,9 +104,9 @@ def test_jobs_of_other_sizes_can_be_merged(folders, whole, tmp_path):
     """How many processes shared a job, and how its batches were made, does not matter."""
     other = tmp_path / "other"
     shutil.copytree(folders[1], other)
-    facts = other / "pass-1" / "facts.json"
+    facts = other / "pass-1" / "statistics.json"
     told = json.loads(facts.read_text())
-    told["facts"]["identity"] |= {"process": [0, 4], "batch_seconds": 7, "versions": {}}
+    told["metadata"]["identity"] |= {"process": [0, 4], "batch_seconds": 7, "versions": {}}
     facts.write_text(json.dumps(told))
     assert_same_result(ss.merge([folders[0], other, folders[2]], progress=False), whole)
 
@@ -125,20 +125,18 @@ def test_what_is_written_is_read(folders, tmp_path):
     store.write(tmp_path / "copy", found, facts)
     again, same = store.read(tmp_path / "copy")
     assert same == facts
-    for a, b in (
-        (found.sample, again.sample),
-        (found.heads, again.heads),
-    ):
+    for kind in ("sample", "attention"):
+        a, b = found.states[kind], again.states[kind]
         for field in dataclasses.fields(a):
             x, y = getattr(a, field.name), getattr(b, field.name)
             assert str(x) == str(y)
-    assert found.moments is not None and again.moments is not None
-    np.testing.assert_array_equal(found.moments.block(1, 2), again.moments.block(1, 2))
-    told = json.loads((tmp_path / "copy" / "facts.json").read_text())
-    (tmp_path / "copy" / "facts.json").write_text(json.dumps(told | {"format": 99}))
-    with pytest.raises(UserError, match="statistics of format 99, not 1"):
+    a, b = found.states["moments"], again.states["moments"]
+    np.testing.assert_array_equal(a.block(1, 2), b.block(1, 2))
+    told = json.loads((tmp_path / "copy" / "statistics.json").read_text())
+    (tmp_path / "copy" / "statistics.json").write_text(json.dumps(told | {"format": 99}))
+    with pytest.raises(UserError, match="statistics of format 99"):
         store.read(tmp_path / "copy")
-    (tmp_path / "copy" / "facts.json").write_text(json.dumps(told))
+    (tmp_path / "copy" / "statistics.json").write_text(json.dumps(told))
     (tmp_path / "copy" / "sample" / "keys.npy").unlink()
     with pytest.raises(UserError, match="holds no statistics that can be read"):
         store.read(tmp_path / "copy")

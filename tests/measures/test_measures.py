@@ -15,12 +15,8 @@ from speechsim_jax.measures.base import RepresentationPair
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from tests.support import reference
+from tests.support.golden import GOLDEN, GOLDEN_MEASURES, NAMES, golden_inputs
 from tests.support.paths import DATA
-
-GOLDEN = np.load(DATA / "measures.npz")
-NAMES = [str(name) for name in GOLDEN["networks"]]
-GOLDEN_MEASURES = ("maxcorr", "linreg", "lincka", "svcca", "pwcca")
-
 
 # name in the golden file -> measure; its diagonal is defined for these.
 OWN_GOLDEN = {
@@ -29,11 +25,6 @@ OWN_GOLDEN = {
     "own_procrustes_cos": "procrustes",
     "own_mean_cca": "mean_cca",
 }
-
-
-def golden_inputs() -> dict[tuple[str, int], np.ndarray]:
-    """Keys (model, layer) of the golden representations a0, a1, a2, b0, b1."""
-    return {(name[0], int(name[1])): GOLDEN[f"x_{name}"] for name in NAMES}
 
 
 def worst(result: ss.SimilarityResult, name: str) -> float:

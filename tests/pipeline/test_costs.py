@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from speechsim_jax.audio.batching import Bucket
-from speechsim_jax.errors import UserError
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.pipeline import costs
@@ -22,9 +21,6 @@ def test_budget():
     assert costs.budget_bytes(1.5, MESH) == 1_500_000_000
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0.7 * machine < costs.budget_bytes(None, MESH) * len(MESH.local_devices) < 0.8 * machine
-    for nonsense in (0, -1.0, float("nan")):
-        with pytest.raises(UserError, match="device_memory_gb is"):
-            costs.budget_bytes(nonsense, MESH)
 
 
 @pytest.mark.parametrize(("devices", "rows"), [(1, 5), (2, 3), (8, 1)])

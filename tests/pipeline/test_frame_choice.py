@@ -14,7 +14,7 @@ from speechsim_jax.audio.batching import Batch
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.pipeline import accumulators, frame_choice
 from speechsim_jax.pipeline.frame_choice import FrameChoice
-from tests.comparison.test_encoders import MODELS, QUICK, waves
+from tests.support.small_models import MODELS, QUICK, waves
 
 CONFIG = EncoderConfig(family="wav2vec2")
 CENTRES = [0.0125 + 0.02 * t for t in range(3000)]
@@ -148,14 +148,14 @@ def hidden_of(encoder: ss.SpeechEncoder, waveforms: list[np.ndarray]) -> list[np
 def seen_rows(monkeypatch) -> list[np.ndarray]:
     """Filled with what each batch gives the statistics: [layer, row, neuron] of the last model."""
     got: list[np.ndarray] = []
-    append = accumulators.MomentsStream.append
+    append = accumulators.MomentsAccumulator.append
 
     def spy(self, hidden, positions):
         flat = np.asarray(hidden[-1]).reshape(len(hidden[-1]), -1, hidden[-1].shape[-1])
         got.append(flat[:, positions])
         append(self, hidden, positions)
 
-    monkeypatch.setattr(accumulators.MomentsStream, "append", spy)
+    monkeypatch.setattr(accumulators.MomentsAccumulator, "append", spy)
     return got
 
 
@@ -278,11 +278,11 @@ def test_choices_are_checked_before_any_work():
         ({"pool": "word"}, "pool is 'word'; expected 'none' or 'utterance' or 'segment'"),
         ({"pool": "segment"}, "pool='segment' needs alignments"),
         ({"drop_labels": ("SIL",)}, "drop_labels needs alignments"),
-        ({"drop_labels": "SIL"}, "expected a list of labels"),
-        ({"alignments": "a.tsv"}, "given but not used; add pool='segment' or drop_labels"),
+        ({"drop_labels": "SIL"}, "drop_labels is 'SIL'"),
+        ({"alignments": "a.tsv"}, "alignments are given but not used"),
         ({"alignment_tier": "phone"}, "alignment_tier is given without alignments"),
         ({"frame_stride": 0}, "frame_stride is 0; expected at least 1"),
-        ({"sample_frames": 3}, "sample_frames is 3; expected 4 to 10000"),
+        ({"sample_frames": 3}, "sample_frames is 3; expected at least 4"),
     ):
         with pytest.raises(ss.UserError, match=message):
             ss.compare(["no/such/folder"], "no-such-audio", **wrong)

@@ -11,7 +11,7 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import forward
-from speechsim_jax.pipeline import accumulators, run
+from speechsim_jax.pipeline import accumulators, one_pass
 from speechsim_jax.runtime import mesh as sharding
 from tests.support.paths import DATA
 from tests.support.same_result import assert_same_result
@@ -110,14 +110,12 @@ def test_a_run_of_several_passes_goes_on(encoders, audio, one, budget_gb, tmp_pa
     dying = unittest.mock.patch.object(accumulators.Accumulators, "append", dies)
     with dying, pytest.raises(Killed):
         ss.compare(encoders, audio, device_memory_gb=budget_gb, **given)
-    assert (tmp_path / "statistics" / "pass-1" / "facts.json").exists()
+    assert (tmp_path / "statistics" / "pass-1" / "statistics.json").exists()
     division = json.loads((tmp_path / "plan.json").read_text())["passes"]
-    read, names = run.read_through, []
-    with unittest.mock.patch.object(
-        run, "read_through", lambda *a: names.append([e.name for e in a[0]]) or read(*a)
-    ):
+    read = unittest.mock.Mock(wraps=one_pass._read_corpus)
+    with unittest.mock.patch.object(one_pass, "_read_corpus", read):
         found = ss.compare(encoders, audio, device_memory_gb=1, **given)
-    assert len(names) == len(division) - 1
+    assert read.call_count == len(division) - 1
     assert found.attributes["passes"] == len(division)
     assert_same_result(found, one)
     with pytest.raises(UserError, match="is of another job"):

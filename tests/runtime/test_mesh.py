@@ -51,6 +51,6 @@ def test_pooled_frames(report):
     assert report["pooled"] <= tolerances.MESH
 
 
-def test_a_run_goes_on_on_another_mesh(report):
-    assert report["broken off"] == 3
-    assert_equal(report["gone on"], 9)
+def test_a_run_resumes_on_another_mesh(report):
+    assert report["interrupted"] == 3
+    assert_equal(report["resumed"], 9)

@@ -1,4 +1,4 @@
-"""One comparison by two processes of two devices each: the result of one, and what a death does."""
+"""One comparison by two processes of two devices each: the result of one, and a lost process."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 import speechsim_jax as ss
-from tests.runtime.test_processes import _free_port
 from tests.support.paths import ROOT
 from tests.support.same_result import assert_same_result
+from tests.support.two_processes import free_port
 
 MODELS = ",".join(
     str(ROOT / "tests" / "data" / "parity" / name) for name in ("wavlm-base", "hubert-large")
@@ -60,7 +60,7 @@ def start(more: list[str], devices: int = 2) -> subprocess.Popen:
 
 
 def start_two(more: list[str]) -> list[subprocess.Popen]:
-    place = [f"--coordinator=127.0.0.1:{_free_port()}", "--processes=2"]
+    place = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2"]
     return [start([*place, f"--process={number}", *more]) for number in range(2)]
 
 
@@ -78,16 +78,16 @@ def test_two_processes_give_what_one_gives(audio, one, tmp_path):
     assert_same_result(found, one)
     for name in ("frames", "rows", "utterances", "skipped"):
         assert found.attributes[name] == one.attributes[name]
-    heard = [
+    read = [
         [line for line in path.read_text().splitlines() if "audio-seconds per second" in line]
         for path in (tmp_path / "log.jsonl", tmp_path / "log-1.jsonl")
     ]
-    assert [len(lines) for lines in heard] == [1, 1]
+    assert [len(lines) for lines in read] == [1, 1]
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_dead_process_ends_the_job_which_goes_on(audio, one, tmp_path):
-    """Killed behind its second commit; the other says so, and both go on where they were."""
+def test_a_dead_process_ends_the_job_which_can_be_resumed(audio, one, tmp_path):
+    """Killed after its second commit; the other reports it, and both resume."""
     given = [f"--audio={audio}", f"--workdir={tmp_path}", "--resume"]
     first, second = start_two(given)
     commits = tmp_path / "checkpoints" / "process-1-of-2"
@@ -100,7 +100,7 @@ def test_a_dead_process_ends_the_job_which_goes_on(audio, one, tmp_path):
     assert "process 1 of 2" in said.splitlines()[-1] and "--resume" in said.splitlines()[-1], said
     done = ends(start_two(given))
     assert [code for code, _ in done] == [0, 0], done
-    assert "going on behind batch" in (tmp_path / "log-1.jsonl").read_text()
+    assert "resuming after batch" in (tmp_path / "log-1.jsonl").read_text()
     assert_same_result(ss.SimilarityResult.load(tmp_path / "result.nc"), one)
 
 

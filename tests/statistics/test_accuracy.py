@@ -79,5 +79,5 @@ def test_the_bar_is_missed_by_finishing_in_float32(exact, single, monkeypatch):
     monkeypatch.setattr(
         moments_finished, "_total", lambda parts: np.asarray(parts, np.float32).sum(0)
     )
-    again = FinishedMoments(single.parts, accuracy.TOLERANCE)
+    again = FinishedMoments(single.states, accuracy.TOLERANCE)
     assert accuracy.covariance_error(again, exact) > COVARIANCE

@@ -20,8 +20,8 @@ from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
 from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
 from speechsim_jax.statistics.attention_sums import AttentionSums
 from speechsim_jax.statistics.moments import ModelShape
-from tests.measures.test_measures import GOLDEN
 from tests.support import reference, tolerances
+from tests.support.golden import GOLDEN
 from tests.support.parity import fixture
 
 EVERYTHING = ("distance", "divergence", "correlation")
@@ -89,33 +89,49 @@ def stream(
     statistic = AttentionAccumulator(shapes, rows_of_maps, needed, dtype)
     statistic.append(padded(maps, frames, 1, dtype), lengths_of(maps, 1), frames)
     statistic.wait()
-    assert statistic.utterances == len(maps)
-    return statistic.result().finish()
+    finished = statistic.result().finish()
+    assert finished.utterances == len(maps)
+    return finished
 
 
-@functools.partial(jax.jit, static_argnames="frames")
-def add(state: AttentionSums, maps: jax.Array, lengths: np.ndarray, frames: int) -> AttentionSums:
+@functools.partial(jax.jit, static_argnames=("frames", "cells_at_once", "logarithms_at_once"))
+def add(
+    state: AttentionSums, maps: jax.Array, lengths: np.ndarray, frames: int, **at_once: int
+) -> AttentionSums:
     """`update`, compiled once for all tests that add as many heads in float32."""
-    return attention_sums.update(state, functools.partial(rows_of_maps, maps), lengths, frames)
+    rows = functools.partial(rows_of_maps, maps)
+    return attention_sums.update(state, rows, lengths, frames, **at_once)
 
 
-def batched(maps: Maps, size: int, frames: int = FRAMES) -> AttentionSums:
+def batched(
+    maps: Maps, size: int, frames: int = FRAMES, dtype: str = "float32", **at_once: int
+) -> AttentionSums:
     """The state after batches of `size`, ended by fillers."""
-    state = attention_sums.zero(len(maps[0]))
-    for start in range(0, len(maps), size):
-        batch = maps[start : start + size]
-        missing = size - len(batch)
-        state = add(state, padded(batch, frames, missing), lengths_of(batch, missing), frames)
+    with x64(dtype == "float64"):
+        state = attention_sums.zero(len(maps[0]), dtype)
+        for start in range(0, len(maps), size):
+            batch = maps[start : start + size]
+            fillers = size - len(batch)
+            arrays = padded(batch, frames, fillers, dtype), lengths_of(batch, fillers)
+            state = add(state, *arrays, frames, **at_once)
     return state
 
 
-def state_of(sums: AttentionSums, maps: Maps, shapes=SHAPES) -> AttentionState:
+# Eight or ten rows at once: each is some operations in the program, which compiles sooner.
+FEW_ROWS = {"cells_at_once": 600}
+
+
+def state_of(
+    sums: AttentionSums, maps: Maps, shapes=SHAPES, dtype: str = "float32"
+) -> AttentionState:
     host = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(axis=0), sums)
-    return AttentionState(shapes, (), "float32", host, tuple(one.shape[1] for one in maps))
+    return AttentionState(shapes, (), dtype, host, tuple(one.shape[1] for one in maps))
 
 
-def finish(sums: AttentionSums, maps: Maps, shapes=SHAPES) -> FinishedAttention:
-    return state_of(sums, maps, shapes).finish()
+def finish(
+    sums: AttentionSums, maps: Maps, shapes=SHAPES, dtype: str = "float32"
+) -> FinishedAttention:
+    return state_of(sums, maps, shapes, dtype).finish()
 
 
 def score_attention(found: FinishedAttention, measures=MEASURES):
@@ -163,23 +179,17 @@ def expected() -> dict[str, np.ndarray]:
 @functools.cache
 def double() -> FinishedAttention:
     """In float64, blocks of seven rows: they do not divide 20 and 13 (float32 has one block)."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention_sums, "_CELLS_AT_ONCE", 150)
-        patch.setattr(attention_sums, "_LOGARITHMS_AT_ONCE", 60)
-        return stream(special(), dtype="float64")
-
-
-@pytest.fixture
-def few_rows(monkeypatch):
-    """Eight or ten rows at once: each is some operations in the program, which compiles sooner."""
-    monkeypatch.setattr(attention_sums, "_CELLS_AT_ONCE", 600)
+    maps = special()
+    sums = batched(maps, 5, dtype="float64", cells_at_once=150, logarithms_at_once=60)
+    return finish(sums, maps, dtype="float64")
 
 
 @pytest.mark.parametrize(("dtype", "bar"), [("float64", 1e-9), ("float32", 1e-5)])
-def test_golden(dtype, bar, few_rows):
+def test_golden(dtype, bar):
     names = [str(name) for name in GOLDEN["attention_networks"]]
     maps = [np.concatenate([GOLDEN[f"a_{name}_{u}"] for name in names]) for u in range(3)]
-    found = stream(maps, (ModelShape(2, 3), ModelShape(1, 4)), dtype, frames=56)
+    shapes = (ModelShape(2, 3), ModelShape(1, 4))
+    found = finish(batched(maps, 4, 56, dtype, **FEW_ROWS), maps, shapes, dtype)
     matrices, _ = score_attention(found)
     golden = {"attn_frobenius": "attn_fro", "attn_js": "attn_js", "attn_pearson": "attn_pearson"}
     for name, key in golden.items():
@@ -317,24 +327,25 @@ def nearly_alike() -> Maps:
     return [np.concatenate(pair) for pair in zip(maps, changed)]
 
 
-def test_nearly_equal_maps(few_rows, monkeypatch):
+def test_nearly_equal_maps(monkeypatch):
     maps, shapes = nearly_alike(), (ModelShape(1, 4), ModelShape(1, 4))
     by_hand = written_out(maps)
-    found = finish(batched(maps, 2, frames=64), maps, shapes)
+    found = finish(batched(maps, 2, frames=64, **FEW_ROWS), maps, shapes)
     errors = worst(similarities(found), by_hand)
     assert max(errors.values()) <= 1e-5, errors
-    # Without the second look, |A|^2 + |B|^2 - 2 <A, B> has nothing left.
+    # Without the sums of differences, |A|^2 + |B|^2 - 2 <A, B> has no digits left.
     monkeypatch.setattr(attention_sums, "_CANCELLED", 0.0)
     errors = worst(similarities(stream(maps, shapes, frames=64)), by_hand)
-    print(errors)
     assert errors["attn_frobenius"] > 1e-4
     assert errors["attn_js"] <= 1e-5
 
 
-def test_a_model_and_its_copy(few_rows):
+def test_a_model_and_its_copy():
     half = draw(4, (64, 40), seed=4)
     maps = [np.concatenate([one, one]) for one in half]
-    found = finish(batched(maps, 2, frames=64), maps, (ModelShape(1, 4), ModelShape(1, 4)))
+    found = finish(
+        batched(maps, 2, frames=64, **FEW_ROWS), maps, (ModelShape(1, 4), ModelShape(1, 4))
+    )
     errors = worst(similarities(found), written_out(maps))
     assert max(errors.values()) <= 1e-5, errors
     matrices, extras = score_attention(found)

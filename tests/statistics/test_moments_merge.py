@@ -16,8 +16,8 @@ from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.statistics import moments, moments_merge
 from speechsim_jax.statistics.moments import ModelShape, Moments, Reference, Tile
 from speechsim_jax.statistics.moments_finished import FinishedMoments
-from tests.statistics.test_moments import SHAPES, assert_matches, draw
 from tests.support.merging import merge_states, rebase
+from tests.support.rows import SHAPES, assert_matches, draw
 
 ROOM = 40
 _update, _reference_mean = jax.jit(moments.update), jax.jit(moments.reference_mean)
