@@ -59,6 +59,7 @@ autosummary_generate = False
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # the fields of a dataclass are listed once
 napoleon_use_rtype = False
+napoleon_attr_annotations = False  # types are in the signature
 napoleon_custom_sections = [("Source", "notes_style")]
 
 
