@@ -75,8 +75,3 @@ def read_record(folder: Path) -> dict[str, Any]:
             "comparison again with this version"
         )
     return record
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a folder holds the statistics of a complete job."""
-    return (folder / _RECORD).exists()

@@ -25,13 +25,40 @@ Details = Mapping[str, tuple[str | tuple[str, ...] | None, np.ndarray]]
 T = TypeVar("T")
 
 
+class _PairMatrices:
+    """Matrices of x and y, each computed at its first use."""
+
+    def __init__(
+        self, moments: FinishedMoments, x: RepresentationMoments, y: RepresentationMoments
+    ):
+        self.moments, self.x, self.y = moments, x, y
+
+    @functools.cached_property
+    def scatter(self) -> Matrix:
+        return self.moments.scatter(self.x, self.y)
+
+    @functools.cached_property
+    def correlation(self) -> Matrix:
+        return self.moments.correlate(self.scatter, self.x, self.y)
+
+    @functools.cached_property
+    def live_correlation(self) -> Matrix:
+        if self.x.live.all() and self.y.live.all():
+            return self.correlation
+        return self.correlation[np.ix_(self.x.live, self.y.live)]
+
+
 class RepresentationPair:
     """Representations x and y of finished moments; intermediate results are computed once.
 
     Args:
       moments: the finished moments.
       x, y: the two representations.
-      swapped_from: the pair (y, x), whose matrices are transposed instead of computed again.
+      matrices: of the pair (x, y) or, to be transposed, of (y, x); by default new ones.
+
+    Attributes:
+      moments, x, y: as given.
+      cache: what several measures read, by the function that computes it.
     """
 
     def __init__(
@@ -39,11 +66,11 @@ class RepresentationPair:
         moments: FinishedMoments,
         x: RepresentationMoments,
         y: RepresentationMoments,
-        swapped_from: "RepresentationPair | None" = None,
+        matrices: _PairMatrices | None = None,
     ):
         self.moments, self.x, self.y = moments, x, y
         self.cache: dict[Hashable, Any] = {}
-        self._swapped_from = swapped_from
+        self._matrices = _PairMatrices(moments, x, y) if matrices is None else matrices
 
     @property
     def rows(self) -> int:
@@ -57,31 +84,28 @@ class RepresentationPair:
 
     @functools.cached_property
     def swapped(self) -> "RepresentationPair":
-        """The pair (y, x), sharing what both directions need."""
-        return RepresentationPair(self.moments, self.y, self.x, swapped_from=self)
+        """The pair (y, x), sharing the matrices."""
+        # It does not refer to this pair: a cycle would keep the matrices of every scored pair, and
+        # the statistics on the devices, until the next garbage collection.
+        return RepresentationPair(self.moments, self.y, self.x, self._matrices)
 
-    @functools.cached_property
+    @property
     def scatter(self) -> Matrix:
         """S_xy = Xc'Yc."""
-        if self._swapped_from is not None:
-            return self._swapped_from.scatter.T
-        return self.moments.scatter(self.x, self.y)
+        return self._oriented(self._matrices.scatter)
 
-    @functools.cached_property
+    @property
     def correlation(self) -> Matrix:
         """R_xy, 0 for dead neurons."""
-        if self._swapped_from is not None:
-            return self._swapped_from.correlation.T
-        return self.moments.correlate(self.scatter, self.x, self.y)
+        return self._oriented(self._matrices.correlation)
 
-    @functools.cached_property
+    @property
     def live_correlation(self) -> Matrix:
         """R_xy of the live neurons of both."""
-        if self._swapped_from is not None:
-            return self._swapped_from.live_correlation.T
-        if self.x.live.all() and self.y.live.all():
-            return self.correlation
-        return self.correlation[np.ix_(self.x.live, self.y.live)]
+        return self._oriented(self._matrices.live_correlation)
+
+    def _oriented(self, matrix: np.ndarray) -> np.ndarray:
+        return matrix if self._matrices.x is self.x else matrix.T
 
     @functools.cached_property
     def energies(self) -> Energies:

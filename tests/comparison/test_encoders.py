@@ -24,12 +24,12 @@ def encoders() -> list[ss.SpeechEncoder]:
 @pytest.fixture(scope="module")
 def rows(encoders) -> dict[tuple[str, int], np.ndarray]:
     """Every representation's frames, each utterance encoded alone."""
-    found: dict[tuple[str, int], list[np.ndarray]] = {}
+    states_of: dict[tuple[str, int], list[np.ndarray]] = {}
     for wave in waves().values():
         for encoder in encoders:
             for layer, states in enumerate(np.asarray(encoder([wave]).hidden_states)):
-                found.setdefault((encoder.name, layer), []).append(states[0])
-    return {key: np.concatenate(parts).astype(np.float64) for key, parts in found.items()}
+                states_of.setdefault((encoder.name, layer), []).append(states[0])
+    return {key: np.concatenate(parts).astype(np.float64) for key, parts in states_of.items()}
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ def test_provenance(result, encoders, rows):
     assert facts["utterances"] == 9
     assert facts["frames"] == facts["rows"] == len(next(iter(rows.values())))
     assert facts["seconds"] == pytest.approx(sum(len(w) for w in waves().values()) / 16_000)
-    given = ss.Settings(**{k: v for k, v in QUICK.items() if k != "progress"})
-    assert facts["settings"] == dataclasses.asdict(given) | {"drop_labels": []}
+    settings_ = ss.Settings(**{k: v for k, v in QUICK.items() if k != "progress"})
+    assert facts["settings"] == dataclasses.asdict(settings_) | {"drop_labels": []}
     assert facts["numeric"]["rank_tolerance"] == 1e-6
     assert set(facts["models"]) == {"wav2vec2-base", "hubert-large"}
     for encoder in encoders:
@@ -129,8 +129,8 @@ def test_layers_select_and_count_from_the_end(result, encoders):
     assert [str(n) for n in other.representations] == [
         "wav2vec2-base/1", "wav2vec2-base/3", "hubert-large/1", "hubert-large/3",
     ]  # fmt: skip
-    kept = result.select(layers=[1, 3]).matrix("lincka").values
-    np.testing.assert_allclose(other.matrix("lincka").values, kept, atol=1e-6)
+    selected = result.select(layers=[1, 3]).matrix("lincka").values
+    np.testing.assert_allclose(other.matrix("lincka").values, selected, atol=1e-6)
 
 
 def test_last_layer_readings(encoders):

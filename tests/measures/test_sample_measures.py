@@ -93,9 +93,9 @@ def test_the_median_is_the_lower_one_with_the_diagonal():
 def test_only_the_chosen_rows_are_read_whatever_the_blocks():
     x, y = correlated(400)
     every = BatchRows(np.arange(400), np.zeros(400, np.int64), np.arange(400), ("",), ("",))
-    kept = np.sort(np.argsort(sample.row_keys(7, every))[:60])
+    drawn = np.sort(np.argsort(sample.row_keys(7, every))[:60])
     expected = {
-        name: oracle(x[kept], y[kept]) for name, oracle in reference.SAMPLE_MEASURES.items()
+        name: oracle(x[drawn], y[drawn]) for name, oracle in reference.SAMPLE_MEASURES.items()
     }
     for size in (33, 1000):
         got = scores(x, y, sample_frames=60, seed=7, rows_per_update=size)

@@ -1,4 +1,4 @@
-"""What a plan is told of devices and models, against counts by hand."""
+"""Memory and work of devices and models, against counts by hand."""
 
 import os
 
@@ -25,8 +25,8 @@ def test_budget():
 
 @pytest.mark.parametrize(("devices", "rows"), [(1, 5), (2, 3), (8, 1)])
 def test_frames_of_a_batch_with_its_fillers(devices, rows):
-    found = costs.frames_of(Bucket(5, 16_080), fixture(ENCODER).encoder.config, devices)
-    assert found == rows * 50
+    frames = costs.frames_of(Bucket(5, 16_080), fixture(ENCODER).encoder.config, devices)
+    assert frames == rows * 50
 
 
 def test_parameters_are_those_of_the_layers_and_the_rest():

@@ -97,12 +97,12 @@ def test_dropped_labels_keep_frames_outside_segments():
 
 
 def grouped(stride: int = 1, drop: tuple[str, ...] = ()) -> list[tuple[int, int, list[int]]]:
-    found: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, int], list[int]] = {}
     for row, frame in EVERY:
         index, label = label_at(row, frame)
         if index >= 0 and label not in drop and frame % stride == 0:
-            found.setdefault((row, index), []).append(frame)
-    return [(*key, members) for key, members in found.items()]
+            groups.setdefault((row, index), []).append(frame)
+    return [(*key, members) for key, members in groups.items()]
 
 
 @pytest.mark.parametrize("drop", [(), ("SIL",)])
@@ -162,11 +162,11 @@ def seen_rows(monkeypatch) -> list[np.ndarray]:
 def same_rows(got: list[np.ndarray], expected: list[np.ndarray], bar: float) -> None:
     """The same rows in any order (batches are filled by length), to `bar` of the largest value."""
     rows = np.concatenate(got, axis=1)
-    wanted = np.stack(expected, axis=1)
-    assert rows.shape == wanted.shape
-    sort = [np.argsort(x[-1, :, 0]) for x in (rows, wanted)]
-    error = np.abs(rows[:, sort[0]] - wanted[:, sort[1]]).max()
-    assert error <= bar * np.abs(wanted).max()
+    expected_rows = np.stack(expected, axis=1)
+    assert rows.shape == expected_rows.shape
+    sort = [np.argsort(x[-1, :, 0]) for x in (rows, expected_rows)]
+    error = np.abs(rows[:, sort[0]] - expected_rows[:, sort[1]]).max()
+    assert error <= bar * np.abs(expected_rows).max()
 
 
 def write_tsv(path: Path, lines: list[tuple[str, float, float, str]]) -> Path:

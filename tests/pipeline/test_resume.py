@@ -1,4 +1,4 @@
-"""Checkpoints: a run that is broken off goes on, and gives the same bits."""
+"""Checkpoints: a run that is interrupted resumes, and gives the same bits."""
 
 import dataclasses
 import logging
@@ -76,12 +76,12 @@ def same(a: ss.SimilarityResult, b: ss.SimilarityResult) -> bool:
 def test_the_same_bits_come_out(behind, monkeypatch, encoders, audio, whole, tmp_path, caplog):
     break_off(monkeypatch, encoders, audio, tmp_path / "c", behind)
     with caplog.at_level(logging.INFO):
-        found = ss.compare(encoders, audio, checkpoint_dir=tmp_path / "c", **SETTINGS)
+        result = ss.compare(encoders, audio, checkpoint_dir=tmp_path / "c", **SETTINGS)
     assert f"resuming after batch {behind}," in caplog.text
-    assert set(found.dataset) == set(whole.dataset) and same(found, whole)
+    assert set(result.dataset) == set(whole.dataset) and same(result, whole)
     for name in ("frames", "rows", "utterances", "seconds", "skipped"):
-        assert found.attributes[name] == whole.attributes[name], name
-    assert len(found.attributes["skipped"]) == 1
+        assert result.attributes[name] == whole.attributes[name], name
+    assert len(result.attributes["skipped"]) == 1
     # What has been read to its end is only scored.
     with monkeypatch.context() as patch:
         patch.setattr(accumulators.Accumulators, "append", None)
@@ -138,8 +138,8 @@ def test_checkpoints_that_cannot_be_written(tmp_path, monkeypatch):
 
 
 def test_short_runs_write_nothing(encoders, audio, whole, tmp_path):
-    found = ss.compare(encoders, audio, checkpoint_dir=tmp_path / "c", **SETTINGS)
-    assert same(found, whole) and not (tmp_path / "c").exists()
+    result = ss.compare(encoders, audio, checkpoint_dir=tmp_path / "c", **SETTINGS)
+    assert same(result, whole) and not (tmp_path / "c").exists()
 
 
 def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path):
@@ -151,10 +151,10 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path):
         first.save(step, later, {"cursor": step})
     first.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
-    found = Checkpoints(tmp_path, {"job": (1, 2)}, 60).latest()
-    assert found.step == 3 and found.metadata["cursor"] == 3
-    assert np.array_equal(found.state["one"]["x"], state["one"]["x"] + 3)
-    assert found.state["one"]["of"][0].dtype == np.int32 and found.state["one"]["names"] == ["a"]
+    result = Checkpoints(tmp_path, {"job": (1, 2)}, 60).latest()
+    assert result.step == 3 and result.metadata["cursor"] == 3
+    assert np.array_equal(result.state["one"]["x"], state["one"]["x"] + 3)
+    assert result.state["one"]["of"][0].dtype == np.int32 and result.state["one"]["names"] == ["a"]
     for broken, expected in (("3", 2), ("2", None)):
         for file in (tmp_path / broken).rglob("*"):
             if file.is_file():

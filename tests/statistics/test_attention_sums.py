@@ -134,9 +134,9 @@ def finish(
     return state_of(sums, maps, shapes, dtype).finish()
 
 
-def score_attention(found: FinishedAttention, measures=MEASURES):
+def score_attention(finished: FinishedAttention, measures=MEASURES):
     """Matrices and details of these measures."""
-    scores = score_all({"attention": found}, MeasureSelection(tuple(measures)))
+    scores = score_all({"attention": finished}, MeasureSelection(tuple(measures)))
     return scores.matrices, scores.extras
 
 
@@ -144,10 +144,10 @@ def batched_and_finished(maps: Maps, size: int) -> FinishedAttention:
     return finish(batched(maps, size), maps)
 
 
-def similarities(found: FinishedAttention) -> dict[str, np.ndarray]:
+def similarities(finished: FinishedAttention) -> dict[str, np.ndarray]:
     """Heads against heads, and behind them against the two baselines: [head, head + 2] each."""
     return {
-        name: np.concatenate([of_heads(found.means), of_heads(found.baselines).T], axis=1)
+        name: np.concatenate([of_heads(finished.means), of_heads(finished.baselines).T], axis=1)
         for name, of_heads in HEAD_MEASURES.items()
     }
 
@@ -189,8 +189,8 @@ def test_golden(dtype, bar):
     names = [str(name) for name in GOLDEN["attention_networks"]]
     maps = [np.concatenate([GOLDEN[f"a_{name}_{u}"] for name in names]) for u in range(3)]
     shapes = (ModelShape(2, 3), ModelShape(1, 4))
-    found = finish(batched(maps, 4, 56, dtype, **FEW_ROWS), maps, shapes, dtype)
-    matrices, _ = score_attention(found)
+    finished = finish(batched(maps, 4, 56, dtype, **FEW_ROWS), maps, shapes, dtype)
+    matrices, _ = score_attention(finished)
     golden = {"attn_frobenius": "attn_fro", "attn_js": "attn_js", "attn_pearson": "attn_pearson"}
     for name, key in golden.items():
         apart = np.abs(matrices[name] - GOLDEN[key])
@@ -199,19 +199,23 @@ def test_golden(dtype, bar):
 
 
 def test_equals_the_maps_written_out():
-    found = double()
-    assert (found.utterances, found.frames, found.moments.rows) == (4, 42, 20**2 + 13**2 + 1 + 64)
-    errors = worst(similarities(found), expected())
+    finished = double()
+    assert (finished.utterances, finished.frames, finished.moments.rows) == (
+        4,
+        42,
+        20**2 + 13**2 + 1 + 64,
+    )
+    errors = worst(similarities(finished), expected())
     assert max(errors.values()) <= 1e-12, errors
 
 
 @pytest.mark.parametrize(("dtype", "bar"), [("float64", 1e-9), ("float32", 2e-4)])
 def test_layers_with_cells_as_rows(dtype, bar):
     maps = special()
-    found = double() if dtype == "float64" else batched_and_finished(maps, 5)
-    matrices, _ = score_attention(found, LAYER_MEASURES.values())
+    finished = double() if dtype == "float64" else batched_and_finished(maps, 5)
+    matrices, _ = score_attention(finished, LAYER_MEASURES.values())
     cells = np.concatenate([one.reshape(7, -1) for one in maps], axis=1).T
-    representations = [cells[:, where] for where in found.heads]
+    representations = [cells[:, where] for where in finished.heads]
     for name, measure in LAYER_MEASURES.items():
         oracle = reference.MEASURES[name.removeprefix("attn_")]
         by_hand = np.array([[oracle(x, y) for y in representations] for x in representations])
@@ -224,9 +228,9 @@ def test_a_constant_head_is_a_dead_neuron():
     maps, rng = draw(7, (13, 13)), np.random.default_rng(0)
     for one in maps:
         one[UNIFORM] = (1 + 6e-8 * rng.integers(-1, 2, (13, 13))) / 13
-    found = batched_and_finished(maps, 5)
-    assert np.flatnonzero(~found.moments.representations[0].live).tolist() == [UNIFORM]
-    matrices, _ = score_attention(found, LAYER_MEASURES.values())
+    finished = batched_and_finished(maps, 5)
+    assert np.flatnonzero(~finished.moments.representations[0].live).tolist() == [UNIFORM]
+    matrices, _ = score_attention(finished, LAYER_MEASURES.values())
     cells = np.concatenate([one.reshape(7, -1) for one in maps], axis=1).T
     x, y = cells[:, [0, 2]], cells[:, 3:6]
     for name in LAYER_MEASURES:
@@ -237,11 +241,11 @@ def test_a_constant_head_is_a_dead_neuron():
 @pytest.mark.parametrize("many", [1, 2, 5])
 def test_every_pair_is_met_around_the_circle(many):
     (maps,) = draw(many, (6,))
-    found = attention_sums.divergences(jnp.asarray(maps.reshape(many, -1), jnp.float32))
-    assert found.shape == (many, attention_sums.steps(many))
+    around = attention_sums.divergences(jnp.asarray(maps.reshape(many, -1), jnp.float32))
+    assert around.shape == (many, attention_sums.steps(many))
     square = [[sum(map(reference.jensen_shannon, a, b)) for b in maps] for a in maps]
     np.testing.assert_allclose(
-        attention_finished._unrolled(np.asarray(found, np.float64)), square, atol=1e-5
+        attention_finished._unrolled(np.asarray(around, np.float64)), square, atol=1e-5
     )
 
 
@@ -250,21 +254,21 @@ def test_logarithms():
     x = np.geomspace(tiny, 4, 100_001, dtype=np.float32)
     x = np.concatenate([x, np.linspace(0.5, 2, 100_001, dtype=np.float32)])
     exact = np.log(x.astype(np.float64))
-    found = np.asarray(attention_sums._log(jnp.asarray(x)), np.float64)
-    assert (found[x == 1] == 0).all()
+    logarithms = np.asarray(attention_sums._log(jnp.asarray(x)), np.float64)
+    assert (logarithms[x == 1] == 0).all()
     some = x != 1
-    assert np.abs(found / np.where(some, exact, 1) - 1)[some].max() <= 2.5e-7
+    assert np.abs(logarithms / np.where(some, exact, 1) - 1)[some].max() <= 2.5e-7
 
 
 def test_hard_rows():
-    found = similarities(batched_and_finished(special(), 5))
-    assert np.all(found["attn_pearson_exact"][UNIFORM] == 0)  # with itself, too
-    assert found["attn_pearson_exact"][0, 0] == pytest.approx(1, abs=1e-6)
+    similar = similarities(batched_and_finished(special(), 5))
+    assert np.all(similar["attn_pearson_exact"][UNIFORM] == 0)  # with itself, too
+    assert similar["attn_pearson_exact"][0, 0] == pytest.approx(1, abs=1e-6)
     # One-hot rows against themselves elsewhere: divergence log 2 for each row that moved.
     moved = [one[ONE_HOT].argmax(1) != reference.shift(one[ONE_HOT]).argmax(1) for one in special()]
     apart = np.concatenate(moved).mean()
     assert 0 < apart < 1
-    assert found["attn_js_bits"][ONE_HOT, 7 + 1] == pytest.approx(1 - apart, abs=1e-6)
+    assert similar["attn_js_bits"][ONE_HOT, 7 + 1] == pytest.approx(1 - apart, abs=1e-6)
 
 
 def test_batches_equal_single_utterances_in_any_order():
@@ -293,8 +297,8 @@ def test_merged_states_equal_one_stream():
 
 def test_utterances_of_one_frame():
     """They differ in nothing and have no correlation."""
-    found = similarities(batched_and_finished([np.ones((7, 1, 1))] * 2, 5))
-    for name, values in found.items():
+    similar = similarities(batched_and_finished([np.ones((7, 1, 1))] * 2, 5))
+    for name, values in similar.items():
         assert np.all(np.isnan(values) if "pearson" in name else values == 1), name
     maps = special()
     without = similarities(batched_and_finished([*maps[:2], maps[3]], 5))
@@ -330,8 +334,8 @@ def nearly_alike() -> Maps:
 def test_nearly_equal_maps(monkeypatch):
     maps, shapes = nearly_alike(), (ModelShape(1, 4), ModelShape(1, 4))
     by_hand = written_out(maps)
-    found = finish(batched(maps, 2, frames=64, **FEW_ROWS), maps, shapes)
-    errors = worst(similarities(found), by_hand)
+    finished = finish(batched(maps, 2, frames=64, **FEW_ROWS), maps, shapes)
+    errors = worst(similarities(finished), by_hand)
     assert max(errors.values()) <= 1e-5, errors
     # Without the sums of differences, |A|^2 + |B|^2 - 2 <A, B> has no digits left.
     monkeypatch.setattr(attention_sums, "_CANCELLED", 0.0)
@@ -343,12 +347,12 @@ def test_nearly_equal_maps(monkeypatch):
 def test_a_model_and_its_copy():
     half = draw(4, (64, 40), seed=4)
     maps = [np.concatenate([one, one]) for one in half]
-    found = finish(
+    finished = finish(
         batched(maps, 2, frames=64, **FEW_ROWS), maps, (ModelShape(1, 4), ModelShape(1, 4))
     )
-    errors = worst(similarities(found), written_out(maps))
+    errors = worst(similarities(finished), written_out(maps))
     assert max(errors.values()) <= 1e-5, errors
-    matrices, extras = score_attention(found)
+    matrices, extras = score_attention(finished)
     assert np.all(matrices["attn_frobenius"] == 1)
     for name in ("attn_js", "attn_pearson_exact", "attn_lincka", "attn_svcca"):
         np.testing.assert_allclose(matrices[name], 1, atol=1e-5)
@@ -359,9 +363,9 @@ def test_a_model_and_its_copy():
 
 def test_scores_and_what_stands_beside_them():
     """Representations of three heads and of one: what is missing is NaN or -1."""
-    found = batched_and_finished(special(), 5)
-    matrices, extras = score_attention(found)
-    by_hand = similarities(found)
+    finished = batched_and_finished(special(), 5)
+    matrices, extras = score_attention(finished)
+    by_hand = similarities(finished)
     assert extras["baseline"][1].tolist() == list(attention_sums.BASELINES)
     assert matrices.keys() == {m.name for m in MEASURES}
     for name in HEAD_MEASURES:
@@ -370,7 +374,7 @@ def test_scores_and_what_stands_beside_them():
         assert blocks.shape == (3, 3, 3, 3)
         best, match, baseline = (extras[f"{name}_{k}"][1] for k in ("best", "match", "baseline"))
         for i, j in np.ndindex(3, 3):
-            block = by_hand[name][found.heads[i], found.heads[j]]
+            block = by_hand[name][finished.heads[i], finished.heads[j]]
             rows, columns = block.shape
             np.testing.assert_allclose(blocks[i, j, :rows, :columns], block, rtol=1e-6, atol=1e-6)
             np.testing.assert_allclose(best[i, j, :rows], block.max(1), rtol=1e-6, atol=1e-6)
@@ -392,8 +396,8 @@ def test_scores_and_what_stands_beside_them():
 def test_ranges_and_symmetry(seed, sharpness, lengths):
     rng = np.random.default_rng(seed)
     maps = [softmax(sharpness * rng.standard_normal((7, n, n))) for n in lengths]
-    found = batched_and_finished(maps, 5)
-    values = similarities(found)
+    finished = batched_and_finished(maps, 5)
+    values = similarities(finished)
     rounding = 2e-6
     for measure in MEASURES:
         if measure.name in HEAD_MEASURES and not ("pearson" in measure.name and max(lengths) == 1):
@@ -436,11 +440,11 @@ def test_encoders_into_the_sums():
     parts = tuple(projected(a, b, lengths) for a, b in zip(models, blocks))
     statistic = AttentionAccumulator(shapes, rows_of_projections, EVERYTHING)
     statistic.append(parts, lengths, frames)
-    found = similarities(statistic.result().finish())
+    similar = similarities(statistic.result().finish())
     maps = [
         np.concatenate([np.asarray(a.attentions[:, u]).reshape(-1, frames, frames) for a in models])
         for u in range(len(lengths))
     ]
     whole = [m[:, :n, :n].astype(np.float64) for m, n in zip(maps, lengths) if n]
-    errors = worst(found, written_out(whole))
+    errors = worst(similar, written_out(whole))
     assert max(errors.values()) <= 1e-5, errors
