@@ -29,6 +29,10 @@ SPEED = "Speed and precision"
 DEVICES = "Devices"
 INTERRUPTED = "Resuming after an interruption"
 
+# Here rather than with the figures, so that flags know them without importing matplotlib.
+FIGURE_FORMATS = ("png", "pdf", "svg")
+FIGURE_STYLES = ("labelled", "paper")
+
 
 def setting(
     default: Any,
