@@ -27,84 +27,95 @@ that memory, pipeline and scaling have printed.
 All but plots print a line of JSON for the machine and one for each figure.
 """
 
+import dataclasses
 import importlib
 import os
+import sys
 from collections.abc import Callable
+from typing import Any, Literal
 
-from absl import flags
+from absl.flags import FlagValues
 
-from speechsim_jax.commands import flags as _flags
+from speechsim_jax.commands import flags
+from speechsim_jax.commands.entry import run_module
 from speechsim_jax.errors import UserError
 
-_SPEECH = flags.DEFINE_string(
-    "speech", os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
-)
-_MINUTES = flags.DEFINE_list(
-    "minutes", None, "Minutes of audio (default: memory 4,30, pipeline 5, attention 3)."
-)
-_REPEATS = flags.DEFINE_integer(
-    "repeats",
-    None,
-    "Interleaved runs of which a figure is the median (default: 7, pipeline 3).",
-    lower_bound=1,
-)
-_PAIRS = flags.DEFINE_integer(
-    "pairs", 12, "Pairs of representations that are timed of the published pipeline; 0: all.",
-    lower_bound=0,
-)  # fmt: skip
-_LINES = flags.DEFINE_string("lines", None, "File of the lines that other runs have printed.")
-_OUT = flags.DEFINE_string("out", None, "Folder for plots.")
-_SMALL = flags.DEFINE_bool(
-    "small", False, "Tiny encoders and few rows, to try a benchmark; the figures mean nothing."
-)
+
+@dataclasses.dataclass(frozen=True)
+class _Flags:
+    what: Literal[
+        "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
+        "attention", "plots",
+    ] = flags.own("memory", "What to measure.")  # fmt: skip
+    speech: str | None = flags.own(
+        os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
+    )
+    minutes: tuple[str, ...] = flags.own(
+        (), "Minutes of audio (default: memory 4,30, pipeline 5, attention 3)."
+    )
+    repeats: int | None = flags.own(
+        None,
+        "Interleaved runs of which a figure is the median (default: 7, pipeline 3).",
+        at_least=1,
+    )
+    pairs: int = flags.own(
+        12, "Pairs of representations that are timed of the published pipeline; 0: all.", at_least=0
+    )
+    lines: str | None = flags.own(None, "File of the lines that other runs have printed.")
+    out: str | None = flags.own(None, "Folder for plots.")
+    small: bool = flags.own(
+        False, "Tiny encoders and few rows, to try a benchmark; the figures mean nothing."
+    )
 
 
-def _speech() -> str:
-    if not _SPEECH.value:
+def _speech(given: _Flags) -> str:
+    if not given.speech:
         raise UserError("--speech (or $SPEECHSIM_SPEECH) must name a folder or manifest of speech")
-    return _SPEECH.value
+    return given.speech
 
 
-def _minutes(*default: float) -> list[float]:
-    texts = _MINUTES.value or []
+def _minutes(given: _Flags, *default: float) -> list[float]:
     try:
-        return [float(minutes) for minutes in texts] or [*default]
+        return [float(minutes) for minutes in given.minutes] or [*default]
     except ValueError:
-        raise UserError(f"--minutes={','.join(texts)}: expected numbers") from None
+        raise UserError(f"--minutes={','.join(given.minutes)}: expected numbers") from None
 
 
-def _repeats(default: int = 7) -> int:
-    return _REPEATS.value or default
-
-
-def _files() -> tuple[str, str]:
-    if not _LINES.value or not _OUT.value:
+def _files(given: _Flags) -> tuple[str, str]:
+    if not given.lines or not given.out:
         raise UserError("--lines must name a file of JSON lines, and --out a folder for the plots")
-    return _LINES.value, _OUT.value
+    return given.lines, given.out
 
 
 # The arguments of `run` in the module of experiments.benchmarks of that name, but for `small`.
-_ARGUMENTS: dict[str, Callable[[], tuple]] = {
-    "memory": lambda: (_speech(), _minutes(4, 30)),
-    "pipeline": lambda: (_speech(), _minutes(5), _repeats(3), _PAIRS.value),
-    "scaling": lambda: (),
-    "streaming": lambda: (_speech(),),
-    "scores": lambda: (),
-    "accuracy": lambda: (_speech(),),
-    "encoder": lambda: (_repeats(),),
-    "statistics": lambda: (_repeats(),),
-    "attention": lambda: (_speech(), _minutes(3)[0], _repeats()),
+_ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
+    "memory": lambda given: (_speech(given), _minutes(given, 4, 30)),
+    "pipeline": lambda given: (
+        _speech(given), _minutes(given, 5), given.repeats or 3, given.pairs,
+    ),
+    "scaling": lambda given: (),
+    "streaming": lambda given: (_speech(given),),
+    "scores": lambda given: (),
+    "accuracy": lambda given: (_speech(given),),
+    "encoder": lambda given: (given.repeats or 7,),
+    "statistics": lambda given: (given.repeats or 7,),
+    "attention": lambda given: (_speech(given), _minutes(given, 3)[0], given.repeats or 7),
     "plots": _files,
-}
-_WHAT = flags.DEFINE_enum("what", "memory", list(_ARGUMENTS), "What to measure.")
+}  # fmt: skip
 
 
-def main() -> None:
+def define_flags() -> FlagValues:
+    """The flags of this script."""
+    return flags.define(_Flags)
+
+
+def main(values: FlagValues) -> None:
     """Measure what --what names."""
-    module = importlib.import_module(f"experiments.benchmarks.{_WHAT.value}")
-    options = {} if _WHAT.value == "plots" else {"small": _SMALL.value}
-    module.run(*_ARGUMENTS[_WHAT.value](), **options)
+    given = flags.from_flags(values, _Flags)
+    module = importlib.import_module(f"experiments.benchmarks.{given.what}")
+    options = {} if given.what == "plots" else {"small": given.small}
+    module.run(*_ARGUMENTS[given.what](given), **options)
 
 
 if __name__ == "__main__":
-    _flags.start(main)
+    run_module(sys.modules[__name__])

@@ -1,6 +1,6 @@
 """python -m experiments.card: `speechsim card` from a clone."""
 
-from speechsim_jax.commands import card, flags
+from speechsim_jax.commands import run_command
 
 if __name__ == "__main__":
-    flags.start(card.main)
+    run_command("card")

@@ -1,6 +1,6 @@
 """python -m experiments.compare: `speechsim compare` from a clone."""
 
-from speechsim_jax.commands import compare, flags
+from speechsim_jax.commands import run_command
 
 if __name__ == "__main__":
-    flags.start(compare.main)
+    run_command("compare")

@@ -1,6 +1,6 @@
 """python -m experiments.demo: `speechsim demo` from a clone."""
 
-from speechsim_jax.commands import demo, flags
+from speechsim_jax.commands import run_command
 
 if __name__ == "__main__":
-    flags.start(demo.main)
+    run_command("demo")

@@ -1,6 +1,6 @@
 """python -m experiments.dynamics: `speechsim dynamics` from a clone."""
 
-from speechsim_jax.commands import dynamics, flags
+from speechsim_jax.commands import run_command
 
 if __name__ == "__main__":
-    flags.start(dynamics.main)
+    run_command("dynamics")

@@ -1,6 +1,6 @@
 """python -m experiments.finetune: `speechsim finetune` from a clone."""
 
-from speechsim_jax.commands import finetune, flags
+from speechsim_jax.commands import run_command
 
 if __name__ == "__main__":
-    flags.start(finetune.main)
+    run_command("finetune")

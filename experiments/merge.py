@@ -1,6 +1,6 @@
 """python -m experiments.merge: `speechsim merge` from a clone."""
 
-from speechsim_jax.commands import flags, merge
+from speechsim_jax.commands import run_command
 
 if __name__ == "__main__":
-    flags.start(merge.main)
+    run_command("merge")

@@ -1,6 +1,6 @@
 """python -m experiments.pretrain: `speechsim pretrain` from a clone."""
 
-from speechsim_jax.commands import flags, pretrain
+from speechsim_jax.commands import run_command
 
 if __name__ == "__main__":
-    flags.start(pretrain.main)
+    run_command("pretrain")

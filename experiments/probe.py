@@ -1,6 +1,6 @@
 """python -m experiments.probe: `speechsim probe` from a clone."""
 
-from speechsim_jax.commands import flags, probe
+from speechsim_jax.commands import run_command
 
 if __name__ == "__main__":
-    flags.start(probe.main)
+    run_command("probe")

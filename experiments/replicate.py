@@ -1,6 +1,6 @@
 """python -m experiments.replicate: `speechsim replicate` from a clone."""
 
-from speechsim_jax.commands import flags, replicate
+from speechsim_jax.commands import run_command
 
 if __name__ == "__main__":
-    flags.start(replicate.main)
+    run_command("replicate")

@@ -1,6 +1,6 @@
 """python -m experiments.selfcheck: `speechsim selfcheck` from a clone."""
 
-from speechsim_jax.commands import flags, selfcheck
+from speechsim_jax.commands import run_command
 
 if __name__ == "__main__":
-    flags.start(selfcheck.main)
+    run_command("selfcheck")

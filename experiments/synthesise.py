@@ -1,6 +1,6 @@
 """python -m experiments.synthesise: `speechsim synthesise` from a clone."""
 
-from speechsim_jax.commands import flags, synthesise
+from speechsim_jax.commands import run_command
 
 if __name__ == "__main__":
-    flags.start(synthesise.main)
+    run_command("synthesise")

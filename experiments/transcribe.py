@@ -1,6 +1,6 @@
 """python -m experiments.transcribe: `speechsim transcribe` from a clone."""
 
-from speechsim_jax.commands import flags, transcribe
+from speechsim_jax.commands import run_command
 
 if __name__ == "__main__":
-    flags.start(transcribe.main)
+    run_command("transcribe")

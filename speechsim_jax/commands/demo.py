@@ -1,28 +1,25 @@
-"""The paper in miniature, offline: small trained encoders on synthetic speech, in minutes.
+"""The paper in miniature, offline, in minutes: small encoders on synthetic speech.
 
-    python -m experiments.demo --workdir=runs/demo
+    speechsim demo --workdir=runs/demo
 
 The encoders are the zoo's, which come with the package: trained with the objectives of wav2vec 2.0
 and of HuBERT on an hour of speech, some of them fine-tuned. Synthetic voices read them a few
-minutes of text. From there on it is exactly what `experiments.replicate --preset=zoo` does with
-your own recordings.
+minutes of text. From there on it is exactly what `speechsim replicate --preset=zoo` does with your
+own recordings.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import itertools
 from pathlib import Path
 
-from absl import flags
+from absl.flags import FlagValues
 
-from speechsim_jax.analyses.replication import findings
-from speechsim_jax.audio import synthetic
-from speechsim_jax.commands import compare, replicate
-from speechsim_jax.commands import flags as _flags
-
-_USED = ("figure_formats", "figure_style")
-for _name in _USED:
-    flags.declare_key_flag(_name)
-flags.adopt_module_key_flags(_flags)  # for --help
+from speechsim_jax.commands import flags, replicate
+from speechsim_jax.commands.compilation_cache import use_compilation_cache
+from speechsim_jax.commands.workdir import new_workdir
+from speechsim_jax.settings import Output, Settings, documented
 
 NOTE = "small encoders of the zoo, synthetic speech"
 
@@ -40,18 +37,25 @@ _SENTENCES = (
 )
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Where the demo puts its speech and results."""
 
-    workdir: str = "runs/demo"
-    seed: int = 0
-    figure_formats: tuple[str, ...] = ("png",)
-    figure_style: str = "labelled"
+    workdir: str = flags.workdir("runs/demo")
+    seed: int = flags.like(Settings, "seed")
+    figure_formats: tuple[str, ...] = flags.figure_formats()
+    figure_style: str = flags.figure_style()
+    progress: bool = flags.progress()
+
+    def __post_init__(self) -> None:
+        flags.check_figures(self.figure_formats, self.figure_style)
 
 
 def write_speech(folder: Path) -> Path:
     """Eight minutes of speech, six voices at two pitches each; returns its manifest."""
+    from speechsim_jax.audio import synthetic
+
     readings = []
     for (voice, pitch), high in itertools.product(_VOICES.items(), _PITCHES):
         speaker = f"{voice}-{'high' if high > 1 else 'low'}"
@@ -64,15 +68,15 @@ def write_speech(folder: Path) -> Path:
 
 def run(config: Config) -> replicate.Outcome:
     """Have the speech read, then test the paper's claims on it. Raises UserError."""
-    workdir = _flags.new_workdir(config.workdir, overwrite=True)
+    workdir = new_workdir(config.workdir, overwrite=True)
     audio = write_speech(workdir / "speech")
     return replicate.run(
         replicate.of_preset(
             "zoo",
             audio=str(audio),
             workdir=str(workdir),
-            seed=config.seed,
-            note=NOTE,
+            settings={"seed": config.seed},
+            output=Output(note=NOTE, progress=config.progress),
             overwrite=True,
             figure_formats=config.figure_formats,
             figure_style=config.figure_style,
@@ -80,20 +84,20 @@ def run(config: Config) -> replicate.Outcome:
     )
 
 
-def main() -> None:
-    """Run the demo and say what came out."""
-    # Importing others brought their flags along, and none may be ignored in silence.
-    compare.refuse_flags("the demo", _USED)
-    replicate.refuse_own_flags("the demo")
-    config = Config(
-        workdir=_flags.WORKDIR.value or "runs/demo",
-        seed=_flags.SEED.value,
-        figure_formats=tuple(flags.FLAGS.figure_formats),
-        figure_style=flags.FLAGS.figure_style,
-    )
-    _flags.use_compilation_cache()
+def define_flags() -> FlagValues:
+    """The flags of this command."""
+    return flags.define(Config, flags.Terminal)
+
+
+def main(values: FlagValues) -> None:
+    """Run the demo and print what became of the claims."""
+    config = flags.from_flags(values, Config, progress=not values["quiet"].value)
+    use_compilation_cache(values["compilation_cache"].value)
     outcome = run(config)
+
+    from speechsim_jax.analyses.replication import findings
+
     print(findings.table(outcome.findings))
     print(
-        f"\nwritten: {config.workdir}/findings.md, report.html, result.nc and figures beside them"
+        f"\nwritten: {config.workdir}/findings.md, report.html, result.nc and figures next to them"
     )

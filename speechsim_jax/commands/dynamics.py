@@ -1,116 +1,130 @@
-"""Learning dynamics: the layers of checkpoints along pretraining against the final model.
+"""Learning dynamics: layers of checkpoints along pretraining against the final model.
 
-    python -m experiments.dynamics --run=runs/contrastive_s --audio=speech/ --workdir=runs/dynamics
+    speechsim dynamics --run=runs/contrastive_s --audio=speech/ --workdir=runs/dynamics
 
 The first use of SVCCA (Raghu et al. 2017): when does each layer become what it is at the end, from
 below or from above? Reads the folders step-NNNNNN of a pretraining's workdir and its final one,
 model/ (else --final, else the last step), and compares each checkpoint with the final model on the
 same audio. Writes dynamics.csv, figures/dynamics_MEASURE.png and .pdf (layers x steps),
 figures/dynamics_MEASURE_layers.* (all layers against all), steps/*.nc, config.json and log.jsonl. A
-run that was killed goes on with --resume.
+run that was killed continues with --resume.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import tqdm.auto
-from absl import flags
+from absl.flags import FlagValues
 
-import speechsim_jax as ss
-from speechsim_jax import figures
-from speechsim_jax.analyses import learning_dynamics
-from speechsim_jax.audio import open_corpus, selection
-from speechsim_jax.audio.corpus import Corpus
-from speechsim_jax.commands import compare, resuming
-from speechsim_jax.commands import flags as _flags
+from speechsim_jax.commands import flags, inputs
+from speechsim_jax.commands.compilation_cache import use_compilation_cache
+from speechsim_jax.commands.log import log_to
+from speechsim_jax.commands.workdir import new_workdir, partial_results
 from speechsim_jax.errors import UserError
-from speechsim_jax.runtime import provenance
+from speechsim_jax.settings import HOW, Output, Resources, Settings, documented, setting
 
-_RUN = flags.DEFINE_string("run", None, "Workdir of a pretraining, with folders step-NNNNNN.")
-_FINAL = flags.DEFINE_string("final", None, "The final model (default: model/ in --run).")
-_UNTRAINED = flags.DEFINE_bool("random_start", True, "Compare random weights with it, too.")
+if TYPE_CHECKING:
+    from speechsim_jax.analyses import learning_dynamics
+    from speechsim_jax.audio.corpus import Corpus
+    from speechsim_jax.models.encoder import SpeechEncoder
+    from speechsim_jax.results.result import SimilarityResult
 
-# Of the flags that `compare` brings along; the others mean nothing here.
 _SETTINGS = (
     "last_layer", "batch_seconds", "max_seconds", "rows_per_update", "stats_dtype", "frame_stride",
-    "model_dtype", "strict", "rank_tolerance",
+    "model_dtype", "strict", "rank_tolerance", "max_minutes", "seed",
 )  # fmt: skip
-_USED = (*_SETTINGS, "audio", "max_minutes", "measures", "resume", "note", "checkpoint_every")
-for _name in _USED:
-    flags.declare_key_flag(_name)
-flags.adopt_module_key_flags(_flags)
-
 _STEP = re.compile(r"step-(\d+)")
-_log = logging.getLogger(__name__)
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Whose checkpoints, on what audio, and where to; `settings` are fields of `ss.Settings`."""
+    """Whose checkpoints are compared on what audio, and where results go."""
 
-    run: str
-    audio: str
-    workdir: str
-    final: str | None = None
-    measures: tuple[str, ...] = ("svcca", "lincka")
-    random_start: bool = True
-    max_minutes: float | int | None = None
-    seed: int = 0
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    checkpoint_every: float | int = 10.0
-    note: str = ""
-    overwrite: bool = False
-    resume: bool = False
+    run: str = flags.own(flags.REQUIRED, "Workdir of a pretraining, with folders step-NNNNNN.")
+    audio: str = flags.audio()
+    workdir: str = flags.workdir()
+    final: str | None = flags.own(None, "The final model (default: model/ in --run).")
+    measures: tuple[str, ...] = setting(("svcca", "lincka"), "Names of measures.", HOW)
+    random_start: bool = flags.own(True, "Compare random weights with it, too.")
+    settings: Settings = flags.nested(Settings(), only=_SETTINGS)
+    resources: Resources = flags.nested(Resources(), only=("checkpoint_every",))
+    output: Output = flags.nested(Output())
+    overwrite: bool = flags.overwrite()
+    resume: bool = flags.resume()
 
 
 def run(config: Config) -> learning_dynamics.LearningDynamics:
-    """Compare every checkpoint with the final model, write and draw. Raises UserError."""
-    workdir = _flags.new_workdir(config.workdir, config.overwrite or config.resume)
-    with _flags.log_to(workdir):
+    """Compare every checkpoint with the final model, write and draw.
+
+    Returns:
+      The scores by step and layer.
+
+    Raises:
+      UserError: there are no checkpoints, or whatever is wrong with models, audio or workdir.
+    """
+    workdir = new_workdir(config.workdir, config.overwrite or config.resume)
+    with log_to(workdir, config.output.progress):
         folders, final = checkpoints(config)
+        corpus = inputs.open_audio(config.audio)
+        inputs.log_start([str(final), *map(str, folders.values())], corpus)
+
+        import tqdm.auto
+
+        import speechsim_jax as ss
+        from speechsim_jax.analyses import learning_dynamics
+        from speechsim_jax.audio import selection
+
         last = ss.load_encoder(final, name="final")
-        corpus = open_corpus.open_corpus(config.audio)
-        if config.max_minutes is not None:
-            corpus = selection.select(corpus, config.max_minutes, config.seed)
+        if config.settings.max_minutes is not None:
+            corpus = selection.select(corpus, config.settings.max_minutes, config.settings.seed)
         identity = _identity(config, last, corpus)
-        folder = resuming.place(workdir / "steps", identity, config.resume, config.overwrite)
-        wanted: list[tuple[str, ss.SpeechEncoder | Path]] = []
+        folder = partial_results(workdir / "steps", identity, config.resume, config.overwrite)
+        models: list[tuple[str, SpeechEncoder | Path]] = []
         if config.random_start:
-            wanted.append(("random", ss.random_like(last, name="random")))
-        wanted += [(path.name, path) for path in folders.values()]
+            models.append(("random", ss.random_like(last, name="random")))
+        models += [(path.name, path) for path in folders.values()]
         blocks = {}
         for name, source in tqdm.auto.tqdm(
-            wanted, desc="checkpoints", unit="checkpoint", disable=_flags.quiet()
+            models, desc="checkpoints", unit="checkpoint", disable=not config.output.progress
         ):
             result = _compared(config, source, name, last, corpus, folder)
             blocks[name] = {m: result.block(m, name, "final").values for m in result.measures}
         untrained = blocks.pop("random", {})
-        told = f"{len(corpus.sources)} utterances of {corpus.origin}"
-        note = f"{told} · {config.note}" if config.note else told
+        audio = f"{len(corpus.sources)} utterances of {corpus.origin}"
+        note = f"{audio} · {config.output.note}" if config.output.note else audio
         layers = range(last.config.num_hidden_layers + 1)
-        found = learning_dynamics.LearningDynamics.from_blocks(
+        dynamics = learning_dynamics.LearningDynamics.from_blocks(
             list(folders), layers, list(blocks.values()), untrained, note
         )
-        _write(workdir, config, found, last)
-    return found
+        _write(workdir, config, dynamics, last)
+    return dynamics
 
 
 def checkpoints(config: Config) -> tuple[dict[int, Path], Path]:
-    """The folders by step, rising, and the final one; raises UserError if there are none."""
+    """The checkpoints of a pretraining.
+
+    Returns:
+      The folders by step, rising, and that of the final model.
+
+    Raises:
+      UserError: there are none.
+    """
     folder = Path(config.run).expanduser()
     if not folder.is_dir():
         raise UserError(f"--run={config.run}: no such folder; expected a pretraining's workdir")
     names = [(path, _STEP.fullmatch(path.name)) for path in folder.iterdir()]
-    found = {int(name[1]): path for path, name in names if name and (path / "config.json").exists()}
-    if not found:
+    by_step = {
+        int(name[1]): path for path, name in names if name and (path / "config.json").exists()
+    }
+    if not by_step:
         raise UserError(f"--run={config.run}: no folders step-NNNNNN with a config.json in it")
-    steps = dict(sorted(found.items()))
+    steps = dict(sorted(by_step.items()))
     if config.final is not None:
         return steps, Path(config.final)
     final = folder / "model"
@@ -121,26 +135,30 @@ def checkpoints(config: Config) -> tuple[dict[int, Path], Path]:
     return steps, steps[max(steps)]
 
 
-def _identity(config: Config, last: ss.SpeechEncoder, corpus: Corpus) -> dict[str, Any]:
-    """What has a say in the numbers; each checkpoint is looked at for itself."""
+def _identity(config: Config, last: SpeechEncoder, corpus: Corpus) -> dict[str, Any]:
+    """Everything that can change a number, except the checkpoints' weights."""
+    import speechsim_jax as ss
+
     return {
         "version": ss.__version__,
         "final": last.provenance["sha256"],
         "audio": corpus.fingerprint(),
         "measures": config.measures,
-        "settings": dict(config.settings),
+        "settings": dataclasses.asdict(config.settings),
     }
 
 
 def _compared(
     config: Config,
-    source: ss.SpeechEncoder | Path,
+    source: SpeechEncoder | Path,
     name: str,
-    last: ss.SpeechEncoder,
+    last: SpeechEncoder,
     corpus: Corpus,
     folder: Path,
-) -> ss.SimilarityResult:
-    """A checkpoint against the final model, unless that has been done."""
+) -> SimilarityResult:
+    """A checkpoint against the final model: as an earlier run has saved it, or computed."""
+    import speechsim_jax as ss
+
     path = folder / f"{name}.nc"
     encoder = source if isinstance(source, ss.SpeechEncoder) else ss.load_encoder(source)
     encoder = dataclasses.replace(encoder, name=name)
@@ -153,13 +171,12 @@ def _compared(
     result = ss.compare(
         [encoder, last],
         corpus,
-        measures=config.measures,
-        note=config.note,
-        progress=False,
-        checkpoint_dir=folder / f"{name}.checkpoints",
-        checkpoint_every=config.checkpoint_every,
-        seed=config.seed,
-        **config.settings,
+        config.measures,
+        settings=dataclasses.replace(config.settings, max_minutes=None),
+        resources=dataclasses.replace(
+            config.resources, checkpoint_dir=str(folder / f"{name}.checkpoints")
+        ),
+        output=dataclasses.replace(config.output, progress=False),
     )
     result.save(path)
     shutil.rmtree(folder / f"{name}.checkpoints", ignore_errors=True)
@@ -167,50 +184,41 @@ def _compared(
 
 
 def _write(
-    workdir: Path, config: Config, found: learning_dynamics.LearningDynamics, last: ss.SpeechEncoder
+    workdir: Path, config: Config, dynamics: learning_dynamics.LearningDynamics, last: SpeechEncoder
 ) -> None:
     """dynamics.csv, the figures, and how they were made."""
-    found.write_csv(workdir / "dynamics.csv")
+    from speechsim_jax import figures
+    from speechsim_jax.analyses import learning_dynamics
+    from speechsim_jax.runtime import provenance
+
+    dynamics.write_csv(workdir / "dynamics.csv")
     folder = workdir / "figures"
     shutil.rmtree(folder, ignore_errors=True)
-    for measure in found.scores:
+    for measure in dynamics.scores:
         drawn = {
-            f"dynamics_{measure}": learning_dynamics.steps_map(found, measure),
-            f"dynamics_{measure}_layers": learning_dynamics.layers_maps(found, measure),
+            f"dynamics_{measure}": learning_dynamics.steps_map(dynamics, measure),
+            f"dynamics_{measure}_layers": learning_dynamics.layers_maps(dynamics, measure),
         }
         figures.write_figures(drawn, folder, ("png", "pdf"))
-    told = provenance.record(config=dataclasses.asdict(config), final=dict(last.provenance))
-    (workdir / "config.json").write_text(json.dumps(told, indent=2) + "\n")
+    record = provenance.record(config=dataclasses.asdict(config), final=dict(last.provenance))
+    (workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-def config_from_flags() -> Config:
-    """The flags as a Config; raises UserError for what is missing or means nothing here."""
-    compare.refuse_flags("learning dynamics", _USED)
-    value: dict[str, Any] = {
-        name: flags.FLAGS[name].value for name in (*_USED, "workdir", "seed", "overwrite")
-    }
-    for name, given in (("run", _RUN.value), *((n, value[n]) for n in ("audio", "workdir"))):
-        if not given:
-            raise UserError(f"--{name} is required; see --help")
-    settings = {name: value[name] for name in _SETTINGS if flags.FLAGS[name].present}
-    measures = tuple((value["measures"] or "svcca,lincka").split(","))
-    names = ("audio", "workdir", "max_minutes", "seed", "note", "overwrite", "resume")
-    return Config(
-        run=str(_RUN.value),
-        final=_FINAL.value,
-        measures=measures,
-        random_start=_UNTRAINED.value,
-        settings=settings,
-        checkpoint_every=value["checkpoint_every"],
-        **{name: value[name] for name in names},
-    )
+def define_flags() -> FlagValues:
+    """The flags of this command."""
+    return flags.define(Config, flags.Terminal)
 
 
-def main() -> None:
-    """Run from the flags and print what came out."""
-    config = config_from_flags()
-    _flags.use_compilation_cache()
-    found = run(config)
-    for measure in found.scores:
-        print(found.table(measure), end="\n\n")
+def config_from_flags(values: FlagValues) -> Config:
+    """The flags as a Config; raises UserError for what is missing or malformed."""
+    return flags.from_flags(values, Config, output=flags.output(values))
+
+
+def main(values: FlagValues) -> None:
+    """Run from the flags and print a table for each measure."""
+    config = config_from_flags(values)
+    use_compilation_cache(values["compilation_cache"].value)
+    dynamics = run(config)
+    for measure in dynamics.scores:
+        print(dynamics.table(measure), end="\n\n")
     print(f"written: {Path(config.workdir, 'dynamics.csv')} and {Path(config.workdir, 'figures')}")

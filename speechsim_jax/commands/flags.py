@@ -1,201 +1,314 @@
-"""Flags that several scripts share, and how a script starts, logs and fails."""
+"""Flags of the commands, generated from the fields of settings records.
 
-import contextlib
-import io
-import json
-import logging
-import os
-import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+A record is a frozen dataclass whose fields are declared by `speechsim_jax.settings.setting`.
+`define` makes a flag of each field and `from_flags` reads the record back, so that a setting's
+name, type, default, bounds and help are written once. Every command has its own `FlagValues`.
+"""
 
-import absl.logging
-import jax
-import tqdm.auto
-from absl import app, flags
+import dataclasses
+import re
+import typing
+from collections.abc import Collection, Iterator
+from typing import Any, TypeVar
 
-import speechsim_jax as ss
-from speechsim_jax import figures
-from speechsim_jax.commands import help
-from speechsim_jax.errors import UserError
-from speechsim_jax.runtime import processes
+from absl import flags
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder for results; made if missing.")
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the results in --workdir.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of every random choice.", lower_bound=0)
-QUIET = flags.DEFINE_bool("quiet", False, "Print nothing but errors; log.jsonl has the rest.")
-COMPILATION_CACHE = flags.DEFINE_string(
-    "compilation_cache",
-    None,
-    "Folder that keeps compiled programs between runs; empty for none (default: in the user's "
-    "cache on accelerators, none on a CPU, where reloading them prints alarming messages).",
+from speechsim_jax.errors import UserError, did_you_mean
+from speechsim_jax.settings import (
+    COMPARED,
+    FIGURE_FORMATS,
+    FIGURE_STYLES,
+    HOW,
+    INTERRUPTED,
+    SPEED,
+    WRITTEN,
+    Output,
+    allowed_words,
+    alternatives,
+    check_fields,
+    check_value,
+    setting,
 )
 
+Record = TypeVar("Record")
 
-def start(main: Callable[[], None]) -> None:
-    """Parse the flags and run `main`, or print the page of --help.
+REQUIRED = dataclasses.MISSING
+OWN = "Flags of this command"
 
-    Exit codes: 0; 1 for a failure, with its traceback; 2 for a user's mistake, 130 for ctrl-C, both
-    with one line on stderr.
+
+# --- declarations ---
+
+
+def own(default: Any, help: str, **bounds: Any) -> Any:
+    """A field that only one command has."""
+    return setting(default, help, OWN, **bounds)
+
+
+def repeated(help: str) -> Any:
+    """A field whose flag is given once for each of its texts, which may have commas in them."""
+    field = own((), help)
+    return dataclasses.field(default=(), metadata={**field.metadata, "repeated": True})
+
+
+def like(record: type, name: str, **changes: Any) -> Any:
+    """A field declared as another record declares it.
+
+    Args:
+      record: the record that has the field.
+      name: its name there and here.
+      changes: `default`, and entries of its metadata (`help`, `group`).
     """
-    if {"--help", "-help", "-h", "--helpshort"} & set(sys.argv[1:]):
-        print(help.page(sys.modules[main.__module__]))
-        return
-    # It prints its warnings itself, and absl would print them again.
-    logging.getLogger("huggingface_hub").propagate = False
-    app.run(lambda _: guarded(main), flags_parser=parse)
+    field = next(field for field in dataclasses.fields(record) if field.name == name)
+    default = changes.pop("default", field.default)
+    return dataclasses.field(default=default, metadata={**field.metadata, **changes})
 
 
-def parse(argv: Sequence[str]) -> list[str]:
-    """Read the flags; what is wrong with them prints one line and exits with code 2."""
-    try:
-        rest = flags.FLAGS(list(argv))
-    except SystemExit:  # --helpfull, which absl ends with code 1
-        sys.exit(0)
-    except flags.Error as error:
-        _fail(f"{error}; see --help")
-    if rest[1:]:
-        _fail(f"unexpected argument {rest[1]!r}; every option is a --flag=value, see --help")
-    if flags.FLAGS["verbosity"].using_default_value:  # at INFO, jax tells which TPUs it misses
-        level = absl.logging.ERROR if quiet() else absl.logging.WARNING
-        flags.FLAGS["verbosity"].value = level
-        flags.FLAGS["verbosity"].using_default_value = False
-    return rest
+def nested(default: Any, only: Collection[str] | None = None) -> Any:
+    """A field that holds a whole record.
 
-
-def guarded(main: Callable[[], None]) -> None:
-    """Run `main`; a user's mistake prints one line and exits with code 2, ctrl-C with 130."""
-    try:
-        with contextlib.redirect_stdout(io.StringIO()) if quiet() else contextlib.nullcontext():
-            main()
-    except UserError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        own = flags.FLAGS.get_key_flags_for_module(sys.modules[main.__module__])
-        print(f"interrupted{_how_to_go_on({flag.name for flag in own})}", file=sys.stderr)
-        sys.exit(130)
-
-
-def _how_to_go_on(own: Collection[str]) -> str:
-    """What a script with these flags says to who has interrupted it."""
-    if "resume" not in own:
-        return ""
-    workdir = Path(WORKDIR.value or "").expanduser()
-    # Either is refused without --resume; before, there is nothing that a run could go on with.
-    if WORKDIR.value and ((workdir / "checkpoints").exists() or any(workdir.glob("*/plan.json"))):
-        return "; go on with the same command and --resume"
-    every = ""
-    if "checkpoint_every" in own:
-        minutes = flags.FLAGS["checkpoint_every"].value
-        every = f" (every {minutes:g} minutes, --checkpoint_every)"
-    return f" before the first checkpoint{every}; the same command starts anew"
-
-
-def quiet() -> bool:
-    """Whether --quiet is given; in a notebook there are no flags, and it is not."""
-    return flags.FLAGS.is_parsed() and QUIET.value
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
-
-
-def use_compilation_cache() -> None:
-    """Turn the persistent compilation cache on, as --compilation_cache says."""
-    folder = COMPILATION_CACHE.value
-    if folder is None and jax.default_backend() != "cpu":
-        folder = os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/speechsim_jax/xla"
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object a record: time (seconds since the epoch), level, logger, message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "time": round(record.created, 3),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        return json.dumps(entry, ensure_ascii=False)
-
-
-class _AboveTheBar(logging.Handler):
-    """Lines on stderr that do not run into a progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record).encode("utf-8", "backslashreplace").decode()
-        tqdm.auto.tqdm.write(line, file=sys.stderr)
-
-
-@contextlib.contextmanager
-def log_to(folder: Path) -> Iterator[None]:
-    """Send the package's log to stderr and `folder`/log.jsonl for as long as this lasts.
-
-    Of several processes the first writes it, the others log-1.jsonl and so on.
-
-    The file also keeps what is too fine for stderr (with --quiet, all but errors), and the error
-    that ended it.
+    Args:
+      default: the record.
+      only: names of its fields that are flags of the command (default: all).
     """
-    logger = logging.getLogger("speechsim_jax")
-    before = logger.level, logger.propagate, logger.handlers
-    # An undecodable file name becomes \udcXX, which is how JSON writes it too.
-    name = "log.jsonl" if processes.is_first() else f"log-{processes.index()}.jsonl"
-    file = logging.FileHandler(folder / name, encoding="utf-8", errors="backslashreplace")
-    file.setFormatter(_JsonLines())
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    logger.handlers = [_AboveTheBar(logging.ERROR if quiet() else logging.INFO), file]
-    try:
-        yield
-    except BaseException as error:
-        said = str(error) or type(error).__name__
-        file.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, said, (), None))
-        raise
-    finally:
-        level, logger.propagate, logger.handlers = before
-        logger.setLevel(level)
-        file.close()
+    metadata = {"record": type(default), "only": only, "help": f"See `{type(default).__name__}`."}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def save_result(
-    result: ss.SimilarityResult,
-    workdir: Path,
-    config: dict[str, Any],
-    formats: Sequence[str] = ("png",),
-    style: str = "labelled",
-) -> None:
-    """Write config.json, result.nc, scores.csv, report.html, figures/*, in place of older ones."""
-    # Only now: a run that fails must not pair an older result with its own configuration.
-    (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    result.save(workdir / "result.nc")
-    result.to_csv(workdir / "scores.csv")
-    ss.write_report(result, workdir / "report.html")
-    for stale in (workdir / "figures").glob("*.*"):
-        if stale.suffix[1:] in figures.FORMATS:
-            stale.unlink()
-    figures.save_figures(result, workdir / "figures", formats, style)
+def models() -> Any:
+    """The encoders of a command, required."""
+    text = "Hub ids, folders or zoo:NAME of encoders; random:ID for untrained."
+    return setting(REQUIRED, text, COMPARED)
 
 
-def new_workdir(path: str | Path, overwrite: bool, result: str = "result.nc") -> Path:
-    """Make the folder; raises UserError if it holds a file `result` that may not be replaced.
+def progress() -> Any:
+    """Whether there is anything but errors on stderr; --quiet is its flag."""
+    text = "Show log lines and progress bars on stderr; False: errors only."
+    return setting(True, text, WRITTEN, flag=False)
 
-    Results of other scripts may lie in the same folder, and stay.
-    """
-    folder = Path(path).expanduser()
-    try:
-        if (folder / result).exists() and not overwrite:
-            raise UserError(
-                f"{folder / result} exists; choose another --workdir or pass --overwrite"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "log.jsonl").touch()
-    except OSError as error:
+
+def audio() -> Any:
+    """The audio of a command, required."""
+    text = "Folder, manifest (.tsv), list (.txt), sound file, or hf:NAME/CONFIG/SPLIT."
+    return setting(REQUIRED, text, COMPARED)
+
+
+def workdir(default: Any = REQUIRED) -> Any:
+    """The folder for results."""
+    return setting(default, "Folder for results; made if missing.", WRITTEN)
+
+
+def overwrite() -> Any:
+    """Whether results may be replaced."""
+    return setting(False, "Replace the results in --workdir.", WRITTEN)
+
+
+def resume() -> Any:
+    """Whether to continue an interrupted run."""
+    return setting(False, "Continue the unfinished run in --workdir.", INTERRUPTED)
+
+
+def levels() -> Any:
+    """Levels that measures are restricted to."""
+    text = "Only measures of these levels: neuron, mixed, layer, attention (only if named)."
+    return setting((), text, HOW)
+
+
+def measures(default: Any = None) -> Any:
+    """Names of measures."""
+    return setting(default, "paper, all, or names; see speechsim compare --help_measures.", HOW)
+
+
+def keep_statistics() -> Any:
+    """Whether statistics stay in the workdir."""
+    text = "Keep the statistics that scores are made of in --workdir/statistics, for merge."
+    return setting(False, text, WRITTEN)
+
+
+def figure_formats() -> Any:
+    """File formats of figures."""
+    return setting(("png",), f"Write figures as any of {', '.join(FIGURE_FORMATS)}.", WRITTEN)
+
+
+def figure_style() -> Any:
+    """Style of heat maps."""
+    text = "Heat maps: all labels, or as published."
+    return setting("labelled", text, WRITTEN, choices=FIGURE_STYLES)
+
+
+def check_figures(formats: Collection[str], style: str) -> None:
+    """Raise UserError unless figures can be written so."""
+    unknown = [name for name in formats if name not in FIGURE_FORMATS]
+    if unknown or not formats:
+        close = did_you_mean(unknown[0], FIGURE_FORMATS) if unknown else ""
         raise UserError(
-            f"--workdir={path} cannot be written ({error.strerror}); choose another folder"
-        ) from error
-    return folder
+            f"figure_formats is {','.join(formats)!r}; expected some of "
+            f"{', '.join(FIGURE_FORMATS)}{close}"
+        )
+    if style not in FIGURE_STYLES:
+        raise UserError(
+            f"figure_style is {style!r}; expected {' or '.join(map(repr, FIGURE_STYLES))}"
+            f"{did_you_mean(style, FIGURE_STYLES)}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Terminal:
+    """Flags of every command that computes: its output on the terminal and compiled programs."""
+
+    quiet: bool = setting(False, "Print nothing but errors; log.jsonl has the rest.", WRITTEN)
+    compilation_cache: str | None = setting(
+        None,
+        "Folder that keeps compiled programs between runs; none for no such folder (default: "
+        "speechsim_jax/xla in XDG_CACHE_HOME or ~/.cache).",
+        SPEED,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+# --- flags ---
+
+
+def define(*records: type) -> flags.FlagValues:
+    """The flags of a command: one for each field of its records, and no others.
+
+    Args:
+      records: dataclasses with fields of `setting` and `nested`. A field's group is the heading of
+        its flag on the help page.
+    """
+    values = flags.FlagValues()
+    for record in records:
+        for field, hint in flag_fields(record):
+            _define(values, field, hint)
+    return values
+
+
+def flag_fields(
+    record: type, only: Collection[str] | None = None
+) -> Iterator[tuple[dataclasses.Field, Any]]:
+    """The fields that have a flag, those of nested records too, each with its annotation.
+
+    Args:
+      record: a dataclass with fields of `setting` and `nested`.
+      only: names of its fields that have a flag (default: all that are declared so).
+    """
+    hints = typing.get_type_hints(record)
+    for field in dataclasses.fields(record):
+        if "record" in field.metadata:
+            yield from flag_fields(field.metadata["record"], field.metadata["only"])
+        elif field.metadata.get("flag") and (only is None or field.name in only):
+            yield field, hints[field.name]
+
+
+def _define(values: flags.FlagValues, field: dataclasses.Field, hint: Any) -> None:
+    metadata = field.metadata
+    default = None if field.default is REQUIRED else field.default
+    arguments = (field.name, default, metadata["help"])
+    where: dict[str, Any] = {"flag_values": values, "module_name": metadata["group"]}
+    kinds = [option for option in alternatives(hint) if option is not type(None)]
+    words = allowed_words(hint, metadata)
+    if words is not None:
+        flag = flags.Flag(_Words(words), flags.ArgumentSerializer(), *arguments)
+        flags.DEFINE_flag(flag, **where)
+    elif metadata.get("repeated"):
+        flags.DEFINE_multi_string(*arguments, **where)
+    elif typing.get_origin(kinds[0]) is tuple:
+        listed = None if default is None else list(map(str, default))
+        flags.DEFINE_list(field.name, listed, metadata["help"], **where)
+    elif bool in kinds:
+        flags.DEFINE_bool(*arguments, **where)
+    elif float in kinds:
+        flags.DEFINE_float(*arguments, **where)
+    elif int in kinds:
+        flags.DEFINE_integer(*arguments, **where)
+    else:
+        flags.DEFINE_string(*arguments, **where)
+
+
+class _Words(flags.EnumParser):
+    """One of a few words; a misspelt one is answered with the closest."""
+
+    def parse(self, argument: str) -> str:
+        try:
+            return super().parse(argument)
+        except ValueError as error:
+            close = did_you_mean(argument, self.enum_values)
+            raise ValueError(f"{error}{close}") from None
+
+
+# --- values ---
+
+
+def from_flags(
+    values: flags.FlagValues, record: type[Record], base: Record | None = None, **given: Any
+) -> Record:
+    """A record of what the flags say.
+
+    Args:
+      values: parsed flags.
+      record: its type; fields without a flag have their defaults.
+      base: a record whose values hold for the flags that are not on the command line.
+      given: values of fields that are not to be read from flags.
+
+    Raises:
+      UserError: a flag that is missing or has an impossible value.
+    """
+    arguments = dict(given)
+    for field in dataclasses.fields(typing.cast(Any, record)):
+        if "record" in field.metadata and field.name not in given:
+            inner = field.default if base is None else getattr(base, field.name)
+            arguments[field.name] = from_flags(values, field.metadata["record"], inner)
+    read = all_values if base is None else present_values
+    arguments = read(values, record) | arguments
+    try:
+        if base is not None:
+            return dataclasses.replace(typing.cast(Any, base), **arguments)
+        return record(**arguments)
+    except UserError as error:
+        raise _with_dashes(error, values) from error
+
+
+def all_values(values: flags.FlagValues, record: type) -> dict[str, Any]:
+    """The values of all flags of a record's fields (of nested records: none). Raises UserError."""
+    hints = typing.get_type_hints(record)
+    return {
+        field.name: _value(values[field.name], field, hints[field.name])
+        for field in dataclasses.fields(record)
+        if field.metadata.get("flag") and field.name in values
+    }
+
+
+def present_values(values: flags.FlagValues, record: type) -> dict[str, Any]:
+    """Those of `all_values` that are on the command line. Raises UserError."""
+    read = all_values(values, record)
+    return {name: value for name, value in read.items() if values[name].present}
+
+
+def _value(flag: flags.Flag, field: dataclasses.Field, hint: Any) -> Any:
+    """A flag's value in the type of its field. Raises UserError."""
+    value = flag.value
+    if field.default is REQUIRED and not value:
+        raise UserError(f"--{flag.name} is required; see --help")
+    if isinstance(value, list):
+        text = ",".join(value)
+        if not all(value):
+            raise UserError(f"--{flag.name}={text}: an item of the list is empty")
+        (kind,) = [option for option in alternatives(hint) if option is not type(None)]
+        try:
+            value = tuple(map(typing.get_args(kind)[0], value))
+        except ValueError:
+            raise UserError(f"--{flag.name}={text}: expected whole numbers, e.g. 0,6,-1") from None
+    check_value(f"--{flag.name}", value, hint, field.metadata)
+    return value
+
+
+def _with_dashes(error: UserError, values: flags.FlagValues) -> UserError:
+    """A record's error that begins with the name of a field, with that of the flag instead."""
+    first = re.match(r"\w+", str(error))
+    return UserError(f"--{error}") if first and first[0] in values else error
+
+
+def output(values: flags.FlagValues) -> Output:
+    """The `Output` of a command: its --note, and no progress bars with --quiet."""
+    return from_flags(values, Output, progress=not values["quiet"].value)

@@ -1,106 +1,122 @@
-"""How well does a linear probe read the phone of a frame from each layer of speech encoders?
+"""How well does a linear probe read phones from each layer of speech encoders?
 
-    python -m experiments.probe --models=zoo:contrastive_s,zoo:predictive_s \\
+    speechsim probe --models=zoo:contrastive_s,zoo:predictive_s \\
         --audio=speech/manifest.tsv --alignments=speech/alignments.tsv --workdir=runs/probe
 
 prints accuracies with their intervals over speakers, and writes probe.json, figures/probe.png and
-.pdf and log.jsonl into the workdir. Beside each model stand MFCCs (alone, and with 0.1 s on either
-side) and the same architecture with random weights (--untrained: those of a folder). Probes are
-trained and tested on different speakers, and tested on speakers that no model has heard in training
-(--test_speakers): `speechsim_jax.analyses.probing.classifier` says how. From a notebook:
-`run(Config(...))`.
+.pdf and log.jsonl into the workdir. Each model is compared with MFCCs (alone, and with 0.1 s on
+either side) and with the same architecture with random weights (--untrained_weights: those of a
+folder). Probes are trained and tested on different speakers, and tested on speakers that no model
+was trained on (--test_speakers); the method is that of `speechsim_jax.analyses.probing.classifier`.
+From a notebook: `run(Config(...))`.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import tqdm.auto
-from absl import flags
+from absl.flags import FlagValues
 
-import speechsim_jax as ss
-from speechsim_jax.analyses.probing import classifier, features, figure, summary
-from speechsim_jax.audio import open_corpus, selection
-from speechsim_jax.audio.alignments import Alignments, MissingTier, check_labels, read_alignments
-from speechsim_jax.commands import compare
-from speechsim_jax.commands import flags as _flags
+from speechsim_jax.commands import flags, inputs
+from speechsim_jax.commands.compilation_cache import use_compilation_cache
+from speechsim_jax.commands.log import log_to
+from speechsim_jax.commands.workdir import new_workdir
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import zoo
-from speechsim_jax.runtime import provenance
-from speechsim_jax.training import records
+from speechsim_jax.settings import Resources, Settings, documented
+
+if TYPE_CHECKING:
+    from speechsim_jax.analyses.probing import classifier, features, summary
+    from speechsim_jax.audio.alignments import Alignments
+    from speechsim_jax.audio.corpus import Corpus
+    from speechsim_jax.models.encoder import SpeechEncoder
 
 UNHEARD, ALL = "unheard", "all"
 
-_TEST_SPEAKERS = flags.DEFINE_list(
-    "test_speakers",
-    [UNHEARD],
-    "Speakers to test on: unheard (by any of the models, as their training.json says), all, or "
-    "names.",
-)
-_WEIGHTS = flags.DEFINE_list(
-    "untrained_weights", [], "Folders with each model's weights before training, instead of drawn."
-)
-_MAX_FRAMES = flags.DEFINE_integer(
-    "max_frames", 20_000, "At most so many frames: a seeded choice, balanced over speakers."
-)
-_FOLDS = flags.DEFINE_integer("folds", 5, "Parts of the speakers to test.", lower_bound=1)
 
-# Of the flags that `compare` brings along; the others mean nothing here.
-_USED = (
-    "models", "audio", "max_minutes", "alignments", "alignment_tier", "drop_labels",
-    "batch_seconds", "revision", "cache_dir", "local_files_only",
-)  # fmt: skip
-for _name in _USED:
-    flags.declare_key_flag(_name)
-flags.adopt_module_key_flags(_flags)  # for --help
-
-
+@documented
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Which models, on what audio, and where to; the names are those of the flags.
+    """Which models are probed, on what audio, and where results go."""
 
-    `untrained_weights`: none, or as many as there are models. `drop_labels`: what is no phone; by
-    default what aligners usually call silence and noise.
-    """
-
-    models: tuple[str, ...]
-    audio: str
-    alignments: str
-    workdir: str
-    alignment_tier: str | None = None
-    test_speakers: tuple[str, ...] = (UNHEARD,)
-    untrained_weights: tuple[str, ...] = ()
-    drop_labels: tuple[str, ...] = ()
-    max_minutes: float | int | None = None
-    max_frames: int = 20_000
-    folds: int = 5
-    seed: int = 0
-    batch_seconds: float | int = 40.0
-    revision: str | None = None
-    cache_dir: str | None = None
-    local_files_only: bool = False
-    overwrite: bool = False
+    models: tuple[str, ...] = flags.models()
+    audio: str = flags.audio()
+    alignments: str = flags.like(
+        Settings,
+        "alignments",
+        default=flags.REQUIRED,
+        help="Phones: a .tsv, .ctm or .TextGrid file, or a folder of TextGrid files.",
+    )
+    workdir: str = flags.workdir()
+    alignment_tier: str | None = flags.like(Settings, "alignment_tier")
+    test_speakers: tuple[str, ...] = flags.own(
+        (UNHEARD,),
+        "Speakers to test on: unheard (by any of the models, according to their training.json), "
+        "all, or names.",
+    )
+    untrained_weights: tuple[str, ...] = flags.own(
+        (), "Folders with each model's weights before training (default: drawn at random)."
+    )
+    drop_labels: tuple[str, ...] = flags.like(
+        Settings,
+        "drop_labels",
+        help="Labels of the alignments that are not phones (default: what aligners usually call "
+        "silence and noise).",
+    )
+    max_minutes: float | int | None = flags.like(Settings, "max_minutes")
+    max_frames: int = flags.own(
+        20_000, "At most so many frames: a seeded choice, balanced over speakers."
+    )
+    folds: int = flags.own(5, "Parts of the speakers to test.", at_least=1)
+    seed: int = flags.like(Settings, "seed")
+    batch_seconds: float | int = flags.like(Settings, "batch_seconds")
+    revision: str | None = flags.like(Resources, "revision")
+    cache_dir: str | None = flags.like(Resources, "cache_dir")
+    local_files_only: bool = flags.like(Resources, "local_files_only")
+    overwrite: bool = flags.overwrite()
+    progress: bool = flags.progress()
 
 
 class _Pair(NamedTuple):
     """A model and the same architecture before training."""
 
-    trained: ss.SpeechEncoder
-    untrained: ss.SpeechEncoder
+    trained: SpeechEncoder
+    untrained: SpeechEncoder
 
 
 def run(config: Config) -> summary.ProbeSummary:
-    """Probe, write and draw. Raises UserError."""
-    file = _flags.new_workdir(config.workdir, config.overwrite, "probe.json") / "probe.json"
-    with _flags.log_to(file.parent):
+    """Probe, write and draw.
+
+    Returns:
+      Accuracies with their intervals.
+
+    Raises:
+      UserError: whatever is wrong with models, audio, alignments or workdir.
+    """
+    file = new_workdir(config.workdir, config.overwrite, "probe.json") / "probe.json"
+    with log_to(file.parent, config.progress):
+        inputs.check_models(config.models, config.revision)
+        corpus = inputs.open_audio(config.audio)
+        inputs.log_start(config.models, corpus)
+
+        import tqdm.auto
+
+        from speechsim_jax.analyses.probing import classifier, features, figure, summary
+        from speechsim_jax.runtime import provenance
+
         alignments = _aligned(config)
         pairs = _load(config)
-        chosen, tested, dropped = _choose(config, alignments, pairs)
+        chosen, tested, dropped = _choose(config, corpus, alignments, pairs)
         known = _features(config, chosen, pairs)
         count = min(config.folds, len(tested)) * len(known.features)
-        with tqdm.auto.tqdm(total=count, desc="probes", unit=" probes") as bar:
+        bar = tqdm.auto.tqdm(
+            total=count, desc="probes", unit=" probes", disable=not config.progress
+        )
+        with bar:
             readings = classifier.cross_validate(
                 known, tested, folds=config.folds, seed=config.seed, on_probe=bar.update
             )
@@ -111,7 +127,7 @@ def run(config: Config) -> summary.ProbeSummary:
             {pair.trained.name: pair.untrained.name for pair in pairs},
             config.seed,
         )
-        told = provenance.record(
+        record = provenance.record(
             **found.as_dict(),
             phones=list(known.phone_names),
             frames=len(known.phones),
@@ -124,7 +140,7 @@ def run(config: Config) -> summary.ProbeSummary:
             method=" ".join((classifier.__doc__ or "").split()),
             config=dataclasses.asdict(config),
         )  # fmt: skip
-        file.write_text(json.dumps(told, indent=2) + "\n")
+        file.write_text(json.dumps(record, indent=2) + "\n")
         note = (
             f"{len(known.phone_names)} phones, {len(tested)} speakers tested, "
             f"{int(readings.frames.sum())} frames, bars: 95 % over speakers"
@@ -135,10 +151,13 @@ def run(config: Config) -> summary.ProbeSummary:
 
 
 def _choose(
-    config: Config, alignments: Alignments, pairs: Sequence[_Pair]
+    config: Config, corpus: Corpus, alignments: Alignments, pairs: Sequence[_Pair]
 ) -> tuple[features.PhoneFrames, set[str], tuple[str, ...]]:
-    """The frames, the speakers to test on, and the labels that are no phone."""
-    corpus = open_corpus.open_corpus(config.audio)
+    """The frames, the speakers to test on, and the labels that are not phones."""
+    from speechsim_jax.analyses.probing import features
+    from speechsim_jax.audio import selection
+    from speechsim_jax.audio.alignments import check_labels
+
     if config.max_minutes is not None:
         corpus = selection.select(corpus, config.max_minutes, config.seed)
     dropped = config.drop_labels or tuple(
@@ -156,11 +175,16 @@ def _features(
     config: Config, chosen: features.PhoneFrames, pairs: Sequence[_Pair]
 ) -> classifier.LabelledFrames:
     """MFCCs and all layers of all encoders."""
+    import tqdm.auto
+
+    from speechsim_jax.analyses.probing import features
+
     chosen, rows = features.mfcc_features(chosen, pairs[0].trained.config)
     seconds = sum(source.seconds or 0.0 for source in chosen.corpus.sources)
     form = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
     total = 2 * len(pairs) * seconds
-    with tqdm.auto.tqdm(total=total, desc="audio", bar_format=form) as bar:
+    quiet = not config.progress
+    with tqdm.auto.tqdm(total=total, desc="audio", bar_format=form, disable=quiet) as bar:
         for pair in pairs:
             for encoder in pair:
                 rows |= features.layer_features(encoder, chosen, config.batch_seconds, bar.update)
@@ -169,6 +193,8 @@ def _features(
 
 def _aligned(config: Config) -> Alignments:
     """The alignments, of the tier "phone" where there are several and none is named."""
+    from speechsim_jax.audio.alignments import MissingTier, read_alignments
+
     if config.alignment_tier is not None:
         return read_alignments(config.alignments, config.alignment_tier)
     try:
@@ -178,10 +204,13 @@ def _aligned(config: Config) -> Alignments:
 
 
 def _load(config: Config) -> list[_Pair]:
-    given = config.untrained_weights
-    if given and len(given) != len(config.models):
+    """Every model with its untrained counterpart, under distinct names."""
+    import speechsim_jax as ss
+
+    folders = config.untrained_weights
+    if folders and len(folders) != len(config.models):
         raise UserError(
-            f"--untrained_weights={','.join(given)}: expected one for each of "
+            f"--untrained_weights={','.join(folders)}: expected one for each of "
             f"{len(config.models)} models, or none"
         )
     loading: dict[str, Any] = {
@@ -195,53 +224,58 @@ def _load(config: Config) -> list[_Pair]:
     ]
     frame = trained[0].config.window_samples, trained[0].config.hop_samples
     pairs = []
-    for place, encoder in enumerate(trained):
+    for index, encoder in enumerate(trained):
         if (encoder.config.window_samples, encoder.config.hop_samples) != frame:
             raise UserError(
                 f"{encoder.name}: its frames are not those of {trained[0].name} ({frame[0]} "
                 f"samples every {frame[1]})"
             )
         name = f"random:{encoder.name}"
-        other = (
-            ss.load_encoder(given[place], name=name)
-            if given
+        untrained = (
+            ss.load_encoder(folders[index], name=name)
+            if folders
             else ss.random_like(encoder, config.seed, name=name)
         )
-        if other.config != encoder.config:
-            raise UserError(f"{given[place]} has another architecture than {encoder.name}")
-        pairs.append(_Pair(encoder, other))
+        if untrained.config != encoder.config:
+            raise UserError(f"{folders[index]} has another architecture than {encoder.name}")
+        pairs.append(_Pair(encoder, untrained))
     return pairs
 
 
 def _label(source: str) -> str | None:
-    """A training's model/ is called as its workdir is."""
+    """The name of a training's model/: that of its workdir."""
     path = Path(source)
     return path.absolute().parent.name if path.name == "model" else None
 
 
-def _tested(config: Config, there: set[str]) -> set[str]:
-    """The speakers to test on; raises UserError if none is left, or one is not there."""
+def _tested(config: Config, speakers: set[str]) -> set[str]:
+    """The speakers to test on; raises UserError if none is left, or one has no aligned speech."""
     if config.test_speakers == (ALL,):
-        return there
+        return speakers
     if config.test_speakers != (UNHEARD,):
-        if missing := sorted(set(config.test_speakers) - there):
+        if missing := sorted(set(config.test_speakers) - speakers):
             raise UserError(
                 f"--test_speakers: {missing[0]!r} has no aligned speech; there are "
-                f"{', '.join(sorted(there))}"
+                f"{', '.join(sorted(speakers))}"
             )
         return set(config.test_speakers)
-    heard: set[str] = set()
+
+    from speechsim_jax.training import records
+
+    trained_on: set[str] = set()
     for source in config.models:
         try:
-            heard |= records.training_speakers(_folder(source), config.audio)
+            trained_on |= records.training_speakers(_folder(source), config.audio)
         except UserError as error:
-            raise UserError(f"{error}; or name speakers it never heard: --test_speakers") from error
-    if not there - heard:
+            raise UserError(
+                f"{error}; or name speakers it was not trained on: --test_speakers"
+            ) from error
+    if not speakers - trained_on:
         raise UserError(
-            f"the models heard all {len(there)} aligned speakers in training; hold some out, or "
-            "say --test_speakers=all"
+            f"the models were trained on all {len(speakers)} aligned speakers; hold some out, or "
+            "pass --test_speakers=all"
         )
-    return there - heard
+    return speakers - trained_on
 
 
 def _folder(source: str) -> Path:
@@ -250,39 +284,25 @@ def _folder(source: str) -> Path:
     return Path(source).expanduser()
 
 
-def config_from_flags() -> Config:
-    """The flags as a Config; raises UserError for what is missing or means nothing here."""
-    compare.refuse_flags("probing", _USED)
-    value: dict[str, Any] = {
-        name: flags.FLAGS[name].value for name in (*_USED, "workdir", "seed", "overwrite")
-    }
-    for name in ("models", "audio", "alignments", "workdir"):
-        if not value[name]:
-            raise UserError(f"--{name} is required; see --help")
-    if not all(value["models"]):
-        raise UserError(f"--models={','.join(value['models'])}: expected hub ids or folders")
-    for name in ("models", "drop_labels"):
-        value[name] = tuple(value[name])
-    return Config(
-        **value,
-        test_speakers=_names(_TEST_SPEAKERS.value),
-        untrained_weights=tuple(_WEIGHTS.value),
-        max_frames=_MAX_FRAMES.value,
-        folds=_FOLDS.value,
-    )
+def define_flags() -> FlagValues:
+    """The flags of this command."""
+    return flags.define(Config, flags.Terminal)
 
 
-def _names(words: Sequence[str]) -> tuple[str, ...]:
-    if (len(words) > 1 and {UNHEARD, ALL} & set(words)) or not all(words) or not words:
+def config_from_flags(values: FlagValues) -> Config:
+    """The flags as a Config; raises UserError for what is missing or malformed."""
+    config = flags.from_flags(values, Config, progress=not values["quiet"].value)
+    speakers = config.test_speakers
+    if not speakers or (len(speakers) > 1 and {UNHEARD, ALL} & set(speakers)):
         raise UserError(
-            f"--test_speakers={','.join(words)}: expected {UNHEARD}, {ALL}, or names of speakers"
+            f"--test_speakers={','.join(speakers)}: expected {UNHEARD}, {ALL}, or names of speakers"
         )
-    return tuple(words)
+    return config
 
 
-def main() -> None:
-    """Run from the flags and print what came out."""
-    config = config_from_flags()
-    _flags.use_compilation_cache()
+def main(values: FlagValues) -> None:
+    """Run from the flags and print the accuracies."""
+    config = config_from_flags(values)
+    use_compilation_cache(values["compilation_cache"].value)
     print(run(config).table())
-    print(f"\nwritten: {Path(config.workdir, 'probe.json')} and figures beside it")
+    print(f"\nwritten: {Path(config.workdir, 'probe.json')} and figures next to it")

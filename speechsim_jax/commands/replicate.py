@@ -1,234 +1,287 @@
-"""The whole analysis of El Kheir et al. 2024 (arXiv 2406.16099) over a set of models.
+"""The analysis of El Kheir et al. 2024 (arXiv 2406.16099) over a set of models.
 
-    python -m experiments.replicate --preset=zoo --audio=speech/ --workdir=runs/zoo
-    python -m experiments.replicate --preset=paper --audio=dev-clean/ --workdir=runs/paper
-    python -m experiments.replicate --models=A,B --finetuned=A_CTC:A --audio=... --workdir=...
+    speechsim replicate --preset=zoo --audio=speech/ --workdir=runs/zoo
+    speechsim replicate --preset=paper --audio=dev-clean/ --workdir=runs/paper
+    speechsim replicate --models=A,B --finetuned=A_CTC:A --audio=... --workdir=...
 
 Neurons, layers, attention heads and fine-tuned against pretrained models; between models and within
-them; beside them untrained models of the same architectures and another seed of one of them. Every
-claim is tested on disjoint groups of utterances, by rules that --help_findings prints. Writes
+them; with untrained models of the same architectures and another seed of one of them as baselines.
+Every claim is tested on disjoint groups of utterances, by rules that --help_findings prints.
+Attention is compared on 60 s of audio by default, or what a preset names. Writes
 findings.md and findings.json, result.nc and report.html, the paper's figures under its names
 (figures/maxcorr.png, figures/hubert_finetuned_maxcorr.png, ...), config.json and log.jsonl; with
---published also published.csv and figures/published_*.png. A run that was killed goes on with
+--published also published.csv and figures/published_*.png. A run that was killed continues with
 --resume.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from absl import flags
+from absl.flags import FlagValues
 
-import speechsim_jax as ss
-from speechsim_jax import figures
-from speechsim_jax.analyses.replication import findings, grouped, members, presets, published_maps
-from speechsim_jax.analyses.replication import maps as _maps
-from speechsim_jax.analyses.replication.claims import ATTENTION, MEASURES
-from speechsim_jax.analyses.replication.findings import Finding
-from speechsim_jax.audio import batching, open_corpus, selection
-from speechsim_jax.audio.corpus import Corpus
-from speechsim_jax.audio.open_corpus import with_durations
-from speechsim_jax.commands import compare, resuming
-from speechsim_jax.commands import flags as _flags
+from speechsim_jax.commands import flags, inputs
+from speechsim_jax.commands.compilation_cache import use_compilation_cache
+from speechsim_jax.commands.log import log_to
+from speechsim_jax.commands.workdir import new_workdir, partial_results
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.runtime import provenance
+from speechsim_jax.settings import COMPARED, Output, Resources, Settings, setting
 
-_PRESET = flags.DEFINE_enum(
-    "preset", None, ["zoo", "paper"], "Models of the package's zoo, or the paper's of the hub."
-)
-_ZOO = flags.DEFINE_string("zoo", None, "Folder with the models of --preset=zoo.")
-_FINETUNED = flags.DEFINE_list(
-    "finetuned", [], "Fine-tuned models, each with what it was made from: FT:PRETRAINED."
-)
-_OTHER_SEED = flags.DEFINE_list(
-    "other_seed", [], "Models of the same recipe with another seed, as OTHER:MODEL."
-)
-_GROUPS = flags.DEFINE_integer(
-    "groups", 8, "Disjoint groups of utterances, at least 8 for a verdict.", lower_bound=2
-)
-_UNTRAINED = flags.DEFINE_list(
-    "untrained", None, "Models to compare with untrained ones of their architecture; all, none."
-)
-_ATTENTION = flags.DEFINE_bool("attention", True, "Compare attention heads, too.")
-_PUBLISHED = flags.DEFINE_string(
-    "published", None, "Maps to lay beside the run (.npz); paper: those in the package; none."
-)
-_PUBLISHED_AS = flags.DEFINE_list(
-    "published_as", [], "Published models and those of the run, as hubert-base:MY_MODEL."
-)
-_SPLIT = flags.DEFINE_bool(
-    "split", None, "Compare few models at a time (default: with --preset=paper)."
-)
-_HELP_FINDINGS = flags.DEFINE_bool(
-    "help_findings", False, "Print the claims, their statistics and the rules, and stop."
-)
+if TYPE_CHECKING:
+    from speechsim_jax.analyses.replication import published_maps
+    from speechsim_jax.analyses.replication.findings import Finding
+    from speechsim_jax.audio.corpus import Corpus
+    from speechsim_jax.models.config import EncoderConfig
+    from speechsim_jax.models.encoder import SpeechEncoder
+    from speechsim_jax.results.result import SimilarityResult
 
-# Of the flags that `compare` brings along; the others mean nothing here.
+Pairs = tuple[tuple[str, str], ...]
+
 _SETTINGS = (
-    "last_layer", "batch_seconds", "max_seconds", "rows_per_update", "stats_dtype", "frame_stride",
-    "model_dtype", "strict",
+    "layers", "max_minutes", "last_layer", "frame_stride", "seed", "attention_max_seconds",
+    "rank_tolerance", "model_dtype", "stats_dtype", "batch_seconds", "max_seconds",
+    "rows_per_update", "strict",
 )  # fmt: skip
-_USED = (
-    *_SETTINGS, "models", "audio", "layers", "max_minutes", "attention_max_seconds", "resume",
-    "checkpoint_every", "device_memory_gb", "revision", "cache_dir", "local_files_only",
-    "rank_tolerance", "keep_statistics", "note", "figure_formats", "figure_style",
+_RESOURCES = (
+    "device_memory_gb", "checkpoint_every", "revision", "cache_dir", "local_files_only",
 )  # fmt: skip
-for _name in _USED:
-    flags.declare_key_flag(_name)
-flags.adopt_module_key_flags(_flags)
-
-_ALL_ATTENTION = ("attn_frobenius", *ATTENTION)
-
-_log = logging.getLogger(__name__)
+_DEFAULTS = Settings(attention_max_seconds=60)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Which models, on what audio, and where to; models are named by their sources.
+    """Which models, on what audio, and where results go; models are named by their sources.
 
-    `finetuned`: fine-tuned model, pretrained model; `seeds`: a model of the same recipe with
-    another seed, the model; `untrained`: models that get an untrained counterpart (None: all).
-    `published`: a file of maps, "paper" for those of the package.
-    `settings`: fields of `ss.Settings`.
+    Attributes:
+      models: hub ids, folders or zoo:NAME of pretrained encoders.
+      audio: folder, manifest, list or dataset.
+      workdir: folder for results; made if missing.
+      finetuned: pairs of a fine-tuned model and the pretrained one it was made from.
+      seeds: pairs of a model of the same recipe with another seed, and the model.
+      groups: disjoint groups of utterances, at least 8 for a verdict.
+      untrained: models that get an untrained counterpart (None: all).
+      attention: whether attention heads are compared.
+      published: a file of published maps; "paper" for those of the package.
+      published_as: published model -> model of the run.
+      split: compare few models at a time.
+      settings: settings of every comparison; `max_minutes` and `attention_max_seconds` are of all
+        groups together.
+      resources: devices, checkpoints and hub.
+      output: note and progress.
+      keep_statistics: whether statistics of the groups stay in the workdir.
+      overwrite: whether results may be replaced.
+      resume: continue the unfinished run in the workdir.
+      figure_formats: any of png, pdf, svg.
+      figure_style: "labelled", or "paper" for heat maps as published.
     """
 
     models: tuple[str, ...]
     audio: str
     workdir: str
-    finetuned: members.ModelPairs = ()
-    seeds: members.ModelPairs = ()
+    finetuned: Pairs = ()
+    seeds: Pairs = ()
     groups: int = 8
-    seed: int = 0
     untrained: tuple[str, ...] | None = None
     attention: bool = True
-    max_minutes: float | int | None = None
-    attention_max_seconds: float | int | None = 60
-    layers: tuple[int, ...] | None = None
     published: str | None = None
     published_as: Mapping[str, str] = dataclasses.field(default_factory=dict)
     split: bool = False
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    rank_tolerance: float | None = None
-    revision: str | None = None
-    cache_dir: str | None = None
-    local_files_only: bool = False
-    checkpoint_every: float | int = 10.0
-    device_memory_gb: float | None = None
+    settings: Settings = _DEFAULTS
+    resources: Resources = flags.nested(Resources(), only=_RESOURCES)
+    output: Output = flags.nested(Output())
     keep_statistics: bool = False
-    note: str = ""
     overwrite: bool = False
     resume: bool = False
     figure_formats: tuple[str, ...] = ("png",)
     figure_style: str = "labelled"
 
+    def __post_init__(self) -> None:
+        flags.check_figures(self.figure_formats, self.figure_style)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Flags:
+    preset: Literal["zoo", "paper"] | None = flags.own(
+        None, "Models of the package's zoo, or the paper's of the hub."
+    )
+    zoo: str | None = flags.own(None, "Folder with the models of --preset=zoo.")
+    finetuned: tuple[str, ...] = flags.own(
+        (), "Fine-tuned models, each with what it was made from: FT:PRETRAINED."
+    )
+    other_seed: tuple[str, ...] = flags.own(
+        (), "Models of the same recipe with another seed, as OTHER:MODEL."
+    )
+    groups: int = flags.own(
+        8, "Disjoint groups of utterances, at least 8 for a verdict.", at_least=2
+    )
+    untrained: tuple[str, ...] | None = flags.own(
+        None, "Models to compare with untrained ones of their architecture; all, none."
+    )
+    attention: bool = flags.own(True, "Compare attention heads, too.")
+    published: str | None = flags.own(
+        None, "Published maps to compare with (.npz); paper: those in the package; none."
+    )
+    published_as: tuple[str, ...] = flags.own(
+        (), "Published models and those of the run, as hubert-base:MY_MODEL."
+    )
+    split: bool | None = flags.own(
+        None, "Compare few models at a time (default: with --preset=paper)."
+    )
+    help_findings: bool = flags.own(
+        False, "Print the claims, their statistics and the rules, and stop."
+    )
+    models: tuple[str, ...] = setting(
+        (), "Hub ids, folders or zoo:NAME of encoders, where there is no --preset.", COMPARED
+    )
+    audio: str = flags.audio()
+    workdir: str = flags.workdir()
+    settings: Settings = flags.nested(_DEFAULTS, only=_SETTINGS)
+    resources: Resources = flags.nested(Resources(), only=_RESOURCES)
+    output: Output = flags.nested(Output())
+    keep_statistics: bool = flags.keep_statistics()
+    overwrite: bool = flags.overwrite()
+    resume: bool = flags.resume()
+    figure_formats: tuple[str, ...] = flags.figure_formats()
+    figure_style: str = flags.figure_style()
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came out; `agreements` with published maps, if any were given."""
+    """Results of a replication.
+
+    Attributes:
+      findings: outcome of every claim.
+      result: the comparison on all the audio.
+      agreements: agreement with published maps, if any were given.
+    """
 
     findings: list[Finding]
-    result: ss.SimilarityResult
+    result: SimilarityResult
     agreements: Sequence[published_maps.Agreement]
 
 
 def run(config: Config) -> Outcome:
-    """Compare, test the claims, write and draw everything. Raises UserError."""
-    figures.check(config.figure_formats, config.figure_style)
-    workdir = _flags.new_workdir(config.workdir, config.overwrite or config.resume)
-    with _flags.log_to(workdir):
+    """Compare, test the claims, write and draw everything.
+
+    Returns:
+      The findings and what they are made of.
+
+    Raises:
+      UserError: whatever is wrong with the configuration, the models, the audio or the workdir.
+    """
+    workdir = new_workdir(config.workdir, config.overwrite or config.resume)
+    with log_to(workdir, config.output.progress):
         if len(config.models) < 2:
             raise UserError(f"{len(config.models)} models; at least 2 are needed")
-        maps = _maps.load_published(config.published)
-        encoders, roles = members.load_models(
-            config.models, config.finetuned, config.seeds,
-            config.models if config.untrained is None else config.untrained, config.layers,
-            revision=config.revision, cache_dir=config.cache_dir,
-            local_files_only=config.local_files_only,
-        )  # fmt: skip
-        corpora, about = _corpora(config, next(iter(encoders.values())).config)
-        folder = resuming.place(
-            workdir / "groups",
-            _identity(config, encoders, corpora),
-            config.resume,
-            config.overwrite,
+        inputs.check_models(config.models, config.resources.revision)
+        corpus = inputs.open_audio(config.audio)
+        inputs.log_start(config.models, corpus)
+
+        import speechsim_jax as ss
+        from speechsim_jax.analyses.replication import (
+            findings,
+            grouped,
+            maps,
+            members,
+            published_maps,
         )
-        given = grouped.GroupedComparison(
+        from speechsim_jax.analyses.replication.claims import ATTENTION, MEASURES
+
+        published = maps.load_published(config.published)
+        encoders, roles = members.load_models(
+            config.models,
+            config.finetuned,
+            config.seeds,
+            config.models if config.untrained is None else config.untrained,
+            config.settings.layers,
+            revision=config.resources.revision,
+            cache_dir=config.resources.cache_dir,
+            local_files_only=config.resources.local_files_only,
+        )
+        corpora, audio_facts = _corpora(corpus, config, next(iter(encoders.values())).config)
+        identity = _identity(config, encoders, corpora)
+        folder = partial_results(workdir / "groups", identity, config.resume, config.overwrite)
+        groups = grouped.GroupedComparison(
             corpora=corpora,
             measures=MEASURES,
-            attention=_ALL_ATTENTION if config.attention else (),
+            attention=("attn_frobenius", *ATTENTION) if config.attention else (),
             rankings=("mincorr",),
-            settings={**config.settings, "layers": config.layers, "seed": config.seed}
-            | _attention_seconds(config),
-            rank_tolerance=config.rank_tolerance,
-            checkpoint_minutes=config.checkpoint_every,
-            device_memory_gb=config.device_memory_gb,
+            settings=_settings_of_groups(config),
+            rank_tolerance=config.settings.rank_tolerance,
+            checkpoint_every=config.resources.checkpoint_every,
+            device_memory_gb=config.resources.device_memory_gb,
             keep_statistics=config.keep_statistics,
-            note=config.note,
+            note=config.output.note,
+            progress=config.output.progress,
         )
-        sets = members.comparison_sets(roles, list(encoders), config.split)
-        made = {
+        results = {
             name: grouped.compare_groups(
-                [encoders[model] for model in models], given, folder / name
+                [encoders[model] for model in models], groups, folder / name
             )
-            for name, models in sets.items()
+            for name, models in members.comparison_sets(roles, list(encoders), config.split).items()
         }
-        wholes = [whole for whole, _ in made.values()]
-        without = list(zip(*(others for _, others in made.values())))
-        there = None if maps is None else (maps.results(), _maps.published_roles(maps))
-        found = findings.evaluate_claims(wholes, without, roles, there)
-        told = _how(config, wholes[0], encoders, about)
+        wholes = [whole for whole, _ in results.values()]
+        without = list(zip(*(others for _, others in results.values())))
+        baseline = (
+            None if published is None else (published.results(), maps.published_roles(published))
+        )
+        tested = findings.evaluate_claims(wholes, without, roles, baseline)
+        record = _record(config, wholes[0], encoders, audio_facts)
         formats, style = config.figure_formats, config.figure_style
-        paths = _maps.draw(wholes, roles, workdir / "figures", formats, style)
+        paths = maps.draw(wholes, roles, workdir / "figures", formats, style)
         agreements = []
-        if maps is not None:
-            laid = _maps.align_with_published(maps, wholes, roles, config.published_as)
-            paths += _maps.draw_side_by_side(laid, workdir / "figures", formats)
-            agreements = [row for one in laid for row in published_maps.agreements(one)]
+        if published is not None:
+            aligned = maps.align_with_published(published, wholes, roles, config.published_as)
+            paths += maps.draw_side_by_side(aligned, workdir / "figures", formats)
+            agreements = [row for pair in aligned for row in published_maps.agreements(pair)]
             published_maps.write_csv(agreements, workdir / "published.csv")
         wholes[0].save(workdir / "result.nc")
         ss.write_report(wholes[0], workdir / "report.html")
-        (workdir / "findings.json").write_text(findings.as_json(found, told))
+        (workdir / "findings.json").write_text(findings.as_json(tested, record))
         # A figure in several formats is shown once.
         shown = {path.stem: path for path in reversed(paths)}
         names = [f"figures/{path.name}" for path in reversed(shown.values())]
-        (workdir / "findings.md").write_text(findings.markdown(found, _lines(told), names))
+        (workdir / "findings.md").write_text(findings.markdown(tested, _lines(record), names))
         (workdir / "config.json").write_text(
             json.dumps(dataclasses.asdict(config), indent=2) + "\n"
         )
-    return Outcome(found, wholes[0], agreements)
+    return Outcome(tested, wholes[0], agreements)
 
 
-# --- audio, and going on ---
+# --- audio, and resuming ---
 
 
 def _corpora(
-    config: Config, architecture: EncoderConfig
+    corpus: Corpus, config: Config, architecture: EncoderConfig
 ) -> tuple[tuple[Corpus, ...], dict[str, Any]]:
-    """The groups, and what to say of them."""
-    corpus = open_corpus.open_corpus(config.audio)
-    if config.max_minutes is not None:
-        corpus = selection.select(corpus, config.max_minutes, config.seed)
+    """The groups of utterances, and facts about them."""
+    from speechsim_jax.audio import batching, selection
+    from speechsim_jax.audio.open_corpus import with_durations
+
+    options = config.settings
+    if options.max_minutes is not None:
+        corpus = selection.select(corpus, options.max_minutes, options.seed)
     corpus = with_durations(corpus)
-    made = selection.disjoint_groups(corpus, config.groups, config.seed)
+    groups = selection.disjoint_groups(corpus, config.groups, options.seed)
     known = [source.seconds for source in corpus.sources if source.seconds]
-    about = {
+    facts = {
         "audio": corpus.origin,
         "fingerprint": corpus.fingerprint(),
         "minutes": round(sum(known) / 60, 2),
         "utterances": len(corpus.sources),
         "speakers": len({source.speaker for source in corpus.sources if source.speaker}),
-        "groups": len(made.corpora),
+        "groups": len(groups.corpora),
         "seconds_of_groups": [
-            round(sum(source.seconds or 0.0 for source in one.sources), 1) for one in made.corpora
+            round(sum(source.seconds or 0.0 for source in group.sources), 1)
+            for group in groups.corpora
         ],
-        "speakers_in_one_group": made.speakers_disjoint,
+        "speakers_in_one_group": groups.speakers_disjoint,
     }
-    options = ss.Settings(**config.settings)
     buckets = batching.plan_buckets(
         known or [options.max_seconds],
         hop_samples=architecture.hop_samples,
@@ -237,20 +290,29 @@ def _corpora(
         batch_seconds=options.batch_seconds,
         max_seconds=options.max_seconds,
     )
-    return batching.share_buckets(made.corpora, buckets), about
+    return batching.share_buckets(groups.corpora, buckets), facts
 
 
-def _attention_seconds(config: Config) -> dict[str, Any]:
-    """Of each group, its share."""
-    if not config.attention or config.attention_max_seconds is None:
-        return {}
-    return {"attention_max_seconds": config.attention_max_seconds / config.groups}
+def _settings_of_groups(config: Config) -> dict[str, Any]:
+    """The settings of the comparison of one group.
+
+    The audio has been chosen already, a group gets its share of the attention level, and whitening
+    is done when groups are merged.
+    """
+    seconds = config.settings.attention_max_seconds
+    share = seconds / config.groups if config.attention and seconds is not None else None
+    settings = dataclasses.replace(
+        config.settings, max_minutes=None, attention_max_seconds=share, rank_tolerance=None
+    )
+    return dataclasses.asdict(settings)
 
 
 def _identity(
-    config: Config, encoders: Mapping[str, ss.SpeechEncoder], corpora: Sequence[Corpus]
+    config: Config, encoders: Mapping[str, SpeechEncoder], corpora: Sequence[Corpus]
 ) -> dict[str, Any]:
-    """What has a say in the numbers."""
+    """Everything that can change a number."""
+    import speechsim_jax as ss
+
     return {
         "version": ss.__version__,
         "models": {
@@ -258,9 +320,9 @@ def _identity(
             for name, encoder in encoders.items()
         },
         "groups": [corpus.fingerprint() for corpus in corpora],
-        "settings": {**config.settings, "layers": config.layers, "seed": config.seed},
-        "attention": _attention_seconds(config) or config.attention,
-        "rank_tolerance": config.rank_tolerance,
+        "settings": _settings_of_groups(config),
+        "attention": config.attention,
+        "rank_tolerance": config.settings.rank_tolerance,
         "split": config.split,
     }
 
@@ -268,15 +330,17 @@ def _identity(
 # --- what is written ---
 
 
-def _how(
+def _record(
     config: Config,
-    result: ss.SimilarityResult,
-    encoders: Mapping[str, ss.SpeechEncoder],
-    about: Mapping[str, Any],
+    result: SimilarityResult,
+    encoders: Mapping[str, SpeechEncoder],
+    audio_facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """How the findings were made."""
+    from speechsim_jax.runtime import provenance
+
     return provenance.record(
-        **about,
+        **audio_facts,
         frames=result.attributes["frames"],
         skipped=result.attributes["skipped"],
         models={name: dict(encoder.provenance) for name, encoder in encoders.items()},
@@ -285,23 +349,25 @@ def _how(
     )
 
 
-def _lines(told: Mapping[str, Any]) -> list[str]:
+def _lines(record: Mapping[str, Any]) -> list[str]:
     """The same in words, for the head of the page."""
-    whole = "no speaker in two of them" if told["speakers_in_one_group"] else "speakers in several"
-    seconds = told["seconds_of_groups"]
+    apart = record["speakers_in_one_group"]
+    speakers = "no speaker in two of them" if apart else "speakers in several"
+    seconds = record["seconds_of_groups"]
+    note = record["config"]["output"]["note"]
     lines = [
-        f"audio: {told['audio']}, {told['minutes']} min, {told['utterances']} utterances, "
-        f"{told['speakers']} known speakers, {told['frames']} frames",
-        f"{told['groups']} groups of {min(seconds)} to {max(seconds)} s, {whole}",
-        f"models: {', '.join(told['models'])}",
-        f"speechsim_jax {told['versions']['speechsim_jax']}, jax {told['versions']['jax']}, "
-        f"{told['device']['platform']}, {told['created']}",
+        f"audio: {record['audio']}, {record['minutes']} min, {record['utterances']} utterances, "
+        f"{record['speakers']} known speakers, {record['frames']} frames",
+        f"{record['groups']} groups of {min(seconds)} to {max(seconds)} s, {speakers}",
+        f"models: {', '.join(record['models'])}",
+        f"speechsim_jax {record['versions']['speechsim_jax']}, jax {record['versions']['jax']}, "
+        f"{record['device']['platform']}, {record['created']}",
     ]
-    if told["groups"] < 8:
+    if record["groups"] < 8:
         lines.append(
-            f"**{told['groups']} groups are too few**: 8 are needed for a verdict to count"
+            f"**{record['groups']} groups are too few**: 8 are needed for a verdict to count"
         )
-    return lines + ([told["config"]["note"]] if told["config"]["note"] else [])
+    return lines + ([note] if note else [])
 
 
 # --- presets and flags ---
@@ -311,123 +377,113 @@ def of_preset(
     name: str,
     zoo: str | None = None,
     *,
-    finetuned: members.ModelPairs = (),
-    seeds: members.ModelPairs = (),
+    finetuned: Pairs = (),
+    seeds: Pairs = (),
     settings: Mapping[str, Any] | None = None,
     published: str | None = None,
     published_as: Mapping[str, str] | None = None,
     split: bool | None = None,
-    **given: Any,
+    **fields: Any,
 ) -> Config:
-    """The Config of a preset, "zoo" or "paper"; what is given adds to it, or wins.
+    """The Config of a preset.
 
-    `zoo`: a folder with other models of the zoo's names. Raises UserError.
+    Args:
+      name: "zoo" or "paper".
+      zoo: a folder with other models of the zoo's names.
+      finetuned: more pairs than those of the preset, as in `Config`.
+      seeds: more pairs than those of the preset, as in `Config`.
+      settings: fields of `Settings` that replace those of the preset.
+      published: as in `Config` (default: "paper").
+      published_as: as in `Config` (default: the preset's).
+      split: as in `Config` (default: the preset's).
+      fields: other fields of `Config`.
+
+    Raises:
+      UserError: a zoo that lacks a model, or settings that are not allowed.
     """
-    chosen = presets.load_preset(name, zoo)
+    from speechsim_jax.analyses.replication import presets
+
+    preset = presets.load_preset(name, zoo)
+    fields.setdefault("untrained", preset.untrained)
     defaults = {
-        "max_minutes": chosen.minutes,
-        "attention_max_seconds": chosen.attention_seconds,
-        "untrained": chosen.untrained,
+        "max_minutes": preset.minutes,
+        "attention_max_seconds": preset.attention_seconds,
+        **preset.settings,
     }
     return Config(
-        models=chosen.models,
-        finetuned=chosen.finetuned + finetuned,
-        seeds=chosen.seeds + seeds,
-        settings={**chosen.settings, **(settings or {})},
+        models=preset.models,
+        finetuned=preset.finetuned + finetuned,
+        seeds=preset.seeds + seeds,
+        settings=Settings(**(defaults | dict(settings or {}))),
         published=published or "paper",
-        published_as=published_as or dict(chosen.published_as),
-        split=chosen.split if split is None else split,
-        **(defaults | given),
+        published_as=published_as or dict(preset.published_as),
+        split=preset.split if split is None else split,
+        **fields,
     )
 
 
-def config_from_flags() -> Config:
-    """The flags as a Config; raises UserError for what is missing or means nothing here."""
-    compare.refuse_flags("the replication", _USED)
-    value: dict[str, Any] = {
-        name: flags.FLAGS[name].value for name in (*_USED, "workdir", "seed", "overwrite")
-    }
-    present = {name for name in _USED if flags.FLAGS[name].present}
-    for name in ("audio", "workdir"):
-        if not value[name]:
-            raise UserError(f"--{name} is required; see --help")
-    settings = {name: value[name] for name in _SETTINGS if name in present}
-    common = {
-        "audio": str(value["audio"]),
-        "workdir": str(value["workdir"]),
-        "groups": _GROUPS.value,
-        "figure_formats": tuple(value["figure_formats"]),
-        "figure_style": value["figure_style"],
-        "attention": _ATTENTION.value,
-        "layers": _layers(value["layers"]),
-        "settings": settings,
-        "published_as": dict(_pairs("published_as", _PUBLISHED_AS.value)),
-        **{
-            name: value[name]
-            for name in (
-                "seed", "overwrite", "resume", "checkpoint_every", "device_memory_gb", "revision",
-                "cache_dir", "local_files_only", "rank_tolerance", "keep_statistics", "note",
-            )
-        },
+def define_flags() -> FlagValues:
+    """The flags of this command."""
+    return flags.define(_Flags, flags.Terminal)
+
+
+def config_from_flags(values: FlagValues) -> Config:
+    """The flags as a Config; raises UserError for what is missing or malformed."""
+    given = flags.from_flags(values, _Flags, output=flags.output(values))
+    overrides = flags.present_values(values, Settings)
+    common: dict[str, Any] = {
+        name: getattr(given, name)
+        for name in (
+            "audio", "workdir", "groups", "attention", "published", "resources", "output",
+            "keep_statistics", "overwrite", "resume", "figure_formats", "figure_style",
+        )
     }  # fmt: skip
-    finetuned = tuple(_pairs("finetuned", _FINETUNED.value))
-    seeds = tuple(_pairs("other_seed", _OTHER_SEED.value))
-    if _UNTRAINED.value is not None:
-        named = ",".join(_UNTRAINED.value)
-        words = {"all": None, "none": ()}
-        common["untrained"] = words.get(named, tuple(_UNTRAINED.value))
-    for name in ("max_minutes", "attention_max_seconds"):
-        if name in present:
-            common[name] = value[name]
-    if _PRESET.value is None:
-        if not value["models"]:
+    common["finetuned"] = tuple(_pairs("finetuned", given.finetuned))
+    common["seeds"] = tuple(_pairs("other_seed", given.other_seed))
+    common["published_as"] = dict(_pairs("published_as", given.published_as))
+    if given.untrained is not None:
+        words: dict[tuple[str, ...], Any] = {("all",): None, ("none",): ()}
+        common["untrained"] = words.get(given.untrained, given.untrained)
+    if given.preset is None:
+        if not given.models:
             raise UserError("--models or --preset is required; see --help")
         return Config(
-            models=tuple(value["models"]), finetuned=finetuned, seeds=seeds,
-            published=_PUBLISHED.value, split=bool(_SPLIT.value), **common,
-        )  # fmt: skip
-    if value["models"]:
-        raise UserError(f"--preset={_PRESET.value} has its models; leave out --models")
-    return of_preset(
-        _PRESET.value, _ZOO.value, finetuned=finetuned, seeds=seeds, split=_SPLIT.value,
-        published=_PUBLISHED.value, **common,
-    )  # fmt: skip
+            models=given.models,
+            split=bool(given.split),
+            settings=dataclasses.replace(_DEFAULTS, **overrides),
+            **common,
+        )
+    if given.models:
+        raise UserError(f"--preset={given.preset} has its models; leave out --models")
+    return of_preset(given.preset, given.zoo, split=given.split, settings=overrides, **common)
 
 
-def refuse_own_flags(what: str) -> None:
-    """Raise UserError for a flag of the replication that a script which imports this ignores."""
-    for flag in flags.FLAGS.flags_by_module_dict()[__name__]:
-        if flag.present:
-            raise UserError(f"--{flag.name} is not for {what}; use experiments.replicate")
-
-
-def _layers(words: Sequence[str]) -> tuple[int, ...] | None:
-    if not all(word.removeprefix("-").isdigit() for word in words):
-        raise UserError(f"--layers={','.join(words)}: expected numbers, e.g. 0,6,-1")
-    return tuple(map(int, words)) or None
-
-
-def _pairs(flag: str, given: Sequence[str]) -> list[tuple[str, str]]:
+def _pairs(flag: str, words: Sequence[str]) -> list[tuple[str, str]]:
     """A:B, where "random:ID" may be the first and "zoo:NAME" either."""
-    found = []
-    for text in given:
+    pairs = []
+    for text in words:
         match = re.fullmatch(r"(.+?):((?:zoo:)?[^:]+)", text)
         if match is None:
             raise UserError(f"--{flag}={text}: expected two names with a colon between them")
-        found.append((match[1], match[2]))
-    return found
+        pairs.append((match[1], match[2]))
+    return pairs
 
 
-def main() -> None:
-    """Run from the flags and print what came out."""
-    if _HELP_FINDINGS.value:
+def main(values: FlagValues) -> None:
+    """Run from the flags and print what became of the claims."""
+    if values["help_findings"].value:
+        from speechsim_jax.analyses.replication import findings
+
         print(findings.explain())
         return
-    config = config_from_flags()
-    _flags.use_compilation_cache()
+    use_compilation_cache(values["compilation_cache"].value)
+    config = config_from_flags(values)
     outcome = run(config)
+
+    from speechsim_jax.analyses.replication import findings, published_maps
+
     if outcome.agreements:
-        whole = [row for row in outcome.agreements if row.x == "all" or "finetuned" in row.name]
-        print(published_maps.table(whole), end="\n\n")
+        rows = [row for row in outcome.agreements if row.x == "all" or "finetuned" in row.name]
+        print(published_maps.table(rows), end="\n\n")
     print(findings.table(outcome.findings))
     print(f"\nwritten: {Path(config.workdir, 'findings.md')} and what it shows")

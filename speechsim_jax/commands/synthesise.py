@@ -1,6 +1,6 @@
-"""Synthetic speech of known text, to fine-tune on where transcripts are few: offline, in seconds.
+"""Synthetic speech of known text, to fine-tune on where transcripts are few.
 
-    python -m experiments.synthesise --corpus=speech/manifest.tsv \\
+    speechsim synthesise --corpus=speech/manifest.tsv \\
         --include=librispeech_test_other/* --held_out=libri-1688,libri-533 --workdir=runs/synthetic
 
 writes synthetic/VOICE/NNN.flac and manifest.tsv (path, seconds, speaker, transcript). English
@@ -9,26 +9,26 @@ transcripts of a corpus. What the speakers held out have said is read by one voi
 the one to hold out with them.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from absl import flags
+from absl.flags import FlagValues
 
-from speechsim_jax.audio import synthetic
-from speechsim_jax.commands import compare, training
-from speechsim_jax.commands import flags as _flags
+from speechsim_jax.commands import flags, training
+from speechsim_jax.commands.workdir import new_workdir
 from speechsim_jax.errors import UserError
-from speechsim_jax.training.data.splits import open_split
-from speechsim_jax.training.recipe import Audio
+from speechsim_jax.settings import Settings
 
-_SENTENCES = flags.DEFINE_integer(
-    "sentences", 120, "How many pieces of text each voice reads.", lower_bound=1
-)
-flags.adopt_module_key_flags(_flags)  # for --help
-flags.adopt_module_key_flags(training)
+if TYPE_CHECKING:
+    import numpy as np
+
+    from speechsim_jax.audio import synthetic
+    from speechsim_jax.training.recipe import Audio
 
 _VOICES = tuple(itertools.product(("en-US", "en-GB"), ((0.8, 0.9), (1.0, 1.0), (1.25, 1.1))))
 HELD_OUT_VOICE = "synthetic-en-GB-1.0"
@@ -37,7 +37,16 @@ _WORDS = (3, 9)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Whose transcripts are read, and how many pieces by each voice."""
+    """Whose transcripts are read, and how many pieces by each voice.
+
+    Attributes:
+      corpus: folders, manifests (.tsv) or lists (.txt) of audio with transcripts.
+      workdir: folder for the speech; made if missing.
+      audio: which utterances, and which speakers are held out.
+      sentences: how many pieces of text each voice reads.
+      seed: seed of the pieces.
+      overwrite: whether a manifest may be replaced.
+    """
 
     corpus: tuple[str, ...]
     workdir: str
@@ -47,8 +56,28 @@ class Config:
     overwrite: bool = False
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Flags(training.AudioChanges):
+    corpus: tuple[str, ...] = training.corpus()
+    sentences: int = flags.own(120, "How many pieces of text each voice reads.", at_least=1)
+    seed: int = flags.like(Settings, "seed")
+    workdir: str = flags.workdir()
+    overwrite: bool = flags.overwrite()
+    quiet: bool = flags.like(flags.Terminal, "quiet")
+
+
 def run(config: Config) -> Path:
-    """Write the speech; returns its manifest. Raises UserError."""
+    """Write the speech.
+
+    Returns:
+      Its manifest.
+
+    Raises:
+      UserError: a corpus without transcripts of both kinds of speakers, or a bad workdir.
+    """
+    from speechsim_jax.audio import synthetic
+    from speechsim_jax.training.data.splits import open_split
+
     split = open_split(config.corpus, config.audio)
     texts, others = (
         [source.transcript for source in part if source.transcript.strip()]
@@ -56,7 +85,7 @@ def run(config: Config) -> Path:
     )
     if not texts or not others:
         raise UserError("expected transcripts of speakers to train on and of speakers held out")
-    workdir = _flags.new_workdir(config.workdir, config.overwrite, "manifest.tsv")
+    workdir = new_workdir(config.workdir, config.overwrite, "manifest.tsv")
     return synthetic.write_corpus(_readings(texts, others, config), workdir)
 
 
@@ -64,6 +93,10 @@ def _readings(
     texts: list[str], others: list[str], config: Config
 ) -> Iterator[synthetic.SpokenText]:
     """What each voice reads, in its own order."""
+    import numpy as np
+
+    from speechsim_jax.audio import synthetic
+
     for number, (voice, (pitch, speed)) in enumerate(_VOICES):
         speaker = f"synthetic-{voice}-{pitch}"
         rng = np.random.default_rng([config.seed, number])
@@ -74,7 +107,7 @@ def _readings(
 
 
 def _pieces(texts: list[str], number: int, rng: np.random.Generator) -> list[str]:
-    """So many runs of words that follow each other in some text."""
+    """Runs of consecutive words, each of one text."""
     pieces = []
     for _ in range(number):
         words = texts[rng.integers(len(texts))].split()
@@ -84,15 +117,21 @@ def _pieces(texts: list[str], number: int, rng: np.random.Generator) -> list[str
     return pieces
 
 
-def main() -> None:
-    """Run from the flags and say what was made."""
-    compare.refuse_flags("synthetic speech")
-    for flag in training.OF_TRAINING:
-        if flag.present:
-            raise UserError(f"--{flag.name} is not for synthetic speech")
-    run_ = training.run_from_flags()
-    audio = training.with_flags(training.Recipe()).audio
-    config = Config(
-        run_.corpus, run_.workdir, audio, _SENTENCES.value, _flags.SEED.value, run_.overwrite
-    )
-    print(f"written: {run(config)}")
+def define_flags() -> FlagValues:
+    """The flags of this command."""
+    return flags.define(_Flags)
+
+
+def config_from_flags(values: FlagValues) -> Config:
+    """The flags as a Config; raises UserError for what is missing or malformed."""
+    given = flags.from_flags(values, _Flags)
+
+    from speechsim_jax.training.recipe import Recipe
+
+    audio = training.changed(Recipe(), given).audio
+    return Config(given.corpus, given.workdir, audio, given.sentences, given.seed, given.overwrite)
+
+
+def main(values: FlagValues) -> None:
+    """Run from the flags and print where the speech is."""
+    print(f"written: {run(config_from_flags(values))}")

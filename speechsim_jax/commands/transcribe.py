@@ -1,6 +1,6 @@
-"""How well do fine-tuned speech encoders transcribe? Word and character error rates, greedily.
+"""Word and character error rates of fine-tuned speech encoders, decoded greedily.
 
-    python -m experiments.transcribe --models=facebook/hubert-large-ls960-ft,runs/my_ctc \\
+    speechsim transcribe --models=facebook/hubert-large-ls960-ft,runs/my_ctc \\
         --audio=speech/manifest.tsv --max_minutes=10 --workdir=runs/words
 
 prints a table, and writes transcripts.tsv (and log.jsonl) if there is a --workdir. The models are
@@ -8,6 +8,8 @@ CTC checkpoints with their tokenizers; the audio has transcripts: a manifest wit
 column, or a folder in LibriSpeech's layout. Text is compared in upper case. From a notebook:
 `run(Config(models=(...), audio=...))`.
 """
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
@@ -17,59 +19,55 @@ import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import tqdm.auto
-from absl import flags
+from absl.flags import FlagValues
 
-import speechsim_jax as ss
-from speechsim_jax.audio import batching, open_corpus, selection
-from speechsim_jax.audio.corpus import Corpus, Skipped, nothing_usable
-from speechsim_jax.audio.open_corpus import with_durations
-from speechsim_jax.commands import compare
-from speechsim_jax.commands import flags as _flags
+from speechsim_jax.commands import flags, inputs
+from speechsim_jax.commands.compilation_cache import use_compilation_cache
+from speechsim_jax.commands.log import log_to
+from speechsim_jax.commands.workdir import new_workdir
 from speechsim_jax.errors import UserError
+from speechsim_jax.settings import Resources, Settings, documented
 
-# Of the flags that `compare` brings along; the others mean nothing here.
-_USED = (
-    "models",
-    "audio",
-    "max_minutes",
-    "batch_seconds",
-    "max_seconds",
-    "strict",
-    "revision",
-    "cache_dir",
-    "local_files_only",
-)
-for _name in _USED:
-    flags.declare_key_flag(_name)
-flags.adopt_module_key_flags(_flags)  # for --help
+if TYPE_CHECKING:
+    from speechsim_jax.audio.corpus import Corpus
+    from speechsim_jax.models.error_rates import ErrorRates
+    from speechsim_jax.models.recognizer import Recognizer
 
 _log = logging.getLogger(__name__)
 
 
+@documented
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Which models transcribe what, and how much of it; the names are those of the flags."""
+    """Which models transcribe what, and how much of it."""
 
-    models: tuple[str, ...]
-    audio: str
-    workdir: str | None = None
-    max_minutes: float | int | None = None
-    seed: int = 0
-    batch_seconds: float | int = 40.0
-    max_seconds: float | int = 60.0
-    strict: bool = False
-    revision: str | None = None
-    cache_dir: str | None = None
-    local_files_only: bool = False
-    overwrite: bool = False
+    models: tuple[str, ...] = flags.models()
+    audio: str = flags.audio()
+    workdir: str | None = flags.workdir(None)
+    max_minutes: float | int | None = flags.like(Settings, "max_minutes")
+    seed: int = flags.like(Settings, "seed")
+    batch_seconds: float | int = flags.like(Settings, "batch_seconds")
+    max_seconds: float | int = flags.like(Settings, "max_seconds")
+    strict: bool = flags.like(Settings, "strict")
+    revision: str | None = flags.like(Resources, "revision")
+    cache_dir: str | None = flags.like(Resources, "cache_dir")
+    local_files_only: bool = flags.like(Resources, "local_files_only")
+    overwrite: bool = flags.overwrite()
+    progress: bool = flags.progress()
 
 
 @dataclasses.dataclass(frozen=True)
 class Transcript:
-    """What a model heard in an utterance, and what was said."""
+    """A model's transcript of an utterance.
+
+    Attributes:
+      model: the model, as the user named it.
+      id: the utterance.
+      reference: the corpus's transcript.
+      hypothesis: the model's.
+    """
 
     model: str
     id: str
@@ -79,39 +77,61 @@ class Transcript:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """All transcripts, and how many utterances were left out because they have none."""
+    """All transcripts, grouped by model.
+
+    Attributes:
+      transcripts: of every model and utterance.
+      left_out: number of utterances without a transcript in the corpus.
+    """
 
     transcripts: tuple[Transcript, ...]
     left_out: int
 
-    def rates(self) -> dict[str, tuple[ss.ErrorRates, int]]:
-        """The error rates of every model, and the utterances they are of."""
-        found = {}
-        for model, group in itertools.groupby(self.transcripts, lambda each: each.model):
-            pairs = [(each.reference, each.hypothesis) for each in group]
-            found[model] = ss.error_rates(*zip(*pairs)), len(pairs)
-        return found
+    def rates(self) -> dict[str, tuple[ErrorRates, int]]:
+        """The error rates of every model, and the number of utterances they are over."""
+        import speechsim_jax as ss
+
+        rates = {}
+        for model, group in itertools.groupby(self.transcripts, lambda t: t.model):
+            pairs = [(t.reference, t.hypothesis) for t in group]
+            rates[model] = ss.error_rates(*zip(*pairs)), len(pairs)
+        return rates
 
     def table(self) -> str:
         """One line a model: WER, CER, utterances."""
-        rates = self.rates()
-        width = max(len("model"), *map(len, rates))
+        all_rates = self.rates()
+        width = max(len("model"), *map(len, all_rates))
         lines = [f"{'model':{width}}     WER     CER  utterances"]
-        for model, (found, utterances) in rates.items():
-            lines.append(f"{model:{width}}  {found.wer:6.2%}  {found.cer:6.2%}  {utterances:10d}")
+        for model, (rates, utterances) in all_rates.items():
+            lines.append(f"{model:{width}}  {rates.wer:6.2%}  {rates.cer:6.2%}  {utterances:10d}")
         if self.left_out:
             lines.append(f"left out: {self.left_out} utterances without a transcript")
         return "\n".join(lines)
 
 
 def run(config: Config) -> Outcome:
-    """Transcribe with one model after the other; raises UserError."""
+    """Transcribe with one model after the other, and write if there is a workdir.
+
+    Returns:
+      The transcripts.
+
+    Raises:
+      UserError: a model without a CTC head or tokenizer, audio without transcripts, a bad workdir.
+    """
     file = None
     if config.workdir:
         name = "transcripts.tsv"
-        file = _flags.new_workdir(config.workdir, config.overwrite, name) / name
-    with _flags.log_to(file.parent) if file else contextlib.nullcontext():
-        corpus, left_out = _spoken(open_corpus.open_corpus(config.audio))
+        file = new_workdir(config.workdir, config.overwrite, name) / name
+    with log_to(file.parent, config.progress) if file else contextlib.nullcontext():
+        inputs.check_models(config.models, config.revision)
+        corpus = inputs.open_audio(config.audio)
+        inputs.log_start(config.models, corpus)
+        corpus, left_out = _spoken(corpus)
+
+        import speechsim_jax as ss
+        from speechsim_jax.audio import selection
+        from speechsim_jax.audio.open_corpus import with_durations
+
         load = functools.partial(
             ss.load_recognizer,
             revision=config.revision,
@@ -124,13 +144,13 @@ def run(config: Config) -> Outcome:
         corpus = with_durations(corpus)
         transcripts: list[Transcript] = []
         for model, recognizer in recognizers.items():
-            heard = _transcribe(recognizer, corpus, config)
+            hypotheses = _transcribe(recognizer, corpus, config)
             transcripts += [
-                Transcript(model, source.id, source.transcript, heard[source.id])
+                Transcript(model, source.id, source.transcript, hypotheses[source.id])
                 for source in corpus.sources
-                if source.id in heard
+                if source.id in hypotheses
             ]
-            if file:  # each time, so that a later model cannot lose what is known
+            if file:  # each time, so that a failure of a later model loses nothing
                 _write(file, transcripts)
     return Outcome(tuple(transcripts), left_out)
 
@@ -149,8 +169,13 @@ def _spoken(corpus: Corpus) -> tuple[Corpus, int]:
     return dataclasses.replace(corpus, sources=sources), left_out
 
 
-def _transcribe(recognizer: ss.Recognizer, corpus: Corpus, config: Config) -> dict[str, str]:
+def _transcribe(recognizer: Recognizer, corpus: Corpus, config: Config) -> dict[str, str]:
     """The text of every utterance that can be used, by id."""
+    import tqdm.auto
+
+    from speechsim_jax.audio import batching
+    from speechsim_jax.audio.corpus import Skipped, nothing_usable
+
     seconds = [source.seconds for source in corpus.sources if source.seconds]
     architecture = recognizer.encoder.config
     buckets = batching.plan_buckets(
@@ -172,19 +197,20 @@ def _transcribe(recognizer: ss.Recognizer, corpus: Corpus, config: Config) -> di
         on_skip=skipped.append,
     )
     title = f"audio: {recognizer.name}"
-    quiet = _flags.quiet()
-    with tqdm.auto.tqdm(total=total, desc=title, bar_format=bar_format, disable=quiet) as bar:
+    with tqdm.auto.tqdm(
+        total=total, desc=title, bar_format=bar_format, disable=not config.progress
+    ) as bar:
         for batch in batches:
             logits = recognizer.logits(batch.samples, batch.lengths)
             frames = architecture.frames(batch.lengths)
             pieces |= zip(batch.ids, recognizer.decode(logits, frames))
             bar.update(batch.seconds)
-    for each in skipped:
-        _log.warning("skipped %s: %s", each.id, each.reason)
+    for source in skipped:
+        _log.warning("skipped %s: %s", source.id, source.reason)
     if not pieces:
         raise nothing_usable(corpus, skipped)
-    found = ((source.id, list(_in_order(pieces, source.id))) for source in corpus.sources)
-    return {id_: " ".join(texts) for id_, texts in found if texts}
+    in_order = ((source.id, list(_in_order(pieces, source.id))) for source in corpus.sources)
+    return {id_: " ".join(texts) for id_, texts in in_order if texts}
 
 
 def _in_order(pieces: dict[str, str], id_: str) -> Iterable[str]:
@@ -202,25 +228,20 @@ def _write(file: Path, transcripts: list[Transcript]) -> None:
     file.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def config_from_flags() -> Config:
-    """The flags as a Config; raises UserError for what is missing or means nothing here."""
-    compare.refuse_flags("transcribing", _USED)
-    names = (*_USED, "workdir", "seed", "overwrite")
-    values: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
-    for name in ("models", "audio"):
-        if not values[name]:
-            raise UserError(f"--{name} is required; see --help")
-    if not all(values["models"]):
-        raise UserError(f"--models={','.join(values['models'])}: expected hub ids or folders")
-    values["models"] = tuple(values["models"])
-    return Config(**values)
+def define_flags() -> FlagValues:
+    """The flags of this command."""
+    return flags.define(Config, flags.Terminal)
 
 
-def main() -> None:
-    """Run from the flags and print what came out."""
-    config = config_from_flags()
-    _flags.use_compilation_cache()
-    outcome = run(config)
-    print(outcome.table())
+def config_from_flags(values: FlagValues) -> Config:
+    """The flags as a Config; raises UserError for what is missing or malformed."""
+    return flags.from_flags(values, Config, progress=not values["quiet"].value)
+
+
+def main(values: FlagValues) -> None:
+    """Run from the flags and print the table."""
+    config = config_from_flags(values)
+    use_compilation_cache(values["compilation_cache"].value)
+    print(run(config).table())
     if config.workdir:
         print(f"\nwritten: {Path(config.workdir, 'transcripts.tsv')}")

@@ -15,6 +15,7 @@ from speechsim_jax.analyses import learning_dynamics
 from speechsim_jax.commands import dynamics as script
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
+from speechsim_jax.settings import Output, Settings
 from tests.support.tiny_encoders import CONFIG
 
 STEPS, LAYERS = (10, 20, 40), (0, 1, 2)
@@ -103,8 +104,8 @@ def audio(tmp_path_factory) -> Path:
 def finished(tmp_path_factory, pretraining, audio):
     workdir = tmp_path_factory.mktemp("runs") / "dynamics"
     config = script.Config(
-        str(pretraining), str(audio), str(workdir), note="tiny",
-        settings={"rows_per_update": 128, "batch_seconds": 3},
+        str(pretraining), str(audio), str(workdir), output=Output(note="tiny"),
+        settings=Settings(rows_per_update=128, batch_seconds=3),
     )  # fmt: skip
     return config, script.run(config)
 
@@ -125,7 +126,7 @@ def test_script_writes_everything(finished):
     assert sorted(path.name for path in (workdir / "figures").iterdir()) == sorted(kinds)
     assert (workdir / "figures" / kinds[1]).read_bytes().startswith(b"%PDF")
     record = json.loads((workdir / "config.json").read_text())
-    assert record["config"]["note"] == "tiny" and len(record["final"]["sha256"]) == 64
+    assert record["config"]["output"]["note"] == "tiny" and len(record["final"]["sha256"]) == 64
     assert "layer 2" in outcome.table("svcca")
 
 
@@ -145,7 +146,7 @@ def test_script_resumes(finished, monkeypatch):
     np.testing.assert_array_equal(again.scores["svcca"], outcome.scores["svcca"])
     with pytest.raises(ss.UserError, match="other measures"):
         script.run(dataclasses.replace(config, resume=True, measures=("lincka",)))
-    with pytest.raises(ss.UserError, match="pass --resume to go on, or --overwrite"):
+    with pytest.raises(ss.UserError, match="--resume"):
         script.run(config)
 
 

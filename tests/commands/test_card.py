@@ -17,7 +17,7 @@ from speechsim_jax.models.save import save_folder
 from speechsim_jax.training import recipe, records
 from speechsim_jax.training.data.splits import open_split, transcribed
 from speechsim_jax.training.optimiser import AdamW
-from tests.commands.test_probe import ended
+from tests.support.commands import assert_mistake, call
 from tests.support.tiny_encoders import CONFIG
 
 LICENCE = "CC BY 4.0 (Talks, (c) 2001 A. Speaker)"
@@ -242,7 +242,7 @@ def test_fine_tuned_card_thanks_for_both_trainings(contrastive, tmp_path, corpor
         assert row in text
     assert "--pretrained=runs/zoo/tiny/model" in text
     assert records.training_speakers(tmp_path / "zoo" / "tiny_ctc", "") == {"ann", "cyd", "eve"}
-    with pytest.raises(ss.UserError, match=r"says of x.wav no licence.*--licence=made=\.\.\."):
+    with pytest.raises(ss.UserError, match=r"x.wav has no licence.*--licence=made=\.\.\."):
         card.run(dataclasses.replace(config, licences={}, overwrite=True))
     with pytest.raises(ss.UserError, match="was fine-tuned; --began_with names"):
         card.run(dataclasses.replace(config, began_with=None, overwrite=True))
@@ -288,11 +288,11 @@ def test_probed_card(contrastive, tmp_path):
 
 
 def test_command_line(contrastive, capsys):
-    code, out, err = ended(
-        capsys, card.main, f"--trained={contrastive.trained}", f"--corpus={contrastive.corpus[0]}",
+    ended = call(
+        capsys, "card", f"--trained={contrastive.trained}", f"--corpus={contrastive.corpus[0]}",
         f"--workdir={contrastive.workdir}",
     )  # fmt: skip
-    assert (code, out, err) == (0, f"written: {contrastive.workdir}/README.md\n", "")
+    assert ended == (0, f"written: {contrastive.workdir}/README.md\n", [])
 
 
 @pytest.mark.parametrize(
@@ -302,8 +302,8 @@ def test_command_line(contrastive, capsys):
         ({"trained": "{tmp}"}, "has no training.json; expected the model of a finished training"),
         ({"licence": "made"}, "--licence=made: expected CORPUS=LICENCE"),
         ({"began_with": "{tmp}"}, "was not fine-tuned; --began_with names"),
-        ({"steps": "3"}, "--steps is not for a card"),
-        ({"levels": "neuron"}, "--levels is not for a card"),
+        ({"steps": "3"}, "'steps'"),
+        ({"levels": "neuron"}, "'levels'"),
         ({"corpus": "{made}"}, "bob"),
         ({"probe": "{tmp}/no.json"}, "no.json: cannot be read"),
     ],
@@ -315,6 +315,4 @@ def test_mistakes(given, words, contrastive, corpora, tmp_path, capsys):
     }  # fmt: skip
     places = {"tmp": tmp_path, "made": corpora / "made" / "manifest.tsv"}
     arguments = [f"--{name}={value.format(**places)}" for name, value in values.items() if value]
-    code, _, err = ended(capsys, card.main, *arguments)
-    last = err.splitlines()[-1]
-    assert code == 2 and last.startswith("error: ") and words in last
+    assert_mistake(call(capsys, "card", *arguments), words)

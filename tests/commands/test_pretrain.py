@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from absl.testing import flagsaver
 from safetensors.numpy import load_file
 
 import speechsim_jax as ss
@@ -14,6 +13,7 @@ from speechsim_jax.audio.corpus import read
 from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.commands import finetune, flags, pretrain, synthesise, training
 from speechsim_jax.training.recipe import Audio, read_recipe
+from tests.support.commands import assert_mistake, call
 from tests.support.objectives import quick_compiles
 from tests.support.paths import ROOT
 
@@ -98,6 +98,7 @@ def metrics(workdir: Path) -> list[dict]:
     return [{name: x for name, x in line.items() if name != "seconds"} for line in found]
 
 
+@pytest.mark.slow
 def test_what_pretraining_writes(folder, pretrained):
     found = metrics(pretrained)
     assert [(line["of"], line["step"]) for line in found] == [
@@ -126,6 +127,7 @@ def test_the_second_iteration(folder, pretrained):
     assert record["units"]["of"]["layer"] == 1
 
 
+@pytest.mark.slow
 def test_fine_tuning(folder, pretrained, caplog):
     workdir = folder / "ctc"
     run = training.Run((str(folder / "manifest.tsv"),), str(workdir), mesh="data:1")
@@ -170,59 +172,44 @@ def test_synthetic_speech(folder, tmp_path):
 # --- a user's mistakes ----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def refused(capsys):
-    """What a script says that is called wrongly."""
-
-    def call(script, *arguments: str) -> str:
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-            flags.parse(["script", *arguments])
-            flags.guarded(script.main)
-        assert ended.value.code == 2
-        return capsys.readouterr().err.splitlines()[-1]  # behind what is logged
-
-    return call
-
-
-def test_mistakes(folder, pretrained, refused):
+def test_mistakes(folder, pretrained, capsys):
     predictive, ctc = (f"--config={folder / name}.toml" for name in ("predictive", "ctc"))
     corpus, new = f"--corpus={folder / 'manifest.tsv'}", f"--workdir={folder / 'new'}"
     model = f"--pretrained={pretrained / 'model'}"
-    for script, arguments, message in (
-        (pretrain, [corpus, new], "expected --config=FILE, or --objective alone"),
-        (pretrain, [predictive, new], "--corpus is required"),
-        (pretrain, [predictive, corpus], "--workdir is required"),
-        (pretrain, [ctc, corpus, new], "ctc.toml: is for experiments.finetune (ctc)"),
-        (pretrain, [predictive, corpus, new, "--pool=utterance"], "--pool is not for pretraining"),
-        (pretrain, [predictive, corpus, new, "--units_layer=1"], "units_from and units_layer go"),
-        (pretrain, [predictive, corpus, new, "--held_out=her"], "held_out names 'her'"),
-        (pretrain, [predictive, corpus, new, "--include=z*"], "no utterance is left"),
-        (pretrain, [predictive, corpus, new, "--steps=0"], "steps=0"),
-        (pretrain, [predictive, corpus, f"--workdir={pretrained}"], "/model exists; choose"),
-        (pretrain, [predictive, corpus, new, "--mesh=data:64"], "needs 64 devices"),
-        (finetune, [ctc, corpus, new], "--pretrained is required"),
-        (finetune, [predictive, corpus, new, model], "is for experiments.pretrain (predictive)"),
-        (finetune, [ctc, corpus, new, "--pretrained=./none"], "there is no such folder"),
-        (finetune, [ctc, corpus, new, model, "--include=7*", "--held_out=0"], "no utterance to"),
+    for name, arguments, message in (
+        ("pretrain", [corpus, new], "expected --config=FILE, or --objective alone"),
+        ("pretrain", [predictive, new], "--corpus is required"),
+        ("pretrain", [predictive, corpus], "--workdir is required"),
+        ("pretrain", [ctc, corpus, new], "ctc.toml: is for speechsim finetune (ctc)"),
+        ("pretrain", [predictive, corpus, new, "--pool=utterance"], "'pool'"),
+        ("pretrain", [predictive, corpus, new, "--units_layer=1"], "units_from and units_layer go"),
+        ("pretrain", [predictive, corpus, new, "--held_out=her"], "held_out names 'her'"),
+        ("pretrain", [predictive, corpus, new, "--include=z*"], "no utterance is left"),
+        ("pretrain", [predictive, corpus, new, "--steps=0"], "steps=0"),
+        ("pretrain", [predictive, corpus, f"--workdir={pretrained}"], "/model exists; choose"),
+        ("pretrain", [predictive, corpus, new, "--mesh=data:64"], "needs 64 devices"),
+        ("finetune", [ctc, corpus, new], "--pretrained is required"),
+        ("finetune", [predictive, corpus, new, model], "is for speechsim pretrain (predictive)"),
+        ("finetune", [ctc, corpus, new, "--pretrained=./none"], "there is no such folder"),
+        ("finetune", [ctc, corpus, new, model, "--include=7*", "--held_out=0"], "no utterance to"),
     ):  # fmt: skip
-        found = refused(script, *arguments)
-        assert found.startswith("error: ") and message in found, found
+        assert_mistake(call(capsys, name, *arguments), message)
 
 
 def test_flags_change_the_recipe():
     recipe = read_recipe(ROOT / "experiments" / "zoo" / "contrastive_s.toml")
-    with flagsaver.flagsaver():
-        flags.parse(
-            ["x", "--steps=900", "--seed=3", "--include=a/*,b/*", "--exclude=", "--held_out=0.2"]
-        )
-        found = training.with_flags(recipe)
+
+    def changed(*arguments: str):
+        values = pretrain.define_flags()
+        values(["speechsim", *arguments])
+        return training.changed(recipe, flags.from_flags(values, training.Changes))
+
+    found = changed("--steps=900", "--seed=3", "--include=a/*,b/*", "--exclude=", "--held_out=0.2")
     assert (found.steps, found.seed) == (900, 3)
     assert found.snapshots == tuple(step for step in recipe.snapshots if step <= 900)
     assert found.audio.include == ("a/*", "b/*") and found.audio.exclude == ()
     assert (found.audio.held_out, found.audio.held_out_share) == ((), 0.2)
     for names in (("a", "b"), ("1688",)):
-        with flagsaver.flagsaver():
-            flags.parse(["x", f"--held_out={','.join(names)}"])
-            audio = training.with_flags(recipe).audio
+        audio = changed(f"--held_out={','.join(names)}").audio
         assert (audio.held_out, audio.held_out_share) == (names, 0)
-    assert training.with_flags(recipe) == recipe
+    assert changed() == recipe

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from absl.testing import flagsaver
 
 import speechsim_jax as ss
 from speechsim_jax.analyses.replication import grouped, members, presets, published_maps
-from speechsim_jax.analyses.replication.claims import Roles
-from speechsim_jax.commands import flags, replicate
-from speechsim_jax.comparison import attentions
+from speechsim_jax.analyses.replication.claims import MEASURES, Roles
+from speechsim_jax.commands import replicate
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
+from speechsim_jax.pipeline import costs
+from speechsim_jax.settings import Output, Settings
+from tests.support.commands import call
 from tests.support.same_result import assert_same_result
 from tests.support.tiny_encoders import CONFIG as CONTRASTIVE
 
@@ -68,8 +69,8 @@ def config_of(models: Path, audio: Path, workdir: Path) -> replicate.Config:
         groups=2,
         published="paper",
         published_as={"hubert-base": "predictive_s", "wav2vec2-base": "contrastive_s"},
-        settings=SMALL,
-        note="tiny",
+        settings=Settings(**SMALL, attention_max_seconds=60),
+        output=Output(note="tiny"),
     )
 
 
@@ -77,7 +78,7 @@ def config_of(models: Path, audio: Path, workdir: Path) -> replicate.Config:
 def made(tmp_path_factory, models, audio) -> tuple[replicate.Config, replicate.Outcome]:
     config = config_of(models, audio, tmp_path_factory.mktemp("runs") / "tiny")
     with pytest.MonkeyPatch.context() as patch:  # the estimate is measured, for seconds
-        patch.setattr(attentions, "estimate", lambda *_: "not estimated")
+        patch.setattr(costs, "estimate", lambda *_: "not estimated")
         return config, replicate.run(config)
 
 
@@ -106,6 +107,7 @@ def test_everything_is_written(made):
     assert {row.orientation for row in outcome.agreements} >= {"transposed", "rows pretrained"}
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_killed(tmp_path, models, audio, monkeypatch):
     """In the third group, then while merging: what is done is not done again.
 
@@ -118,7 +120,7 @@ def test_it_goes_on_where_it_was_killed(tmp_path, models, audio, monkeypatch):
         groups=3,
         untrained=(),
         attention=False,
-        settings=SMALL,
+        settings=Settings(**SMALL),
         resume=True,
     )
     heard, merged = [], []
@@ -149,15 +151,16 @@ def test_it_goes_on_where_it_was_killed(tmp_path, models, audio, monkeypatch):
             replicate.run(config)
         monkeypatch.setattr(ss, "compare", heard_until(3))
     assert (len(heard), merged) == (3, [3, 2])
+    changed = Settings(**SMALL, rank_tolerance=1e-5)
     with pytest.raises(ss.UserError, match="other groups, rank_tolerance; choose another"):
-        replicate.run(dataclasses.replace(config, groups=2, rank_tolerance=1e-5))
-    with pytest.raises(ss.UserError, match="holds results of a run; pass --resume"):
+        replicate.run(dataclasses.replace(config, groups=2, settings=changed))
+    with pytest.raises(ss.UserError, match="--resume"):
         replicate.run(dataclasses.replace(config, resume=False))
     monkeypatch.setattr(ss, "merge", merged_until(4))
     outcome = replicate.run(config)
     assert (len(set(heard)), merged) == (3, [3, 2, 2, 2])
     expected = compare(
-        config.models, str(audio), measures=replicate.MEASURES, progress=False, **config.settings
+        config.models, str(audio), measures=MEASURES, progress=False, **config.settings
     )
     assert_same_result(expected, outcome.result)
     again = replicate.run(config)  # everything is there
@@ -210,25 +213,26 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes(name, tmp_path, monkeypatch):
+def test_mistakes(name, audio, tmp_path, monkeypatch):
     """Nothing is loaded for them."""
     monkeypatch.setattr(ss, "load_encoder", lambda *a, **k: pytest.fail("a model was loaded"))
     changes, message = MISTAKES[name]
-    config = replicate.Config(models=("a", "c"), audio="./none", workdir=str(tmp_path))
+    config = replicate.Config(models=("a", "c"), audio=str(audio), workdir=str(tmp_path))
     with pytest.raises(ss.UserError, match=message):
         replicate.run(dataclasses.replace(config, **changes))
 
 
 def test_two_hidden_states_are_too_few(models, audio, tmp_path):
-    config = dataclasses.replace(config_of(models, audio, tmp_path), layers=(0, -1))
+    settings = Settings(layers=(0, -1))
+    config = dataclasses.replace(config_of(models, audio, tmp_path), settings=settings)
     with pytest.raises(ss.UserError, match="2 hidden states; the claims are about"):
         replicate.run(config)
 
 
 def parsed(*arguments: str) -> replicate.Config:
-    with flagsaver.flagsaver():
-        flags.parse(["replicate", *arguments])
-        return replicate.config_from_flags()
+    values = replicate.define_flags()
+    values(["replicate", *arguments])
+    return replicate.config_from_flags(values)
 
 
 def test_flags(tmp_path):
@@ -243,16 +247,20 @@ def test_flags(tmp_path):
         finetuned=(("random:c", "a"),),
         seeds=(("d", "b"),),
         groups=9,
-        layers=(0, 6, -1),
         published_as={"hubert-base": "a"},
-        settings={"batch_seconds": 20},
+        settings=Settings(layers=(0, 6, -1), batch_seconds=20, attention_max_seconds=60),
     )
     tuned = "random:zoo:c:zoo:a,zoo:d:b"
     named = parsed("--models=a,b", f"--finetuned={tuned}", "--audio=s", "--workdir=w")
     assert named.finetuned == (("random:zoo:c", "zoo:a"), ("zoo:d", "b"))
     paper = parsed("--preset=paper", "--audio=s", "--workdir=w", "--max_minutes=5")
     assert paper.split and paper.published == "paper" and len(paper.finetuned) == 2
-    assert (paper.max_minutes, paper.attention_max_seconds) == (5, 600)
+    assert (paper.settings.max_minutes, paper.settings.attention_max_seconds) == (5, 600)
+    zoo = parsed("--preset=zoo", "--audio=s", "--workdir=w", "--batch_seconds=20", "--seed=1")
+    assert zoo.settings == Settings(
+        max_minutes=4, attention_max_seconds=120, rows_per_update=1024, buckets=2,
+        batch_seconds=20, seed=1,
+    )  # fmt: skip
     assert set(paper.untrained or ()) == set(paper.models)
     assert parsed("--models=a,b", "--untrained=none", "--audio=s", "--workdir=w").untrained == ()
     assert parsed("--models=a,b", "--untrained=a", "--audio=s", "--workdir=w").untrained == ("a",)
@@ -266,8 +274,10 @@ def test_flags(tmp_path):
             ["--audio=s", "--workdir=w", "--models=a", "--finetuned=b"],
             "--finetuned=b: expected two",
         ),
-        (["--audio=s", "--workdir=w", "--models=a", "--layers=x"], "--layers=x: expected numbers"),
-        (["--audio=s", "--workdir=w", "--models=a", "--pool=utterance"], "--pool is not for"),
+        (
+            ["--audio=s", "--workdir=w", "--models=a", "--layers=x"],
+            "--layers=x: expected whole numbers",
+        ),
         (["--audio=s", "--workdir=w", "--preset=zoo", f"--zoo={tmp_path}"], "no model contrastive"),
     ):
         with pytest.raises(ss.UserError, match=message):
@@ -287,7 +297,5 @@ def test_presets_name_published_models(tmp_path):
 
 
 def test_help_findings(capsys):
-    with flagsaver.flagsaver():
-        flags.parse(["replicate", "--help_findings"])
-        replicate.main()
-    assert "is undecided    otherwise" in capsys.readouterr().out
+    ended = call(capsys, "replicate", "--help_findings")
+    assert ended.code == 0 and "is undecided    otherwise" in ended.out

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from speechsim_jax.commands import flags, selfcheck
+from speechsim_jax.commands import machine_checks, run_command
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.statistics import (
     attention_accumulator,
@@ -15,7 +15,7 @@ from speechsim_jax.statistics import (
     moments_finished,
 )
 
-CHECKS = {check.figure.__name__: check for check in selfcheck.checks()}
+CHECKS = {check.figure.__name__: check for check in machine_checks.checks()}
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def run(capsys):
         capsys.readouterr()
         code = 0
         try:
-            flags.guarded(selfcheck.main)
+            run_command("selfcheck", [])
         except SystemExit as ended:
             assert isinstance(ended.code, int)
             code = ended.code
@@ -60,8 +60,8 @@ def _lose_digits(monkeypatch):
 
 
 def _round_encoder(monkeypatch):
-    encoder = selfcheck._encoder
-    monkeypatch.setattr(selfcheck, "_encoder", lambda: encoder().astype("bfloat16"))
+    encoder = machine_checks._encoder
+    monkeypatch.setattr(machine_checks, "_encoder", lambda: encoder().astype("bfloat16"))
 
 
 def _hear_the_padding(monkeypatch):
@@ -110,11 +110,12 @@ def test_every_check_is_broken_below():
     assert list(BROKEN) == list(CHECKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_fails_when_its_subject_is_broken(name, run, monkeypatch):
     check = CHECKS[name]
     BROKEN[name](monkeypatch)
-    monkeypatch.setattr(selfcheck, "checks", lambda: (check,))
+    monkeypatch.setattr(machine_checks, "checks", lambda: (check,))
     code, lines = run()
     assert code == 1
     assert lines[1].startswith(f"FAILED {check.name}: ")
@@ -126,11 +127,11 @@ def test_what_raises_or_is_nan_has_failed(run, monkeypatch):
         raise RuntimeError("no such\nkernel")
 
     made = (
-        selfcheck.Check("crash", crash, 1),
-        selfcheck.Check("nan", lambda: float("nan"), 1),
-        selfcheck.Check("at the bar", lambda: 1.0, 1),
+        machine_checks.Check("crash", crash, 1),
+        machine_checks.Check("nan", lambda: float("nan"), 1),
+        machine_checks.Check("at the bar", lambda: 1.0, 1),
     )
-    monkeypatch.setattr(selfcheck, "checks", lambda: made)
+    monkeypatch.setattr(machine_checks, "checks", lambda: made)
     code, lines = run()
     assert code == 1
     assert lines[1:] == [

@@ -1,4 +1,4 @@
-"""experiments.transcribe, as a user meets it."""
+"""Transcribing as a user meets it."""
 
 import csv
 import math
@@ -7,18 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from absl import flags
-from absl.testing import flagsaver
 
 import speechsim_jax as ss
 from speechsim_jax.commands import transcribe
-from tests.commands import test_compare
-from tests.commands.test_compare import ROOT, in_subprocess, one_line
+from tests.support.commands import assert_mistake, call, in_subprocess
+from tests.support.paths import ROOT
 
-script = test_compare.script
 MODEL = ROOT / "tests" / "data" / "ctc" / "hubert-large"
 OTHER = MODEL.with_name("wav2vec2-base")
 FIELDS = ["path", "id", "seconds", "transcript"]
+
+
+@pytest.fixture
+def script(capsys):
+    """`speechsim transcribe` in this process."""
+    return lambda *arguments: call(capsys, "transcribe", *arguments)
 
 
 def write_manifest(folder: Path, rows: list[list[str]]) -> Path:
@@ -61,15 +64,17 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
+@pytest.mark.slow
 def test_table_and_transcripts(script, manifest, waves, tmp_path):
     arguments = [
         f"--models={MODEL},{OTHER}",
         f"--audio={manifest}",
         f"--workdir={tmp_path / 'new'}",
     ]
-    ended = script(*arguments, "--max_seconds=0.7", "--batch_seconds=1", main=transcribe.main)
+    ended = script(*arguments, "--max_seconds=0.7", "--batch_seconds=1")
     assert ended.code == 0, ended.err
-    assert ended.err == ["left out 2 utterances without a transcript"] + 2 * [
+    assert ended.err[0].startswith("models: ") and ended.err[1].startswith("left out 2")
+    assert ended.err[2:] == 2 * [
         "cut long of 1.2 s into 2 pieces",
         "skipped silent: is silent: every sample is 0",
     ]
@@ -95,7 +100,7 @@ def test_table_and_transcripts(script, manifest, waves, tmp_path):
     assert lines[-1] == f"written: {tmp_path / 'new' / 'transcripts.tsv'}"
 
     before = (tmp_path / "new" / "transcripts.tsv").read_bytes()
-    one_line(script(*arguments, main=transcribe.main), "transcripts.tsv exists", "--overwrite")
+    assert_mistake(script(*arguments), "transcripts.tsv exists", "--overwrite")
     assert (tmp_path / "new" / "transcripts.tsv").read_bytes() == before
 
 
@@ -112,26 +117,24 @@ def test_without_a_workdir(manifest, waves):
 def test_no_transcripts(script, manifest, monkeypatch):
     monkeypatch.setattr(ss, "load_recognizer", lambda *a, **k: pytest.fail("a model was loaded"))
     folder = manifest.parent
-    ended = script(f"--models={MODEL}", f"--audio={folder}", main=transcribe.main)
-    one_line(ended, str(folder), "none of 4 utterances has a transcript", "'transcript'")
+    ended = script(f"--models={MODEL}", f"--audio={folder}")
+    assert_mistake(ended, str(folder), "none of 4 utterances has a transcript", "'transcript'")
 
 
 def test_no_usable_audio(script, tmp_path):
     (tmp_path / "x.wav").write_text("no sound")
     manifest = write_manifest(tmp_path, [["x.wav", "x", "", "words"]])
-    ended = script(f"--models={MODEL}", f"--audio={manifest}", main=transcribe.main)
-    assert ended.code == 2
-    told = f"error: {manifest}: no usable audio (1 file skipped, the first: x "
-    assert ended.err[-1].startswith(told)
+    ended = script(f"--models={MODEL}", f"--audio={manifest}")
+    assert_mistake(ended, str(manifest), "no usable audio", "1 file skipped")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--models="], ["--models is required"]),
-        (["--models=a,,b"], ["--models=a,,b: expected hub ids or folders"]),
+        (["--models=a,,b"], ["--models=a,,b", "empty"]),
         (["--audio="], ["--audio is required"]),
-        (["--measures=lincka"], ["--measures is not for transcribing"]),
+        (["--measures=lincka"], ["'measures'", "--help"]),
         ([f"--models={MODEL.parents[1] / 'parity' / 'hubert-large'}"], ["there is no tokenizer"]),
         (["--models=random:x"], ["random:x", "no CTC head"]),
         (["--strict"], ["silent is silent", "repair or remove it"]),
@@ -139,15 +142,9 @@ def test_no_usable_audio(script, tmp_path):
 )
 def test_mistakes(script, manifest, arguments, words):
     right = [f"--models={MODEL}", f"--audio={manifest}"]
-    ended = script(*right, *arguments, main=transcribe.main)
+    ended = script(*right, *arguments)
     assert (ended.code, ended.out) == (2, "")
     assert all(word in ended.err[-1] for word in words), ended.err
-
-
-def test_flags_and_config_agree():
-    with flagsaver.flagsaver(models=["m"], audio="a"):
-        flags.FLAGS.mark_as_parsed()
-        assert transcribe.config_from_flags() == transcribe.Config(("m",), "a")
 
 
 def test_rates_without_words():
@@ -166,6 +163,7 @@ def test_librispeech_folder(tmp_path, waves):
     assert outcome.rates()[str(MODEL)][0].cer == 0.0
 
 
+@pytest.mark.slow
 def test_in_a_process(manifest):
     """Nothing but the table: transformers would say that torch is missing."""
     arguments = [f"--models={MODEL}", f"--audio={manifest}", "--max_minutes=0.002"]

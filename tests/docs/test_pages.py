@@ -7,9 +7,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from absl import flags
 
 import speechsim_jax as ss
+from experiments import benchmark
+from speechsim_jax.commands import entry
 from tests.support.pages import PAGES, blocks, name_of
 from tests.support.paths import ROOT
 
@@ -86,7 +87,9 @@ def _commands(page: Path) -> list[list[str]]:
     """The command lines in a page's code blocks."""
     shells = [b.code for b in blocks(page) if b.language in ("", "sh") and not b.mark]
     lines = [line for code in shells for line in code.replace("\\\n", " ").splitlines()]
-    commands = [line for line in lines if re.match(r"(\$ )?(make|python|pip|\.venv/)\b", line)]
+    commands = [
+        line for line in lines if re.match(r"(\$ )?(make|python|pip|speechsim|\.venv/)\b", line)
+    ]
     return [shlex.split(line.removeprefix("$ "), comments=True) for line in commands]
 
 
@@ -94,15 +97,16 @@ COMMANDS = [(page, words) for page in PAGES for words in _commands(page)]
 
 
 def _script(words: list[str]) -> str | None:
+    """The script that a command line runs; `speechsim NAME` is `python -m experiments.NAME`."""
+    if words[0] == "speechsim" and not words[1].startswith("-"):
+        return f"experiments.{words[1]}"
     return next((word for word in words if word in SCRIPTS), None)
 
 
 def _flags_of(script: str) -> set[str]:
     """What `--help` of a script lists."""
-    importlib.import_module(script)
-    command = script.replace("experiments.", "speechsim_jax.commands.")
-    module = command if importlib.util.find_spec(command) else script
-    return {flag.name for flag in flags.FLAGS.get_key_flags_for_module(module)}
+    name = script.split(".")[1]
+    return set((benchmark if name == "benchmark" else entry.load(name)).define_flags())
 
 
 def test_there_are_commands():
@@ -167,6 +171,16 @@ def test_pages_name_targets_that_exist():
     named |= set(re.findall(r"`make\s(\w[\w-]*)`", texts))
     assert {"demo", "test", "check", "parity", "docs"} <= named
     assert {word for word in named if "=" not in word} <= _makefile_targets()
+
+
+# --- layers ---
+
+
+def test_architecture_shows_the_layers_of_the_import_contract():
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    (contract,) = (c for c in tool["importlinter"]["contracts"] if c["type"] == "layers")
+    shown = [block.code.splitlines() for block in blocks(ROOT / "docs" / "architecture.md")]
+    assert contract["layers"] in shown
 
 
 # --- measures ---

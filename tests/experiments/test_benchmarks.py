@@ -31,13 +31,10 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.measures import MEASURES
 from speechsim_jax.runtime.mesh import mesh_from
 from speechsim_jax.statistics.moments import ModelShape
-from tests.support.paths import DATA, ROOT
+from tests.support.golden import GOLDEN, GOLDEN_MEASURES, NAMES
+from tests.support.paths import ROOT
 from tests.support.sound_files import noise, write
 
-# Scores of Wu et al.'s own code; `x_NAME` are the representations.
-GOLDEN = np.load(DATA / "measures.npz")
-NAMES = [str(name) for name in GOLDEN["networks"]]
-PAPER = ("maxcorr", "linreg", "lincka", "svcca", "pwcca")
 PAIRS = [(i, j) for i in range(len(NAMES)) for j in range(i)]
 
 
@@ -65,6 +62,7 @@ def figures(printed: str, what: str) -> dict[str, list[float]]:
     return values
 
 
+@pytest.mark.slow
 def test_memory(speech, capsys):
     memory.run(speech, [0.1], small=True)
     values = figures(capsys.readouterr().out, "memory")
@@ -73,6 +71,7 @@ def test_memory(speech, capsys):
     assert all(values[part][0] > 0 for part in (*parts, "compiling", "peak RSS"))
 
 
+@pytest.mark.slow
 def test_scaling(capsys):
     scaling.run(small=True)
     values = figures(capsys.readouterr().out, "scaling")
@@ -84,6 +83,7 @@ def test_scaling(capsys):
     assert values["encoder, bytes a device receives"] == [0, 0]
 
 
+@pytest.mark.slow
 def test_streaming(speech, capsys):
     streaming.run(speech, small=True)
     values = figures(capsys.readouterr().out, "streaming")
@@ -92,6 +92,7 @@ def test_streaming(speech, capsys):
     assert once <= eight_times < 1.1 * once
 
 
+@pytest.mark.slow
 def test_scores(capsys):
     scores.run(small=True)
     values = figures(capsys.readouterr().out, "scores")
@@ -99,6 +100,7 @@ def test_scores(capsys):
     assert all(ratio > 0 for ratio in values["plain loop : ours"])
 
 
+@pytest.mark.slow
 def test_accuracy(speech, capsys):
     accuracy.run(speech, small=True)
     values = figures(capsys.readouterr().out, "accuracy")
@@ -113,6 +115,7 @@ def test_statistics(capsys):
     assert values["update"][0] > 0 and values["share of the best sgemm"][0] > 0
 
 
+@pytest.mark.slow
 def test_attention(speech):
     """By the script: in this process the checks of types refuse the abstract arrays of programs."""
     flags = ["--what=attention", "--small", f"--speech={speech}", "--minutes=0.1", "--repeats=1"]
@@ -164,7 +167,7 @@ def worst(scores: dict[tuple[int, int], plain.Scores]) -> dict[str, float]:
             for (i, j), both in scores.items()
             for pair, value in zip(((i, j), (j, i)), both[name])
         )
-        for name in PAPER
+        for name in GOLDEN_MEASURES
     }
 
 
@@ -181,6 +184,7 @@ def test_plain_measures_are_the_published_ones():
     assert max(worst(scores).values()) <= 1e-9
 
 
+@pytest.mark.slow
 def test_plain_measures_are_those_of_the_package():
     rng = np.random.default_rng(0)
     shared = rng.standard_normal((400, 6))

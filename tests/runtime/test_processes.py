@@ -24,6 +24,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.runtime import processes, watch
 from tests.support import two_processes
 from tests.support.paths import ROOT
+from tests.support.two_processes import free_port
 
 SILENCE = 3.0
 GONE = "has gone (killed, or out of memory?)"
@@ -130,17 +131,11 @@ def test_the_environment(monkeypatch):
         assert processes.count() == 1
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("", 0))
-        return found.getsockname()[1]
-
-
 class Pair:
     """Two processes with a task; what each has said and how it has ended."""
 
     def __init__(self, folder: Path, task: str, *changes: dict[str, Any]):
-        self.port = _free_port()
+        self.port = free_port()
         place = dict(
             coordinator=f"localhost:{self.port}", count=2,
             timeout_seconds=30, silence_seconds=SILENCE,
@@ -196,6 +191,7 @@ def exchanged(tmp_path_factory) -> list[dict[str, Any]]:
         return [json.loads(said.read_text().splitlines()[-1]) for said in pair.said]
 
 
+@pytest.mark.slow
 def test_they_know_each_other(exchanged):
     assert [one["place"] for one in exchanged] == [[0, 2, True], [1, 2, False]]
     assert [one["devices"] for one in exchanged] == [[2, 4], [2, 4]]
@@ -219,6 +215,7 @@ def test_a_signal_to_end_still_does(exchanged):
     assert all(one["sigterm"] for one in exchanged)
 
 
+@pytest.mark.slow
 def test_one_fails(tmp_path):
     with Pair(tmp_path, "fail") as pair:
         assert pair.end(1) == (2, f"error: {two_processes.REASON}")
@@ -226,6 +223,7 @@ def test_one_fails(tmp_path):
         assert pair.end(0) == (2, failed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "killed"), [("work", 0), ("work", 1), ("exchanging", 1)])
 def test_one_is_killed(task, killed, tmp_path):
     """The other one stops at its next look, before it could wonder at the silence."""
@@ -235,6 +233,7 @@ def test_one_is_killed(task, killed, tmp_path):
         assert "fatal" not in pair.errors[1 - killed].read_text()  # jax had no say
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["stuck", "asleep"])
 def test_one_that_never_looks(task, tmp_path):
     """The other is frozen: the watch itself has to end a process that waits for it or is busy."""
@@ -255,7 +254,7 @@ def _meet(place: tuple[int, int], port: int, seconds: float) -> str:
 
 def _meet_all(*places: tuple[int, int], seconds: float = 1.0) -> list[str]:
     """Processes (count, index) that come 0.2 s after each other."""
-    port = _free_port()
+    port = free_port()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         futures = []
         for place in places:
@@ -282,7 +281,7 @@ def test_who_cannot_join():
 
 def test_strangers_at_the_door():
     """Whatever else connects is not counted, and does no harm."""
-    port = _free_port()
+    port = free_port()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         first = pool.submit(_meet, (2, 0), port, 5)
         time.sleep(0.2)
@@ -305,6 +304,7 @@ def test_the_door_is_taken():
     assert f"process 0 of 2 was not reached at {taken} within 0.5 s" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_too_late_to_join(tmp_path):
     with Pair(tmp_path, "nothing", dict(index=0), dict(index=1, touched=True)) as pair:
         code, said = pair.end(1)

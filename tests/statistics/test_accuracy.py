@@ -42,6 +42,7 @@ def single(hard) -> FinishedMoments:
     return accuracy.stream(hard, SIZE, "float32")
 
 
+@pytest.mark.slow
 def test_float32_statistics_keep_the_bars(hard, exact, single):
     double = accuracy.stream(hard, SIZE, "float64")
     assert accuracy.covariance_error(double, exact) < 1e-12
@@ -63,8 +64,8 @@ def test_the_bar_is_missed_on_the_grid_of_the_last_place(hard, exact, monkeypatc
 
 
 def change_reference(monkeypatch, change) -> None:
-    made = moments_accumulator._reference_mean
-    changed = lambda buffers, valid: tuple(map(change, made(buffers, valid)))  # noqa: E731
+    reference_mean = moments_accumulator._reference_mean
+    changed = lambda buffers, valid: tuple(map(change, reference_mean(buffers, valid)))  # noqa: E731
     monkeypatch.setattr(moments_accumulator, "_reference_mean", changed)
 
 
@@ -79,5 +80,5 @@ def test_the_bar_is_missed_by_finishing_in_float32(exact, single, monkeypatch):
     monkeypatch.setattr(
         moments_finished, "_total", lambda parts: np.asarray(parts, np.float32).sum(0)
     )
-    again = FinishedMoments(single.parts, accuracy.TOLERANCE)
+    again = FinishedMoments(single.states, accuracy.TOLERANCE)
     assert accuracy.covariance_error(again, exact) > COVARIANCE

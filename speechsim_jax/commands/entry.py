@@ -1,0 +1,144 @@
+"""How a command starts, and how it ends when something is wrong.
+
+Exit codes: 0; 1 for a failure, with its traceback; 2 for a user's mistake and 130 for ctrl-C, both
+with one line on stderr.
+"""
+
+import ast
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+from absl import flags
+
+from speechsim_jax.commands import help, log
+from speechsim_jax.errors import UserError, did_you_mean
+
+COMMANDS = (
+    "compare", "merge", "replicate", "probe", "dynamics", "transcribe", "pretrain", "finetune",
+    "synthesise", "card", "selfcheck", "demo",
+)  # fmt: skip
+_HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The `speechsim` program: run the command that the first argument names.
+
+    Args:
+      argv: arguments without the program's name (default: those of the process).
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in _HELP | {"help"}:
+        print(overview())
+    elif arguments[0] in ("--version", "-version"):
+        print(f"speechsim_jax {importlib.metadata.version('speechsim_jax')}")
+    elif arguments[0] not in COMMANDS:
+        close = did_you_mean(arguments[0], COMMANDS)
+        _fail(f"there is no command {arguments[0]!r}{close}; speechsim --help lists the commands")
+    else:
+        run_command(arguments[0], arguments[1:])
+
+
+def overview() -> str:
+    """The page of `speechsim --help`: every command with the first line of its documentation."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {_summary(name)}" for name in COMMANDS]
+    return "\n".join(
+        [
+            "speechsim COMMAND --flag=value ...", "", *lines, "",
+            "speechsim COMMAND --help describes a command and its flags; speechsim --version.",
+        ]
+    )  # fmt: skip
+
+
+def _summary(name: str) -> str:
+    """First line of a command's docstring, without importing it."""
+    spec = importlib.util.find_spec(f"speechsim_jax.commands.{name}")
+    assert spec is not None and spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").splitlines()[0]
+
+
+def run_command(name: str, argv: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+      name: one of `COMMANDS`.
+      argv: its flags (default: the arguments of the process).
+    """
+    run_module(load(name), argv)
+
+
+def load(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"speechsim_jax.commands.{name}")
+
+
+def run_module(module: ModuleType, argv: Sequence[str] | None = None) -> None:
+    """Parse a module's flags and run its `main`, or print its page of --help."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    values = module.define_flags()
+    if _HELP & set(arguments):
+        with contextlib.suppress(BrokenPipeError):
+            print(help.page(module.__doc__ or "", values), flush=True)
+            return
+        _discard_output()
+        return
+    _parse(values, arguments)
+    quiet = "quiet" in values and values["quiet"].value
+    log.show_warnings_of_libraries(quiet)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
+            module.main(values)
+    except UserError as error:
+        _fail(str(error))
+    except BrokenPipeError:  # whoever read the output has stopped reading
+        _discard_output()
+    except KeyboardInterrupt:
+        print(f"interrupted{_resume_hint(values)}", file=sys.stderr)
+        sys.exit(130)
+
+
+def _discard_output() -> None:
+    """Let the interpreter's flush at exit go nowhere, after a broken pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parse(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Read the flags; what is wrong with them prints one line and exits with code 2."""
+    try:
+        rest = values(["speechsim", *arguments])
+    except (flags.Error, ValueError) as error:
+        _fail(f"{error}; see --help")
+    if rest[1:]:
+        _fail(f"unexpected argument {rest[1]!r}; every option is a --flag=value, see --help")
+
+
+def _resume_hint(values: flags.FlagValues) -> str:
+    """How an interrupted command is continued, where it can be."""
+    if "resume" not in values:
+        return ""
+    workdir = Path(values["workdir"].value or "").expanduser()
+    # Either is refused without --resume; before, there is nothing to resume.
+    if values["workdir"].value and (
+        (workdir / "checkpoints").exists() or any(workdir.glob("*/plan.json"))
+    ):
+        return "; continue with the same command and --resume"
+    minutes = values["checkpoint_every"].value
+    return (
+        f" before the first checkpoint (every {minutes:g} minutes, --checkpoint_every); the same "
+        "command starts from the beginning"
+    )
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,54 @@
+"""Checks of models and audio that need no jax, for mistakes to be reported at once."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechsim_jax.models import zoo
+
+if TYPE_CHECKING:
+    from speechsim_jax.audio.corpus import Corpus
+
+_log = logging.getLogger(__name__)
+
+_RANDOM = re.compile(r"random:(?P<source>.+?)(@\d+)?", re.DOTALL)
+
+
+def check_models(sources: Sequence[str], revision: str | None = None) -> None:
+    """Raise the library's UserError for a folder or zoo model that is missing or has no config."""
+    from speechsim_jax.models.checkpoint_files import open_checkpoint
+
+    for source in sources:
+        random = _RANDOM.fullmatch(source)
+        source = random["source"] if random else source
+        if not _may_be_of_hub(source):
+            open_checkpoint(source, revision=revision)
+
+
+def _may_be_of_hub(source: str) -> bool:
+    """Whether the hub has to be asked, which is left to the library."""
+    local = source.startswith((".", "/", "~", zoo.PREFIX)) or source.count("/") > 1
+    return not local and not Path(source).exists()
+
+
+def open_audio(audio: str) -> Corpus:
+    """The corpus of a command. Raises UserError if there is none, or none of its files exists."""
+    from speechsim_jax.audio.corpus import check_any_exists
+    from speechsim_jax.audio.open_corpus import open_corpus
+
+    corpus = open_corpus(audio)
+    check_any_exists(corpus)
+    return corpus
+
+
+def log_start(models: Sequence[str], corpus: Corpus) -> None:
+    """Log what a command is about to read, before the libraries that do it are loaded."""
+    count = len(corpus.sources)
+    _log.info(
+        "models: %s; audio: %s (%d utterance%s); loading libraries",
+        ", ".join(models), corpus.origin, count, "s" * (count != 1),
+    )  # fmt: skip

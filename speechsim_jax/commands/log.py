@@ -1,0 +1,81 @@
+"""The log of a command: short lines on stderr, everything in log.jsonl."""
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+
+def show_warnings_of_libraries(quiet: bool) -> None:
+    """Send other libraries' warnings (with `quiet`: errors) to stderr."""
+    level = logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(format="%(message)s", level=level)
+    # It prints its warnings itself.
+    logging.getLogger("huggingface_hub").propagate = False
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a record: time (seconds since the epoch), level, logger, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        return json.dumps(entry, ensure_ascii=False)
+
+
+class _AboveTheBar(logging.Handler):
+    """Lines on stderr that do not run into a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        import tqdm
+
+        line = self.format(record).encode("utf-8", "backslashreplace").decode()
+        tqdm.tqdm.write(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def log_to(folder: Path, progress: bool = True) -> Iterator[None]:
+    """Send the package's log to stderr and `folder`/log.jsonl for as long as this lasts.
+
+    The file also has the details that are too fine for stderr, and the error that ended the run.
+
+    Args:
+      folder: where log.jsonl is appended to. Of several processes the first writes it, the others
+        log-1.jsonl and so on.
+      progress: whether stderr gets more than errors.
+    """
+    logger = logging.getLogger("speechsim_jax")
+    before = logger.level, logger.propagate, logger.handlers
+    index = process_index()
+    name = "log.jsonl" if index == 0 else f"log-{index}.jsonl"
+    # An undecodable file name becomes \udcXX, which is how JSON writes it too.
+    file = logging.FileHandler(folder / name, encoding="utf-8", errors="backslashreplace")
+    file.setFormatter(_JsonLines())
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.handlers = [_AboveTheBar(logging.INFO if progress else logging.ERROR), file]
+    try:
+        yield
+    except BaseException as error:
+        message = str(error) or type(error).__name__
+        file.handle(_log.makeRecord(__name__, logging.ERROR, __file__, 0, message, (), None))
+        raise
+    finally:
+        level, logger.propagate, logger.handlers = before
+        logger.setLevel(level)
+        file.close()
+
+
+def process_index() -> int:
+    """Index of this process in its job; 0 where there is no job."""
+    # Importing the module imports jax, and who is in a job has imported it.
+    processes = sys.modules.get("speechsim_jax.runtime.processes")
+    return 0 if processes is None else processes.index()
