@@ -31,6 +31,7 @@ def bare(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_architecture_of_the_checkpoint_and_weights_of_the_family(layout):
     trained, random = (load(FOLDER / layout) for load in (ss.load_encoder, ss.random_like))
@@ -162,7 +163,7 @@ def test_random_models_in_a_comparison(bare):
         audio,
         measures=["lincka"],
         progress=False,
-        layers=[0],
+        layers=(0,),
     )
     assert result.models == ("random:bare#1", "random:bare@1", "random:bare#2")
     scores = np.asarray(result.matrix("lincka"))
