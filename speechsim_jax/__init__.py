@@ -27,17 +27,20 @@ if TYPE_CHECKING:
     from speechsim_jax.models.error_rates import ErrorRates, error_rates
     from speechsim_jax.models.load import load_encoder, random_like
     from speechsim_jax.models.recognizer import Recognizer, load_recognizer
+    from speechsim_jax.pipeline.accumulators import register_statistic
     from speechsim_jax.report import write_report
     from speechsim_jax.results.result import RepresentationName, SimilarityResult
-    from speechsim_jax.settings import Settings
+    from speechsim_jax.settings import Output, Resources, Settings
 
 # Public name: module, and its name there.
 _PUBLIC = {
     "Activations": ("models.architecture", "Activations"),
     "ErrorRates": ("models.error_rates", "ErrorRates"),
     "Measure": ("measures.base", "Measure"),
+    "Output": ("settings", "Output"),
     "Recognizer": ("models.recognizer", "Recognizer"),
     "RepresentationName": ("results.result", "RepresentationName"),
+    "Resources": ("settings", "Resources"),
     "Settings": ("settings", "Settings"),
     "SimilarityResult": ("results.result", "SimilarityResult"),
     "SpeechEncoder": ("models.encoder", "SpeechEncoder"),
@@ -54,6 +57,7 @@ _PUBLIC = {
     "plot": ("figures", "plot"),
     "random_like": ("models.load", "random_like"),
     "register_measure": ("measures.registry", "register"),
+    "register_statistic": ("pipeline.accumulators", "register_statistic"),
     "save_figures": ("figures", "save_figures"),
     "write_report": ("report", "write_report"),
 }
@@ -62,8 +66,10 @@ __all__ = [
     "Activations",
     "ErrorRates",
     "Measure",
+    "Output",
     "Recognizer",
     "RepresentationName",
+    "Resources",
     "Settings",
     "SimilarityResult",
     "SpeechEncoder",
@@ -80,6 +86,7 @@ __all__ = [
     "plot",
     "random_like",
     "register_measure",
+    "register_statistic",
     "save_figures",
     "write_report",
 ]

@@ -183,7 +183,7 @@ class Settings:
 @documented
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """Where models come from and what a comparison may use; none of it changes a number.
+    """Where models come from, and the devices, memory and checkpoints of a comparison.
 
     A checkpoint of the same job (models, audio, measures, settings, versions) in `checkpoint_dir`
     is resumed, on as many devices as there are now. Where the statistics do not fit into

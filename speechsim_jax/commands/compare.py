@@ -24,6 +24,7 @@ from speechsim_jax.commands import flags, inputs
 from speechsim_jax.commands.compilation_cache import use_compilation_cache
 from speechsim_jax.commands.log import log_to, process_index
 from speechsim_jax.commands.workdir import checkpoint_folder, new_workdir, save_result
+from speechsim_jax.errors import UserError
 from speechsim_jax.settings import (
     DEVICES,
     HOW,
@@ -45,7 +46,11 @@ _log = logging.getLogger(__name__)
 class Config:
     """What to compare, how, and where results go.
 
-    Checkpoints and kept statistics are in `workdir`: `resources` and `output` name no folder.
+    Checkpoints and stored statistics are written into `workdir`.
+
+    Raises:
+      UserError: a folder for checkpoints in `resources` or for statistics in `output`; an unknown
+        figure format or style.
     """
 
     models: tuple[str, ...] = flags.models()
@@ -64,11 +69,16 @@ class Config:
 
     def __post_init__(self) -> None:
         flags.check_figures(self.figure_formats, self.figure_style)
+        if self.resources.checkpoint_dir is not None or self.output.keep_statistics is not None:
+            raise UserError(
+                "the command writes checkpoints and statistics into workdir; set "
+                "Config.keep_statistics, not output.keep_statistics or resources.checkpoint_dir"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Others:
-    """Flags that are not about a comparison."""
+    """Flags besides the fields of `Config`."""
 
     help_measures: bool = setting(False, "List the measures and stop.", HOW)
     coordinator: str | None = setting(

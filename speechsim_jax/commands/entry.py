@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,7 +87,10 @@ def run_module(module: ModuleType, argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     values = module.define_flags()
     if _HELP & set(arguments):
-        print(help.page(module.__doc__ or "", values))
+        with contextlib.suppress(BrokenPipeError):
+            print(help.page(module.__doc__ or "", values), flush=True)
+            return
+        _discard_output()
         return
     _parse(values, arguments)
     quiet = "quiet" in values and values["quiet"].value
@@ -96,9 +100,16 @@ def run_module(module: ModuleType, argv: Sequence[str] | None = None) -> None:
             module.main(values)
     except UserError as error:
         _fail(str(error))
+    except BrokenPipeError:  # whoever read the output has stopped reading
+        _discard_output()
     except KeyboardInterrupt:
         print(f"interrupted{_resume_hint(values)}", file=sys.stderr)
         sys.exit(130)
+
+
+def _discard_output() -> None:
+    """Let the interpreter's flush at exit go nowhere, after a broken pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(values: flags.FlagValues, arguments: list[str]) -> None:

@@ -153,7 +153,7 @@ def check_figures(formats: Collection[str], style: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Terminal:
-    """What every command that computes can be told about its surroundings."""
+    """Flags of every command that computes: its output on the terminal and compiled programs."""
 
     quiet: bool = setting(False, "Print nothing but errors; log.jsonl has the rest.", WRITTEN)
     compilation_cache: str | None = setting(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from absl.flags import FlagValues
 
 from speechsim_jax.commands import flags
+from speechsim_jax.commands.compilation_cache import use_compilation_cache
 from speechsim_jax.commands.log import log_to
 from speechsim_jax.commands.workdir import new_workdir, save_result
 from speechsim_jax.errors import UserError
@@ -98,6 +99,7 @@ def config_from_flags(values: FlagValues) -> Config:
 def main(values: FlagValues) -> None:
     """Run from the flags and print the summary."""
     config = config_from_flags(values)
+    use_compilation_cache(values["compilation_cache"].value)
     result = run(config)
     print(result.summary())
     print(f"\nwritten: {Path(config.workdir, 'result.nc')}, report.html and figures next to it")

@@ -76,7 +76,7 @@ def compare(
     sources = _sources(models)
     audio_ = _choose(audio, request, len(sources))
     encoders = _load(sources, request)
-    run = _run(encoders, audio_, request)
+    run = _comparison_run(encoders, audio_, request)
     passes = plan_passes(run, request.budget_bytes)
     with contextlib.ExitStack() as scratch:
         folder = _statistics_folder(run, request.output, len(passes), scratch)
@@ -137,7 +137,7 @@ def _load(sources: Sequence[ModelSource], request: Request) -> tuple[SpeechEncod
     return tuple(encoders)
 
 
-def _run(
+def _comparison_run(
     encoders: tuple[SpeechEncoder, ...], audio_: ChosenAudio, request: Request
 ) -> ComparisonRun:
     """What all passes share."""

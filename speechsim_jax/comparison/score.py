@@ -40,13 +40,14 @@ def scored_result(
     with tqdm.auto.tqdm(total=total, desc="scores", unit="pair", disable=not progress) as bar:
         models = [name.model for name in names]
         scores = score_all(finished.by_kind, selection, models, bar.update)
+    facts = {}
     if finished.sample is not None:
-        attributes["sample"] = {
+        facts["sample"] = {
             "rows": len(finished.sample.keys),
             "utterances": len(set(finished.sample.utterances) - {""}),
         }
     if finished.attention is not None:
-        attributes["attention"] = {
+        facts["attention"] = {
             "utterances": finished.attention.utterances,
             "frames": finished.attention.frames,
         }
@@ -56,7 +57,7 @@ def scored_result(
         scores.matrices,
         scores.extras,
         measures={measure.name: measure.definition() for measure in selection.measures},
-        attributes=attributes,
+        attributes=attributes | facts,
         attention_representations=attention_names if selection.on("attention") else (),
         dims=scores.dims,
     )

@@ -153,8 +153,9 @@ def run_pass(
     """
     layers = tuple(tuple(run.layers[n.model][l] for l in n.layers) for n in pass_.models)
     placed = tuple(forward.on_devices(encoders[n.model], run.mesh, n.depth) for n in pass_.models)
+    attention_ids = run.attention_ids
     if not pass_.selection.without_attention.measures:
-        sources = tuple(source for source in corpus.sources if source.id in run.attention_ids)
+        sources = tuple(source for source in corpus.sources if source.id in attention_ids)
         corpus = dataclasses.replace(corpus, sources=sources)
     accumulators = Accumulators(
         PassSetup(
@@ -164,7 +165,7 @@ def run_pass(
             indices=tuple((n.model, l) for n in pass_.models for l in n.layers),
             tiles=pass_.local_tiles,
             settings=run.settings,
-            attention_ids=run.attention_ids,
+            attention_ids=attention_ids,
             mesh=run.mesh,
         )
     )

@@ -53,11 +53,12 @@ def plan_passes(run: ComparisonRun, budget_bytes: int) -> tuple[Pass, ...]:
     for line in str(planned).splitlines():
         _log.debug("%s", line)
     _log.info("%s", _summary(run, planned))
-    has_attention = bool(run.selection.attention.measures)
-    apart = has_attention and not planned.passes[0].memory.attention
+    attention = bool(run.selection.attention.measures)
+    apart = attention and not planned.passes[0].memory.attention
     selection = run.selection.without_attention if apart else run.selection
     passes = tuple(dataclasses.replace(p, selection=selection) for p in planned.passes)
-    passes += (of_attention,) * apart
+    if apart:
+        passes = (*passes, of_attention)
     if run.checkpoints is not None and len(passes) > 1:
         _write_division(run.checkpoints, planned, apart)
     return passes

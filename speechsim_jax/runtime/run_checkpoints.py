@@ -1,6 +1,6 @@
 """Checkpoints of a long run: its state and its position in the corpus, committed together.
 
-A checkpoint is an orbax step: `state`, arrays and what JSON can hold, and `metadata`, JSON. Orbax
+A checkpoint is an orbax step: `state`, arrays and what JSON can hold, and `record`, JSON. Orbax
 writes into a temporary folder and renames it, so a run that is killed while it writes leaves the
 previous checkpoint. This is the only module that uses orbax.
 """

@@ -1,1 +1,1 @@
-"""Running statistics over rows: values that start at `zero`, grow by `update` and `merge`."""
+"""What is summed over batches: accumulators, their states, and what measures read of these."""

@@ -372,6 +372,7 @@ def test_real_speech_comes_through_completely():
 # ---------------------------------------------------------------- resuming
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(400, 40_000), min_size=1, max_size=14), st.integers(0, 5))
 def test_a_stream_resumes_after_any_batch(lengths, broken):

@@ -176,6 +176,7 @@ def test_bits_and_durations_are_those_of_files(both):
         assert np.array_equal(read(row).samples, read(file).samples)
 
 
+@pytest.mark.slow
 def test_a_comparison_gives_the_bits_that_files_give(both):
     encoder = ss.load_encoder(DATA / "parity" / "wav2vec2-base")
     settings = {"batch_seconds": 3, "buckets": 1, "rows_per_update": 100, "progress": False}

@@ -113,6 +113,7 @@ def compared(tmp_path_factory, narrow, mixed) -> Run:
     return Run(config, compare.run(config), workdir)
 
 
+@pytest.mark.slow
 def test_compare_writes_everything(compared):
     files = {str(p.relative_to(compared.workdir)) for p in compared.workdir.rglob("*.*")}
     figures = {f"figures/{k}_{m}.png" for k in ("heatmap", "trend") for m in MEASURES.split(",")}
@@ -165,6 +166,7 @@ def test_unusable_audio_is_listed_with_its_reason(compared, name):
     assert reasons[name].startswith(UNUSABLE[name])
 
 
+@pytest.mark.slow
 def test_overwrite(compared, script, tmp_path, good):
     """A result stays unless --overwrite is given, and then until there is a better one."""
     workdir = tmp_path / "before"
@@ -457,6 +459,7 @@ def test_quiet(compared, script, tmp_path, mixed):
     assert "within" in ended.out and any("empty.wav" in line for line in ended.err)
 
 
+@pytest.mark.slow
 def test_quiet_merge(script, tmp_path, good):
     job = tmp_path / "job"
     arguments = [f"--models={BASE}", f"--audio={good}", "--layers=0,-1", "--measures=lincka"]
@@ -503,6 +506,7 @@ def test_help_measures(script):
 # --- the same in a process of its own: start-up, and what other libraries print ---
 
 
+@pytest.mark.slow
 def test_strict_in_a_process(tmp_path, mixed):
     ended = in_subprocess(
         "compare", f"--models={BASE}", f"--audio={mixed}", f"--workdir={tmp_path}", "--strict"

@@ -66,6 +66,7 @@ def test_no_known_length_is_no_traceback(encoder, names, capsys):
     assert "audio:   0%" in capsys.readouterr().err  # there was a bar
 
 
+@pytest.mark.slow
 def test_more_audio_than_a_manifest_promises(encoder, tmp_path, capsys):
     """Its seconds are believed for the plan only."""
     soundfile.write(tmp_path / "one.wav", noise(3), 16_000)
@@ -88,6 +89,7 @@ def test_missing_files_of_a_list_say_where_they_are_looked_for(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_skipped_audio_counts_as_done(encoder, capsys):
     """The bar ends where it should, and shows no number that nobody has heard."""
     waves = {"a": noise(1), "silent": np.zeros(80_000, np.float32), "b": noise(1, 1)}
@@ -119,6 +121,7 @@ def test_estimates_say_that_compiling_is_not_in_them(seconds, said):
     assert run._duration(seconds) == f"{said} and compiling"
 
 
+@pytest.mark.slow
 def test_several_passes_are_announced(encoder, caplog):
     given: dict[str, Any] = QUICK | {"progress": False}
     with pytest.raises(UserError, match="give at least") as error:

@@ -98,6 +98,7 @@ def metrics(workdir: Path) -> list[dict]:
     return [{name: x for name, x in line.items() if name != "seconds"} for line in found]
 
 
+@pytest.mark.slow
 def test_what_pretraining_writes(folder, pretrained):
     found = metrics(pretrained)
     assert [(line["of"], line["step"]) for line in found] == [
@@ -126,6 +127,7 @@ def test_the_second_iteration(folder, pretrained):
     assert record["units"]["of"]["layer"] == 1
 
 
+@pytest.mark.slow
 def test_fine_tuning(folder, pretrained, caplog):
     workdir = folder / "ctc"
     run = training.Run((str(folder / "manifest.tsv"),), str(workdir), mesh="data:1")

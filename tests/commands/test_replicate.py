@@ -107,6 +107,7 @@ def test_everything_is_written(made):
     assert {row.orientation for row in outcome.agreements} >= {"transposed", "rows pretrained"}
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_killed(tmp_path, models, audio, monkeypatch):
     """In the third group, then while merging: what is done is not done again.
 

@@ -110,6 +110,7 @@ def test_every_check_is_broken_below():
     assert list(BROKEN) == list(CHECKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BROKEN)
 def test_fails_when_its_subject_is_broken(name, run, monkeypatch):
     check = CHECKS[name]

@@ -64,6 +64,7 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
+@pytest.mark.slow
 def test_table_and_transcripts(script, manifest, waves, tmp_path):
     arguments = [
         f"--models={MODEL},{OTHER}",
@@ -162,6 +163,7 @@ def test_librispeech_folder(tmp_path, waves):
     assert outcome.rates()[str(MODEL)][0].cer == 0.0
 
 
+@pytest.mark.slow
 def test_in_a_process(manifest):
     """Nothing but the table: transformers would say that torch is missing."""
     arguments = [f"--models={MODEL}", f"--audio={manifest}", "--max_minutes=0.002"]

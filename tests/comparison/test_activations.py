@@ -16,6 +16,7 @@ def arrays(rows: int = 230) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 def test_names_and_order_are_kept():
     data = arrays()
     keys = {"c": data["c"], ("a", 1): data["a/1"], "b/2": data["b/2"], "org/a/0": data["a/0"]}
@@ -28,6 +29,7 @@ def test_names_and_order_are_kept():
     )
 
 
+@pytest.mark.slow
 def test_memory_mapped_files_and_chunks_equal_arrays(tmp_path):
     data = arrays()
     whole = ss.compare_activations(data, rows_per_update=64)
@@ -44,6 +46,7 @@ def test_memory_mapped_files_and_chunks_equal_arrays(tmp_path):
             assert np.abs(difference).max() < 1e-12, name
 
 
+@pytest.mark.slow
 def test_float16_and_float32_inputs():
     data = arrays()
     exact = ss.compare_activations({k: x.astype(np.float16).astype(float) for k, x in data.items()})

@@ -37,6 +37,7 @@ def result(encoders) -> ss.SimilarityResult:
     return ss.compare(encoders, waves(), **QUICK)
 
 
+@pytest.mark.slow
 def test_scores_equal_the_oracle_on_whole_arrays(result, rows):
     assert [(n.model, n.layer) for n in result.representations] == list(rows)
     pairs = [(0, 1), (3, 5), (6, 2), (7, 4)]
@@ -47,6 +48,7 @@ def test_scores_equal_the_oracle_on_whole_arrays(result, rows):
             assert got == pytest.approx(oracle(arrays[i], arrays[j]), abs=2e-5), (name, i, j)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -124,6 +126,7 @@ def test_provenance(result, encoders, rows):
     assert {"jax", "jaxlib", "flax", "numpy", "speechsim_jax"} <= set(facts["versions"])
 
 
+@pytest.mark.slow
 def test_layers_select_and_count_from_the_end(result, encoders):
     other = ss.compare(encoders, waves(), layers=[-1, 1], measures="lincka", **QUICK)
     assert [str(n) for n in other.representations] == [
@@ -170,6 +173,7 @@ def test_non_finite_hidden_states_name_utterance_and_frame(encoders):
         ss.compare([bad], waves(2), **QUICK)
 
 
+@pytest.mark.slow
 def test_unusable_audio_is_listed(encoders, caplog):
     audio = waves(3) | {"silence": np.zeros(8000, np.float32), "short": np.ones(10, np.float32)}
     with caplog.at_level(logging.WARNING):

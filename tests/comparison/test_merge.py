@@ -54,6 +54,7 @@ def whole(encoders, audio) -> ss.SimilarityResult:
     return ss.compare(encoders, audio, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_three_jobs_are_one(folders, whole, tmp_path):
     """In two steps, with the statistics that the first step has stored."""
     ss.merge(folders[:2], keep_statistics=tmp_path / "two", progress=False)
@@ -65,6 +66,7 @@ def test_three_jobs_are_one(folders, whole, tmp_path):
     assert [one["folder"] for one in result.attributes["merged"]] == ["two", "statistics"]
 
 
+@pytest.mark.slow
 def test_other_measures_of_one_job(folders, encoders, audio):
     first = {name: audio[name] for name in list(audio)[:3]}
     asked = {"measures": "lincka,mean_cca,procrustes"}
@@ -84,6 +86,7 @@ def test_overlap_is_refused(folders, encoders, audio, tmp_path):
         ss.merge([folders[1], tmp_path / "again"], progress=False)
 
 
+@pytest.mark.slow
 def test_other_jobs_are_refused(folders, encoders, audio, tmp_path):
     new = {"new": audio["u0"][::-1].copy(), "newer": audio["u1"][::-1].copy()}
     for folder, models, more, message in (

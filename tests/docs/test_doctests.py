@@ -132,6 +132,7 @@ def test_wrong_examples_are_found():
         _run_prompts(">>> 1 + 1\n3\n", {}, "wrong", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=str)
 def test_docstring(example, names):
     """With the names of its module, as doctest does it, and those of `names`."""
@@ -157,6 +158,7 @@ def _run(page: Path, block: Block, names: dict[str, Any]) -> None:
         exec(compile("\n" * (block.line - 1) + block.code, page, "exec"), names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
 def test_page(page):
     """All blocks of a page in order, in one namespace; those for torch are for `make parity`."""

@@ -173,6 +173,16 @@ def test_pages_name_targets_that_exist():
     assert {word for word in named if "=" not in word} <= _makefile_targets()
 
 
+# --- layers ---
+
+
+def test_architecture_shows_the_layers_of_the_import_contract():
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    (contract,) = (c for c in tool["importlinter"]["contracts"] if c["type"] == "layers")
+    shown = [block.code.splitlines() for block in blocks(ROOT / "docs" / "architecture.md")]
+    assert contract["layers"] in shown
+
+
 # --- measures ---
 
 

@@ -62,6 +62,7 @@ def figures(printed: str, what: str) -> dict[str, list[float]]:
     return values
 
 
+@pytest.mark.slow
 def test_memory(speech, capsys):
     memory.run(speech, [0.1], small=True)
     values = figures(capsys.readouterr().out, "memory")
@@ -70,6 +71,7 @@ def test_memory(speech, capsys):
     assert all(values[part][0] > 0 for part in (*parts, "compiling", "peak RSS"))
 
 
+@pytest.mark.slow
 def test_scaling(capsys):
     scaling.run(small=True)
     values = figures(capsys.readouterr().out, "scaling")
@@ -81,6 +83,7 @@ def test_scaling(capsys):
     assert values["encoder, bytes a device receives"] == [0, 0]
 
 
+@pytest.mark.slow
 def test_streaming(speech, capsys):
     streaming.run(speech, small=True)
     values = figures(capsys.readouterr().out, "streaming")
@@ -89,6 +92,7 @@ def test_streaming(speech, capsys):
     assert once <= eight_times < 1.1 * once
 
 
+@pytest.mark.slow
 def test_scores(capsys):
     scores.run(small=True)
     values = figures(capsys.readouterr().out, "scores")
@@ -96,6 +100,7 @@ def test_scores(capsys):
     assert all(ratio > 0 for ratio in values["plain loop : ours"])
 
 
+@pytest.mark.slow
 def test_accuracy(speech, capsys):
     accuracy.run(speech, small=True)
     values = figures(capsys.readouterr().out, "accuracy")
@@ -110,6 +115,7 @@ def test_statistics(capsys):
     assert values["update"][0] > 0 and values["share of the best sgemm"][0] > 0
 
 
+@pytest.mark.slow
 def test_attention(speech):
     """By the script: in this process the checks of types refuse the abstract arrays of programs."""
     flags = ["--what=attention", "--small", f"--speech={speech}", "--minutes=0.1", "--repeats=1"]
@@ -178,6 +184,7 @@ def test_plain_measures_are_the_published_ones():
     assert max(worst(scores).values()) <= 1e-9
 
 
+@pytest.mark.slow
 def test_plain_measures_are_those_of_the_package():
     rng = np.random.default_rng(0)
     shared = rng.standard_normal((400, 6))

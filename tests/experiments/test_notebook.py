@@ -180,6 +180,7 @@ def text(folder: Path, containing: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_it_checks_compares_and_saves(folder):
     assert text(folder, "selfcheck.main()").count("ok     ") == 8
     assert "96 utterances in speechsim_material/speech" in text(folder, "MINUTES =")

@@ -121,6 +121,7 @@ def test_trend_label_is_clear_of_the_widest_number() -> None:
 # --- facts ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["four", "one-model", "paper", "unequal"])
 def test_facts_text_is_readable(shape: str) -> None:
     assert_readable(figures.facts(result_with_facts(SHAPES[shape])))

@@ -185,6 +185,7 @@ def test_heads_against_heads(y: str | RepresentationName) -> None:
         assert cells.width / heads.shape[1] == pytest.approx(cells.height / 12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("models", [tuple(HEADS)[:2], tuple(HEADS)[1::-1], tuple(HEADS)[::2]])
 def test_which_head_matches_which(models: tuple[str, str]) -> None:
     result = attention_result()

@@ -59,6 +59,7 @@ def test_save_figures_in_the_paper_style(tmp_path: Path) -> None:
     assert matplotlib.image.imread(first).shape == (960, 1280, 4)
 
 
+@pytest.mark.slow
 def test_save_figures_in_several_formats(tmp_path: Path) -> None:
     result = result_of(SHAPES["four"])
     paths = figures.save_figures(result, tmp_path, formats=("png", "pdf", "svg"))
@@ -105,6 +106,7 @@ def test_vector_cells_are_those_of_the_screen(tmp_path: Path) -> None:
     assert (x, y) == pytest.approx((box.x0, box.y0))
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes(tmp_path: Path) -> None:
     """In another process and at another time, with another seed of Python's hashes."""
     code = (

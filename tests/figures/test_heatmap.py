@@ -24,6 +24,7 @@ from tests.support.drawn import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [None, 3.5])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_heatmap_text_is_readable(shape: str, width: float | None) -> None:

@@ -93,6 +93,7 @@ def test_every_measure_on_moments_is_in_the_table():
     assert set(INVARIANT) == set(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["x", "y"])
 @pytest.mark.parametrize("measure", NAMES)
 def test_invariance_and_its_limits(scores, measure, side):
@@ -106,6 +107,7 @@ def test_invariance_and_its_limits(scores, measure, side):
             assert change > 1e-4, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_representation_with_itself_and_with_a_copy(dtype):
     """1 for everything but the baseline and the distance, whatever the representation."""

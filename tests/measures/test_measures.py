@@ -95,6 +95,7 @@ def test_published_values_that_follow_from_ours():
     assert rho.mean() == pytest.approx(0.5379744461, abs=6e-10)
 
 
+@pytest.mark.slow
 def test_floors_are_the_means_over_permutations_of_the_rows():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((60, 5)) * [1, 2, 3, 4, 5]
@@ -143,6 +144,7 @@ def test_privileged_basis_is_told_from_a_shared_subspace():
     assert np.all((spread > 0) & (spread < 0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [37, 900])
 def test_golden_through_float32(size):
     result = ss.compare_activations(golden_inputs(), stats_dtype="float32", rows_per_update=size)
@@ -308,6 +310,7 @@ def test_one_model_has_no_ranking():
     assert "mincorr_neuron" not in result.dataset
 
 
+@pytest.mark.slow
 def test_post_norm_layers_are_singular_and_do_no_harm():
     """A real post-norm layer: its neurons satisfy one linear equation exactly.
 

@@ -102,6 +102,7 @@ def test_rows_of_one_value_are_one_direction(dtype):
     assert result.matrix("linreg").values[0, 1] == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.slow
 @DTYPES
 def test_duplicate_neurons_add_no_direction(dtype):
     x, y = correlated(150, 7, 6)
@@ -117,6 +118,7 @@ def test_duplicate_neurons_add_no_direction(dtype):
         assert next(both) == pytest.approx(next(both), abs=bar), name
 
 
+@pytest.mark.slow
 @DTYPES
 def test_fewer_rows_than_neurons(dtype):
     """At most n - 1 directions: everything can be explained, and the ranks and floors say so."""
@@ -143,6 +145,7 @@ def test_a_handful_of_rows(rows, dtype):
     assert result.dataset["rank"].values.tolist() == [rows - 1] * 2
 
 
+@pytest.mark.slow
 @DTYPES
 def test_representations_of_very_different_width(dtype):
     x, y = correlated(300, 1, 40)

@@ -37,6 +37,7 @@ def representation(x: np.ndarray) -> SampledRepresentation:
     return SampledRepresentation(x, np.full(len(x), -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bar"), [("float64", 1e-9), ("float32", 1e-6)])
 def test_golden(dtype, bar):
     result = ss.compare_activations(
@@ -123,6 +124,7 @@ def test_invariances_and_non_invariances():
         assert abs(stretched[name] - plain[name]) > 1e-3, name
 
 
+@pytest.mark.slow
 def test_the_debiased_value_is_near_0_for_independent_rows():
     rng = np.random.default_rng(0)
     got = scores(rng.random((200, 2000)), rng.random((200, 2000)))

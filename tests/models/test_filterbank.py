@@ -91,6 +91,7 @@ def changing_noise() -> np.ndarray:
     return np.concatenate(pieces).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_a_cepstrum_is_one(changing_noise):
     """Against logarithms, in place of bends, of amplitudes, in place of half waves."""
     windows = np.lib.stride_tricks.sliding_window_view(changing_noise, TAPS)[::160]

@@ -16,6 +16,7 @@ from speechsim_jax.runtime.mesh import mesh_from, place_batch
 from tests.support.paths import DATA, ROOT
 
 
+@pytest.mark.slow
 def test_statistics_on_eight_devices():
     """In a process of its own: how many devices a CPU shows is fixed when JAX starts."""
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"

@@ -31,6 +31,7 @@ def bare(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_architecture_of_the_checkpoint_and_weights_of_the_family(layout):
     trained, random = (load(FOLDER / layout) for load in (ss.load_encoder, ss.random_like))

@@ -56,6 +56,7 @@ def assert_parity(found: dict[str, float]) -> None:
     assert found["attentions"] <= tolerances.PARITY_ATTENTION, found
 
 
+@pytest.mark.slow
 @each_layout
 @pytest.mark.parametrize("index", range(3))
 def test_alone(layout, index):
@@ -65,6 +66,7 @@ def test_alone(layout, index):
     assert_parity(found)
 
 
+@pytest.mark.slow
 @each_layout
 def test_in_a_padded_batch(layout):
     case = fixture(layout)
@@ -207,6 +209,7 @@ def test_last_layer_raw_or_normed(layout):
     assert np.array_equal(raw[-1], normed[-1]) == (layout not in STABLE)
 
 
+@pytest.mark.slow
 @each_layout
 def test_layers_are_entries_of_the_full_run_and_nothing_above_is_computed(layout):
     case = fixture(layout)
@@ -226,6 +229,7 @@ def test_layers_are_entries_of_the_full_run_and_nothing_above_is_computed(layout
     assert nothing.attentions is None and nothing.keys is None and nothing.features is None
 
 
+@pytest.mark.slow
 @each_layout
 def test_maps_made_in_blocks_of_rows_change_nothing(layout, monkeypatch):
     case = fixture(layout)
@@ -246,6 +250,7 @@ def test_maps_made_in_blocks_of_rows_change_nothing(layout, monkeypatch):
     assert distance(np.asarray(blocks), np.asarray(complete)) <= tolerances.PARITY
 
 
+@pytest.mark.slow
 @each_layout
 def test_rounded_kernels(layout):
     case = fixture(layout)
@@ -289,6 +294,7 @@ def test_calling_an_encoder():
             case.encoder(waves)
 
 
+@pytest.mark.slow
 def test_a_result_is_written_over_when_it_is_given_back():
     encoder = load_encoder(FOLDER / "wavlm-base")
     rng = np.random.default_rng(0)
@@ -325,6 +331,7 @@ def test_models_of_one_architecture_share_compilations():
 # --- a batch changes nothing ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_layout
 def test_batch_equals_single(layout):
     case = fixture(layout)
@@ -384,6 +391,7 @@ def swapped_table(
     return tuple(dataclasses.replace(row, path=other.get(row.name, row.path)) for row in table)
 
 
+@pytest.mark.slow
 @each_layout
 def test_every_swap_of_two_weights_is_noticed(layout):
     case = fixture(layout)

@@ -51,6 +51,7 @@ def padded(waves: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 # --- what torch computed --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_layout
 def test_logits_and_text_are_those_of_transformers(layout):
     found, theirs = recognizer(layout), expected(layout)
@@ -67,6 +68,7 @@ def test_logits_and_text_are_those_of_transformers(layout):
     assert texts == [*map(str, theirs["text"]), ""]
 
 
+@pytest.mark.slow
 def test_an_utterance_alone_is_transcribed_as_in_a_batch():
     found, theirs = recognizer(STABLE), expected(STABLE)
     texts = found.transcribe(theirs["wave"])

@@ -123,12 +123,14 @@ def phone_accuracy(encoder: ss.SpeechEncoder, chosen: features.PhoneFrames) -> f
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_it_knows_more_of_phones_than_untrained(name, chosen):
     encoder = ss.load_encoder(f"zoo:{name}")
     assert phone_accuracy(encoder, chosen) > phone_accuracy(ss.random_like(encoder, 0), chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECOGNIZERS)
 def test_it_spells_as_its_card_says(name, speech, tmp_path):
     """Character errors on the real speakers held out, as they were counted in training."""

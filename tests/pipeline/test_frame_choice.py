@@ -237,6 +237,7 @@ def test_means_keep_their_digits_and_constant_neurons():
         assert means[0, row, 0, 5] == np.float32(0.1)
 
 
+@pytest.mark.slow
 def test_the_number_of_segments_compiles_nothing(encoders, tmp_path):
     data = waves(4)
     cached = []

@@ -24,6 +24,7 @@ def lowered(function, *arguments, **static):
     return exported.mlir_module()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("outputs", [EVERYTHING, Outputs()], ids=["everything", "hidden"])
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -141,6 +141,7 @@ def brute_force(shapes, models, budget_bytes: int, sizes: Sizes) -> tuple[int, f
     return best[(1 << len(triangle.pairs)) - 1]
 
 
+@pytest.mark.slow
 def test_near_the_best_of_all_ways():
     """50 triangles of ten pairs, all but one with the fewest passes that there are.
 
@@ -169,6 +170,7 @@ def six() -> Plan:
     return plan(SHAPES, MODELS, 6 * 10**9, SIZES, rows=10**6)
 
 
+@pytest.mark.slow
 def test_four_models_in_six_gigabytes(six):
     assert_sound(six, SHAPES, MODELS)
     assert len(six.passes) == 9

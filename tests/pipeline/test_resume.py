@@ -72,6 +72,7 @@ def same(a: ss.SimilarityResult, b: ss.SimilarityResult) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind", [1, 3])
 def test_the_same_bits_come_out(behind, monkeypatch, encoders, audio, whole, tmp_path, caplog):
     break_off(monkeypatch, encoders, audio, tmp_path / "c", behind)
@@ -89,6 +90,7 @@ def test_the_same_bits_come_out(behind, monkeypatch, encoders, audio, whole, tmp
     assert same(again, whole)
 
 
+@pytest.mark.slow
 def test_another_job_is_refused(monkeypatch, encoders, audio, tmp_path):
     folder = tmp_path / "c"
     break_off(monkeypatch, encoders, audio, folder, 1)

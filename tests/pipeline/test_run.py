@@ -56,6 +56,7 @@ def budget_gb(encoders, audio) -> float:
     return 1.2e-9 * int(re.search(r"at least (\d+)", str(raised.value))[1])
 
 
+@pytest.mark.slow
 def test_several_passes_give_what_one_gives(encoders, audio, one, budget_gb):
     result = ss.compare(encoders, audio, measures=MEASURES, device_memory_gb=budget_gb, **SETTINGS)
     assert result.attributes["passes"] >= 3

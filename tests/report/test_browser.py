@@ -151,6 +151,7 @@ def _shown_map(browser: Browser) -> dict[str, Any]:
     )
 
 
+@pytest.mark.slow
 def test_page_opens_and_fits(browser: Browser) -> None:
     width = browser.run("return document.documentElement.clientWidth")
     assert width == (DESKTOP if width > 400 else PHONE)[0]
@@ -173,6 +174,7 @@ def test_hover_shows_both_representations_and_the_value(
     assert f"maxcorr: {value:.4f}" in text
 
 
+@pytest.mark.slow
 def test_click_shows_the_pair(browser: Browser, result: SimilarityResult) -> None:
     browser.over("#map", 2, 5).click().perform()
     value = result.matrix("maxcorr").values[2, 5]
@@ -201,6 +203,7 @@ def test_click_shows_the_pair(browser: Browser, result: SimilarityResult) -> Non
     assert browser.console_messages() == []
 
 
+@pytest.mark.slow
 def test_measure_and_colours_switch(browser: Browser, result: SimilarityResult) -> None:
     for measure in ("lincka", "attn_js", "procrustes_distance"):
         browser.choose("#measure", measure)
@@ -279,6 +282,7 @@ def test_alignment_draws_the_path(desktop: Browser, report: Path) -> None:
     assert desktop.console_messages() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("high", "drawn"), [(0.3095, False), (0.3105, True)])
 def test_no_path_through_scores_that_are_too_close(
     desktop: Browser, tmp_path: Path, high: float, drawn: bool
@@ -295,6 +299,7 @@ def test_no_path_through_scores_that_are_too_close(
     assert desktop.console_messages() == []
 
 
+@pytest.mark.slow
 def test_caption_tells_where_the_colours_start(desktop: Browser, tmp_path: Path) -> None:
     desktop.open(write_report(scores_within(0.53, 0.6), tmp_path / "report.html"))
     caption = desktop.element("#map figcaption")
@@ -318,6 +323,7 @@ def _fact_axes(browser: Browser) -> dict[str, dict[str, Any]]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("condition", "kind", "numbers"),
     [
@@ -348,6 +354,7 @@ def test_axes_of_facts_have_numbers(
     assert desktop.console_messages() == []
 
 
+@pytest.mark.slow
 def test_page_of_heads_alone_has_no_empty_panels(browser: Browser, tmp_path: Path) -> None:
     browser.open(write_report(heads_alone(SMALL), tmp_path / "report.html"))
     left_out = "#correlations, #matches, #neurons, #layers, #facts, a[href='#neurons'], .missing"
@@ -390,6 +397,7 @@ def test_wide_tables_show_that_they_continue(phone: Browser, report: Path) -> No
     assert min(narrow) > 0.98
 
 
+@pytest.mark.slow
 def test_controls_stay_on_the_screen(browser: Browser) -> None:
     browser.run("document.getElementById('depth').scrollIntoView()")
     box = browser.element(".toolbar").rect
@@ -406,6 +414,7 @@ def test_controls_stay_on_the_screen(browser: Browser) -> None:
     assert min(gaps) >= 4
 
 
+@pytest.mark.slow
 def test_figures_and_numbers_are_saved(
     desktop: Browser, report: Path, result: SimilarityResult
 ) -> None:

@@ -272,6 +272,7 @@ def test_page_of_any_arrays(tmp_path: Path) -> None:
     assert "40" in Page(write_report(result, tmp_path / "report.html")).text
 
 
+@pytest.mark.slow
 def test_page_of_four_models_is_small_enough(tmp_path: Path) -> None:
     """Two base and two large models, all measures, three of heads: at most 8 MB."""
     result = random_result(FULL_SIZE, measures=EVERY_MEASURE)

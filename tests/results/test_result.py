@@ -325,6 +325,7 @@ def _of_widths(*widths: int, frames: int, **inflated: bool) -> SimilarityResult:
     )
 
 
+@pytest.mark.slow
 def test_few_frames_warning_of_a_comparison() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((200, 21)), rng.standard_normal((200, 12))

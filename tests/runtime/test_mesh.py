@@ -38,6 +38,7 @@ def assert_equal(actual: dict, measures: int) -> None:
     assert all(actual["choices"].values()), actual["choices"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_way_gives_the_scores_of_one_device_in_one_pass(variant, report):
     several = "several passes" in variant

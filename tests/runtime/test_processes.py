@@ -191,6 +191,7 @@ def exchanged(tmp_path_factory) -> list[dict[str, Any]]:
         return [json.loads(said.read_text().splitlines()[-1]) for said in pair.said]
 
 
+@pytest.mark.slow
 def test_they_know_each_other(exchanged):
     assert [one["place"] for one in exchanged] == [[0, 2, True], [1, 2, False]]
     assert [one["devices"] for one in exchanged] == [[2, 4], [2, 4]]
@@ -214,6 +215,7 @@ def test_a_signal_to_end_still_does(exchanged):
     assert all(one["sigterm"] for one in exchanged)
 
 
+@pytest.mark.slow
 def test_one_fails(tmp_path):
     with Pair(tmp_path, "fail") as pair:
         assert pair.end(1) == (2, f"error: {two_processes.REASON}")
@@ -221,6 +223,7 @@ def test_one_fails(tmp_path):
         assert pair.end(0) == (2, failed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "killed"), [("work", 0), ("work", 1), ("exchanging", 1)])
 def test_one_is_killed(task, killed, tmp_path):
     """The other one stops at its next look, before it could wonder at the silence."""
@@ -230,6 +233,7 @@ def test_one_is_killed(task, killed, tmp_path):
         assert "fatal" not in pair.errors[1 - killed].read_text()  # jax had no say
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["stuck", "asleep"])
 def test_one_that_never_looks(task, tmp_path):
     """The other is frozen: the watch itself has to end a process that waits for it or is busy."""
@@ -300,6 +304,7 @@ def test_the_door_is_taken():
     assert f"process 0 of 2 was not reached at {taken} within 0.5 s" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_too_late_to_join(tmp_path):
     with Pair(tmp_path, "nothing", dict(index=0), dict(index=1, touched=True)) as pair:
         code, said = pair.end(1)

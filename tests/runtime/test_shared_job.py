@@ -70,6 +70,7 @@ def ends(started: list[subprocess.Popen]) -> list[tuple[int, str]]:
     return [(process.returncode, text) for process, text in zip(started, output)]
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(audio, one, tmp_path):
     done = ends(start_two([f"--audio={audio}", f"--workdir={tmp_path}"]))
     assert [code for code, _ in done] == [0, 0], done

@@ -42,6 +42,7 @@ def single(hard) -> FinishedMoments:
     return accuracy.stream(hard, SIZE, "float32")
 
 
+@pytest.mark.slow
 def test_float32_statistics_keep_the_bars(hard, exact, single):
     double = accuracy.stream(hard, SIZE, "float64")
     assert accuracy.covariance_error(double, exact) < 1e-12

@@ -184,6 +184,7 @@ def double() -> FinishedAttention:
     return finish(sums, maps, dtype="float64")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bar"), [("float64", 1e-9), ("float32", 1e-5)])
 def test_golden(dtype, bar):
     names = [str(name) for name in GOLDEN["attention_networks"]]
@@ -331,6 +332,7 @@ def nearly_alike() -> Maps:
     return [np.concatenate(pair) for pair in zip(maps, changed)]
 
 
+@pytest.mark.slow
 def test_nearly_equal_maps(monkeypatch):
     maps, shapes = nearly_alike(), (ModelShape(1, 4), ModelShape(1, 4))
     by_hand = written_out(maps)
@@ -415,6 +417,7 @@ def test_limits_are_those_of_the_definitions():
     assert limits["attn_js"] == (1 - math.log(2), 1) and limits["attn_frobenius_norm"] == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["wav2vec2-base", "wavlm-base"])
 def test_rows_of_an_encoder_in_any_order(layout):
     """What the encoder hands out makes the maps that it uses itself, row by row."""
@@ -430,6 +433,7 @@ def test_rows_of_an_encoder_in_any_order(layout):
         assert not np.asarray(rows)[:, :, ~mask].any()
 
 
+@pytest.mark.slow
 def test_encoders_into_the_sums():
     """From queries and keys of two models as from their maps, blocks of rows in between."""
     models = [fixture(layout).together for layout in ("wav2vec2-base", "wavlm-base")]

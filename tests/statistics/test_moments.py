@@ -32,12 +32,14 @@ def stream(
     return statistic.result().finish()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-6), ("float64", 1e-13)])
 def test_equals_the_whole_array(dtype, rtol):
     data = draw(300)
     assert_matches(stream(data, [40, 41, 170], 64, dtype), data, rtol)
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from([1, 33, 200, 250]), st.integers(0, 3))
 @settings(deadline=None, max_examples=20)
 def test_any_cut_order_batch_and_buffer_give_the_same(data, size, seed):

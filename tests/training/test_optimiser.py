@@ -55,6 +55,7 @@ def run(settings: AdamW, start, frozen: bool = False, steps: int = STEPS):
     return updated, state, rates, norms
 
 
+@pytest.mark.slow
 def test_it_is_optax_adamw():
     config, start = trained()
     settings = AdamW(peak_learning_rate=0.01, weight_decay=0.1, warmup_share=0.5, clip_norm=5.0)
@@ -107,6 +108,7 @@ def test_schedules():
         assert 0 < float(AdamW().learning_rate(steps)(1)) < 5.001e-4
 
 
+@pytest.mark.slow
 def test_what_is_frozen_does_not_move():
     config, start = trained(conv_pos_batch_norm=True)
     heavy = AdamW(peak_learning_rate=0.1, weight_decay=0.5)

@@ -109,6 +109,7 @@ def rotated(turned) -> list[findings.Finding]:
     return evaluate_claims([full], [[result] for result in without], ROLES)
 
 
+@pytest.mark.slow
 def test_a_rotation_shares_subspaces_but_no_neurons(rotated):
     assert verdict_of(rotated, "subspaces") == Verdict.HOLDS
     assert verdict_of(rotated, "converge") == Verdict.HOLDS
@@ -131,6 +132,7 @@ def test_a_permutation_shares_both(contrastive, untrained):
     assert by_measure(outcomes, "neurons")["localisation"].value.estimate > 0.9
 
 
+@pytest.mark.slow
 def test_unrelated_models_share_nothing(contrastive, untrained):
     rng = np.random.default_rng(4)
     other = deep(rng, noise_of(rng))
@@ -188,6 +190,7 @@ def finetuned(contrastive: Layers, tuned: Layers) -> list[findings.Finding]:
     return evaluate_claims([full], [[result] for result in without], FINETUNED)
 
 
+@pytest.mark.slow
 def test_changes_that_grow_with_depth(contrastive):
     rng = np.random.default_rng(7)
     shares = 1 - np.linspace(0.02, 0.6, LAYERS)
@@ -198,6 +201,7 @@ def test_changes_that_grow_with_depth(contrastive):
     assert by_measure(outcomes, "kept neurons")["own number wins"].value.estimate == 1
 
 
+@pytest.mark.slow
 def test_changes_that_shrink_with_depth(contrastive):
     rng = np.random.default_rng(8)
     shares = 1 - np.linspace(0.6, 0.02, LAYERS)
@@ -207,6 +211,7 @@ def test_changes_that_shrink_with_depth(contrastive):
     assert verdict_of(outcomes, "lower layers") == Verdict.FAILS
 
 
+@pytest.mark.slow
 def test_neurons_that_are_moved_or_mixed(contrastive):
     rng = np.random.default_rng(9)
     order = np.roll(np.arange(WIDTH), 1)

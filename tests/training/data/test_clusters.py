@@ -58,6 +58,7 @@ def written_out(samples: np.ndarray) -> np.ndarray:
     return np.concatenate([static, slope(static), slope(slope(static))], 1)[::2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("centred", [False, True])
 def test_mfcc_written_out(centred):
     for samples in (400, 719, 720, 9000):
@@ -84,6 +85,7 @@ def test_other_frames_have_no_mfcc():
         clusters.mfcc(wave(), other)
 
 
+@pytest.mark.slow
 def test_clusters_find_what_is_there():
     rng = np.random.default_rng(1)
     centres = 100 * rng.standard_normal((6, 4)) + 1000

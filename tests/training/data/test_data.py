@@ -317,6 +317,7 @@ def test_labels_and_text_are_inverse():
 # --- clusters of a corpus ---
 
 
+@pytest.mark.slow
 def test_clusters_of_mfcc(tmp_path, caplog):
     rng = np.random.default_rng(0)
     waves = [0.1 * rng.standard_normal(n).astype(np.float32) for n in (8000, 9000, 7000, 5000)]

@@ -9,6 +9,7 @@ from speechsim_jax.training.objectives import contrastive, quantizer
 from tests.support.objectives import CONTRASTIVE, assert_close, keys_of, random_encoded, start, unit
 
 
+@pytest.mark.slow
 def test_negatives_are_other_masked_frames_drawn_uniformly():
     masked = np.zeros((3, 12), bool)
     masked[0, [1, 4, 5, 9]] = True
@@ -27,6 +28,7 @@ def test_negatives_are_other_masked_frames_drawn_uniformly():
     assert np.array_equal(np.asarray(wider)[:2, :12][masked[:2]], negatives[:2][masked[:2]])
 
 
+@pytest.mark.slow
 def test_contrastive_loss_written_out():
     """Equations 2 to 4, frame by frame in float64."""
     head, encoded = start("contrastive")[1].head, random_encoded(1)
@@ -72,6 +74,7 @@ def test_contrastive_loss_written_out():
     assert np.array_equal(sums.hard, hard)
 
 
+@pytest.mark.slow
 def test_straight_through():
     """Forward the choice, to the last bit; backward the gradient of the softmax."""
     head, encoded = start("contrastive")[1].head, random_encoded(2)

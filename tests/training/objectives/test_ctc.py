@@ -35,6 +35,7 @@ def test_ctc_loss_is_the_sum_over_all_paths():
     assert float(ctc.loss(sums)) == pytest.approx(np.mean(expected), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_ctc_leaves_out_what_is_too_short():
     objective = TOKENS
     head = start("ctc")[1].head

@@ -26,6 +26,7 @@ def test_number_of_spans(n, spans):
         assert int(masking.span_count(spans, jnp.int32(n), jnp.float32(u))) == expected
 
 
+@pytest.mark.slow
 def test_masks_are_spans_of_valid_frames_drawn_uniformly():
     """Frame t, which w_t of m starts cover, is masked but for C(m - w_t, k) / C(m, k) of draws."""
     spans, n, width, draws = Spans(0.4, 5, 2), 43, 50, 4000
@@ -46,6 +47,7 @@ def test_masks_are_spans_of_valid_frames_drawn_uniformly():
     assert (ends - begins).min() == spans.length
 
 
+@pytest.mark.slow
 def test_masks_do_not_depend_on_padding_or_other_utterances():
     keys, sizes = keys_of(3), jnp.array([30, 12, 7])
     together = span_mask(keys, sizes, 64, Spans(0.5, 4))
@@ -66,6 +68,7 @@ def test_nothing_to_mask():
     assert np.asarray(masks).sum(1).tolist() == [0, 0, 10]
 
 
+@pytest.mark.slow
 def test_dropout():
     keys, x = keys_of(4), jnp.ones((4, 50, 30))
     dropout = Dropout(DropoutRates(hidden_dropout=0.25, layerdrop=0.5), keys)

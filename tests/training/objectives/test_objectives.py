@@ -35,6 +35,7 @@ from tests.support.objectives import (
 quick = pytest.fixture(scope="module", autouse=True)(quick_compiles)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_batch_is_the_sum_of_its_utterances(name):
     """Alone or together, in a longer batch, next to a filler: the same draws, sums and gradient."""
@@ -63,6 +64,7 @@ def test_a_batch_of_fillers(name):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves((sums, gradient)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["predictive", "ctc"])  # a straight-through gradient is none
 def test_the_gradient_is_the_slope(name):
     """With dropout, masks and skipped layers, a short step against it lowers the loss by that."""
@@ -75,6 +77,7 @@ def test_the_gradient_is_the_slope(name):
     assert float(first - then) == pytest.approx(small * square, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stable", [False, True])
 def test_without_masks_and_dropout_it_is_the_encoder(stable):
     config = LARGE if stable else CONFIG
@@ -108,6 +111,7 @@ def test_masked_frames_have_no_influence():
     assert shown.max() > 0.1 and hidden.max() <= 1e-5
 
 
+@pytest.mark.slow
 def test_frozen_convolutions_and_scaled_gradients():
     graph, trained = start("predictive")
 

@@ -22,6 +22,7 @@ def numpy_predictive(head: dict[str, np.ndarray], last, masked, clusters) -> flo
     return np.mean(parts[True]) + PREDICTIVE.pred_nomask_weight * np.mean(parts[False])
 
 
+@pytest.mark.slow
 def test_predictive_loss_and_gradient_written_out():
     """The value, and every number of the gradient by central differences in float64."""
     objective = dataclasses.replace(PREDICTIVE, feature_penalty=0.0)
