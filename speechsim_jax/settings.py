@@ -370,7 +370,8 @@ def with_overrides(records: Records, overrides: Mapping[str, Any]) -> Records:
                 f"unknown setting {name!r}{did_you_mean(name, known)}; known: "
                 f"{', '.join(sorted(known))}"
             )
-        changes[known[name]][name] = value
+        path = isinstance(value, os.PathLike)
+        changes[known[name]][name] = os.fspath(value) if path else value
     replaced = tuple(
         dataclasses.replace(record, **change) if change else record
         for record, change in zip(records, changes)

@@ -228,7 +228,7 @@ def passes(check: Check) -> bool:
         message = " ".join(str(error).split())
         print(f"FAILED {check.name}: {type(error).__name__}: {message[:300]}", flush=True)
         return False
-    good = figure <= check.bar  # not for NaN
+    good = bool(figure <= check.bar)  # not for NaN
     word = "ok    " if good else "FAILED"
     print(f"{word} {check.name}: {figure:.3g} (at most {check.bar:g})", flush=True)
     return good
