@@ -37,11 +37,11 @@ def _may_be_of_hub(source: str) -> bool:
 
 def open_audio(audio: str) -> Corpus:
     """The corpus of a command. Raises UserError if there is none, or none of its files exists."""
-    from speechsim_jax.audio.corpus import check_some_are_there
+    from speechsim_jax.audio.corpus import check_any_exists
     from speechsim_jax.audio.open_corpus import open_corpus
 
     corpus = open_corpus(audio)
-    check_some_are_there(corpus)
+    check_any_exists(corpus)
     return corpus
 
 

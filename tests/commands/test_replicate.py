@@ -12,9 +12,9 @@ import speechsim_jax as ss
 from speechsim_jax.analyses.replication import grouped, members, presets, published_maps
 from speechsim_jax.analyses.replication.claims import MEASURES, Roles
 from speechsim_jax.commands import replicate
-from speechsim_jax.comparison import attentions
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
+from speechsim_jax.pipeline import costs
 from speechsim_jax.settings import Output, Settings
 from tests.support.commands import call
 from tests.support.same_result import assert_same_result
@@ -78,7 +78,7 @@ def config_of(models: Path, audio: Path, workdir: Path) -> replicate.Config:
 def made(tmp_path_factory, models, audio) -> tuple[replicate.Config, replicate.Outcome]:
     config = config_of(models, audio, tmp_path_factory.mktemp("runs") / "tiny")
     with pytest.MonkeyPatch.context() as patch:  # the estimate is measured, for seconds
-        patch.setattr(attentions, "estimate", lambda *_: "not estimated")
+        patch.setattr(costs, "estimate", lambda *_: "not estimated")
         return config, replicate.run(config)
 
 
