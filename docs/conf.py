@@ -35,6 +35,8 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
 ]
+# A public name is described where it is exported and where it is defined: either target will do.
+suppress_warnings = ["ref.python"]
 exclude_patterns = ["Thumbs.db", ".DS_Store"]
 default_role = "literal"  # `name` in a docstring is code
 highlight_language = "none"  # of blocks that name no language: drawings, formulas, commands
@@ -57,6 +59,7 @@ autosummary_generate = False
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # the fields of a dataclass are listed once
 napoleon_use_rtype = False
+napoleon_attr_annotations = False  # types are in the signature
 napoleon_custom_sections = [("Source", "notes_style")]
 
 

@@ -15,13 +15,13 @@ def concatenate_in_place(
 ) -> Float[Array, "_all *rest"]:
     """Concatenate along the first axis by writing into one array.
 
-    On a CPU, XLA fuses jnp.concatenate into whatever consumes it, as one slow loop that tests for
-    every number where it comes from: for the attention maps of a large encoder a third of the whole
+    On a CPU, XLA fuses jnp.concatenate into its consumers, as one slow loop that tests for every
+    number which array it comes from: for the attention maps of a large encoder a third of the
     forward pass, for the entropies of maps ten times the time of the logarithms.
 
     Args:
       arrays: arrays that differ in their first axis only.
-      out: written over, if given; a new array otherwise.
+      out: written over; by default a new array.
     """
     first, length = arrays[0], sum(map(len, arrays))
     result = jnp.zeros((length, *first.shape[1:]), first.dtype) if out is None else out

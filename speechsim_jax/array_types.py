@@ -11,9 +11,9 @@
 | `neuron`   | dimensions of one hidden state                                      |
 | `head`     | attention heads of one block                                        |
 | `row`      | frames gathered from many utterances, as samples of a statistic     |
-| `pair`     | layer pairs of two models                                          |
-| `representation`  | one layer of one model, as the unit that is compared                |
-| `x`, `y`   | representations, or neurons of the first and the second representation of a pair  |
+| `pair`     | layer pairs of two models                                           |
+| `representation` | one layer of one model, as the unit that is compared          |
+| `x`, `y`   | representations, or neurons of the first and second one of a pair   |
 
 A leading underscore marks an axis whose size may differ from array to array in one signature.
 """

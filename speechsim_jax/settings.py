@@ -1,4 +1,4 @@
-"""What can be set about a comparison: one declaration a setting.
+"""The settings of a comparison, each declared once.
 
 Keyword arguments of `compare`, flags of the commands and their help come from the fields of these
 records. Importing this module imports neither jax nor any of the heavy libraries.
@@ -67,6 +67,9 @@ def documented(cls: type[Record]) -> type[Record]:
     for field in dataclasses.fields(typing.cast(Any, cls)):
         text = f"{field.name}: {field.metadata['help']}"
         lines += textwrap.wrap(text, 92, initial_indent=" " * 6, subsequent_indent=" " * 8)
+    # `check_fields` converts values and raises a UserError for wrong types; a run-time type checker
+    # must not raise before.
+    typing.no_type_check(cls.__init__)
     cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n\n    Attributes:\n" + "\n".join(lines) + "\n"
     return cls
 
@@ -74,7 +77,7 @@ def documented(cls: type[Record]) -> type[Record]:
 @documented
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How `compare` works: everything that can change a number. It is kept in the result.
+    """How `compare` works: everything that can change a number. It is recorded in the result.
 
     >>> ss.Settings(max_minutes=60, frame_stride=5).rows_per_update
     4096
@@ -164,7 +167,7 @@ class Settings:
         self._check_alignments()
 
     def _check_alignments(self) -> None:
-        """Alignments are needed by what reads them, and by nothing else."""
+        """Raise UserError unless alignments are given exactly where something reads them."""
         readers = {"pool='segment'": self.pool == "segment", "drop_labels": bool(self.drop_labels)}
         reading = [name for name, reads in readers.items() if reads]
         if reading and self.alignments is None:
@@ -247,7 +250,7 @@ def check_fields(record: Any) -> None:
 
 
 def _plain(value: Any, options: tuple[Any, ...]) -> Any:
-    """The value in the type that JSON and the annotation know, where there is an obvious one."""
+    """The value in the type that JSON and the annotation use, where that is obvious."""
     if isinstance(value, list | range) and any(typing.get_origin(o) is tuple for o in options):
         return tuple(value)
     if isinstance(value, os.PathLike):
@@ -331,7 +334,7 @@ _NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: 
 
 
 def _expected(options: tuple[Any, ...]) -> str:
-    """What a value may be, in words."""
+    """The allowed types of a value, in words."""
     if float in options:
         options = tuple(option for option in options if option is not int)
     described = []

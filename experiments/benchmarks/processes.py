@@ -74,7 +74,10 @@ class Run(NamedTuple):
 
 def compare(models: Sequence[Path], speech: str, workdir: Path, flags: Sequence[str]) -> Run:
     """Run `experiments.compare` with these flags; the result is in `workdir`."""
-    audio = [f"--models={','.join(map(str, models))}", f"--audio={speech}"]
+    # Programs that an earlier run has compiled would hide the time of compiling.
+    audio = [
+        f"--models={','.join(map(str, models))}", f"--audio={speech}", "--compilation_cache=none",
+    ]  # fmt: skip
     completed = run_module(
         "experiments.benchmarks.timed_compare", [*audio, f"--workdir={workdir}", *flags]
     )

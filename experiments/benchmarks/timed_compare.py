@@ -7,15 +7,18 @@ pass, `scored` after the last score. `compiling_seconds` is a sum over threads.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import jax
+from absl.flags import FlagValues
 
 from speechsim_jax.audio import batching
-from speechsim_jax.commands import compare, flags
+from speechsim_jax.commands import compare
+from speechsim_jax.commands.entry import run_module
 from speechsim_jax.comparison import encoders
 
 _COMPILE_EVENTS = (
@@ -24,7 +27,12 @@ _COMPILE_EVENTS = (
 )
 
 
-def main() -> None:
+def define_flags() -> FlagValues:
+    """The flags of the comparison."""
+    return compare.define_flags()
+
+
+def main(values: FlagValues) -> None:
     """Run the comparison that the flags ask for, and print when its parts ended."""
     times: dict[str, float] = {}
     compiling: list[float] = []
@@ -54,9 +62,9 @@ def main() -> None:
         mock.patch.object(encoders, "run_passes", timed(encoders.run_passes, after="read")),
         mock.patch.object(encoders, "scored_result", timed(encoders.scored_result, after="scored")),
     ):
-        compare.main()
+        compare.main(values)
     print(json.dumps(times | {"compiling_seconds": sum(compiling)}))
 
 
 if __name__ == "__main__":
-    flags.start(main)
+    run_module(sys.modules[__name__])

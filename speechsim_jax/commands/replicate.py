@@ -213,7 +213,7 @@ def run(config: Config) -> Outcome:
             rankings=("mincorr",),
             settings=_settings_of_groups(config),
             rank_tolerance=config.settings.rank_tolerance,
-            checkpoint_minutes=config.resources.checkpoint_every,
+            checkpoint_every=config.resources.checkpoint_every,
             device_memory_gb=config.resources.device_memory_gb,
             keep_statistics=config.keep_statistics,
             note=config.output.note,

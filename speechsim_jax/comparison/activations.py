@@ -1,4 +1,4 @@
-"""`compare_activations`: the same statistics and scores on anybody's features."""
+"""`compare_activations`: the same statistics and scores on arrays."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
@@ -19,7 +19,8 @@ from speechsim_jax.statistics import store
 from speechsim_jax.statistics.accumulator import Accumulator, BatchRows, EncodedBatch
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
-from speechsim_jax.statistics.sample import SampleAccumulator
+from speechsim_jax.statistics.moments_finished import MomentsState
+from speechsim_jax.statistics.sample import Sample, SampleAccumulator
 from speechsim_jax.statistics.store import PassStatistics
 
 Rows = np.ndarray | Iterable[np.ndarray]
@@ -76,6 +77,12 @@ def compare_activations(
     selection = resolve(measures, levels)
     if attention := selection.on("attention"):
         raise UserError(f"{attention[0].name} compares maps; use compare_attentions")
+    for measure in selection.measures:
+        if measure.statistic not in (MomentsState.kind, Sample.kind):
+            raise UserError(
+                f"{measure.name} reads the statistic {measure.statistic!r}, which arrays do not "
+                "have; use compare"
+            )
     names = representation_names(activations, layer=0, argument="activations")
     if stats_dtype is None:
         stats_dtype = default_stats_dtype()
@@ -113,13 +120,13 @@ def compare_activations(
 
 
 def _rows(start: int, count: int, utterances: Sequence[str] | np.ndarray | None) -> BatchRows:
-    """`count` rows from row `start` on; a row is known by its number, whatever its utterance."""
+    """`count` rows from row `start`; a row's key depends on its number, not its utterance."""
     names, utterance = np.array([""]), np.zeros(count, np.int64)
     if utterances is not None:
-        given = np.asarray(utterances[start : start + count]).astype(str)
-        if len(given) < count:
+        of_rows = np.asarray(utterances[start : start + count]).astype(str)
+        if len(of_rows) < count:
             raise UserError(f"utterances names {len(utterances)} rows, but there are more")
-        names, utterance = np.unique(given, return_inverse=True)
+        names, utterance = np.unique(of_rows, return_inverse=True)
     return BatchRows(
         positions=np.arange(count),
         utterance=utterance,
@@ -130,9 +137,9 @@ def _rows(start: int, count: int, utterances: Sequence[str] | np.ndarray | None)
 
 
 def _blocks(name: str, rows: Rows, size: int) -> Iterator[np.ndarray]:
-    """Blocks of exactly `size` rows, but for the last."""
+    """Blocks of exactly `size` rows, except for the last."""
     pending: list[np.ndarray] = []
-    held = seen = 0
+    waiting = checked = 0
     for chunk in [rows] if isinstance(rows, np.ndarray) else rows:
         if chunk.ndim != 2 or chunk.shape[1] == 0:
             raise UserError(f"{name}: expected an array [rows, neurons], got shape {chunk.shape}")
@@ -140,20 +147,20 @@ def _blocks(name: str, rows: Rows, size: int) -> Iterator[np.ndarray]:
             part = np.asarray(chunk[start : start + size])
             bad = np.flatnonzero(~np.isfinite(part).all(axis=1))
             if len(bad):
-                raise UserError(f"{name}: NaN or inf in row {seen + int(bad[0])}")
-            seen += len(part)
+                raise UserError(f"{name}: NaN or inf in row {checked + int(bad[0])}")
+            checked += len(part)
             pending.append(part)
-            held += len(part)
-            while held >= size:
-                rows_held = np.concatenate(pending)
-                yield rows_held[:size]
-                pending, held = [rows_held[size:]], held - size
-    if held:
+            waiting += len(part)
+            while waiting >= size:
+                joined = np.concatenate(pending)
+                yield joined[:size]
+                pending, waiting = [joined[size:]], waiting - size
+    if waiting:
         yield np.concatenate(pending)
 
 
 def _check_aligned(labels: list[str], blocks: list[np.ndarray | None], before: int) -> None:
-    """All representations must have the same rows."""
+    """Raise UserError unless all representations have the same rows, and at least two."""
     lengths = [0 if block is None else len(block) for block in blocks]
     for label, length in zip(labels, lengths):
         if length != lengths[0]:

@@ -1,4 +1,4 @@
-"""What the comparisons of arrays share: names of keys, and the default precision."""
+"""Keys and precision of the comparisons of arrays."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -9,7 +9,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.results.result import RepresentationName
 
 Key = str | tuple[str, int]
-"""Name of a representation: "model/3", ("model", 3), or a name alone."""
+"""Key of a representation: "model/3", ("model", 3), or a name alone."""
 
 
 def representation_names(
@@ -19,8 +19,8 @@ def representation_names(
 
     Args:
       keys: in order.
-      layer: of a key that names none.
-      argument: for the message.
+      layer: of a key without one.
+      argument: name of the argument, for the error message.
 
     Raises:
       UserError: two keys name the same representation.

@@ -1,4 +1,4 @@
-"""`compare_attentions`: the attention level on anybody's maps."""
+"""`compare_attentions`: the attention level on given maps."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -64,15 +64,15 @@ def compare_attentions(
     iterators = [iter(maps) for maps in attentions.values()]
     count = 0
     while True:
-        utterance = [next(iterator, None) for iterator in iterators]
-        missing = [maps is None for maps in utterance]
+        of_utterance = [next(iterator, None) for iterator in iterators]
+        missing = [array is None for array in of_utterance]
         if all(missing):
             break
         if any(missing):
             raise UserError(
                 f"{names[missing.index(True)]} has {count} utterances, others have more"
             )
-        maps = [np.asarray(array) for array in utterance if array is not None]
+        maps = [np.asarray(array) for array in of_utterance if array is not None]
         _check_maps(names, maps, count)
         if accumulator is None:
             shapes = tuple(ModelShape(1, len(array)) for array in maps)
@@ -99,14 +99,15 @@ def compare_attentions(
 def _check_maps(
     names: Sequence[RepresentationName], maps: Sequence[np.ndarray], utterance: int
 ) -> None:
-    for name, one in zip(names, maps):
+    """Raise UserError unless the maps are square, of one length, and their rows sum to 1."""
+    for name, array in zip(names, maps):
         where = f"{name}, utterance {utterance}"
-        if one.ndim != 3 or one.shape[1] != one.shape[2] or 0 in one.shape:
-            raise UserError(f"{where}: expected an array [head, query, key], got {one.shape}")
-        if one.shape[1] != maps[0].shape[1]:
+        if array.ndim != 3 or array.shape[1] != array.shape[2] or 0 in array.shape:
+            raise UserError(f"{where}: expected an array [head, query, key], got {array.shape}")
+        if array.shape[1] != maps[0].shape[1]:
             raise UserError(
-                f"{where}: has {one.shape[1]} frames, {names[0]} has {maps[0].shape[1]}"
+                f"{where}: has {array.shape[1]} frames, {names[0]} has {maps[0].shape[1]}"
             )
-        off = np.abs(one.sum(axis=2, dtype=np.float64) - 1)
-        if not (off <= _ROW_SUM_TOLERANCE).all() or (one < 0).any():
+        off = np.abs(array.sum(axis=2, dtype=np.float64) - 1)
+        if not (off <= _ROW_SUM_TOLERANCE).all() or (array < 0).any():
             raise UserError(f"{where}: every row must sum to 1 over the keys, without negatives")

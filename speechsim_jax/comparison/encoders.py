@@ -1,4 +1,4 @@
-"""`compare`: audio through every model into running statistics; scores at the end."""
+"""`compare`: encode audio with every model, accumulate statistics, and score them."""
 
 import collections
 import contextlib
@@ -29,6 +29,7 @@ from speechsim_jax.statistics import store
 from speechsim_jax.statistics.store import FinishedStatistics
 
 ModelSource = str | Path | SpeechEncoder
+"""A hub id, a folder, "zoo:NAME", "random:ID", or a loaded encoder."""
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def _sources(models: Sequence[ModelSource]) -> list[ModelSource]:
 def _choose(audio: AudioInput, request: Request, models: int) -> ChosenAudio:
     """The audio that is compared; logs what was left out."""
     audio_ = chosen.choose(audio, request.settings)
-    if processes.is_first():  # every process finds the same
+    if processes.is_first():  # the choice is the same on every process
         for skipped in audio_.skipped:
             log_skipped(skipped)
     _log.info(
@@ -176,7 +177,7 @@ def _run(
             **audio_.alignments,
         },
         checkpoints=request.checkpoints,
-        checkpoint_minutes=request.resources.checkpoint_every,
+        checkpoint_every=request.resources.checkpoint_every,
         digests=request.output.keep_statistics is not None,
         progress=request.output.progress and processes.is_first(),
     )
@@ -185,7 +186,7 @@ def _run(
 def _statistics_folder(
     run: ComparisonRun, output: Output, passes: int, scratch: contextlib.ExitStack
 ) -> Path | None:
-    """Where the first process writes the statistics of all; None if they may stay in memory."""
+    """Where the first process writes the statistics; None if they may stay in memory."""
     if not processes.is_first():
         return None
     if output.keep_statistics is not None:

@@ -1,4 +1,4 @@
-"""What a job states about its stored statistics, for `merge`.
+"""The record that a job writes next to its stored statistics, for `merge`.
 
 job.json        representations, settings, measures, id and digest of each utterance
 pass-1/, ...    the statistics of each of its passes (`statistics.store`)
@@ -12,13 +12,14 @@ from typing import Any
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.results.result import RepresentationName
+from speechsim_jax.runtime.atomic_write import write_text
 
 _RECORD = "job.json"
 _FORMAT = 2
 
 
 def new_folder(path: str | Path) -> Path:
-    """Where statistics may be written; raises UserError if a complete job's are there."""
+    """The folder, for new statistics; raises UserError if it holds those of a complete job."""
     folder = Path(path).expanduser()
     if (folder / _RECORD).exists():
         raise UserError(f"{folder} holds the statistics of a job already; choose another folder")
@@ -33,7 +34,19 @@ def write_record(
     digests: Sequence[Sequence[str]],
     attributes: dict[str, Any],
 ) -> None:
-    """Write the record that makes the statistics complete; raises UserError if it cannot be."""
+    """Write the record that makes the statistics complete.
+
+    Args:
+      folder: of the statistics.
+      names: of the representations.
+      selection: the measures.
+      passes: number of passes.
+      digests: id and digest of the samples of each utterance.
+      attributes: of the result.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     record = {
         "format": _FORMAT,
         "representations": [[name.model, name.layer] for name in names],
@@ -43,7 +56,7 @@ def write_record(
         "attributes": attributes,
     }
     try:
-        (folder / _RECORD).write_text(json.dumps(record))
+        write_text(folder / _RECORD, json.dumps(record))
     except OSError as error:
         raise UserError(f"statistics cannot be written to {folder}: {error.strerror}") from error
 
@@ -63,8 +76,3 @@ def read_record(folder: Path) -> dict[str, Any]:
             "comparison again with this version"
         )
     return record
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a folder holds the statistics of a complete job."""
-    return (folder / _RECORD).exists()

@@ -1,7 +1,7 @@
 """`merge`: the stored statistics of several jobs, over disjoint audio, as one result.
 
-Machines that share nothing can divide a corpus in this way, and a corpus can grow. Of one folder,
-the result is that of the job, or has other measures.
+Machines that share nothing can divide a corpus in this way, and a corpus can grow. A single folder
+gives the result of its job again, or other measures of the same statistics.
 """
 
 import contextlib
@@ -21,8 +21,9 @@ from speechsim_jax.statistics import store
 from speechsim_jax.statistics.attention_finished import AttentionState
 from speechsim_jax.statistics.store import FinishedStatistics, PassStatistics
 
-# How audio was chosen, shared and cut into batches, which does not affect what a frame is.
-_OF_THE_AUDIO = (
+# Settings that may differ between jobs: how audio was chosen, shared and cut into batches. None
+# affects what a frame is.
+_MAY_DIFFER = (
     "audio", "process", "versions", "alignments", "max_minutes", "batch_seconds", "buckets",
     "rows_per_update", "attention_max_seconds",
 )  # fmt: skip
@@ -44,9 +45,9 @@ def merge(
 
     >>> models = ["facebook/hubert-base-ls960", "runs/mine"]
     >>> for part in ("part1", "part2"):
-    ...     one = ss.compare(models, part, keep_statistics=f"merged/{part}", progress=False)
+    ...     last = ss.compare(models, part, keep_statistics=f"merged/{part}", progress=False)
     >>> both = ss.merge(["merged/part1", "merged/part2"], progress=False)
-    >>> both.attributes["frames"] == 2 * one.attributes["frames"]
+    >>> both.attributes["frames"] == 2 * last.attributes["frames"]
     True
 
     Args:
@@ -56,7 +57,7 @@ def merge(
       levels: as in `compare`.
       rank_tolerance: as in `Settings`.
       keep_statistics: folder for the merged statistics.
-      note: kept in the result and shown under its figures.
+      note: a remark that is stored in the result and shown under its figures.
       progress: whether a bar is shown on stderr.
 
     Returns:
@@ -117,12 +118,12 @@ def _check_disjoint(paths: Sequence[Path], jobs: Sequence[dict[str, Any]]) -> No
 
 
 def _merge_pass(paths: Sequence[Path], name: str, target: Path | None) -> PassStatistics:
-    """A pass of all jobs; raises UserError if these were of other models or settings."""
+    """One pass of all jobs, merged; raises UserError for jobs of other models or settings."""
     parts, metadata = zip(*(store.read(path / name) for path in paths))
     first, *rest = (record["identity"] for record in metadata)
     for path, other in zip(paths[1:], rest):
         for what in sorted(first.keys() | other.keys()):
-            if what not in _OF_THE_AUDIO and first.get(what) != other.get(what):
+            if what not in _MAY_DIFFER and first.get(what) != other.get(what):
                 raise UserError(
                     f"{paths[0]} and {path} differ in {what} ({first.get(what)!r} and "
                     f"{other.get(what)!r}) and cannot be merged"

@@ -1,4 +1,4 @@
-"""What a comparison is asked for, checked whole before anything is opened or loaded."""
+"""The arguments of a comparison, checked before any audio is opened or model loaded."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from speechsim_jax.comparison.job_record import new_folder
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures.registry import MeasureSelection, resolve
 from speechsim_jax.pipeline import costs
+from speechsim_jax.pipeline.accumulators import check_registered
 from speechsim_jax.runtime import processes
 from speechsim_jax.runtime.mesh import mesh_from
 from speechsim_jax.settings import Output, Resources, Settings, with_overrides
@@ -19,13 +20,13 @@ from speechsim_jax.settings import Output, Resources, Settings, with_overrides
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-    """A checked request.
+    """The checked arguments of a comparison.
 
     Attributes:
       selection: the measures.
       settings: everything that can change a number.
       resources: where models come from and what may be used.
-      output: what is left besides the result.
+      output: what is written or shown besides the result.
       mesh: the devices.
       budget_bytes: memory on each of them.
     """
@@ -58,6 +59,7 @@ class Request:
             (settings or Settings(), resources or Resources(), output or Output()), overrides
         )
         selection = resolve(measures, levels)
+        check_registered(selection)
         if settings.attention_max_seconds is not None and not selection.attention.measures:
             raise UserError("attention_max_seconds is given, but no measure of the attention level")
         if settings.stats_dtype == "float64" and jax.default_backend() != "cpu":

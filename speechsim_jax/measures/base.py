@@ -1,4 +1,4 @@
-"""A measure is a record with one function; a pair is what the function reads."""
+"""The record of a measure, and the pairs of representations that its function reads."""
 
 import dataclasses
 import functools
@@ -25,13 +25,40 @@ Details = Mapping[str, tuple[str | tuple[str, ...] | None, np.ndarray]]
 T = TypeVar("T")
 
 
+class _PairMatrices:
+    """Matrices of x and y, each computed at its first use."""
+
+    def __init__(
+        self, moments: FinishedMoments, x: RepresentationMoments, y: RepresentationMoments
+    ):
+        self.moments, self.x, self.y = moments, x, y
+
+    @functools.cached_property
+    def scatter(self) -> Matrix:
+        return self.moments.scatter(self.x, self.y)
+
+    @functools.cached_property
+    def correlation(self) -> Matrix:
+        return self.moments.correlate(self.scatter, self.x, self.y)
+
+    @functools.cached_property
+    def live_correlation(self) -> Matrix:
+        if self.x.live.all() and self.y.live.all():
+            return self.correlation
+        return self.correlation[np.ix_(self.x.live, self.y.live)]
+
+
 class RepresentationPair:
-    """Representations x and y of finished moments; what several measures read is computed once.
+    """Representations x and y of finished moments; intermediate results are computed once.
 
     Args:
       moments: the finished moments.
       x, y: the two representations.
-      swapped_from: the pair (y, x), whose matrices are transposed instead of computed.
+      matrices: of the pair (x, y) or, to be transposed, of (y, x); by default new ones.
+
+    Attributes:
+      moments, x, y: as given.
+      cache: what several measures read, by the function that computes it.
     """
 
     def __init__(
@@ -39,11 +66,11 @@ class RepresentationPair:
         moments: FinishedMoments,
         x: RepresentationMoments,
         y: RepresentationMoments,
-        swapped_from: "RepresentationPair | None" = None,
+        matrices: _PairMatrices | None = None,
     ):
         self.moments, self.x, self.y = moments, x, y
         self.cache: dict[Hashable, Any] = {}
-        self._swapped_from = swapped_from
+        self._matrices = _PairMatrices(moments, x, y) if matrices is None else matrices
 
     @property
     def rows(self) -> int:
@@ -57,31 +84,28 @@ class RepresentationPair:
 
     @functools.cached_property
     def swapped(self) -> "RepresentationPair":
-        """The pair (y, x), sharing what both directions need."""
-        return RepresentationPair(self.moments, self.y, self.x, swapped_from=self)
+        """The pair (y, x), sharing the matrices."""
+        # It does not refer to this pair: a cycle would keep the matrices of every scored pair, and
+        # the statistics on the devices, until the next garbage collection.
+        return RepresentationPair(self.moments, self.y, self.x, self._matrices)
 
-    @functools.cached_property
+    @property
     def scatter(self) -> Matrix:
         """S_xy = Xc'Yc."""
-        if self._swapped_from is not None:
-            return self._swapped_from.scatter.T
-        return self.moments.scatter(self.x, self.y)
+        return self._oriented(self._matrices.scatter)
 
-    @functools.cached_property
+    @property
     def correlation(self) -> Matrix:
         """R_xy, 0 for dead neurons."""
-        if self._swapped_from is not None:
-            return self._swapped_from.correlation.T
-        return self.moments.correlate(self.scatter, self.x, self.y)
+        return self._oriented(self._matrices.correlation)
 
-    @functools.cached_property
+    @property
     def live_correlation(self) -> Matrix:
         """R_xy of the live neurons of both."""
-        if self._swapped_from is not None:
-            return self._swapped_from.live_correlation.T
-        if self.x.live.all() and self.y.live.all():
-            return self.correlation
-        return self.correlation[np.ix_(self.x.live, self.y.live)]
+        return self._oriented(self._matrices.live_correlation)
+
+    def _oriented(self, matrix: np.ndarray) -> np.ndarray:
+        return matrix if self._matrices.x is self.x else matrix.T
 
     @functools.cached_property
     def energies(self) -> Energies:
@@ -91,7 +115,11 @@ class RepresentationPair:
 
 @dataclasses.dataclass(frozen=True)
 class Pair(Generic[T]):
-    """Representations x and y of a finished statistic that has one value for each."""
+    """Representations x and y of a finished statistic with one value for each.
+
+    Attributes:
+      x, y: the values.
+    """
 
     x: T
     y: T
@@ -109,7 +137,7 @@ class Pair(Generic[T]):
 
 @dataclasses.dataclass(frozen=True)
 class SamplePair(Pair[SampledRepresentation]):
-    """Representations x and y on one sample of rows; what derives from one is cached there."""
+    """Representations x and y on one sample of rows; each caches what derives from it alone."""
 
     @property
     def rows(self) -> int:
@@ -119,7 +147,12 @@ class SamplePair(Pair[SampledRepresentation]):
 
 @dataclasses.dataclass(frozen=True)
 class AttentionPair:
-    """The heads of two layers, by their numbers among all whose attention is compared."""
+    """The heads of two layers.
+
+    Attributes:
+      attention: the finished statistic.
+      i, j: numbers of the layers among all whose attention is compared.
+    """
 
     attention: FinishedAttention
     i: int
@@ -157,7 +190,7 @@ class AttentionPair:
 class Measure:
     """One similarity (or distance) of a pair of representations.
 
-    Everything that depends on what a measure is, is a field here; nothing reads its name.
+    Everything that depends on the kind of measure is a field; no code reads its name.
 
     Attributes:
       name: of the result's variable.
@@ -194,7 +227,7 @@ class Measure:
     inflated_by_few_rows: bool = False
 
     def definition(self) -> dict[str, Any]:
-        """What a result keeps of the measure."""
+        """The part of the record that is stored with a result."""
         return {
             "symmetric": self.symmetric,
             "range": self.limits,

@@ -17,14 +17,22 @@ SVCCA_SHARE = 0.99
 
 
 Cut = Callable[[Whitening], int]
+"""Number of leading directions to keep."""
+
 Axes = Callable[[RepresentationMoments], Whitening]
+"""The directions of a representation: `zscored` or `centred`."""
 
 
 class Canonical(NamedTuple):
-    """Correlations rho (falling) of the pairs of canonical directions Wx u and Wy v.
+    """Canonical correlations rho of the pairs of directions Wx u and Wy v.
 
-    `x`, `y`: the whitenings, cut to the kept directions; u is `left`, v is `right`. A
-    representation with itself has correlations of exactly 1, and its directions are not unique.
+    A representation with itself has correlations of exactly 1, and its directions are not unique.
+
+    Attributes:
+      x, y: the whitenings of the leading directions.
+      left: u.
+      rho: descending.
+      right: v.
     """
 
     x: Whitening
@@ -64,7 +72,7 @@ def all_directions(white: Whitening) -> int:
 
 
 def canonical(pair: RepresentationPair) -> Canonical:
-    """The SVD of Wx' R_xy Wy on the directions that `svcca` keeps; made once for both orders."""
+    """The SVD of Wx' R_xy Wy on `svcca`'s directions, computed once for both orders."""
     if canonical not in pair.cache:
         x, y = (white.first(kept_directions(white)) for white in (zscored(pair.x), zscored(pair.y)))
         if pair.same:
@@ -89,7 +97,13 @@ def centred(representation: RepresentationMoments) -> Whitening:
 def correlations(
     pair: RepresentationPair, cut: Cut, axes: Axes = zscored
 ) -> Float[np.ndarray, " k"]:
-    """The canonical correlations alone, on the directions that `cut` keeps: half an SVD."""
+    """The canonical correlations without the directions, which takes half an SVD.
+
+    Args:
+      pair: the representations.
+      cut: number of leading directions.
+      axes: the directions.
+    """
     if (cut, axes) not in pair.cache:
         x, y = (white.first(cut(white)) for white in (axes(pair.x), axes(pair.y)))
         if pair.same:

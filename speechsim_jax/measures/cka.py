@@ -33,7 +33,7 @@ def lincka_floor(pair: RepresentationPair) -> Details:
 def lincka_zscored(pair: RepresentationPair) -> float:
     """Linear CKA of z-scored neurons: ||R_xy||_F^2 / (||R_xx||_F ||R_yy||_F).
 
-    In [0, 1], symmetric. Beside `lincka` it tells how much a few neurons of high variance decide.
+    In [0, 1], symmetric. The difference from `lincka` is due to neurons of high variance.
     Source: Kornblith et al. 2019, equation 4, on correlation matrices.
     """
     numerator = float(np.sum(np.square(pair.correlation)))
@@ -49,13 +49,13 @@ def lincka_debiased(pair: RepresentationPair) -> float:
     """
     if pair.rows < 4:
         return float("nan")
-    own = [
+    self_terms = [
         _hsic1(RepresentationPair(pair.moments, representation, representation))
         for representation in (pair.x, pair.y)
     ]
-    if min(own) <= 0:
+    if min(self_terms) <= 0:
         return float("nan")
-    return _hsic1(pair) / (own[0] * own[1]) ** 0.5
+    return _hsic1(pair) / (self_terms[0] * self_terms[1]) ** 0.5
 
 
 def _hsic1(pair: RepresentationPair) -> float:

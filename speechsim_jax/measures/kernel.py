@@ -15,9 +15,12 @@ _SAME_ROW = 1e-13
 
 @dataclasses.dataclass(frozen=True)
 class Gram:
-    """A kernel matrix less its mean, which neither estimator of HSIC sees; digits are kept by it.
+    """A kernel matrix less its mean: neither estimator of HSIC depends on it, and digits are saved.
 
-    `upper`: above the diagonal, row by row. `sums`: over each row, without the diagonal.
+    Attributes:
+      upper: entries above the diagonal, row by row.
+      diagonal: every entry of the diagonal.
+      sums: over each row, without the diagonal.
     """
 
     upper: Float[np.ndarray, " entry"]
@@ -25,16 +28,24 @@ class Gram:
     sums: Float[np.ndarray, " row"]
 
 
-def gram(representation: SampledRepresentation, bandwidth: float | None = None) -> Gram:
+def gram(representation: SampledRepresentation) -> Gram:
     """exp(-d^2 / (2 m)) of all pairs of rows.
 
-    m, the squared bandwidth, is the median of the n x n squared distances unless given, diagonal
-    included; the lower median where the count is even. All NaN if m is 0 (half of all pairs are of
-    equal rows).
+    m, the squared bandwidth, is the median of the n x n squared distances, diagonal included; the
+    lower median where the count is even. All NaN if m is 0 (half of all pairs are of equal rows).
     """
-    distances = _squared_distances(representation.rows)
+    distances = squared_distances(representation.rows)
+    return gaussian(distances, _median(upper(distances), len(distances)))
+
+
+def gaussian(distances: Float[np.ndarray, "row row"], m: float) -> Gram:
+    """exp(-d^2 / (2 m)) of all pairs of rows; all NaN if m is 0.
+
+    Args:
+      distances: squared, d^2; written over.
+      m: squared bandwidth.
+    """
     n = len(distances)
-    m = _median(upper(distances), n) if bandwidth is None else bandwidth
     if m <= 0:
         return Gram(np.full(n * (n - 1) // 2, np.nan), np.nan, np.full(n, np.nan))
     kernel = np.exp(np.multiply(distances, -0.5 / m, out=distances), out=distances)
@@ -44,7 +55,7 @@ def gram(representation: SampledRepresentation, bandwidth: float | None = None) 
     return Gram(upper(kernel), diagonal, kernel.sum(axis=1) - diagonal)
 
 
-def _squared_distances(x: Float[np.ndarray, "row neuron"]) -> Float[np.ndarray, "row row"]:
+def squared_distances(x: Float[np.ndarray, "row neuron"]) -> Float[np.ndarray, "row row"]:
     """|x_i - x_j|^2 = |x_i|^2 + |x_j|^2 - 2 x_i.x_j of centred rows; 0 on the diagonal."""
     x = x - x.mean(axis=0)
     norms = np.sum(np.square(x), axis=1)
@@ -58,9 +69,9 @@ def _squared_distances(x: Float[np.ndarray, "row neuron"]) -> Float[np.ndarray, 
 
 
 def _median(above: Float[np.ndarray, " entry"], n: int) -> float:
-    """The lower median of the n x n matrix that has zeros before two of each of these."""
-    place = ((n * n - 1) // 2 - n) // 2
-    return float(np.partition(above, place)[place]) if n > 2 else 0.0
+    """The lower median of the n x n matrix: n zeros, and each entry above the diagonal twice."""
+    index = ((n * n - 1) // 2 - n) // 2
+    return float(np.partition(above, index)[index]) if n > 2 else 0.0
 
 
 def hsic0(x: Gram, y: Gram) -> float:
@@ -108,10 +119,10 @@ def rbfcka_debiased(pair: SamplePair) -> float:
     """
     if pair.rows < 4:
         return float("nan")
-    own = pair.x.once(_hsic1_self), pair.y.once(_hsic1_self)
-    if not min(own) > 0:
+    self_terms = pair.x.once(_hsic1_self), pair.y.once(_hsic1_self)
+    if not min(self_terms) > 0:
         return float("nan")
-    return hsic1(pair.x.once(gram), pair.y.once(gram)) / (own[0] * own[1]) ** 0.5
+    return hsic1(pair.x.once(gram), pair.y.once(gram)) / (self_terms[0] * self_terms[1]) ** 0.5
 
 
 def _hsic0_self(representation: SampledRepresentation) -> float:

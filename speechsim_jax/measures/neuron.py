@@ -1,4 +1,4 @@
-"""Single neurons: is the same neuron found again in the other representation?"""
+"""Single neurons: does a neuron of one representation have a counterpart in the other?"""
 
 import functools
 

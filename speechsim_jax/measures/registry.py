@@ -1,4 +1,4 @@
-"""The registry: the families' records together, and which of them a comparison computes."""
+"""The registry of measures, and the selection that a comparison computes."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,7 +28,12 @@ PAPER = ("maxcorr", "mincorr", "linreg", "lincka", "svcca", "pwcca", *attention.
 
 
 class MeasureSelection(NamedTuple):
-    """The measures and rankings that a comparison computes."""
+    """The measures and rankings that a comparison computes.
+
+    Attributes:
+      measures: in the order of the result.
+      rankings: of neurons.
+    """
 
     measures: tuple[Measure, ...]
     rankings: tuple[Ranking, ...] = ()
@@ -80,7 +85,7 @@ def register(measure: Measure) -> Measure:
     if measure.name in MEASURES | RANKINGS or measure.name in ("paper", "all"):
         raise UserError(f"there is a measure {measure.name!r} already; choose another name")
     if not measure.reference.strip():
-        raise UserError(f"measure {measure.name!r} has no reference; say where it comes from")
+        raise UserError(f"measure {measure.name!r} has no reference; state where it comes from")
     MEASURES[measure.name] = measure
     return measure
 

@@ -1,4 +1,4 @@
-"""All measures over all pairs of representations, from the finished statistics."""
+"""Scores all pairs of representations with all measures, from finished statistics."""
 
 import collections
 import dataclasses
@@ -29,15 +29,15 @@ Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
 # Dimensions of a statistic's matrices, where they are not x and y.
 _DIMS = {"attention": ("x_attention", "y_attention")}
-# What the representations of one block may cache: for each a kernel and ranked dissimilarities,
-# 8 n^2 bytes together for n rows (32 MB for 2000). The temporaries of each thread, 40 n^2, come on
-# top.
+# Memory for what the representations of one block cache: for each a kernel and ranked
+# dissimilarities, 8 n^2 bytes together for n rows (32 MB for 2000). The temporaries of each thread,
+# 40 n^2, come on top.
 _SAMPLE_BYTES = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Scores and what goes with them.
+    """Scores, and named arrays next to them.
 
     Attributes:
       matrices: measure -> [x, y].
@@ -55,6 +55,7 @@ def score_all(
     selection: MeasureSelection,
     models: Sequence[str] = (),
     on_pair: Callable[[], object] = lambda: None,
+    sample_bytes: int = _SAMPLE_BYTES,
 ) -> Scores:
     """Score every ordered pair of representations of every statistic.
 
@@ -63,6 +64,7 @@ def score_all(
       selection: measures and rankings.
       models: the model of each representation, for the rankings.
       on_pair: called after each unordered pair of each statistic, for progress.
+      sample_bytes: memory for what measures on the sample cache of its representations.
     """
     matrices: dict[str, np.ndarray] = {}
     details = _Details()
@@ -73,7 +75,7 @@ def score_all(
         count = len(finished[kind].representations)
         matrices |= {measure.name: np.full((count, count), np.nan) for measure in measures}
         x, y = _dims(kind)
-        for views in _scored(finished[kind], measures):
+        for views in _scored(finished[kind], measures, sample_bytes):
             for view in views:
                 for name, value in view.scores.items():
                     matrices[name][view.i, view.j] = value
@@ -104,7 +106,7 @@ def _dims(kind: str) -> tuple[str, str]:
 
 
 class _Details:
-    """Named arrays of pairs or representations, gathered one by one and padded at the end."""
+    """Named arrays of pairs or representations, collected one by one and padded at the end."""
 
     def __init__(self) -> None:
         self.coordinates: dict[str, np.ndarray] = {}
@@ -139,10 +141,10 @@ class _Details:
             outer, dims = self._shapes[name], self._dims[name]
             dtype = next(iter(values.values())).dtype
             shape = (*outer, *(sizes[dim] for dim in dims[len(outer) :]))
-            whole = np.full(shape, np.nan if dtype.kind == "f" else -1, dtype)
+            padded = np.full(shape, np.nan if dtype.kind == "f" else -1, dtype)
             for index, array in values.items():
-                whole[(*index, *map(slice, array.shape))] = array
-            extras[name] = dims, whole
+                padded[(*index, *map(slice, array.shape))] = array
+            extras[name] = dims, padded
         used = {dim for dims, _ in extras.values() for dim in dims}
         labels = {dim: ((dim,), names) for dim, names in self.coordinates.items() if dim in used}
         return labels | extras
@@ -159,7 +161,7 @@ class _View:
     facts: dict[str, Any]
 
 
-def _scored(finished: Any, measures: Sequence[Measure]) -> Iterator[list[_View]]:
+def _scored(finished: Any, measures: Sequence[Measure], sample_bytes: int) -> Iterator[list[_View]]:
     """Every unordered pair of one statistic, in both orders."""
     pair = functools.partial(pair_of, finished)
     score = functools.partial(_score, pair, measures)
@@ -168,7 +170,7 @@ def _scored(finished: Any, measures: Sequence[Measure]) -> Iterator[list[_View]]
         pairs = itertools.combinations_with_replacement(range(count), 2)
         yield from map_in_threads(score, list(pairs))
         return
-    for a, b in sample_blocks(count, len(finished.keys)):
+    for a, b in sample_blocks(count, len(finished.keys), sample_bytes):
         yield from map_in_threads(score, [(i, j) for i in a for j in b if i <= j])
         for index, representation in enumerate(finished.representations):
             if index not in a:
@@ -176,7 +178,7 @@ def _scored(finished: Any, measures: Sequence[Measure]) -> Iterator[list[_View]]
 
 
 def pair_of(finished: Any, i: int, j: int) -> Any:
-    """What a measure reads of representations i and j of a finished statistic."""
+    """The argument of a measure's function for representations i and j of a finished statistic."""
     if isinstance(finished, FinishedAttention):
         return AttentionPair(finished, i, j)
     x, y = finished.representations[i], finished.representations[j]
@@ -185,13 +187,16 @@ def pair_of(finished: Any, i: int, j: int) -> Any:
     return SamplePair(x, y) if isinstance(finished, Sample) else Pair(x, y)
 
 
-def sample_blocks(
-    count: int, rows: int, memory_bytes: int = _SAMPLE_BYTES
-) -> Iterator[tuple[range, range]]:
-    """Blocks of representations to take together, each pair in exactly one of them.
+def sample_blocks(count: int, rows: int, memory_bytes: int) -> Iterator[tuple[range, range]]:
+    """Pairs of blocks of representations to take together, each pair in exactly one of them.
 
     One block if the caches of all representations fit into the memory, else blocks of which two
     fit.
+
+    Args:
+      count: of representations.
+      rows: of the sample.
+      memory_bytes: for the caches of two blocks.
     """
     fitting = max(2, memory_bytes // (8 * rows**2))
     size = count if count <= fitting else fitting // 2
@@ -211,9 +216,9 @@ def _score(
     for view in (pair,) if pair.same else (pair, pair.swapped):
         scores, details, facts = {}, {}, {}
         for measure in measures:
-            again = views and measure.symmetric
+            known = views and measure.symmetric
             scores[measure.name] = (
-                views[0].scores[measure.name] if again else measure.function(view)
+                views[0].scores[measure.name] if known else measure.function(view)
             )
             details |= measure.details(view) if measure.details else {}
             facts |= measure.facts(view) if measure.facts and pair.same else {}
@@ -250,7 +255,7 @@ def rank_neurons(best_corr: np.ndarray, ranking: Ranking, models: Sequence[str])
 
 
 def representation_facts(moments: FinishedMoments) -> Extras:
-    """What to know about each representation before believing a score."""
+    """What qualifies the scores of each representation: its rank, dead neurons, ..."""
     representations = moments.representations
     facts = {
         "width": [representation.width for representation in representations],

@@ -1,4 +1,4 @@
-"""The accumulators of one pass: all of them see every batch."""
+"""The accumulators of one pass, and the registry of statistics."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,6 @@ from speechsim_jax.statistics.accumulator import (
     BatchRows,
     EncodedBatch,
     LayerIndex,
-    State,
 )
 from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
 from speechsim_jax.statistics.attention_finished import AttentionState
@@ -34,7 +33,7 @@ from speechsim_jax.statistics.store import STATES, PassStatistics
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PassSetup:
-    """What the accumulators of a pass are made from.
+    """What the accumulators of a pass are constructed from.
 
     Attributes:
       selection: the measures that read them.
@@ -128,12 +127,13 @@ _FACTORIES: dict[str, Factory] = {
 }
 
 
-def register_statistic(state: type[State], accumulator: Factory) -> None:
-    """Add a statistic of your own: measures whose `statistic` is its kind read it.
+def register_statistic(state: type[Any], accumulator: Factory) -> None:
+    """Add a statistic; measures whose `statistic` is its kind read it.
 
     Args:
-      state: what is stored, merged and finished; its `kind` names the statistic.
-      accumulator: makes an accumulator for a pass from its `PassSetup`.
+      state: class of the `State` that is stored, merged and finished; its `kind` names the
+        statistic.
+      accumulator: `PassSetup` of a pass -> its accumulator.
 
     Raises:
       UserError: there is a statistic of this kind.
@@ -144,20 +144,25 @@ def register_statistic(state: type[State], accumulator: Factory) -> None:
     _FACTORIES[state.kind] = accumulator
 
 
+def check_registered(selection: MeasureSelection) -> None:
+    """Raise UserError for a measure that reads a statistic which is not registered."""
+    for measure in selection.measures:
+        if measure.statistic not in _FACTORIES:
+            raise UserError(
+                f"{measure.name} reads the statistic {measure.statistic!r}, which is not "
+                "registered (register_statistic)"
+            )
+
+
 class Accumulators:
     """Everything that the measures of a pass read, accumulated batch by batch.
 
     Args:
-      setup: what the accumulators are made from.
-
-    Raises:
-      UserError: a measure reads a statistic that is not registered.
+      setup: of the pass.
     """
 
     def __init__(self, setup: PassSetup):
         kinds = setup.selection.statistics
-        if unknown := [kind for kind in kinds if kind not in _FACTORIES]:
-            raise UserError(f"no statistic {unknown[0]!r} is registered (register_statistic)")
         self._setup = setup
         self._config = setup.encoders[0].config
         self._by_kind = {kind: _FACTORIES[kind](setup) for kind in kinds}
@@ -192,7 +197,7 @@ class Accumulators:
         for later in ("rank_tolerance", "strict"):
             del settings[later]
         return {
-            # Weights, what they are rounded to, and everything that config.json states.
+            # Weights, the type they are rounded to, and everything that config.json states.
             "models": {
                 encoder.name: [
                     encoder.provenance.get("sha256"),

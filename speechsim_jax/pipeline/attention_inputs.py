@@ -1,4 +1,4 @@
-"""What attention maps are made of: queries and keys of models, or maps that exist."""
+"""What attention maps are computed from: queries and keys of models, or the maps themselves."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,14 @@ BATCH_AXIS = {"queries": 1, "keys": 1, "gates": 1, "position_bias": None, "lengt
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Projected:
-    """What one model's maps are made of, for the blocks that are compared; heads first."""
+    """What one model's maps are computed from, for the blocks that are compared; heads first.
+
+    Attributes:
+      queries, keys: of every block.
+      gates: of WavLM's position bias; None for other families.
+      position_bias: the same; None for other families.
+      lengths: frames of each utterance.
+    """
 
     queries: Float[Array, "block batch head frame neuron"]
     keys: Float[Array, "block batch head neuron frame"]
@@ -32,11 +39,17 @@ class Projected:
 
 
 def projected(acts: Activations, blocks: Sequence[int], lengths: Lengths) -> Projected:
-    """Queries and keys of transformer layers `blocks` (1 is the first), of `lengths` frames."""
+    """The inputs of one model's maps.
+
+    Args:
+      acts: the model's activations, with projections.
+      blocks: transformer layers, 1 is the first.
+      lengths: frames of each utterance.
+    """
     chosen = np.array(blocks) - 1
     assert acts.queries is not None and acts.keys is not None
-    # In this order blocks of rows are matrix products as they lie; transposing the keys for every
-    # block anew would take longer than the products.
+    # In this layout blocks of rows are matrix products without a copy; transposing the keys again
+    # for every block would take longer than the products.
     return Projected(
         queries=acts.queries[chosen].swapaxes(2, 3),
         keys=acts.keys[chosen].transpose(0, 1, 3, 4, 2),
@@ -49,7 +62,13 @@ def projected(acts: Activations, blocks: Sequence[int], lengths: Lengths) -> Pro
 def rows_of_projections(
     models: tuple[Projected, ...], utterance: Int[Array, ""], queries: Int[Array, " row"]
 ) -> Rows:
-    """Rows of the maps of all heads of all models; an encoder's layers act as a batch here."""
+    """Rows of the maps of all heads of all models, from their queries and keys.
+
+    Args:
+      models: inputs of each model's maps; its layers act as a batch.
+      utterance: of the batch.
+      queries: the rows.
+    """
     rows = []
     for model in models:
         blocks, frames = len(model.queries), model.queries.shape[3]
@@ -71,7 +90,7 @@ def rows_of_maps(
     utterance: Int[Array, ""],
     queries: Int[Array, " row"],
 ) -> Rows:
-    """Rows of maps that exist."""
+    """Rows of the maps of all heads, from whole maps."""
     return maps[utterance][:, queries]
 
 

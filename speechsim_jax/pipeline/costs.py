@@ -1,4 +1,4 @@
-"""What devices have, and what a model takes of it: the figures that a plan is made of."""
+"""Memory and speed of the devices, and what models and attention take of them."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline.attention_inputs import rows_of_maps
-from speechsim_jax.pipeline.plan import ModelCost
+from speechsim_jax.pipeline.pass_memory import ModelCost
 from speechsim_jax.statistics import attention_sums
 from speechsim_jax.statistics.attention_sums import AttentionSums
 
@@ -29,14 +29,16 @@ _ACCELERATOR_SHARE, _CPU_SHARE = 0.9, 0.75
 
 # A product large enough to run at full speed, small enough to take no time.
 _TIMED = 1024
+# Frames of the maps on which the rate of the attention sums is measured.
+_ESTIMATED_FRAMES = 128
 
 
 def budget_bytes(device_memory_gb: float | int | None, mesh: Mesh) -> int:
     """Bytes that a pass may take on each device.
 
     Args:
-      device_memory_gb: stated by the user; by default what the device has, and on a CPU a share of
-        the memory of the machine, or of the container if that has less.
+      device_memory_gb: limit; by default nearly all that an accelerator has, and on a CPU a share
+        of the memory of the machine, or of the container if that has less.
       mesh: the devices.
     """
     if device_memory_gb is not None:
@@ -58,7 +60,7 @@ def _host_memory_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
 
 
 def rate(mesh: Mesh) -> float:
-    """FLOP/s of float32 products on all devices of the mesh, by one device's."""
+    """FLOP/s of float32 products on all devices of the mesh, as measured on one."""
     product = jax.jit(lambda x: jnp.matmul(x, x, precision=jax.lax.Precision.HIGHEST))
     matrix = jax.block_until_ready(jnp.ones((_TIMED, _TIMED)))
     jax.block_until_ready(product(matrix))
@@ -84,9 +86,18 @@ def model_cost(
     seconds: float | int,
     mesh: Mesh,
 ) -> ModelCost:
-    """What a model takes that reads batches of this shape for so many seconds of audio in all.
+    """Memory and work of a model's forward passes.
 
     Workspace and FLOPs are XLA's own count, of the program that the first pass will run.
+
+    Args:
+      encoder: the model.
+      layers: the hidden states that are compared.
+      outputs: what the forward pass returns.
+      precision: of its products.
+      bucket: shape of the batches.
+      seconds: of audio in all.
+      mesh: the devices.
     """
     compiled = forward.lower_encode(
         encoder, (bucket.batch, bucket.samples), outputs, precision, mesh
@@ -99,20 +110,20 @@ def model_cost(
     frames = batches * frames_of(bucket, encoder.config, mesh.size)
     layer_flops = 2 * frames * layer_bytes / np.dtype(np.float32).itemsize
     flops = batches * _flops(compiled)
-    found = compiled.memory_analysis()
+    memory = compiled.memory_analysis()
     return ModelCost(
         name=encoder.name,
         depths=tuple(layers),
         front_bytes=front,
         layer_bytes=layer_bytes,
-        workspace_bytes=found.temp_size_in_bytes if found else 0,
+        workspace_bytes=memory.temp_size_in_bytes if memory else 0,
         front_flops=max(flops - max(layers) * layer_flops, 0),
         layer_flops=layer_flops,
     )
 
 
 def parameter_bytes(encoder: SpeechEncoder) -> tuple[int, int]:
-    """Of all that makes hidden state 0, and of the transformer layers."""
+    """Bytes of the parameters up to hidden state 0, and of the transformer layers."""
     front = transformer = 0
     for path, leaf in jax.tree_util.tree_flatten_with_path(encoder.parameters)[0]:
         size = leaf.size * leaf.dtype.itemsize
@@ -124,25 +135,26 @@ def parameter_bytes(encoder: SpeechEncoder) -> tuple[int, int]:
 
 
 def _flops(compiled: jax.stages.Compiled) -> float:
-    """Of one run on one device; 0 where XLA does not say."""
-    found = compiled.cost_analysis() or {}
-    return float(found.get("flops", 0.0))
-
-
-# Frames of the maps on which the rate is measured.
-_ESTIMATED_FRAMES = 128
+    """Of one run on one device; 0 where XLA does not count them."""
+    cost = compiled.cost_analysis() or {}
+    return float(cost.get("flops", 0.0))
 
 
 def memory_bytes(
     configs: Sequence[EncoderConfig], blocks: Sequence[Sequence[int]], frames: int
 ) -> int:
-    """What the attention level takes on a device, for batches of `frames` frames.
+    """Bytes that the attention level takes on a device.
 
-    Queries and keys as the encoders give them and as they are laid out anew; the sums; and rows of
-    all maps with what is made of them.
+    Queries and keys as the encoders return them and in the layout of `attention_inputs`; the sums;
+    rows of all maps and the temporaries of their reduction.
+
+    Args:
+      configs: of the models.
+      blocks: transformer layers whose attention is compared, by model.
+      frames: of a batch.
     """
-    rows = sum(len(found) * config.hidden_size for found, config in zip(blocks, configs))
-    heads = sum(len(found) * config.num_attention_heads for found, config in zip(blocks, configs))
+    rows = sum(len(of_model) * c.hidden_size for of_model, c in zip(blocks, configs))
+    heads = sum(len(of_model) * c.num_attention_heads for of_model, c in zip(blocks, configs))
     sums = jax.eval_shape(lambda: jax.tree.leaves(attention_sums.zero(heads)))
     numbers = 4 * frames * rows + attention_sums.WORKSPACE_PER_HEAD * heads
     return 4 * (numbers + sum(leaf.size for leaf in sums))
@@ -150,7 +162,14 @@ def memory_bytes(
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What the sums of the attention level will take; making the maps is not counted."""
+    """What the sums of the attention level will take; computing the maps is not counted.
+
+    Attributes:
+      head_pairs: pairs of heads, a head with itself included.
+      cells: of one head's maps.
+      operations: floating-point operations.
+      seconds: expected time.
+    """
 
     head_pairs: int
     cells: int
@@ -165,7 +184,13 @@ class Cost:
 
 
 def estimate(heads: int, cells: int, needed: Sequence[str]) -> Cost:
-    """Time for maps of `cells` cells in all, at the rate that this device shows on small ones."""
+    """The cost of the attention sums, at the rate measured on small maps.
+
+    Args:
+      heads: of all models.
+      cells: of one head's maps in all.
+      needed: names of the sums (`attention_sums.update`).
+    """
     pairs = heads * (heads + 1) // 2
     products = 1 + ("correlation" in needed)
     # A logarithm counts as ten operations; both kinds of product are made for both orders.

@@ -20,11 +20,14 @@ from speechsim_jax.statistics.accumulator import BatchRows
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrameSelection:
-    """What a batch brings to the statistics.
+    """What a batch contributes to the statistics.
 
-    `frames`: how many enter. `into`: for each frame of the flattened [batch * frame] axis the frame
-    at whose place the mean of its utterance or segment is put (one past the end: it enters no
-    mean); None where frames are not pooled.
+    Attributes:
+      rows: the rows.
+      frames: how many enter.
+      into: for each frame of the flattened [batch * frame] axis the frame at whose position the
+        mean of its utterance or segment is put (one past the end: it enters no mean); None where
+        frames are not pooled.
     """
 
     rows: BatchRows
@@ -42,7 +45,13 @@ class FrameChoice:
     long utterance are pooled each by itself. Piece k starts at k times its own length, which is
     exact to k samples.
 
-    `ids`: the whole utterances. `segments`: of each of them, None without alignments.
+    Attributes:
+      config: of an encoder; all make the same frames.
+      ids: the utterances, before long ones are cut.
+      stride: every how many frames of an utterance one is chosen.
+      pool: what is averaged to one row.
+      segments: of each utterance; None without alignments.
+      drop_labels: labels of segments whose frames are left out.
     """
 
     config: EncoderConfig
@@ -53,27 +62,32 @@ class FrameChoice:
     drop_labels: tuple[str, ...] = ()
 
     def of(self, batch: Batch, frames: int) -> FrameSelection:
-        """What to take of a batch of `frames` frames a row."""
+        """The rows of a batch.
+
+        Args:
+          batch: the batch.
+          frames: of each utterance, padding included.
+        """
         counts = self.config.frames(batch.lengths)
         time = np.arange(frames)
-        kept = (time < counts[:, None]) & (time % self.stride == 0)
-        names = [self._whole(id_) for id_ in batch.ids]
-        group = np.tile(time, (len(kept), 1))
+        chosen = (time < counts[:, None]) & (time % self.stride == 0)
+        names = [self._utterance(id_) for id_ in batch.ids]
+        group = np.tile(time, (len(chosen), 1))
         if self.pool == "utterance":
             group[:] = 0
         if self.segments is not None:
-            for row, (whole, piece) in enumerate(names):
-                segments = self.segments[whole]
+            for row, (name, piece) in enumerate(names):
+                segments = self.segments[name]
                 start_seconds = piece * int(batch.lengths[row]) / SAMPLE_RATE_HZ
                 segment = segments.at(start_seconds + self.config.frame_centres_seconds(frames))
                 dropped = [
                     k for k, label in enumerate(segments.labels) if label in self.drop_labels
                 ]
-                kept[row] &= ~np.isin(segment, dropped)
+                chosen[row] &= ~np.isin(segment, dropped)
                 if self.pool == "segment":
-                    kept[row] &= segment >= 0
+                    chosen[row] &= segment >= 0
                     group[row] = segment
-        positions = np.flatnonzero(kept)
+        positions = np.flatnonzero(chosen)
         utterance, number = positions // frames, group.reshape(-1)[positions]
         first = _starts(utterance, number)
         rows = BatchRows(
@@ -81,20 +95,20 @@ class FrameChoice:
             utterance=utterance[first],
             number=number[first],
             ids=batch.ids,
-            utterances=tuple(whole for whole, _ in names),
+            utterances=tuple(name for name, _ in names),
         )
         if self.pool == "none":
             return FrameSelection(rows, len(positions), None)
-        into = np.full(kept.size, kept.size, np.int32)
+        into = np.full(chosen.size, chosen.size, np.int32)
         into[positions] = rows.positions[np.cumsum(first) - 1]
         return FrameSelection(rows, len(positions), into)
 
-    def _whole(self, id_: str) -> tuple[str, int]:
-        """The utterance that a batch's id stands for, and which piece of it."""
+    def _utterance(self, id_: str) -> tuple[str, int]:
+        """The utterance that a batch's id names, and which piece of it."""
         if id_ in self.ids:
             return id_, 0
-        whole, _, piece = id_.rpartition("#")
-        return whole, int(piece)
+        utterance, _, piece = id_.rpartition("#")
+        return utterance, int(piece)
 
 
 def _starts(utterance: Int64[np.ndarray, " row"], number: Int64[np.ndarray, " row"]) -> np.ndarray:
@@ -104,7 +118,7 @@ def _starts(utterance: Int64[np.ndarray, " row"], number: Int64[np.ndarray, " ro
 
 
 def pooled(activations: Activations, chosen: FrameSelection) -> Activations:
-    """The activations, hidden states averaged as chosen; attention is left as it is."""
+    """The activations with hidden states averaged as chosen; attention is not pooled."""
     if chosen.into is None:
         return activations
     return dataclasses.replace(
@@ -114,10 +128,10 @@ def pooled(activations: Activations, chosen: FrameSelection) -> Activations:
 
 @jax.jit
 def _means(hidden: HiddenStates, into: Int32[Array | np.ndarray, " flat"]) -> HiddenStates:
-    """At each place that frames go into, their mean; elsewhere nothing of meaning. The shape stays.
+    """At each position that frames go into, their mean; the shape stays, the rest is undefined.
 
-    Summed are the differences from the frame at that place: digits are kept, and the mean of a
-    constant neuron is exactly its value.
+    The sums are of differences from the frame at that position: no digits are lost to a large
+    mean, and the mean of a constant neuron is exactly its value.
     """
     into = jnp.asarray(into)
     size = into.shape[0]

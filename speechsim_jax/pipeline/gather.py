@@ -1,6 +1,6 @@
-"""The statistics of all processes of a run, added up on the first.
+"""The statistics of all processes of a run, merged on the first.
 
-Each process has a reference shift of its own, as separate jobs have, and the sums are brought to
+Each process has its own reference shift, as separate jobs have, and the sums are re-expressed about
 one on the way (`statistics.moments_merge`), so no process waits for another before the end.
 """
 
@@ -27,9 +27,12 @@ T = TypeVar("T")
 
 
 def write(statistics: PassStatistics, folder: Path | None, metadata: Mapping[str, Any]) -> None:
-    """Write the statistics of all processes; `folder` is the first one's, None on the others.
+    """Write the statistics of all processes, which must all call this.
 
-    Every process must call this.
+    Args:
+      statistics: of this process.
+      folder: where the first process writes; None on the others.
+      metadata: written with them.
 
     Raises:
       UserError: they are not of the same layer pairs, or hold a statistic that cannot be gathered.
@@ -80,7 +83,7 @@ def _moments(state: MomentsState) -> MomentsState:
 
 
 def on_all(result: SimilarityResult | None) -> SimilarityResult:
-    """The first process's result, on every one."""
+    """The result of the first process, on every process; `result` is None on the others."""
     if result is not None and processes.count() == 1:
         return result
     with tempfile.TemporaryDirectory(prefix="speechsim-") as scratch:
@@ -102,7 +105,7 @@ def _of_all(tree: T) -> list[T] | None:
     gathered = [processes.gather(leaf) for leaf in leaves]
     if not processes.is_first():
         return None
-    return [jax.tree.unflatten(structure, own) for own in zip(*gathered, strict=True)]
+    return [jax.tree.unflatten(structure, arrays) for arrays in zip(*gathered, strict=True)]
 
 
 def _sample(state: Sample) -> Sample:
@@ -124,7 +127,7 @@ def _attention(state: AttentionState) -> AttentionState:
     if sums is None or lengths is None:
         return state
     first, *others = (
-        dataclasses.replace(state, sums=own, lengths=tuple(counts))
-        for own, counts in zip(sums, lengths, strict=True)
+        dataclasses.replace(state, sums=of_process, lengths=tuple(counts))
+        for of_process, counts in zip(sums, lengths, strict=True)
     )
     return first.merge(others)

@@ -1,4 +1,4 @@
-"""One pass over a corpus: every model encodes every batch, every accumulator sees it.
+"""One pass over a corpus: every model encodes every batch, every accumulator adds it up.
 
 With checkpoints a pass can be interrupted anywhere and resumes after the last one.
 """
@@ -57,10 +57,10 @@ class ComparisonRun:
       choice: which frames are rows.
       buckets: shapes of the batches.
       mesh: the devices.
-      identity: what checkpoints must agree in, apart from the accumulators' own.
-      checkpoints: their folder, None for nowhere.
-      checkpoint_minutes: how often they are written.
-      digests: whether the digests of all utterances are kept.
+      identity: what checkpoints must agree in, besides `Accumulators.identity`.
+      checkpoints: their folder, None for none.
+      checkpoint_every: minutes between them.
+      digests: whether the digests of all utterances are recorded.
       progress: whether a bar is shown.
     """
 
@@ -75,7 +75,7 @@ class ComparisonRun:
     mesh: Mesh
     identity: dict[str, Any]
     checkpoints: Path | None
-    checkpoint_minutes: float | int
+    checkpoint_every: float | int
     digests: bool
     progress: bool
 
@@ -91,14 +91,14 @@ class ComparisonRun:
 
 @dataclasses.dataclass(frozen=True)
 class ReadCounts:
-    """What was read. Counts of disjoint audio add up.
+    """How much was read. Counts of disjoint audio add up.
 
     Attributes:
-      utterances: that gave a batch row, pieces of long ones counted one by one.
+      utterances: that were encoded, pieces of long ones counted one by one.
       seconds: of audio in them.
       frames: that were chosen.
       skipped: files that could not be used.
-      digests: id and digest of the samples of each utterance or piece; empty unless asked for.
+      digests: id and digest of the samples of each utterance or piece, if they are recorded.
     """
 
     utterances: int = 0
@@ -126,57 +126,61 @@ class ReadCounts:
 
 def run_pass(
     run: ComparisonRun,
-    one: Pass,
+    pass_: Pass,
     encoders: Sequence[SpeechEncoder],
     corpus: Corpus,
     checkpoints: Path | None,
     folder: Path | None,
     digests: bool = False,
 ) -> tuple[PassStatistics, ReadCounts]:
-    """What a pass accumulates, or has accumulated in an earlier run.
+    """Run one pass, or read what an earlier run of it has accumulated.
 
     Args:
       run: what all passes share.
-      one: the pass.
+      pass_: the pass.
       encoders: all models of the run; those of the pass are placed on the devices.
       corpus: what this process reads.
       checkpoints: folder of the checkpoints, None for none.
       folder: where the statistics are written, None if they may stay in memory.
       digests: whether the counts hold the digests of all utterances.
 
+    Returns:
+      The statistics and what was read. Of several processes, the first has those of all; the others
+      have no statistics and their own counts.
+
     Raises:
       UserError: statistics or checkpoints of another job, or a hidden state that is NaN or inf.
     """
-    layers = tuple(tuple(run.layers[n.model][l] for l in n.layers) for n in one.models)
-    placed = tuple(forward.on_devices(encoders[n.model], run.mesh, n.depth) for n in one.models)
-    if not one.selection.without_attention.measures:
+    layers = tuple(tuple(run.layers[n.model][l] for l in n.layers) for n in pass_.models)
+    placed = tuple(forward.on_devices(encoders[n.model], run.mesh, n.depth) for n in pass_.models)
+    if not pass_.selection.without_attention.measures:
         sources = tuple(source for source in corpus.sources if source.id in run.attention_ids)
         corpus = dataclasses.replace(corpus, sources=sources)
     accumulators = Accumulators(
         PassSetup(
-            selection=one.selection,
+            selection=pass_.selection,
             encoders=placed,
             layers=layers,
-            indices=tuple((n.model, l) for n in one.models for l in n.layers),
-            tiles=one.local_tiles,
+            indices=tuple((n.model, l) for n in pass_.models for l in n.layers),
+            tiles=pass_.local_tiles,
             settings=run.settings,
             attention_ids=run.attention_ids,
             mesh=run.mesh,
         )
     )
     identity = accumulators.identity() | run.identity
-    (done,) = processes.broadcast([np.array(folder is not None and folder.exists())])
-    if done:
+    (complete,) = processes.broadcast([np.array(folder is not None and folder.exists())])
+    if complete:
         return _read_earlier(folder, identity)
-    attention = bool(one.selection.attention.measures)
+    attention = bool(pass_.selection.attention.measures)
     outputs = [run.outputs(of_model, attention) for of_model in layers]
     _compile(placed, outputs, run)
-    saved = checkpoints and Checkpoints(checkpoints, identity, run.checkpoint_minutes)
+    saved = checkpoints and Checkpoints(checkpoints, identity, run.checkpoint_every)
     counts = _read_corpus(run, placed, outputs, corpus, accumulators, saved or None, digests)
     statistics = accumulators.result()
-    every = processes.gather_json(dataclasses.asdict(counts))
-    if every is not None:
-        counts = sum(map(ReadCounts.from_json, every), start=ReadCounts())
+    of_processes = processes.gather_json(dataclasses.asdict(counts))
+    if of_processes is not None:
+        counts = sum(map(ReadCounts.from_json, of_processes), start=ReadCounts())
     if folder is None and processes.count() == 1:
         return statistics, counts
     metadata = {"identity": identity, "counts": dataclasses.asdict(counts)}
@@ -187,7 +191,7 @@ def run_pass(
 def _read_earlier(
     folder: Path | None, identity: dict[str, Any]
 ) -> tuple[PassStatistics, ReadCounts]:
-    """A pass that an earlier run has completed; raises UserError if that was another job."""
+    """The statistics of an earlier run; raises UserError if that was another job."""
     if folder is None:
         return PassStatistics({}), ReadCounts()
     statistics, metadata = store.read(folder)
@@ -200,7 +204,7 @@ def _read_earlier(
 def _compile(
     encoders: Sequence[SpeechEncoder], outputs: Sequence[Outputs], run: ComparisonRun
 ) -> None:
-    """Compile all forward passes in parallel; otherwise each would be waited for in turn."""
+    """Compile all forward passes in parallel, not one by one as batches need them."""
 
     def compile_one(encoder: SpeechEncoder, output: Outputs, bucket: batching.Bucket) -> None:
         shape = bucket.batch, bucket.samples
@@ -231,7 +235,7 @@ def _read_corpus(
     checkpoints: Checkpoints | None,
     digests: bool,
 ) -> ReadCounts:
-    """The loop over batches, from the last checkpoint on if there is one."""
+    """The loop over batches, from the last checkpoint if there is one."""
     done, cursor, earlier = _resume(checkpoints, accumulators)
     counts, step, mesh = dataclasses.replace(earlier, digests=()), done, run.mesh
     hashes = list(earlier.digests)
@@ -293,13 +297,13 @@ def _read_corpus(
                 so_far = dataclasses.replace(counts, digests=tuple(hashes))
                 _save(checkpoints, step, accumulators, so_far, batch.after, on_cpu)
         if bar.total:
-            # A header may promise a little more than there was.
+            # The lengths that file headers state may be a little too large.
             bar.update(max(bar.total - bar.n, 0))
     counts += ReadCounts(skipped=tuple(skipped), digests=tuple(hashes))
     for waiting in checks:
         waiting.check()
     if checkpoints is not None and checkpoints.started:
-        # A run long enough to have saved once should not lose what came after, either.
+        # What follows the last checkpoint is saved, too: then a repeated run has nothing to read.
         if step > done:
             end = batching.Cursor(len(corpus.sources))
             _save(checkpoints, step + 1, accumulators, counts, end, on_cpu)
@@ -338,7 +342,7 @@ def _log_rate(counts: ReadCounts, earlier: ReadCounts, elapsed_seconds: float) -
 def _resume(
     checkpoints: Checkpoints | None, accumulators: Accumulators
 ) -> tuple[int, batching.Cursor, ReadCounts]:
-    """Restore what an earlier run has saved: its last batch, where to continue, what was read."""
+    """Restore the last checkpoint; returns its batch, where to continue, and what was read."""
     saved = checkpoints.latest() if checkpoints is not None else None
     if saved is None:
         return 0, batching.Cursor(), ReadCounts()
@@ -358,7 +362,7 @@ def _save(
 ) -> None:
     """Start writing a checkpoint of everything that `_resume` reads.
 
-    On a CPU, also finish: what is written is the accumulators' own memory.
+    On a CPU, wait until it is written: a snapshot shares the accumulators' memory.
     """
     started = time.monotonic()
     metadata = {"counts": dataclasses.asdict(counts), "cursor": dataclasses.asdict(cursor)}
@@ -408,9 +412,9 @@ class FiniteCheck:
 def _progress_bar(
     total_seconds: float | int, started: float | int, progress: bool
 ) -> tqdm.auto.tqdm:
-    """Of audio; its total is unknown where no length is, and where more comes than was promised."""
+    """Counts audio-seconds; the total is unknown where no file's length is."""
     return tqdm.auto.tqdm(
-        total=math.ceil(total_seconds) or None,  # what comes may round to a little more
+        total=math.ceil(total_seconds) or None,  # rounded up: batches may add to a little more
         initial=started,  # pyright: ignore[reportArgumentType]  # a float works, too
         desc="audio",
         unit="s",

@@ -1,7 +1,7 @@
-"""The passes over the audio: which there are, and one after the other.
+"""Plans the passes over the audio and runs them one after another.
 
 The statistics of several passes go to a folder, a sub-folder each, and a pass whose statistics are
-there already is not repeated. Attention has a pass of its own if there are several.
+there already is not repeated. If there are several passes, attention has one to itself.
 """
 
 import dataclasses
@@ -21,8 +21,10 @@ from speechsim_jax.pipeline import costs
 from speechsim_jax.pipeline.accumulators import attention_layers
 from speechsim_jax.pipeline.attention_inputs import needed_sums
 from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, run_pass
-from speechsim_jax.pipeline.plan import Bytes, Needed, Pass, Plan, Sizes, plan
+from speechsim_jax.pipeline.pass_memory import PassMemory, Sizes
+from speechsim_jax.pipeline.plan import NeededLayers, Pass, Plan, plan
 from speechsim_jax.runtime import processes
+from speechsim_jax.runtime.atomic_write import write_text
 from speechsim_jax.statistics.moments import ModelShape, Tile, all_tiles, count_of
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.store import PassStatistics
@@ -41,8 +43,10 @@ def plan_passes(run: ComparisonRun, budget_bytes: int) -> tuple[Pass, ...]:
     """
     if run.selection.attention.measures:
         _log_attention_cost(run)
-    everything = tuple(Needed(k, tuple(range(len(ls))), max(ls)) for k, ls in enumerate(run.layers))
-    of_attention = Pass(everything, (), Bytes(0, 0, 0, 0, 0), run.selection.attention)
+    all_layers = tuple(
+        NeededLayers(k, tuple(range(len(ls))), max(ls)) for k, ls in enumerate(run.layers)
+    )
+    of_attention = Pass(all_layers, (), PassMemory(0, 0, 0, 0, 0), run.selection.attention)
     if not run.selection.without_attention.measures:
         return (of_attention,)
     planned = _plan(run, budget_bytes)
@@ -50,9 +54,9 @@ def plan_passes(run: ComparisonRun, budget_bytes: int) -> tuple[Pass, ...]:
         _log.debug("%s", line)
     _log.info("%s", _summary(run, planned))
     has_attention = bool(run.selection.attention.measures)
-    apart = has_attention and not planned.passes[0].bytes.attention
+    apart = has_attention and not planned.passes[0].memory.attention
     selection = run.selection.without_attention if apart else run.selection
-    passes = tuple(dataclasses.replace(one, selection=selection) for one in planned.passes)
+    passes = tuple(dataclasses.replace(p, selection=selection) for p in planned.passes)
     passes += (of_attention,) * apart
     if run.checkpoints is not None and len(passes) > 1:
         _write_division(run.checkpoints, planned, apart)
@@ -60,7 +64,7 @@ def plan_passes(run: ComparisonRun, budget_bytes: int) -> tuple[Pass, ...]:
 
 
 def _summary(run: ComparisonRun, planned: Plan) -> str:
-    """What a run reads and how long it will take, in one line."""
+    """One line for the log: what a run reads, its memory and expected time."""
     seconds = sum(source.seconds or 0.0 for source in run.corpus.sources)
     parts = [
         counted(sum(map(len, run.layers)), "layer"),
@@ -69,7 +73,7 @@ def _summary(run: ComparisonRun, planned: Plan) -> str:
     ]
     if len(planned.passes) > 1:
         parts.append(f"read {len(planned.passes)} times")
-    peak = max(one.bytes.total for one in planned.passes)
+    peak = max(p.memory.total for p in planned.passes)
     if run.mesh.size > 1:
         parts.append(f"{run.mesh.size} devices, {peak / 1e9:.3g} GB on each")
     else:
@@ -80,7 +84,7 @@ def _summary(run: ComparisonRun, planned: Plan) -> str:
 
 
 def _duration(seconds: float | int) -> str:
-    """An estimated duration; it leaves compiling out, so none is very short."""
+    """An estimated duration in words; compiling is not part of the estimate."""
     minutes = seconds / 60
     if minutes < 1:
         return "under a minute and compiling"
@@ -100,7 +104,7 @@ def _log_attention_cost(run: ComparisonRun) -> None:
 
 
 def _plan(run: ComparisonRun, budget_bytes: int) -> Plan:
-    """The plan of the moments. Attention is in it where everything fits in a single pass."""
+    """The plan of the moments; it includes attention where everything fits in a single pass."""
     config = run.encoders[0].config
     longest = max(run.buckets, key=lambda bucket: bucket.samples)
     seconds = sum(source.seconds or 0.0 for source in run.corpus.sources)
@@ -136,7 +140,7 @@ def _plan(run: ComparisonRun, budget_bytes: int) -> Plan:
     )
     if earlier is not None:
         return planned(sizes if earlier.attention_apart else together)
-    # Whatever else shares its pass, attention has every model on the devices.
+    # A pass with attention has every model on the devices, whatever else it accumulates.
     least = together.attention + max(m.workspace_bytes for m in models)
     least += sum(m.front_bytes + max(ls) * m.layer_bytes for m, ls in zip(models, run.layers))
     if least > budget_bytes:
@@ -152,14 +156,19 @@ def _plan(run: ComparisonRun, budget_bytes: int) -> Plan:
 
 
 class _Division(NamedTuple):
-    """How an earlier run has divided the work: the tiles of each pass."""
+    """How an earlier run divided the work.
+
+    Attributes:
+      tiles: of each pass.
+      attention_apart: whether attention has a pass to itself.
+    """
 
     tiles: list[tuple[Tile, ...]]
     attention_apart: bool
 
 
 def _earlier_division(checkpoints: Path | None, shapes: tuple[ModelShape, ...]) -> _Division | None:
-    """That of the run whose checkpoints these are; None if there is none."""
+    """The division of the run whose checkpoints these are; None if there are none."""
     if checkpoints is None or not checkpoints.is_dir() or not any(checkpoints.iterdir()):
         return None
     if not (checkpoints / _PLAN).exists():
@@ -173,23 +182,21 @@ def _earlier_division(checkpoints: Path | None, shapes: tuple[ModelShape, ...]) 
 
 
 def _write_division(checkpoints: Path, planned: Plan, attention_apart: bool) -> None:
-    passes = [[dataclasses.astuple(tile) for tile in one.tiles] for one in planned.passes]
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    temporary = checkpoints / f"{_PLAN}.tmp"
-    temporary.write_text(json.dumps({"passes": passes, "attention_apart": attention_apart}))
-    temporary.replace(checkpoints / _PLAN)
+    passes = [[dataclasses.astuple(tile) for tile in p.tiles] for p in planned.passes]
+    record = {"passes": passes, "attention_apart": attention_apart}
+    write_text(checkpoints / _PLAN, json.dumps(record))
 
 
 def run_passes(
     run: ComparisonRun, passes: Sequence[Pass], folder: Path | None
 ) -> tuple[list[PassStatistics], ReadCounts]:
-    """Run all passes, each with only its own models and layers on the devices.
+    """Run all passes, each with only the models and layers that it needs on the devices.
 
     Args:
       run: what all passes share.
       passes: from `plan_passes`.
-      folder: where statistics are written pass by pass; None if those of a single pass may stay in
-        memory, and on all processes but the first.
+      folder: where statistics are written, pass by pass; None if those of a single pass may stay
+        in memory, and on all processes but the first.
 
     Returns:
       The statistics of each pass, and what the first one read; on processes other than the first
@@ -204,25 +211,25 @@ def run_passes(
     if several:
         encoders = tuple(map(forward.on_host, encoders))
     statistics, corpus, total = [], run.corpus, ReadCounts()
-    for number, one in enumerate(passes, start=1):
+    for number, pass_ in enumerate(passes, start=1):
         if several:
             _log.info("pass %d of %d", number, len(passes))
         name = f"pass-{number}"
         checkpoints = run.checkpoints and (run.checkpoints / name if several else run.checkpoints)
         result, counts = run_pass(
-            run, one, encoders, corpus, checkpoints, folder and folder / name,
+            run, pass_, encoders, corpus, checkpoints, folder and folder / name,
             digests=run.digests and number == 1,
         )  # fmt: skip
         statistics.append(result)
         if number == 1:
             total = counts
             _check_enough(corpus, counts, result)
-            # Reported once: later passes leave out what cannot be used.
+            # Unusable files are reported once: later passes leave them out.
             skipped = {skipped.id for skipped in counts.skipped}
             usable = tuple(source for source in corpus.sources if source.id not in skipped)
             corpus = dataclasses.replace(corpus, sources=usable)
         elif (
-            one.selection.without_attention.measures
+            pass_.selection.without_attention.measures
             and processes.is_first()
             and counts.frames != total.frames
         ):
@@ -234,7 +241,7 @@ def run_passes(
 
 
 def _check_enough(corpus: Corpus, counts: ReadCounts, statistics: PassStatistics) -> None:
-    """Raise UserError unless the audio gave two rows; on the first process, which knows of all."""
+    """Raise UserError unless the audio gave two rows; the first process has all counts."""
     if not processes.is_first():
         return
     moments = statistics.states.get(MomentsState.kind)

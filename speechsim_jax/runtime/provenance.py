@@ -1,4 +1,4 @@
-"""How a result was made: versions, device, time, and whatever the caller adds."""
+"""The record of how a result was computed: versions, device, time, and what the caller adds."""
 
 import datetime
 import importlib.metadata
@@ -13,7 +13,7 @@ _PACKAGES = (
 
 
 def record(**facts: Any) -> dict[str, Any]:
-    """The facts, with library versions, device and the time (UTC) beside them."""
+    """The facts, with library versions, device and the time (UTC)."""
     device = jax.devices()[0]
     return {
         **facts,

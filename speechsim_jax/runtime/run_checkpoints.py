@@ -2,7 +2,7 @@
 
 A checkpoint is an orbax step: `state`, arrays and what JSON can hold, and `metadata`, JSON. Orbax
 writes into a temporary folder and renames it, so a run that is killed while it writes leaves the
-checkpoint before. This module is the only one that knows orbax.
+previous checkpoint. This is the only module that uses orbax.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ import numpy as np
 
 from speechsim_jax.errors import UserError
 
-# Checkpoints that exist at once: if the newest cannot be read, there is the one before.
+# Checkpoints that exist at once: if the newest cannot be read, there is the previous one.
 _MAX_TO_KEEP = 2
-# Of the files: part of the identity of a job, so those of another are refused.
+# Of the files. It is part of a job's identity, so checkpoints of another format are refused.
 _FORMAT = 2
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,13 @@ State = dict[str, dict[str, Any]]
 
 
 class RunCheckpoint(NamedTuple):
-    """What was saved."""
+    """What was saved.
+
+    Attributes:
+      step: number of the checkpoint.
+      state: arrays, and what JSON can hold.
+      metadata: JSON.
+    """
 
     step: int
     state: State
@@ -45,12 +51,12 @@ class Checkpoints:
       folder: where they are.
       identity: everything that affects the numbers, as JSON; checkpoints of another job are
         refused.
-      minutes: how often one is due (0: always).
+      minutes: between checkpoints; with 0 one is always due.
     """
 
     def __init__(self, folder: str | Path, identity: dict[str, Any], minutes: float | int):
         self._folder = Path(folder).expanduser().resolve()
-        # As it will be read back: tuples are lists in JSON.
+        # In the form in which it is read back: tuples are lists in JSON.
         self._identity = json.loads(json.dumps({"format": _FORMAT} | identity))
         self._seconds = 60.0 * minutes
         self._last = time.monotonic()
@@ -59,26 +65,26 @@ class Checkpoints:
 
     @functools.cached_property
     def _orbax(self) -> Any:
-        import orbax.checkpoint  # it takes seconds
+        import orbax.checkpoint  # takes seconds
 
-        # It logs its progress; what goes wrong, it raises.
+        # It logs its progress through absl; errors are raised.
         logging.getLogger("absl").setLevel(logging.ERROR)
         return orbax.checkpoint
 
     @functools.cached_property
     def _manager(self) -> Any:
-        # This process saves for itself, and waits for no other.
-        own = jax.process_index()
+        # Every process saves its own checkpoints and waits for no other.
+        this = jax.process_index()
         alone = {
             "multiprocessing_options": self._orbax.options.MultiprocessingOptions(
-                primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+                primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
             )
         }
         options = self._orbax.CheckpointManagerOptions(
             max_to_keep=_MAX_TO_KEEP,
             cleanup_tmp_directories=True,
             create=False,
-            # Its own threads would wait for signals of other processes: see `save`.
+            # Orbax's threads would wait for signals of other processes; `save` has its own.
             enable_async_checkpointing=False,
             **alone,
         )
@@ -96,13 +102,14 @@ class Checkpoints:
 
     @property
     def started(self) -> bool:
-        """Whether anything has been saved, by this run or one before it."""
+        """Whether anything has been saved, by this run or an earlier one."""
         return self._folder.is_dir() and any(self._folder.iterdir())
 
     def latest(self) -> RunCheckpoint | None:
-        """The newest that can be read, None if there is none.
+        """The newest checkpoint that can be read; None if there are none.
 
-        Raises UserError if it is of another job, or if there are some and none can be read.
+        Raises:
+          UserError: it is of another job, or there are some and none can be read.
         """
         if not self.started:
             return None
@@ -132,16 +139,25 @@ class Checkpoints:
             if then != now:
                 raise UserError(
                     f"the checkpoint in {self._folder} is of another job: "
-                    f"{_difference(name, then, now)}; use what it was, or start from "
-                    "the beginning in another folder"
+                    f"{_difference(name, then, now)}; undo the change, or start from the "
+                    "beginning in another folder"
                 )
 
     def due(self) -> bool:
-        """Whether it is time for the next."""
+        """Whether the next checkpoint is due."""
         return time.monotonic() - self._last >= self._seconds
 
     def save(self, step: int, state: State, metadata: dict[str, Any]) -> None:
-        """Start writing, after the one before is written; `state` must not change any more."""
+        """Start writing, once the previous checkpoint is written.
+
+        Args:
+          step: number of the checkpoint, ascending.
+          state: must not change until `wait` or the next `save`.
+          metadata: JSON.
+
+        Raises:
+          UserError: the previous checkpoint could not be written.
+        """
         args = self._orbax.args
         metadata = metadata | {"identity": self._identity}
         step_args = args.Composite(state=_array_handler()[1](state), record=args.JsonSave(metadata))
@@ -150,7 +166,7 @@ class Checkpoints:
         self._last = time.monotonic()
 
     def wait(self) -> None:
-        """Block until it is written; raises UserError if that fails."""
+        """Block until the last checkpoint is written; raises UserError if it could not be."""
         writing, self._writing = self._writing, None
         try:
             if writing is not None:
@@ -160,7 +176,7 @@ class Checkpoints:
             raise UserError(f"checkpoints cannot be written to {self._folder}: {reason}") from error
 
     def close(self) -> None:
-        """Wait until all is written."""
+        """Wait as `wait` does, and release everything."""
         self.wait()
         self._writer.shutdown()
         if self.started:
@@ -168,7 +184,7 @@ class Checkpoints:
 
 
 def _difference(name: str, then: Any, now: Any) -> str:
-    """What has changed; of mappings, which entries."""
+    """A description of what has changed; for mappings, which entries."""
     if not (isinstance(then, dict) and isinstance(now, dict)):
         return f"{name} was {then!r} and is {now!r} now"
     parts = [f"{key} is missing" for key in then if key not in now]
@@ -185,7 +201,7 @@ def _difference(name: str, then: Any, now: Any) -> str:
 def _array_handler() -> tuple[Any, type]:
     """The handler that writes and reads a `State` for orbax, and its arguments.
 
-    Orbax's own handler leaves numpy arrays to process 0 of a job, for all processes.
+    Orbax's own handler would write numpy arrays on process 0 of a job only.
     """
     import orbax.checkpoint
 

@@ -1,7 +1,7 @@
-"""The protocols of a statistic: an `Accumulator` sums over batches, a `State` is what it summed.
+"""The protocols of a statistic: an `Accumulator` sums over batches, a `State` holds its sums.
 
-A new statistic is one class of each. The pipeline, the store and the merging of jobs know nothing
-else about it (docs/extending.md adds one).
+A new statistic is one class of each. The pipeline, the store and `merge` use these methods only
+(docs/extending.md adds a statistic).
 """
 
 import dataclasses
@@ -21,22 +21,23 @@ LayerIndex = tuple[int, int]
 Snapshot = dict[str, Any]
 """Numpy arrays, numbers and lists of these: what an accumulator needs to resume, on the host.
 
-On a CPU the arrays are the accumulator's own memory. While they are referenced, an update does not
-write over that memory but makes the state anew, so release them before the next snapshot, or one
-more copy exists.
+On a CPU the arrays may be the accumulator's own memory. While they are referenced, an update does
+not write over that memory but allocates a new state, so release them before the next snapshot, or
+one more copy exists.
 """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BatchRows:
-    """Which frames of a batch are rows of the statistics, and where they come from.
+    """Which frames of a batch are rows of the statistics, and what identifies them.
 
     Attributes:
       positions: indices into the flattened [batch * frame] axis, ascending.
-      utterance: for each row, an index into `ids`.
-      number: frame (or segment) within its utterance; with the id it identifies the row.
+      utterance: of each row, an index into `ids`.
+      number: of each row, its frame (or segment) within the utterance; with the id it identifies
+        the row.
       ids: ids of the batch's utterances, or of the pieces of long ones.
-      utterances: the utterances that `ids` are of ("" where not known).
+      utterances: for each of `ids` its utterance; "" where not known.
     """
 
     positions: Int64[np.ndarray, " row"]
@@ -48,13 +49,14 @@ class BatchRows:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedBatch:
-    """One batch as accumulators see it.
+    """One batch as accumulators read it.
 
     Attributes:
       hidden: hidden states of each model, [layer, batch, frame, neuron], pooled if pooling is on.
       rows: the frames that are rows of the statistics.
-      attention: what the attention maps are made of, a pytree; None where no map is read.
-      lengths: frames of each utterance whose attention is read, 0 for the others.
+      attention: what the attention maps are computed from, a pytree; None where no map is read.
+      lengths: frames of each utterance whose attention is read, 0 for the others; None where no map
+        is read.
     """
 
     hidden: tuple[HiddenStates, ...]
@@ -65,31 +67,54 @@ class EncodedBatch:
 
 @runtime_checkable
 class State(Protocol):
-    """What was summed over one pass: it can be stored, merged with other jobs', and finished."""
+    """The sums of one pass, which can be stored, merged with those of other jobs, and finished."""
 
     kind: ClassVar[str]
     """Name of the statistic; also its folder in the store."""
 
     def save(self, folder: Path) -> None:
-        """Write into an empty folder; raises OSError if that fails."""
+        """Write into an empty folder.
+
+        Raises:
+          OSError: that failed.
+        """
         ...
 
     @classmethod
     def load(cls, folder: Path) -> "State":
-        """Read what `save` wrote; raises OSError, ValueError, KeyError or TypeError."""
+        """Read what `save` wrote.
+
+        Raises:
+          OSError, ValueError, KeyError, TypeError: the folder does not hold it.
+        """
         ...
 
     def merge(self, others: Sequence[Any]) -> "State":
-        """The state over the rows of this and the others, of the same models and layers.
+        """The state over the rows of this and of others, of the same models and layers.
 
-        It may be lazy, and then serves to be saved once. Raises UserError for other models.
+        It may be lazy: then it can be saved once, and nothing else.
+
+        Args:
+          others: states of other jobs, over other rows.
+
+        Raises:
+          UserError: states of other models, layers or settings.
         """
         ...
 
     def finish(self, others: Sequence[Any] = (), rank_tolerance: float | None = None) -> Any:
-        """What measures read, from this and the states of the other passes over the same rows.
+        """What measures read.
 
-        The finished form has `representations`, a sequence with one entry a representation.
+        Args:
+          others: states of the other passes over the same rows; a representation may be in several.
+          rank_tolerance: as in `Settings`.
+
+        Returns:
+          Anything with `representations`, a sequence with one entry a representation, in order of
+          its index.
+
+        Raises:
+          UserError: nothing was added, where that cannot be scored.
         """
         ...
 
@@ -111,9 +136,10 @@ class Accumulator(Protocol):
         ...
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Resume from a snapshot, on this number of devices or another.
+        """Resume from a snapshot, on the same number of devices or another.
 
-        Raises UserError for a snapshot of other models or settings.
+        Raises:
+          UserError: a snapshot of other models or settings.
         """
         ...
 

@@ -21,21 +21,21 @@ from speechsim_jax.statistics.attention_sums import AttentionSums, Rows
 from speechsim_jax.statistics.moments import ModelShape
 
 AttentionInputs = Any
-"""A pytree that maps are made of: queries and keys, or the maps themselves."""
+"""A pytree that maps are computed from: queries and keys, or the maps themselves."""
 
 MakeRows = Callable[[AttentionInputs, Int[Array, ""], Int[Array, " row"]], Rows]
 """(inputs, utterance of the batch, queries) -> rows of the maps of all heads."""
 
 
 class AttentionAccumulator:
-    """Adds the attention maps of batches to `AttentionSums`: an `Accumulator`. No map is kept.
+    """Adds the attention maps of batches to `AttentionSums`: an `Accumulator`. No map is stored.
 
-    On a mesh every device adds its own utterances of a batch to its own sums, which are further
-    parts of one state.
+    On a mesh every device adds its share of the utterances to its share of the sums, which are
+    further parts of one state.
 
     Args:
       shapes: layers and heads (as `neurons`) of every model, in the order of `make_rows`' heads.
-      make_rows: makes rows of the maps of all heads from a batch's inputs.
+      make_rows: computes rows of the maps of all heads from a batch's inputs.
       needed: names of the sums that are computed (`attention_sums.update`).
       stats_dtype: type of the sums.
       mesh: devices; one if None.
@@ -64,7 +64,7 @@ class AttentionAccumulator:
                 self._state = self._placed(jax.tree.map(np.asarray, self._state))
 
     def _placed(self, state: AttentionSums) -> AttentionSums:
-        """A state on the host, of as many devices as it was made on, on the devices there are."""
+        """A state on the host, from any number of devices, placed on the current devices."""
         devices = 1 if self._mesh is None else self._mesh.size
         if len(state.gram) != 2 * devices:
             state = jax.tree.map(lambda x: moments_on_mesh.first_of(x, devices), state)
@@ -82,7 +82,13 @@ class AttentionAccumulator:
     def append(
         self, inputs: AttentionInputs, lengths: Int[np.ndarray, " batch"], frames: int
     ) -> None:
-        """Add utterances of `lengths` frames (0 for a filler), padded to `frames`."""
+        """Add a batch of utterances.
+
+        Args:
+          inputs: of their maps.
+          lengths: frames of each utterance; 0 for a filler.
+          frames: of each utterance, padding included.
+        """
         with x64(self._dtype == "float64"):
             self._state = self._update(
                 self._state, inputs, jnp.asarray(lengths, jnp.int32), frames=frames
@@ -106,7 +112,7 @@ class AttentionAccumulator:
         return repr((self._shapes, self._needed, self._dtype))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Resume from a snapshot, on this number of devices or another.
+        """Resume from a snapshot, on the same number of devices or another.
 
         Raises:
           UserError: a snapshot of other heads, sums or precision.
@@ -134,7 +140,7 @@ def _program(
     mesh: Mesh | None,
     batch_axis: tuple[tuple[str, int | None], ...],
 ) -> Callable[..., AttentionSums]:
-    """What adds a batch to the sums; shapes of the same maps share what is compiled."""
+    """The compiled function that adds a batch to the sums, shared by all accumulators like this."""
     update = functools.partial(_update, make_rows, needed)
     if mesh is not None:
         update = functools.partial(_update_on_mesh, mesh, dict(batch_axis), update)
@@ -163,19 +169,19 @@ def _update_on_mesh(
     lengths: Int[Array, " batch"],
     frames: int,
 ) -> AttentionSums:
-    """`update` on every device, of its own sums by its own utterances."""
+    """`update` on every device: its share of the sums by its share of the utterances."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(inputs)
 
     def layout(path: tuple) -> P:
         axis = batch_axis.get(getattr(path[-1], "name", ""), 0) if path else 0
         return P() if axis is None else P(*(None,) * axis, AXES)
 
-    def own(state: AttentionSums, leaves: list[Array], lengths: Array) -> AttentionSums:
+    def on_device(state: AttentionSums, leaves: list[Array], lengths: Array) -> AttentionSums:
         return update(state, jax.tree.unflatten(structure, leaves), lengths, frames=frames)
 
     layouts = [layout(path) for path, _ in leaves]
     mapped = jax.shard_map(
-        own,
+        on_device,
         mesh=mesh,
         in_specs=(P(AXES), layouts, P(AXES)),
         out_specs=P(AXES),

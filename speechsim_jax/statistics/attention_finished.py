@@ -1,4 +1,4 @@
-"""Attention sums at the end of a pass: as a stored state, and as what measures read."""
+"""Attention sums at the end of a pass: as a stored state, and finished for the measures."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ class AttentionState:
     Attributes:
       shapes: layers and heads (as `neurons`) of every model.
       needed: names of the sums that were computed.
-      dtype: type of the sums while they were added up.
+      dtype: type of the sums while they were accumulated.
       sums: over utterances.
       lengths: frames of each utterance.
     """
@@ -67,13 +67,21 @@ class AttentionState:
         )
 
     def merge(self, others: Sequence["AttentionState"]) -> "AttentionState":
-        """The sums over the utterances of all; raises UserError for states of other heads."""
+        """The sums over the utterances of all states.
+
+        Raises:
+          UserError: states of other heads or sums.
+        """
         return functools.reduce(_merge_two, others, self)
 
     def finish(
         self, others: Sequence["AttentionState"] = (), rank_tolerance: float | None = None
     ) -> "FinishedAttention":
-        """Sums over utterances -> means.
+        """Divide the sums: means over utterances, rows and cells.
+
+        Args:
+          others: must be empty: attention is read in a single pass.
+          rank_tolerance: as in `Settings`.
 
         Raises:
           UserError: no utterance was added.
@@ -114,11 +122,11 @@ class AttentionState:
 
 
 def _merge_two(a: AttentionState, b: AttentionState) -> AttentionState:
-    for what in ("shapes", "needed", "dtype"):
-        if getattr(a, what) != getattr(b, what):
+    for field in ("shapes", "needed", "dtype"):
+        if getattr(a, field) != getattr(b, field):
             raise UserError(
-                f"attention sums differ in their {what} ({getattr(a, what)} and "
-                f"{getattr(b, what)}); only those of the same models and measures can be merged"
+                f"attention sums differ in their {field} ({getattr(a, field)} and "
+                f"{getattr(b, field)}); only those of the same models and measures can be merged"
             )
     sums = jax.tree.map(np.add, a.sums, b.sums)
     return dataclasses.replace(a, sums=sums, lengths=a.lengths + b.lengths)
@@ -158,8 +166,8 @@ class FinishedAttention:
       means: of all pairs of heads.
       baselines: of each head against `attention_sums.BASELINES`.
       moments: all cells of all maps as rows, heads as neurons.
-      utterances: whose attention was read.
-      frames: of these.
+      utterances: number of those whose attention was read.
+      frames: number of their frames.
     """
 
     heads: tuple[slice, ...]
@@ -219,7 +227,7 @@ def _moments(
     def zeros(x: Array) -> np.ndarray:
         return np.zeros(x.shape)
 
-    # Its dtype tells what is rounding: which heads are constant, which directions are kept.
+    # Its dtype decides what counts as rounding: which heads are constant, which directions remain.
     mean = tuple(
         np.stack([np.full(p.shape[1:], total / cells), zeros(p[0])]) for p in empty.reference
     )

@@ -1,15 +1,16 @@
 """Sums over utterances that compare every attention head with every other, without whole maps.
 
-A *head* is one head of one layer of one model; all of them stand on one axis. With A, B the maps
+A *head* is one head of one layer of one model; one axis holds all of them. With A, B the maps
 [query, key] of two heads in an utterance of T frames, rows summing to 1, summed over utterances are
 
     distance      ||A - B||_F              correlation   sum over rows of Pearson's r
     divergence    sum over rows of the Jensen-Shannon divergence, in nats
     gram          sum over cells of (A - 1/T) (B - 1/T)
 
-Everything is a sum over query rows, so the maps of all heads are made for a block of rows, reduced,
-and dropped. Inner products run as one matrix product; entropies need a logarithm per cell and pair
-of heads, H((a + b) / 2) - (H(a) + H(b)) / 2 (Lin 1991, equation 4.2), and take each pair once.
+Everything is a sum over query rows, so the maps of all heads are computed for a block of rows,
+reduced, and dropped. Inner products run as one matrix product; entropies need a logarithm per cell
+and pair of heads, H((a + b) / 2) - (H(a) + H(b)) / 2 (Lin 1991, equation 4.2), and take each pair
+once.
 """
 
 import dataclasses
@@ -27,10 +28,10 @@ from speechsim_jax.statistics.moments import Values, add
 
 # Cells of each map that exist at once, and of those whose logarithms are taken at once: half of all
 # heads' cells should stay in the cache (both by measurement).
-_CELLS_AT_ONCE = 8192
-_LOGARITHMS_AT_ONCE = 4096
+CELLS_AT_ONCE = 8192
+LOGARITHMS_AT_ONCE = 4096
 # Numbers that `update` holds for each head at once (XLA's count of 288 heads: 10 times the cells).
-WORKSPACE_PER_HEAD = 11 * _CELLS_AT_ONCE
+WORKSPACE_PER_HEAD = 11 * CELLS_AT_ONCE
 # Below this share of |A|^2 + |B|^2, |A|^2 + |B|^2 - 2 <A, B> has cancelled: sum the differences.
 _CANCELLED = 1e-2
 
@@ -40,8 +41,8 @@ _NODES = np.cos(np.pi * (np.arange(200) + 0.5) / 200) / 3
 _LOG1P_BY_Y = np.polyfit(_NODES, np.log1p(_NODES) / _NODES, 8).astype(np.float32)
 
 BASELINES = ("diagonal", "shift")
-"""What a head is held against: its own mean profile over key - query, and itself half an utterance
-away (queries and keys rolled), which keeps its habits and loses what is said."""
+"""What a head is compared with: its own mean profile over key - query, and itself half an utterance
+later (queries and keys rolled), which has the same habits but attends to other speech."""
 
 Rows = Float[Array, "head row key"]
 RowsOf = Callable[[Int[Array, ""], Int[Array, " row"]], Rows]
@@ -51,10 +52,15 @@ RowsOf = Callable[[Int[Array, ""], Int[Array, " row"]], Rows]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PairSums:
-    """Sums that compare maps; `_each` is whatever is compared with whatever.
+    """Sums that compare maps; the axes `_each` are those of the compared pairs.
 
-    `distance_norm`: of ||A - B||_F / sqrt(2 T). `correlation_paper`: of (T - 1) / T times the
-    correlations, because the paper divides covariances by T and variances by T - 1.
+    Attributes:
+      distance: of ||A - B||_F over utterances.
+      distance_norm: of ||A - B||_F / sqrt(2 T) over utterances.
+      divergence: of the Jensen-Shannon divergence over rows, in nats.
+      correlation: of Pearson's r over rows.
+      correlation_paper: of (T - 1) / T times r, because the paper divides covariances by T and
+        variances by T - 1.
     """
 
     distance: Float[Values, "*_each"]
@@ -69,9 +75,13 @@ class PairSums:
 class AttentionSums:
     """The running state, where every sum is compensated: [sum and lost digits, ...].
 
-    `heads`: [2, head, head], but for the divergence [2, head, step]: of heads h and h + 1 + step
-    around the circle, which has each pair once. `baselines`: [2, baseline, head]. What one
-    utterance adds, and the state on the host (float64), have no such first axis.
+    The sums of one utterance, and the state on the host (float64), have no such first axis.
+
+    Attributes:
+      heads: [2, head, head], except for the divergence [2, head, step]: of heads h and h + 1 + step
+        around the circle, which has each pair once.
+      gram: sum over cells of (A - 1/T) (B - 1/T), [2, head, head].
+      baselines: of every head against `BASELINES`, [2, baseline, head].
     """
 
     heads: PairSums
@@ -95,7 +105,7 @@ def zero(heads: int, dtype: DTypeLike = jnp.float32) -> AttentionSums:
 
 
 def steps(heads: int) -> int:
-    """Steps around the circle of heads until every pair has been met (once, or twice half-way)."""
+    """Steps around the circle of heads that reach every pair (once, or twice half-way around)."""
     return max(heads // 2, 1)
 
 
@@ -105,17 +115,33 @@ def update(
     lengths: Int[Array, " batch"],
     frames: int,
     needed: tuple[str, ...] = ("distance", "divergence", "correlation"),
+    cells_at_once: int = CELLS_AT_ONCE,
+    logarithms_at_once: int = LOGARITHMS_AT_ONCE,
 ) -> AttentionSums:
-    """Add a batch of utterances of `lengths` frames (0 for a filler), of at most `frames` each.
+    """Add a batch of utterances.
 
-    `needed` leaves out what costs and is not needed; the Gram matrix is always there.
+    Args:
+      state: the sums so far.
+      rows: of the maps.
+      lengths: frames of each utterance; 0 for a filler.
+      frames: of each utterance, padding included.
+      needed: the costly sums to compute, the others stay 0; the Gram matrix is always computed.
+      cells_at_once: cells of each map that exist at once.
+      logarithms_at_once: of these, cells whose logarithms are taken at once.
     """
 
-    def one(b: Int[Array, ""], state: AttentionSums) -> AttentionSums:
-        found = _Utterance(lambda queries: rows(b, queries), lengths[b], frames, state.gram.dtype)
-        return jax.tree.map(add, state, found.sums(state.gram.shape[1], needed))
+    def add_utterance(b: Int[Array, ""], state: AttentionSums) -> AttentionSums:
+        utterance = _Utterance(
+            rows=lambda queries: rows(b, queries),
+            length=lengths[b],
+            size=frames,
+            dtype=state.gram.dtype,
+            cells_at_once=cells_at_once,
+            logarithms_at_once=logarithms_at_once,
+        )
+        return jax.tree.map(add, state, utterance.sums(state.gram.shape[1], needed))
 
-    return lax.fori_loop(0, len(lengths), one, state)
+    return lax.fori_loop(0, len(lengths), add_utterance, state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +152,13 @@ class _Utterance:
     length: Int[Array, ""]
     size: int
     dtype: DTypeLike
+    cells_at_once: int
+    logarithms_at_once: int
 
     @property
     def block(self) -> int:
-        """Rows of a block; all blocks have as many."""
-        blocks = -(-self.size // max(1, _CELLS_AT_ONCE // self.size))
+        """Rows of a block, the same for all blocks."""
+        blocks = -(-self.size // max(1, self.cells_at_once // self.size))
         return -(-self.size // blocks)
 
     @property
@@ -139,7 +167,7 @@ class _Utterance:
         return jnp.maximum(self.length, 1).astype(self.dtype)
 
     def over_blocks(self, step: Callable, start):
-        """Fold `step(total, first row)` over the blocks that have a valid row."""
+        """Fold `step(total, first row)` over the blocks with a valid row."""
         blocks = -(-self.length // self.block)
         return lax.fori_loop(0, blocks, lambda i, total: step(total, i * self.block), start)
 
@@ -149,7 +177,7 @@ class _Utterance:
         return (row < self.length)[:, None] & (key < self.length)
 
     def maps(self, first: Int[Array, ""], shift: Int[Array, ""] | int = 0) -> Rows:
-        """A block of rows, 0 where not valid; from `shift` frames later if given."""
+        """A block of rows, 0 where not valid, with queries and keys rolled by `shift` frames."""
         last = jnp.maximum(self.length, 1)
         query = (first + jnp.arange(self.block)) % last
         maps = self.rows((query + shift) % last)
@@ -158,7 +186,7 @@ class _Utterance:
         return jnp.where(self.valid(first), maps.astype(self.dtype), 0)
 
     def sums(self, heads: int, needed: tuple[str, ...]) -> AttentionSums:
-        """What the utterance adds to the state."""
+        """The sums of this utterance."""
         empty = jax.tree.map(lambda x: x[0], zero(heads, self.dtype))
 
         def step(total: tuple, first: Int[Array, ""]) -> tuple:
@@ -168,27 +196,27 @@ class _Utterance:
             if "correlation" in needed:
                 correlation += products(self.standardise(maps, valid))
             if "divergence" in needed:
-                divergence += divergences(maps.reshape(heads, -1))
+                cells = maps.reshape(heads, -1)
+                divergence += divergences(cells, self.logarithms_at_once)
             return gram, correlation, divergence, self.add_profile(profile, maps, first)
 
-        nothing = (
+        start = (
             empty.gram,
             empty.heads.correlation,
             empty.heads.divergence,
             jnp.zeros((heads, 2 * self.size - 1), self.dtype),
         )
-        gram, correlation, divergence, profile = self.over_blocks(step, nothing)
+        gram, correlation, divergence, profile = self.over_blocks(step, start)
         squared = empty.heads.distance
         if "distance" in needed:
             squared = self.squared_distances(gram)
         baselines = self.against_baselines(profile, empty.baselines, needed)
-        found = self.pair_sums(squared, divergence, correlation)
-        return AttentionSums(found, gram, baselines)
+        return AttentionSums(self.pair_sums(squared, divergence, correlation), gram, baselines)
 
     def pair_sums(self, squared: Array, divergence: Array, correlation: Array) -> PairSums:
         """Roots and factors that depend on the utterance's length."""
         distance = jnp.sqrt(squared)
-        # An utterance of one frame has no correlation: (T - 1) / T is 0, and so is its own.
+        # An utterance of one frame has no correlation: it is 0, and so is (T - 1) / T.
         paper = correlation * (self.count - 1) / self.count
         norm = distance / jnp.sqrt(2 * self.count)
         return PairSums(distance, norm, divergence, correlation, paper)
@@ -207,41 +235,42 @@ class _Utterance:
         energy = jnp.diagonal(gram)
         both = energy[:, None] + energy
         squared = jnp.maximum(both - 2 * gram, 0)
-        itself = jnp.eye(heads, dtype=bool)
-        close = (squared < _CANCELLED * both) & ~itself
-        concerned = close.any(axis=1)
-        order, many = jnp.argsort(~concerned), jnp.sum(concerned)
+        diagonal = jnp.eye(heads, dtype=bool)
+        close = (squared < _CANCELLED * both) & ~diagonal
+        affected = close.any(axis=1)
+        order, number = jnp.argsort(~affected), jnp.sum(affected)
 
         def step(total: Array, first: Int[Array, ""]) -> Array:
             maps = self.maps(first).reshape(heads, -1)
 
-            def one(i: Int[Array, ""], total: Array) -> Array:
+            def add_head(i: Int[Array, ""], total: Array) -> Array:
                 head = order[i]
                 return total.at[head].add(jnp.sum(jnp.square(maps - maps[head]), axis=1))
 
-            return lax.fori_loop(0, many, one, total)
+            return lax.fori_loop(0, number, add_head, total)
 
-        # No block at all when no head is concerned.
-        again = dataclasses.replace(self, length=jnp.where(many > 0, self.length, 0))
+        # No block at all when no head is affected.
+        again = dataclasses.replace(self, length=jnp.where(number > 0, self.length, 0))
         exact = again.over_blocks(step, jnp.zeros_like(gram))
-        return jnp.where(itself, 0, jnp.where(close, exact, squared))
+        return jnp.where(diagonal, 0, jnp.where(close, exact, squared))
 
     def add_profile(self, profile: Array, maps: Rows, first: Int[Array, ""]) -> Array:
         """Add rows to sums over the cells of equal key - query [head, distance + size - 1]."""
 
-        def one(r: Int[Array, ""], profile: Array) -> Array:
+        def add_row(r: Int[Array, ""], profile: Array) -> Array:
             start = self.size - 1 - jnp.minimum(first + r, self.size - 1)
             old = lax.dynamic_slice_in_dim(profile, start, self.size, axis=1)
             return lax.dynamic_update_slice_in_dim(profile, old + maps[:, r], start, axis=1)
 
-        return lax.fori_loop(0, self.block, one, profile)
+        return lax.fori_loop(0, self.block, add_row, profile)
 
     def diagonal_maps(self, profile: Array, first: Int[Array, ""]) -> Rows:
         """Rows that depend on key - query only: the mean profile over valid keys, summing to 1."""
         cells = jnp.maximum(self.length - jnp.abs(jnp.arange(1 - self.size, self.size)), 1)
         mean = profile / cells.astype(self.dtype)
-        # Row after row the same numbers, one key further. Of their copies, one after the other, cut
-        # into rows of one more, each begins one later: no gather, which is slow.
+        # Each row has the numbers of the row before, one key further. Copies of them one after
+        # another, cut into rows that are one longer, start one number later each: this needs no
+        # gather, which is slow.
         mean = jnp.pad(mean, ((0, 0), (self.block - 1, 0)))
         width = self.size + self.block - 1
         window = lax.dynamic_slice_in_dim(mean, self.size - 1 - first, width, axis=1)
@@ -254,7 +283,7 @@ class _Utterance:
     def against_baselines(
         self, profile: Array, empty: PairSums, needed: tuple[str, ...]
     ) -> PairSums:
-        """Each head against its own diagonal profile and against itself elsewhere."""
+        """Each head against its own diagonal profile and against itself half an utterance later."""
         if not needed:
             return empty
 
@@ -264,15 +293,15 @@ class _Utterance:
             other = concatenate_in_place([rows[None] for rows in others])
             z = self.standardise(maps, valid)
             z_other = jax.vmap(lambda rows: self.standardise(rows, valid))(other)
-            found = (
+            cells = (
                 jnp.square(maps - other),
                 _entropy((maps + other) / 2) - (_entropy(maps) + _entropy(other)) / 2,
                 z * z_other,
             )
-            return tuple(t + _sum(x.reshape(*t.shape, -1)) for t, x in zip(total, found))
+            return tuple(t + _sum(x.reshape(*t.shape, -1)) for t, x in zip(total, cells))
 
-        nothing = (empty.distance, empty.divergence, empty.correlation)
-        return self.pair_sums(*self.over_blocks(step, nothing))
+        start = (empty.distance, empty.divergence, empty.correlation)
+        return self.pair_sums(*self.over_blocks(step, start))
 
 
 def products(maps: Rows) -> Float[Array, "head head"]:
@@ -308,14 +337,20 @@ def _sum(x: Float[Array, "*each cell"]) -> Float[Array, "*each"]:
     return jnp.matmul(x, jnp.ones(x.shape[-1], x.dtype), precision=lax.Precision.HIGHEST)
 
 
-def divergences(maps: Float[Array, "head cell"]) -> Float[Array, "head step"]:
+def divergences(
+    maps: Float[Array, "head cell"], logarithms_at_once: int = LOGARITHMS_AT_ONCE
+) -> Float[Array, "head step"]:
     """Sum over cells of H((a + b) / 2) - (H(a) + H(b)) / 2, for heads h and h + 1 + step.
 
     One head against half of the others at a time, over as many cells as the cache holds.
+
+    Args:
+      maps: cells of every head.
+      logarithms_at_once: cells taken together.
     """
     heads, cells = maps.shape
     around = steps(heads)
-    parts = -(-cells // _LOGARITHMS_AT_ONCE)
+    parts = -(-cells // logarithms_at_once)
     size = -(-cells // parts)
     maps = jnp.pad(maps, ((0, 0), (0, parts * size - cells)))
 
@@ -325,12 +360,12 @@ def divergences(maps: Float[Array, "head cell"]) -> Float[Array, "head step"]:
         circle = jnp.concatenate([half, half[:around]])
         others = jnp.concatenate([entropies, entropies[:around]])
 
-        def one(head: Int[Array, ""]) -> Float[Array, " step"]:
+        def with_others(head: Int[Array, ""]) -> Float[Array, " step"]:
             rest = lax.dynamic_slice_in_dim(circle, head + 1, around)
             mixed = _sum(_entropy(half[head] + rest))
             return mixed - entropies[head] - lax.dynamic_slice_in_dim(others, head + 1, around)
 
-        return total + lax.map(one, jnp.arange(heads)), None
+        return total + lax.map(with_others, jnp.arange(heads)), None
 
-    nothing = jnp.zeros((heads, around), maps.dtype)
-    return lax.scan(of_part, nothing, maps.reshape(heads, parts, size).swapaxes(0, 1))[0]
+    start = jnp.zeros((heads, around), maps.dtype)
+    return lax.scan(of_part, start, maps.reshape(heads, parts, size).swapaxes(0, 1))[0]

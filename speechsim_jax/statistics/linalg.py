@@ -1,4 +1,4 @@
-"""Decompositions on the host: whitening, singular values, and one matrix a thread."""
+"""Decompositions on the host, in several threads: whitening and singular values."""
 
 import concurrent.futures
 import dataclasses
@@ -12,15 +12,18 @@ import scipy.linalg
 import threadpoolctl
 from jaxtyping import Float
 
+Matrix = Float[np.ndarray, "x y"]
+Vector = Float[np.ndarray, " x"]
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`map` in order, one thread a core, each with a single-threaded BLAS.
+    """`map` in order, with one thread per core and a single-threaded BLAS.
 
-    The decompositions of one matrix hardly gain from a second core, and a threaded BLAS loses an
-    order of magnitude when another thread holds that core.
+    The decompositions of one matrix hardly gain from a second core, and a threaded BLAS is an order
+    of magnitude slower when another thread occupies that core.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count()
@@ -31,18 +34,14 @@ def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
         yield from pool.map(function, items)
 
 
-Matrix = Float[np.ndarray, "x y"]
-
-
-Vector = Float[np.ndarray, " x"]
-
-
 @dataclasses.dataclass(frozen=True)
 class Whitening:
     """A representation's z-scored live neurons in the axes of their correlations R = V values V'.
 
-    `values` fall; those at most tau times the largest are left out, so W = V / sqrt(values) is
-    finite. `rank` is their number, `condition` the ratio of the largest to the smallest kept.
+    Attributes:
+      vectors: V, without the directions below the rank tolerance.
+      values: eigenvalues, descending; those at most tau times the largest are left out, so that
+        W = V / sqrt(values) is finite.
     """
 
     vectors: Float[np.ndarray, "live rank"]
@@ -50,12 +49,12 @@ class Whitening:
 
     @property
     def rank(self) -> int:
-        """Directions kept."""
+        """Number of directions."""
         return len(self.values)
 
     @property
     def condition(self) -> float:
-        """Largest over smallest kept eigenvalue; NaN when no neuron is alive."""
+        """Largest over smallest eigenvalue; NaN when no neuron is alive."""
         return float(self.values[0] / self.values[-1]) if self.rank else float("nan")
 
     @functools.cached_property
@@ -69,7 +68,12 @@ class Whitening:
 
 
 def whiten(correlation: Float[np.ndarray, "live live"], tolerance: float) -> Whitening:
-    """Eigenvectors of a correlation matrix above `tolerance` times its largest eigenvalue."""
+    """The whitening of a representation.
+
+    Args:
+      correlation: of its live neurons.
+      tolerance: tau, relative to the largest eigenvalue.
+    """
     if not len(correlation):
         return Whitening(np.zeros((0, 0)), np.zeros(0))
     values, vectors = np.linalg.eigh(correlation)
@@ -79,9 +83,10 @@ def whiten(correlation: Float[np.ndarray, "live live"], tolerance: float) -> Whi
 
 
 def svd(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """U, s, V' by divide and conquer; by QR steps (several times slower) if that does not converge.
+    """U, s, V' by divide and conquer, or by QR steps if that does not converge.
 
-    It does not for some matrices within 1e-11 of the identity, as two equal representations give.
+    It does not for some matrices within 1e-11 of the identity, as two equal representations give;
+    QR steps are several times slower.
     """
     try:
         return np.linalg.svd(matrix, full_matrices=False)

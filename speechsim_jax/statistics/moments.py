@@ -38,7 +38,7 @@ from speechsim_jax.array_types import ModelRows
 # A count is kept as (multiples of this, remainder): int32 alone ends at 2^31 rows.
 _COUNT_BASE = 2**30
 
-# (3 - sqrt 5) / 2: no number is further from every simple fraction, which would be a finer grid.
+# (3 - sqrt 5) / 2: no number is further from all simple fractions, which would be a finer grid.
 _OFF_GRID = 0.3819660112501051
 
 Values = Array | np.ndarray
@@ -51,9 +51,18 @@ Two parts on each device; on the host one part in float64 (`moments_merge.on_hos
 """
 
 
+Reference = tuple[Float[Values, "2 _layer _neuron"], ...]
+"""The reference shift of each model, in two parts."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelShape:
-    """The shape of one model's rows."""
+    """The shape of one model's rows.
+
+    Attributes:
+      layers: number of layers.
+      neurons: of each layer.
+    """
 
     layers: int
     neurons: int
@@ -61,7 +70,12 @@ class ModelShape:
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """Layer pairs (l, m) of model `a` against model `b`."""
+    """Layer pairs of two models.
+
+    Attributes:
+      a, b: the models.
+      pairs: (l, m), a layer of each.
+    """
 
     a: int
     b: int
@@ -69,7 +83,7 @@ class Tile:
 
 
 def all_tiles(shapes: tuple[ModelShape, ...]) -> tuple[Tile, ...]:
-    """Every layer pair once: all of a against all of b for a < b, l <= m within a model."""
+    """Every layer pair once: all of a with all of b for a < b, l <= m within a model."""
     tiles = []
     for a, b in itertools.combinations_with_replacement(range(len(shapes)), 2):
         pairs = itertools.product(range(shapes[a].layers), range(shapes[b].layers))
@@ -80,7 +94,15 @@ def all_tiles(shapes: tuple[ModelShape, ...]) -> tuple[Tile, ...]:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sums:
-    """The compensated sums (see the module's docstring), `first` and `energy_first` by model."""
+    """The compensated sums of the module's docstring.
+
+    Attributes:
+      first: of each model.
+      cross: of each tile.
+      energy: of all representations.
+      energy_cross: of all pairs of representations.
+      energy_first: of each model's rows, weighted by the energies of every representation.
+    """
 
     first: tuple[Float[Values, "_part _layer _neuron"], ...]
     cross: tuple[Float[Values, "_pair _part _x _y"], ...]
@@ -103,13 +125,10 @@ class Moments:
     """
 
     count: Int32[Values, "_two"]
-    reference: tuple[Float[Values, "2 _layer _neuron"], ...]
+    reference: Reference
     sums: Sums
     shapes: tuple[ModelShape, ...] = dataclasses.field(metadata={"static": True})
     tiles: tuple[Tile, ...] = dataclasses.field(metadata={"static": True})
-
-
-Reference = tuple[Float[Values, "2 _layer _neuron"], ...]
 
 
 def zero(
@@ -147,7 +166,7 @@ def zero(
 
 
 def with_reference(state: Moments, reference: Reference) -> Moments:
-    """A state of no rows, about another reference shift."""
+    """The state, which must be of no rows, about another reference shift."""
     reference = tuple(new.astype(old.dtype) for new, old in zip(reference, state.reference))
     return dataclasses.replace(state, reference=reference)
 
@@ -165,8 +184,8 @@ def reference_mean(
     Args:
       rows: of each model, [layer, row, neuron].
       valid: number of valid rows of each buffer.
-      everywhere: sums over all devices.
-      leads: whether this device's first row, which must be valid, is the base of all.
+      everywhere: sums an array over all devices.
+      leads: whether the base of all devices is the first row of this one, which must be valid.
     """
 
     def mean(x: ModelRows) -> Float[Array, "2 _layer _neuron"]:
@@ -188,13 +207,13 @@ def update(
     valid: Int[Array, "*buffer"],
     part: Int[Array, ""] | int = 0,
 ) -> Moments:
-    """Add the first `valid` rows of each model (the same frames in all); ignore the others.
+    """Add the first `valid` rows of each model, the same frames in all; others are ignored.
 
     Args:
-      state: donated by callers.
+      state: the sums so far; callers donate it.
       rows: of each model, [layer, row, neuron]: one or several buffers of equal size.
       valid: number of valid rows of each buffer.
-      part: the slice of the x-neurons that `cross` holds.
+      part: which slice of the x-neurons `cross` holds.
     """
     shifted = [_shift(x, reference, valid) for x, reference in zip(rows, state.reference)]
     energies = jnp.concatenate([_einsum("lrd,lrd->lr", x, x) for x in shifted])
@@ -236,7 +255,7 @@ def _einsum(formula: str, a: Array, b: Array) -> Array:
 def _weighted_sums(
     weights: Float[Array, "representation row"], rows: ModelRows
 ) -> Float[Array, "representation _layer _neuron"]:
-    """Sums over rows; layer by layer, because one product would copy all rows anew."""
+    """Sums over rows; layer by layer, because one product would copy all rows."""
     return lax.map(lambda x: _einsum("nr,rd->nd", weights, x), rows).swapaxes(0, 1)
 
 
@@ -247,10 +266,11 @@ def _add_products(
     b: ModelRows,
     part: Int[Array, ""] | int,
 ) -> Float[Array, "_pair 2 _x _y"]:
-    """acc[k] += a[l]' b[m] for each pair (l, m) of the tile; of a the neurons that acc has.
+    """acc[k] += a[l]' b[m] for each pair (l, m) of the tile, for the x-neurons that acc has.
 
-    A loop, so that the compiler holds one product at a time. Sum and lost digits lie in one array
-    because two would each be copied whole at every step (both are read before either is written).
+    A loop, so that the compiler holds one product at a time. Sum and lost digits are in one array
+    because two would each be copied entirely at every step (both are read before either is
+    written).
     """
     l_of, m_of = np.array(tile.pairs, np.int32).T
 
@@ -282,7 +302,7 @@ def _carry(count: Int32[Values, "2"]) -> Int32[Array, "2"]:
 
 
 def count_of(state: Moments) -> int:
-    """Rows seen so far."""
+    """Rows added so far."""
     high, low = np.asarray(state.count).reshape(-1, 2).sum(axis=0, dtype=np.int64).tolist()
     return high * _COUNT_BASE + low
 

@@ -1,7 +1,7 @@
-"""Rows are gathered into a buffer of fixed size and added to the moments together.
+"""Gathers rows into a buffer of fixed size, and adds a full buffer to the moments.
 
 One product over thousands of rows runs several times faster than many over a few hundred, and a
-buffer of one shape means one compiled update, whatever the batches look like.
+buffer of one shape means one compiled update for batches of any shape.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ class MomentsAccumulator:
     """Accumulates `Moments` over the rows of all models: an `Accumulator`.
 
     The first full buffer (or all rows, if there are fewer) gives the reference shift. Buffers and
-    state are allocated at once and donated, so device memory is constant. On a mesh of several
-    devices each has a buffer of its own, for the frames of its own utterances; when one is full,
-    all are added.
+    state are allocated at the start and donated, so device memory is constant. On a mesh of several
+    devices each has its own buffer, for the frames of its utterances; when one is full, all are
+    added.
 
     Args:
       shapes: layers and width of each model.
@@ -37,7 +37,7 @@ class MomentsAccumulator:
       rows_dtype: type of the rows in the buffers.
       mesh: devices; one if None.
       tiles: layer pairs to accumulate; all if None.
-      layers: index of each layer among all that are compared; those of `shapes` if None.
+      layers: index of each layer among all that are compared; by default those of `shapes` are all.
 
     Raises:
       UserError: the mesh cannot divide the width of a model.
@@ -78,9 +78,12 @@ class MomentsAccumulator:
     def append(
         self, hidden: tuple[HiddenStates, ...], positions: Int64[np.ndarray, " row"]
     ) -> None:
-        """Add the frames at `positions` of the flattened [batch * frame] axis of each model.
+        """Add frames of each model.
 
-        On a mesh, the batch axis is divided over all devices (`runtime.mesh.place_batch`).
+        Args:
+          hidden: of each model; on a mesh, the batch axis is divided over all devices
+            (`runtime.mesh.place_batch`).
+          positions: which frames, on the flattened [batch * frame] axis.
         """
         waiting = self._by_device(hidden[0], positions)
         while any(map(len, waiting)):
@@ -98,7 +101,7 @@ class MomentsAccumulator:
     def _by_device(
         self, hidden: HiddenStates, positions: Int64[np.ndarray, " row"]
     ) -> list[Int64[np.ndarray, " _"]]:
-        """The positions that lie in each device's utterances, counted from its first frame."""
+        """The positions in each device's utterances, counted from its first frame."""
         share = hidden.shape[1] * hidden.shape[2] // self._programs.devices
         device, position = np.divmod(positions, share)
         return [position[device == d] for d in range(self._programs.devices)]
@@ -135,8 +138,8 @@ class MomentsAccumulator:
     def restore(self, snapshot: Snapshot) -> None:
         """Resume from a snapshot; nothing may have been added yet.
 
-        On a mesh of the same shape every bit is as it was; on another, the sums of all devices are
-        added up and the rows in the buffers are divided over the devices there are.
+        On a mesh of the same shape the state is bit-equal; on another, the sums of all devices are
+        added up and the rows in the buffers are divided over the current devices.
 
         Raises:
           UserError: a snapshot of other models, layer pairs or precision.
@@ -177,7 +180,7 @@ class MomentsAccumulator:
     def result(self) -> MomentsState:
         """The sums over all rows; the buffers are freed.
 
-        Of several devices all sums but the cross moments are on the host, in one part.
+        On several devices all sums except the cross moments are moved to the host, in one part.
         """
         if any(self._fills):
             self._flush()
@@ -187,7 +190,7 @@ class MomentsAccumulator:
 
 
 def _small_on_host(state: Moments) -> Moments:
-    """All but the cross moments summed over devices; these are summed when read, pair by pair."""
+    """All sums except the cross moments, added up over devices; these when read, pair by pair."""
     sums = dataclasses.replace(state.sums, cross=())
     small = moments_merge.on_host(dataclasses.replace(state, sums=sums, tiles=()))
     sums = dataclasses.replace(small.sums, cross=state.sums.cross)

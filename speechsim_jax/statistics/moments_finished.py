@@ -1,7 +1,7 @@
-"""Moments at the end of a pass: as a stored state, and as what measures read (float64, host).
+"""Moments at the end of a pass: as a stored state, and finished for the measures in float64.
 
 Names follow the literature: with X [row, neuron] centred, S_xy = X'Y, R_xy its correlations.
-Decompositions are numpy's: scipy's hold Python's lock, so that threads would wait for each other.
+Decompositions are numpy's: scipy's hold Python's lock, so threads would wait for each other.
 """
 
 import dataclasses
@@ -31,15 +31,14 @@ _DEAD_STD = {"float32": 1e-6, "float64": 0.0}
 class MomentsState:
     """The moments of some layer pairs at the end of a pass: a `State`.
 
-    Cross moments are read pair by pair, so that those of many passes need not be in memory
-    together.
+    Cross moments are read pair by pair, so those of many passes need not be in memory together.
 
     Attributes:
       layers: index of each representation among all that are compared, ascending.
       shapes: layers and width of each model of this pass.
       tiles: its layer pairs.
       block: (tile, pair) -> cross moments of that pair, [part, x, y].
-      rest: -> the state without its cross moments; for a merged state, once every block was read.
+      rest: -> the state without its cross moments; of a merged state once every block was read.
     """
 
     kind: ClassVar[str] = "moments"
@@ -52,7 +51,12 @@ class MomentsState:
 
     @classmethod
     def of(cls, state: Moments, layers: tuple[LayerIndex, ...] | None = None) -> "MomentsState":
-        """That of moments in memory, with all layers of all models by default."""
+        """The state of moments in memory.
+
+        Args:
+          state: the moments.
+          layers: index of each representation; by default all layers of all models are compared.
+        """
         layers = all_layers(state.shapes) if layers is None else layers
         return cls(
             layers,
@@ -87,7 +91,7 @@ class MomentsState:
 
     @classmethod
     def load(cls, folder: Path) -> "MomentsState":
-        """Read what `save` wrote; cross moments when they are asked for."""
+        """Read what `save` wrote; cross moments are read on demand."""
         record = json.loads((folder / "state.json").read_text())
         shapes = tuple(ModelShape(*shape) for shape in record["shapes"])
         tiles = tuple(
@@ -99,7 +103,7 @@ class MomentsState:
 
         @functools.cache
         def layout(tile: int) -> tuple[tuple[int, ...], int]:
-            """The shape of a block, and where the first begins in the file."""
+            """The shape of a block, and the offset of the first in the file."""
             blocks = np.load(folder / f"cross-{tile}.npy", mmap_mode="r")
             return blocks.shape[1:], blocks.offset
 
@@ -114,9 +118,12 @@ class MomentsState:
         return cls(layers, shapes, tiles, block, lambda: small)
 
     def merge(self, others: Sequence["MomentsState"]) -> "MomentsState":
-        """The moments over the rows of all, brought to one reference shift pair by pair.
+        """The moments over the rows of all, re-expressed about one reference shift pair by pair.
 
-        Lazy: it can be saved once. Raises UserError for states of other models or layer pairs.
+        Lazy: it can be saved once.
+
+        Raises:
+          UserError: states of other models, layer pairs or precision.
         """
         states = [self, *others]
         merging = moments_merge.Merging([state.small for state in states])
@@ -129,12 +136,12 @@ class MomentsState:
     def finish(
         self, others: Sequence["MomentsState"] = (), rank_tolerance: float | None = None
     ) -> "FinishedMoments":
-        """What measures read, from the layer pairs of this and the other passes."""
+        """The moments of the layer pairs of this and the other passes."""
         return FinishedMoments([self, *others], rank_tolerance)
 
 
 def _write_blocks(path: Path, count: int, blocks: Iterator[np.ndarray]) -> None:
-    """Write a .npy file of so many arrays of one shape, one after the other."""
+    """Write `count` arrays of one shape into one .npy file, one at a time."""
     with path.open("wb") as file:
         for number, block in enumerate(blocks):
             if number == 0:
@@ -145,7 +152,13 @@ def _write_blocks(path: Path, count: int, blocks: Iterator[np.ndarray]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _PairSums:
-    """Where the sums of a pair of representations are: a pass's state, tile, pair, x and y."""
+    """Where the sums of a pair of representations are.
+
+    Attributes:
+      state: of the pass that has the pair.
+      tile, pair: its cross moments.
+      x, y: the representations, numbered within the pass.
+    """
 
     state: MomentsState
     tile: int
@@ -158,7 +171,7 @@ class _PairSums:
         return dataclasses.replace(self, x=self.y, y=self.x)
 
     def cross(self) -> Matrix:
-        """Those of the tile's pair, whichever way round x and y are."""
+        """The cross moments as stored, even if x and y are swapped."""
         return np.asarray(_total(self.state.block(self.tile, self.pair)))
 
     def first(self, representation: int) -> Vector:
@@ -185,14 +198,14 @@ class _PairSums:
 class FinishedMoments:
     """Means, scatters and correlations of all representations and pairs, in float64.
 
-    What is stated of a pair is made of the sums of the one pass that has it, so the reference
-    shifts of passes may differ.
+    Everything about a pair comes from the one pass that has it, so the reference shifts of passes
+    may differ.
 
     Args:
       states: moments in memory, or those of one or several passes over the same rows.
       rank_tolerance: tau, the smallest eigenvalue that whitening keeps, relative to the largest;
         by default 1e-6 for float32 statistics and width * 2.2e-16 for float64. Post-norm layers
-        are exactly singular, and directions of rounding noise would count as perfectly correlated.
+        are exactly singular, and directions of rounding noise would count as fully correlated.
     """
 
     def __init__(
@@ -313,8 +326,9 @@ class RepresentationMoments:
     def centred_whitening(self) -> Whitening:
         """The same subspace in the axes of the covariance D R D of the live neurons, D = diag(std).
 
-        With D R D = P values P', W = D P / sqrt(values) takes z-scored neurons too. P and values
-        come of the SVD of D V sqrt(values of R): directions below the rank tolerance stay out.
+        With D R D = P values P', W = D P / sqrt(values) applies to z-scored neurons, too. P and
+        values come from the SVD of D V sqrt(values of R), without directions below the rank
+        tolerance.
         """
         scale = self.std[self.live][:, None]
         factor = scale * self.whitening.vectors * np.sqrt(self.whitening.values)
@@ -324,7 +338,15 @@ class RepresentationMoments:
 
 @dataclasses.dataclass(frozen=True)
 class Energies:
-    """Shifted sums: x, y, |x|^2, |y|^2, |x|^2|y|^2, |y|^2 x and |x|^2 y."""
+    """Sums over rows about the reference shifts.
+
+    Attributes:
+      first_x, first_y: of x and of y.
+      energy_x, energy_y: of |x|^2 and of |y|^2.
+      cross: of |x|^2 |y|^2.
+      y_energy_x: of |y|^2 x.
+      x_energy_y: of |x|^2 y.
+    """
 
     first_x: Vector
     first_y: Float[np.ndarray, " y"]

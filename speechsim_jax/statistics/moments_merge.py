@@ -1,8 +1,9 @@
-"""Moments about different reference shifts, as separate jobs have: brought to one, then added.
+"""Merges moments about different reference shifts, as separate jobs have.
 
-On the host, in float64. With another reference shift the rows of a representation move from x to
-x - a, with a the new reference shift less the old one, and those of another from y to y - b. Over n
-rows, with the sums of `moments`, the old ones on the right,
+They are re-expressed about one reference shift and then added, on the host in float64. With another
+reference shift the rows of a representation change from x to x - a, with a the new reference shift
+less the old one, and those of another from y to y - b. Over n rows, with the sums of `moments`, the
+old ones on the right,
 
     s_x <- s_x - n a                     s = first
     C <- C - s_x b' - a s_y' + n a b'    C = cross
@@ -30,7 +31,7 @@ CrossMoments = Float[np.ndarray, "x y"]
 
 
 def on_host(state: Moments) -> Moments:
-    """The same sums in float64 with lost digits added, one part each; the reference shift stays."""
+    """The sums in float64 with lost digits added, in one part; the reference shift is the same."""
     sums = state.sums
     merged = Sums(
         first=tuple(map(_total, sums.first)),
@@ -94,7 +95,7 @@ class Rebasing:
         self._moved = dataclasses.replace(small, reference=reference, sums=sums)
 
     def pair(self, i: int, j: int, block: CrossMoments) -> CrossMoments:
-        """C of representations i and j about the new reference shift; their energies follow."""
+        """C of representations i and j about the new reference shift; updates their energies."""
         a, first, square = self._shift, self._first, self._square
         v, p = self._of_old, self._old.energy_cross[0]
         g = v[j][i] - 2 * a[i] @ block + square[i] * first[j]
@@ -128,9 +129,9 @@ def first_representations(state: Moments) -> list[int]:
 
 
 class Merging:
-    """The state over the rows of several, pair by pair, so that none need be whole in memory.
+    """The state over the rows of several, pair by pair: none needs to be in memory entirely.
 
-    The reference shift is that of the first state with rows; a state without rows changes nothing.
+    The reference shift is that of the first state with rows; a state without rows adds nothing.
 
     Args:
       smalls: the states; their cross moments are not read but passed to `block`.
@@ -150,7 +151,12 @@ class Merging:
         self.shapes, self.tiles = smalls[0].shapes, smalls[0].tiles
 
     def block(self, tile: int, pair: int, blocks: Sequence[CrossMoments]) -> CrossMoments:
-        """C of one pair of a tile, from that of each state; call it once for each pair."""
+        """C of one pair of a tile; to be called once for each pair.
+
+        Args:
+          tile, pair: the pair.
+          blocks: its C of each state.
+        """
         a, b, (l, m) = self.tiles[tile].a, self.tiles[tile].b, self.tiles[tile].pairs[pair]
         i, j = self._start[a] + l, self._start[b] + m
         first, *rest = (blocks[k] for k in self._filled)
@@ -161,10 +167,10 @@ class Merging:
 
     def rest(self) -> Moments:
         """The state without its cross moments, once all pairs are merged."""
-        whole, *others = [self._smalls[0], *(rebasing.rest() for rebasing in self._rebasing)]
-        sums = jax.tree.map(lambda *terms: sum(terms), whole.sums, *(o.sums for o in others))
+        first, *others = [self._smalls[0], *(rebasing.rest() for rebasing in self._rebasing)]
+        sums = jax.tree.map(lambda *terms: sum(terms), first.sums, *(o.sums for o in others))
         rows = sum(map(moments.count_of, self._smalls))
-        return dataclasses.replace(whole, count=moments.as_count(rows), sums=sums, tiles=self.tiles)
+        return dataclasses.replace(first, count=moments.as_count(rows), sums=sums, tiles=self.tiles)
 
 
 def without_cross(state: Moments) -> Moments:
@@ -173,13 +179,13 @@ def without_cross(state: Moments) -> Moments:
 
 
 def _check_alike(first: Moments, other: Moments, number: int) -> None:
-    for what, expected, actual in (
+    for field, expected, actual in (
         ("models", first.shapes, other.shapes),
         ("layer pairs", first.tiles, other.tiles),
         ("precision", str(first.reference[0].dtype), str(other.reference[0].dtype)),
     ):
         if actual != expected:
             raise UserError(
-                f"states 1 and {number} differ in their {what} ({expected} and {actual}); only "
+                f"states 1 and {number} differ in their {field} ({expected} and {actual}); only "
                 "states of the same models, layers and stats_dtype can be merged"
             )

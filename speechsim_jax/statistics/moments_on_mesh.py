@@ -1,8 +1,8 @@
 """The programs of `MomentsAccumulator` on the devices of a mesh.
 
 Every device has its own row buffer, and every row of devices along the axis `feature` its own
-accumulator. They are laid out along an existing axis, so that each device runs what one device
-alone would run:
+accumulator. They are divided along an existing axis, so that each device runs the program of a
+single device:
 
     buffers   [layer, row, neuron]   rows of all devices
     sums      [part, ...]            two parts for each device along `data`; `count` likewise
@@ -36,7 +36,7 @@ Buffers = tuple[ModelRows, ...]
 Source = Int32[Array | np.ndarray, " row"]
 Valid = Int[Array | np.ndarray, " device"]
 ShardedMoments = tuple[Moments, Any, Any]
-"""A state without its cross moments and reference shift; these two: each has its own layout."""
+"""A state without cross moments and reference shift, and these two: each has its own layout."""
 
 _ROWS = P(None, AXES)
 _PARTS = (P("data"), P(None, "data", "feature"), P())
@@ -46,7 +46,15 @@ _PARTS = (P("data"), P(None, "data", "feature"), P())
 class Programs:
     """Compiled programs; `pack` and `update` write over their first argument.
 
-    `valid` has one entry for each device.
+    Attributes:
+      devices: number of devices.
+      zero: (shapes, tiles, dtype) -> state of no rows.
+      buffers: (shapes, rows of each device, dtype) -> empty row buffers.
+      pack: (buffers, hidden states, source) -> buffers (`pack`).
+      reference_mean: (buffers, valid rows of each device) -> reference shift.
+      update: (state, buffers, valid rows of each device) -> state.
+      place_state: state on the host -> state on the devices.
+      place_rows: rows on the host -> rows on the devices.
     """
 
     devices: int
@@ -60,7 +68,13 @@ class Programs:
 
 
 def pack(buffers: Buffers, hidden: tuple[HiddenStates, ...], source: Source) -> Buffers:
-    """buffer[:, r] = hidden frame source[r] (index into batch * frame); kept where source is -1."""
+    """Copy frames into the buffers: buffer[:, r] = frame source[r], unchanged where that is -1.
+
+    Args:
+      buffers: of each model.
+      hidden: of each model.
+      source: indices into the flattened [batch * frame] axis.
+    """
     source = jnp.asarray(source)
 
     def fill(buffer: ModelRows, states: HiddenStates) -> ModelRows:
@@ -87,23 +101,23 @@ def on_mesh(mesh: Mesh) -> Programs:
     def zero(shapes: tuple[ModelShape, ...], tiles: tuple[Tile, ...] | None, dtype: str) -> Moments:
         _check_widths(shapes, feature)
 
-        def own() -> ShardedMoments:
+        def on_device() -> ShardedMoments:
             return _parts(moments.zero(shapes, tiles, dtype, feature))
 
-        return _whole(jax.jit(mapped(own, in_specs=(), out_specs=_PARTS))())
+        return _joined(jax.jit(mapped(on_device, in_specs=(), out_specs=_PARTS))())
 
     def buffers(shapes: tuple[ModelShape, ...], size: int, dtype: str) -> Buffers:
-        def own() -> Buffers:
+        def on_device() -> Buffers:
             return tuple(jnp.zeros((s.layers, size, s.neurons), dtype) for s in shapes)
 
-        return jax.jit(mapped(own, in_specs=(), out_specs=_ROWS))()
+        return jax.jit(mapped(on_device, in_specs=(), out_specs=_ROWS))()
 
     def reference_mean(buffers: Buffers, valid: Valid) -> Reference:
         leads = np.arange(mesh.size) == np.argmax(np.asarray(valid) > 0)
         return reference(buffers, valid, leads)
 
     def update(state: Moments, buffers: Buffers, valid: Valid) -> Moments:
-        return _whole(updated(_parts(state), buffers, valid))
+        return _joined(updated(_parts(state), buffers, valid))
 
     def place_state(state: Moments) -> Moments:
         def place(part: Any, spec: P) -> Any:
@@ -111,7 +125,7 @@ def on_mesh(mesh: Mesh) -> Programs:
             return jax.tree.map(lambda x: jax.device_put(x, layout), part)
 
         rest, cross, reference = map(place, _parts(state), _PARTS)
-        return _whole((rest, cross, reference))
+        return _joined((rest, cross, reference))
 
     def place_rows(rows: tuple[np.ndarray, ...]) -> tuple[Array, ...]:
         return jax.device_put(rows, NamedSharding(mesh, _ROWS))
@@ -131,12 +145,12 @@ def on_mesh(mesh: Mesh) -> Programs:
 def _update(
     feature: int, parts: ShardedMoments, buffers: Buffers, valid: Int[Array, " buffer"]
 ) -> ShardedMoments:
-    """One device's part: rows of all devices along `feature`, its own slice of the x-neurons."""
+    """One device's part: rows of all devices along `feature`, one slice of the x-neurons."""
     slice_ = 0
     if feature > 1:
         buffers = tuple(lax.all_gather(x, "feature", axis=1, tiled=True) for x in buffers)
         slice_ = lax.axis_index("feature")
-    return _parts(moments.update(_whole(parts), buffers, valid, slice_))
+    return _parts(moments.update(_joined(parts), buffers, valid, slice_))
 
 
 def _reference_mean(buffers: Buffers, valid: Array, leads: Array) -> Reference:
@@ -149,7 +163,7 @@ def _parts(state: Moments) -> ShardedMoments:
     return dataclasses.replace(state, reference=(), sums=rest), state.sums.cross, state.reference
 
 
-def _whole(parts: ShardedMoments) -> Moments:
+def _joined(parts: ShardedMoments) -> Moments:
     rest, cross, reference = parts
     sums = dataclasses.replace(rest.sums, cross=cross)
     return dataclasses.replace(rest, reference=reference, sums=sums)
@@ -165,20 +179,20 @@ def _check_widths(shapes: tuple[ModelShape, ...], feature: int) -> None:
 
 
 def of_one_device(state: Moments, devices: int) -> Moments:
-    """A state on the host with all its sums in the parts of the first of so many devices."""
+    """A state on the host with all its sums in the parts of the first of `devices` devices."""
     rest, cross, reference = _parts(state)
     sums = jax.tree.map(lambda x: first_of(x, devices), rest.sums)
     cross = tuple(np.moveaxis(first_of(np.moveaxis(x, 1, 0), devices), 0, 1) for x in cross)
     count = np.zeros((devices, 2), np.int32)
     count[0] = moments.as_count(moments.count_of(state))
     rest = dataclasses.replace(rest, count=count.reshape(-1), sums=sums)
-    return _whole((rest, cross, reference))
+    return _joined((rest, cross, reference))
 
 
 def first_of(
     parts: Shaped[np.ndarray, "_part *each"], devices: int
 ) -> Shaped[np.ndarray, "_parts *each"]:
-    """Compensated sums of any number of devices, added up, for the first of so many."""
+    """Compensated sums of any number of devices, added up into the first of `devices` devices."""
     placed = np.zeros((2 * devices, *parts.shape[1:]), parts.dtype)
     high, lost = parts[0], parts[1]
     for term, rest in zip(parts[2::2], parts[3::2]):

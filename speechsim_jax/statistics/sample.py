@@ -38,7 +38,7 @@ from speechsim_jax.statistics.accumulator import (
 )
 from speechsim_jax.statistics.moments import ModelShape
 
-# Rows that one gather takes from the device: one compiled shape, and few too many at the end.
+# Rows that one gather takes from the device: one compiled shape, with little left over at the end.
 _GATHER = 64
 _LAST_KEY = np.uint64(2**64 - 1)
 
@@ -53,7 +53,7 @@ class Sample:
       size: most rows.
       seed: of the keys.
       keys: of each row.
-      utterances: of each row, whole ones ("" where not known).
+      utterances: of each row, not cut into pieces; "" where not known.
       numbers: of each row within its utterance.
       rows: of each model, [layer, row, neuron].
       layers: index of each representation among all that are compared, ascending.
@@ -108,16 +108,17 @@ class Sample:
         )
 
     def merge(self, others: Sequence["Sample"]) -> "Sample":
-        """The sample of the rows of all; a row that several have counts once.
+        """The sample of the rows of all; a row that several of them have counts once.
 
-        Raises UserError unless size and seed agree.
+        Raises:
+          UserError: samples of another size or seed.
         """
         return functools.reduce(_merge_two, others, self)
 
     def finish(
         self, others: Sequence["Sample"] = (), rank_tolerance: float | None = None
     ) -> "Sample":
-        """The sample of all models, from those of the same rows that other passes took.
+        """The sample of all models, from this and those of the other passes.
 
         A representation that several passes have is taken from the first.
         """
@@ -184,15 +185,15 @@ def _hash(text: str) -> int:
 class SampleAccumulator:
     """Takes the sample of a corpus, batch by batch: an `Accumulator`.
 
-    Which rows enter is decided at once, on the host; they are fetched one batch later, so that the
-    device is never waited for. On the device: at most `size` rows of each of two batches.
+    Which rows enter is decided at once, on the host; they are fetched one batch later, so the host
+    never waits for the device. On the device: at most `size` rows of each of two batches.
 
     Args:
       shapes: layers and width of each model.
       size: most rows.
       seed: of the keys.
       rows_dtype: type of the rows.
-      layers: index of each layer among all that are compared; those of `shapes` if None.
+      layers: index of each layer among all that are compared; by default those of `shapes` are all.
     """
 
     def __init__(
@@ -219,11 +220,16 @@ class SampleAccumulator:
         self.append(batch.hidden, batch.rows)
 
     def append(self, hidden: tuple[HiddenStates, ...], rows: BatchRows) -> None:
-        """Consider these rows of each model's hidden states."""
+        """Consider rows of each model.
+
+        Args:
+          hidden: of each model.
+          rows: which frames, and what identifies them.
+        """
         keys = row_keys(self._seed, rows)
         new = np.argsort(keys)[: self._size]
         slots = np.argsort(self._keys)[::-1][: len(new)]
-        # New keys ascend and those in the slots descend: the ones that exchange come first.
+        # New keys ascend and those in the slots descend: the pairs that are exchanged come first.
         entering = int(np.sum(keys[new] < self._keys[slots]))
         if entering:
             new, slots = new[:entering], slots[:entering]
@@ -247,7 +253,7 @@ class SampleAccumulator:
         return blocks
 
     def _store(self) -> None:
-        """Fetch the oldest rows under way into their slots."""
+        """Fetch the rows of the oldest batch into their slots."""
         slots, blocks = self._coming.popleft()
         for index, block in enumerate(blocks):
             targets = slots[index * _GATHER : (index + 1) * _GATHER]
@@ -276,7 +282,7 @@ class SampleAccumulator:
         return repr((self._size, self._seed, shapes))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Resume from a snapshot, on whatever devices.
+        """Resume from a snapshot, on any devices.
 
         Raises:
           UserError: a snapshot of other models, or another size or seed.

@@ -1,6 +1,6 @@
-"""The states of a pass, in memory or in a folder: everything that scores are made of.
+"""Stores the states of a pass in a folder: everything that scores are computed from.
 
-    statistics.json    format, which statistics there are, metadata; written last
+    statistics.json    format, kinds of the statistics, metadata; written last
     KIND/              one folder a statistic, written by its `State`
 
 The store knows statistics through the `State` protocol only.
@@ -19,12 +19,12 @@ from speechsim_jax.statistics.attention_finished import AttentionState, Finished
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 from speechsim_jax.statistics.sample import Sample
 
-# Of the files; another one is refused.
+# Of the files; others are refused.
 _FORMAT = 2
 _RECORD = "statistics.json"
 
 STATES: dict[str, type[State]] = {s.kind: s for s in (MomentsState, Sample, AttentionState)}
-"""The statistics that can be stored, by kind; `pipeline.accumulators.register_statistic` adds."""
+"""The statistics that can be stored, by kind; see `pipeline.accumulators.register_statistic`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,13 +73,17 @@ def finish(
 ) -> FinishedStatistics:
     """Finish the states of all passes over the same rows.
 
+    Args:
+      passes: their states.
+      rank_tolerance: as in `Settings`.
+
     Raises:
       UserError: a statistic without any data, such as attention without an utterance.
     """
-    kinds = dict.fromkeys(kind for one in passes for kind in one.states)
+    kinds = dict.fromkeys(kind for of_pass in passes for kind in of_pass.states)
     finished = {}
     for kind in kinds:
-        first, *others = (one.states[kind] for one in passes if kind in one.states)
+        first, *others = (p.states[kind] for p in passes if kind in p.states)
         finished[kind] = first.finish(others, rank_tolerance)
     return FinishedStatistics(finished)
 
@@ -128,7 +132,12 @@ def read(folder: Path) -> tuple[PassStatistics, dict[str, Any]]:
 def write_merged(
     folder: Path, parts: Sequence[PassStatistics], metadata: Mapping[str, Any]
 ) -> None:
-    """Write the statistics over the rows of all parts, of the same models and statistics.
+    """Write the statistics over the rows of all parts.
+
+    Args:
+      folder: where.
+      parts: of the same models and statistics, over different rows.
+      metadata: JSON that is written with them.
 
     Raises:
       UserError: parts of other models or statistics, or the folder cannot be written.

@@ -75,7 +75,7 @@ def training_speakers(folder: Path, corpus: str) -> set[str]:
     if "pretrained" in read_training_record(folder):
         raise UserError(
             f"{folder}: was fine-tuned, and {AUDIO_FILE}, which names the speakers of its "
-            "pretraining, is missing; write it with experiments.card"
+            "pretraining, is missing; write it with speechsim card"
         )
     return {speaker_of(source) for source in training_split(folder, [corpus]).training}
 

@@ -300,7 +300,7 @@ MODEL_MISTAKES = {
     _without_weights: ("model", "no weights", "model.safetensors", "pytorch_model.bin"),
     _without_one_weight: ("encoder.layers.1.attention.k_proj.bias",),
     _wrong_shape: ("encoder.layer_norm.weight", "32", "64"),
-    _truncated: ("model/model.safetensors", "not a whole safetensors file"),
+    _truncated: ("model/model.safetensors", "safetensors file"),
     _unknown_family: ("whisper", "wav2vec2"),
     _half_rate: ("wav2vec2-base", "320 samples", "model", "640", "frames must correspond"),
 }

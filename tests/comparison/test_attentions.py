@@ -25,7 +25,7 @@ def small_maps():
     """A row of a map is a few operations in the program: maps of few frames compile sooner."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attentions, "_LENGTH_STEP", 16)
-        patch.setattr(attentions, "_ESTIMATED_FRAMES", 16)
+        patch.setattr(costs, "_ESTIMATED_FRAMES", 16)
         yield
 
 
@@ -50,9 +50,9 @@ def from_maps():
     maps = {}
     for layout in LAYOUTS:
         case = fixture(layout)
-        found = [np.asarray(case.alone(index).attentions) for index in UTTERANCES.values()]
+        result = [np.asarray(case.alone(index).attentions) for index in UTTERANCES.values()]
         for layer in range(case.encoder.config.num_hidden_layers):
-            maps[layout, layer + 1] = [one[layer, 0] for one in found]
+            maps[layout, layer + 1] = [one[layer, 0] for one in result]
     return ss.compare_attentions(maps, "all")
 
 
@@ -76,15 +76,15 @@ def test_representations_of_attention_start_at_layer_one(streamed, encoders, aud
 
 def test_a_seeded_choice_of_utterances(encoders, audio, caplog):
     with caplog.at_level(logging.INFO):
-        found = ss.compare(
+        result = ss.compare(
             encoders[:1], audio, measures="attn_js,lincka", attention_max_seconds=0.45,
             layers=(1, 2), **QUICK,
         )  # fmt: skip
-    heard = found.attributes["attention"]["utterances"]
-    assert 0 < heard < len(audio)
-    assert found.attributes["utterances"] == len(audio)  # the other levels hear all
-    assert f"attention of {heard} utterances" in caplog.text and "head pairs" in caplog.text
-    assert found.measures == ("lincka", "attn_js")
+    utterances = result.attributes["attention"]["utterances"]
+    assert 0 < utterances < len(audio)
+    assert result.attributes["utterances"] == len(audio)  # the other levels read all
+    assert f"attention of {utterances} utterances" in caplog.text and "head pairs" in caplog.text
+    assert result.measures == ("attn_js", "lincka")  # as asked for
 
 
 def test_the_estimate_counts_pairs_and_cells():
@@ -100,7 +100,7 @@ def test_an_encoder_that_was_rounded_stays_so_and_the_result_says_it(encoders, a
     by_hand = ss.compare([rounded], audio, **settings)
     by_setting = ss.compare([encoders[0]], audio, model_dtype="bfloat16", **settings)
     full = ss.compare([encoders[0]], audio, **settings)
-    a, b, c = (found.matrix("lincka").values for found in (by_hand, by_setting, full))
+    a, b, c = (result.matrix("lincka").values for result in (by_hand, by_setting, full))
     assert np.array_equal(a, b) and not np.array_equal(a, c)
     (model,) = by_hand.attributes["models"].values()
     assert model["kernels"] == "bfloat16"
@@ -118,7 +118,7 @@ def test_no_usable_utterance_for_attention(encoders, audio):
 
 
 def test_refusals(encoders, audio):
-    with pytest.raises(UserError, match="expected a positive number"):
+    with pytest.raises(UserError, match="attention_max_seconds is 0"):
         ss.compare(encoders, audio, measures="attn_js", attention_max_seconds=0)
     with pytest.raises(UserError, match="no measure of the attention level"):
         ss.compare(encoders, audio, attention_max_seconds=5)

@@ -13,23 +13,7 @@ from speechsim_jax.pipeline import accumulators
 from speechsim_jax.statistics import sample
 from speechsim_jax.statistics.accumulator import BatchRows
 from tests.support import reference
-from tests.support.paths import DATA
-
-FOLDER = DATA / "parity"
-MODELS = [FOLDER / "wav2vec2-base", FOLDER / "hubert-large"]
-# One padded shape, shared by the tests: every other one costs them a compilation.
-QUICK = {"batch_seconds": 3, "buckets": 1, "rows_per_update": 100, "progress": False}
-
-
-def waves(count: int = 9, seed: int = 0) -> dict[str, np.ndarray]:
-    """Noise of different loudness and two lengths; the oracle compiles for each length."""
-    rng = np.random.default_rng(seed)
-    return {
-        f"utterance{i:03}": (
-            rng.uniform(0.02, 0.2) * np.convolve(rng.standard_normal(n), np.ones(8) / 8, "same")
-        ).astype(np.float32)
-        for i, n in enumerate(rng.choice([7_111, 20_000], count))
-    }
+from tests.support.small_models import MODELS, QUICK, waves
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +24,12 @@ def encoders() -> list[ss.SpeechEncoder]:
 @pytest.fixture(scope="module")
 def rows(encoders) -> dict[tuple[str, int], np.ndarray]:
     """Every representation's frames, each utterance encoded alone."""
-    found: dict[tuple[str, int], list[np.ndarray]] = {}
+    states_of: dict[tuple[str, int], list[np.ndarray]] = {}
     for wave in waves().values():
         for encoder in encoders:
             for layer, states in enumerate(np.asarray(encoder([wave]).hidden_states)):
-                found.setdefault((encoder.name, layer), []).append(states[0])
-    return {key: np.concatenate(parts).astype(np.float64) for key, parts in found.items()}
+                states_of.setdefault((encoder.name, layer), []).append(states[0])
+    return {key: np.concatenate(parts).astype(np.float64) for key, parts in states_of.items()}
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +115,8 @@ def test_provenance(result, encoders, rows):
     assert facts["utterances"] == 9
     assert facts["frames"] == facts["rows"] == len(next(iter(rows.values())))
     assert facts["seconds"] == pytest.approx(sum(len(w) for w in waves().values()) / 16_000)
-    given = ss.Settings(**{k: v for k, v in QUICK.items() if k != "progress"})
-    assert facts["settings"] == dataclasses.asdict(given) | {"drop_labels": []}
+    settings_ = ss.Settings(**{k: v for k, v in QUICK.items() if k != "progress"})
+    assert facts["settings"] == dataclasses.asdict(settings_) | {"drop_labels": []}
     assert facts["numeric"]["rank_tolerance"] == 1e-6
     assert set(facts["models"]) == {"wav2vec2-base", "hubert-large"}
     for encoder in encoders:
@@ -145,8 +129,8 @@ def test_layers_select_and_count_from_the_end(result, encoders):
     assert [str(n) for n in other.representations] == [
         "wav2vec2-base/1", "wav2vec2-base/3", "hubert-large/1", "hubert-large/3",
     ]  # fmt: skip
-    kept = result.select(layers=[1, 3]).matrix("lincka").values
-    np.testing.assert_allclose(other.matrix("lincka").values, kept, atol=1e-6)
+    selected = result.select(layers=[1, 3]).matrix("lincka").values
+    np.testing.assert_allclose(other.matrix("lincka").values, selected, atol=1e-6)
 
 
 def test_last_layer_readings(encoders):
@@ -220,14 +204,14 @@ def test_frame_rates_must_agree(encoders):
 def test_device_memory_does_not_grow_with_the_audio(encoders, monkeypatch):
     """The bytes that live on the device after any batch peak at the same value for 8x the audio."""
     peaks = []
-    append = accumulators.MomentsStream.append
+    append = accumulators.MomentsAccumulator.append
 
     def spy(self, *args):
         append(self, *args)
         self.wait()
         peaks[-1] = max(peaks[-1], sum(a.nbytes for a in jax.live_arrays()))
 
-    monkeypatch.setattr(accumulators.MomentsStream, "append", spy)
+    monkeypatch.setattr(accumulators.MomentsAccumulator, "append", spy)
     short = {f"a{i}": w for i, w in enumerate(list(waves(12).values()))}
     long = {f"{k}-{name}": w for k in range(8) for name, w in short.items()}
     for audio in (short, short, long):
@@ -240,7 +224,7 @@ def test_device_memory_does_not_grow_with_the_audio(encoders, monkeypatch):
 def test_the_sample_takes_a_bounded_part_of_the_device(encoders, monkeypatch):
     """At most two batches' worth of its rows, whatever the audio; on the host, its rows once."""
     peaks = []
-    append = accumulators.SampleStream.append
+    append = accumulators.SampleAccumulator.append
 
     def spy(self, *args):
         before = sum(a.nbytes for a in jax.live_arrays())
@@ -249,7 +233,7 @@ def test_the_sample_takes_a_bounded_part_of_the_device(encoders, monkeypatch):
         assert sum(x.nbytes for x in self._rows) == 100 * widths * 4
 
     widths = 4 * sum(e.config.hidden_size for e in encoders)
-    monkeypatch.setattr(accumulators.SampleStream, "append", spy)
+    monkeypatch.setattr(accumulators.SampleAccumulator, "append", spy)
     audio = {f"{k}-{name}": wave for k in range(4) for name, wave in waves(12).items()}
     ss.compare(encoders, audio, measures="mutual_knn", sample_frames=100, **QUICK)
     assert len(peaks) > 10

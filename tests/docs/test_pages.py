@@ -87,7 +87,9 @@ def _commands(page: Path) -> list[list[str]]:
     """The command lines in a page's code blocks."""
     shells = [b.code for b in blocks(page) if b.language in ("", "sh") and not b.mark]
     lines = [line for code in shells for line in code.replace("\\\n", " ").splitlines()]
-    commands = [line for line in lines if re.match(r"(\$ )?(make|python|pip|\.venv/)\b", line)]
+    commands = [
+        line for line in lines if re.match(r"(\$ )?(make|python|pip|speechsim|\.venv/)\b", line)
+    ]
     return [shlex.split(line.removeprefix("$ "), comments=True) for line in commands]
 
 
@@ -95,6 +97,9 @@ COMMANDS = [(page, words) for page in PAGES for words in _commands(page)]
 
 
 def _script(words: list[str]) -> str | None:
+    """The script that a command line runs; `speechsim NAME` is `python -m experiments.NAME`."""
+    if words[0] == "speechsim" and not words[1].startswith("-"):
+        return f"experiments.{words[1]}"
     return next((word for word in words if word in SCRIPTS), None)
 
 

@@ -31,13 +31,10 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.measures import MEASURES
 from speechsim_jax.runtime.mesh import mesh_from
 from speechsim_jax.statistics.moments import ModelShape
-from tests.support.paths import DATA, ROOT
+from tests.support.golden import GOLDEN, GOLDEN_MEASURES, NAMES
+from tests.support.paths import ROOT
 from tests.support.sound_files import noise, write
 
-# Scores of Wu et al.'s own code; `x_NAME` are the representations.
-GOLDEN = np.load(DATA / "measures.npz")
-NAMES = [str(name) for name in GOLDEN["networks"]]
-PAPER = ("maxcorr", "linreg", "lincka", "svcca", "pwcca")
 PAIRS = [(i, j) for i in range(len(NAMES)) for j in range(i)]
 
 
@@ -164,7 +161,7 @@ def worst(scores: dict[tuple[int, int], plain.Scores]) -> dict[str, float]:
             for (i, j), both in scores.items()
             for pair, value in zip(((i, j), (j, i)), both[name])
         )
-        for name in PAPER
+        for name in GOLDEN_MEASURES
     }
 
 

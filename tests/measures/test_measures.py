@@ -1,6 +1,8 @@
 """The measures: golden and published values, oracles on whole arrays, rankings."""
 
+import gc
 import itertools
+import weakref
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +16,10 @@ from speechsim_jax.measures import cca, neuron
 from speechsim_jax.measures.base import RepresentationPair
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
+from speechsim_jax.statistics.moments_finished import FinishedMoments
 from tests.support import reference
+from tests.support.golden import GOLDEN, GOLDEN_MEASURES, NAMES, golden_inputs
 from tests.support.paths import DATA
-
-GOLDEN = np.load(DATA / "measures.npz")
-NAMES = [str(name) for name in GOLDEN["networks"]]
-GOLDEN_MEASURES = ("maxcorr", "linreg", "lincka", "svcca", "pwcca")
-
 
 # name in the golden file -> measure; its diagonal is defined for these.
 OWN_GOLDEN = {
@@ -29,11 +28,6 @@ OWN_GOLDEN = {
     "own_procrustes_cos": "procrustes",
     "own_mean_cca": "mean_cca",
 }
-
-
-def golden_inputs() -> dict[tuple[str, int], np.ndarray]:
-    """Keys (model, layer) of the golden representations a0, a1, a2, b0, b1."""
-    return {(name[0], int(name[1])): GOLDEN[f"x_{name}"] for name in NAMES}
 
 
 def worst(result: ss.SimilarityResult, name: str) -> float:
@@ -94,10 +88,7 @@ def test_published_values_that_follow_from_ours():
     cosine = ss.compare_activations({"x": x, "y": y}, ["procrustes"]).matrix("procrustes").values
     squared = sizes[0] ** 2 + sizes[1] ** 2 - 2 * cosine[0, 1] * sizes[0] * sizes[1]
     assert squared == pytest.approx(34.2356763789, abs=6e-10)
-    statistic = MomentsAccumulator((ModelShape(2, 25),), 30, "float64", rows_dtype="float64")
-    with x64(True):
-        statistic.append((jnp.asarray(np.stack([x, y])[:, None]),), np.arange(30))
-    moments = statistic.result().finish()
+    moments = moments_of(x, y)
     rho = cca.correlations(
         RepresentationPair(moments, *moments.representations), lambda white: 10, cca.centred
     )
@@ -231,6 +222,34 @@ def test_an_svd_that_does_not_converge_is_done_again(monkeypatch):
     assert len(failed) > len(NAMES)
     for name in names:
         np.testing.assert_allclose(again.matrix(name), whole.matrix(name), atol=1e-12)
+
+
+def moments_of(x: np.ndarray, y: np.ndarray) -> FinishedMoments:
+    """The float64 moments of two representations of one width."""
+    shape = ModelShape(2, x.shape[1])
+    accumulator = MomentsAccumulator((shape,), len(x), "float64", rows_dtype="float64")
+    with x64(True):
+        accumulator.append((jnp.asarray(np.stack([x, y])[:, None]),), np.arange(len(x)))
+    return accumulator.result().finish()
+
+
+def test_swapped_pairs_share_their_matrices_and_are_freed_at_once():
+    moments = moments_of(*published_inputs())
+    pair = RepresentationPair(moments, *moments.representations)
+    back = pair.swapped.swapped
+    for name in ("scatter", "correlation", "live_correlation"):
+        matrix = getattr(pair, name)
+        assert np.abs(matrix - matrix.T).max() > 0.01
+        np.testing.assert_array_equal(getattr(pair.swapped, name), matrix.T)
+        np.testing.assert_array_equal(getattr(back, name), matrix)
+    cca.canonical(pair)
+    references = [weakref.ref(pair), weakref.ref(pair.swapped)]
+    gc.disable()
+    try:
+        del pair, back
+        assert [reference() for reference in references] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_winners_are_the_best_neurons():

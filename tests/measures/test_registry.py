@@ -87,7 +87,7 @@ def test_a_result_knows_what_a_measure_is():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"name": "my measure"}, "letters, digits and underscores"),
         ({"name": ""}, "letters, digits and underscores"),
@@ -98,9 +98,9 @@ def test_a_result_knows_what_a_measure_is():
         ({"reference": " "}, "no reference"),
     ],
 )
-def test_what_cannot_be_registered(change, said):
+def test_what_cannot_be_registered(change, message):
     before = ss.list_measures()
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         register(dataclasses.replace(NEAREST, **change))
     assert ss.list_measures() == before
 

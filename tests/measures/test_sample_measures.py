@@ -1,17 +1,19 @@
 """Measures on the frame sample: golden and published values, oracles, bad data, blocks."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax.measures import kernel, neighbours, scoring
+from speechsim_jax._jax_compat import x64
+from speechsim_jax.measures import kernel, neighbours, resolve, scoring
 from speechsim_jax.statistics import sample
 from speechsim_jax.statistics.accumulator import BatchRows
-from speechsim_jax.statistics.sample import SampledRepresentation
+from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.sample import SampleAccumulator, SampledRepresentation
 from tests.support import reference
-from tests.support.paths import DATA
+from tests.support.golden import GOLDEN, golden_inputs
 
-GOLDEN = np.load(DATA / "measures.npz")
 NAMES = list(reference.SAMPLE_MEASURES)
 
 
@@ -37,9 +39,9 @@ def representation(x: np.ndarray) -> SampledRepresentation:
 
 @pytest.mark.parametrize(("dtype", "bar"), [("float64", 1e-9), ("float32", 1e-6)])
 def test_golden(dtype, bar):
-    representations = [str(name) for name in GOLDEN["networks"]]
-    inputs = {(name[0], int(name[1])): GOLDEN[f"x_{name}"] for name in representations}
-    result = ss.compare_activations(inputs, "rbfcka", stats_dtype=dtype, rows_per_update=128)
+    result = ss.compare_activations(
+        golden_inputs(), "rbfcka", stats_dtype=dtype, rows_per_update=128
+    )
     assert result.attributes["sample"] == {"rows": 900, "utterances": 0}
     matrix = result.matrix("rbfcka").values
     assert np.nanmax(np.abs(matrix - GOLDEN["rbfcka"])) <= bar
@@ -55,13 +57,13 @@ def test_published_values_of_other_libraries():
     x, y = rng.uniform(size=(30, 25)), rng.uniform(size=(30, 25))
     # rsatoolbox, brainscore, thingsvision, resi: correlation distance, Spearman
     assert scores(x, y)["rsa"] == pytest.approx(-0.004092795694065198, abs=1e-12)
-    k, l = (kernel.gram(representation(z), 1.0) for z in (x, y))
+    k, l = (kernel.gaussian(kernel.squared_distances(z), 1.0) for z in (x, y))
     # Gretton: netrep, rsatoolbox, thingsvision, resi and others; Song: representation_similarity,
     # thingsvision, contrasim, correcting_cka_alignment
     for hsic, value in ((kernel.hsic0, 0.8940267986288911), (kernel.hsic1, 0.06763941584088)):
         assert hsic(k, l) / np.sqrt(hsic(k, k) * hsic(l, l)) == pytest.approx(value, abs=1e-10)
     # resi: Jaccard index of ten nearest neighbours by cosine
-    near = [neighbours.neighbours(representation(z), 10, False).tolist() for z in (x, y)]
+    near = [neighbours.neighbours(representation(z)).tolist() for z in (x, y)]
     overlaps = [len(set(a) & set(b)) / len(set(a) | set(b)) for a, b in zip(*near)]
     assert np.mean(overlaps) == pytest.approx(0.21488074762068568, abs=1e-12)
 
@@ -91,9 +93,9 @@ def test_the_median_is_the_lower_one_with_the_diagonal():
 def test_only_the_chosen_rows_are_read_whatever_the_blocks():
     x, y = correlated(400)
     every = BatchRows(np.arange(400), np.zeros(400, np.int64), np.arange(400), ("",), ("",))
-    kept = np.sort(np.argsort(sample.row_keys(7, every))[:60])
+    drawn = np.sort(np.argsort(sample.row_keys(7, every))[:60])
     expected = {
-        name: oracle(x[kept], y[kept]) for name, oracle in reference.SAMPLE_MEASURES.items()
+        name: oracle(x[drawn], y[drawn]) for name, oracle in reference.SAMPLE_MEASURES.items()
     }
     for size in (33, 1000):
         got = scores(x, y, sample_frames=60, seed=7, rows_per_update=size)
@@ -235,39 +237,36 @@ def test_float16_and_large_offsets():
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 7, 8])
-def test_blocks_hold_every_pair_once(count, monkeypatch):
-    monkeypatch.setattr(scoring, "_SAMPLE_BYTES", 6 * 8 * 100**2)  # six representations of 100 rows
-    pairs = [(i, j) for a, b in scoring.sample_blocks(count, 100) for i in a for j in b if i <= j]
+def test_blocks_hold_every_pair_once(count):
+    blocks = scoring.sample_blocks(count, 100, 6 * 8 * 100**2)  # six representations of 100 rows
+    pairs = [(i, j) for a, b in blocks for i in a for j in b if i <= j]
     assert sorted(pairs) == [(i, j) for i in range(count) for j in range(i, count)]
 
 
-def test_blocks_do_not_change_the_scores_and_bound_what_is_kept(monkeypatch):
-    rng = np.random.default_rng(0)
-    data = {f"m/{i}": rng.standard_normal((40, 6)) for i in range(7)}
-    whole = ss.compare_activations(data, NAMES)
-    kept = []
-    once = SampledRepresentation.once
+def test_blocks_do_not_change_the_scores_and_bound_what_is_cached(monkeypatch):
+    accumulator = SampleAccumulator((ModelShape(7, 6),), 100, rows_dtype="float64")
+    rows = BatchRows(np.arange(40), np.zeros(40, np.int64), np.arange(40), ("",), ("",))
+    with x64(True):
+        hidden = jnp.asarray(np.random.default_rng(0).standard_normal((7, 1, 40, 6)))
+    accumulator.append((hidden,), rows)
+    finished = {"sample": accumulator.result().finish()}
+    whole = scoring.score_all(finished, resolve(NAMES)).matrices
+    representations = finished["sample"].representations
+    for one in representations:
+        one.release()
+    cached, once = [], SampledRepresentation.once
 
-    def counted(self, make, *arguments):
-        made = once(self, make, *arguments)
-        kept.append(sum(bool(n._cache) for n in representations))
-        return made
-
-    representations: list[SampledRepresentation] = []
-    build = SampledRepresentation.__init__
-
-    def listed(self, *arguments):
-        build(self, *arguments)
-        representations.append(self)
+    def counted(self, derive, *arguments):
+        value = once(self, derive, *arguments)
+        cached.append(sum(bool(one._cache) for one in representations))
+        return value
 
     monkeypatch.setattr(SampledRepresentation, "once", counted)
-    monkeypatch.setattr(SampledRepresentation, "__init__", listed)
-    monkeypatch.setattr(scoring, "_SAMPLE_BYTES", 4 * 8 * 40**2)
-    cut = ss.compare_activations(data, NAMES)
-    assert len(representations) == 7
-    assert max(kept) == 4
+    cut = scoring.score_all(finished, resolve(NAMES), sample_bytes=4 * 8 * 40**2).matrices
+    assert max(cached) == 4
+    assert set(cut) == set(NAMES)
     for name in NAMES:
-        np.testing.assert_array_equal(cut.matrix(name), whole.matrix(name))
+        np.testing.assert_array_equal(cut[name], whole[name])
 
 
 def test_utterances_must_name_every_row():

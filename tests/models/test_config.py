@@ -1,4 +1,4 @@
-"""Reading config.json, refusing what is not ported, and the arithmetic of frames."""
+"""Reading config.json, refusing what is not implemented, and the arithmetic of frames."""
 
 import dataclasses
 import json

@@ -205,11 +205,14 @@ def test_hub_fails_after_the_config(hub):
     assert "cannot be fetched" in refusal(REPO)
 
 
-def test_no_such_model(hub, tmp_path):
-    (tmp_path / "org").mkdir()
-    (tmp_path / "org" / "others").mkdir()
+def test_folder_with_a_similar_name(hub, tmp_path):
+    (tmp_path / "org" / "others").mkdir(parents=True)
     line = refusal("org/other")
     assert "neither a folder nor a model on the hub" in line and line.endswith("mean 'others'?")
+
+
+def test_no_such_model(hub):
+    assert "neither a folder nor a model on the hub" in refusal("org/other")
     for source in ("", "org/..", "no spaces here", "a" * 200, "\x00"):
         assert "nor a hub id such as" in refusal(source)
 

@@ -162,7 +162,7 @@ def test_random_models_in_a_comparison(bare):
         audio,
         measures=["lincka"],
         progress=False,
-        layers=[0],
+        layers=(0,),
     )
     assert result.models == ("random:bare#1", "random:bare@1", "random:bare#2")
     scores = np.asarray(result.matrix("lincka"))

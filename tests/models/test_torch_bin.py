@@ -131,7 +131,7 @@ def test_any_layout_picks_the_right_elements(tmp_path_factory, layout):
     for index in np.ndindex(*size):
         expected[index] = block[offset + np.dot(index, stride)] if size else block[offset]
     np.testing.assert_array_equal(array, expected)
-    assert array.flags.c_contiguous and array.flags.aligned and not found.flags.writeable
+    assert array.flags.c_contiguous and array.flags.aligned and not array.flags.writeable
 
 
 def test_the_step_of_a_dimension_of_one_does_not_matter(read):

@@ -1,4 +1,4 @@
-"""What a plan is told of devices and models, against counts by hand."""
+"""Memory and work of devices and models, against counts by hand."""
 
 import os
 
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from speechsim_jax.audio.batching import Bucket
-from speechsim_jax.errors import UserError
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.pipeline import costs
@@ -22,15 +21,12 @@ def test_budget():
     assert costs.budget_bytes(1.5, MESH) == 1_500_000_000
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0.7 * machine < costs.budget_bytes(None, MESH) * len(MESH.local_devices) < 0.8 * machine
-    for nonsense in (0, -1.0, float("nan")):
-        with pytest.raises(UserError, match="device_memory_gb is"):
-            costs.budget_bytes(nonsense, MESH)
 
 
 @pytest.mark.parametrize(("devices", "rows"), [(1, 5), (2, 3), (8, 1)])
 def test_frames_of_a_batch_with_its_fillers(devices, rows):
-    found = costs.frames_of(Bucket(5, 16_080), fixture(ENCODER).encoder.config, devices)
-    assert found == rows * 50
+    frames = costs.frames_of(Bucket(5, 16_080), fixture(ENCODER).encoder.config, devices)
+    assert frames == rows * 50
 
 
 def test_parameters_are_those_of_the_layers_and_the_rest():

@@ -37,7 +37,7 @@ def refuse(skipped: Skipped) -> None:
 
 def test_states_are_those_of_the_utterance_alone(encoder, corpus):
     seconds = []
-    found = dict(
+    states = dict(
         encode_corpus(
             encoder,
             corpus,
@@ -48,13 +48,13 @@ def test_states_are_those_of_the_utterance_alone(encoder, corpus):
             on_batch=seconds.append,
         )
     )
-    assert set(found) == set(LENGTHS)
+    assert set(states) == set(LENGTHS)
     assert sum(seconds) == pytest.approx(sum(LENGTHS.values()) / 16_000)
     for source in corpus.sources:
         alone = np.asarray(encoder([source.samples], layers=(2, 0)).hidden_states)[:, 0]
-        assert found[source.id].dtype == np.float32
-        assert found[source.id].shape == alone.shape
-        np.testing.assert_allclose(found[source.id], alone, atol=1e-5)
+        assert states[source.id].dtype == np.float32
+        assert states[source.id].shape == alone.shape
+        np.testing.assert_allclose(states[source.id], alone, atol=1e-5)
 
 
 def test_all_layers_by_default(encoder, corpus):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from speechsim_jax._jax_compat import x64
 from speechsim_jax.errors import UserError
-from speechsim_jax.pipeline import plan as planner
-from speechsim_jax.pipeline.plan import ModelCost, Pass, Plan, Sizes, plan
+from speechsim_jax.pipeline.pass_memory import ModelCost, Sizes, Triangle, update_bytes
+from speechsim_jax.pipeline.plan import Pass, Plan, plan
 from speechsim_jax.statistics import moments
 from speechsim_jax.statistics.moments import ModelShape, all_tiles
 
@@ -46,7 +46,7 @@ def small_case(
 
 def whole_bytes(shapes, models, sizes: Sizes) -> int:
     """Memory of the one pass that has everything."""
-    return plan(shapes, models, 10**15, sizes).passes[0].bytes.total
+    return plan(shapes, models, 10**15, sizes).passes[0].memory.total
 
 
 def smallest_budget(shapes, models, sizes: Sizes) -> int:
@@ -64,17 +64,19 @@ def shapes_of(one: Pass, shapes) -> tuple[ModelShape, ...]:
     return tuple(ModelShape(len(n.layers), shapes[n.model].neurons) for n in one.models)
 
 
-def assert_sound(made: Plan, shapes, models) -> None:
+def assert_sound(planned_passes: Plan, shapes, models) -> None:
     """Every pair in exactly one pass, which needs what its pairs need and keeps to the budget."""
-    pairs = [pair for one in made.passes for pair in pairs_of(one.tiles)]
+    pairs = [pair for one in planned_passes.passes for pair in pairs_of(one.tiles)]
     assert sorted(pairs) == sorted(pairs_of(all_tiles(shapes)))
-    for one in made.passes:
-        assert one.bytes.total <= made.budget_bytes
+    for one in planned_passes.passes:
+        assert one.memory.total <= planned_passes.budget_bytes
         needed = {(a, l) for a, l, _, _ in pairs_of(one.tiles)}
         needed |= {(b, m) for _, _, b, m in pairs_of(one.tiles)}
         assert [(n.model, l) for n in one.models for l in n.layers] == sorted(needed)
-        for found in one.models:
-            assert found.depth == max(models[found.model].depths[l] for l in found.layers)
+        for needed_layers in one.models:
+            assert needed_layers.depth == max(
+                models[needed_layers.model].depths[l] for l in needed_layers.layers
+            )
         for (a, l, b, m), pair in zip(pairs_of(one.local_tiles), pairs_of(one.tiles), strict=True):
             x, y = one.models[a], one.models[b]
             assert (x.model, x.layers[l], y.model, y.layers[m]) == pair
@@ -115,13 +117,13 @@ def test_what_fits_is_one_pass_with_all_tiles_in_order():
 
 
 def brute_force(shapes, models, budget_bytes: int, sizes: Sizes) -> tuple[int, float | int]:
-    """Fewest passes and, with these, least FLOPs, over all ways to divide the pairs of representations."""
-    triangle = planner._Triangle(shapes, models, sizes)
-    load, cost = {0: triangle.nothing}, {}
+    """Fewest passes and, with these, least FLOPs, over all ways to divide the pairs."""
+    triangle = Triangle(shapes, models, sizes)
+    load, cost = {0: triangle.empty}, {}
     for held in range(1, 1 << len(triangle.pairs)):
         lowest = (held & -held).bit_length() - 1
         load[held] = triangle.with_pair(load[held & (held - 1)], triangle.pairs[lowest])
-        if triangle.bytes(load[held]).total <= budget_bytes:
+        if triangle.memory(load[held]).total <= budget_bytes:
             flops = sum(m.flops(d) for m, d in zip(models, load[held].depths) if d >= 0)
             cost[held] = 1, flops
     best = {0: (0, 0)}
@@ -152,18 +154,18 @@ def test_near_the_best_of_all_ways():
         sizes = Sizes(rows_per_update=rng.choice([1, 4]), frames=2)
         least, most = smallest_budget(shapes, models, sizes), whole_bytes(shapes, models, sizes)
         budget = rng.randint(least, most - 1)
-        made = plan(shapes, models, budget, sizes)
+        planned_passes = plan(shapes, models, budget, sizes)
         best = brute_force(shapes, models, budget, sizes)
-        more[len(made.passes) - best[0]] += 1
-        if len(made.passes) == best[0]:
-            flops.append(made.encoder_flops / best[1])
+        more[len(planned_passes.passes) - best[0]] += 1
+        if len(planned_passes.passes) == best[0]:
+            flops.append(planned_passes.encoder_flops / best[1])
     assert more == {0: 49, 1: 1}
     assert min(flops) == 1 and max(flops) <= 1.25 and sum(flops) / len(flops) < 1.06
 
 
 @pytest.fixture(scope="module")
 def six() -> Plan:
-    """2 base and 2 large models, 76 representations, of which the state alone is 20.6 GB, in 6 GB."""
+    """2 base and 2 large models, 76 representations, whose state alone is 20.6 GB, in 6 GB."""
     return plan(SHAPES, MODELS, 6 * 10**9, SIZES, rows=10**6)
 
 
@@ -188,24 +190,24 @@ def test_state_and_buffers_are_those_of_the_statistics(feature, dtype):
     itemsize = jnp.dtype(dtype).itemsize
     sizes = Sizes(rows_per_update=5, frames=7, feature=feature, itemsize=itemsize)
     least, most = smallest_budget(shapes, models, sizes), whole_bytes(shapes, models, sizes)
-    made = plan(shapes, models, (least + most) // 2, sizes)
-    for one in (*made.passes, *plan(shapes, models, most, sizes).passes):
+    planned_passes = plan(shapes, models, (least + most) // 2, sizes)
+    for one in (*planned_passes.passes, *plan(shapes, models, most, sizes).passes):
         with x64(dtype == "float64"):
             state = moments.zero(shapes_of(one, shapes), one.local_tiles, dtype, feature)
-        assert one.bytes.state == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        assert one.memory.state == sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         neurons = sum(stream.layers * stream.neurons for stream in shapes_of(one, shapes))
-        assert one.bytes.buffers == 4 * 5 * neurons
-        assert one.bytes.hidden == 4 * 7 * neurons
+        assert one.memory.buffers == 4 * 5 * neurons
+        assert one.memory.hidden == 4 * 7 * neurons
 
 
 def test_the_update_takes_no_more_than_is_planned():
     """XLA's own count of the temporaries of a compiled update."""
     shapes, rows = (ModelShape(3, 128), ModelShape(2, 64)), 512
-    triangle = planner._Triangle(shapes, [BASE, LARGE], Sizes(rows, 1))
-    load = triangle.nothing
+    triangle = Triangle(shapes, [BASE, LARGE], Sizes(rows, 1))
+    load = triangle.empty
     for pair in triangle.pairs:
         load = triangle.with_pair(load, pair)
-    planned = planner.update_bytes(load, triangle.sizes)
+    planned = update_bytes(load, triangle.sizes)
     blocks = tuple(jnp.zeros((s.layers, rows, s.neurons)) for s in shapes)
     leaves, tree = jax.tree.flatten(moments.zero(shapes))
 
@@ -225,13 +227,13 @@ def test_parameters_and_workspace_by_depth():
         ModelCost("b", (7,), 500, 1, 6_000_000),
     ]
     (one,) = plan(shapes, models, 10**9, Sizes(1, 1)).passes
-    assert one.bytes.parameters == 1_000 + 12 * 10 + 500 + 7
-    assert one.bytes.workspace == 6_000_000
+    assert one.memory.parameters == 1_000 + 12 * 10 + 500 + 7
+    assert one.memory.workspace == 6_000_000
     assert [needed.depth for needed in one.models] == [12, 7]
     # With the least memory every pair has its own pass; that of layer 3 computes no layer above.
     alone = shapes[:1], models[:1]
-    made = plan(*alone, smallest_budget(*alone, Sizes(1, 1)), Sizes(1, 1))
-    assert sorted(one.bytes.parameters for one in made.passes) == [1_030, 1_120, 1_120]
+    planned_passes = plan(*alone, smallest_budget(*alone, Sizes(1, 1)), Sizes(1, 1))
+    assert sorted(one.memory.parameters for one in planned_passes.passes) == [1_030, 1_120, 1_120]
 
 
 def test_what_is_printed(six):
@@ -240,21 +242,21 @@ def test_what_is_printed(six):
         ModelCost("theirs", (0, 1, 6, 12), 0, 0),
     ]
     shapes = (ModelShape(13, 768), ModelShape(4, 1024))
-    made = plan(shapes, models, 10**10, SIZES, data=4, rows=1000, rate=1e10)
+    planned_passes = plan(shapes, models, 10**10, SIZES, data=4, rows=1000, rate=1e10)
     pairs = itertools.combinations_with_replacement([768] * 13 + [1024] * 4, 2)
     flops = 2 * 1000 * sum(x * y for x, y in pairs)
-    assert made.statistics_flops == flops
-    assert made.encoder_flops == 2.2e12
-    assert made.seconds == pytest.approx((flops + 2.2e12) / 1e10)
-    first, second, third = str(made).splitlines()
-    total = made.passes[0].bytes.total
+    assert planned_passes.statistics_flops == flops
+    assert planned_passes.encoder_flops == 2.2e12
+    assert planned_passes.seconds == pytest.approx((flops + 2.2e12) / 1e10)
+    first, second, third = str(planned_passes).splitlines()
+    total = planned_passes.passes[0].memory.total
     assert first == (
         f"one pass, data 4 x feature 1 devices, at most {total / 1e9:.3g} GB of 10 GB on each"
     )
     assert second.startswith("pass 1: 153 layer pairs of mine 0-12; theirs 0-1,6,12; state ")
     assert third == (
         f"statistics {flops:.2e} FLOPs, encoders 2.20e+12 FLOPs, "
-        f"about {made.seconds / 60:.1f} min at 1.0e+10 FLOP/s"
+        f"about {planned_passes.seconds / 60:.1f} min at 1.0e+10 FLOP/s"
     )
     several = str(six).splitlines()
     assert several[0].startswith("9 passes over the audio, ")

@@ -1,4 +1,4 @@
-"""Several passes over the audio give what one gives, hold only what they need, and go on."""
+"""Several passes give the result of one, hold only what they need, and can be resumed."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import forward
-from speechsim_jax.pipeline import accumulators, run
+from speechsim_jax.pipeline import accumulators, one_pass
 from speechsim_jax.runtime import mesh as sharding
 from tests.support.paths import DATA
 from tests.support.same_result import assert_same_result
@@ -57,24 +57,26 @@ def budget_gb(encoders, audio) -> float:
 
 
 def test_several_passes_give_what_one_gives(encoders, audio, one, budget_gb):
-    found = ss.compare(encoders, audio, measures=MEASURES, device_memory_gb=budget_gb, **SETTINGS)
-    assert found.attributes["passes"] >= 3
+    result = ss.compare(encoders, audio, measures=MEASURES, device_memory_gb=budget_gb, **SETTINGS)
+    assert result.attributes["passes"] >= 3
     assert one.attributes["passes"] == 1
-    assert_same_result(found, one)
+    assert_same_result(result, one)
     for name in ("frames", "rows", "utterances", "seconds", "skipped"):
-        assert found.attributes[name] == one.attributes[name]
-    assert [skipped["id"] for skipped in found.attributes["skipped"]] == ["silent"]
+        assert result.attributes[name] == one.attributes[name]
+    assert [skipped["id"] for skipped in result.attributes["skipped"]] == ["silent"]
 
 
 def test_attention_has_a_pass_of_its_own(encoders, audio, one):
-    """Where it does not fit beside the moments; with too little for itself it says so."""
+    """Where it does not fit next to the moments; with too little for itself that is an error."""
     measures = f"lincka,{ATTENTION}"
     with pytest.raises(UserError, match="for the attention of these models; give at") as raised:
         ss.compare(encoders, audio, measures=measures, device_memory_gb=1e-6, **SETTINGS)
     least = int(re.search(r"at least (\d+)", str(raised.value))[1])
-    found = ss.compare(encoders, audio, measures=measures, device_memory_gb=least / 1e9, **SETTINGS)
-    assert found.attributes["passes"] == 2
-    assert_same_result(found, one)
+    result = ss.compare(
+        encoders, audio, measures=measures, device_memory_gb=least / 1e9, **SETTINGS
+    )
+    assert result.attributes["passes"] == 2
+    assert_same_result(result, one)
 
 
 def test_only_what_a_pass_needs_is_on_the_devices(encoders):
@@ -88,37 +90,35 @@ def test_only_what_a_pass_needs_is_on_the_devices(encoders):
     }
     assert where == {None: True, 0: True, 1: False, 2: False}
     wave = np.random.default_rng(1).standard_normal(3000).astype(np.float32)
-    found, expected = (e([wave], layers=[0, 1]).hidden_states for e in (shallow, whole))
-    np.testing.assert_array_equal(found, expected)
+    result, expected = (e([wave], layers=[0, 1]).hidden_states for e in (shallow, whole))
+    np.testing.assert_array_equal(result, expected)
 
 
 class Killed(Exception):
     """Stands for whatever ends a run."""
 
 
-def test_a_run_of_several_passes_goes_on(encoders, audio, one, budget_gb, tmp_path):
-    """Passes that were complete are not read again, nor is the plan made anew for more memory."""
-    given = {"measures": MEASURES, "checkpoint_dir": tmp_path, "checkpoint_every": 0} | SETTINGS
-    append, heard = accumulators.Accumulators.append, []
+def test_a_run_of_several_passes_is_resumed(encoders, audio, one, budget_gb, tmp_path):
+    """Complete passes are not read again, and the plan stays, even with more memory."""
+    arguments = {"measures": MEASURES, "checkpoint_dir": tmp_path, "checkpoint_every": 0} | SETTINGS
+    append, batches = accumulators.Accumulators.append, []
 
     def dies(self, *batch):
-        heard.append(batch)
-        if len(heard) > 16:
+        batches.append(batch)
+        if len(batches) > 16:
             raise Killed
         append(self, *batch)
 
     dying = unittest.mock.patch.object(accumulators.Accumulators, "append", dies)
     with dying, pytest.raises(Killed):
-        ss.compare(encoders, audio, device_memory_gb=budget_gb, **given)
-    assert (tmp_path / "statistics" / "pass-1" / "facts.json").exists()
+        ss.compare(encoders, audio, device_memory_gb=budget_gb, **arguments)
+    assert (tmp_path / "statistics" / "pass-1" / "statistics.json").exists()
     division = json.loads((tmp_path / "plan.json").read_text())["passes"]
-    read, names = run.read_through, []
-    with unittest.mock.patch.object(
-        run, "read_through", lambda *a: names.append([e.name for e in a[0]]) or read(*a)
-    ):
-        found = ss.compare(encoders, audio, device_memory_gb=1, **given)
-    assert len(names) == len(division) - 1
-    assert found.attributes["passes"] == len(division)
-    assert_same_result(found, one)
+    read = unittest.mock.Mock(wraps=one_pass._read_corpus)
+    with unittest.mock.patch.object(one_pass, "_read_corpus", read):
+        result = ss.compare(encoders, audio, device_memory_gb=1, **arguments)
+    assert read.call_count == len(division) - 1
+    assert result.attributes["passes"] == len(division)
+    assert_same_result(result, one)
     with pytest.raises(UserError, match="is of another job"):
-        ss.compare(encoders, audio, **given | {"seed": 1})
+        ss.compare(encoders, audio, **arguments | {"seed": 1})

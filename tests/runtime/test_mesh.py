@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> dict:
-    found = subprocess.run(
+    actual = subprocess.run(
         [
             sys.executable,
             "-m",
@@ -27,15 +27,15 @@ def report(tmp_path_factory) -> dict:
         text=True,
         timeout=900,
     )
-    assert found.returncode == 0, found.stderr[-2000:]
-    return json.loads(found.stdout.splitlines()[-1])
+    assert actual.returncode == 0, actual.stderr[-2000:]
+    return json.loads(actual.stdout.splitlines()[-1])
 
 
-def assert_equal(found: dict, measures: int) -> None:
-    assert len(found["errors"]) == measures
-    assert max(found["errors"].values()) <= tolerances.MESH, found["errors"]
-    assert set(found["choices"]) == {"rank", "best_match", "mincorr_order"}
-    assert all(found["choices"].values()), found["choices"]
+def assert_equal(actual: dict, measures: int) -> None:
+    assert len(actual["errors"]) == measures
+    assert max(actual["errors"].values()) <= tolerances.MESH, actual["errors"]
+    assert set(actual["choices"]) == {"rank", "best_match", "mincorr_order"}
+    assert all(actual["choices"].values()), actual["choices"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -51,6 +51,6 @@ def test_pooled_frames(report):
     assert report["pooled"] <= tolerances.MESH
 
 
-def test_a_run_goes_on_on_another_mesh(report):
-    assert report["broken off"] == 3
-    assert_equal(report["gone on"], 9)
+def test_a_run_resumes_on_another_mesh(report):
+    assert report["interrupted"] == 3
+    assert_equal(report["resumed"], 9)

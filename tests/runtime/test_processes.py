@@ -24,6 +24,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.runtime import processes, watch
 from tests.support import two_processes
 from tests.support.paths import ROOT
+from tests.support.two_processes import free_port
 
 SILENCE = 3.0
 GONE = "has gone (killed, or out of memory?)"
@@ -130,17 +131,11 @@ def test_the_environment(monkeypatch):
         assert processes.count() == 1
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("", 0))
-        return found.getsockname()[1]
-
-
 class Pair:
     """Two processes with a task; what each has said and how it has ended."""
 
     def __init__(self, folder: Path, task: str, *changes: dict[str, Any]):
-        self.port = _free_port()
+        self.port = free_port()
         place = dict(
             coordinator=f"localhost:{self.port}", count=2,
             timeout_seconds=30, silence_seconds=SILENCE,
@@ -255,7 +250,7 @@ def _meet(place: tuple[int, int], port: int, seconds: float) -> str:
 
 def _meet_all(*places: tuple[int, int], seconds: float = 1.0) -> list[str]:
     """Processes (count, index) that come 0.2 s after each other."""
-    port = _free_port()
+    port = free_port()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         futures = []
         for place in places:
@@ -282,7 +277,7 @@ def test_who_cannot_join():
 
 def test_strangers_at_the_door():
     """Whatever else connects is not counted, and does no harm."""
-    port = _free_port()
+    port = free_port()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         first = pool.submit(_meet, (2, 0), port, 5)
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""One comparison by two processes of two devices each: the result of one, and what a death does."""
+"""One comparison by two processes of two devices each: the result of one, and a lost process."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 import speechsim_jax as ss
-from tests.runtime.test_processes import _free_port
 from tests.support.paths import ROOT
 from tests.support.same_result import assert_same_result
+from tests.support.two_processes import free_port
 
 MODELS = ",".join(
     str(ROOT / "tests" / "data" / "parity" / name) for name in ("wavlm-base", "hubert-large")
@@ -60,53 +60,55 @@ def start(more: list[str], devices: int = 2) -> subprocess.Popen:
 
 
 def start_two(more: list[str]) -> list[subprocess.Popen]:
-    place = [f"--coordinator=127.0.0.1:{_free_port()}", "--processes=2"]
+    place = [f"--coordinator=127.0.0.1:{free_port()}", "--processes=2"]
     return [start([*place, f"--process={number}", *more]) for number in range(2)]
 
 
 def ends(started: list[subprocess.Popen]) -> list[tuple[int, str]]:
     """Exit code and stderr of each."""
-    said = [process.communicate(timeout=300)[1] for process in started]
-    return [(process.returncode, text) for process, text in zip(started, said)]
+    output = [process.communicate(timeout=300)[1] for process in started]
+    return [(process.returncode, text) for process, text in zip(started, output)]
 
 
 def test_two_processes_give_what_one_gives(audio, one, tmp_path):
     done = ends(start_two([f"--audio={audio}", f"--workdir={tmp_path}"]))
     assert [code for code, _ in done] == [0, 0], done
-    found = ss.SimilarityResult.load(tmp_path / "result.nc")
-    assert found.attributes["processes"] == 2
-    assert_same_result(found, one)
+    result = ss.SimilarityResult.load(tmp_path / "result.nc")
+    assert result.attributes["processes"] == 2
+    assert_same_result(result, one)
     for name in ("frames", "rows", "utterances", "skipped"):
-        assert found.attributes[name] == one.attributes[name]
-    heard = [
+        assert result.attributes[name] == one.attributes[name]
+    read = [
         [line for line in path.read_text().splitlines() if "audio-seconds per second" in line]
         for path in (tmp_path / "log.jsonl", tmp_path / "log-1.jsonl")
     ]
-    assert [len(lines) for lines in heard] == [1, 1]
+    assert [len(lines) for lines in read] == [1, 1]
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_dead_process_ends_the_job_which_goes_on(audio, one, tmp_path):
-    """Killed behind its second commit; the other says so, and both go on where they were."""
-    given = [f"--audio={audio}", f"--workdir={tmp_path}", "--resume"]
-    first, second = start_two(given)
+def test_a_dead_process_ends_the_job_which_can_be_resumed(audio, one, tmp_path):
+    """Killed after its second commit; the other reports it, and both resume."""
+    arguments = [f"--audio={audio}", f"--workdir={tmp_path}", "--resume"]
+    first, second = start_two(arguments)
     commits = tmp_path / "checkpoints" / "process-1-of-2"
     while second.poll() is None and not any(commits.glob("[2-9]")):
         time.sleep(0.01)
     second.send_signal(signal.SIGKILL)
-    (code, said), (killed, _) = ends([first, second])
+    (code, output), (killed, _) = ends([first, second])
     assert killed == -signal.SIGKILL
     assert code == 2
-    assert "process 1 of 2" in said.splitlines()[-1] and "--resume" in said.splitlines()[-1], said
-    done = ends(start_two(given))
+    assert "process 1 of 2" in output.splitlines()[-1] and "--resume" in output.splitlines()[-1], (
+        output
+    )
+    done = ends(start_two(arguments))
     assert [code for code, _ in done] == [0, 0], done
-    assert "going on behind batch" in (tmp_path / "log-1.jsonl").read_text()
+    assert "resuming after batch" in (tmp_path / "log-1.jsonl").read_text()
     assert_same_result(ss.SimilarityResult.load(tmp_path / "result.nc"), one)
 
 
 def test_another_number_of_processes_is_refused(audio, tmp_path):
     (tmp_path / "checkpoints" / "process-1-of-3").mkdir(parents=True)
     with start([f"--audio={audio}", f"--workdir={tmp_path}", "--resume"]) as process:
-        said = process.communicate()[1]
+        output = process.communicate()[1]
     assert process.returncode == 2
-    assert "are of a job of 3 processes, and there are 1 now" in said.splitlines()[-1]
+    assert "are of a job of 3 processes, and there are 1 now" in output.splitlines()[-1]

@@ -63,8 +63,8 @@ def test_the_bar_is_missed_on_the_grid_of_the_last_place(hard, exact, monkeypatc
 
 
 def change_reference(monkeypatch, change) -> None:
-    made = moments_accumulator._reference_mean
-    changed = lambda buffers, valid: tuple(map(change, made(buffers, valid)))  # noqa: E731
+    reference_mean = moments_accumulator._reference_mean
+    changed = lambda buffers, valid: tuple(map(change, reference_mean(buffers, valid)))  # noqa: E731
     monkeypatch.setattr(moments_accumulator, "_reference_mean", changed)
 
 
@@ -79,5 +79,5 @@ def test_the_bar_is_missed_by_finishing_in_float32(exact, single, monkeypatch):
     monkeypatch.setattr(
         moments_finished, "_total", lambda parts: np.asarray(parts, np.float32).sum(0)
     )
-    again = FinishedMoments(single.parts, accuracy.TOLERANCE)
+    again = FinishedMoments(single.states, accuracy.TOLERANCE)
     assert accuracy.covariance_error(again, exact) > COVARIANCE

@@ -20,8 +20,8 @@ from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
 from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
 from speechsim_jax.statistics.attention_sums import AttentionSums
 from speechsim_jax.statistics.moments import ModelShape
-from tests.measures.test_measures import GOLDEN
 from tests.support import reference, tolerances
+from tests.support.golden import GOLDEN
 from tests.support.parity import fixture
 
 EVERYTHING = ("distance", "divergence", "correlation")
@@ -89,38 +89,54 @@ def stream(
     statistic = AttentionAccumulator(shapes, rows_of_maps, needed, dtype)
     statistic.append(padded(maps, frames, 1, dtype), lengths_of(maps, 1), frames)
     statistic.wait()
-    assert statistic.utterances == len(maps)
-    return statistic.result().finish()
+    finished = statistic.result().finish()
+    assert finished.utterances == len(maps)
+    return finished
 
 
-@functools.partial(jax.jit, static_argnames="frames")
-def add(state: AttentionSums, maps: jax.Array, lengths: np.ndarray, frames: int) -> AttentionSums:
+@functools.partial(jax.jit, static_argnames=("frames", "cells_at_once", "logarithms_at_once"))
+def add(
+    state: AttentionSums, maps: jax.Array, lengths: np.ndarray, frames: int, **at_once: int
+) -> AttentionSums:
     """`update`, compiled once for all tests that add as many heads in float32."""
-    return attention_sums.update(state, functools.partial(rows_of_maps, maps), lengths, frames)
+    rows = functools.partial(rows_of_maps, maps)
+    return attention_sums.update(state, rows, lengths, frames, **at_once)
 
 
-def batched(maps: Maps, size: int, frames: int = FRAMES) -> AttentionSums:
+def batched(
+    maps: Maps, size: int, frames: int = FRAMES, dtype: str = "float32", **at_once: int
+) -> AttentionSums:
     """The state after batches of `size`, ended by fillers."""
-    state = attention_sums.zero(len(maps[0]))
-    for start in range(0, len(maps), size):
-        batch = maps[start : start + size]
-        missing = size - len(batch)
-        state = add(state, padded(batch, frames, missing), lengths_of(batch, missing), frames)
+    with x64(dtype == "float64"):
+        state = attention_sums.zero(len(maps[0]), dtype)
+        for start in range(0, len(maps), size):
+            batch = maps[start : start + size]
+            fillers = size - len(batch)
+            arrays = padded(batch, frames, fillers, dtype), lengths_of(batch, fillers)
+            state = add(state, *arrays, frames, **at_once)
     return state
 
 
-def state_of(sums: AttentionSums, maps: Maps, shapes=SHAPES) -> AttentionState:
+# Eight or ten rows at once: each is some operations in the program, which compiles sooner.
+FEW_ROWS = {"cells_at_once": 600}
+
+
+def state_of(
+    sums: AttentionSums, maps: Maps, shapes=SHAPES, dtype: str = "float32"
+) -> AttentionState:
     host = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(axis=0), sums)
-    return AttentionState(shapes, (), "float32", host, tuple(one.shape[1] for one in maps))
+    return AttentionState(shapes, (), dtype, host, tuple(one.shape[1] for one in maps))
 
 
-def finish(sums: AttentionSums, maps: Maps, shapes=SHAPES) -> FinishedAttention:
-    return state_of(sums, maps, shapes).finish()
+def finish(
+    sums: AttentionSums, maps: Maps, shapes=SHAPES, dtype: str = "float32"
+) -> FinishedAttention:
+    return state_of(sums, maps, shapes, dtype).finish()
 
 
-def score_attention(found: FinishedAttention, measures=MEASURES):
+def score_attention(finished: FinishedAttention, measures=MEASURES):
     """Matrices and details of these measures."""
-    scores = score_all({"attention": found}, MeasureSelection(tuple(measures)))
+    scores = score_all({"attention": finished}, MeasureSelection(tuple(measures)))
     return scores.matrices, scores.extras
 
 
@@ -128,10 +144,10 @@ def batched_and_finished(maps: Maps, size: int) -> FinishedAttention:
     return finish(batched(maps, size), maps)
 
 
-def similarities(found: FinishedAttention) -> dict[str, np.ndarray]:
+def similarities(finished: FinishedAttention) -> dict[str, np.ndarray]:
     """Heads against heads, and behind them against the two baselines: [head, head + 2] each."""
     return {
-        name: np.concatenate([of_heads(found.means), of_heads(found.baselines).T], axis=1)
+        name: np.concatenate([of_heads(finished.means), of_heads(finished.baselines).T], axis=1)
         for name, of_heads in HEAD_MEASURES.items()
     }
 
@@ -163,24 +179,18 @@ def expected() -> dict[str, np.ndarray]:
 @functools.cache
 def double() -> FinishedAttention:
     """In float64, blocks of seven rows: they do not divide 20 and 13 (float32 has one block)."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention_sums, "_CELLS_AT_ONCE", 150)
-        patch.setattr(attention_sums, "_LOGARITHMS_AT_ONCE", 60)
-        return stream(special(), dtype="float64")
-
-
-@pytest.fixture
-def few_rows(monkeypatch):
-    """Eight or ten rows at once: each is some operations in the program, which compiles sooner."""
-    monkeypatch.setattr(attention_sums, "_CELLS_AT_ONCE", 600)
+    maps = special()
+    sums = batched(maps, 5, dtype="float64", cells_at_once=150, logarithms_at_once=60)
+    return finish(sums, maps, dtype="float64")
 
 
 @pytest.mark.parametrize(("dtype", "bar"), [("float64", 1e-9), ("float32", 1e-5)])
-def test_golden(dtype, bar, few_rows):
+def test_golden(dtype, bar):
     names = [str(name) for name in GOLDEN["attention_networks"]]
     maps = [np.concatenate([GOLDEN[f"a_{name}_{u}"] for name in names]) for u in range(3)]
-    found = stream(maps, (ModelShape(2, 3), ModelShape(1, 4)), dtype, frames=56)
-    matrices, _ = score_attention(found)
+    shapes = (ModelShape(2, 3), ModelShape(1, 4))
+    finished = finish(batched(maps, 4, 56, dtype, **FEW_ROWS), maps, shapes, dtype)
+    matrices, _ = score_attention(finished)
     golden = {"attn_frobenius": "attn_fro", "attn_js": "attn_js", "attn_pearson": "attn_pearson"}
     for name, key in golden.items():
         apart = np.abs(matrices[name] - GOLDEN[key])
@@ -189,19 +199,23 @@ def test_golden(dtype, bar, few_rows):
 
 
 def test_equals_the_maps_written_out():
-    found = double()
-    assert (found.utterances, found.frames, found.moments.rows) == (4, 42, 20**2 + 13**2 + 1 + 64)
-    errors = worst(similarities(found), expected())
+    finished = double()
+    assert (finished.utterances, finished.frames, finished.moments.rows) == (
+        4,
+        42,
+        20**2 + 13**2 + 1 + 64,
+    )
+    errors = worst(similarities(finished), expected())
     assert max(errors.values()) <= 1e-12, errors
 
 
 @pytest.mark.parametrize(("dtype", "bar"), [("float64", 1e-9), ("float32", 2e-4)])
 def test_layers_with_cells_as_rows(dtype, bar):
     maps = special()
-    found = double() if dtype == "float64" else batched_and_finished(maps, 5)
-    matrices, _ = score_attention(found, LAYER_MEASURES.values())
+    finished = double() if dtype == "float64" else batched_and_finished(maps, 5)
+    matrices, _ = score_attention(finished, LAYER_MEASURES.values())
     cells = np.concatenate([one.reshape(7, -1) for one in maps], axis=1).T
-    representations = [cells[:, where] for where in found.heads]
+    representations = [cells[:, where] for where in finished.heads]
     for name, measure in LAYER_MEASURES.items():
         oracle = reference.MEASURES[name.removeprefix("attn_")]
         by_hand = np.array([[oracle(x, y) for y in representations] for x in representations])
@@ -214,9 +228,9 @@ def test_a_constant_head_is_a_dead_neuron():
     maps, rng = draw(7, (13, 13)), np.random.default_rng(0)
     for one in maps:
         one[UNIFORM] = (1 + 6e-8 * rng.integers(-1, 2, (13, 13))) / 13
-    found = batched_and_finished(maps, 5)
-    assert np.flatnonzero(~found.moments.representations[0].live).tolist() == [UNIFORM]
-    matrices, _ = score_attention(found, LAYER_MEASURES.values())
+    finished = batched_and_finished(maps, 5)
+    assert np.flatnonzero(~finished.moments.representations[0].live).tolist() == [UNIFORM]
+    matrices, _ = score_attention(finished, LAYER_MEASURES.values())
     cells = np.concatenate([one.reshape(7, -1) for one in maps], axis=1).T
     x, y = cells[:, [0, 2]], cells[:, 3:6]
     for name in LAYER_MEASURES:
@@ -227,11 +241,11 @@ def test_a_constant_head_is_a_dead_neuron():
 @pytest.mark.parametrize("many", [1, 2, 5])
 def test_every_pair_is_met_around_the_circle(many):
     (maps,) = draw(many, (6,))
-    found = attention_sums.divergences(jnp.asarray(maps.reshape(many, -1), jnp.float32))
-    assert found.shape == (many, attention_sums.steps(many))
+    around = attention_sums.divergences(jnp.asarray(maps.reshape(many, -1), jnp.float32))
+    assert around.shape == (many, attention_sums.steps(many))
     square = [[sum(map(reference.jensen_shannon, a, b)) for b in maps] for a in maps]
     np.testing.assert_allclose(
-        attention_finished._unrolled(np.asarray(found, np.float64)), square, atol=1e-5
+        attention_finished._unrolled(np.asarray(around, np.float64)), square, atol=1e-5
     )
 
 
@@ -240,21 +254,21 @@ def test_logarithms():
     x = np.geomspace(tiny, 4, 100_001, dtype=np.float32)
     x = np.concatenate([x, np.linspace(0.5, 2, 100_001, dtype=np.float32)])
     exact = np.log(x.astype(np.float64))
-    found = np.asarray(attention_sums._log(jnp.asarray(x)), np.float64)
-    assert (found[x == 1] == 0).all()
+    logarithms = np.asarray(attention_sums._log(jnp.asarray(x)), np.float64)
+    assert (logarithms[x == 1] == 0).all()
     some = x != 1
-    assert np.abs(found / np.where(some, exact, 1) - 1)[some].max() <= 2.5e-7
+    assert np.abs(logarithms / np.where(some, exact, 1) - 1)[some].max() <= 2.5e-7
 
 
 def test_hard_rows():
-    found = similarities(batched_and_finished(special(), 5))
-    assert np.all(found["attn_pearson_exact"][UNIFORM] == 0)  # with itself, too
-    assert found["attn_pearson_exact"][0, 0] == pytest.approx(1, abs=1e-6)
+    similar = similarities(batched_and_finished(special(), 5))
+    assert np.all(similar["attn_pearson_exact"][UNIFORM] == 0)  # with itself, too
+    assert similar["attn_pearson_exact"][0, 0] == pytest.approx(1, abs=1e-6)
     # One-hot rows against themselves elsewhere: divergence log 2 for each row that moved.
     moved = [one[ONE_HOT].argmax(1) != reference.shift(one[ONE_HOT]).argmax(1) for one in special()]
     apart = np.concatenate(moved).mean()
     assert 0 < apart < 1
-    assert found["attn_js_bits"][ONE_HOT, 7 + 1] == pytest.approx(1 - apart, abs=1e-6)
+    assert similar["attn_js_bits"][ONE_HOT, 7 + 1] == pytest.approx(1 - apart, abs=1e-6)
 
 
 def test_batches_equal_single_utterances_in_any_order():
@@ -283,8 +297,8 @@ def test_merged_states_equal_one_stream():
 
 def test_utterances_of_one_frame():
     """They differ in nothing and have no correlation."""
-    found = similarities(batched_and_finished([np.ones((7, 1, 1))] * 2, 5))
-    for name, values in found.items():
+    similar = similarities(batched_and_finished([np.ones((7, 1, 1))] * 2, 5))
+    for name, values in similar.items():
         assert np.all(np.isnan(values) if "pearson" in name else values == 1), name
     maps = special()
     without = similarities(batched_and_finished([*maps[:2], maps[3]], 5))
@@ -317,27 +331,28 @@ def nearly_alike() -> Maps:
     return [np.concatenate(pair) for pair in zip(maps, changed)]
 
 
-def test_nearly_equal_maps(few_rows, monkeypatch):
+def test_nearly_equal_maps(monkeypatch):
     maps, shapes = nearly_alike(), (ModelShape(1, 4), ModelShape(1, 4))
     by_hand = written_out(maps)
-    found = finish(batched(maps, 2, frames=64), maps, shapes)
-    errors = worst(similarities(found), by_hand)
+    finished = finish(batched(maps, 2, frames=64, **FEW_ROWS), maps, shapes)
+    errors = worst(similarities(finished), by_hand)
     assert max(errors.values()) <= 1e-5, errors
-    # Without the second look, |A|^2 + |B|^2 - 2 <A, B> has nothing left.
+    # Without the sums of differences, |A|^2 + |B|^2 - 2 <A, B> has no digits left.
     monkeypatch.setattr(attention_sums, "_CANCELLED", 0.0)
     errors = worst(similarities(stream(maps, shapes, frames=64)), by_hand)
-    print(errors)
     assert errors["attn_frobenius"] > 1e-4
     assert errors["attn_js"] <= 1e-5
 
 
-def test_a_model_and_its_copy(few_rows):
+def test_a_model_and_its_copy():
     half = draw(4, (64, 40), seed=4)
     maps = [np.concatenate([one, one]) for one in half]
-    found = finish(batched(maps, 2, frames=64), maps, (ModelShape(1, 4), ModelShape(1, 4)))
-    errors = worst(similarities(found), written_out(maps))
+    finished = finish(
+        batched(maps, 2, frames=64, **FEW_ROWS), maps, (ModelShape(1, 4), ModelShape(1, 4))
+    )
+    errors = worst(similarities(finished), written_out(maps))
     assert max(errors.values()) <= 1e-5, errors
-    matrices, extras = score_attention(found)
+    matrices, extras = score_attention(finished)
     assert np.all(matrices["attn_frobenius"] == 1)
     for name in ("attn_js", "attn_pearson_exact", "attn_lincka", "attn_svcca"):
         np.testing.assert_allclose(matrices[name], 1, atol=1e-5)
@@ -348,9 +363,9 @@ def test_a_model_and_its_copy(few_rows):
 
 def test_scores_and_what_stands_beside_them():
     """Representations of three heads and of one: what is missing is NaN or -1."""
-    found = batched_and_finished(special(), 5)
-    matrices, extras = score_attention(found)
-    by_hand = similarities(found)
+    finished = batched_and_finished(special(), 5)
+    matrices, extras = score_attention(finished)
+    by_hand = similarities(finished)
     assert extras["baseline"][1].tolist() == list(attention_sums.BASELINES)
     assert matrices.keys() == {m.name for m in MEASURES}
     for name in HEAD_MEASURES:
@@ -359,7 +374,7 @@ def test_scores_and_what_stands_beside_them():
         assert blocks.shape == (3, 3, 3, 3)
         best, match, baseline = (extras[f"{name}_{k}"][1] for k in ("best", "match", "baseline"))
         for i, j in np.ndindex(3, 3):
-            block = by_hand[name][found.heads[i], found.heads[j]]
+            block = by_hand[name][finished.heads[i], finished.heads[j]]
             rows, columns = block.shape
             np.testing.assert_allclose(blocks[i, j, :rows, :columns], block, rtol=1e-6, atol=1e-6)
             np.testing.assert_allclose(best[i, j, :rows], block.max(1), rtol=1e-6, atol=1e-6)
@@ -381,8 +396,8 @@ def test_scores_and_what_stands_beside_them():
 def test_ranges_and_symmetry(seed, sharpness, lengths):
     rng = np.random.default_rng(seed)
     maps = [softmax(sharpness * rng.standard_normal((7, n, n))) for n in lengths]
-    found = batched_and_finished(maps, 5)
-    values = similarities(found)
+    finished = batched_and_finished(maps, 5)
+    values = similarities(finished)
     rounding = 2e-6
     for measure in MEASURES:
         if measure.name in HEAD_MEASURES and not ("pearson" in measure.name and max(lengths) == 1):
@@ -425,11 +440,11 @@ def test_encoders_into_the_sums():
     parts = tuple(projected(a, b, lengths) for a, b in zip(models, blocks))
     statistic = AttentionAccumulator(shapes, rows_of_projections, EVERYTHING)
     statistic.append(parts, lengths, frames)
-    found = similarities(statistic.result().finish())
+    similar = similarities(statistic.result().finish())
     maps = [
         np.concatenate([np.asarray(a.attentions[:, u]).reshape(-1, frames, frames) for a in models])
         for u in range(len(lengths))
     ]
     whole = [m[:, :n, :n].astype(np.float64) for m, n in zip(maps, lengths) if n]
-    errors = worst(found, written_out(whole))
+    errors = worst(similar, written_out(whole))
     assert max(errors.values()) <= 1e-5, errors

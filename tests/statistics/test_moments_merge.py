@@ -16,8 +16,8 @@ from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.statistics import moments, moments_merge
 from speechsim_jax.statistics.moments import ModelShape, Moments, Reference, Tile
 from speechsim_jax.statistics.moments_finished import FinishedMoments
-from tests.statistics.test_moments import SHAPES, assert_matches, draw
 from tests.support.merging import merge_states, rebase
+from tests.support.rows import SHAPES, assert_matches, draw
 
 ROOM = 40
 _update, _reference_mean = jax.jit(moments.update), jax.jit(moments.reference_mean)
@@ -135,9 +135,9 @@ def assert_matches_but_for_dead(finished: FinishedMoments, data, rtol: float) ->
         for y, other in zip(arrays, finished.representations):
             z = [(a - a.mean(0))[:, n.live] / a.std(0)[n.live] for a, n in ((x, own), (y, other))]
             expected = z[0].T @ z[1] / len(x)
-            found = finished.correlate(finished.scatter(own, other), own, other)
+            actual = finished.correlate(finished.scatter(own, other), own, other)
             np.testing.assert_array_less(
-                np.abs(found[np.ix_(own.live, other.live)] - expected), rtol
+                np.abs(actual[np.ix_(own.live, other.live)] - expected), rtol
             )
 
 
@@ -189,9 +189,9 @@ def test_pairs_in_no_tile_have_no_energies():
         np.testing.assert_array_equal(x, y)
     held = np.zeros((5, 5), bool)
     held[[0, 1, 0, 4, 4], [0, 1, 4, 0, 4]] = True
-    found, whole = merged.sums.energy_cross[0], expected.sums.energy_cross[0]
-    np.testing.assert_array_equal(np.isfinite(found), held)
-    np.testing.assert_array_equal(found[held], whole[held])
+    actual, whole = merged.sums.energy_cross[0], expected.sums.energy_cross[0]
+    np.testing.assert_array_equal(np.isfinite(actual), held)
+    np.testing.assert_array_equal(actual[held], whole[held])
     np.testing.assert_array_equal(
         merged.sums.energy_first[1][0, 0, 2], expected.sums.energy_first[1][0, 0, 2]
     )

@@ -96,8 +96,8 @@ def test_holds_the_rows_of_the_smallest_keys(size):
     assert list(got.utterances) == [id_ for _, id_, _ in expected]
     assert got.numbers.tolist() == [t for _, _, t in expected]
     for stream, rows in enumerate(got.rows):
-        wanted = [states(id_, LENGTHS[id_])[stream][:, t] for _, id_, t in expected]
-        np.testing.assert_array_equal(rows, np.stack(wanted, axis=1))
+        of_model = [states(id_, LENGTHS[id_])[stream][:, t] for _, id_, t in expected]
+        np.testing.assert_array_equal(rows, np.stack(of_model, axis=1))
 
 
 @given(
@@ -146,19 +146,19 @@ def test_a_piece_has_its_own_keys_but_its_utterance_s_name():
     }
 
 
-def test_draws_uniformly_and_anew_with_each_seed():
-    """Of 40 000 rows 2000 are kept; tenths of the stream get equal shares (chi-squared, 9)."""
+def test_draws_uniformly_and_differently_with_each_seed():
+    """Of 40 000 rows 2000 are drawn; tenths of them get equal shares (chi-squared, 9)."""
     number, zeros = np.arange(40_000), np.zeros(40_000, np.int64)
     names = tuple(f"u{i}" for i in range(40_000))
     short = BatchRows(number, number, zeros, names, names)
     long = BatchRows(number, zeros, number, ("u",), ("u",))
-    kept = []
+    samples = []
     for seed, layout in itertools.product((0, 1), (short, long)):
         chosen = np.argsort(sample.row_keys(seed, layout))[:2000]
         counts = np.bincount(chosen // 4000, minlength=10)
         assert np.sum((counts - 200) ** 2 / 200) < 27.9  # exceeded once in 1000
-        kept.append(set(chosen.tolist()))
-    for a, b in itertools.combinations(kept, 2):
+        samples.append(set(chosen.tolist()))
+    for a, b in itertools.combinations(samples, 2):
         assert 50 < len(a & b) < 150  # 100 expected of unrelated draws
 
 

@@ -28,8 +28,8 @@ from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.sample import SampleAccumulator
-from tests.statistics.test_moments import assert_matches
 from tests.support.parity import fixture
+from tests.support.rows import assert_matches
 
 SHAPES = (ModelShape(2, 8), ModelShape(3, 4))
 SIZE = 16
@@ -112,7 +112,7 @@ def test_a_constant_neuron_is_dead_on_every_device(mesh):
         np.flatnonzero(~representation.live).tolist() for representation in finished.representations
     ]
     assert dead == [[2], [], [], [0], []]
-    assert np.asarray(finished.parts[0].state.reference[0], np.float64)[
+    assert np.asarray(finished.states[0].small.reference[0], np.float64)[
         :, 0, 2
     ].sum() == np.float32(0.1)
 
@@ -318,10 +318,11 @@ def test_attention():
         sums.append([np.array(x) for x in jax.tree.leaves(statistic._state)])
     for statistic in (one, eight):
         statistic.restore(taken)
-        assert statistic.utterances == 6
+        assert len(statistic.snapshot()["lengths"]) == 6
         statistic.append(*projections(1), FRAMES)
         sums.append([np.array(x) for x in jax.tree.leaves(statistic._state)])
-    assert one.utterances == eight.utterances == 12
+    assert one.result().lengths == eight.result().lengths
+    assert len(one.result().lengths) == 12
     for expected, found, elsewhere, same in zip(*sums):
         np.testing.assert_array_equal(same, found)
         expected = expected.sum(0, dtype=np.float64)
@@ -367,8 +368,8 @@ def test_forward_passes_run_apart():
     outputs = Outputs(layers=(0, 1), projections=True, features=True)
     noise = np.random.default_rng(0).standard_normal((7, 320 * 20 + 80)).astype(np.float32)
     given = noise, np.full(7, 6480, np.int32)
-    samples, lengths = place_batch(*given, mesh)
-    assert samples.shape[0] == 8 and lengths[7] == 0
+    filled = np.pad(noise, ((0, 1), (0, 0))), np.pad(given[1], (0, 1))
+    samples, lengths = place_batch(*filled, mesh)
     placed = forward.on_devices(encoder, mesh)
     program = forward._forward.lower(
         placed.parameters, samples, lengths,

@@ -1,11 +1,11 @@
-"""Kills comparisons with SIGKILL at random moments and resumes them: the same bits must come out.
+"""Kills comparisons with SIGKILL at random moments and resumes them: results must be bit-equal.
 
     python -m tests.support.kill_and_resume --runs=20 --seed=0
 
 Small random encoders on noise, a checkpoint after every batch. A third of the runs is killed at any
 time, a third some time after the second commit, a third while a checkpoint is being written (its
 temporary folder is there after the kill). Prints a line a run, and exits with 1 if a resumed result
-differs in one bit or if work behind the last commit was done again.
+differs in one bit or if batches before the last commit were read again.
 """
 
 import argparse
@@ -40,8 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    rng = random.Random(given.seed)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         command = _command(folder)
@@ -51,7 +51,7 @@ def main() -> None:
         expected = ss.SimilarityResult.load(folder / "whole" / "result.nc")
         print(f"undisturbed: {whole:.1f} s, {_commits(folder / 'whole')} commits")
         counts = dict.fromkeys(("wrong", "after two commits", "inside a write", "finished"), 0)
-        for number in range(given.runs):
+        for number in range(options.runs):
             workdir = folder / f"run{number}"
             when = _WHEN[number % len(_WHEN)]
             killed = _kill(command, workdir, when, whole, rng)
@@ -69,7 +69,7 @@ def main() -> None:
             counts["inside a write"] += writing
             counts["finished"] += not killed
             print(
-                f"run {number:2}, {when:17}: {'killed' if killed else 'finished'} behind commit "
+                f"run {number:2}, {when:17}: {'killed' if killed else 'finished'} after commit "
                 f"{done}{', inside a write' if writing else ''}: {problem or 'the same bits'}",
                 flush=True,
             )
@@ -143,10 +143,10 @@ def _difference(expected: ss.SimilarityResult, found: ss.SimilarityResult) -> st
 
 
 def _lost(workdir: Path, done: int) -> str | None:
-    """Whether the resumed run has gone on behind the last commit."""
-    went_on = [m for m in _log(workdir) if m.startswith("going on behind batch ")]
-    behind = int(went_on[-1].split(",")[0].split()[-1]) if went_on else 0
-    return None if behind == done else f"went on behind batch {behind}, committed was {done}"
+    """Whether the resumed run started anywhere but after the last commit."""
+    resumed = [m for m in _log(workdir) if m.startswith("resuming after batch ")]
+    after = int(resumed[-1].split(",")[0].split()[-1]) if resumed else 0
+    return None if after == done else f"resumed after batch {after}, committed was {done}"
 
 
 if __name__ == "__main__":

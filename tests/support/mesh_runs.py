@@ -1,7 +1,7 @@
 """`compare` in many ways on eight simulated devices, for `test_mesh`: prints JSON.
 
 By variant, the largest difference of each measure from one device that makes one pass, and whether
-ranks, winners and rankings are the same; and a run that is broken off on one mesh and goes on on
+ranks, winners and rankings are the same; and a run that is interrupted on one mesh and resumed on
 another. The variants differ in mesh, size and shape of the batches, order of the utterances, rows
 of an update and number of passes, several at a time.
 """
@@ -83,11 +83,11 @@ def main(checkpoints: str) -> None:
     pooled = {"measures": "lincka", "pool": "utterance"}
     a, b = (run(**pooled, mesh=mesh).matrix("lincka").values for mesh in ("data:1", "data:4"))
     report["pooled"] = float(np.abs(a - b).max())
-    append, heard = accumulators.Accumulators.append, []
+    append, batches = accumulators.Accumulators.append, []
 
     def dies(self, *batch):
-        heard.append(batch)
-        if len(heard) > 2:
+        batches.append(batch)
+        if len(batches) > 2:
             raise Killed
         append(self, *batch)
 
@@ -96,8 +96,8 @@ def main(checkpoints: str) -> None:
         try:
             run(mesh="data:2,feature:4", checkpoint_every=0, **saved)
         except Killed:
-            report["broken off"] = len(heard)
-    report["gone on"] = against_one(run(mesh="data:4", **saved))
+            report["interrupted"] = len(batches)
+    report["resumed"] = against_one(run(mesh="data:4", **saved))
     print(json.dumps(report))
 
 

@@ -8,6 +8,7 @@ stderr and exits with code 2, as it does from the scripts.
 
 import json
 import signal
+import socket
 import sys
 import time
 from typing import Any
@@ -32,6 +33,13 @@ EXTREMES = {
     "bfloat16": [1.0, 3.140625],
     "bool": [True, False, True],
 }
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return listener.getsockname()[1]
 
 
 def own(number: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class GroupedComparison:
         rankings: Further measures, which are scored on all the audio only.
         settings: Keyword arguments of `ss.compare`.
         rank_tolerance: As in `ss.merge`.
-        checkpoint_minutes: As in `ss.compare`.
+        checkpoint_every: As in `ss.compare`.
         device_memory_gb: As in `ss.compare`.
         keep_statistics: Keep the stored statistics of the groups.
         note: Caption of the results' figures.
@@ -48,7 +48,7 @@ class GroupedComparison:
     rankings: tuple[str, ...]
     settings: dict[str, Any]
     rank_tolerance: float | None
-    checkpoint_minutes: float | int
+    checkpoint_every: float | int
     device_memory_gb: float | None
     keep_statistics: bool
     note: str
@@ -113,7 +113,7 @@ def _store_statistics(
         note=comparison.note,
         progress=False,
         checkpoint_dir=statistics.with_name("checkpoints"),
-        checkpoint_minutes=comparison.checkpoint_minutes,
+        checkpoint_every=comparison.checkpoint_every,
         device_memory_gb=comparison.device_memory_gb,
         keep_statistics=statistics,
         **comparison.settings,

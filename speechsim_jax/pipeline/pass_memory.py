@@ -1,0 +1,202 @@
+"""What a pass takes of each device, term by term, as a function of the layer pairs it holds.
+
+A pass needs, on every device,
+
+    memory = state + parameters + buffers + hidden + max(forward, update) + attention
+
+a term a function below. The state grows with the *pairs* of representations that a pass holds, the
+other terms with the representations themselves.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from speechsim_jax.statistics.moments import ModelShape
+
+# A count of rows is two int32 (`statistics.moments`).
+_COUNT_BYTES = 8
+# What XLA leaves free between some dozens of buffers, which start at multiples of 64 bytes.
+_BETWEEN_BUFFERS = 64 * 64
+
+IndexPair = tuple[int, int]
+"""Two representations by number, the smaller first; layers of the first model come first."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCost:
+    """What a model's forward pass takes, its hidden states aside.
+
+    Attributes:
+      name: of the model.
+      depths: for each compared layer the number of its hidden state, which is that of the
+        transformer layers below it; ascending.
+      front_bytes: parameters of everything that makes hidden state 0.
+      layer_bytes: parameters of one transformer layer.
+      workspace_bytes: temporaries of one forward pass on one device.
+      front_flops: of what makes hidden state 0, over all the audio; 0 where not known.
+      layer_flops: of one transformer layer, over all the audio; 0 where not known.
+    """
+
+    name: str
+    depths: tuple[int, ...]
+    front_bytes: int
+    layer_bytes: int
+    workspace_bytes: int = 0
+    front_flops: float | int = 0
+    layer_flops: float | int = 0
+
+    def flops(self, depth: int) -> float | int:
+        """Of one pass that needs hidden states up to number `depth`."""
+        return self.front_flops + depth * self.layer_flops
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What the terms of the memory are multiples of, on each device.
+
+    Attributes:
+      rows_per_update: rows of a device's buffer.
+      frames: of the largest batch, padding and fillers included.
+      feature: devices that share one state.
+      itemsize: bytes of a number of the state.
+      row_itemsize: bytes of a number of a row or hidden state.
+      attention: bytes that the attention level takes in a pass, next to everything else.
+    """
+
+    rows_per_update: int
+    frames: int
+    feature: int = 1
+    itemsize: int = 4
+    row_itemsize: int = 4
+    attention: int = 0
+
+
+class PassMemory(NamedTuple):
+    """Bytes of a pass on each device, term by term."""
+
+    state: int
+    parameters: int
+    buffers: int
+    hidden: int
+    workspace: int
+    attention: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it, at its peak."""
+        return sum(self)
+
+
+class PassLoad(NamedTuple):
+    """All that a pass's memory depends on.
+
+    Attributes:
+      representations: those that it needs, by number.
+      depths: by model, number of the highest hidden state; -1 for a model that is not needed.
+      neurons: of all its representations together.
+      widest: neurons of the widest representation.
+      cells: products x y of all its pairs, a device's share of each.
+    """
+
+    representations: frozenset[int]
+    depths: tuple[int, ...]
+    neurons: int = 0
+    widest: int = 0
+    cells: int = 0
+
+
+def state_bytes(load: PassLoad, sizes: Sizes) -> int:
+    """`moments.Moments`: count, reference shift and the compensated sums, all in two parts.
+
+    cross [x / feature, y] of every pair; first and reference shift [neuron]; energy
+    [representation]; energy_cross [representation, representation]; energy_first [representation,
+    neuron] (`moments.zero`).
+    """
+    n = len(load.representations)
+    numbers = load.cells + load.neurons * (n + 2) + n + n**2
+    return _COUNT_BYTES + 2 * sizes.itemsize * numbers
+
+
+def parameter_bytes(load: PassLoad, models: Sequence[ModelCost]) -> int:
+    """Of the models that are needed, up to the highest layer (`models.encoder.Transformer`)."""
+    needed = zip(models, load.depths)
+    return sum(m.front_bytes + depth * m.layer_bytes for m, depth in needed if depth >= 0)
+
+
+def buffer_bytes(load: PassLoad, sizes: Sizes) -> int:
+    """Row buffers [layer, row, neuron] of every model (`MomentsAccumulator`)."""
+    return sizes.rows_per_update * load.neurons * sizes.row_itemsize
+
+
+def hidden_bytes(load: PassLoad, sizes: Sizes) -> int:
+    """Hidden states of one batch, of all models at once (`one_pass.run_pass`)."""
+    return sizes.frames * load.neurons * sizes.row_itemsize
+
+
+def forward_bytes(load: PassLoad, models: Sequence[ModelCost]) -> int:
+    """Temporaries of a forward pass; models run one after the other (`one_pass.run_pass`)."""
+    return max(m.workspace_bytes for m, depth in zip(models, load.depths) if depth >= 0)
+
+
+def update_bytes(load: PassLoad, sizes: Sizes) -> int:
+    """Temporaries of `moments.update`, and of `moments_on_mesh` where devices share a state.
+
+    Rows of all these devices: gathered; shifted; of one layer of two shapes, taken out. Energies
+    [representation, row], their sums with the rows [representation, neuron], the small sums. A
+    product, and both parts that it is added to. (4096 rows of 13 x 768 and 25 x 1024 neurons:
+    0.635 GB, as by XLA's own count.)
+    """
+    rows, n = sizes.feature * sizes.rows_per_update, len(load.representations)
+    gathered = rows * load.neurons * sizes.row_itemsize if sizes.feature > 1 else 0
+    shifted = rows * (load.neurons + 2 * load.widest + n) + (n + 2) * load.neurons + 2 * n**2
+    product = 3 * load.widest * -(-load.widest // sizes.feature)
+    return gathered + sizes.itemsize * (shifted + product) + _BETWEEN_BUFFERS
+
+
+class Triangle:
+    """All pairs of representations, and the memory of a pass that holds some of them.
+
+    Args:
+      shapes: layers and width of each model.
+      models: what each model's forward pass takes.
+      sizes: of the buffers and batches.
+    """
+
+    def __init__(self, shapes: tuple[ModelShape, ...], models: Sequence[ModelCost], sizes: Sizes):
+        self.shapes, self.models, self.sizes = shapes, models, sizes
+        self.indices = [(a, l) for a, shape in enumerate(shapes) for l in range(shape.layers)]
+        self.widths = [shapes[a].neurons for a, _ in self.indices]
+        self.count = len(self.indices)
+        self.pairs = list(itertools.combinations_with_replacement(range(self.count), 2))
+        self.empty = PassLoad(frozenset(), (-1,) * len(shapes))
+
+    def memory(self, load: PassLoad) -> PassMemory:
+        """The memory of a pass, never less with one pair more."""
+        return PassMemory(
+            state=state_bytes(load, self.sizes),
+            parameters=parameter_bytes(load, self.models),
+            buffers=buffer_bytes(load, self.sizes),
+            hidden=hidden_bytes(load, self.sizes),
+            workspace=max(forward_bytes(load, self.models), update_bytes(load, self.sizes)),
+            attention=self.sizes.attention,
+        )
+
+    def with_pair(self, load: PassLoad, pair: IndexPair) -> PassLoad:
+        """The load of a pass that holds one pair more."""
+        i, j = pair
+        cells = load.cells + -(-self.widths[i] // self.sizes.feature) * self.widths[j]
+        new = {i, j} - load.representations
+        if not new:
+            return load._replace(cells=cells)
+        depths = list(load.depths)
+        for a, layer in (self.indices[representation] for representation in new):
+            depths[a] = max(depths[a], self.models[a].depths[layer])
+        widths = [self.widths[representation] for representation in new]
+        neurons, widest = load.neurons + sum(widths), max(load.widest, *widths)
+        return PassLoad(load.representations | new, tuple(depths), neurons, widest, cells)
+
+    def least_budget(self) -> int:
+        """With less, some pair fits nowhere; with as much, a pass for every pair does."""
+        return max(self.memory(self.with_pair(self.empty, pair)).total for pair in self.pairs)
