@@ -160,7 +160,7 @@ def test_it_goes_on_where_it_was_killed(tmp_path, models, audio, monkeypatch):
     outcome = replicate.run(config)
     assert (len(set(heard)), merged) == (3, [3, 2, 2, 2])
     expected = compare(
-        config.models, str(audio), measures=MEASURES, progress=False, **config.settings
+        config.models, str(audio), measures=MEASURES, progress=False, settings=config.settings
     )
     assert_same_result(expected, outcome.result)
     again = replicate.run(config)  # everything is there
