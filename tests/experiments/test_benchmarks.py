@@ -144,7 +144,12 @@ def test_pipeline(speech, capsys):
     pipeline.run(speech, [0.1], repeats=1, pairs=0, small=True)
     values = figures(capsys.readouterr().out, "pipeline")
     assert values["published : ours, end to end"][0] > 0
-    assert max(max(v) for k, v in values.items() if k.startswith("largest difference")) < 1e-3
+    apart = {k: v for k, v in values.items() if k.startswith("largest difference")}
+    # The published regression keeps null directions, which raises r where there are few rows.
+    linreg, _ = apart["largest difference of linreg"]
+    assert linreg < 0.05
+    apart["largest difference of linreg"].remove(linreg)
+    assert max(map(max, apart.values())) < 1e-5
 
 
 def test_a_process_that_fails_is_reported():
