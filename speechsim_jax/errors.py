@@ -7,7 +7,7 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """A bad input, described in one line: what is wrong, where, and what to do.
 
-    The experiment scripts print the message alone and exit with code 2; anything else is a bug
+    The commands print the message alone and exit with code 2; anything else is a bug
     and keeps its traceback.
 
     >>> ss.compare([], "speech")

@@ -12,7 +12,7 @@ import os
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeVar
 
 from speechsim_jax.errors import UserError, did_you_mean
@@ -231,6 +231,24 @@ class Output:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+def check_figure_formats(formats: Collection[str]) -> None:
+    """Raise UserError unless figures can be written in all of them, and there is one."""
+    unknown = [kind for kind in formats if kind not in FIGURE_FORMATS]
+    if unknown or not formats:
+        requested = ", ".join(map(repr, unknown)) or "nothing"
+        close = did_you_mean(unknown[0], FIGURE_FORMATS) if unknown else ""
+        raise UserError(
+            f"figures are written as {', '.join(FIGURE_FORMATS)}, not as {requested}{close}"
+        )
+
+
+def check_figure_style(style: str) -> None:
+    """Raise UserError unless heat maps have this style."""
+    if style not in FIGURE_STYLES:
+        close = did_you_mean(style, FIGURE_STYLES)
+        raise UserError(f"no style {style!r}; there are: {', '.join(FIGURE_STYLES)}{close}")
 
 
 def check_fields(record: Any) -> None:

@@ -26,6 +26,8 @@ from speechsim_jax.settings import (
     allowed_words,
     alternatives,
     check_fields,
+    check_figure_formats,
+    check_figure_style,
     check_value,
     setting,
 )
@@ -137,18 +139,14 @@ def figure_style() -> Any:
 
 def check_figures(formats: Collection[str], style: str) -> None:
     """Raise UserError unless figures can be written so."""
-    unknown = [name for name in formats if name not in FIGURE_FORMATS]
-    if unknown or not formats:
-        close = did_you_mean(unknown[0], FIGURE_FORMATS) if unknown else ""
-        raise UserError(
-            f"figure_formats is {','.join(formats)!r}; expected some of "
-            f"{', '.join(FIGURE_FORMATS)}{close}"
-        )
-    if style not in FIGURE_STYLES:
-        raise UserError(
-            f"figure_style is {style!r}; expected {' or '.join(map(repr, FIGURE_STYLES))}"
-            f"{did_you_mean(style, FIGURE_STYLES)}"
-        )
+    try:
+        check_figure_formats(formats)
+    except UserError as error:
+        raise UserError(f"figure_formats={','.join(formats)}: {error}") from error
+    try:
+        check_figure_style(style)
+    except UserError as error:
+        raise UserError(f"figure_style={style}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

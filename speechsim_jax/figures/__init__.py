@@ -21,10 +21,8 @@ from matplotlib.figure import Figure
 from speechsim_jax.figures.curves import facts, has_facts, layer_trend
 from speechsim_jax.figures.differences import difference, finetuned
 from speechsim_jax.figures.heads import head_matches, plot_heads
-from speechsim_jax.figures.heatmap import STYLES, HeatMap, check_style, draw, published_order
+from speechsim_jax.figures.heatmap import HeatMap, draw, published_order
 from speechsim_jax.figures.style import (
-    FORMATS,
-    check_formats,
     colour_limits,
     extremes,
     write_figures,
@@ -33,9 +31,6 @@ from speechsim_jax.figures.text_layout import model_spans, short_names, title_or
 from speechsim_jax.results.result import SimilarityResult
 
 __all__ = [
-    "FORMATS",
-    "STYLES",
-    "check",
     "colour_limits",
     "difference",
     "facts",
@@ -95,12 +90,6 @@ def plot(
     text = (title or "") if style == "paper" else title_or_summary(result, measure, title)
     figure, _ = draw(heatmap, style, text, result.notes(), width)
     return figure
-
-
-def check(formats: Sequence[str], style: str) -> None:
-    """Raise UserError unless there are such formats and such a style: for before a long run."""
-    check_formats(formats)
-    check_style(style)
 
 
 def save_figures(

@@ -36,8 +36,7 @@ from speechsim_jax.figures.text_layout import (
     side_labels,
 )
 from speechsim_jax.results.result import SimilarityResult
-
-STYLES = ("labelled", "paper")
+from speechsim_jax.settings import check_figure_style
 
 # The published figures have 640 x 480 pixels at 100 per inch: the rectangles of map and bar in
 # them, as fractions, and the size of the bar's numbers. It is the layout of seaborn.heatmap without
@@ -77,12 +76,6 @@ class HeatMap:
         return f"{self.label}\nrow x accounted for by column y" if self.directed else self.label
 
 
-def check_style(style: str) -> None:
-    """Raise UserError unless heat maps have this style."""
-    if style not in STYLES:
-        raise UserError(f"no style {style!r}; there are: {', '.join(STYLES)}")
-
-
 def draw(
     heatmap: HeatMap,
     style: str,
@@ -95,7 +88,7 @@ def draw(
 
     Args:
         heatmap: what to draw.
-        style: one of `STYLES`.
+        style: one of `settings.FIGURE_STYLES`.
         title: "" for none.
         notes: parts of the caption; the paper style has none.
         width: of the figure in inches; default: what the map needs, up to 7.
@@ -107,7 +100,7 @@ def draw(
     Raises:
         UserError: an unknown style, limits that are not increasing, or a figure that is too narrow.
     """
-    check_style(style)
+    check_figure_style(style)
     low, high = heatmap.limits
     if not low < high:
         raise UserError(f"colour limits must increase, not {low} to {high}")

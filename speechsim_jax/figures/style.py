@@ -18,12 +18,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
 
-from speechsim_jax.errors import UserError
 from speechsim_jax.figures.text_layout import LINE, MEDIUM, SMALL, text_width
 from speechsim_jax.runtime.atomic_write import atomic_write
+from speechsim_jax.settings import check_figure_formats
 
 DPI = 200
-FORMATS = ("png", "pdf", "svg")
 
 # The colours of every map here and in the report.
 # Scores: light to dark in one direction, so magma keeps its order in grey and to colour-blind eyes.
@@ -88,14 +87,6 @@ class StandaloneFigure(Figure):
         return buffer.getvalue()
 
 
-def check_formats(formats: Sequence[str]) -> None:
-    """Raise UserError unless figures can be written in all of them, and there is one."""
-    unknown = [repr(kind) for kind in formats if kind not in FORMATS]
-    if unknown or not formats:
-        requested = ", ".join(unknown) or "nothing"
-        raise UserError(f"figures are written as {', '.join(FORMATS)}, not as {requested}")
-
-
 def write_figures(
     figures: Mapping[str, Figure],
     folder: str | os.PathLike[str],
@@ -114,7 +105,7 @@ def write_figures(
     Raises:
         UserError: another format, or none.
     """
-    check_formats(formats)
+    check_figure_formats(formats)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -7,6 +7,7 @@ from speechsim_jax import figures
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures import style as drawing
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
+from speechsim_jax.settings import FIGURE_STYLES
 from tests.support.drawn import (
     HEADS,
     PAPER,
@@ -20,7 +21,7 @@ from tests.support.drawn import (
 # --- fine-tuned against pretrained ---
 
 
-@pytest.mark.parametrize("style", figures.STYLES)
+@pytest.mark.parametrize("style", FIGURE_STYLES)
 def test_finetuned_against_pretrained(style: str) -> None:
     result = result_of({"hubert-large": 6, "org/hubert-large-ft": 6, "other": 2})
     names = ("org/hubert-large-ft", "hubert-large")

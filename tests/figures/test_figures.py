@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 import speechsim_jax
 from speechsim_jax import figures
 from speechsim_jax.errors import UserError
-from speechsim_jax.figures import style
 from speechsim_jax.figures.text_layout import ellipsised, short_names, text_width
+from speechsim_jax.settings import FIGURE_FORMATS
 from tests.support.drawn import (
     PAPER,
     SHAPES,
@@ -64,7 +64,7 @@ def test_save_figures_in_several_formats(tmp_path: Path) -> None:
     result = result_of(SHAPES["four"])
     paths = figures.save_figures(result, tmp_path, formats=("png", "pdf", "svg"))
     assert len(paths) == 3 * 4 and all(path.exists() for path in paths)
-    assert [path.name for path in paths][:3] == [f"heatmap_lincka.{k}" for k in style.FORMATS]
+    assert [path.name for path in paths][:3] == [f"heatmap_lincka.{k}" for k in FIGURE_FORMATS]
     assert paths[0].read_bytes().startswith(b"\x89PNG")
     assert paths[1].read_bytes().startswith(b"%PDF")
     assert "Linear CKA" in paths[2].read_text()  # text, no outlines
