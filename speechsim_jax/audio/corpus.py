@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -118,6 +118,11 @@ class Corpus:
             # JSON escapes undecodable file names, and whatever could pass for a separator.
             digest.update(json.dumps([source.id, _content_key(source)]).encode())
         return digest.hexdigest()
+
+
+def total_seconds(sources: Iterable[Source]) -> float:
+    """Audio in the sources whose duration is known, in seconds."""
+    return sum((source.seconds or 0.0 for source in sources), start=0.0)
 
 
 def read(source: Source, min_samples: int = 1) -> Utterance:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from speechsim_jax.audio.corpus import Corpus, Source
+from speechsim_jax.audio.corpus import Corpus, Source, total_seconds
 from speechsim_jax.audio.open_corpus import with_durations
 from speechsim_jax.errors import UserError
 
@@ -131,11 +131,11 @@ def disjoint_groups(corpus: Corpus, count: int, seed: int) -> Groups:
     enough = len(by_speaker) >= count
     units = list(by_speaker.values()) if enough else [[source] for source in sources]
     order = np.random.default_rng(seed).permutation(len(units))
-    units = sorted((units[index] for index in order), key=_seconds, reverse=True)
+    units = sorted((units[index] for index in order), key=total_seconds, reverse=True)
     groups: list[list[Source]] = [[] for _ in range(count)]
     for unit in units:
         # An empty group first: files without a readable header count as 0 s.
-        min(groups, key=lambda group: (bool(group), _seconds(group))).extend(unit)
+        min(groups, key=lambda group: (bool(group), total_seconds(group))).extend(unit)
     corpora = [
         Corpus(f"{corpus.origin} [{number} of {count}]", tuple(sorted(group, key=_id)))
         for number, group in enumerate(groups, start=1)
@@ -145,7 +145,3 @@ def disjoint_groups(corpus: Corpus, count: int, seed: int) -> Groups:
 
 def _id(source: Source) -> str:
     return source.id
-
-
-def _seconds(sources: list[Source]) -> float:
-    return sum((source.seconds or 0.0 for source in sources), start=0.0)

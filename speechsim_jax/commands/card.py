@@ -230,6 +230,7 @@ def _by_corpus(
     sources: Iterable[Source], rows: Mapping[str, Mapping[str, str]], corpus_of: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """A row for each corpus, licence and origin."""
+    from speechsim_jax.audio.corpus import total_seconds
     from speechsim_jax.training.data.splits import speaker_of
 
     parts: dict[tuple[str, ...], list[Source]] = {}
@@ -243,7 +244,7 @@ def _by_corpus(
             "licence": licence,
             "source": f"{repo}@{commit}" if commit else repo,
             "utterances": len(members),
-            "minutes": round(sum(source.seconds or 0.0 for source in members) / 60, 2),
+            "minutes": round(total_seconds(members) / 60, 2),
             "speakers": sorted({speaker_of(source) for source in members}),
         }
         for (corpus, licence, repo, commit), members in sorted(parts.items())

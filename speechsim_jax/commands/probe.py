@@ -178,9 +178,10 @@ def _features(
     import tqdm.auto
 
     from speechsim_jax.analyses.probing import features
+    from speechsim_jax.audio.corpus import total_seconds
 
     chosen, rows = features.mfcc_features(chosen, pairs[0].trained.config)
-    seconds = sum(source.seconds or 0.0 for source in chosen.corpus.sources)
+    seconds = total_seconds(chosen.corpus.sources)
     form = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"
     total = 2 * len(pairs) * seconds
     quiet = not config.progress

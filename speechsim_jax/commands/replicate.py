@@ -261,6 +261,7 @@ def _corpora(
 ) -> tuple[tuple[Corpus, ...], dict[str, Any]]:
     """The groups of utterances, and facts about them."""
     from speechsim_jax.audio import batching, selection
+    from speechsim_jax.audio.corpus import total_seconds
     from speechsim_jax.audio.open_corpus import with_durations
 
     options = config.settings
@@ -272,14 +273,11 @@ def _corpora(
     facts = {
         "audio": corpus.origin,
         "fingerprint": corpus.fingerprint(),
-        "minutes": round(sum(known) / 60, 2),
+        "minutes": round(total_seconds(corpus.sources) / 60, 2),
         "utterances": len(corpus.sources),
         "speakers": len({source.speaker for source in corpus.sources if source.speaker}),
         "groups": len(groups.corpora),
-        "seconds_of_groups": [
-            round(sum(source.seconds or 0.0 for source in group.sources), 1)
-            for group in groups.corpora
-        ],
+        "seconds_of_groups": [round(total_seconds(group.sources), 1) for group in groups.corpora],
         "speakers_in_one_group": groups.speakers_disjoint,
     }
     buckets = batching.plan_buckets(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, nothing_usable
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, nothing_usable, total_seconds
 from speechsim_jax.errors import UserError, counted
 from speechsim_jax.models import forward
 from speechsim_jax.pipeline import costs
@@ -66,7 +66,7 @@ def plan_passes(run: ComparisonRun, budget_bytes: int) -> tuple[Pass, ...]:
 
 def _summary(run: ComparisonRun, planned: Plan) -> str:
     """One line for the log: what a run reads, its memory and expected time."""
-    seconds = sum(source.seconds or 0.0 for source in run.corpus.sources)
+    seconds = total_seconds(run.corpus.sources)
     parts = [
         counted(sum(map(len, run.layers)), "layer"),
         counted(len(run.corpus.sources), "file"),
@@ -108,7 +108,7 @@ def _plan(run: ComparisonRun, budget_bytes: int) -> Plan:
     """The plan of the moments; it includes attention where everything fits in a single pass."""
     config = run.encoders[0].config
     longest = max(run.buckets, key=lambda bucket: bucket.samples)
-    seconds = sum(source.seconds or 0.0 for source in run.corpus.sources)
+    seconds = total_seconds(run.corpus.sources)
     reads_attention = bool(run.selection.attention.measures)
     shapes = tuple(
         ModelShape(len(ls), e.config.hidden_size) for e, ls in zip(run.encoders, run.layers)

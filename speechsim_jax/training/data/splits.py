@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from speechsim_jax.audio import open_corpus
-from speechsim_jax.audio.corpus import AudioError, Corpus, Source, read
+from speechsim_jax.audio.corpus import AudioError, Corpus, Source, read, total_seconds
 from speechsim_jax.audio.open_corpus import with_durations
 from speechsim_jax.errors import UserError
 from speechsim_jax.training.recipe import Audio
@@ -47,7 +47,7 @@ class Split:
     def minutes(self) -> tuple[float, float]:
         """Minutes to train on, and minutes held out."""
         parts = self.training, self.held_out
-        training, held_out = (sum(s.seconds or 0.0 for s in part) / 60 for part in parts)
+        training, held_out = (total_seconds(part) / 60 for part in parts)
         return training, held_out
 
 
