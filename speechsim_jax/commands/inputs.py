@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +14,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_RANDOM = re.compile(r"random:(?P<source>.+?)(@\d+)?", re.DOTALL)
-
 
 def check_models(sources: Sequence[str], revision: str | None = None) -> None:
     """Raise the library's UserError for a folder or zoo model that is missing or has no config."""
-    from speechsim_jax.models.checkpoint_files import open_checkpoint
+    from speechsim_jax.models.checkpoint_files import open_checkpoint, untrained
 
     for source in sources:
-        random = _RANDOM.fullmatch(source)
-        source = random["source"] if random else source
+        random = untrained(source)
+        source = source if random is None else random[0]
         if not _may_be_of_hub(source):
             open_checkpoint(source, revision=revision)
 

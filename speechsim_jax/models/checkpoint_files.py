@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ _WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
+_RANDOM = re.compile(r"random:(?P<source>.+?)(@(?P<seed>\d+))?", re.DOTALL)
 _MAX_JSON_BYTES = 64 * 2**20
 _CHUNK_BYTES = 2**22
 
@@ -127,6 +129,12 @@ class WeightFiles:
             except OSError as error:
                 raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
         return total.hexdigest()
+
+
+def untrained(source: str) -> tuple[str, int] | None:
+    """The model and the seed of "random:ID" or "random:ID@SEED"; None for another source."""
+    match = _RANDOM.fullmatch(source)
+    return None if match is None else (match["source"], int(match["seed"] or 0))
 
 
 def open_checkpoint(

@@ -1,7 +1,6 @@
 """Load encoders from the hub, a folder or the zoo, or initialise them at random."""
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,12 @@ import numpy as np
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import weight_names, zoo
-from speechsim_jax.models.checkpoint_files import WeightFiles, open_checkpoint
+from speechsim_jax.models.checkpoint_files import WeightFiles, open_checkpoint, untrained
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.initial_weights import random_tensors
 
 _log = logging.getLogger(__name__)
-
-# "random:ID" or "random:ID@SEED"
-_RANDOM = re.compile(r"random:(?P<source>.+?)(@(?P<seed>\d+))?", re.DOTALL)
 
 
 def load_encoder(
@@ -52,10 +48,11 @@ def load_encoder(
     >>> ss.load_encoder("facebook/hubert-base-ls960").config.frames(16_000)  # a second of samples
     49
     """
-    if match := _RANDOM.fullmatch(str(source)):
+    if random := untrained(str(source)):
+        model, seed = random
         return random_like(
-            match["source"],
-            int(match["seed"] or 0),
+            model,
+            seed,
             revision=revision,
             cache_dir=cache_dir,
             local_files_only=local_files_only,

@@ -18,7 +18,12 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models import save as saving
 from speechsim_jax.models import weight_names
 from speechsim_jax.models.architecture import Outputs
-from speechsim_jax.models.checkpoint_files import WeightFiles, open_checkpoint, read_json
+from speechsim_jax.models.checkpoint_files import (
+    WeightFiles,
+    open_checkpoint,
+    read_json,
+    untrained,
+)
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import encoder_of
@@ -208,7 +213,7 @@ def load_recognizer(
         UserError: in one line, a checkpoint that is not fine-tuned (no `lm_head`), has no
             Wav2Vec2CTCTokenizer, or whose head and tokenizer differ in tokens.
     """
-    if str(source).startswith("random:"):
+    if untrained(str(source)):
         raise UserError(f"{source}: a random baseline has no CTC head; use load_encoder")
     checkpoint = open_checkpoint(
         source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
