@@ -21,7 +21,7 @@ from tests.support.commands import assert_mistake, call
 from tests.support.tiny_encoders import CONFIG
 
 LICENCE = "CC BY 4.0 (Talks, (c) 2001 A. Speaker)"
-TOLD = {
+SAVED = {
     "step": 40,
     "seconds": 90.0,
     "versions": {"python": "3.11.7", "jax": "0.10.1"},
@@ -85,9 +85,9 @@ def training(
     split = open_split(corpora, audio)
     options = dict(audio=audio, steps=40, dtype="float16")
     chosen = RECIPES[objective](optimiser=AdamW(peak_learning_rate=2e-3), **options)
-    told = {"recipe": chosen.as_dict(), "audio": split.fingerprint(), **TOLD, **more}
+    saved = {"recipe": chosen.as_dict(), "audio": split.fingerprint(), **SAVED, **more}
     marks = MARKS[objective]
-    (model / "training.json").write_text(json.dumps(told | {"held_out": marks}))
+    (model / "training.json").write_text(json.dumps(saved | {"held_out": marks}))
     first = {name: value / 2 for name, value in marks.items()}
     lines = [
         {"of": "held_out", "step": 0, **first},
@@ -139,9 +139,9 @@ def test_card_says_what_convolutions_were(tmp_path, corpora):
     settings = folder / "model" / "config.json"
     known = json.loads(settings.read_text())
     settings.write_text(json.dumps(known | {"convolutions": "gabor"}))
-    told = json.loads((folder / "model" / "training.json").read_text())
-    told["recipe"]["feature_grad_mult"] = 0.0
-    (folder / "model" / "training.json").write_text(json.dumps(told))
+    saved = json.loads((folder / "model" / "training.json").read_text())
+    saved["recipe"]["feature_grad_mult"] = 0.0
+    (folder / "model" / "training.json").write_text(json.dumps(saved))
     made = card.run(card.Config(str(folder), (str(manifest),), str(tmp_path / "tiny")))
     words = "at first they were drawn at random, but for the first, a filterbank, and its training"
     assert f"{words} left them as they were." in made.read_text()
@@ -264,7 +264,7 @@ def test_probed_card(contrastive, tmp_path):
     ends = {"value": 0.5, "low": 0.45, "high": 0.55}
     gain = {"value": 0.1, "low": 0.05, "high": 0.15}
     alone = {"value": 0.1, "low": None, "high": None}
-    told = {
+    saved = {
         "baselines": {"commonest phone": alone, "mfcc": ends},
         "encoders": {
             "tiny": {"layers": [ends, ends], "best": ends, "chosen_layers": [1],
@@ -273,7 +273,7 @@ def test_probed_card(contrastive, tmp_path):
         "speakers": {"ann": {"frames": 100}, "bob": {"frames": 50}},
         "phones": ["A", "B"],
     }  # fmt: skip
-    (tmp_path / "probe.json").write_text(json.dumps(told))
+    (tmp_path / "probe.json").write_text(json.dumps(saved))
     text = card.run(
         dataclasses.replace(contrastive, probe=str(tmp_path / "probe.json"))
     ).read_text()

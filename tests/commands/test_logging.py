@@ -91,7 +91,7 @@ def test_missing_files_of_a_list_say_where_they_are_looked_for(tmp_path):
 
 @pytest.mark.slow
 def test_skipped_audio_counts_as_done(encoder, capsys):
-    """The bar ends where it should, and shows no number that nobody has heard."""
+    """The bar ends at its total, in whole seconds of audio."""
     waves = {"a": noise(1), "silent": np.zeros(80_000, np.float32), "b": noise(1, 1)}
     ss.compare([encoder], waves, **QUICK)
     bars = capsys.readouterr().err.replace("\r", "\n").splitlines()

@@ -78,8 +78,8 @@ def trained_on(model: Path, speech_like: Path, held_out: tuple[str, ...]) -> Non
     """training.json as a pretraining writes it."""
     audio = Audio(held_out=held_out, held_out_share=0.0)
     split = open_split([speech_like / "manifest.tsv"], audio)
-    told = {"recipe": {"audio": dataclasses.asdict(audio)}, "audio": split.fingerprint()}
-    (model / "training.json").write_text(json.dumps(told))
+    saved = {"recipe": {"audio": dataclasses.asdict(audio)}, "audio": split.fingerprint()}
+    (model / "training.json").write_text(json.dumps(saved))
 
 
 def config_of(speech_like: Path, models: list[Path], workdir: Path, **changes) -> probe.Config:
@@ -201,34 +201,34 @@ def test_files_that_cannot_be_read_are_left_out(speech_like, tmp_path, caplog):
 
 
 def test_everything_is_written(finished):
-    config, found, told = finished
+    config, found, saved = finished
     workdir = Path(config.workdir)
     names = sorted(path.relative_to(workdir).as_posix() for path in workdir.rglob("*.*"))
     assert names == ["figures/probe.pdf", "figures/probe.png", "log.jsonl", "probe.json"]
-    assert told["phones"] == sorted(TONES)
-    assert told["dropped"] == ["SIL"]
-    assert told["frames"] == sum(each["frames"] for each in told["speakers"].values()) == 400
-    assert sorted(told["speakers"]) == list(SPEAKERS)
-    assert told["alignments"]["tier"] == "phone"
-    assert list(told["models"]) == ["first", "random:first", "second", "random:second"]
-    assert told["models"]["random:first"]["seed"] == 0
-    assert told["versions"]["speechsim_jax"] == ss.__version__
-    assert "multinomial logistic regression" in told["method"]
-    assert [encoder.name for encoder in found.encoders] == list(told["encoders"])
+    assert saved["phones"] == sorted(TONES)
+    assert saved["dropped"] == ["SIL"]
+    assert saved["frames"] == sum(each["frames"] for each in saved["speakers"].values()) == 400
+    assert sorted(saved["speakers"]) == list(SPEAKERS)
+    assert saved["alignments"]["tier"] == "phone"
+    assert list(saved["models"]) == ["first", "random:first", "second", "random:second"]
+    assert saved["models"]["random:first"]["seed"] == 0
+    assert saved["versions"]["speechsim_jax"] == ss.__version__
+    assert "multinomial logistic regression" in saved["method"]
+    assert [encoder.name for encoder in found.encoders] == list(saved["encoders"])
 
 
 def test_what_tones_give(finished):
     """MFCCs tell three tones apart; random representations hear something of them, too."""
-    _, found, told = finished
+    _, found, saved = finished
     assert found.baselines["mfcc"].value > 0.9
     assert found.baselines["commonest phone"].value < 0.45
     for encoder in found.encoders:
         assert len(encoder.layers) == 3
         assert encoder.best.value > found.baselines["commonest phone"].value
-    gains = told["encoders"]["first"]["gains"]
+    gains = saved["encoders"]["first"]["gains"]
     assert list(gains) == ["mfcc", "mfcc_stacked", "random:first"]
-    best = told["encoders"]["first"]["best"]["value"]
-    other = told["encoders"]["random:first"]["best"]["value"]
+    best = saved["encoders"]["first"]["best"]["value"]
+    other = saved["encoders"]["random:first"]["best"]["value"]
     assert gains["random:first"]["value"] == pytest.approx(best - other)
     assert gains["mfcc"]["value"] == pytest.approx(best - found.baselines["mfcc"].value)
 
@@ -239,10 +239,10 @@ def test_given_weights_in_place_of_drawn_ones(speech_like, models, tmp_path):
         test_speakers=("bob",), max_frames=120,
     )  # fmt: skip
     found = probe.run(config)
-    told = json.loads((tmp_path / "probe.json").read_text())
-    assert told["models"]["random:second"]["source"] == str(models["first"])
-    assert list(told["speakers"]) == ["bob"]
-    assert found.encoders[0].chosen == tuple(told["encoders"]["second"]["chosen_layers"])
+    saved = json.loads((tmp_path / "probe.json").read_text())
+    assert saved["models"]["random:second"]["source"] == str(models["first"])
+    assert list(saved["speakers"]) == ["bob"]
+    assert found.encoders[0].chosen == tuple(saved["encoders"]["second"]["chosen_layers"])
     with pytest.raises(ss.UserError, match=r"probe.json exists; choose another --workdir"):
         probe.run(config)
 

@@ -90,9 +90,9 @@ def test_everything_is_written(made):
     assert {f"{m}.png" for m in maps | {"attn_js", "attn_pearson", "attn_frobenius"}} <= names
     assert {f"wav2vec2_finetuned_{m}.png" for m in maps} <= names
     assert {"published_maxcorr.png", "published_wav2vec2_finetuned_maxcorr.png"} <= names
-    told = json.loads((workdir / "findings.json").read_text())
-    assert told["about"]["groups"] == 2 and told["about"]["speakers_in_one_group"]
-    assert set(told["about"]["models"]) == {*MADE, "random:contrastive_s", "random:predictive_s@1"}
+    saved = json.loads((workdir / "findings.json").read_text())
+    assert saved["about"]["groups"] == 2 and saved["about"]["speakers_in_one_group"]
+    assert set(saved["about"]["models"]) == {*MADE, "random:contrastive_s", "random:predictive_s@1"}
     found = ss.SimilarityResult.load(workdir / "result.nc")
     assert len(found.representations) == 6 * 3 and "mincorr_order" in found.dataset
     assert found.attributes["utterances"] == 6
@@ -123,14 +123,14 @@ def test_it_goes_on_where_it_was_killed(tmp_path, models, audio, monkeypatch):
         settings=Settings(**SMALL),
         resume=True,
     )
-    heard, merged = [], []
+    compared, merged = [], []
     compare, merge = ss.compare, ss.merge
 
-    def heard_until(limit: int):
+    def compared_until(limit: int):
         def counted(*args, **kwargs):
-            if len(heard) == limit:
+            if len(compared) == limit:
                 raise KeyboardInterrupt
-            heard.append(args[1].origin)
+            compared.append(args[1].origin)
             return compare(*args, **kwargs)
 
         return counted
@@ -144,13 +144,13 @@ def test_it_goes_on_where_it_was_killed(tmp_path, models, audio, monkeypatch):
 
         return counted
 
-    monkeypatch.setattr(ss, "compare", heard_until(2))
+    monkeypatch.setattr(ss, "compare", compared_until(2))
     monkeypatch.setattr(ss, "merge", merged_until(2))
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             replicate.run(config)
-        monkeypatch.setattr(ss, "compare", heard_until(3))
-    assert (len(heard), merged) == (3, [3, 2])
+        monkeypatch.setattr(ss, "compare", compared_until(3))
+    assert (len(compared), merged) == (3, [3, 2])
     changed = Settings(**SMALL, rank_tolerance=1e-5)
     with pytest.raises(ss.UserError, match="other groups, rank_tolerance; choose another"):
         replicate.run(dataclasses.replace(config, groups=2, settings=changed))
@@ -158,7 +158,7 @@ def test_it_goes_on_where_it_was_killed(tmp_path, models, audio, monkeypatch):
         replicate.run(dataclasses.replace(config, resume=False))
     monkeypatch.setattr(ss, "merge", merged_until(4))
     outcome = replicate.run(config)
-    assert (len(set(heard)), merged) == (3, [3, 2, 2, 2])
+    assert (len(set(compared)), merged) == (3, [3, 2, 2, 2])
     expected = compare(
         config.models, str(audio), measures=MEASURES, progress=False, settings=config.settings
     )

@@ -28,7 +28,7 @@ PRETRAINED = [name for name in zoo.names() if not name.endswith("_ctc")]
 HELD_OUT = ("libri-1688", "libri-533")  # of all trainings
 
 
-def told(name: str) -> dict:
+def training_record(name: str) -> dict:
     return json.loads((zoo.folder(name) / "training.json").read_text())
 
 
@@ -42,7 +42,7 @@ def test_it_is_all_there_and_small():
 
 @pytest.mark.parametrize("name", zoo.names())
 def test_it_was_made_by_its_recipe(name):
-    found = told(name)
+    found = training_record(name)
     assert found["recipe"] == json.loads(json.dumps(read_recipe(RECIPES[name]).as_dict()))
     assert found["step"] == found["recipe"]["steps"]
 
@@ -67,7 +67,7 @@ def test_its_files_name_no_place(name):
 @pytest.mark.parametrize("name", PRETRAINED)
 def test_it_learned_its_objective(name):
     """On speakers held out: better than at step 0, than guessing, and than the commonest unit."""
-    found = told(name)["held_out"]
+    found = training_record(name)["held_out"]
     if name.startswith("contrastive"):
         assert found["accuracy"] > 2 * found["chance"]
         assert found["contrastive_loss"] < -np.log(found["chance"])
@@ -102,7 +102,7 @@ def test_its_card_says_that_it_reads_phones_better(name):
 
 @pytest.fixture(scope="module")
 def chosen(speech) -> features.PhoneFrames:
-    """Frames with a phone, of ten speakers that no pretraining heard."""
+    """Frames with a phone, of ten speakers that are in no pretraining."""
     alignments = read_alignments(speech / "alignments_pocketsphinx.tsv", "phone")
     config = ss.load_encoder(f"zoo:{PRETRAINED[0]}").config
     corpus = open_corpus(speech / "manifest.tsv")
@@ -136,7 +136,7 @@ def test_it_spells_as_its_card_says(name, speech, tmp_path):
     """Character errors on the real speakers held out, as they were counted in training."""
     with (speech / "manifest.tsv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file, delimiter="\t") if row["speaker"] in HELD_OUT]
-    longest = told(name)["recipe"]["utterances"]["max_seconds"]
+    longest = training_record(name)["recipe"]["utterances"]["max_seconds"]
     rows = [row for row in rows if float(row["seconds"]) <= longest]
     manifest = tmp_path / "manifest.tsv"
     with manifest.open("w", encoding="utf-8", newline="") as file:
@@ -147,6 +147,6 @@ def test_it_spells_as_its_card_says(name, speech, tmp_path):
             writer.writerow({"path": path, **{k: row[k] for k in ("speaker", "transcript")}})
     outcome = transcribe.run(transcribe.Config(models=(f"zoo:{name}",), audio=str(manifest)))
     ((rates, count),) = outcome.rates().values()
-    stated = told(name)["held_out"]["cer_speech"]
+    stated = training_record(name)["held_out"]["cer_speech"]
     assert count > 10 and stated < 0.9
     assert abs(rates.cer - stated) < 0.01

@@ -40,7 +40,7 @@ TRAINING_LOSS = 1e-5
 # Their gradients (each tensor's, relative to its norm). Measured 1.2e-5.
 TRAINING_GRADIENT = 1e-4
 
-# Six steps of a training on two devices against one, all that is told of each (relative). Measured
+# Six steps of a training on two devices against one, all figures of each (relative). Measured
 # 3.7e-7.
 TRAINING_MESH = 1e-5
 

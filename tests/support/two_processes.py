@@ -58,7 +58,7 @@ def exchange() -> dict[str, Any]:
     """Everything that can be exchanged, with parts so small that there are several."""
     processes._MOST_BYTES = 1 << 14
     mine, first = own(processes.index()), own(0)
-    heard = processes.broadcast(mine)
+    received = processes.broadcast(mine)
     ragged = np.arange(5 + 3000 * processes.index(), dtype=np.float64)
     gathered = {name: processes.gather(array) for name, array in mine.items()}
     uneven = processes.gather(ragged)
@@ -71,7 +71,7 @@ def exchange() -> dict[str, Any]:
     return {
         "place": [processes.index(), processes.count(), processes.is_first()],
         "devices": [jax.local_device_count(), jax.device_count()],
-        "broadcast": {name: _same(heard[name], first[name]) for name in first},
+        "broadcast": {name: _same(received[name], first[name]) for name in first},
         "gathered": all_right or list(gathered.values()) == [None] * len(gathered),
         "uneven": uneven and [len(one) for one in uneven],
         "uneven is right": uneven and all(_same(one, np.arange(len(one)) * 1.0) for one in uneven),
