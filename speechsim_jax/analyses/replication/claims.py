@@ -160,9 +160,16 @@ def _difference(a: Statistic, b: Statistic) -> Statistic:
     return lambda scores: a(scores) - b(scores)
 
 
-def _above(a: Statistic, b: Statistic) -> Statistic:
-    """a - b - 0.03: scores also differ between models of other initial weights."""
-    return lambda scores: a(scores) - b(scores) - NOTICEABLE
+def _above(
+    measure: str, value: Statistic, baseline: str, others: Mapping[str, Statistic]
+) -> ClaimTest:
+    """Whether a value is above one of `others` by 0.03: initial weights alone make differences."""
+    other = others[baseline]
+
+    def margin(scores: Scores) -> float:
+        return value(scores) - other(scores) - NOTICEABLE
+
+    return ClaimTest(measure, value, margin, f"> {baseline} + {NOTICEABLE}", others)
 
 
 def _mean_of_two(a: Statistic, b: Statistic) -> Statistic:
@@ -201,11 +208,7 @@ def _subspaces(roles: Roles, measures: Sequence[str] = LAYER) -> list[ClaimTest]
         others = {"untrained partner": floor, "both untrained": _both_untrained(measure, roles)}
         if roles.seeds:
             others["other seed"] = _mean(_of(measure, both_ways), roles.seeds)
-        tests.append(
-            ClaimTest(
-                measure, value, _above(value, floor), f"> untrained partner + {NOTICEABLE}", others
-            )
-        )
+        tests.append(_above(measure, value, "untrained partner", others))
     return tests
 
 
@@ -219,15 +222,7 @@ def _converge(roles: Roles) -> list[ClaimTest]:
     pairs, tests = _crossed_with_untrained(roles), []
     for measure in LAYER if pairs else ():
         value, before = _mean(_of(measure, both_ways), pairs), _both_untrained(measure, roles)
-        tests.append(
-            ClaimTest(
-                measure,
-                value,
-                _above(value, before),
-                f"> both untrained + {NOTICEABLE}",
-                {"both untrained": before},
-            )
-        )
+        tests.append(_above(measure, value, "both untrained", {"both untrained": before}))
     return tests
 
 
@@ -239,13 +234,10 @@ def _ceiling(roles: Roles) -> list[ClaimTest]:
         value = _mean(_of(measure, both_ways), pairs)
         floor = _mean(_of(measure, untrained_partner, roles=roles), pairs)
         ceiling = _mean(_of(measure, both_ways), roles.seeds)
-        halfway = _mean_of_two(floor, ceiling)
-        others = {"untrained partner": floor, "other seed": ceiling}
-        tests.append(
-            ClaimTest(
-                measure, value, _above(value, halfway), f"> half way between + {NOTICEABLE}", others
-            )
-        )
+        baselines = {"untrained partner": floor, "other seed": ceiling}
+        halfway = {"half way between": _mean_of_two(floor, ceiling)}
+        above = _above(measure, value, "half way between", halfway)
+        tests.append(dataclasses.replace(above, baselines=baselines))
     return tests
 
 
@@ -278,15 +270,7 @@ def _objective(roles: Roles) -> list[ClaimTest]:
     for measure in LAYER if roles.resized and roles.crossed else ():
         value = _mean(_of(measure, both_ways), roles.resized)
         other = _mean(_of(measure, both_ways), roles.crossed)
-        tests.append(
-            ClaimTest(
-                measure,
-                value,
-                _above(value, other),
-                f"> other objective + {NOTICEABLE}",
-                {"other objective": other},
-            )
-        )
+        tests.append(_above(measure, value, "other objective", {"other objective": other}))
     return tests
 
 
@@ -320,15 +304,7 @@ def _neurons_within(roles: Roles) -> list[ClaimTest]:
 
     value = excess(next_layer, [(x,) for x in roles.paradigms])
     other = excess(both_ways, roles.crossed)
-    return [
-        ClaimTest(
-            "maxcorr - rotcorr",
-            value,
-            _above(value, other),
-            f"> other model + {NOTICEABLE}",
-            {"other model": other},
-        )
-    ]
+    return [_above("maxcorr - rotcorr", value, "other model", {"other model": other})]
 
 
 def _attention_within(roles: Roles) -> list[ClaimTest]:
@@ -336,15 +312,7 @@ def _attention_within(roles: Roles) -> list[ClaimTest]:
     for measure in ATTENTION if roles.crossed else ():
         value = _over_models(_of(measure, next_layer), roles.paradigms)
         other = _mean(_of(measure, both_ways), roles.crossed)
-        tests.append(
-            ClaimTest(
-                measure,
-                value,
-                _above(value, other),
-                f"> other model + {NOTICEABLE}",
-                {"other model": other},
-            )
-        )
+        tests.append(_above(measure, value, "other model", {"other model": other}))
     return tests
 
 
@@ -403,11 +371,7 @@ def _close(roles: Roles) -> list[ClaimTest]:
         others = {"other objective": other}
         if roles.seeds:
             others["other seed"] = _mean(_of(measure, both_ways), roles.seeds)
-        tests.append(
-            ClaimTest(
-                measure, value, _above(value, other), f"> other objective + {NOTICEABLE}", others
-            )
-        )
+        tests.append(_above(measure, value, "other objective", others))
     return tests
 
 
