@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from speechsim_jax.comparison.job_record import new_folder
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures.registry import MeasureSelection, resolve
-from speechsim_jax.pipeline import costs
+from speechsim_jax.pipeline import costs, gather
 from speechsim_jax.pipeline.accumulators import check_registered
 from speechsim_jax.runtime import processes
 from speechsim_jax.runtime.mesh import mesh_from
@@ -60,6 +60,7 @@ class Request:
         )
         selection = resolve(measures, levels)
         check_registered(selection)
+        gather.check_supported(selection)
         if settings.attention_max_seconds is not None and not selection.attention.measures:
             raise UserError("attention_max_seconds is given, but no measure of the attention level")
         if settings.stats_dtype == "float64" and jax.default_backend() != "cpu":

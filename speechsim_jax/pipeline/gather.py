@@ -6,7 +6,7 @@ one on the way (`statistics.moments_merge`), so no process waits for another bef
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from speechsim_jax.errors import UserError
+from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime import processes
 from speechsim_jax.statistics import moments_merge, store
@@ -26,6 +27,16 @@ from speechsim_jax.statistics.store import PassStatistics
 T = TypeVar("T")
 
 
+def check_supported(selection: MeasureSelection) -> None:
+    """Raise UserError for a measure whose statistic several processes cannot share."""
+    for measure in selection.measures:
+        if processes.count() > 1 and measure.statistic not in _GATHERERS:
+            raise UserError(
+                f"{measure.name} reads the statistic {measure.statistic!r}, which cannot be shared "
+                "by several processes; use one"
+            )
+
+
 def write(statistics: PassStatistics, folder: Path | None, metadata: Mapping[str, Any]) -> None:
     """Write the statistics of all processes, which must all call this.
 
@@ -35,7 +46,7 @@ def write(statistics: PassStatistics, folder: Path | None, metadata: Mapping[str
       metadata: written with them.
 
     Raises:
-      UserError: they are not of the same layer pairs, or hold a statistic that cannot be gathered.
+      UserError: they are not of the same layer pairs.
     """
     layout = {kind: getattr(state, "tiles", ()) for kind, state in statistics.states.items()}
     layouts = processes.gather_json(repr(layout))
@@ -44,7 +55,9 @@ def write(statistics: PassStatistics, folder: Path | None, metadata: Mapping[str
             "the processes have divided the layer pairs in different ways; give all of them the "
             "same device_memory_gb"
         )
-    gathered = {kind: _gathered(state) for kind, state in statistics.states.items()}
+    gathered = dict(statistics.states)
+    if processes.count() > 1:
+        gathered = {kind: _GATHERERS[kind](state) for kind, state in gathered.items()}
     if folder is not None:
         store.write(folder, PassStatistics(gathered), metadata)
         return
@@ -53,19 +66,6 @@ def write(statistics: PassStatistics, folder: Path | None, metadata: Mapping[str
             for t, tile in enumerate(state.tiles):
                 for k in range(len(tile.pairs)):
                     state.block(t, k)
-
-
-def _gathered(state: State) -> State:
-    """The state of all processes on the first; one that only sends on the others."""
-    if processes.count() == 1:
-        return state
-    if isinstance(state, MomentsState):
-        return _moments(state)
-    if isinstance(state, Sample):
-        return _sample(state)
-    if isinstance(state, AttentionState):
-        return _attention(state)
-    raise UserError(f"statistic {state.kind!r} cannot be shared by several processes; use one")
 
 
 def _moments(state: MomentsState) -> MomentsState:
@@ -131,3 +131,10 @@ def _attention(state: AttentionState) -> AttentionState:
         for of_process, counts in zip(sums, lengths, strict=True)
     )
     return first.merge(others)
+
+
+_GATHERERS: dict[str, Callable[[Any], State]] = {
+    MomentsState.kind: _moments,
+    Sample.kind: _sample,
+    AttentionState.kind: _attention,
+}

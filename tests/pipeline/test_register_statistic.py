@@ -12,6 +12,7 @@ import speechsim_jax as ss
 from speechsim_jax import measures
 from speechsim_jax.errors import UserError
 from speechsim_jax.pipeline import accumulators
+from speechsim_jax.runtime import processes
 from speechsim_jax.statistics import store
 from tests.support.pages import blocks
 from tests.support.paths import DATA, ROOT
@@ -140,6 +141,12 @@ def test_what_is_not_registered_is_refused_at_once(names, tmp_path, monkeypatch,
     monkeypatch.setitem(measures.MEASURES, "nowhere", unknown)
     with pytest.raises(UserError, match=r"nowhere .*'no'"):
         ss.compare(["no/such/folder"], "no-such-audio", measures="nowhere")
+
+
+def test_several_processes_are_refused_at_once(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(UserError, match=r"peak_ratio .*'peaks'.* several processes; use one"):
+        ss.compare(["no/such/folder"], "no-such-audio", measures="peak_ratio")
 
 
 def test_arrays_have_no_other_statistics():
