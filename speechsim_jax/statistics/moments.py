@@ -24,7 +24,8 @@ The rest, a fraction of the last place, takes them off that grid.
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,11 @@ class ModelShape:
     neurons: int
 
 
+def first_representations(shapes: Sequence[ModelShape]) -> list[int]:
+    """The number of each model's first representation, those of all models counted through."""
+    return [0, *itertools.accumulate(shape.layers for shape in shapes[:-1])]
+
+
 @dataclasses.dataclass(frozen=True)
 class Tile:
     """Layer pairs of two models.
@@ -80,6 +86,12 @@ class Tile:
     a: int
     b: int
     pairs: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def from_json(cls, record: Sequence[Any]) -> "Tile":
+        """The inverse of `dataclasses.astuple`, through JSON."""
+        a, b, pairs = record
+        return cls(a, b, tuple((l, m) for l, m in pairs))
 
 
 def all_tiles(shapes: tuple[ModelShape, ...]) -> tuple[Tile, ...]:

@@ -6,7 +6,6 @@ Decompositions are numpy's: scipy's hold Python's lock, so threads would wait fo
 
 import dataclasses
 import functools
-import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -94,9 +93,7 @@ class MomentsState:
         """Read what `save` wrote; cross moments are read on demand."""
         record = json.loads((folder / "state.json").read_text())
         shapes = tuple(ModelShape(*shape) for shape in record["shapes"])
-        tiles = tuple(
-            Tile(a, b, tuple((l, m) for l, m in pairs)) for a, b, pairs in record["tiles"]
-        )
+        tiles = tuple(map(Tile.from_json, record["tiles"]))
         structure = jax.tree.structure(moments_merge.without_cross(moments.zero(shapes, ())))
         leaves = [np.load(folder / f"small-{k}.npy") for k in range(structure.num_leaves)]
         small = dataclasses.replace(jax.tree.unflatten(structure, leaves), tiles=tiles)
@@ -289,7 +286,7 @@ class FinishedMoments:
 
 def _pairs(state: MomentsState) -> Iterator[_PairSums]:
     """All pairs of representations of a state's tiles."""
-    start = [0, *itertools.accumulate(shape.layers for shape in state.shapes)]
+    start = moments.first_representations(state.shapes)
     for t, tile in enumerate(state.tiles):
         for k, (l, m) in enumerate(tile.pairs):
             yield _PairSums(state, t, k, start[tile.a] + l, start[tile.b] + m)

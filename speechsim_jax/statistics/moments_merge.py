@@ -16,7 +16,6 @@ Shifts much larger than the neurons' spread cost digits, the square of their rat
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -123,11 +122,6 @@ def _energies_of_representations(energy_first: Iterable[Values]) -> list[np.ndar
     return _representations(np.moveaxis(np.asarray(model)[0], 1, 0) for model in energy_first)
 
 
-def first_representations(state: Moments) -> list[int]:
-    """The number of each model's first representation."""
-    return [0, *itertools.accumulate(shape.layers for shape in state.shapes)]
-
-
 class Merging:
     """The state over the rows of several, pair by pair: none needs to be in memory entirely.
 
@@ -147,7 +141,7 @@ class Merging:
         self._smalls = [on_host(without_cross(smalls[k])) for k in self._filled]
         reference = self._smalls[0].reference
         self._rebasing = [Rebasing(small, reference) for small in self._smalls[1:]]
-        self._start = first_representations(smalls[0])
+        self._start = moments.first_representations(smalls[0].shapes)
         self.shapes, self.tiles = smalls[0].shapes, smalls[0].tiles
 
     def block(self, tile: int, pair: int, blocks: Sequence[CrossMoments]) -> CrossMoments:

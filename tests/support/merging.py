@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from speechsim_jax.statistics import moments_merge
+from speechsim_jax.statistics import moments, moments_merge
 from speechsim_jax.statistics.moments import Moments, Reference
 from speechsim_jax.statistics.moments_finished import MomentsState
 
@@ -26,7 +26,7 @@ def rebase(state: Moments, reference: Reference) -> Moments:
     """The state that the same rows would have given about another reference shift."""
     state = moments_merge.on_host(state)
     rebasing = moments_merge.Rebasing(state, reference)
-    start = moments_merge.first_representations(state)
+    start = moments.first_representations(state.shapes)
     for tile, cross in zip(state.tiles, state.sums.cross):
         for (l, m), block in zip(tile.pairs, cross):
             block[0][:] = rebasing.pair(start[tile.a] + l, start[tile.b] + m, block[0])
