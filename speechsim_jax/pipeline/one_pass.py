@@ -84,6 +84,11 @@ class ComparisonRun:
         """The utterances whose attention is compared."""
         return frozenset(source.id for source in self.attention_corpus.sources)
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the devices are CPUs."""
+        return self.mesh.devices.flat[0].platform == "cpu"
+
     def outputs(self, layers: tuple[int, ...], attention: bool) -> Outputs:
         """What an encoder has to return."""
         return Outputs(layers, last_layer=self.settings.last_layer, projections=attention)
@@ -176,8 +181,10 @@ def run_pass(
     attention = bool(pass_.selection.attention.measures)
     outputs = [run.outputs(of_model, attention) for of_model in layers]
     _compile(placed, outputs, run)
-    saved = checkpoints and Checkpoints(checkpoints, identity, run.checkpoint_every)
-    counts = _read_corpus(run, placed, outputs, corpus, accumulators, saved or None, digests)
+    resumable = None
+    if checkpoints is not None:
+        resumable = Checkpoints(checkpoints, identity, run.checkpoint_every)
+    counts = _read_corpus(run, placed, outputs, corpus, accumulators, resumable, digests)
     statistics = accumulators.result()
     of_processes = processes.gather_json(dataclasses.asdict(counts))
     if of_processes is not None:
@@ -238,23 +245,18 @@ def _read_corpus(
 ) -> ReadCounts:
     """The loop over batches, from the last checkpoint if there is one."""
     done, cursor, earlier = _resume(checkpoints, accumulators)
-    counts, step, mesh = dataclasses.replace(earlier, digests=()), done, run.mesh
-    hashes = list(earlier.digests)
+    step = done
     lengths = {source.id: source.seconds or 0.0 for source in corpus.sources}
-    started = earlier.seconds + sum(lengths.get(skip.id, 0.0) for skip in earlier.skipped)
-    skipped: list[Skipped] = []
+    before = earlier.seconds + sum(lengths.get(skip.id, 0.0) for skip in earlier.skipped)
     checks: collections.deque[FiniteCheck] = collections.deque()
     names = [encoder.name for encoder in encoders]
-    # An accelerator runs programs one after the other; a CPU would run them concurrently, which is
-    # slower (by 11 % for two base-size encoders on two cores).
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    in_turn = jax.block_until_ready if on_cpu else lambda activations: activations
     clock = time.monotonic()
-    with _progress_bar(sum(lengths.values()), started, run.progress) as bar:
+    with _progress_bar(sum(lengths.values()), before, run.progress) as bar:
+        tally = _Tally(earlier, digests)
 
         def on_skip(skip: Skipped) -> None:
             log_skipped(skip)
-            skipped.append(skip)
+            tally.skip(skip)
             bar.update(lengths[skip.id])
 
         batches = batching.batches(
@@ -266,14 +268,8 @@ def _read_corpus(
             start=cursor,
         )
         for step, batch in enumerate(batches, start=done + 1):
-            batch = batching.pad_to_multiple(batch, mesh.size)
-            placed = place_batch(batch.samples, batch.lengths, mesh)
-            activations = [
-                in_turn(
-                    forward.encode(encoder, *placed, output, run.settings.model_precision, mesh)
-                )
-                for encoder, output in zip(encoders, outputs)
-            ]
+            batch = batching.pad_to_multiple(batch, run.mesh.size)
+            activations = _encode(run, encoders, outputs, batch)
             frames = activations[0].frame_mask.shape[1]
             first_bad = [_first_bad_frame(model) for model in activations]
             checks.append(FiniteCheck(names, batch.ids, frames, first_bad))
@@ -281,13 +277,9 @@ def _read_corpus(
             activations = [frame_choice.pooled(model, chosen) for model in activations]
             accumulators.append(activations, batch.lengths, chosen.rows)
             del activations
-            if on_cpu:
+            if run.on_cpu:
                 accumulators.wait()
-            counts += ReadCounts(
-                len(batch.ids), batch.seconds, chosen.frames, skipped=tuple(skipped)
-            )
-            skipped.clear()
-            hashes += _digests(batch) if digests else ()
+            tally.add(batch, chosen.frames)
             processes.check()
             bar.update(batch.seconds)
             # One batch behind: the device is never idle, and never has two batches waiting.
@@ -295,23 +287,74 @@ def _read_corpus(
                 checks.popleft().check()
             if checkpoints is not None and checkpoints.due():
                 checks.pop().check()
-                so_far = dataclasses.replace(counts, digests=tuple(hashes))
-                _save(checkpoints, step, accumulators, so_far, batch.after, on_cpu)
+                _save(checkpoints, step, accumulators, tally.counts(), batch.after, run.on_cpu)
         if bar.total:
             # The lengths that file headers state may be a little too large.
             bar.update(max(bar.total - bar.n, 0))
-    counts += ReadCounts(skipped=tuple(skipped), digests=tuple(hashes))
     for waiting in checks:
         waiting.check()
+    counts = tally.counts()
     if checkpoints is not None and checkpoints.started:
         # What follows the last checkpoint is saved, too: then a repeated run has nothing to read.
         if step > done:
             end = batching.Cursor(len(corpus.sources))
-            _save(checkpoints, step + 1, accumulators, counts, end, on_cpu)
+            _save(checkpoints, step + 1, accumulators, counts, end, run.on_cpu)
         checkpoints.close()
     accumulators.wait()
     _log_rate(counts, earlier, time.monotonic() - clock)
     return counts
+
+
+def _encode(
+    run: ComparisonRun,
+    encoders: Sequence[SpeechEncoder],
+    outputs: Sequence[Outputs],
+    batch: batching.Batch,
+) -> list[Activations]:
+    """The activations of every encoder on a batch.
+
+    An accelerator runs programs one after the other; a CPU would run them concurrently, which is
+    slower (by 11 % for two base-size encoders on two cores), so there each is waited for.
+    """
+    samples, lengths = place_batch(batch.samples, batch.lengths, run.mesh)
+    activations = []
+    for encoder, output in zip(encoders, outputs):
+        model = forward.encode(
+            encoder, samples, lengths, output, run.settings.model_precision, run.mesh
+        )
+        activations.append(jax.block_until_ready(model) if run.on_cpu else model)
+    return activations
+
+
+class _Tally:
+    """What was read, counted batch by batch.
+
+    Args:
+      earlier: what was read before the last checkpoint.
+      digests: whether the digests of all utterances are counted in.
+    """
+
+    def __init__(self, earlier: ReadCounts, digests: bool):
+        self._counts = dataclasses.replace(earlier, skipped=(), digests=())
+        # Lists: tuples that grow by one are copied each time.
+        self._skipped, self._digests = list(earlier.skipped), list(earlier.digests)
+        self._keeps_digests = digests
+
+    def skip(self, skipped: Skipped) -> None:
+        """Add a file that could not be used."""
+        self._skipped.append(skipped)
+
+    def add(self, batch: batching.Batch, frames: int) -> None:
+        """Add a batch of which so many frames were chosen."""
+        self._counts += ReadCounts(len(batch.ids), batch.seconds, frames)
+        if self._keeps_digests:
+            self._digests += _digests(batch)
+
+    def counts(self) -> ReadCounts:
+        """Everything so far."""
+        return dataclasses.replace(
+            self._counts, skipped=tuple(self._skipped), digests=tuple(self._digests)
+        )
 
 
 def _digests(batch: batching.Batch) -> list[tuple[str, str]]:
@@ -411,12 +454,12 @@ class FiniteCheck:
 
 
 def _progress_bar(
-    total_seconds: float | int, started: float | int, progress: bool
+    total_seconds: float | int, before: float | int, progress: bool
 ) -> tqdm.auto.tqdm:
-    """Counts audio-seconds; the total is unknown where no file's length is."""
+    """Counts audio-seconds, from those read before; the total is unknown where no length is."""
     return tqdm.auto.tqdm(
         total=math.ceil(total_seconds) or None,  # rounded up: batches may add to a little more
-        initial=started,  # pyright: ignore[reportArgumentType]  # a float works, too
+        initial=before,  # pyright: ignore[reportArgumentType]  # a float works, too
         desc="audio",
         unit="s",
         disable=not progress,

@@ -76,11 +76,11 @@ class Sizes:
 class PassMemory(NamedTuple):
     """Bytes of a pass on each device, term by term."""
 
-    state: int
-    parameters: int
-    buffers: int
-    hidden: int
-    workspace: int
+    state: int = 0
+    parameters: int = 0
+    buffers: int = 0
+    hidden: int = 0
+    workspace: int = 0
     attention: int = 0
 
     @property

@@ -44,7 +44,7 @@ class Pass:
     Attributes:
       models: the models and layers that it runs.
       tiles: layer pairs that are accumulated, in numbers among all models and layers.
-      memory: bytes on each device.
+      memory: bytes on each device; zeros for a pass of attention alone, which is not planned.
       selection: the measures that it accumulates for.
     """
 

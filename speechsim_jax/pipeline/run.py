@@ -46,21 +46,19 @@ def plan_passes(run: ComparisonRun, budget_bytes: int) -> tuple[Pass, ...]:
     all_layers = tuple(
         NeededLayers(k, tuple(range(len(ls))), max(ls)) for k, ls in enumerate(run.layers)
     )
-    of_attention = Pass(all_layers, (), PassMemory(0, 0, 0, 0, 0), run.selection.attention)
+    of_attention = Pass(all_layers, (), PassMemory(), run.selection.attention)
     if not run.selection.without_attention.measures:
         return (of_attention,)
-    planned = _plan(run, budget_bytes)
+    planned, attention_apart = _plan(run, budget_bytes)
     for line in str(planned).splitlines():
         _log.debug("%s", line)
     _log.info("%s", _summary(run, planned))
-    attention = bool(run.selection.attention.measures)
-    apart = attention and not planned.passes[0].memory.attention
-    selection = run.selection.without_attention if apart else run.selection
+    selection = run.selection.without_attention if attention_apart else run.selection
     passes = tuple(dataclasses.replace(p, selection=selection) for p in planned.passes)
-    if apart:
+    if attention_apart:
         passes = (*passes, of_attention)
     if run.checkpoints is not None and len(passes) > 1:
-        _write_division(run.checkpoints, planned, apart)
+        _write_division(run.checkpoints, planned, attention_apart)
     return passes
 
 
@@ -104,8 +102,11 @@ def _log_attention_cost(run: ComparisonRun) -> None:
     _log.info("attention of %d utterances, %.1f s: %s", len(seconds), seconds.sum(), cost)
 
 
-def _plan(run: ComparisonRun, budget_bytes: int) -> Plan:
-    """The plan of the moments; it includes attention where everything fits in a single pass."""
+def _plan(run: ComparisonRun, budget_bytes: int) -> tuple[Plan, bool]:
+    """The plan of the moments, and whether attention has a pass to itself.
+
+    Where everything fits in a single pass, attention is part of it.
+    """
     config = run.encoders[0].config
     longest = max(run.buckets, key=lambda bucket: bucket.samples)
     seconds = total_seconds(run.corpus.sources)
@@ -133,14 +134,15 @@ def _plan(run: ComparisonRun, budget_bytes: int) -> Plan:
         rate=costs.rate(run.mesh), division=earlier and earlier.tiles,
     )  # fmt: skip
     if not reads_attention:
-        return planned(sizes)
+        return planned(sizes), False
     layers = attention_layers(run.encoders, run.layers)
     configs = [encoder.config for encoder in run.encoders]
     together = dataclasses.replace(
         sizes, attention=costs.memory_bytes(configs, layers, sizes.frames)
     )
     if earlier is not None:
-        return planned(sizes if earlier.attention_apart else together)
+        apart = earlier.attention_apart
+        return planned(sizes if apart else together), apart
     # A pass with attention has every model on the devices, whatever else it accumulates.
     least = together.attention + max(m.workspace_bytes for m in models)
     least += sum(m.front_bytes + max(ls) * m.layer_bytes for m, ls in zip(models, run.layers))
@@ -150,10 +152,12 @@ def _plan(run: ComparisonRun, budget_bytes: int) -> Plan:
             f"models; give at least {least} ({least / 1e9:.3g} GB), smaller batches or fewer models"
         )
     try:
-        one_pass = planned(together)
+        with_attention = planned(together)
     except UserError:  # no room for a layer pair next to it
-        return planned(sizes)
-    return one_pass if len(one_pass.passes) == 1 else planned(sizes)
+        return planned(sizes), True
+    if len(with_attention.passes) == 1:
+        return with_attention, False
+    return planned(sizes), True
 
 
 class _Division(NamedTuple):
@@ -175,10 +179,7 @@ def _earlier_division(checkpoints: Path | None, shapes: tuple[ModelShape, ...]) 
     if not (checkpoints / _PLAN).exists():
         return _Division([all_tiles(shapes)], False)
     record = json.loads((checkpoints / _PLAN).read_text())
-    passes = [
-        tuple(Tile(a, b, tuple((l, m) for l, m in pairs)) for a, b, pairs in tiles)
-        for tiles in record["passes"]
-    ]
+    passes = [tuple(map(Tile.from_json, tiles)) for tiles in record["passes"]]
     return _Division(passes, record["attention_apart"])
 
 
