@@ -22,6 +22,7 @@ from speechsim_jax.audio.corpus import (
     read,
 )
 from speechsim_jax.errors import UserError
+from speechsim_jax.settings import Settings
 
 # Durations are rounded up to this, so that the search for bucket lengths stays small.
 _GRID_SAMPLES = SAMPLE_RATE_HZ // 2
@@ -98,9 +99,9 @@ def plan_buckets(
     *,
     hop_samples: int,
     window_samples: int,
-    count: int = 4,
-    batch_seconds: float | int = 40.0,
-    max_seconds: float | int = 60.0,
+    count: int = Settings.buckets,
+    batch_seconds: float | int = Settings.batch_seconds,
+    max_seconds: float | int = Settings.max_seconds,
 ) -> tuple[Bucket, ...]:
     """The few row lengths that minimise the padding of utterances of these durations.
 

@@ -9,6 +9,7 @@ from speechsim_jax.audio import batching
 from speechsim_jax.audio.corpus import Corpus, Skipped
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.settings import Settings
 
 
 def encode_corpus(
@@ -16,8 +17,8 @@ def encode_corpus(
     corpus: Corpus,
     *,
     layers: tuple[int, ...] | None = None,
-    buckets: int = 4,
-    batch_seconds: float | int = 40.0,
+    buckets: int = Settings.buckets,
+    batch_seconds: float | int = Settings.batch_seconds,
     on_skip: Callable[[Skipped], None],
     on_batch: Callable[[float], object] = lambda seconds: None,
 ) -> Iterator[tuple[str, Float32[np.ndarray, "layer frame neuron"]]]:
