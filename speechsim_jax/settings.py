@@ -188,6 +188,15 @@ class Resources:
     A checkpoint of the same job (models, audio, measures, settings, versions) in `checkpoint_dir`
     is resumed, on as many devices as there are now. Where the statistics do not fit into
     `device_memory_gb`, layer pairs are taken in turn and the audio is read several times.
+
+    >>> ss.Resources(device_memory_gb=4, local_files_only=True).mesh is None
+    True
+    >>> ss.Resources(device_memory_gb=0)
+    Traceback (most recent call last):
+    speechsim_jax.errors.UserError: device_memory_gb is 0; expected more than 0
+
+    Raises:
+      UserError: a value of the wrong type or out of its range.
     """
 
     mesh: str | None = setting(
@@ -221,7 +230,14 @@ class Resources:
 @documented
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What a comparison leaves besides its result."""
+    """What a comparison leaves besides its result.
+
+    >>> ss.Output(note="held-out speakers", progress=False).note
+    'held-out speakers'
+
+    Raises:
+      UserError: a value of the wrong type.
+    """
 
     keep_statistics: str | None = setting(
         None, "Folder for the statistics that scores are made of, for `merge`.", WRITTEN, flag=False

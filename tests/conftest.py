@@ -1,6 +1,8 @@
 """Fixtures that more than one test file uses."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,18 @@ def speech() -> Path:
     path = Path(folder)
     assert path.is_dir(), f"SPEECHSIM_SPEECH={folder} is no folder"
     return path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Commands in processes of their own keep compiled programs in a folder of this session."""
+    if not hasattr(config, "workerinput"):  # workers inherit it
+        os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="speechsim-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove that folder."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

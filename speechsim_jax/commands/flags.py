@@ -5,8 +5,10 @@ A record is a frozen dataclass whose fields are declared by `speechsim_jax.setti
 name, type, default, bounds and help are written once. Every command has its own `FlagValues`.
 """
 
+import copy
 import dataclasses
 import re
+import types
 import typing
 from collections.abc import Collection, Iterator
 from typing import Any, TypeVar
@@ -194,9 +196,21 @@ def flag_fields(
     hints = typing.get_type_hints(record)
     for field in dataclasses.fields(record):
         if "record" in field.metadata:
-            yield from flag_fields(field.metadata["record"], field.metadata["only"])
+            for inner, its_hint in flag_fields(field.metadata["record"], field.metadata["only"]):
+                yield _with_default(inner, getattr(field.default, inner.name)), its_hint
         elif field.metadata.get("flag") and (only is None or field.name in only):
             yield field, hints[field.name]
+
+
+def _with_default(field: dataclasses.Field, default: Any) -> dataclasses.Field:
+    """The field with another default, and without a help text's words about the former."""
+    if default == field.default:
+        return field
+    changed = copy.copy(field)
+    changed.default = default
+    text = re.sub(r" \(default: [^)]*\)", "", field.metadata["help"])
+    changed.metadata = types.MappingProxyType({**field.metadata, "help": text})
+    return changed
 
 
 def _define(values: flags.FlagValues, field: dataclasses.Field, hint: Any) -> None:

@@ -25,6 +25,8 @@ _VALUES = {
     "multi string": "TEXT",
     "comma separated list of strings": "A,B",
 }
+# absl's own words at the end of the help of a flag that may be repeated; the help says so itself.
+_REPEAT = ";\n    repeat this option to specify a list of values"
 _NAMES = 27  # columns for the flags, before what they mean
 
 
@@ -46,7 +48,7 @@ def page(text: str, values: flags.FlagValues) -> str:
 
 
 def _entry(flag: flags.Flag, width: int) -> str:
-    kind, text = flag.flag_type(), flag.help or ""
+    kind, text = flag.flag_type(), (flag.help or "").removesuffix(_REPEAT)
     if kind == "bool":
         name = f"  --[no]{flag.name}"
     elif isinstance(flag.parser, flags.EnumParser):

@@ -1,6 +1,7 @@
 """Commands, their flags and pages of help: each has its own, from the records, and starts light."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,14 @@ def test_a_page_of_help(capsys):
     assert "(default: 4096)" in page and "(default: 0)" in page
     page = program(capsys, "replicate", "--help").out
     assert page.index("--preset=zoo|paper") < page.index("What is compared:")
+    assert "seeded choice of so much audio. (default: 60" in page
+    assert "may be repeated." in program(capsys, "card", "--help").out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_one_default_of_each_flag(name, capsys):
+    for entry_ in re.split(r"\n  --", program(capsys, name, "--help").out)[1:]:
+        assert entry_.count("(default: ") <= 1 and "repeat this option" not in entry_
 
 
 def test_compare_has_a_flag_for_every_setting():
