@@ -29,6 +29,7 @@ from speechsim_jax.figures.style import (
 )
 from speechsim_jax.figures.text_layout import model_spans, short_names, title_or_summary, unique
 from speechsim_jax.results.result import SimilarityResult
+from speechsim_jax.settings import check_figure_formats, check_figure_style
 
 __all__ = [
     "colour_limits",
@@ -119,7 +120,8 @@ def save_figures(
     Raises:
         UserError: an unknown format or style.
     """
-    check(formats, style)
+    check_figure_formats(formats)
+    check_figure_style(style)
     figures: dict[str, Figure] = {}
     for measure in result.measures:
         figures[f"heatmap_{measure}"] = plot(result, measure, style=style)

@@ -109,7 +109,7 @@ def test_a_page_of_help(capsys):
     assert "(default: 4096)" in page and "(default: 0)" in page
     page = program(capsys, "replicate", "--help").out
     assert page.index("--preset=zoo|paper") < page.index("What is compared:")
-    assert "seeded choice of so much audio. (default: 60" in page
+    assert "seeded choice of so much audio. (default: 60" in " ".join(page.split())
     assert "may be repeated." in program(capsys, "card", "--help").out
 
 
