@@ -20,9 +20,16 @@ def speech() -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Commands in processes of their own keep compiled programs in a folder of this session."""
+    """Workers, and commands in processes of their own, share a cache of compiled programs.
+
+    It lies in a folder of this session: nothing of the user's is read or written.
+    """
     if not hasattr(config, "workerinput"):  # workers inherit it
-        os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="speechsim-tests-")
+        folder = tempfile.mkdtemp(prefix="speechsim-tests-")
+        os.environ["XDG_CACHE_HOME"] = folder
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder, "xla")
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # else XLA's loader reports each program read
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -70,8 +70,10 @@ def test_the_users_own_choice_of_jax_stays(options, tmp_path, monkeypatch):
     assert not options
 
 
-def test_reloading_programs_prints_nothing(tmp_path):
+def test_reloading_programs_prints_nothing(tmp_path, monkeypatch):
     """Whereas XLA's loader on a CPU reports two unknown features for each of them."""
+    for name in ("JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL"):
+        monkeypatch.delenv(name)
     audio = write(tmp_path / "noise.wav", noise(16_000))
     arguments = [
         f"--models={BASE}", f"--audio={audio}", "--layers=0,-1", "--measures=lincka",

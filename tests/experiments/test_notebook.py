@@ -198,6 +198,7 @@ def test_it_checks_compares_and_saves(folder):
     assert text(folder, "CHECKPOINT").startswith("wav2vec2-base: wav2vec2, ")
 
 
+@pytest.mark.slow
 def test_maps_and_report_are_shown_in_it(folder):
     shown = [each.data for each in outputs(folder, "display(Image")]
     assert len(shown) == len(list((folder / "speechsim_results" / "figures").glob("*.png"))) > 4

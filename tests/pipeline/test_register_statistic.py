@@ -92,6 +92,7 @@ def test_scores_are_those_of_the_hidden_states(encoders, audio, whole):
     np.testing.assert_allclose(whole, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_passes_and_an_interruption(encoders, audio, whole, monkeypatch, tmp_path):
     settings = {"checkpoint_dir": tmp_path, "checkpoint_every": 0} | SETTINGS
     with pytest.raises(UserError, match=r"at least \d+ \(") as raised:

@@ -12,6 +12,9 @@ from tests.support.mesh_runs import VARIANTS
 from tests.support.paths import ROOT
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> dict:
     actual = subprocess.run(
@@ -38,7 +41,6 @@ def assert_equal(actual: dict, measures: int) -> None:
     assert all(actual["choices"].values()), actual["choices"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_way_gives_the_scores_of_one_device_in_one_pass(variant, report):
     several = "several passes" in variant

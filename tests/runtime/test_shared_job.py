@@ -87,6 +87,7 @@ def test_two_processes_give_what_one_gives(audio, one, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_dead_process_ends_the_job_which_can_be_resumed(audio, one, tmp_path):
     """Killed after its second commit; the other reports it, and both resume."""
     arguments = [f"--audio={audio}", f"--workdir={tmp_path}", "--resume"]
