@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # workers inherit it
         folder = tempfile.mkdtemp(prefix="speechsim-tests-")
         os.environ["XDG_CACHE_HOME"] = folder
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder, "xla")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(folder, "xla"))
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # else XLA's loader reports each program read
 

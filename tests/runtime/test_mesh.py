@@ -11,7 +11,6 @@ from tests.support import tolerances
 from tests.support.mesh_runs import VARIANTS
 from tests.support.paths import ROOT
 
-
 pytestmark = pytest.mark.slow
 
 
