@@ -9,6 +9,7 @@
     python -m experiments.benchmark --what=encoder
     python -m experiments.benchmark --what=attention --speech=FOLDER --minutes=3
     python -m experiments.benchmark --what=statistics
+    python -m experiments.benchmark --what=startup --speech=FOLDER --against=CHECKOUT
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
@@ -21,7 +22,8 @@ alone, on 26 representations of width 768, against a plain numpy loop over pairs
 statistics against float64, on difficult rows and on real hidden states. encoder: forward passes of
 base and large against torch transformers (needs the [parity] extra). attention: the attention level
 of two base-size encoders over the first of --minutes, against a plain loop over stored maps.
-statistics: the update of the moments against the machine's matrix products. plots: draws the lines
+statistics: the update of the moments against the machine's matrix products. startup: seconds until
+`experiments.compare` answers, here and in another checkout. plots: draws the lines
 that memory, pipeline and scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
@@ -45,7 +47,7 @@ from speechsim_jax.errors import UserError
 class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
-        "attention", "plots",
+        "attention", "startup", "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
         os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
@@ -55,12 +57,13 @@ class _Flags:
     )
     repeats: int | None = flags.own(
         None,
-        "Interleaved runs of which a figure is the median (default: 7, pipeline 3).",
+        "Interleaved runs of which a figure is the median (default: 7, pipeline 3, startup 5).",
         at_least=1,
     )
     pairs: int = flags.own(
         12, "Pairs of representations that are timed of the published pipeline; 0: all.", at_least=0
     )
+    against: str | None = flags.own(None, "Another checkout, for startup.")
     lines: str | None = flags.own(None, "File of the lines that other runs have printed.")
     out: str | None = flags.own(None, "Folder for plots.")
     small: bool = flags.own(
@@ -100,6 +103,7 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "encoder": lambda given: (given.repeats or 7,),
     "statistics": lambda given: (given.repeats or 7,),
     "attention": lambda given: (_speech(given), _minutes(given, 3)[0], given.repeats or 7),
+    "startup": lambda given: (_speech(given), given.repeats or 5, given.against),
     "plots": _files,
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ from experiments.benchmarks import (
     processes,
     scaling,
     scores,
+    startup,
     stored,
     streaming,
 )
@@ -69,6 +70,13 @@ def test_memory(speech, capsys):
     parts = ("startup", "reading", "scores", "saving")
     assert sum(values[part][0] for part in parts) == pytest.approx(values["total"][0], abs=0.05)
     assert all(values[part][0] > 0 for part in (*parts, "compiling", "peak RSS"))
+
+
+def test_startup(speech, capsys):
+    startup.run(speech, 5, str(ROOT), small=True)
+    values = figures(capsys.readouterr().out, "startup")
+    assert len(values) == 5 and all(len(seconds) == 2 for seconds in values.values())
+    assert all(seconds > 0 for both in values.values() for seconds in both)
 
 
 @pytest.mark.slow
