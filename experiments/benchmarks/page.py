@@ -41,7 +41,8 @@ _SECTIONS = {
     "accuracy": "float32 statistics against float64.",
     "scaling": "Work, traffic and memory of a device on several meshes.",
     "paper size": "Four models in 6 GB, in several passes.",
-    "startup": "How soon a command answers.",
+    "startup": "How soon a command answers. The other checkout is version 0.1: `git worktree add "
+    "../0.1 48666e1`.",
     "demo": "The paper in miniature.",
     "selfcheck": "Checks of the machine's JAX.",
     "dynamics": "How similar the layers of a checkpoint are to those of the final model.",
