@@ -26,7 +26,7 @@ _FORMAT = 2
 
 _log = logging.getLogger(__name__)
 
-State = dict[str, dict[str, Any]]
+SavedState = dict[str, dict[str, Any]]
 """By part and name: an array, a list of arrays, or what JSON can hold."""
 
 
@@ -40,7 +40,7 @@ class RunCheckpoint(NamedTuple):
     """
 
     step: int
-    state: State
+    state: SavedState
     metadata: dict[str, Any]
 
 
@@ -147,7 +147,7 @@ class Checkpoints:
         """Whether the next checkpoint is due."""
         return time.monotonic() - self._last >= self._seconds
 
-    def save(self, step: int, state: State, metadata: dict[str, Any]) -> None:
+    def save(self, step: int, state: SavedState, metadata: dict[str, Any]) -> None:
         """Start writing, once the previous checkpoint is written.
 
         Args:
@@ -199,7 +199,7 @@ def _difference(name: str, then: Any, now: Any) -> str:
 
 @functools.cache
 def _array_handler() -> tuple[Any, type]:
-    """The handler that writes and reads a `State` for orbax, and its arguments.
+    """The handler that writes and reads a `SavedState` for orbax, and its arguments.
 
     Orbax's own handler would write numpy arrays on process 0 of a job only.
     """
@@ -209,18 +209,18 @@ def _array_handler() -> tuple[Any, type]:
         def save(self, directory: Any, args: Any) -> None:
             _write_state(Path(directory), args.state)
 
-        def restore(self, directory: Any, args: Any) -> State:
+        def restore(self, directory: Any, args: Any) -> SavedState:
             return _read_state(Path(directory))
 
     @orbax.checkpoint.args.register_with_handler(Handler, for_save=True, for_restore=True)
     @dataclasses.dataclass
     class Arguments(orbax.checkpoint.args.CheckpointArgs):
-        state: State | None = None
+        state: SavedState | None = None
 
     return Handler(), Arguments
 
 
-def _write_state(folder: Path, state: State) -> None:
+def _write_state(folder: Path, state: SavedState) -> None:
     """Write a .npy file for each array, and everything else to state.json."""
     record: dict[str, dict[str, Any]] = {}
     for part, names in state.items():
@@ -236,8 +236,8 @@ def _write_state(folder: Path, state: State) -> None:
     (folder / "state.json").write_text(json.dumps(record))
 
 
-def _read_state(folder: Path) -> State:
-    state: State = {}
+def _read_state(folder: Path) -> SavedState:
+    state: SavedState = {}
     for part, names in json.loads((folder / "state.json").read_text()).items():
         state[part] = {}
         for name, record in names.items():
