@@ -70,6 +70,7 @@ def test_the_users_own_choice_of_jax_stays(options, tmp_path, monkeypatch):
     assert not options
 
 
+@pytest.mark.slow
 def test_reloading_programs_prints_nothing(tmp_path, monkeypatch):
     """Whereas XLA's loader on a CPU reports two unknown features for each of them."""
     for name in ("JAX_COMPILATION_CACHE_DIR", "TF_CPP_MIN_LOG_LEVEL"):

@@ -82,6 +82,7 @@ def made(tmp_path_factory, models, audio) -> tuple[replicate.Config, replicate.O
         return config, replicate.run(config)
 
 
+@pytest.mark.slow
 def test_everything_is_written(made):
     config, outcome = made
     workdir = Path(config.workdir)

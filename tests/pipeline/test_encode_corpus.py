@@ -35,6 +35,7 @@ def refuse(skipped: Skipped) -> None:
     raise AssertionError(skipped)
 
 
+@pytest.mark.slow
 def test_states_are_those_of_the_utterance_alone(encoder, corpus):
     seconds = []
     states = dict(

@@ -209,6 +209,7 @@ def test_pooled_rows_equal_a_loop_over_hidden_states(encoders, monkeypatch, tmp_
     assert result.attributes["sample"] == {"rows": len(expected), "utterances": 5}
 
 
+@pytest.mark.slow
 def test_utterance_rows_and_the_stride(encoders, monkeypatch):
     data = waves(6)
     alone = hidden_of(encoders[1], list(data.values()))
@@ -289,6 +290,7 @@ def test_choices_are_checked_before_any_work():
             ss.compare(["no/such/folder"], "no-such-audio", **wrong)
 
 
+@pytest.mark.slow
 def test_segments_of_real_speech(encoders, speech, monkeypatch):
     """Two utterances with forced alignments, silence dropped, against a loop over the lines."""
     names = [f"librispeech_test_other/1688/1688-142285-000{i}.flac" for i in (0, 2)]

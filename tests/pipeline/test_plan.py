@@ -238,6 +238,7 @@ def test_parameters_and_workspace_by_depth():
     assert sorted(one.memory.parameters for one in planned_passes.passes) == [1_030, 1_120, 1_120]
 
 
+@pytest.mark.slow
 def test_what_is_printed(six):
     models = [
         dataclasses.replace(BASE, name="mine", front_flops=1e12, layer_flops=1e11),

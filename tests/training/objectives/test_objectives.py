@@ -56,6 +56,7 @@ def test_batch_is_the_sum_of_its_utterances(name):
     assert_close(again, ((loss_of(name, together), together), gradient), 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_batch_of_fillers(name):
     rows = batch() | {"lengths": 0 * LENGTHS, "counts": 0 * LENGTHS}
