@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from speechsim_jax.audio.open_corpus import open_corpus
     from speechsim_jax.comparison.activations import compare_activations
     from speechsim_jax.comparison.attentions import compare_attentions
-    from speechsim_jax.comparison.encoders import compare
+    from speechsim_jax.comparison.encoders import accumulate, compare
     from speechsim_jax.comparison.merge import merge
     from speechsim_jax.errors import UserError
     from speechsim_jax.figures import plot, save_figures
@@ -45,6 +45,7 @@ _PUBLIC = {
     "SimilarityResult": ("results.result", "SimilarityResult"),
     "SpeechEncoder": ("models.encoder", "SpeechEncoder"),
     "UserError": ("errors", "UserError"),
+    "accumulate": ("comparison.encoders", "accumulate"),
     "compare": ("comparison.encoders", "compare"),
     "compare_activations": ("comparison.activations", "compare_activations"),
     "compare_attentions": ("comparison.attentions", "compare_attentions"),
@@ -74,6 +75,7 @@ __all__ = [
     "SimilarityResult",
     "SpeechEncoder",
     "UserError",
+    "accumulate",
     "compare",
     "compare_activations",
     "compare_attentions",

@@ -16,6 +16,13 @@ class UserError(ValueError):
     """
 
 
+class StorageError(UserError):
+    """Something cannot be written; the message says where, why and what is complete.
+
+    The commands exit with code 1: nothing was wrong with how they were called.
+    """
+
+
 def counted(number: int, noun: str) -> str:
     """The number with its noun, in the plural unless it is 1: "1 file", "41 files"."""
     return f"{number} {noun}{'s' * (number != 1)}"

@@ -183,11 +183,10 @@ class Settings:
 @documented
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """Where models come from, and the devices, memory and checkpoints of a comparison.
+    """Where models come from, and the devices, memory and share of a comparison.
 
-    A checkpoint of the same job (models, audio, measures, settings, versions) in `checkpoint_dir`
-    is resumed, on as many devices as there are now. Where the statistics do not fit into
-    `device_memory_gb`, layer pairs are taken in turn and the audio is read several times.
+    Where the statistics do not fit into `device_memory_gb`, layer pairs are taken in turn and the
+    audio is read several times.
 
     >>> ss.Resources(device_memory_gb=4, local_files_only=True).mesh is None
     True
@@ -212,8 +211,11 @@ class Resources:
         DEVICES,
         above=0,
     )
-    checkpoint_dir: str | None = setting(
-        None, "Folder for the checkpoints of a long run.", INTERRUPTED, flag=False
+    shard: str | None = setting(
+        None,
+        "Read one share of the audio, K/N; auto in a SLURM or LSF array job, auto/N in a PBS array "
+        "job from 1 to N, pod on a TPU pod.",
+        DEVICES,
     )
     checkpoint_every: float | int = setting(
         10.0, "Minutes between checkpoints; a run that is killed loses no more.", INTERRUPTED,
@@ -232,6 +234,10 @@ class Resources:
 class Output:
     """What a comparison leaves besides its result.
 
+    `statistics_dir` holds checkpoints while the audio is read, and then the sums that scores are
+    made of. A run of the same job (models, audio, measures, settings, versions) continues from
+    what is there, on as many devices as there are now.
+
     >>> ss.Output(note="held-out speakers", progress=False).note
     'held-out speakers'
 
@@ -239,8 +245,18 @@ class Output:
       UserError: a value of the wrong type.
     """
 
-    keep_statistics: str | None = setting(
-        None, "Folder for the statistics that scores are made of, for `merge`.", WRITTEN, flag=False
+    statistics_dir: str | None = setting(
+        None,
+        "Folder for checkpoints and for the statistics that scores are made of, which `merge` "
+        "reads; may be in a bucket.",
+        WRITTEN,
+        flag=False,
+    )
+    keep_statistics: bool = setting(
+        True,
+        "Whether statistics_dir gets the statistics of a run too short for a checkpoint, too.",
+        WRITTEN,
+        flag=False,
     )
     note: str = setting("", "A remark to keep in the result and under its figures.", WRITTEN)
     progress: bool = setting(True, "Show progress bars on stderr.", WRITTEN, flag=False)

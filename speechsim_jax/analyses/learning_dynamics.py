@@ -5,6 +5,7 @@ Source: Raghu et al. 2017 (arXiv 1706.05806), section 4.1.
 
 import csv
 import dataclasses
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from speechsim_jax.figures.style import (
     draw_cells,
 )
 from speechsim_jax.figures.text_layout import LINE, MEDIUM, SMALL, headline, text_width
+from speechsim_jax.runtime.atomic_write import write_text
 
 # Share of the final score from which on a layer counts as settled.
 _SETTLED = 0.9
@@ -102,18 +104,18 @@ class LearningDynamics:
 
     def write_csv(self, path: Path) -> Path:
         """Write every score: measure, step (empty: untrained), layer, layer of the final model."""
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["measure", "step", "layer", "final_layer", "score"])
-            for measure, scores in self.scores.items():
-                maps: list[tuple[int | str, np.ndarray]] = list(zip(self.steps, scores))
-                if measure in self.untrained:
-                    maps.insert(0, ("", self.untrained[measure]))
-                for step, values in maps:
-                    for (x, y), value in np.ndenumerate(values):
-                        layers = self.layers[x], self.layers[y]
-                        writer.writerow([measure, step, *layers, f"{value:.6g}"])
-        return path
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["measure", "step", "layer", "final_layer", "score"])
+        for measure, scores in self.scores.items():
+            maps: list[tuple[int | str, np.ndarray]] = list(zip(self.steps, scores))
+            if measure in self.untrained:
+                maps.insert(0, ("", self.untrained[measure]))
+            for step, values in maps:
+                for (x, y), value in np.ndenumerate(values):
+                    layers = self.layers[x], self.layers[y]
+                    writer.writerow([measure, step, *layers, f"{value:.6g}"])
+        return write_text(path, text.getvalue())
 
 
 def steps_map(dynamics: LearningDynamics, measure: str) -> Figure:

@@ -211,6 +211,20 @@ def batches(
     return _generate(corpus, shapes, min_samples, strict, workers, lookahead, on_skip, start)
 
 
+def pieces(source: Source, max_samples: int, min_samples: int = 1) -> list[Utterance]:
+    """Decode a source and cut it as `batches` does.
+
+    Args:
+        source: What to read.
+        max_samples: Samples of the largest bucket.
+        min_samples: The shortest utterance that can be used.
+
+    Raises:
+        AudioError: It cannot be used.
+    """
+    return _cut(read(source, min_samples), max_samples)
+
+
 def pad_to_multiple(batch: Batch, multiple: int) -> Batch:
     """The batch with filler rows up to a multiple of the devices that share it."""
     missing = -len(batch.lengths) % multiple

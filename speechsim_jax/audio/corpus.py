@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import soundfile
@@ -70,6 +70,16 @@ class Source:
     sample_rate_hz: int = SAMPLE_RATE_HZ
     row: Encoded | None = field(default=None, repr=False)
     listed: bool = field(default=False, repr=False, compare=False)
+
+    def stamp(self) -> list[Any]:
+        """What tells cheaply that the audio was replaced: of a file, size and time of change."""
+        if self.path is None or self.row is not None or self.samples is not None:
+            return [_content_key(self)]
+        try:
+            stat = self.path.stat()
+        except OSError:
+            return [-1]
+        return [stat.st_size, stat.st_mtime_ns]
 
     def file(self) -> Path | io.BytesIO | None:
         """What soundfile can open; None for an array. Raises AudioError for an empty row."""

@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 from absl.flags import FlagValues
 
 from speechsim_jax.commands import flags, training
+from speechsim_jax.commands.workdir import write_json
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime.atomic_write import write_text
 
 if TYPE_CHECKING:
     from speechsim_jax.audio.corpus import Source
@@ -118,9 +120,9 @@ def run(config: Config) -> Path:
         for path in sorted(folder.iterdir()):
             if path.is_file() and workdir.resolve() != folder.resolve():
                 shutil.copyfile(path, workdir / path.name)  # without its permissions
-        (workdir / "training.json").write_text(json.dumps(_portable(record), indent=2) + "\n")
+        write_json(workdir / "training.json", _portable(record))
         records.write_audio(workdir / records.AUDIO_FILE, audio)
-        card.write_text(text, encoding="utf-8")
+        write_text(card, text)
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written ({error})") from error
     return card

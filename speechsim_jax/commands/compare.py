@@ -5,28 +5,29 @@
 
 writes config.json, result.nc, report.html, figures/*.png and log.jsonl into the workdir and prints
 a table of means. From a notebook: `run(Config(models=(...), audio=..., workdir=...))`.
+
+Machines that share the workdir can share the audio: with --shard=1/4, ... each reads its part, and
+whichever completes the set writes the results.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl.flags import FlagValues
 
 from speechsim_jax.commands import flags, inputs
 from speechsim_jax.commands.compilation_cache import use_compilation_cache
-from speechsim_jax.commands.log import log_to, process_index
-from speechsim_jax.commands.workdir import checkpoint_folder, new_workdir, save_result
+from speechsim_jax.commands.log import log_to
+from speechsim_jax.commands.workdir import begin, is_complete, made, save_result
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime.atomic_write import AnyPath, as_path, remove_folder
+from speechsim_jax.runtime.lock import LockedError, locked
+from speechsim_jax.runtime.shards import WHOLE, Shard, shard_from
 from speechsim_jax.settings import (
-    DEVICES,
     HOW,
     Output,
     Resources,
@@ -36,7 +37,11 @@ from speechsim_jax.settings import (
 )
 
 if TYPE_CHECKING:
+    from speechsim_jax.audio.corpus import Corpus
     from speechsim_jax.results.result import SimilarityResult
+
+STATISTICS = "statistics"
+"""Folder of stored statistics in the workdir."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +54,7 @@ class Config:
     Checkpoints and stored statistics are written into `workdir`.
 
     Raises:
-      UserError: a folder for checkpoints in `resources` or for statistics in `output`; an unknown
-        figure format or style.
+      UserError: a folder for statistics in `output`; an unknown figure format or style.
     """
 
     models: tuple[str, ...] = flags.models()
@@ -69,11 +73,8 @@ class Config:
 
     def __post_init__(self) -> None:
         flags.check_figures(self.figure_formats, self.figure_style)
-        if self.resources.checkpoint_dir is not None or self.output.keep_statistics is not None:
-            raise UserError(
-                "the command writes checkpoints and statistics into workdir; set "
-                "Config.keep_statistics, not output.keep_statistics or resources.checkpoint_dir"
-            )
+        if self.output.statistics_dir is not None:
+            raise UserError("the command writes statistics into workdir, not output.statistics_dir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,60 +82,107 @@ class _Others:
     """Flags besides the fields of `Config`."""
 
     help_measures: bool = setting(False, "List the measures and stop.", HOW)
-    coordinator: str | None = setting(
-        None,
-        "Address of process 0 of several, HOST:PORT; auto on a TPU pod, under SLURM or Open MPI.",
-        DEVICES,
-    )
-    processes: int | None = setting(None, "How many processes share the job.", DEVICES)
-    process: int | None = setting(None, "Which of them this is, from 0 on.", DEVICES)
-    process_timeout: float | int = setting(
-        60.0, "Seconds of silence after which a process counts as lost.", DEVICES, at_least=1
-    )
 
 
-def run(config: Config) -> SimilarityResult:
+def run(config: Config) -> SimilarityResult | None:
     """Compare, save and draw.
 
     Returns:
-      The result that was saved.
+      The result that was saved; None if it is up to other shards.
 
     Raises:
       UserError: whatever is wrong with the configuration, the models or the audio.
     """
-    # What is left of a run that was killed at its very end may be written over.
-    unfinished = config.resume and Path(config.workdir, "checkpoints").exists()
-    workdir = new_workdir(config.workdir, config.overwrite or unfinished)
-    checkpoints = checkpoint_folder(workdir, config.resume, config.overwrite)
-    statistics = workdir / "statistics"
-    if not unfinished:
-        shutil.rmtree(statistics, ignore_errors=True)
-    with log_to(workdir, config.output.progress):
-        inputs.check_models(config.models, config.resources.revision)
-        corpus = inputs.open_audio(config.audio)
-        inputs.log_start(config.models, corpus)
-        _log.debug("config: %s", json.dumps(dataclasses.asdict(config)))
-        if config.resume and not checkpoints.exists():
-            _log.warning("no checkpoint in %s: starting from the beginning", workdir)
+    workdir, shard = made(config.workdir), shard_from(config.resources.shard)
+    if shard != WHOLE:
+        return _run_shard(config, workdir, shard)
+    with locked(workdir), log_to(workdir, config.output.progress):
+        if not begin(workdir, workdir / STATISTICS, dataclasses.asdict(config)):
+            return _complete_before(workdir)
+        corpus = _checked_audio(config)
 
         import speechsim_jax as ss
 
-        result = ss.compare(
-            config.models,
-            corpus,
-            config.measures,
-            levels=config.levels or None,
-            settings=config.settings,
-            resources=dataclasses.replace(config.resources, checkpoint_dir=str(checkpoints)),
-            output=dataclasses.replace(
-                config.output, keep_statistics=str(statistics) if config.keep_statistics else None
-            ),
-        )
-        if process_index() == 0:
-            given = dataclasses.asdict(config)
-            save_result(result, workdir, given, config.figure_formats, config.figure_style)
-            shutil.rmtree(checkpoints, ignore_errors=True)
+        result = ss.compare(**_arguments(config, corpus, workdir, config.keep_statistics))
+        _save(result, workdir, config)
+        if not config.keep_statistics:
+            remove_folder(workdir / STATISTICS)
     return result
+
+
+def _run_shard(config: Config, workdir: AnyPath, shard: Shard) -> SimilarityResult | None:
+    """Read one share of the audio; merge all, if it was the last."""
+    folder = workdir / STATISTICS / f"shard-{shard.index}-of-{shard.count}"
+    with log_to(workdir, config.output.progress, f"log-{shard.index}-of-{shard.count}.jsonl"):
+        if not begin(workdir, folder, dataclasses.asdict(config)):
+            return _complete_before(workdir)
+        corpus = _checked_audio(config)
+
+        import speechsim_jax as ss
+
+        shards = ss.accumulate(**_arguments(config, corpus, workdir, True))
+        waiting = [str(s.shard) for s in shards if s.state != "done"]
+        if waiting:
+            _log.info("shard %s is complete; still to come: %s", shard, ", ".join(waiting))
+            return None
+        try:
+            with locked(workdir):
+                if is_complete(workdir):
+                    return _complete_before(workdir)
+                merged = workdir / STATISTICS / "merged"
+                result = ss.merge(
+                    [workdir / STATISTICS],
+                    measures=config.measures,
+                    levels=config.levels or None,
+                    rank_tolerance=config.settings.rank_tolerance,
+                    statistics_dir=merged,
+                    note=config.output.note,
+                    progress=config.output.progress,
+                )
+                _save(result, workdir, config)
+                remove_folder(merged)
+        except LockedError as error:
+            _log.info("all shards are complete, and another process merges them: %s", error)
+            return None
+    return result
+
+
+def _checked_audio(config: Config) -> Corpus:
+    """The audio; it and the models are checked before the libraries that read them are loaded."""
+    inputs.check_models(config.models, config.resources.revision)
+    corpus = inputs.open_audio(config.audio)
+    inputs.log_start(config.models, corpus)
+    _log.debug("config: %s", json.dumps(dataclasses.asdict(config)))
+    return corpus
+
+
+def _arguments(config: Config, corpus: Corpus, workdir: AnyPath, keep: bool) -> dict[str, Any]:
+    """Of `ss.compare` and `ss.accumulate`."""
+    output = dataclasses.replace(
+        config.output, statistics_dir=str(workdir / STATISTICS), keep_statistics=keep
+    )
+    return {
+        "models": config.models,
+        "audio": corpus,
+        "measures": config.measures,
+        "levels": config.levels or None,
+        "settings": config.settings,
+        "resources": config.resources,
+        "output": output,
+    }
+
+
+def _save(result: SimilarityResult, workdir: AnyPath, config: Config) -> None:
+    save_result(
+        result, workdir, dataclasses.asdict(config), config.figure_formats, config.figure_style
+    )
+
+
+def _complete_before(workdir: AnyPath) -> SimilarityResult:
+    import speechsim_jax as ss
+
+    _log.info("%s is complete", workdir)
+    return ss.SimilarityResult.load(workdir / "result.nc")
 
 
 def define_flags() -> FlagValues:
@@ -147,19 +195,6 @@ def config_from_flags(values: FlagValues) -> Config:
     return flags.from_flags(values, Config, output=flags.output(values))
 
 
-@contextlib.contextmanager
-def _in_job(others: _Others) -> Iterator[None]:
-    """Be one process of several, if the flags name a job."""
-    place = others.coordinator, others.processes, others.process
-    if place == (None, None, None):
-        yield
-        return
-    from speechsim_jax.runtime import processes
-
-    with processes.joined(*place, silence_seconds=others.process_timeout):
-        yield
-
-
 def main(values: FlagValues) -> None:
     """Run from the flags and print the summary."""
     if values["help_measures"].value:
@@ -170,9 +205,10 @@ def main(values: FlagValues) -> None:
         return
     config = config_from_flags(values)
     use_compilation_cache(values["compilation_cache"].value)
-    with _in_job(flags.from_flags(values, _Others)):
-        result = run(config)
-        if process_index() != 0:
-            return
+    result = run(config)
+    workdir = as_path(config.workdir)
+    if result is None:
+        print(f"results follow when all shards are complete: speechsim status {workdir}")
+        return
     print(result.summary())
-    print(f"\nwritten: {Path(config.workdir, 'result.nc')}, report.html and figures next to it")
+    print(f"\nwritten: {workdir / 'result.nc'}, report.html and figures next to it")

@@ -13,7 +13,6 @@ run that was killed continues with --resume.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shutil
 from pathlib import Path
@@ -24,7 +23,7 @@ from absl.flags import FlagValues
 from speechsim_jax.commands import flags, inputs
 from speechsim_jax.commands.compilation_cache import use_compilation_cache
 from speechsim_jax.commands.log import log_to
-from speechsim_jax.commands.workdir import new_workdir, partial_results
+from speechsim_jax.commands.workdir import new_workdir, partial_results, write_json
 from speechsim_jax.errors import UserError
 from speechsim_jax.settings import HOW, Output, Resources, Settings, documented, setting
 
@@ -173,13 +172,16 @@ def _compared(
         corpus,
         config.measures,
         settings=dataclasses.replace(config.settings, max_minutes=None),
-        resources=dataclasses.replace(
-            config.resources, checkpoint_dir=str(folder / f"{name}.checkpoints")
+        resources=config.resources,
+        output=dataclasses.replace(
+            config.output,
+            progress=False,
+            statistics_dir=str(folder / f"{name}.statistics"),
+            keep_statistics=False,
         ),
-        output=dataclasses.replace(config.output, progress=False),
     )
     result.save(path)
-    shutil.rmtree(folder / f"{name}.checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / f"{name}.statistics", ignore_errors=True)
     return result
 
 
@@ -201,7 +203,7 @@ def _write(
         }
         figures.write_figures(drawn, folder, ("png", "pdf"))
     record = provenance.record(config=dataclasses.asdict(config), final=dict(last.provenance))
-    (workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_json(workdir / "config.json", record)
 
 
 def define_flags() -> FlagValues:

@@ -1,7 +1,7 @@
 """How a command starts, and how it ends when something is wrong.
 
-Exit codes: 0; 1 for a failure, with its traceback; 2 for a user's mistake and 130 for ctrl-C, both
-with one line on stderr.
+Exit codes: 0; 1 for a failure, with its traceback, or for what cannot be written; 2 for a user's
+mistake and 130 for ctrl-C. All but bugs print one line on stderr.
 """
 
 import ast
@@ -19,22 +19,21 @@ from typing import NoReturn
 
 from absl import flags
 
-from speechsim_jax.commands import help, log
-from speechsim_jax.errors import UserError, did_you_mean
+from speechsim_jax.commands import help, interrupt, log
+from speechsim_jax.errors import StorageError, UserError, did_you_mean
+from speechsim_jax.runtime.atomic_write import as_path, in_bucket
 
 COMMANDS = (
-    "compare", "merge", "replicate", "probe", "dynamics", "transcribe", "pretrain", "finetune",
-    "synthesise", "card", "selfcheck", "demo",
+    "compare", "merge", "status", "replicate", "probe", "dynamics", "transcribe", "pretrain",
+    "finetune", "synthesise", "card", "selfcheck", "demo",
 )  # fmt: skip
+# What a run leaves that --resume continues.
+_PARTIAL = ("checkpoints", "*/job.json", "statistics/**/statistics.json")
 _HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The `speechsim` program: run the command that the first argument names.
-
-    Args:
-      argv: arguments without the program's name (default: those of the process).
-    """
+    """Run the command that the first argument names; see `commands.main`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in _HELP | {"help"}:
         print(overview())
@@ -44,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         close = did_you_mean(arguments[0], COMMANDS)
         _fail(f"there is no command {arguments[0]!r}{close}; speechsim --help lists the commands")
     else:
-        run_command(arguments[0], arguments[1:])
+        run_module(load(arguments[0]), arguments[1:], program=argv is None)
 
 
 def overview() -> str:
@@ -67,24 +66,23 @@ def _summary(name: str) -> str:
     return (ast.get_docstring(tree) or "").splitlines()[0]
 
 
-def run_command(name: str, argv: Sequence[str] | None = None) -> None:
-    """Run one command.
-
-    Args:
-      name: one of `COMMANDS`.
-      argv: its flags (default: the arguments of the process).
-    """
-    run_module(load(name), argv)
-
-
 def load(name: str) -> ModuleType:
     """The module of a command."""
     return importlib.import_module(f"speechsim_jax.commands.{name}")
 
 
-def run_module(module: ModuleType, argv: Sequence[str] | None = None) -> None:
-    """Parse a module's flags and run its `main`, or print its page of --help."""
+def run_module(module: ModuleType, argv: Sequence[str] | None = None, program: bool = True) -> None:
+    """Parse a module's flags and run its `main`, or print its page of --help.
+
+    Args:
+      module: of the command.
+      argv: its flags (default: the arguments of the process).
+      program: whether this is all that the process does, so that Ctrl-C may end it.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    positional = getattr(module, "POSITIONAL", None)
+    if positional and arguments and not arguments[0].startswith("-"):
+        arguments[0] = f"--{positional}={arguments[0]}"
     values = module.define_flags()
     if _HELP & set(arguments):
         with contextlib.suppress(BrokenPipeError):
@@ -95,15 +93,20 @@ def run_module(module: ModuleType, argv: Sequence[str] | None = None) -> None:
     _parse(values, arguments)
     quiet = "quiet" in values and values["quiet"].value
     log.show_warnings_of_libraries(quiet)
+    if program:
+        interrupt.raise_on_interrupt()
     try:
         with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
             module.main(values)
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), 1 if isinstance(error, StorageError) else 2)
     except BrokenPipeError:  # whoever read the output has stopped reading
         _discard_output()
     except KeyboardInterrupt:
-        print(f"interrupted{_resume_hint(values)}", file=sys.stderr)
+        message = f"interrupted{_resume_hint(values)}"
+        if program:  # threads that still compile or decode would be waited for
+            interrupt.stop(message)
+        print(message, file=sys.stderr)
         sys.exit(130)
 
 
@@ -126,12 +129,13 @@ def _resume_hint(values: flags.FlagValues) -> str:
     """How an interrupted command is continued, where it can be."""
     if "resume" not in values:
         return ""
-    workdir = Path(values["workdir"].value or "").expanduser()
-    # Either is refused without --resume; before, there is nothing to resume.
-    if values["workdir"].value and (
-        (workdir / "checkpoints").exists() or any(workdir.glob("*/plan.json"))
-    ):
+    if in_bucket(workdir := as_path(values["workdir"].value or "")):
         return "; continue with the same command and --resume"
+    # Any is refused without --resume; before, there is nothing to resume.
+    if values["workdir"].value and any(True for pattern in _PARTIAL for _ in workdir.glob(pattern)):
+        return "; continue with the same command and --resume"
+    if "checkpoint_every" not in values:
+        return "; repeat the same command"
     minutes = values["checkpoint_every"].value
     return (
         f" before the first checkpoint (every {minutes:g} minutes, --checkpoint_every); the same "
@@ -139,6 +143,6 @@ def _resume_hint(values: flags.FlagValues) -> str:
     )
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = 2) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)

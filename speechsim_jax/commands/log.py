@@ -4,8 +4,11 @@ import contextlib
 import json
 import logging
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from speechsim_jax.runtime.atomic_write import AnyPath, in_bucket, upload
 
 _log = logging.getLogger(__name__)
 
@@ -42,20 +45,27 @@ class _AboveTheBar(logging.Handler):
 
 
 @contextlib.contextmanager
-def log_to(folder: Path, progress: bool = True) -> Iterator[None]:
-    """Send the package's log to stderr and `folder`/log.jsonl for as long as this lasts.
+def log_to(folder: AnyPath, progress: bool = True, name: str = "log.jsonl") -> Iterator[None]:
+    """Send the package's log to stderr and a file in `folder` for as long as this lasts.
 
     The file also has the details that are too fine for stderr, and the error that ended the run.
 
     Args:
-      folder: where log.jsonl is appended to. Of several processes the first writes it, the others
-        log-1.jsonl and so on.
+      folder: where the file is appended to. In a bucket it is written anew, at the end.
       progress: whether stderr gets more than errors.
+      name: of the file.
     """
+    if in_bucket(folder):
+        with tempfile.TemporaryDirectory(prefix="speechsim-") as scratch:
+            local = Path(scratch)
+            try:
+                with log_to(local, progress, name):
+                    yield
+            finally:
+                upload(local / name, folder / name)
+        return
     logger = logging.getLogger("speechsim_jax")
     before = logger.level, logger.propagate, logger.handlers
-    index = process_index()
-    name = "log.jsonl" if index == 0 else f"log-{index}.jsonl"
     # An undecodable file name becomes \udcXX, which is how JSON writes it too.
     file = logging.FileHandler(folder / name, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(_JsonLines())
@@ -72,10 +82,3 @@ def log_to(folder: Path, progress: bool = True) -> Iterator[None]:
         level, logger.propagate, logger.handlers = before
         logger.setLevel(level)
         file.close()
-
-
-def process_index() -> int:
-    """Index of this process in its job; 0 where there is no job."""
-    # Importing the module imports jax, and who is in a job has imported it.
-    processes = sys.modules.get("speechsim_jax.runtime.processes")
-    return 0 if processes is None else processes.index()

@@ -1,4 +1,4 @@
-"""Add up the statistics of comparisons of the same models over disjoint audio.
+"""Add up the statistics of shards, or of the same models over disjoint audio.
 
     speechsim compare ... --audio=part1 --keep_statistics --workdir=runs/part1
     speechsim compare ... --audio=part2 --keep_statistics --workdir=runs/part2
@@ -6,23 +6,25 @@
 
 writes config.json, result.nc, report.html, figures/*.png and log.jsonl into the workdir: the result
 of one comparison on all the audio. Of a single job it computes other measures, without reading the
-audio again.
+audio again. Without --jobs it merges the shards of the job in --workdir.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 from absl.flags import FlagValues
 
 from speechsim_jax.commands import flags
+from speechsim_jax.commands.compare import STATISTICS
 from speechsim_jax.commands.compilation_cache import use_compilation_cache
 from speechsim_jax.commands.log import log_to
-from speechsim_jax.commands.workdir import new_workdir, save_result
+from speechsim_jax.commands.workdir import begin, made, save_result
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime.atomic_write import AnyPath, as_path, in_bucket, remove_folder
+from speechsim_jax.runtime.lock import locked
 from speechsim_jax.settings import Output, Settings, documented
 
 if TYPE_CHECKING:
@@ -34,16 +36,17 @@ if TYPE_CHECKING:
 class Config:
     """What to merge and where results go."""
 
-    jobs: tuple[str, ...] = flags.own(
-        flags.REQUIRED, "Workdirs of comparisons with --keep_statistics."
-    )
     workdir: str = flags.workdir()
+    jobs: tuple[str, ...] = flags.own(
+        (), "Workdirs of comparisons with --keep_statistics or --shard (default: --workdir)."
+    )
     measures: str | None = flags.measures()
     levels: tuple[str, ...] = flags.levels()
     rank_tolerance: float | None = flags.like(Settings, "rank_tolerance")
     keep_statistics: bool = flags.keep_statistics()
     output: Output = flags.nested(Output())
     overwrite: bool = flags.overwrite()
+    resume: bool = flags.resume()
     figure_formats: tuple[str, ...] = flags.figure_formats()
     figure_style: str = flags.figure_style()
 
@@ -60,30 +63,42 @@ def run(config: Config) -> SimilarityResult:
     Raises:
       UserError: a job without statistics, jobs that do not belong together, or a bad workdir.
     """
-    workdir = new_workdir(config.workdir, config.overwrite)
-    statistics = workdir / "statistics"
-    folders = [Path(job) / "statistics" for job in config.jobs]
-    for job, folder in zip(config.jobs, folders):
-        if not folder.exists() and Path(job, "result.nc").exists():
+    workdir = made(config.workdir)
+    statistics = workdir / STATISTICS
+    jobs = [as_path(job) for job in config.jobs or (config.workdir,)]
+    for job in jobs:
+        if not (job / STATISTICS).exists() and (job / "result.nc").exists():
             raise UserError(f"{job} was made without --keep_statistics; run compare again with it")
-    if statistics.exists() and any(statistics.samefile(f) for f in folders if f.exists()):
+    if config.jobs and _location(workdir) in map(_location, jobs):
         raise UserError(f"--workdir={workdir} is one of --jobs; choose another folder")
-    shutil.rmtree(statistics, ignore_errors=True)
-    with log_to(workdir, config.output.progress):
+    # Those of the job itself stay.
+    target = statistics if config.jobs else statistics / "merged"
+    with locked(workdir), log_to(workdir, config.output.progress):
+        unfinished = begin(workdir, target, dataclasses.asdict(config))
+
         import speechsim_jax as ss
 
+        if not unfinished:
+            return ss.SimilarityResult.load(workdir / "result.nc")
         result = ss.merge(
-            folders,
+            [job / STATISTICS for job in jobs],
             measures=config.measures,
             levels=config.levels or None,
             rank_tolerance=config.rank_tolerance,
-            keep_statistics=statistics if config.keep_statistics else None,
+            statistics_dir=target,
             note=config.output.note,
             progress=config.output.progress,
         )
         given = dataclasses.asdict(config)
         save_result(result, workdir, given, config.figure_formats, config.figure_style)
+        if not (config.keep_statistics and config.jobs):
+            remove_folder(target)
     return result
+
+
+def _location(path: AnyPath) -> str:
+    """The same for all names of a folder."""
+    return os.fspath(path if in_bucket(path) else path.resolve())
 
 
 def define_flags() -> FlagValues:
@@ -102,4 +117,5 @@ def main(values: FlagValues) -> None:
     use_compilation_cache(values["compilation_cache"].value)
     result = run(config)
     print(result.summary())
-    print(f"\nwritten: {Path(config.workdir, 'result.nc')}, report.html and figures next to it")
+    written = as_path(config.workdir) / "result.nc"
+    print(f"\nwritten: {written}, report.html and figures next to it")

@@ -14,7 +14,6 @@ From a notebook: `run(Config(...))`.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +23,7 @@ from absl.flags import FlagValues
 from speechsim_jax.commands import flags, inputs
 from speechsim_jax.commands.compilation_cache import use_compilation_cache
 from speechsim_jax.commands.log import log_to
-from speechsim_jax.commands.workdir import new_workdir
+from speechsim_jax.commands.workdir import new_workdir, write_json
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import zoo
 from speechsim_jax.settings import Resources, Settings, documented
@@ -140,7 +139,7 @@ def run(config: Config) -> summary.ProbeSummary:
             method=" ".join((classifier.__doc__ or "").split()),
             config=dataclasses.asdict(config),
         )  # fmt: skip
-        file.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(file, record)
         note = (
             f"{len(known.phone_names)} phones, {len(tested)} speakers tested, "
             f"{int(readings.frames.sum())} frames, bars: 95 % over speakers"

@@ -17,7 +17,6 @@ findings.md and findings.json, result.nc and report.html, the paper's figures un
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,8 +27,9 @@ from absl.flags import FlagValues
 from speechsim_jax.commands import flags, inputs
 from speechsim_jax.commands.compilation_cache import use_compilation_cache
 from speechsim_jax.commands.log import log_to
-from speechsim_jax.commands.workdir import new_workdir, partial_results
+from speechsim_jax.commands.workdir import new_workdir, partial_results, write_json
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime.atomic_write import write_text
 from speechsim_jax.settings import COMPARED, Output, Resources, Settings, setting
 
 if TYPE_CHECKING:
@@ -242,14 +242,12 @@ def run(config: Config) -> Outcome:
             published_maps.write_csv(agreements, workdir / "published.csv")
         wholes[0].save(workdir / "result.nc")
         ss.write_report(wholes[0], workdir / "report.html")
-        (workdir / "findings.json").write_text(findings.as_json(tested, record))
+        write_text(workdir / "findings.json", findings.as_json(tested, record))
         # A figure in several formats is shown once.
         shown = {path.stem: path for path in reversed(paths)}
         names = [f"figures/{path.name}" for path in reversed(shown.values())]
-        (workdir / "findings.md").write_text(findings.markdown(tested, _lines(record), names))
-        (workdir / "config.json").write_text(
-            json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-        )
+        write_text(workdir / "findings.md", findings.markdown(tested, _lines(record), names))
+        write_json(workdir / "config.json", dataclasses.asdict(config))
     return Outcome(tested, wholes[0], agreements)
 
 

@@ -28,6 +28,7 @@ from speechsim_jax.commands.compilation_cache import use_compilation_cache
 from speechsim_jax.commands.log import log_to
 from speechsim_jax.commands.workdir import new_workdir
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime.atomic_write import write_text
 from speechsim_jax.settings import Resources, Settings, documented
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def _write(file: Path, transcripts: list[Transcript]) -> None:
     """A header and a line each; tabs and line ends within a field become spaces."""
     rows = [[field.name for field in dataclasses.fields(Transcript)]]
     rows += [[" ".join(cell.split()) for cell in dataclasses.astuple(t)] for t in transcripts]
-    file.write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
+    write_text(file, "".join("\t".join(row) + "\n" for row in rows))
 
 
 def define_flags() -> FlagValues:

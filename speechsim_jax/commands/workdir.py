@@ -9,17 +9,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechsim_jax.errors import UserError
+from speechsim_jax.errors import StorageError, UserError
+from speechsim_jax.runtime.atomic_write import (
+    AnyPath,
+    as_path,
+    in_bucket,
+    remove_folder,
+    write_text,
+)
+from speechsim_jax.runtime.checked_files import read_record, write_record
+from speechsim_jax.runtime.identity import as_json, difference
 from speechsim_jax.settings import FIGURE_FORMATS
 
 if TYPE_CHECKING:
     from speechsim_jax.results.result import SimilarityResult
 
-_PLAN = "plan.json"
+_RESULT, _CONFIG, _UNFINISHED = "result.nc", "config.json", "unfinished.json"
+# Identity of partial results.
+_JOB, _FORMAT = "job.json", 1
 _log = logging.getLogger(__name__)
 
 
-def new_workdir(path: str | Path, overwrite: bool, result: str = "result.nc") -> Path:
+def new_workdir(path: str | Path, overwrite: bool, result: str = "result.nc") -> AnyPath:
     """Create the folder of results; results of other commands may be in it, and stay.
 
     Args:
@@ -30,14 +41,23 @@ def new_workdir(path: str | Path, overwrite: bool, result: str = "result.nc") ->
     Raises:
       UserError: the folder cannot be written, or has a result that may not be replaced.
     """
-    folder = Path(path).expanduser()
+    folder = made(path)
+    if (folder / result).exists() and not overwrite:
+        raise UserError(f"{folder / result} exists; choose another --workdir or pass --overwrite")
+    return folder
+
+
+def made(path: str | Path) -> AnyPath:
+    """Make the folder, which may be in a bucket.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    folder = as_path(path)
     try:
-        if (folder / result).exists() and not overwrite:
-            raise UserError(
-                f"{folder / result} exists; choose another --workdir or pass --overwrite"
-            )
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "log.jsonl").touch()
+        if not in_bucket(folder):
+            (folder / "log.jsonl").touch()
     except OSError as error:
         raise UserError(
             f"--workdir={path} cannot be written ({error.strerror}); choose another folder"
@@ -45,7 +65,76 @@ def new_workdir(path: str | Path, overwrite: bool, result: str = "result.nc") ->
     return folder
 
 
-def checkpoint_folder(workdir: Path, resume: bool, overwrite: bool) -> Path:
+def is_complete(workdir: AnyPath) -> bool:
+    """Whether there are results, and no run is about to replace or complete them."""
+    return (workdir / _RESULT).exists() and not (workdir / _UNFINISHED).exists()
+
+
+def has_partial_results(statistics: AnyPath) -> bool:
+    """Whether there are checkpoints or statistics of a pass in a job's folder, or a shard's."""
+    patterns = ("pass-*/statistics.json", "*/pass-*/statistics.json")
+    return any(True for pattern in patterns for _ in statistics.glob(pattern))
+
+
+def begin(workdir: AnyPath, statistics: AnyPath, config: Mapping[str, Any]) -> bool:
+    """Prepare for a run whose results go to `workdir`.
+
+    Until `save_result` has written everything, unfinished.json is there. Older results stay until
+    they are replaced.
+
+    Args:
+      workdir: the folder.
+      statistics: where this run stores statistics. With `overwrite` what is there is deleted, with
+        `resume` the run continues from it.
+      config: of the run, `overwrite` and `resume` among its fields.
+
+    Returns:
+      Whether there is anything to do: not if the run is resumed and all of it is complete.
+
+    Raises:
+      UserError: there are results, or parts of them, that may neither be used nor replaced.
+    """
+    overwrite, resume = config["overwrite"], config["resume"]
+    result = workdir / _RESULT
+    unfinished = (workdir / _UNFINISHED).exists()
+    partial = has_partial_results(statistics) or (unfinished and result.exists())
+    if overwrite and not resume:
+        remove_folder(statistics)
+    elif is_complete(workdir):
+        if not resume:
+            raise UserError(f"{result} exists; choose another --workdir or pass --overwrite")
+        if _same_result(_config_of(workdir), config):
+            return False
+        if not overwrite:
+            raise UserError(
+                f"{result} is of another configuration; choose another --workdir or pass "
+                "--overwrite"
+            )
+    elif partial and not resume:
+        raise UserError(
+            f"{workdir} is of an unfinished run; pass --resume to continue it, or --overwrite"
+        )
+    if resume and not partial:
+        _log.warning("nothing to resume in %s: starting from the beginning", workdir)
+    write_json(workdir / _UNFINISHED, config)
+    return True
+
+
+def _config_of(workdir: AnyPath) -> dict[str, Any]:
+    try:
+        return json.loads((workdir / _CONFIG).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _same_result(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two configurations differ at most in what does not change the result."""
+    free = ("overwrite", "resume", "keep_statistics", "resources", "output")
+    one, two = ({k: v for k, v in as_json(c).items() if k not in free} for c in (then, now))
+    return one == two
+
+
+def checkpoint_folder(workdir: AnyPath, resume: bool, overwrite: bool) -> AnyPath:
     """The folder of a run's checkpoints, which is empty or absent unless the run is resumed.
 
     Raises:
@@ -62,12 +151,12 @@ def checkpoint_folder(workdir: Path, resume: bool, overwrite: bool) -> Path:
 
 
 def partial_results(
-    folder: Path, identity: Mapping[str, Any], resume: bool, overwrite: bool
-) -> Path:
+    folder: AnyPath, identity: Mapping[str, Any], resume: bool, overwrite: bool
+) -> AnyPath:
     """A folder of partial results: those of an interrupted run of the same identity, or none.
 
     Args:
-      folder: the folder; its plan.json has the identity.
+      folder: the folder; its job.json has the identity.
       identity: everything that can change a number, for JSON.
       resume: whether partial results may be used.
       overwrite: whether they may be deleted.
@@ -75,17 +164,16 @@ def partial_results(
     Raises:
       UserError: there are results of a run with another identity, or that may not be touched.
     """
-    plan, expected = folder / _PLAN, json.loads(json.dumps(identity))
-    if plan.exists() and resume:
-        before = json.loads(plan.read_text())
-        differing = [name for name, value in expected.items() if before.get(name) != value]
-        if differing:
+    job, expected = folder / _JOB, as_json(identity)
+    if job.exists() and resume:
+        before = read_record(job, _FORMAT)["identity"]
+        if (differing := difference(before, expected)) is not None:
             raise UserError(
-                f"{folder.parent} is of a run with other {', '.join(differing)}; choose another "
-                "--workdir, or pass --overwrite instead of --resume"
+                f"{folder.parent} is of another run: {differing}; choose another --workdir, or "
+                "pass --overwrite instead of --resume"
             )
         return folder
-    if plan.exists() and not overwrite:
+    if job.exists() and not overwrite:
         raise UserError(
             f"{folder.parent} holds results of a run; pass --resume to continue it, or --overwrite"
         )
@@ -93,27 +181,53 @@ def partial_results(
         _log.warning("nothing to resume in %s: starting from the beginning", folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    plan.write_text(json.dumps(expected, indent=2) + "\n")
+    write_record(job, _FORMAT, {"identity": expected})
     return folder
 
 
 def save_result(
     result: SimilarityResult,
-    workdir: Path,
+    workdir: AnyPath,
     config: Mapping[str, Any],
     formats: Sequence[str] = ("png",),
     style: str = "labelled",
 ) -> None:
-    """Write config.json, result.nc, scores.csv, report.html and figures/*, replacing older ones."""
+    """Write result.nc, scores.csv, report.html, figures/* and config.json, replacing older ones.
+
+    Raises:
+      StorageError: one of them cannot be written; it says which are complete.
+    """
     import speechsim_jax as ss
     from speechsim_jax import figures
 
-    # Only now: a run that fails must not pair an older result with its own configuration.
-    (workdir / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    result.save(workdir / "result.nc")
-    result.to_csv(workdir / "scores.csv")
-    ss.write_report(result, workdir / "report.html")
-    for path in (workdir / "figures").glob("*.*"):
-        if path.suffix[1:] in FIGURE_FORMATS:
-            path.unlink()
-    figures.save_figures(result, workdir / "figures", formats, style)
+    def draw() -> None:
+        folder = workdir / "figures"
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.suffix[1:] in FIGURE_FORMATS:
+                path.unlink()
+        figures.save_figures(result, folder, formats, style)
+
+    steps = {
+        _RESULT: lambda: result.save(workdir / _RESULT),
+        "scores.csv": lambda: result.to_csv(workdir / "scores.csv"),
+        "report.html": lambda: ss.write_report(result, workdir / "report.html"),
+        "figures": draw,
+        _CONFIG: lambda: write_json(workdir / _CONFIG, config),
+    }
+    complete: list[str] = []
+    for name, write in steps.items():
+        try:
+            write()
+        except OSError as error:
+            done = ", ".join(complete) or "nothing"
+            raise StorageError(
+                f"{workdir / name} cannot be written ({error.strerror or error}); complete: "
+                f"{done}. Mend that, then repeat the command with --resume"
+            ) from error
+        complete.append(name)
+    (workdir / _UNFINISHED).unlink(missing_ok=True)
+
+
+def write_json(path: AnyPath, record: Any) -> None:
+    """Write a record for people to read, as a whole."""
+    write_text(path, json.dumps(record, indent=2) + "\n")

@@ -1,8 +1,12 @@
-"""`compare`: encode audio with every model, accumulate statistics, and score them."""
+"""`compare`: encode audio with every model, accumulate statistics, and score them.
+
+`accumulate` does the same for one share of the audio, up to the scores.
+"""
 
 import collections
 import contextlib
 import dataclasses
+import hashlib
 import logging
 import tempfile
 from collections.abc import Sequence
@@ -11,22 +15,33 @@ from typing import Any
 
 from speechsim_jax.audio import batching, chosen
 from speechsim_jax.audio.chosen import ChosenAudio
+from speechsim_jax.audio.corpus import total_seconds
 from speechsim_jax.audio.open_corpus import AudioInput
-from speechsim_jax.comparison.job_record import new_folder, write_record
 from speechsim_jax.comparison.request import Request
-from speechsim_jax.comparison.score import scored_result
+from speechsim_jax.comparison.score import scored_once, scored_result
 from speechsim_jax.errors import UserError, counted
+from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import load_encoder
+from speechsim_jax.pipeline.attention_inputs import needed_sums
 from speechsim_jax.pipeline.frame_choice import FrameChoice
-from speechsim_jax.pipeline.gather import on_all
+from speechsim_jax.pipeline.job_folder import JobFolder, ShardStatus, job_folder, job_status
 from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, log_skipped
-from speechsim_jax.pipeline.run import plan_passes, run_passes
+from speechsim_jax.pipeline.plan import Pass
+from speechsim_jax.pipeline.run import (
+    Division,
+    PassesRun,
+    check_unchanged,
+    plan_passes,
+    run_passes,
+)
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
-from speechsim_jax.runtime import processes, provenance
+from speechsim_jax.runtime import provenance
+from speechsim_jax.runtime.atomic_write import AnyPath
+from speechsim_jax.runtime.identity import as_json, difference
+from speechsim_jax.runtime.shards import WHOLE
 from speechsim_jax.settings import Output, Resources, Settings
 from speechsim_jax.statistics import store
-from speechsim_jax.statistics.store import FinishedStatistics
 
 ModelSource = str | Path | SpeechEncoder
 """A hub id, a folder, "zoo:NAME", "random:ID", or a loaded encoder."""
@@ -73,24 +88,224 @@ def compare(
       UserError: anything wrong with the arguments, in one line.
     """
     request = Request.checked(measures, levels, settings, resources, output, overrides)
+    if request.shard != WHOLE:
+        raise UserError(
+            f"shard {request.shard} has no result of its own; use accumulate, and merge when all "
+            "shards are complete"
+        )
+    with contextlib.ExitStack() as scratch:
+        read = _read(models, audio, request, scratch)
+        finished = store.finish(read.passes.statistics, request.settings.rank_tolerance)
+        attributes = read.attributes | {
+            "numeric": {"stats_precision": "highest"} | finished.numeric,
+            "rows": finished.rows(read.passes.counts.frames),
+        }
+        scoring = read.names, finished, request.selection, attributes, request.output.progress
+        if read.stored_in is None:
+            return scored_result(*scoring)
+        return scored_once(read.stored_in, *scoring)
+
+
+def accumulate(
+    models: Sequence[ModelSource],
+    audio: AudioInput,
+    measures: str | Sequence[str] = "paper",
+    *,
+    levels: Sequence[str] | None = None,
+    settings: Settings | None = None,
+    resources: Resources | None = None,
+    output: Output | None = None,
+    **overrides: Any,
+) -> list[ShardStatus]:
+    """Read one share of the audio and store its statistics; `merge` makes the result of all.
+
+    >>> models = ["facebook/hubert-base-ls960", "runs/mine"]
+    >>> for shard in ("1/2", "2/2"):  # on two machines that share a folder
+    ...     done = ss.accumulate(
+    ...         models, "speech", shard=shard, statistics_dir="parts", progress=False
+    ...     )
+    >>> [status.state for status in done]
+    ['done', 'done']
+    >>> result = ss.merge(["parts"], progress=False)
+
+    Args:
+      models: as in `compare`.
+      audio: as in `compare`; the same for all shards, which choose the same from it.
+      measures: as in `compare`.
+      levels: as in `compare`.
+      settings: as in `compare`.
+      resources: as in `compare`; `shard` says which share is read.
+      output: as in `compare`; `statistics_dir` is needed.
+      overrides: as in `compare`.
+
+    Returns:
+      How far all shards are.
+
+    Raises:
+      UserError: anything wrong with the arguments; another process works on this shard.
+    """
+    request = Request.checked(measures, levels, settings, resources, output, overrides)
+    if request.output.statistics_dir is None or not request.output.keep_statistics:
+        raise UserError("accumulate needs statistics_dir, the folder that all shards fill")
+    with contextlib.ExitStack() as scratch:
+        _read(models, audio, request, scratch)
+    return job_status(job_folder(request.output.statistics_dir).path)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Read:
+    """Statistics of the audio that was read.
+
+    Attributes:
+      names: of the representations.
+      passes: statistics and counts.
+      attributes: how they were made.
+      stored_in: folder of the statistics, None if they are in memory only.
+    """
+
+    names: list[RepresentationName]
+    passes: PassesRun
+    attributes: dict[str, Any]
+    stored_in: AnyPath | None
+
+
+def _read(
+    models: Sequence[ModelSource],
+    audio: AudioInput,
+    request: Request,
+    scratch: contextlib.ExitStack,
+) -> _Read:
+    """Read the audio, or what earlier runs have stored; temporary files live in `scratch`."""
     sources = _sources(models)
     audio_ = _choose(audio, request, len(sources))
     encoders = _load(sources, request)
     run = _comparison_run(encoders, audio_, request)
-    passes = plan_passes(run, request.budget_bytes)
-    with contextlib.ExitStack() as scratch:
-        folder = _statistics_folder(run, request.output, len(passes), scratch)
-        statistics, counts = run_passes(run, passes, folder)
-        if not processes.is_first():
-            return on_all(None)
-        finished = store.finish(statistics, request.settings.rank_tolerance)
-        names = [RepresentationName(e.name, l) for e, ls in zip(encoders, run.layers) for l in ls]
-        counts = ReadCounts(skipped=audio_.skipped) + counts
-        attributes = _attributes(run, audio_, counts, finished, request.output.note, len(passes))
-        if folder is not None and request.output.keep_statistics is not None:
-            write_record(folder, names, run.selection, len(passes), counts.digests, attributes)
-        progress = request.output.progress
-        return on_all(scored_result(names, finished, run.selection, attributes, progress))
+    directory, keep = request.output.statistics_dir, request.output.keep_statistics
+    folder = None if directory is None else job_folder(directory)
+    names = [RepresentationName(e.name, l) for e, ls in zip(encoders, run.layers) for l in ls]
+    passes, plan = _planned(run, request, names, audio_, folder)
+    if folder is None and len(passes) > 1:
+        # Next passes need the memory, so statistics go to a file.
+        folder = JobFolder(Path(scratch.enter_context(tempfile.TemporaryDirectory())))
+        keep, plan = False, {"checksum": ""}
+    shard, was_complete = None, False
+    if folder is not None:
+        assert plan is not None
+        every = request.resources.checkpoint_every if directory is not None else float("inf")
+        shard = folder.shard(run.shard, plan, every)
+        scratch.enter_context(shard.opened())
+        was_complete = shard.complete() is not None
+        if shard.metadata(1) is not None:
+            run = dataclasses.replace(run, touched=_touched(run, plan))
+            check_unchanged(run, shard)
+    done = run_passes(run, passes, shard, keep)
+    counts = ReadCounts(skipped=audio_.skipped if run.shard.index == 1 else ()) + done.counts
+    attributes = _attributes(run, audio_, counts, request.output.note, len(passes))
+    if shard is not None and keep and not was_complete:
+        record = {
+            "passes": done.names,
+            "counts": dataclasses.asdict(counts),
+            "attributes": attributes,
+        }
+        shard.finish(record)
+    stored_in = shard.path if shard is not None and done.names and directory is not None else None
+    return _Read(names, done, attributes, stored_in)
+
+
+def _planned(
+    run: ComparisonRun,
+    request: Request,
+    names: Sequence[RepresentationName],
+    audio_: ChosenAudio,
+    folder: JobFolder | None,
+) -> tuple[tuple[Pass, ...], dict[str, Any] | None]:
+    """The passes, as the plan in the folder divides them, and this plan; None without a folder.
+
+    Raises:
+      UserError: the plan is of another job.
+    """
+    budget = request.budget_bytes
+    if folder is None:
+        return plan_passes(run, budget), None
+    identity = as_json(_identity(run, audio_))
+    plan = folder.plan()
+    if plan is not None:
+        _check_same_job(plan, identity, run, folder)
+        return plan_passes(run, budget, Division.from_json(plan["division"])), plan
+    passes = plan_passes(run, budget)
+    plan = folder.write_plan(
+        {
+            "identity": identity,
+            "shards": run.shard.count,
+            "representations": [[name.model, name.layer] for name in names],
+            "measures": list(run.selection.names),
+            "passes": len(passes),
+            "division": Division.of(passes).as_json(),
+            "files": {source.id: source.stamp() for source in run.corpus.sources},
+            "seconds": total_seconds(run.corpus.sources),
+        }
+    )
+    _check_same_job(plan, identity, run, folder)
+    # Another shard may have been first.
+    division = Division.from_json(plan["division"])
+    return passes if division == Division.of(passes) else plan_passes(run, budget, division), plan
+
+
+def _identity(run: ComparisonRun, audio_: ChosenAudio) -> dict[str, Any]:
+    """Everything that affects the statistics, for JSON."""
+    settings = dataclasses.asdict(run.settings)
+    for later in ("rank_tolerance", "strict"):
+        del settings[later]
+    versions = provenance.record()["versions"]
+    return {
+        "audio": audio_.corpus.fingerprint(),
+        "versions": {name: versions[name] for name in ("speechsim_jax", "jax", "jaxlib")},
+        **audio_.alignments,
+        # Weights, the type they are rounded to, and everything that config.json states.
+        "models": {
+            encoder.name: [
+                encoder.provenance.get("sha256"),
+                encoder.provenance.get("kernels"),
+                _digest(encoder.config),
+            ]
+            for encoder in run.encoders
+        },
+        "statistics": list(run.selection.statistics),
+        "attention": list(needed_sums(run.selection.on("attention"))),
+        **settings,
+    }
+
+
+def _digest(config: EncoderConfig) -> str:
+    """Short, and different for a different configuration."""
+    return hashlib.sha256(repr(config).encode()).hexdigest()[:16]
+
+
+def _check_same_job(
+    plan: dict[str, Any], identity: dict[str, Any], run: ComparisonRun, folder: JobFolder
+) -> None:
+    """Raise UserError, naming what differs, unless the plan in the folder is of this job."""
+    now = identity | {"shards": run.shard.count}
+    differing = difference(plan["identity"] | {"shards": plan["shards"]}, now)
+    if differing is None:
+        return
+    if plan["identity"]["audio"] != identity["audio"]:
+        files = {source.id: source.stamp() for source in run.corpus.sources}
+        sizes = [{id_: stamp[:1] for id_, stamp in s.items()} for s in (plan["files"], files)]
+        differing = difference({"audio": sizes[0]}, {"audio": sizes[1]}) or differing
+        differing = differing[:300]
+    raise UserError(
+        f"{folder.path} is of another job: {differing}; undo the change, or start from the "
+        "beginning in another folder"
+    )
+
+
+def _touched(run: ComparisonRun, plan: dict[str, Any]) -> frozenset[str]:
+    """Ids of the files that were written to since the plan was made."""
+    before = plan.get("files", {})
+    return frozenset(
+        source.id for source in run.corpus.sources if before.get(source.id) != source.stamp()
+    )
 
 
 def _sources(models: Sequence[ModelSource]) -> list[ModelSource]:
@@ -106,9 +321,8 @@ def _sources(models: Sequence[ModelSource]) -> list[ModelSource]:
 def _choose(audio: AudioInput, request: Request, models: int) -> ChosenAudio:
     """The audio that is compared; logs what was left out."""
     audio_ = chosen.choose(audio, request.settings)
-    if processes.is_first():  # the choice is the same on every process
-        for skipped in audio_.skipped:
-            log_skipped(skipped)
+    for skipped in audio_.skipped if request.shard.index == 1 else ():
+        log_skipped(skipped)
     _log.info(
         "comparing %s on %s",
         counted(models, "model"), counted(len(audio_.corpus.sources), "audio file"),
@@ -144,13 +358,13 @@ def _comparison_run(
     settings, corpus = request.settings, audio_.corpus
     seconds = [source.seconds or 0.0 for source in corpus.sources]
     known = [length for length in seconds if length]
-    versions = provenance.record()["versions"]
     return ComparisonRun(
         encoders=encoders,
         layers=tuple(_layers_of(encoder, settings.layers) for encoder in encoders),
         selection=request.selection,
         settings=settings,
-        corpus=dataclasses.replace(corpus, sources=processes.share(corpus.sources, seconds)),
+        corpus=corpus,
+        shard=request.shard,
         attention_corpus=audio_.attention_corpus,
         choice=FrameChoice(
             config=encoders[0].config,
@@ -169,53 +383,20 @@ def _comparison_run(
             max_seconds=settings.max_seconds,
         ),
         mesh=request.mesh,
-        identity={
-            "audio": corpus.fingerprint(),
-            "process": [processes.index(), processes.count()],
-            "keep_statistics": request.output.keep_statistics is not None,
-            "versions": {name: versions[name] for name in ("speechsim_jax", "jax", "jaxlib")},
-            **audio_.alignments,
-        },
-        checkpoints=request.checkpoints,
-        checkpoint_every=request.resources.checkpoint_every,
-        digests=request.output.keep_statistics is not None,
-        progress=request.output.progress and processes.is_first(),
+        progress=request.output.progress,
     )
 
 
-def _statistics_folder(
-    run: ComparisonRun, output: Output, passes: int, scratch: contextlib.ExitStack
-) -> Path | None:
-    """Where the first process writes the statistics; None if they may stay in memory."""
-    if not processes.is_first():
-        return None
-    if output.keep_statistics is not None:
-        return new_folder(output.keep_statistics)
-    if passes == processes.count() == 1:
-        return None
-    if run.checkpoints is not None:
-        return run.checkpoints / "statistics"
-    return Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="speechsim-")))
-
-
 def _attributes(
-    run: ComparisonRun,
-    audio_: ChosenAudio,
-    counts: ReadCounts,
-    finished: FinishedStatistics,
-    note: str,
-    passes: int,
+    run: ComparisonRun, audio_: ChosenAudio, counts: ReadCounts, note: str, passes: int
 ) -> dict[str, Any]:
-    """How the result was made."""
+    """How the statistics were made."""
     return provenance.record(
         models={encoder.name: dict(encoder.provenance) for encoder in run.encoders},
         corpus={"origin": audio_.corpus.origin, "fingerprint": audio_.corpus.fingerprint()},
         settings=dataclasses.asdict(run.settings),
         mesh=dict(run.mesh.shape),
-        processes=processes.count(),
-        numeric={"stats_precision": "highest"} | finished.numeric,
         frames=counts.frames,
-        rows=finished.rows(counts.frames),
         utterances=counts.utterances,
         seconds=counts.seconds,
         skipped=[dataclasses.asdict(skipped) for skipped in counts.skipped],

@@ -1,62 +1,76 @@
-"""`merge`: the stored statistics of several jobs, over disjoint audio, as one result.
+"""`merge`: the stored statistics of shards and jobs, over disjoint audio, as one result.
 
 Machines that share nothing can divide a corpus in this way, and a corpus can grow. A single folder
 gives the result of its job again, or other measures of the same statistics.
 """
 
 import contextlib
+import dataclasses
+import logging
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechsim_jax.comparison.job_record import new_folder, read_record, write_record
-from speechsim_jax.comparison.score import scored_result
+from speechsim_jax.audio.corpus import Corpus
+from speechsim_jax.comparison.score import scored_once, scored_result
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures.registry import MeasureSelection, resolve
+from speechsim_jax.pipeline.job_folder import JobFolder, ShardFolder, job_folder
+from speechsim_jax.pipeline.one_pass import ReadCounts
+from speechsim_jax.pipeline.run import check_enough
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import provenance
+from speechsim_jax.runtime.atomic_write import AnyPath
+from speechsim_jax.runtime.shards import WHOLE
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics import store
+from speechsim_jax.statistics.accumulator import State
 from speechsim_jax.statistics.attention_finished import AttentionState
 from speechsim_jax.statistics.store import FinishedStatistics, PassStatistics
 
 # Settings that may differ between jobs: how audio was chosen, shared and cut into batches. None
-# affects what a frame is.
+# affects what a frame is. Statistics that one lacks are left out.
 _MAY_DIFFER = (
-    "audio", "process", "versions", "alignments", "max_minutes", "batch_seconds", "buckets",
-    "rows_per_update", "attention_max_seconds",
+    "audio", "versions", "alignments", "max_minutes", "batch_seconds", "buckets",
+    "rows_per_update", "attention_max_seconds", "statistics", "attention",
 )  # fmt: skip
+# Parts that are added up at a time: memory grows with it, and files are read again for each group.
+_AT_A_TIME = 8
+
+_log = logging.getLogger(__name__)
 
 
 def merge(
-    folders: Sequence[str | Path],
+    folders: Sequence[str | os.PathLike[str]],
     *,
     measures: str | Sequence[str] | None = None,
     levels: Sequence[str] | None = None,
     rank_tolerance: float | None = None,
-    keep_statistics: str | Path | None = None,
+    statistics_dir: str | os.PathLike[str] | None = None,
     note: str = "",
     progress: bool = True,
 ) -> SimilarityResult:
-    """One result from the statistics that `compare(keep_statistics=...)` has stored.
+    """One result from the statistics that `compare` or `accumulate` has stored.
 
-    The jobs must be of the same models, layers, settings and memory plan, their audio disjoint.
+    The jobs must be of the same models, layers, settings and memory plan, their audio disjoint. A
+    statistic that some of them lack is left out.
 
     >>> models = ["facebook/hubert-base-ls960", "runs/mine"]
     >>> for part in ("part1", "part2"):
-    ...     last = ss.compare(models, part, keep_statistics=f"merged/{part}", progress=False)
+    ...     last = ss.compare(models, part, statistics_dir=f"merged/{part}", progress=False)
     >>> both = ss.merge(["merged/part1", "merged/part2"], progress=False)
     >>> both.attributes["frames"] == 2 * last.attributes["frames"]
     True
 
     Args:
-      folders: of the jobs' statistics.
+      folders: `statistics_dir` of each job. Of a job in shards, all must be complete.
       measures: as in `compare`, of the statistics that were stored; those of the first job by
         default.
       levels: as in `compare`.
       rank_tolerance: as in `Settings`.
-      keep_statistics: folder for the merged statistics.
+      statistics_dir: folder for the merged statistics. An interrupted merge continues from it.
       note: a remark that is stored in the result and shown under its figures.
       progress: whether a bar is shown on stderr.
 
@@ -64,77 +78,269 @@ def merge(
       The scores over the rows of all jobs.
 
     Raises:
-      UserError: jobs that do not fit together, an utterance that two of them contain, or measures
-        that need statistics which were not stored.
+      UserError: jobs that do not fit together, an utterance that two of them contain, shards that
+        are missing, damaged statistics, or measures that need some which were not stored.
     """
     if not folders:
-        raise UserError("no folders given; expected those of compare(keep_statistics=...)")
+        raise UserError("no folders given; expected those of compare(statistics_dir=...)")
     Settings(rank_tolerance=rank_tolerance)
-    paths = [Path(folder).expanduser() for folder in folders]
-    jobs = [read_record(path) for path in paths]
-    for path, job in zip(paths[1:], jobs[1:]):
-        for what in ("representations", "passes"):
-            if job[what] != jobs[0][what]:
-                raise UserError(
-                    f"{paths[0]} and {path} differ in their {what} ({jobs[0][what]} and "
-                    f"{job[what]}); only the same models, layers and memory plan can be merged"
-                )
-    _check_disjoint(paths, jobs)
-    selection = resolve(jobs[0]["measures"] if measures is None else measures, levels)
-    names = [RepresentationName(model, layer) for model, layer in jobs[0]["representations"]]
+    jobs = _opened(list(map(job_folder, folders)))
+    for other in jobs[1:]:
+        _check_alike(jobs[0], other)
+    _check_disjoint(jobs)
+    parts = [part for job in jobs for part in job.parts]
+    plan = jobs[0].plan
     with contextlib.ExitStack() as scratch:
-        if keep_statistics is not None:
-            target = new_folder(keep_statistics)
-        elif len(paths) > 1:
-            target = Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="speechsim-")))
+        if len(parts) == 1 and statistics_dir is None:
+            shard, record = parts[0].shard, parts[0].record
+            merged = [store.read(shard.path / name)[0] for name in record["passes"]]
+            missing, target_shard = [], None
         else:
-            target = None
-        passes = [f"pass-{number + 1}" for number in range(jobs[0]["passes"])]
-        statistics = [_merge_pass(paths, name, target) for name in passes]
-        finished = store.finish(statistics, rank_tolerance)
-        _check_enough(selection, finished, statistics)
-        attributes = _attributes(paths, jobs, finished, note)
-        utterances = [entry for job in jobs for entry in job["utterances"]]
-        if target is not None and keep_statistics is not None:
-            write_record(target, names, selection, len(statistics), utterances, attributes)
-        return scored_result(names, finished, selection, attributes, progress)
+            if statistics_dir is None:
+                scratch_dir = tempfile.TemporaryDirectory(prefix="speechsim-")
+                target = JobFolder(Path(scratch.enter_context(scratch_dir)))
+            else:
+                target = job_folder(statistics_dir)
+            target_shard, merged, missing = _merge_into(target, jobs, parts, scratch)
+        selection = _selection(plan["measures"], measures, levels, merged, missing)
+        names = [RepresentationName(model, layer) for model, layer in plan["representations"]]
+        counts = sum((part.counts for part in parts), start=ReadCounts())
+        origins = ", ".join(dict.fromkeys(job.attributes["corpus"]["origin"] for job in jobs))
+        check_enough(Corpus(origins, ()), counts, merged)
+        finished = store.finish(merged, rank_tolerance)
+        _check_stored(selection, finished, merged)
+        attributes = _attributes(jobs, parts, counts, finished, note)
+        if missing:
+            attributes["merged_without"] = missing
+        scoring = names, finished, selection, attributes, progress
+        if target_shard is None or statistics_dir is None:
+            return scored_result(*scoring)
+        return scored_once(target_shard.path, *scoring)
 
 
-def _check_disjoint(paths: Sequence[Path], jobs: Sequence[dict[str, Any]]) -> None:
-    """Raise UserError if two jobs contain the same utterance, by its id or by its samples."""
-    ids: dict[str, Path] = {}
-    digests: dict[str, tuple[str, Path]] = {}
-    for path, job in zip(paths, jobs):
-        for id_, digest in job["utterances"]:
-            if id_ in ids:
-                raise UserError(f"{ids[id_]} and {path} both contain utterance {id_!r}")
-            if digest in digests:
-                other, where = digests[digest]
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Part:
+    """One shard of a job.
+
+    Attributes:
+      shard: its folder.
+      record: what it has stored.
+    """
+
+    shard: ShardFolder
+    record: dict[str, Any]
+
+    @property
+    def counts(self) -> ReadCounts:
+        """What it has read."""
+        return ReadCounts.from_json(self.record["counts"])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Job:
+    """A job whose shards are all complete.
+
+    Attributes:
+      path: of its folder.
+      name: that tells it from the other jobs.
+      plan: of the job.
+      parts: its shards.
+    """
+
+    path: AnyPath
+    name: str
+    plan: dict[str, Any]
+    parts: tuple[_Part, ...]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """How its first shard was made."""
+        return self.parts[0].record["attributes"]
+
+
+def _opened(folders: Sequence[JobFolder]) -> list[_Job]:
+    """The jobs in the folders; raises UserError for one that is not complete."""
+    jobs = []
+    for name, folder in zip(_distinct_names([f.path for f in folders]), folders):
+        plan = folder.plan()
+        if plan is None:
+            raise UserError(
+                f"{folder.path} holds no statistics: expected a folder of "
+                "compare(statistics_dir=...)"
+            )
+        shards = folder.shards(plan)
+        records = [shard.complete(strict=True) for shard in shards]
+        lacking = [f"{k}/{len(shards)}" for k, r in enumerate(records, 1) if r is None]
+        if lacking:
+            incomplete = "the job is" if len(shards) == 1 else f"shards {', '.join(lacking)} are"
+            raise UserError(f"{folder.path}: {incomplete} not complete; run it again, then merge")
+        jobs.append(_Job(folder.path, name, plan, tuple(map(_Part, shards, filter(None, records)))))
+    return jobs
+
+
+def _distinct_names(paths: Sequence[AnyPath]) -> list[str]:
+    """The shortest ends of the paths that tell them apart."""
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return list(map(str, paths))
+
+
+def _check_alike(first: _Job, other: _Job) -> None:
+    """Raise UserError for jobs of other models, layers, settings or memory plan."""
+    then, now = first.plan, other.plan
+    if then["representations"] != now["representations"] or (
+        then["division"]["tiles"] != now["division"]["tiles"]
+        and "moments" in then["identity"]["statistics"]
+        and "moments" in now["identity"]["statistics"]
+    ):
+        what = "memory plan"
+        if then["representations"] != now["representations"]:
+            what = f"representations ({then['representations']} and {now['representations']})"
+        raise UserError(
+            f"{first.path} and {other.path} differ in their {what}; only the same models, layers "
+            "and memory plan can be merged"
+        )
+    one, two = then["identity"], now["identity"]
+    for what in sorted(one.keys() | two.keys()):
+        if what not in _MAY_DIFFER and one.get(what) != two.get(what):
+            raise UserError(
+                f"{first.path} and {other.path} differ in {what} ({one.get(what)!r} and "
+                f"{two.get(what)!r}) and cannot be merged"
+            )
+
+
+def _check_disjoint(jobs: Sequence[_Job]) -> None:
+    """Raise UserError if two jobs contain the same samples; their ids do not matter."""
+    known: dict[str, tuple[str, AnyPath]] = {}
+    for job in jobs:
+        of_job = {
+            digest: (id_, job.path) for part in job.parts for id_, digest in part.counts.digests
+        }
+        for digest, (id_, path) in of_job.items():
+            if digest in known:
+                other, where = known[digest]
                 raise UserError(
                     f"{path} contains {id_!r}, the same samples as {other!r} in {where}"
                 )
-        ids |= {id_: path for id_, _ in job["utterances"]}
-        digests |= {digest: (id_, path) for id_, digest in job["utterances"]}
+        known |= of_job
 
 
-def _merge_pass(paths: Sequence[Path], name: str, target: Path | None) -> PassStatistics:
-    """One pass of all jobs, merged; raises UserError for jobs of other models or settings."""
-    parts, metadata = zip(*(store.read(path / name) for path in paths))
-    first, *rest = (record["identity"] for record in metadata)
-    for path, other in zip(paths[1:], rest):
-        for what in sorted(first.keys() | other.keys()):
-            if what not in _MAY_DIFFER and first.get(what) != other.get(what):
-                raise UserError(
-                    f"{paths[0]} and {path} differ in {what} ({first.get(what)!r} and "
-                    f"{other.get(what)!r}) and cannot be merged"
-                )
-    if target is None:
-        return parts[0]
-    store.write_merged(target / name, parts, {"identity": first})
-    return store.read(target / name)[0]
+def _merge_into(
+    target: JobFolder, jobs: Sequence[_Job], parts: Sequence[_Part], stack: contextlib.ExitStack
+) -> tuple[ShardFolder, list[PassStatistics], list[str]]:
+    """Where the merged statistics are, the statistics, and the kinds that some parts lack.
+
+    Raises:
+      UserError: the target is of another merge.
+    """
+    of_parts = [[part.shard.path.as_posix(), part.record["checksum"]] for part in parts]
+    plan = target.plan()
+    if plan is None:
+        of_first = {n: v for n, v in jobs[0].plan.items() if n not in ("format", "checksum")}
+        plan = target.write_plan(of_first | {"shards": 1, "files": {}, "merged": of_parts})
+    if plan.get("merged") != of_parts:
+        raise UserError(f"{target.path} holds other statistics; choose another folder")
+    shard = target.shard(WHOLE, plan, float("inf"))
+    stack.enter_context(shard.opened())
+    states, missing = _states_by_kind(parts)
+    for kind in missing:
+        _log.warning("%s is missing in some of the jobs; they are merged without it", kind)
+    names, merged = [], []
+    for number in range(1, 1 + max(map(len, states[0].values()), default=0)):
+        stored = shard.statistics(number)
+        if stored is None:
+            of_pass = [
+                {kind: of_kind[number - 1] for kind, of_kind in of_part.items()
+                 if len(of_kind) >= number}
+                for of_part in states
+            ]  # fmt: skip
+            _fold(shard, number, of_pass)
+            stored = shard.statistics(number)
+            assert stored is not None
+        names.append(stored[0])
+        merged.append(stored[1])
+    if shard.complete() is None:
+        counts = ReadCounts()
+        for job in jobs:
+            # Ids are unique within a job only.
+            of_job = sum((part.counts for part in job.parts), start=ReadCounts())
+            digests = tuple((f"{job.name}/{id_}", digest) for id_, digest in of_job.digests)
+            counts += dataclasses.replace(of_job, digests=digests)
+        shard.finish(
+            {
+                "passes": names,
+                "counts": dataclasses.asdict(counts),
+                "attributes": jobs[0].attributes | {"merged": _sources_of(jobs, parts)},
+            }
+        )
+    return shard, merged, missing
 
 
-def _check_enough(
+def _states_by_kind(
+    parts: Sequence[_Part],
+) -> tuple[list[dict[str, list["_StoredState"]]], list[str]]:
+    """Where the states of each part are, by kind, pass by pass; and kinds that some parts lack."""
+    found = []
+    for part in parts:
+        of_part: dict[str, list[_StoredState]] = {}
+        for name in part.record["passes"]:
+            for kind in store.kinds(part.shard.path / name):
+                of_part.setdefault(kind, []).append(_StoredState(part.shard.path / name, kind))
+        found.append(of_part)
+    everywhere = [kind for kind in found[0] if all(kind in other for other in found)]
+    missing = sorted({kind for of_part in found for kind in of_part} - set(everywhere))
+    return [{kind: of_part[kind] for kind in everywhere} for of_part in found], missing
+
+
+@dataclasses.dataclass(frozen=True)
+class _StoredState:
+    """A state of one kind in a folder of the store."""
+
+    folder: AnyPath
+    kind: str
+
+    def read(self) -> State:
+        """Read it."""
+        return store.read(self.folder, only=(self.kind,))[0].states[self.kind]
+
+
+def _fold(shard: ShardFolder, number: int, parts: Sequence[Mapping[str, _StoredState]]) -> None:
+    """Add up one pass of all parts, a few at a time, and store the sum."""
+    waiting = list(parts)
+    sums = 0
+    while True:
+        group, waiting = waiting[:_AT_A_TIME], waiting[_AT_A_TIME:]
+        merged = {}
+        for kind in parts[0]:
+            first, *others = [of_part[kind].read() for of_part in group]
+            merged[kind] = first.merge(others) if others else first
+        statistics = PassStatistics(merged)
+        if not waiting:
+            shard.store(number, statistics, {"counts": {"seconds": 0.0}})
+            break
+        sums += 1
+        folder = shard.partial(number, sums, statistics)
+        waiting.insert(0, {kind: _StoredState(folder, kind) for kind in merged})
+    shard.delete_partial(number)
+
+
+def _selection(
+    stored: Sequence[str],
+    measures: str | Sequence[str] | None,
+    levels: Sequence[str] | None,
+    merged: Sequence[PassStatistics],
+    missing: Sequence[str],
+) -> MeasureSelection:
+    """The measures: those that are asked for, or all of the first job that can be scored."""
+    if measures is not None:
+        return resolve(measures, levels)
+    of_job = resolve(list(stored), levels)
+    return resolve([m.name for m in of_job.measures if m.statistic not in missing], levels)
+
+
+def _check_stored(
     selection: MeasureSelection, finished: FinishedStatistics, parts: Sequence[PassStatistics]
 ) -> None:
     """Raise UserError for measures that need statistics which were not stored."""
@@ -147,24 +353,37 @@ def _check_enough(
 
 
 def _attributes(
-    paths: Sequence[Path], jobs: Sequence[dict[str, Any]], finished: FinishedStatistics, note: str
+    jobs: Sequence[_Job],
+    parts: Sequence[_Part],
+    counts: ReadCounts,
+    finished: FinishedStatistics,
+    note: str,
 ) -> dict[str, Any]:
-    """How the result was made: sums over the jobs, and where each came from."""
-    parts = [job["attributes"] for job in jobs]
-    frames = sum(part["frames"] for part in parts)
+    """How the result was made: sums over the parts, and where each came from."""
+    first = jobs[0].attributes
+    origins = dict.fromkeys(job.attributes["corpus"]["origin"] for job in jobs)
+    corpus = first["corpus"] if len(jobs) == 1 else {"origin": ", ".join(origins)}
     return provenance.record(
-        note=note,
-        models=parts[0]["models"],
-        settings=parts[0]["settings"],
-        corpus={"origin": ", ".join(part["corpus"]["origin"] for part in parts)},
-        merged=[
-            {"folder": path.name} | {name: part[name] for name in ("corpus", "settings", "created")}
-            for path, part in zip(paths, parts)
-        ],
+        note=note or (first["note"] if len(jobs) == 1 else ""),
+        models=first["models"],
+        settings=first["settings"],
+        corpus=corpus,
+        merged=_sources_of(jobs, parts),
         numeric={"stats_precision": "highest"} | finished.numeric,
-        frames=frames,
-        rows=finished.rows(frames),
-        utterances=sum(part["utterances"] for part in parts),
-        seconds=sum(part["seconds"] for part in parts),
-        skipped=[skipped for part in parts for skipped in part["skipped"]],
+        frames=counts.frames,
+        rows=finished.rows(counts.frames),
+        utterances=counts.utterances,
+        seconds=counts.seconds,
+        skipped=[dataclasses.asdict(skipped) for skipped in counts.skipped],
     )
+
+
+def _sources_of(jobs: Sequence[_Job], parts: Sequence[_Part]) -> list[dict[str, Any]]:
+    """What each part was, for the record of a result."""
+    facts = ("corpus", "settings", "created", "device", "utterances", "seconds", "frames")
+    return [
+        {"folder": job.name, "shard": part.shard.path.name}
+        | {name: part.record["attributes"][name] for name in facts}
+        for job in jobs
+        for part in job.parts
+    ]

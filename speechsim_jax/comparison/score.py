@@ -1,5 +1,7 @@
 """Scores of the finished statistics, labelled."""
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -7,12 +9,41 @@ from typing import Any
 
 import tqdm.auto
 
+from speechsim_jax.errors import UserError
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.measures.scoring import pairs_scored, score_all
+from speechsim_jax.pipeline.job_folder import writing
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
+from speechsim_jax.runtime.atomic_write import AnyPath
 from speechsim_jax.statistics.store import FinishedStatistics
 
 _log = logging.getLogger(__name__)
+
+
+def scored_once(
+    folder: AnyPath,
+    names: Sequence[RepresentationName],
+    finished: FinishedStatistics,
+    selection: MeasureSelection,
+    attributes: dict[str, Any],
+    progress: bool = False,
+) -> SimilarityResult:
+    """`scored_result`, kept in a folder of stored statistics: the same is not scored twice."""
+    key = [list(selection.names), attributes["note"], finished.numeric]
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    path = folder / f"scores-{digest}.nc"
+    if path.exists():
+        try:
+            result = SimilarityResult.load(path)
+        except UserError as error:
+            _log.warning("%s; it is computed again", error)
+        else:
+            _log.info("scored by an earlier run")
+            return result
+    result = scored_result(names, finished, selection, attributes, progress)
+    with writing(folder):
+        result.save(path)
+    return result
 
 
 def scored_result(

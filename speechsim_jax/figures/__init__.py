@@ -13,7 +13,6 @@ pdf or svg, whose text stays text.
 import os
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -29,6 +28,7 @@ from speechsim_jax.figures.style import (
 )
 from speechsim_jax.figures.text_layout import model_spans, short_names, title_or_summary, unique
 from speechsim_jax.results.result import SimilarityResult
+from speechsim_jax.runtime.atomic_write import AnyPath
 from speechsim_jax.settings import check_figure_formats, check_figure_style
 
 __all__ = [
@@ -98,7 +98,7 @@ def save_figures(
     folder: str | os.PathLike[str],
     formats: Sequence[str] = ("png",),
     style: str = "labelled",
-) -> list[Path]:
+) -> list[AnyPath]:
     """Write the figures that a result has, as <kind>_<measure>.<format> and facts.<format>.
 
     Kinds: heatmap, in the `style`; trend, and facts, where models have several layers; of measures

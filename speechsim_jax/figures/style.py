@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D
 
 from speechsim_jax.figures.text_layout import LINE, MEDIUM, SMALL, text_width
-from speechsim_jax.runtime.atomic_write import atomic_write
+from speechsim_jax.runtime.atomic_write import AnyPath, as_path, atomic_write
 from speechsim_jax.settings import check_figure_formats
 
 DPI = 200
@@ -91,7 +91,7 @@ def write_figures(
     figures: Mapping[str, Figure],
     folder: str | os.PathLike[str],
     formats: Sequence[str] = ("png",),
-) -> list[Path]:
+) -> list[AnyPath]:
     """Write every figure as <name>.<format>; a reader sees the old file or the new one, never half.
 
     Args:
@@ -106,8 +106,7 @@ def write_figures(
         UserError: another format, or none.
     """
     check_figure_formats(formats)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = as_path(folder)
     paths = []
     for name, figure in figures.items():
         for kind in dict.fromkeys(formats):

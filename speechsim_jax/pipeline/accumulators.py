@@ -1,7 +1,6 @@
 """The accumulators of one pass, and the registry of statistics."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +11,6 @@ from speechsim_jax.array_types import Lengths
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models.architecture import Activations
-from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline import attention_inputs
 from speechsim_jax.settings import Settings
@@ -191,26 +189,6 @@ class Accumulators:
         for accumulator in self._by_kind.values():
             accumulator.update(batch)
 
-    def identity(self) -> dict[str, Any]:
-        """Everything but the audio that affects the statistics, for JSON."""
-        settings = dataclasses.asdict(self._setup.settings)
-        for later in ("rank_tolerance", "strict"):
-            del settings[later]
-        return {
-            # Weights, the type they are rounded to, and everything that config.json states.
-            "models": {
-                encoder.name: [
-                    encoder.provenance.get("sha256"),
-                    encoder.provenance.get("kernels"),
-                    _digest(encoder.config),
-                ]
-                for encoder in self._setup.encoders
-            },
-            "statistics": list(self._by_kind),
-            "attention": list(self._setup.attention_sums),
-            **settings,
-        }
-
     def snapshot(self) -> dict[str, Any]:
         """All accumulators as arrays on the host, with what is still in buffers."""
         return {kind: accumulator.snapshot() for kind, accumulator in self._by_kind.items()}
@@ -228,8 +206,3 @@ class Accumulators:
     def result(self) -> PassStatistics:
         """The states after everything that was added; nothing can be added any more."""
         return PassStatistics({k: accumulator.result() for k, accumulator in self._by_kind.items()})
-
-
-def _digest(config: EncoderConfig) -> str:
-    """Short, and different for a different configuration."""
-    return hashlib.sha256(repr(config).encode()).hexdigest()[:16]

@@ -5,14 +5,13 @@ With checkpoints a pass can be interrupted anywhere and resumes after the last o
 
 import collections
 import dataclasses
+import functools
 import hashlib
-import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm.auto
 from jax.sharding import Mesh
-from jaxtyping import Array, Int32
+from jaxtyping import Array, Float32, Int32
 
 from speechsim_jax.audio import batching
 from speechsim_jax.audio.corpus import Corpus, Skipped
@@ -29,15 +28,14 @@ from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.pipeline import frame_choice, gather
+from speechsim_jax.pipeline import frame_choice
 from speechsim_jax.pipeline.accumulators import Accumulators, PassSetup
 from speechsim_jax.pipeline.frame_choice import FrameChoice
+from speechsim_jax.pipeline.job_folder import ShardFolder
 from speechsim_jax.pipeline.plan import Pass
-from speechsim_jax.runtime import processes
 from speechsim_jax.runtime.mesh import place_batch
-from speechsim_jax.runtime.run_checkpoints import Checkpoints
+from speechsim_jax.runtime.shards import Shard, shares
 from speechsim_jax.settings import Settings
-from speechsim_jax.statistics import store
 from speechsim_jax.statistics.store import PassStatistics
 
 _log = logging.getLogger(__name__)
@@ -52,16 +50,14 @@ class ComparisonRun:
       layers: the hidden states that are compared, by model.
       selection: the measures.
       settings: of the comparison.
-      corpus: what this process reads.
-      attention_corpus: what attention is compared on, of all processes.
+      corpus: the audio of all shards.
+      shard: which share of it this process reads.
+      attention_corpus: what attention is compared on, of all shards.
       choice: which frames are rows.
       buckets: shapes of the batches.
       mesh: the devices.
-      identity: what checkpoints must agree in, besides `Accumulators.identity`.
-      checkpoints: their folder, None for none.
-      checkpoint_every: minutes between them.
-      digests: whether the digests of all utterances are recorded.
       progress: whether a bar is shown.
+      touched: utterances whose files were written to since an earlier run of the job.
     """
 
     encoders: tuple[SpeechEncoder, ...]
@@ -69,15 +65,21 @@ class ComparisonRun:
     selection: MeasureSelection
     settings: Settings
     corpus: Corpus
+    shard: Shard
     attention_corpus: Corpus
     choice: FrameChoice
     buckets: tuple[batching.Bucket, ...]
     mesh: Mesh
-    identity: dict[str, Any]
-    checkpoints: Path | None
-    checkpoint_every: float | int
-    digests: bool
     progress: bool
+    touched: frozenset[str] = frozenset()
+
+    @functools.cached_property
+    def share(self) -> Corpus:
+        """The audio that this process reads."""
+        sources = self.corpus.sources
+        parts = shares([source.seconds or 0.0 for source in sources], self.shard.count)
+        chosen = tuple(sources[k] for k in parts[self.shard.index - 1])
+        return dataclasses.replace(self.corpus, sources=chosen)
 
     @property
     def attention_ids(self) -> frozenset[str]:
@@ -103,7 +105,7 @@ class ReadCounts:
       seconds: of audio in them.
       frames: that were chosen.
       skipped: files that could not be used.
-      digests: id and digest of the samples of each utterance or piece, if they are recorded.
+      digests: id and digest of the samples of each utterance or piece.
     """
 
     utterances: int = 0
@@ -131,30 +133,29 @@ class ReadCounts:
 
 def run_pass(
     run: ComparisonRun,
+    number: int,
     pass_: Pass,
     encoders: Sequence[SpeechEncoder],
     corpus: Corpus,
-    checkpoints: Path | None,
-    folder: Path | None,
-    digests: bool = False,
+    shard: ShardFolder | None,
+    expected: Mapping[str, str] | None = None,
 ) -> tuple[PassStatistics, ReadCounts]:
-    """Run one pass, or read what an earlier run of it has accumulated.
+    """Run one pass, from its last checkpoint if there is one.
 
     Args:
       run: what all passes share.
+      number: of the pass, from 1 on.
       pass_: the pass.
       encoders: all models of the run; those of the pass are placed on the devices.
-      corpus: what this process reads.
-      checkpoints: folder of the checkpoints, None for none.
-      folder: where the statistics are written, None if they may stay in memory.
-      digests: whether the counts hold the digests of all utterances.
+      corpus: what is read.
+      shard: where checkpoints are, None for none.
+      expected: digest of each utterance as an earlier pass has read it, None for the first.
 
     Returns:
-      The statistics and what was read. Of several processes, the first has those of all; the others
-      have no statistics and their own counts.
+      The statistics and what was read.
 
     Raises:
-      UserError: statistics or checkpoints of another job, or a hidden state that is NaN or inf.
+      UserError: a hidden state that is NaN or inf, or audio that has changed since an earlier pass.
     """
     layers = tuple(tuple(run.layers[n.model][l] for l in n.layers) for n in pass_.models)
     placed = tuple(forward.on_devices(encoders[n.model], run.mesh, n.depth) for n in pass_.models)
@@ -174,39 +175,13 @@ def run_pass(
             mesh=run.mesh,
         )
     )
-    identity = accumulators.identity() | run.identity
-    (complete,) = processes.broadcast([np.array(folder is not None and folder.exists())])
-    if complete:
-        return _read_earlier(folder, identity)
     attention = bool(pass_.selection.attention.measures)
     outputs = [run.outputs(of_model, attention) for of_model in layers]
-    _compile(placed, outputs, run)
-    resumable = None
-    if checkpoints is not None:
-        resumable = Checkpoints(checkpoints, identity, run.checkpoint_every)
-    counts = _read_corpus(run, placed, outputs, corpus, accumulators, resumable, digests)
-    statistics = accumulators.result()
-    of_processes = processes.gather_json(dataclasses.asdict(counts))
-    if of_processes is not None:
-        counts = sum(map(ReadCounts.from_json, of_processes), start=ReadCounts())
-    if folder is None and processes.count() == 1:
-        return statistics, counts
-    metadata = {"identity": identity, "counts": dataclasses.asdict(counts)}
-    gather.write(statistics, folder, metadata)
-    return (PassStatistics({}) if folder is None else store.read(folder)[0]), counts
-
-
-def _read_earlier(
-    folder: Path | None, identity: dict[str, Any]
-) -> tuple[PassStatistics, ReadCounts]:
-    """The statistics of an earlier run; raises UserError if that was another job."""
-    if folder is None:
-        return PassStatistics({}), ReadCounts()
-    statistics, metadata = store.read(folder)
-    if metadata["identity"] != json.loads(json.dumps(identity)):
-        raise UserError(f"{folder} is of another job; start from the beginning in another folder")
-    _log.info("%s: completed by an earlier run", folder.name)
-    return statistics, ReadCounts.from_json(metadata["counts"])
+    if corpus.sources:
+        _compile(placed, outputs, run)
+    checkpoints = shard and _Checkpoints(shard, number, run.on_cpu)
+    counts = _read_corpus(run, placed, outputs, corpus, accumulators, checkpoints, expected)
+    return accumulators.result(), counts
 
 
 def _compile(
@@ -224,7 +199,8 @@ def _compile(
     pause = "; the bar pauses at each new length" if run.progress else ""
     number = counted(len(programs) * len(run.buckets), "program")
     _log.info("compiling %s (architectures x lengths of audio)%s", number, pause)
-    with ThreadPoolExecutor() as pool:
+    pool = ThreadPoolExecutor()
+    try:
         jobs = [
             pool.submit(compile_one, encoder, output, bucket)
             for bucket in run.buckets
@@ -232,6 +208,8 @@ def _compile(
         ]
         for job in jobs:
             job.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupt waits for nothing
 
 
 def _read_corpus(
@@ -240,19 +218,20 @@ def _read_corpus(
     outputs: Sequence[Outputs],
     corpus: Corpus,
     accumulators: Accumulators,
-    checkpoints: Checkpoints | None,
-    digests: bool,
+    checkpoints: "_Checkpoints | None",
+    expected: Mapping[str, str] | None,
 ) -> ReadCounts:
     """The loop over batches, from the last checkpoint if there is one."""
-    done, cursor, earlier = _resume(checkpoints, accumulators)
-    step = done
+    done, cursor, earlier = 0, batching.Cursor(), ReadCounts()
+    if checkpoints is not None:
+        done, cursor, earlier = checkpoints.resume(accumulators)
     lengths = {source.id: source.seconds or 0.0 for source in corpus.sources}
     before = earlier.seconds + sum(lengths.get(skip.id, 0.0) for skip in earlier.skipped)
     checks: collections.deque[FiniteCheck] = collections.deque()
     names = [encoder.name for encoder in encoders]
     clock = time.monotonic()
     with _progress_bar(sum(lengths.values()), before, run.progress) as bar:
-        tally = _Tally(earlier, digests)
+        tally = _Tally(earlier, expected)
 
         def on_skip(skip: Skipped) -> None:
             log_skipped(skip)
@@ -280,26 +259,19 @@ def _read_corpus(
             if run.on_cpu:
                 accumulators.wait()
             tally.add(batch, chosen.frames)
-            processes.check()
             bar.update(batch.seconds)
             # One batch behind: the device is never idle, and never has two batches waiting.
             if len(checks) > 1:
                 checks.popleft().check()
             if checkpoints is not None and checkpoints.due():
                 checks.pop().check()
-                _save(checkpoints, step, accumulators, tally.counts(), batch.after, run.on_cpu)
+                checkpoints.save(step, accumulators, tally.counts(), batch.after)
         if bar.total:
             # The lengths that file headers state may be a little too large.
             bar.update(max(bar.total - bar.n, 0))
     for waiting in checks:
         waiting.check()
     counts = tally.counts()
-    if checkpoints is not None and checkpoints.started:
-        # What follows the last checkpoint is saved, too: then a repeated run has nothing to read.
-        if step > done:
-            end = batching.Cursor(len(corpus.sources))
-            _save(checkpoints, step + 1, accumulators, counts, end, run.on_cpu)
-        checkpoints.close()
     accumulators.wait()
     _log_rate(counts, earlier, time.monotonic() - clock)
     return counts
@@ -331,14 +303,14 @@ class _Tally:
 
     Args:
       earlier: what was read before the last checkpoint.
-      digests: whether the digests of all utterances are counted in.
+      expected: digest of each utterance in an earlier pass; None if this is the first.
     """
 
-    def __init__(self, earlier: ReadCounts, digests: bool):
+    def __init__(self, earlier: ReadCounts, expected: Mapping[str, str] | None):
         self._counts = dataclasses.replace(earlier, skipped=(), digests=())
         # Lists: tuples that grow by one are copied each time.
         self._skipped, self._digests = list(earlier.skipped), list(earlier.digests)
-        self._keeps_digests = digests
+        self._expected = expected
 
     def skip(self, skipped: Skipped) -> None:
         """Add a file that could not be used."""
@@ -347,8 +319,13 @@ class _Tally:
     def add(self, batch: batching.Batch, frames: int) -> None:
         """Add a batch of which so many frames were chosen."""
         self._counts += ReadCounts(len(batch.ids), batch.seconds, frames)
-        if self._keeps_digests:
-            self._digests += _digests(batch)
+        digests, expected = _digests(batch), self._expected
+        for id_, digest in digests:
+            if expected is not None and expected.get(id_) != digest:
+                raise UserError(
+                    f"the audio of {id_} has changed since the first pass; start from the beginning"
+                )
+        self._digests += digests
 
     def counts(self) -> ReadCounts:
         """Everything so far."""
@@ -360,10 +337,12 @@ class _Tally:
 def _digests(batch: batching.Batch) -> list[tuple[str, str]]:
     """Id and digest of the samples of each utterance of a batch."""
     waveforms = [x[:length] for x, length in zip(batch.samples, batch.lengths)]
-    return [
-        (id_, hashlib.blake2b(samples.tobytes(), digest_size=16).hexdigest())
-        for id_, samples in zip(batch.ids, waveforms)
-    ]
+    return [(id_, digest_of(samples)) for id_, samples in zip(batch.ids, waveforms)]
+
+
+def digest_of(samples: Float32[np.ndarray, " sample"]) -> str:
+    """Digest of decoded samples, in hex."""
+    return hashlib.blake2b(np.ascontiguousarray(samples).data, digest_size=16).hexdigest()
 
 
 def log_skipped(skipped: Skipped) -> None:
@@ -383,39 +362,43 @@ def _log_rate(counts: ReadCounts, earlier: ReadCounts, elapsed_seconds: float) -
     )  # fmt: skip
 
 
-def _resume(
-    checkpoints: Checkpoints | None, accumulators: Accumulators
-) -> tuple[int, batching.Cursor, ReadCounts]:
-    """Restore the last checkpoint; returns its batch, where to continue, and what was read."""
-    saved = checkpoints.latest() if checkpoints is not None else None
-    if saved is None:
-        return 0, batching.Cursor(), ReadCounts()
-    accumulators.restore(saved.state)
-    counts = ReadCounts.from_json(saved.metadata["counts"])
-    _log.info("resuming after batch %d, %.1f s of audio", saved.step, counts.seconds)
-    return saved.step, batching.Cursor.of(saved.metadata["cursor"]), counts
+class _Checkpoints:
+    """The checkpoints of one pass: its accumulators, what was read, and where to continue.
 
-
-def _save(
-    checkpoints: Checkpoints,
-    step: int,
-    accumulators: Accumulators,
-    counts: ReadCounts,
-    cursor: batching.Cursor,
-    on_cpu: bool,
-) -> None:
-    """Start writing a checkpoint of everything that `_resume` reads.
-
-    On a CPU, wait until it is written: a snapshot shares the accumulators' memory.
+    Args:
+      shard: where they are.
+      number: of the pass.
+      on_cpu: whether the devices are CPUs.
     """
-    started = time.monotonic()
-    metadata = {"counts": dataclasses.asdict(counts), "cursor": dataclasses.asdict(cursor)}
-    checkpoints.save(step, accumulators.snapshot(), metadata)
-    if on_cpu:
-        checkpoints.wait()
-    _log.info(
-        "checkpoint %d, %.1f s of audio: %.1f s", step, counts.seconds, time.monotonic() - started
-    )
+
+    def __init__(self, shard: ShardFolder, number: int, on_cpu: bool):
+        self._shard, self._number, self._on_cpu = shard, number, on_cpu
+        self.due = shard.due
+
+    def resume(self, accumulators: Accumulators) -> tuple[int, batching.Cursor, ReadCounts]:
+        """Restore the last checkpoint; returns its batch, where to continue, and what was read."""
+        saved = self._shard.checkpoint(self._number)
+        if saved is None:
+            return 0, batching.Cursor(), ReadCounts()
+        accumulators.restore(saved.snapshots)
+        counts = ReadCounts.from_json(saved.metadata["counts"])
+        _log.info("resuming after batch %d, %.1f s of audio", saved.batch, counts.seconds)
+        return saved.batch, batching.Cursor.of(saved.metadata["cursor"]), counts
+
+    def save(
+        self, batch: int, accumulators: Accumulators, counts: ReadCounts, cursor: batching.Cursor
+    ) -> None:
+        """Start writing a checkpoint of everything that `resume` reads.
+
+        On a CPU, wait until it is written: a snapshot shares the accumulators' memory.
+        """
+        started = time.monotonic()
+        metadata = {"counts": dataclasses.asdict(counts), "cursor": dataclasses.asdict(cursor)}
+        self._shard.save(self._number, batch, accumulators.snapshot(), metadata)
+        if self._on_cpu:
+            self._shard.wait()
+        took = time.monotonic() - started
+        _log.info("checkpoint %d, %.1f s of audio: %.1f s", batch, counts.seconds, took)
 
 
 @jax.jit

@@ -1,42 +1,80 @@
 """Plans the passes over the audio and runs them one after another.
 
-The statistics of several passes go to a folder, a sub-folder each, and a pass whose statistics are
-there already is not repeated. If there are several passes, attention has one to itself.
+The statistics of several passes go to a folder, and a pass whose statistics are there already is
+not repeated. If there are several passes, attention has one to itself.
 """
 
 import dataclasses
 import functools
-import json
 import logging
-from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, nothing_usable, total_seconds
+from speechsim_jax.audio import batching
+from speechsim_jax.audio.corpus import (
+    SAMPLE_RATE_HZ,
+    AudioError,
+    Corpus,
+    nothing_usable,
+    total_seconds,
+)
 from speechsim_jax.errors import UserError, counted
 from speechsim_jax.models import forward
 from speechsim_jax.pipeline import costs
 from speechsim_jax.pipeline.accumulators import attention_layers
 from speechsim_jax.pipeline.attention_inputs import needed_sums
-from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, run_pass
+from speechsim_jax.pipeline.job_folder import ShardFolder
+from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, digest_of, run_pass
 from speechsim_jax.pipeline.pass_memory import PassMemory, Sizes
 from speechsim_jax.pipeline.plan import NeededLayers, Pass, Plan, plan
-from speechsim_jax.runtime import processes
-from speechsim_jax.runtime.atomic_write import write_text
-from speechsim_jax.statistics.moments import ModelShape, Tile, all_tiles, count_of
+from speechsim_jax.runtime.shards import WHOLE
+from speechsim_jax.statistics.moments import ModelShape, Tile, count_of
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.store import PassStatistics
-
-# How the layer pairs are divided over passes, next to their checkpoints.
-_PLAN = "plan.json"
 
 _log = logging.getLogger(__name__)
 
 
-def plan_passes(run: ComparisonRun, budget_bytes: int) -> tuple[Pass, ...]:
+class Division(NamedTuple):
+    """How layer pairs are divided over passes.
+
+    Attributes:
+      tiles: of each pass.
+      attention_apart: whether attention has a further pass to itself.
+    """
+
+    tiles: tuple[tuple[Tile, ...], ...]
+    attention_apart: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """For the plan of a job."""
+        tiles = [[dataclasses.astuple(tile) for tile in of_pass] for of_pass in self.tiles]
+        return {"tiles": tiles, "attention_apart": self.attention_apart}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Division":
+        """The inverse of `as_json`, through JSON."""
+        tiles = tuple(tuple(map(Tile.from_json, of_pass)) for of_pass in record["tiles"])
+        return cls(tiles, record["attention_apart"])
+
+    @classmethod
+    def of(cls, passes: Sequence[Pass]) -> "Division":
+        """The division that `plan_passes` has made."""
+        *others, last = (p.tiles for p in passes)
+        return cls((*others, last), False) if last else cls(tuple(others), True)
+
+
+def plan_passes(
+    run: ComparisonRun, budget_bytes: int, division: Division | None = None
+) -> tuple[Pass, ...]:
     """The passes that keep to a budget of bytes on each device; logs what they will cost.
+
+    Args:
+      run: the comparison.
+      budget_bytes: memory on each device.
+      division: of an earlier run of the same job, or another shard; None for the best one.
 
     Raises:
       UserError: no plan keeps to the budget, with the smallest one that would do.
@@ -49,7 +87,7 @@ def plan_passes(run: ComparisonRun, budget_bytes: int) -> tuple[Pass, ...]:
     of_attention = Pass(all_layers, (), PassMemory(), run.selection.attention)
     if not run.selection.without_attention.measures:
         return (of_attention,)
-    planned, attention_apart = _plan(run, budget_bytes)
+    planned, attention_apart = _plan(run, budget_bytes, division)
     for line in str(planned).splitlines():
         _log.debug("%s", line)
     _log.info("%s", _summary(run, planned))
@@ -57,17 +95,16 @@ def plan_passes(run: ComparisonRun, budget_bytes: int) -> tuple[Pass, ...]:
     passes = tuple(dataclasses.replace(p, selection=selection) for p in planned.passes)
     if attention_apart:
         passes = (*passes, of_attention)
-    if run.checkpoints is not None and len(passes) > 1:
-        _write_division(run.checkpoints, planned, attention_apart)
     return passes
 
 
 def _summary(run: ComparisonRun, planned: Plan) -> str:
     """One line for the log: what a run reads, its memory and expected time."""
-    seconds = total_seconds(run.corpus.sources)
+    sources = run.share.sources
+    seconds = total_seconds(sources)
     parts = [
         counted(sum(map(len, run.layers)), "layer"),
-        counted(len(run.corpus.sources), "file"),
+        counted(len(sources), "file"),
         f"{seconds / 60:.1f} min of audio" if seconds >= 60 else f"{seconds:.1f} s of audio",
     ]
     if len(planned.passes) > 1:
@@ -102,14 +139,14 @@ def _log_attention_cost(run: ComparisonRun) -> None:
     _log.info("attention of %d utterances, %.1f s: %s", len(seconds), seconds.sum(), cost)
 
 
-def _plan(run: ComparisonRun, budget_bytes: int) -> tuple[Plan, bool]:
+def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> tuple[Plan, bool]:
     """The plan of the moments, and whether attention has a pass to itself.
 
     Where everything fits in a single pass, attention is part of it.
     """
     config = run.encoders[0].config
     longest = max(run.buckets, key=lambda bucket: bucket.samples)
-    seconds = total_seconds(run.corpus.sources)
+    seconds = total_seconds(run.share.sources)
     reads_attention = bool(run.selection.attention.measures)
     shapes = tuple(
         ModelShape(len(ls), e.config.hidden_size) for e, ls in zip(run.encoders, run.layers)
@@ -128,10 +165,9 @@ def _plan(run: ComparisonRun, budget_bytes: int) -> tuple[Plan, bool]:
         itemsize=np.dtype(run.settings.stats_dtype).itemsize,
     )
     rows = seconds * SAMPLE_RATE_HZ / config.hop_samples / run.settings.frame_stride
-    earlier = _earlier_division(run.checkpoints, shapes)
     planned = functools.partial(
         plan, shapes, models, budget_bytes, data=run.mesh.shape["data"], rows=round(rows),
-        rate=costs.rate(run.mesh), division=earlier and earlier.tiles,
+        rate=costs.rate(run.mesh), division=division and list(division.tiles),
     )  # fmt: skip
     if not reads_attention:
         return planned(sizes), False
@@ -140,8 +176,8 @@ def _plan(run: ComparisonRun, budget_bytes: int) -> tuple[Plan, bool]:
     together = dataclasses.replace(
         sizes, attention=costs.memory_bytes(configs, layers, sizes.frames)
     )
-    if earlier is not None:
-        apart = earlier.attention_apart
+    if division is not None:
+        apart = division.attention_apart
         return planned(sizes if apart else together), apart
     # A pass with attention has every model on the devices, whatever else it accumulates.
     least = together.attention + max(m.workspace_bytes for m in models)
@@ -160,94 +196,113 @@ def _plan(run: ComparisonRun, budget_bytes: int) -> tuple[Plan, bool]:
     return planned(sizes), True
 
 
-class _Division(NamedTuple):
-    """How an earlier run divided the work.
+class PassesRun(NamedTuple):
+    """What `run_passes` returns.
 
     Attributes:
-      tiles: of each pass.
-      attention_apart: whether attention has a pass to itself.
+      statistics: of each pass.
+      counts: what the first pass has read.
+      names: of the passes in the folder of the shard; empty if they are in memory only.
     """
 
-    tiles: list[tuple[Tile, ...]]
-    attention_apart: bool
-
-
-def _earlier_division(checkpoints: Path | None, shapes: tuple[ModelShape, ...]) -> _Division | None:
-    """The division of the run whose checkpoints these are; None if there are none."""
-    if checkpoints is None or not checkpoints.is_dir() or not any(checkpoints.iterdir()):
-        return None
-    if not (checkpoints / _PLAN).exists():
-        return _Division([all_tiles(shapes)], False)
-    record = json.loads((checkpoints / _PLAN).read_text())
-    passes = [tuple(map(Tile.from_json, tiles)) for tiles in record["passes"]]
-    return _Division(passes, record["attention_apart"])
-
-
-def _write_division(checkpoints: Path, planned: Plan, attention_apart: bool) -> None:
-    passes = [[dataclasses.astuple(tile) for tile in p.tiles] for p in planned.passes]
-    record = {"passes": passes, "attention_apart": attention_apart}
-    write_text(checkpoints / _PLAN, json.dumps(record))
+    statistics: list[PassStatistics]
+    counts: ReadCounts
+    names: list[str]
 
 
 def run_passes(
-    run: ComparisonRun, passes: Sequence[Pass], folder: Path | None
-) -> tuple[list[PassStatistics], ReadCounts]:
+    run: ComparisonRun, passes: Sequence[Pass], shard: ShardFolder | None, keep: bool = False
+) -> PassesRun:
     """Run all passes, each with only the models and layers that it needs on the devices.
 
     Args:
       run: what all passes share.
       passes: from `plan_passes`.
-      folder: where statistics are written, pass by pass; None if those of a single pass may stay
-        in memory, and on all processes but the first.
-
-    Returns:
-      The statistics of each pass, and what the first one read; on processes other than the first
-      the counts of that process alone.
+      shard: where checkpoints and statistics are; None if those of a single pass may stay in
+        memory.
+      keep: whether a single pass is stored even if it was too short for a checkpoint.
 
     Raises:
-      UserError: the audio gives fewer than two rows, has changed between passes, or what `run_pass`
-        raises.
+      UserError: the audio gives fewer than two rows, or has changed since it was read first, or
+        what `run_pass` raises.
     """
     several = len(passes) > 1
     encoders = run.encoders
     if several:
         encoders = tuple(map(forward.on_host, encoders))
-    statistics, corpus, total = [], run.corpus, ReadCounts()
+    done = PassesRun([], ReadCounts(), [])
+    corpus, total = run.share, ReadCounts()
     for number, pass_ in enumerate(passes, start=1):
         if several:
             _log.info("pass %d of %d", number, len(passes))
-        name = f"pass-{number}"
-        checkpoints = run.checkpoints and (run.checkpoints / name if several else run.checkpoints)
-        result, counts = run_pass(
-            run, pass_, encoders, corpus, checkpoints, folder and folder / name,
-            digests=run.digests and number == 1,
-        )  # fmt: skip
-        statistics.append(result)
+        stored = shard and shard.statistics(number)
+        if stored:
+            name, result, metadata = stored
+            counts = ReadCounts.from_json(metadata["counts"])
+            _log.info("pass %d: completed by an earlier run", number)
+            done.names.append(name)
+        else:
+            expected = dict(total.digests) if number > 1 else None
+            result, counts = run_pass(run, number, pass_, encoders, corpus, shard, expected)
+            if shard is not None and (keep or several or shard.has_checkpoints):
+                metadata = {"counts": dataclasses.asdict(counts)}
+                done.names.append(shard.store(number, result, metadata))
+                # From the store: states of several passes do not fit into memory.
+                if several:
+                    _, result, _ = shard.statistics(number) or (None, result, None)
+        done.statistics.append(result)
         if number == 1:
             total = counts
-            _check_enough(corpus, counts, result)
+            if run.shard == WHOLE:
+                check_enough(corpus, counts, done.statistics)
             # Unusable files are reported once: later passes leave them out.
             skipped = {skipped.id for skipped in counts.skipped}
             usable = tuple(source for source in corpus.sources if source.id not in skipped)
             corpus = dataclasses.replace(corpus, sources=usable)
-        elif (
-            pass_.selection.without_attention.measures
-            and processes.is_first()
-            and counts.frames != total.frames
-        ):
-            raise UserError(
-                f"{corpus.origin}: pass {number} read {counts.frames} frames, the first "
-                f"{total.frames}; the audio has changed, start from the beginning"
-            )
-    return statistics, total
+    return done._replace(counts=total)
 
 
-def _check_enough(corpus: Corpus, counts: ReadCounts, statistics: PassStatistics) -> None:
-    """Raise UserError unless the audio gave two rows; the first process has all counts."""
-    if not processes.is_first():
+def check_unchanged(run: ComparisonRun, shard: ShardFolder) -> None:
+    """Check the files that were written to since the job began and that are part of its sums.
+
+    Raises:
+      UserError: one of them now gives other samples, with its name.
+    """
+    if not run.touched:
         return
-    moments = statistics.states.get(MomentsState.kind)
-    rows = count_of(moments.small) if isinstance(moments, MomentsState) else counts.frames
+    metadata = shard.metadata(1)
+    if metadata is None:
+        return
+    digests = dict(metadata["counts"]["digests"])
+    longest = max(bucket.samples for bucket in run.buckets)
+    for source in run.share.sources:
+        if source.id not in run.touched:
+            continue
+        try:
+            pieces = batching.pieces(source, longest, run.encoders[0].config.window_samples)
+            now = {piece.id: digest_of(piece.samples) for piece in pieces}
+        except AudioError:
+            now = {source.id: ""}
+        for id_, digest in now.items():
+            if digests.get(id_, digest) != digest:
+                raise UserError(
+                    f"{source.path} holds other samples than when this job read it; put the "
+                    "file back, or start from the beginning in another folder"
+                )
+
+
+def check_enough(corpus: Corpus, counts: ReadCounts, statistics: Sequence[PassStatistics]) -> None:
+    """Raise UserError unless the audio gave two rows.
+
+    Args:
+      corpus: that was read.
+      counts: what was read.
+      statistics: of all passes.
+    """
+    moments = [s for p in statistics if (s := p.states.get(MomentsState.kind)) is not None]
+    rows = counts.frames
+    if moments and isinstance(moments[0], MomentsState):
+        rows = count_of(moments[0].small)
     if rows < 2 and counts.utterances:
         raise UserError(
             f"{corpus.origin}: {counted(counts.frames, 'frame')} of "

@@ -8,7 +8,6 @@ import functools
 import os
 from html import escape
 from importlib import resources
-from pathlib import Path
 from string import Template
 
 from plotly.offline import get_plotlyjs
@@ -17,7 +16,7 @@ from speechsim_jax.report import markup
 from speechsim_jax.report.content import page_data
 from speechsim_jax.report.packed import PackedArrays, encode
 from speechsim_jax.results.result import SimilarityResult
-from speechsim_jax.runtime.atomic_write import write_text
+from speechsim_jax.runtime.atomic_write import AnyPath, write_text
 
 __all__ = ["write_report"]
 
@@ -25,7 +24,7 @@ __all__ = ["write_report"]
 _SCRIPTS = ("numbers", "plots", "tables", "map", "pair", "depth", "neurons", "main")
 
 
-def write_report(result: SimilarityResult, path: str | os.PathLike[str]) -> Path:
+def write_report(result: SimilarityResult, path: str | os.PathLike[str]) -> AnyPath:
     """Write one HTML page with interactive maps, curves, matches and the provenance.
 
     It opens from disk, without a network; where the result lacks something, the page states it. A
@@ -41,7 +40,7 @@ def write_report(result: SimilarityResult, path: str | os.PathLike[str]) -> Path
     Returns:
         The path.
     """
-    return write_text(Path(path), report_page(result))
+    return write_text(path, report_page(result))
 
 
 def report_page(result: SimilarityResult) -> str:

@@ -1,8 +1,11 @@
 """Results as netCDF files: writing, reading, and the attributes that netCDF can hold."""
 
+import io
 import json
 import math
 import os
+import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -12,27 +15,34 @@ import numpy as np
 import xarray as xr
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.runtime.atomic_write import atomic_write
+from speechsim_jax.runtime.atomic_write import AnyPath, atomic_write
+from speechsim_jax.runtime.checked_files import DamagedFileError
 
 FORMAT = "speechsim_jax.SimilarityResult"
-# 2: the definition of a measure records whether higher is closer; in 1 its name did.
-FORMAT_VERSION = 2
+# 2: the definition of a measure records whether higher is closer; in 1 its name did. 3: a checksum
+# of the file follows what HDF5 reads.
+FORMAT_VERSION = 3
+_CHECKSUM = re.compile(rb"speechsim_jax crc32 ([0-9a-f]{8})\n\Z")
 _INT64 = range(-(2**63), 2**63)
 
 
-def write(dataset: xr.Dataset, path: Path) -> Path:
+def write(dataset: xr.Dataset, path: AnyPath) -> AnyPath:
     """Write a compressed netCDF file; a reader sees the old file or the new one, never half."""
     encoding: dict[Any, Any] = {
         name: {"compression": "gzip", "compression_opts": 4, "shuffle": True}
         for name, variable in dataset.data_vars.items()
         if variable.ndim and variable.size and variable.dtype.kind in "biuf"
     }
-    return atomic_write(
-        path, lambda new: dataset.to_netcdf(new, engine="h5netcdf", encoding=encoding)
-    )
+
+    def write_checked(new: Path) -> None:
+        dataset.to_netcdf(new, engine="h5netcdf", encoding=encoding)
+        with new.open("r+b") as file:
+            file.write(b"speechsim_jax crc32 %08x\n" % zlib.crc32(file.read()))
+
+    return atomic_write(path, write_checked)
 
 
-def read(path: Path) -> xr.Dataset:
+def read(path: AnyPath) -> xr.Dataset:
     """Read what `write` wrote.
 
     Raises:
@@ -41,8 +51,17 @@ def read(path: Path) -> xr.Dataset:
     if not path.is_file():
         raise UserError(f"{path}: no such result file")
     try:
-        dataset = xr.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    checksum = _CHECKSUM.search(content[-64:])
+    if checksum is not None:
+        content = content[: -len(checksum[0])]
+        if b"%08x" % zlib.crc32(content) != checksum[1]:
+            raise DamagedFileError(f"{path} is damaged: its checksum does not match")
+    try:
+        dataset = xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
+    except Exception as error:  # h5py raises what it likes on a file that is none
         raise UserError(f"{path}: not a readable result file ({error})") from error
     if dataset.attrs.get("format") != FORMAT or not {"x_model", "y_layer"} <= set(dataset.coords):
         raise UserError(f"{path}: a netCDF file, but not one that SimilarityResult.save wrote")
@@ -53,6 +72,8 @@ def read(path: Path) -> xr.Dataset:
             f"{path}: a result of format {dataset.attrs['format_version']}, not {FORMAT_VERSION}; "
             "run the comparison again with this version"
         )
+    if checksum is None:
+        raise DamagedFileError(f"{path} is damaged: it ends before its checksum")
     return dataset
 
 

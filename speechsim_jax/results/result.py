@@ -7,7 +7,6 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from speechsim_jax.errors import UserError
 from speechsim_jax.results import netcdf
 from speechsim_jax.results.summary import few_frames_warning, means_table
-from speechsim_jax.runtime.atomic_write import write_text
+from speechsim_jax.runtime.atomic_write import AnyPath, as_path, write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -264,7 +263,7 @@ class SimilarityResult:
             columns[measure] = ("pair", matrix.reindex({rows: index, cols: index}).values.ravel())
         return xr.Dataset(columns).to_dataframe().reset_index(drop=True)
 
-    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+    def to_csv(self, path: str | os.PathLike[str]) -> AnyPath:
         """Write `to_dataframe()` as plain CSV, undefined scores as empty fields, all digits.
 
         The provenance and the definitions of the measures go into <path>.json.
@@ -275,14 +274,14 @@ class SimilarityResult:
         Returns:
             The path.
         """
-        path = Path(path)
+        path = as_path(path)
         definitions = {measure: self.definition(measure) for measure in self.measures}
         metadata = {"provenance": self.attributes, "measures": definitions}
         write_text(path, self.to_dataframe().to_csv(index=False, lineterminator="\n"))
-        write_text(f"{path}.json", json.dumps(metadata, indent=2) + "\n")
+        write_text(path.with_name(f"{path.name}.json"), json.dumps(metadata, indent=2) + "\n")
         return path
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str]) -> AnyPath:
         """Write a compressed netCDF file; a reader sees the old file or the new one, never half.
 
         Args:
@@ -291,7 +290,7 @@ class SimilarityResult:
         Returns:
             The path.
         """
-        return netcdf.write(self.dataset, Path(path))
+        return netcdf.write(self.dataset, as_path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SimilarityResult":
@@ -303,7 +302,7 @@ class SimilarityResult:
         Raises:
             UserError: there is no such file, or it is not a result that this version can read.
         """
-        return cls(netcdf.read(Path(path)))
+        return cls(netcdf.read(as_path(path)))
 
     def summary(self) -> str:
         """A table of means over layers for a terminal, a row for each measure.

@@ -14,7 +14,7 @@ _PACKAGES = (
 
 def record(**facts: Any) -> dict[str, Any]:
     """The facts, with library versions, device and the time (UTC)."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return {
         **facts,
         "versions": {
@@ -24,7 +24,7 @@ def record(**facts: Any) -> dict[str, Any]:
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,
-            "count": jax.device_count(),
+            "count": jax.local_device_count(),
             "machine": platform.machine(),
         },
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,27 +1,52 @@
-"""Stores the states of a pass in a folder: everything that scores are computed from.
+"""Stored statistics: everything that scores are computed from, in a folder that is checked.
 
-    statistics.json    format, kinds of the statistics, metadata; written last
-    KIND/              one folder a statistic, written by its `State`
+    statistics.json    format, kinds of the statistics, metadata, size and checksum of every other
+                       file; written last, so a folder that has it is complete
+    KIND/              one folder a statistic: what its `State` saves, or a snapshot of its
+                       accumulator (arrays as .npy files, the rest in snapshot.json)
 
-The store knows statistics through the `State` protocol only.
+The store knows statistics through the `State` protocol and their snapshots only. It writes each
+folder once and reads nothing whose checksum does not match. A folder may be in a bucket: files are
+then written to this machine first, and read from a copy on it.
 """
 
+import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from speechsim_jax.errors import UserError
-from speechsim_jax.statistics.accumulator import State
+from speechsim_jax.runtime.atomic_write import (
+    AnyPath,
+    download,
+    flush,
+    in_bucket,
+    remove_folder,
+    upload,
+)
+from speechsim_jax.runtime.checked_files import (
+    DamagedFileError,
+    check_file,
+    fingerprint,
+    read_record,
+    write_record,
+)
+from speechsim_jax.statistics.accumulator import Snapshot, State
 from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 from speechsim_jax.statistics.sample import Sample
 
 # Of the files; others are refused.
-_FORMAT = 2
+_FORMAT = 3
 _RECORD = "statistics.json"
+_SNAPSHOT = "snapshot.json"
 
 STATES: dict[str, type[State]] = {s.kind: s for s in (MomentsState, Sample, AttentionState)}
 """The statistics that can be stored, by kind; see `pipeline.accumulators.register_statistic`."""
@@ -88,66 +113,170 @@ def finish(
     return FinishedStatistics(finished)
 
 
-def write(folder: Path, statistics: PassStatistics, metadata: Mapping[str, Any]) -> None:
-    """Write into a new folder, which gets its name only once it is complete.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        for kind, state in statistics.states.items():
-            (temporary / kind).mkdir()
-            state.save(temporary / kind)
-        record = {"format": _FORMAT, "kinds": list(statistics.states), "metadata": metadata}
-        (temporary / _RECORD).write_text(json.dumps(record))
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
-    except OSError as error:
-        raise UserError(f"statistics cannot be written to {folder}: {error.strerror}") from error
-
-
-def read(folder: Path) -> tuple[PassStatistics, dict[str, Any]]:
-    """Read what `write` wrote: the states and the metadata.
-
-    Raises:
-      UserError: the folder holds nothing that this version can read.
-    """
-    try:
-        record = json.loads((folder / _RECORD).read_text())
-        if record["format"] != _FORMAT:
-            raise UserError(f"{folder}: statistics of format {record['format']}, not {_FORMAT}")
-        if unknown := [kind for kind in record["kinds"] if kind not in STATES]:
-            raise UserError(f"{folder}: an unknown statistic {unknown[0]!r}; register it first")
-        states = {kind: STATES[kind].load(folder / kind) for kind in record["kinds"]}
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} holds no statistics that can be read: {error}") from error
-    return PassStatistics(states), record["metadata"]
-
-
-def write_merged(
-    folder: Path, parts: Sequence[PassStatistics], metadata: Mapping[str, Any]
-) -> None:
-    """Write the statistics over the rows of all parts.
+def write(folder: AnyPath, statistics: PassStatistics, metadata: Mapping[str, Any]) -> None:
+    """Write states into a new folder.
 
     Args:
-      folder: where.
-      parts: of the same models and statistics, over different rows.
+      folder: it may hold what is left of an interrupted write.
+      statistics: the states.
       metadata: JSON that is written with them.
 
     Raises:
-      UserError: parts of other models or statistics, or the folder cannot be written.
+      OSError: that failed.
     """
-    first, *others = parts
-    for other in others:
-        if list(other.states) != list(first.states):
-            raise UserError("statistics of other measures cannot be merged")
-    merged = {
-        kind: state.merge([other.states[kind] for other in others])
-        for kind, state in first.states.items()
-    }
-    write(folder, PassStatistics(merged), metadata)
+    savers = {kind: state.save for kind, state in statistics.states.items()}
+    _write(folder, "states", savers, metadata)
+
+
+def read(
+    folder: AnyPath, only: Collection[str] | None = None
+) -> tuple[PassStatistics, dict[str, Any]]:
+    """Read what `write` wrote: the states and the metadata.
+
+    Args:
+      folder: where they are.
+      only: kinds to read (default: all).
+
+    Raises:
+      DamagedFileError: a file is missing or not as it was written.
+      UserError: the folder is of another format, or holds a statistic that is not registered.
+    """
+    record = _record(folder, "states")
+    kinds = [kind for kind in record["kinds"] if only is None or kind in only]
+    if unknown := [kind for kind in kinds if kind not in STATES]:
+        raise UserError(f"{folder}: an unknown statistic {unknown[0]!r}; register it first")
+    states = {}
+    for kind in kinds:
+        local = _checked(folder, record, kind)
+        states[kind] = STATES[kind].load(local)
+        if in_bucket(folder):  # a state may read its files on demand
+            weakref.finalize(states[kind], _delete_copy, folder, local)
+    return PassStatistics(states), record["metadata"]
+
+
+def write_snapshots(
+    folder: AnyPath, snapshots: Mapping[str, Snapshot], metadata: Mapping[str, Any]
+) -> None:
+    """Write the snapshots of accumulators into a new folder, by kind; otherwise as `write`."""
+
+    def saver(snapshot: Snapshot) -> Callable[[Path], None]:
+        return lambda folder: _save_snapshot(folder, snapshot)
+
+    savers = {kind: saver(snapshot) for kind, snapshot in snapshots.items()}
+    _write(folder, "snapshots", savers, metadata)
+
+
+def read_snapshots(folder: AnyPath) -> tuple[dict[str, Snapshot], dict[str, Any]]:
+    """Read what `write_snapshots` wrote; raises as `read`."""
+    record, snapshots = _record(folder, "snapshots"), {}
+    for kind in record["kinds"]:
+        local = _checked(folder, record, kind)
+        snapshots[kind] = _load_snapshot(local)
+        _delete_copy(folder, local)
+    return snapshots, record["metadata"]
+
+
+def read_metadata(folder: AnyPath) -> dict[str, Any]:
+    """The metadata of states or snapshots alone; raises as `read`."""
+    return read_record(folder / _RECORD, _FORMAT)["metadata"]
+
+
+def kinds(folder: AnyPath) -> list[str]:
+    """The statistics in a folder; raises as `read`."""
+    return _record(folder, "states")["kinds"]
+
+
+def is_complete(folder: AnyPath) -> bool:
+    """Whether a folder was written to its end."""
+    return (folder / _RECORD).exists()
+
+
+def _write(
+    folder: AnyPath,
+    content: str,
+    savers: Mapping[str, Callable[[Path], None]],
+    metadata: Mapping[str, Any],
+) -> None:
+    """Write a folder of states or snapshots; the record, which completes it, last."""
+    with contextlib.ExitStack() as scratch:
+        local = folder
+        if in_bucket(folder):
+            local = Path(scratch.enter_context(tempfile.TemporaryDirectory(prefix="speechsim-")))
+        else:
+            remove_folder(folder)
+        for kind, save in savers.items():
+            (local / kind).mkdir(parents=True)
+            save(local / kind)
+        files = sorted(path for kind in savers for path in (local / kind).rglob("*"))
+        listed = {}
+        for path in (path for path in files if path.is_file()):
+            name = path.relative_to(local).as_posix()
+            listed[name] = fingerprint(path)
+            if in_bucket(folder):
+                upload(path, folder / name)
+            else:
+                flush(path)
+        record = {
+            "content": content, "kinds": list(savers), "files": listed, "metadata": metadata,
+        }  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        write_record(folder / _RECORD, _FORMAT, record)
+
+
+def _record(folder: AnyPath, content: str) -> dict[str, Any]:
+    record = read_record(folder / _RECORD, _FORMAT)
+    if record["content"] != content:
+        raise UserError(f"{folder} holds {record['content']}, not {content}")
+    return record
+
+
+def _checked(folder: AnyPath, record: Mapping[str, Any], kind: str) -> Path:
+    """Where the files of one statistic, which are as they were written, can be read.
+
+    Of a folder in a bucket it is a copy on this machine, to be deleted with `_delete_copy`.
+    """
+    files = {n: f for n, f in record["files"].items() if n.startswith(f"{kind}/")}
+    local = folder
+    if in_bucket(folder):
+        local = Path(tempfile.mkdtemp(prefix="speechsim-"))
+        (local / kind).mkdir()
+    for name, expected in files.items():
+        if local is not folder:
+            (local / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                download(folder / name, local / name)
+            except OSError as error:
+                raise DamagedFileError(f"{folder / name} cannot be read: {error}") from error
+        check_file(local / name, expected, shown=folder / name)
+    return local / kind
+
+
+def _delete_copy(folder: AnyPath, of_kind: Path) -> None:
+    """Delete what `_checked` has returned if it is a copy."""
+    if in_bucket(folder):
+        shutil.rmtree(of_kind.parent, ignore_errors=True)
+
+
+def _save_snapshot(folder: Path, snapshot: Snapshot) -> None:
+    """Write a .npy file for each array, and everything else to snapshot.json."""
+    record: dict[str, dict[str, Any]] = {}
+    for name, value in snapshot.items():
+        arrays = value if isinstance(value, list) else [value]
+        if not all(isinstance(array, np.ndarray) for array in arrays):
+            record[name] = {"value": value}
+            continue
+        record[name] = {"arrays": len(arrays), "list": isinstance(value, list)}
+        for number, array in enumerate(arrays):
+            np.save(folder / f"{name}.{number}.npy", array)
+    (folder / _SNAPSHOT).write_text(json.dumps(record))
+
+
+def _load_snapshot(folder: Path) -> Snapshot:
+    snapshot: Snapshot = {}
+    for name, record in json.loads((folder / _SNAPSHOT).read_text()).items():
+        if "value" in record:
+            snapshot[name] = record["value"]
+            continue
+        arrays = [np.load(folder / f"{name}.{k}.npy") for k in range(record["arrays"])]
+        snapshot[name] = arrays if record["list"] else arrays[0]
+    return snapshot

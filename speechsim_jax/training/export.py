@@ -12,6 +12,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models import save, weight_names
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.save import SavedDtype
+from speechsim_jax.runtime.atomic_write import write_text
 from speechsim_jax.training import model as training_model
 from speechsim_jax.training.data.alphabet import Alphabet
 from speechsim_jax.training.data.cluster_labels import ClusterLabels
@@ -79,6 +80,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write an indented JSON file. Raises UserError."""
     try:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_text(path, text.encode("utf-8", "backslashreplace").decode())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error})") from error

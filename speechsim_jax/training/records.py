@@ -7,6 +7,7 @@ from typing import Any
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint_files import read_json
+from speechsim_jax.runtime.atomic_write import write_text
 from speechsim_jax.training.data.splits import Split, open_split, speaker_of, transcribed
 from speechsim_jax.training.recipe import Audio
 
@@ -86,4 +87,4 @@ def write_audio(path: Path, content: dict[str, Any]) -> None:
         f' "{name}": [\n' + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n ]"
         for name, rows in content.items()
     )
-    path.write_text("{\n" + parts + "\n}\n")
+    write_text(path, "{\n" + parts + "\n}\n")

@@ -26,9 +26,9 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.runtime import mesh as sharding
 from speechsim_jax.runtime import provenance
-from speechsim_jax.runtime.run_checkpoints import Checkpoints, RunCheckpoint
 from speechsim_jax.training import export
 from speechsim_jax.training import step as programs
+from speechsim_jax.training.checkpoints import Checkpoints, TrainingCheckpoint
 from speechsim_jax.training.data.sampling import TrainingBatch
 from speechsim_jax.training.data.splits import prefetch
 from speechsim_jax.training.evaluation import Evaluation, Metrics
@@ -225,7 +225,7 @@ class _Trainer:
         }
         self._checkpoints.save(self._step, state, {"seconds": self._metrics_file.seconds()})
 
-    def _restored(self, checkpoint: RunCheckpoint) -> tuple[Model, optax.ScaleByAdamState]:
+    def _restored(self, checkpoint: TrainingCheckpoint) -> tuple[Model, optax.ScaleByAdamState]:
         run, origin = self._training, f"checkpoint {checkpoint.step}"
         model, mu, nu = (
             from_tensors(run.config, run.task.objective, checkpoint.state[part], origin)[1]

@@ -380,7 +380,7 @@ FLAG_MISTAKES = {
     "figure format": (["--figure_formats=png,svgg"], ("--figure_formats", "png, pdf", "'svg'")),
     "figure style": (["--figure_style=papr"], ("--figure_style=papr", "labelled", "'paper'")),
     "workdir below a file": ([f"--workdir={BASE}/config.json/x"], ("--workdir=", "cannot be")),
-    "process": (["--processes=2"], ("number of processes",)),
+    "shard": (["--shard=5/4"], ("there is no shard 5 of 4",)),
 }
 
 
@@ -428,14 +428,17 @@ def test_interrupt(script, tmp_path, good, monkeypatch):
         assert (ended.code, ended.out) == (130, "")
         assert ended.err[-1].startswith("interrupted before the first checkpoint (every 2.5 min")
     ended = script(*arguments, "--resume")
-    assert any(f"no checkpoint in {tmp_path}" in line for line in ended.err)
-    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
-    assert_mistake(script(*arguments), "checkpoints", "--resume", "--overwrite")
+    assert any(f"nothing to resume in {tmp_path}" in line for line in ended.err)
+    saved = tmp_path / "statistics" / "shard-1-of-1" / "pass-1.batch-000001.2030"
+    saved.mkdir(parents=True)
+    (saved / "statistics.json").touch()
+    assert_mistake(script(*arguments), "unfinished run", "--resume", "--overwrite")
     ended = script(*arguments, "--resume")
     assert ended.code == 130 and ended.err[-1].startswith("interrupted; ")
     assert "--resume" in ended.err[-1]
     other = script(f"--jobs={tmp_path}", f"--workdir={tmp_path / 'both'}", name="merge")
-    assert (other.code, other.out, other.err) == (130, "", ["interrupted"])  # cannot be resumed
+    assert (other.code, other.out) == (130, "")
+    assert other.err == ["interrupted; repeat the same command"]
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert (last["level"], last["message"]) == ("error", "KeyboardInterrupt")
 

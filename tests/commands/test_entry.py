@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from speechsim_jax.commands import (
-    COMMANDS,
     compare,
     dynamics,
     entry,
@@ -20,6 +19,7 @@ from speechsim_jax.commands import (
     replicate,
     transcribe,
 )
+from speechsim_jax.commands.entry import COMMANDS
 from speechsim_jax.settings import Output, Resources, Settings
 from tests.support.commands import Ended, assert_mistake, call, flags_of, in_subprocess
 from tests.support.paths import ROOT
@@ -140,7 +140,7 @@ def test_flags_of_nested_records(name):
 
 CONFIGS = {
     "compare": compare.Config(("m",), "a", "w"),
-    "merge": merge.Config(("j",), "w"),
+    "merge": merge.Config("w", ("j",)),
     "dynamics": dynamics.Config("r", "a", "w"),
     "probe": probe.Config(("m",), "a", "t", "w"),
     "transcribe": transcribe.Config(("m",), "a"),
@@ -263,15 +263,21 @@ module = types.SimpleNamespace(
 entry.run_module(module, {arguments})
 """
 
+SWALLOWED = (
+    "exec('try: os.kill(os.getpid(), signal.SIGINT); time.sleep(9)\\n'"
+    "'except KeyboardInterrupt: time.sleep(60)')"
+)
+
 
 @pytest.mark.parametrize(
     ("body", "code", "message"),
     [
         ("1 // 0", 1, "ZeroDivisionError: integer division or modulo by zero"),
         ("(os.kill(os.getpid(), signal.SIGINT), time.sleep(9))", 130, "interrupted"),
+        (SWALLOWED, 130, "interrupted"),
         ("sys.stdout.write('said')", 0, None),
     ],
-    ids=["failure", "ctrl-C", "nothing"],
+    ids=["failure", "ctrl-C", "swallowed", "nothing"],
 )
 def test_exit_codes_of_a_process(body, code, message):
     """With --quiet: the reason on stderr, and nothing on stdout."""

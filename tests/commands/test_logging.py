@@ -136,7 +136,7 @@ def test_several_passes_are_announced(encoder, caplog):
 def test_a_resumed_run_counts_what_it_has_heard_itself(encoder, tmp_path, monkeypatch, caplog):
     """In the closing line and in the bar's rate; the result counts all."""
     waves = {f"u{k}": noise(1, k) for k in range(5)}
-    given: dict[str, Any] = QUICK | {"checkpoint_dir": tmp_path / "c", "checkpoint_every": 0}
+    given: dict[str, Any] = QUICK | {"statistics_dir": tmp_path / "c", "checkpoint_every": 0}
     append, batches = accumulators.Accumulators.append, []
 
     def dies(self, *args):
@@ -162,10 +162,12 @@ def test_a_resumed_run_counts_what_it_has_heard_itself(encoder, tmp_path, monkey
 
 
 def test_an_unfinished_first_checkpoint_is_none(encoder, tmp_path, caplog):
-    """A run that was killed while it wrote its first has nothing to go on with, and says so."""
-    (tmp_path / "c" / "1.orbax-checkpoint-tmp-0").mkdir(parents=True)
-    ss.compare([encoder], {"a": noise(1)}, checkpoint_dir=tmp_path / "c", progress=False, **QUICK)
-    assert f"no checkpoint in {tmp_path / 'c'}: starting from the beginning" in caplog.text
+    """A run that was killed while it wrote its first starts from the beginning."""
+    folder = tmp_path / "c" / "shard-1-of-1" / "pass-1.batch-000001.20000101T000000000000-00000000"
+    (folder / "moments").mkdir(parents=True)
+    (folder / "moments" / "state.0.npy").write_bytes(b"half")
+    ss.compare([encoder], {"a": noise(1)}, statistics_dir=tmp_path / "c", progress=False, **QUICK)
+    assert "resuming" not in caplog.text
 
 
 def test_merging_what_was_not_kept(tmp_path):
@@ -173,7 +175,7 @@ def test_merging_what_was_not_kept(tmp_path):
     job.mkdir()
     (job / "result.nc").touch()
     with pytest.raises(UserError) as error:
-        merge.run(merge.Config((str(job),), str(tmp_path / "both")))
+        merge.run(merge.Config(str(tmp_path / "both"), (str(job),)))
     assert str(job) in str(error.value) and "--keep_statistics" in str(error.value)
 
 

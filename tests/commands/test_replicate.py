@@ -193,7 +193,7 @@ def test_room_on_the_disk(tmp_path):
 def test_statistics_are_as_large_as_announced(models, audio, tmp_path):
     encoders = [ss.load_encoder(models / name) for name in ("contrastive_s", "predictive_s")]
     ss.compare(
-        encoders, str(audio), measures=["lincka"], keep_statistics=tmp_path / "kept",
+        encoders, str(audio), measures=["lincka"], statistics_dir=tmp_path / "kept",
         progress=False, **SMALL,
     )  # fmt: skip
     crossed = sum(path.stat().st_size for path in (tmp_path / "kept").rglob("cross-*.npy"))

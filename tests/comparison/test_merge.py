@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import speechsim_jax as ss
+from speechsim_jax.comparison import merge as merge_module
 from speechsim_jax.errors import UserError
+from speechsim_jax.pipeline.job_folder import ShardFolder
+from speechsim_jax.runtime.checked_files import DamagedFileError
 from speechsim_jax.statistics import store
 from tests.support.paths import DATA
 from tests.support.same_result import assert_same_result
@@ -45,7 +47,7 @@ def folders(encoders, audio, tmp_path_factory) -> list[Path]:
     for k in range(3):
         stored_in.append(tmp_path_factory.mktemp(f"job{k}") / "statistics")
         part = {name: audio[name] for name in names[3 * k : 3 * k + 3]}
-        ss.compare(encoders, part, keep_statistics=stored_in[-1], **SETTINGS)
+        ss.compare(encoders, part, statistics_dir=stored_in[-1], **SETTINGS)
     return stored_in
 
 
@@ -57,7 +59,7 @@ def whole(encoders, audio) -> ss.SimilarityResult:
 @pytest.mark.slow
 def test_three_jobs_are_one(folders, whole, tmp_path):
     """In two steps, with the statistics that the first step has stored."""
-    ss.merge(folders[:2], keep_statistics=tmp_path / "two", progress=False)
+    ss.merge(folders[:2], statistics_dir=tmp_path / "two", progress=False)
     result = ss.merge([tmp_path / "two", folders[2]], progress=False)
     assert result.measures == whole.measures
     assert_same_result(result, whole)
@@ -77,13 +79,33 @@ def test_other_measures_of_one_job(folders, encoders, audio):
 
 
 def test_overlap_is_refused(folders, encoders, audio, tmp_path):
-    """By id, and by the samples under another id."""
-    with pytest.raises(UserError, match="both contain utterance 'u0'"):
+    """By the samples, under whatever id."""
+    with pytest.raises(UserError, match="contains 'u0', the same samples as 'u0' in "):
         ss.merge([folders[0], folders[0]], progress=False)
     again = {"other": audio["u4"], "new": audio["u0"][::-1].copy()}
-    ss.compare(encoders, again, keep_statistics=tmp_path / "again", **SETTINGS)
+    ss.compare(encoders, again, statistics_dir=tmp_path / "again", **SETTINGS)
     with pytest.raises(UserError, match="contains 'other', the same samples as 'u4' in "):
         ss.merge([folders[1], tmp_path / "again"], progress=False)
+
+
+def test_ids_count_within_their_job_only(encoders, audio, whole, tmp_path):
+    """Two folders of a corpus have files of one name; merged again, their ids are told apart."""
+    names = list(audio)
+    parts = [names[:5], names[5:]]
+    for number, part in enumerate(parts):
+        same_ids = {f"{k:03}.wav": audio[name] for k, name in enumerate(part)}
+        ss.compare(encoders, same_ids, statistics_dir=tmp_path / f"part{number}", **SETTINGS)
+    both = tmp_path / "both"
+    jobs = [tmp_path / "part0", tmp_path / "part1"]
+    result = ss.merge(jobs, statistics_dir=both, progress=False)
+    # The sample is drawn by id, so it is of other rows.
+    for measure in ("lincka", "maxcorr", "linreg"):
+        np.testing.assert_allclose(result.matrix(measure), whole.matrix(measure), atol=1e-6)
+    (record,) = both.glob("shard-1-of-1/complete.*.json")
+    ids = [id_ for id_, _ in json.loads(record.read_text())["counts"]["digests"]]
+    assert ids[:2] == ["part0/000.wav", "part0/001.wav"] and ids[5] == "part1/000.wav"
+    with pytest.raises(UserError, match=r"contains 'part0/000\.wav', the same samples as '0"):
+        ss.merge([jobs[0], both], progress=False)
 
 
 @pytest.mark.slow
@@ -94,37 +116,66 @@ def test_other_jobs_are_refused(folders, encoders, audio, tmp_path):
         ("fewer", encoders[:1], {}, "differ in their representations"),
         ("float64", encoders, {"stats_dtype": "float64"}, "differ in stats_dtype"),
     ):
-        ss.compare(models, new, keep_statistics=tmp_path / folder, **SETTINGS | more)
+        ss.compare(models, new, statistics_dir=tmp_path / folder, **SETTINGS | more)
         with pytest.raises(UserError, match=message):
             ss.merge([folders[0], tmp_path / folder], progress=False)
-    with pytest.raises(UserError, match=r"holds no job\.json"):
+    with pytest.raises(UserError, match="holds no statistics"):
         ss.merge([tmp_path], progress=False)
-    with pytest.raises(UserError, match="holds the statistics of a job already"):
-        ss.compare(encoders, new, keep_statistics=folders[0], **SETTINGS)
+    with pytest.raises(UserError, match="is of another job: audio: new is new"):
+        ss.compare(encoders, new, statistics_dir=folders[0], **SETTINGS)
 
 
-def test_jobs_of_other_sizes_can_be_merged(folders, whole, tmp_path):
-    """How many processes shared a job, and the size of its batches, does not matter."""
-    other = tmp_path / "other"
-    shutil.copytree(folders[1], other)
-    facts = other / "pass-1" / "statistics.json"
-    record = json.loads(facts.read_text())
-    record["metadata"]["identity"] |= {"process": [0, 4], "batch_seconds": 7, "versions": {}}
-    facts.write_text(json.dumps(record))
+@pytest.mark.slow
+def test_a_statistic_that_some_lack_is_left_out(folders, encoders, audio, caplog):
+    """It is said in the log and in the result; what needs it cannot be asked for."""
+    fewer = {"measures": "lincka,rsa"}
+    lacking = folders[0].with_name("lacking")
+    part = {name: audio[name] for name in list(audio)[3:6]}
+    ss.compare(encoders, part, statistics_dir=lacking, **SETTINGS | fewer)
+    jobs = [folders[0], lacking, folders[2]]
+    result = ss.merge(jobs, progress=False)
+    assert result.attributes["merged_without"] == ["attention"]
+    assert "attention is missing in some of the jobs" in caplog.text
+    assert "rsa" in result.measures and "attn_frobenius" not in result.measures
+    asked = {"measures": SETTINGS["measures"].replace(",attn_frobenius", "")}
+    assert_same_result(result, ss.compare(encoders, audio, **SETTINGS | asked))
+    with pytest.raises(UserError, match=r"^attn_frobenius needs statistics"):
+        ss.merge(jobs, measures="attn_frobenius", progress=False)
+
+
+def test_jobs_of_other_sizes_can_be_merged(folders, encoders, audio, whole):
+    """The size of a job's batches does not matter, nor how many shards shared it."""
+    other = folders[1].with_name("other")
+    part = {name: audio[name] for name in list(audio)[3:6]}
+    sizes = {"batch_seconds": 1, "rows_per_update": 30}
+    for shard in ("2/2", "1/2"):
+        ss.accumulate(encoders, part, shard=shard, statistics_dir=other, **SETTINGS | sizes)
     assert_same_result(ss.merge([folders[0], other, folders[2]], progress=False), whole)
 
 
-def test_storing_cannot_start_in_a_resumed_run(encoders, audio, tmp_path):
-    """The utterances that were read before are then not recorded."""
-    arguments = {"checkpoint_dir": tmp_path / "c", "checkpoint_every": 0} | SETTINGS
-    ss.compare(encoders, audio, **arguments)
-    with pytest.raises(UserError, match="of another job: keep_statistics was False and is True"):
-        ss.compare(encoders, audio, keep_statistics=tmp_path / "kept", **arguments)
+@pytest.mark.slow
+def test_parts_are_added_up_a_few_at_a_time(folders, whole, monkeypatch, tmp_path):
+    """The sums on the way are deleted; an interrupted merge continues."""
+    monkeypatch.setattr(merge_module, "_AT_A_TIME", 2)
+    target = tmp_path / "all"
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardFolder, "finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ss.merge(folders, statistics_dir=target, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardFolder, "store", None)
+        result = ss.merge(folders, statistics_dir=target, progress=False)
+    assert_same_result(result, whole)
+    entries = sorted(path.name.split(".")[0] for path in (target / "shard-1-of-1").iterdir())
+    assert "sum-1-1" not in entries and entries.count("pass-1") == 1
+    with pytest.raises(UserError, match="holds other statistics"):
+        ss.merge(folders[:2], statistics_dir=target, progress=False)
 
 
 def test_what_is_written_is_read(folders, tmp_path):
     """Every array, bit by bit; a folder of another format or with a part missing is refused."""
-    result, facts = store.read(folders[0] / "pass-1")
+    (folder,) = folders[0].glob("shard-1-of-1/pass-1.*")
+    result, facts = store.read(folder)
     store.write(tmp_path / "copy", result, facts)
     again, same = store.read(tmp_path / "copy")
     assert same == facts
@@ -135,11 +186,12 @@ def test_what_is_written_is_read(folders, tmp_path):
             assert str(x) == str(y)
     a, b = result.states["moments"], again.states["moments"]
     np.testing.assert_array_equal(a.block(1, 2), b.block(1, 2))
-    record = json.loads((tmp_path / "copy" / "statistics.json").read_text())
-    (tmp_path / "copy" / "statistics.json").write_text(json.dumps(record | {"format": 99}))
-    with pytest.raises(UserError, match="statistics of format 99"):
+    record = tmp_path / "copy" / "statistics.json"
+    text = record.read_text()
+    record.write_text('{"format": 2, "kinds": []}')
+    with pytest.raises(UserError, match="is of format 2, this version reads 3"):
         store.read(tmp_path / "copy")
-    (tmp_path / "copy" / "statistics.json").write_text(json.dumps(record))
+    record.write_text(text)
     (tmp_path / "copy" / "sample" / "keys.npy").unlink()
-    with pytest.raises(UserError, match="holds no statistics that can be read"):
+    with pytest.raises(DamagedFileError, match=r"keys\.npy cannot be read: No such file"):
         store.read(tmp_path / "copy")

@@ -12,7 +12,6 @@ import speechsim_jax as ss
 from speechsim_jax import measures
 from speechsim_jax.errors import UserError
 from speechsim_jax.pipeline import accumulators
-from speechsim_jax.runtime import processes
 from speechsim_jax.statistics import store
 from tests.support.pages import blocks
 from tests.support.paths import DATA, ROOT
@@ -94,7 +93,7 @@ def test_scores_are_those_of_the_hidden_states(encoders, audio, whole):
 
 @pytest.mark.slow
 def test_several_passes_and_an_interruption(encoders, audio, whole, monkeypatch, tmp_path):
-    settings = {"checkpoint_dir": tmp_path, "checkpoint_every": 0} | SETTINGS
+    settings = {"statistics_dir": tmp_path, "checkpoint_every": 0} | SETTINGS
     with pytest.raises(UserError, match=r"at least \d+ \(") as raised:
         ss.compare(encoders, audio, device_memory_gb=1e-6, **SETTINGS)
     budget = 1.2e-9 * int(re.search(r"at least (\d+)", str(raised.value))[1])
@@ -115,7 +114,7 @@ def test_several_passes_and_an_interruption(encoders, audio, whole, monkeypatch,
 
 def test_a_checkpoint_changes_no_bit(encoders, audio, whole, monkeypatch, tmp_path):
     count_batches(monkeypatch, lambda number: number == 4)
-    settings = {"checkpoint_dir": tmp_path, "checkpoint_every": 0} | SETTINGS
+    settings = {"statistics_dir": tmp_path, "checkpoint_every": 0} | SETTINGS
     with pytest.raises(Killed):
         ss.compare(encoders, audio, **settings)
     resumed = ss.compare(encoders, audio, **settings)
@@ -126,7 +125,7 @@ def test_stored_statistics_merge(encoders, audio, whole, tmp_path):
     ids = list(audio)
     for name, part in (("a", ids[:3]), ("b", ids[3:])):
         waves = {id_: audio[id_] for id_ in part}
-        ss.compare(encoders, waves, keep_statistics=tmp_path / name, **SETTINGS)
+        ss.compare(encoders, waves, statistics_dir=tmp_path / name, **SETTINGS)
     merged = ss.merge([tmp_path / "a", tmp_path / "b"], progress=False)
     np.testing.assert_allclose(ratios(merged), whole, rtol=1e-6)
 
@@ -134,7 +133,7 @@ def test_stored_statistics_merge(encoders, audio, whole, tmp_path):
 def test_what_is_not_registered_is_refused_at_once(names, tmp_path, monkeypatch, encoders, audio):
     with pytest.raises(UserError, match="'peaks' already"):
         accumulators.register_statistic(names["Peaks"], names["PeaksAccumulator"])
-    ss.compare(encoders[:1], audio, keep_statistics=tmp_path / "a", **SETTINGS)
+    ss.compare(encoders[:1], audio, statistics_dir=tmp_path / "a", **SETTINGS)
     monkeypatch.delitem(store.STATES, "peaks")
     with pytest.raises(UserError, match="'peaks'"):
         ss.merge([tmp_path / "a"], progress=False)
@@ -142,12 +141,6 @@ def test_what_is_not_registered_is_refused_at_once(names, tmp_path, monkeypatch,
     monkeypatch.setitem(measures.MEASURES, "nowhere", unknown)
     with pytest.raises(UserError, match=r"nowhere .*'no'"):
         ss.compare(["no/such/folder"], "no-such-audio", measures="nowhere")
-
-
-def test_several_processes_are_refused_at_once(monkeypatch):
-    monkeypatch.setattr(processes, "count", lambda: 2)
-    with pytest.raises(UserError, match=r"peak_ratio .*'peaks'.* several processes; use one"):
-        ss.compare(["no/such/folder"], "no-such-audio", measures="peak_ratio")
 
 
 def test_arrays_have_no_other_statistics():

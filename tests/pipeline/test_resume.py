@@ -10,7 +10,6 @@ import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from speechsim_jax.pipeline import accumulators
 from speechsim_jax.runtime import provenance
-from speechsim_jax.runtime.run_checkpoints import Checkpoints
 from tests.support.paths import DATA
 
 FOLDER = DATA / "parity"
@@ -62,7 +61,7 @@ def break_off(monkeypatch, encoders, audio, folder, behind: int, **changed):
         patch.setattr(accumulators.Accumulators, "append", dies)
         with pytest.raises(Killed):
             ss.compare(
-                encoders, audio, checkpoint_dir=folder, checkpoint_every=0, **SETTINGS | changed
+                encoders, audio, statistics_dir=folder, checkpoint_every=0, **SETTINGS | changed
             )
 
 
@@ -77,7 +76,7 @@ def same(a: ss.SimilarityResult, b: ss.SimilarityResult) -> bool:
 def test_the_same_bits_come_out(behind, monkeypatch, encoders, audio, whole, tmp_path, caplog):
     break_off(monkeypatch, encoders, audio, tmp_path / "c", behind)
     with caplog.at_level(logging.INFO):
-        result = ss.compare(encoders, audio, checkpoint_dir=tmp_path / "c", **SETTINGS)
+        result = ss.compare(encoders, audio, statistics_dir=tmp_path / "c", **SETTINGS)
     assert f"resuming after batch {behind}," in caplog.text
     assert set(result.dataset) == set(whole.dataset) and same(result, whole)
     for name in ("frames", "rows", "utterances", "seconds", "skipped"):
@@ -86,7 +85,7 @@ def test_the_same_bits_come_out(behind, monkeypatch, encoders, audio, whole, tmp
     # What has been read to its end is only scored.
     with monkeypatch.context() as patch:
         patch.setattr(accumulators.Accumulators, "append", None)
-        again = ss.compare(encoders, audio, checkpoint_dir=tmp_path / "c", **SETTINGS)
+        again = ss.compare(encoders, audio, statistics_dir=tmp_path / "c", **SETTINGS)
     assert same(again, whole)
 
 
@@ -103,7 +102,7 @@ def test_another_job_is_refused(monkeypatch, encoders, audio, tmp_path):
         (encoders, fewer, {}, "audio"),
     ):
         with pytest.raises(UserError, match=named):
-            ss.compare(models, waves, checkpoint_dir=folder, **SETTINGS | changed)
+            ss.compare(models, waves, statistics_dir=folder, **SETTINGS | changed)
 
 
 def test_other_versions_and_configurations_are_other_jobs(monkeypatch, encoders, audio, tmp_path):
@@ -112,58 +111,18 @@ def test_other_versions_and_configurations_are_other_jobs(monkeypatch, encoders,
     config = dataclasses.replace(encoders[0].config, layer_norm_eps=1e-6)
     changed = [dataclasses.replace(encoders[0], config=config), encoders[1]]
     with pytest.raises(UserError, match="job: models: wav2vec2-base has changed"):
-        ss.compare(changed, audio, checkpoint_dir=folder, **SETTINGS)
+        ss.compare(changed, audio, statistics_dir=folder, **SETTINGS)
     versions = provenance.record()["versions"] | {"jax": "0.0"}
     monkeypatch.setattr(provenance, "record", lambda **facts: {"versions": versions})
     with pytest.raises(UserError, match=r"versions: jax was '[\d.]+' and is '0\.0' now"):
-        ss.compare(encoders, audio, checkpoint_dir=folder, **SETTINGS)
+        ss.compare(encoders, audio, statistics_dir=folder, **SETTINGS)
 
 
-def test_checkpoints_that_cannot_be_written(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    blocked = Checkpoints(tmp_path / "file", {}, 0)
-    assert blocked.latest() is None
-    with pytest.raises(UserError, match="cannot be written to"):
-        blocked.save(1, {"a": {"x": np.zeros(3)}}, {})
-    full = Checkpoints(tmp_path / "full", {}, 0)
-    full.save(1, {"a": {"x": np.zeros(3)}}, {})
-
-    def no_space(*_, **__):
-        raise ValueError("INTERNAL: write failed\nNo space left on device")
-
-    monkeypatch.setattr(full._manager, "save", no_space)
-    full.save(2, {"a": {"x": np.zeros(3)}}, {})  # begun, and looked at before the next one
-    with pytest.raises(UserError, match="write failed No space left on device") as error:
-        full.save(3, {"a": {"x": np.zeros(3)}}, {})
-    assert "\n" not in str(error.value)
-    full.close()
-
-
-def test_short_runs_write_nothing(encoders, audio, whole, tmp_path):
-    result = ss.compare(encoders, audio, checkpoint_dir=tmp_path / "c", **SETTINGS)
-    assert same(result, whole) and not (tmp_path / "c").exists()
-
-
-def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path):
-    state = {"one": {"x": np.arange(5.0), "of": [np.arange(3, dtype=np.int32)], "names": ["a"]}}
-    first = Checkpoints(tmp_path, {"job": (1, 2)}, 0)
-    assert first.latest() is None and not first.started and first.due()
-    for step in (1, 2, 3):
-        later = {"one": state["one"] | {"x": state["one"]["x"] + step}}
-        first.save(step, later, {"cursor": step})
-    first.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
-    result = Checkpoints(tmp_path, {"job": (1, 2)}, 60).latest()
-    assert result.step == 3 and result.metadata["cursor"] == 3
-    assert np.array_equal(result.state["one"]["x"], state["one"]["x"] + 3)
-    assert result.state["one"]["of"][0].dtype == np.int32 and result.state["one"]["names"] == ["a"]
-    for broken, expected in (("3", 2), ("2", None)):
-        for file in (tmp_path / broken).rglob("*"):
-            if file.is_file():
-                file.write_bytes(file.read_bytes()[: len(file.read_bytes()) // 2])
-        again = Checkpoints(tmp_path, {"job": (1, 2)}, 60)
-        if expected:
-            assert again.latest().step == expected
-        else:
-            with pytest.raises(UserError, match="can be read"):
-                again.latest()
+def test_a_short_run_stores_no_statistics_unless_asked(encoders, audio, whole, tmp_path):
+    for keep in (False, True):
+        folder = tmp_path / str(keep)
+        result = ss.compare(
+            encoders, audio, statistics_dir=folder, keep_statistics=keep, **SETTINGS
+        )
+        assert same(result, whole)
+        assert bool(list(folder.rglob("statistics.json"))) == keep

@@ -101,7 +101,7 @@ class Killed(Exception):
 
 def test_a_run_of_several_passes_is_resumed(encoders, audio, one, budget_gb, tmp_path):
     """Complete passes are not read again, and the plan stays, even with more memory."""
-    arguments = {"measures": MEASURES, "checkpoint_dir": tmp_path, "checkpoint_every": 0} | SETTINGS
+    arguments = {"measures": MEASURES, "statistics_dir": tmp_path, "checkpoint_every": 0} | SETTINGS
     append, batches = accumulators.Accumulators.append, []
 
     def dies(self, *batch):
@@ -113,8 +113,9 @@ def test_a_run_of_several_passes_is_resumed(encoders, audio, one, budget_gb, tmp
     dying = unittest.mock.patch.object(accumulators.Accumulators, "append", dies)
     with dying, pytest.raises(Killed):
         ss.compare(encoders, audio, device_memory_gb=budget_gb, **arguments)
-    assert (tmp_path / "statistics" / "pass-1" / "statistics.json").exists()
-    division = json.loads((tmp_path / "plan.json").read_text())["passes"]
+    assert len(list(tmp_path.glob("shard-1-of-1/pass-1.*/statistics.json"))) == 1
+    (plan,) = tmp_path.glob("plan.*.json")
+    division = json.loads(plan.read_text())["division"]["tiles"]
     read = unittest.mock.Mock(wraps=one_pass._read_corpus)
     with unittest.mock.patch.object(one_pass, "_read_corpus", read):
         result = ss.compare(encoders, audio, device_memory_gb=1, **arguments)

@@ -91,7 +91,7 @@ def main(checkpoints: str) -> None:
             raise Killed
         append(self, *batch)
 
-    saved = {"checkpoint_dir": checkpoints}
+    saved = {"statistics_dir": checkpoints}
     with unittest.mock.patch.object(accumulators.Accumulators, "append", dies):
         try:
             run(mesh="data:2,feature:4", checkpoint_every=0, **saved)

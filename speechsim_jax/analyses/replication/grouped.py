@@ -84,8 +84,7 @@ def compare_groups(
         )
         with bar:
             for number, statistics in zip(numbers, stored):
-                if not (statistics / "job.json").exists():
-                    _store_statistics(encoders, comparison, number, statistics)
+                _store_statistics(encoders, comparison, number, statistics)
                 bar.update()
             for left_out, path in enumerate(results):  # 0 leaves out nothing
                 if not path.exists():
@@ -112,13 +111,11 @@ def _store_statistics(
         measures=("lincka", *comparison.attention),
         note=comparison.note,
         progress=False,
-        checkpoint_dir=statistics.with_name("checkpoints"),
         checkpoint_every=comparison.checkpoint_every,
         device_memory_gb=comparison.device_memory_gb,
-        keep_statistics=statistics,
+        statistics_dir=statistics,
         **comparison.settings,
     )
-    shutil.rmtree(statistics.with_name("checkpoints"), ignore_errors=True)
 
 
 def _merge_and_score(
@@ -127,13 +124,12 @@ def _merge_and_score(
     """Merge the stored statistics of groups, score them and save the result."""
     # Next to the result: the system's temporary folder may be too small.
     merged = path.with_suffix(".merged")
-    shutil.rmtree(merged, ignore_errors=True)
     rankings = comparison.rankings if whole else ()
     result = ss.merge(
         stored,
         measures=(*comparison.measures, *rankings, *comparison.attention),
         rank_tolerance=comparison.rank_tolerance,
-        keep_statistics=merged,
+        statistics_dir=merged,
         note=comparison.note,
         progress=False,
     )

@@ -9,6 +9,7 @@ best to expect.
 
 import csv
 import dataclasses
+import io
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ from speechsim_jax.figures.text_layout import (
 )
 from speechsim_jax.results.depth import nearest_depth
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
+from speechsim_jax.runtime.atomic_write import write_text
 
 BUNDLED = Path(__file__).parent / "data" / "published_2406_16099.npz"
 _FINETUNED = "_finetuned_"
@@ -384,11 +386,11 @@ def _agreement(aligned: AlignedMap, x: str, y: str, cells: np.ndarray) -> Agreem
 
 def write_csv(rows: Sequence[Agreement], path: Path) -> Path:
     """Write one line for each block and orientation, and return the path."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(field.name for field in dataclasses.fields(Agreement))
-        writer.writerows(dataclasses.astuple(row) for row in rows)
-    return path
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(field.name for field in dataclasses.fields(Agreement))
+    writer.writerows(dataclasses.astuple(row) for row in rows)
+    return write_text(path, text.getvalue())
 
 
 def table(rows: Sequence[Agreement]) -> str:

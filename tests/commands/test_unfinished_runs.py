@@ -1,0 +1,307 @@
+"""Runs that end before they are complete, two runs in one workdir, and runs in shards."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import speechsim_jax as ss
+from speechsim_jax import figures
+from speechsim_jax.commands import compare, status
+from speechsim_jax.pipeline import accumulators
+from speechsim_jax.pipeline import run as run_module
+from speechsim_jax.runtime.atomic_write import as_path
+from speechsim_jax.runtime.lock import locked
+from speechsim_jax.statistics import store
+from tests.support.bucket import bucket
+from tests.support.commands import assert_mistake, call
+from tests.support.paths import DATA, ROOT
+from tests.support.same_result import assert_same_result
+
+BASE = DATA / "parity" / "wav2vec2-base"
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("audio")
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        soundfile.write(folder / f"{number}.wav", 0.1 * rng.standard_normal(9000), 16_000)
+    return folder
+
+
+@pytest.fixture
+def arguments(audio, tmp_path) -> list[str]:
+    return [
+        f"--models={BASE}", f"--audio={audio}", f"--workdir={tmp_path / 'run'}",
+        "--measures=lincka,maxcorr", "--batch_seconds=1", "--buckets=1", "--checkpoint_every=0",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(audio) -> ss.SimilarityResult:
+    return ss.compare(
+        [BASE], str(audio), "lincka,maxcorr", batch_seconds=1, buckets=1, progress=False
+    )
+
+
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def assert_not_written(ended, *parts: str) -> None:
+    """Exit code 1 and one line that says what is complete and how to continue."""
+    errors = [line for line in ended.err if line.startswith("error: ")]
+    assert ended.code == 1 and errors == ended.err[-1:], ended
+    for part in ("No space left on device", *parts):
+        assert part in errors[0], errors[0]
+
+
+# --- complete work is not repeated ---
+
+
+def test_a_run_that_was_killed_while_it_drew_goes_on(capsys, arguments, tmp_path, monkeypatch):
+    """With --keep_statistics or without: from the statistics, and from the scores."""
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "save_figures", no_space)
+        ended = call(capsys, "compare", *arguments)
+    assert_not_written(ended, "complete: result.nc, scores.csv, report.html", "--resume")
+    assert (tmp_path / "run" / "unfinished.json").exists()
+    assert_mistake(call(capsys, "compare", *arguments), "unfinished run", "--resume", "--overwrite")
+    with monkeypatch.context() as patch:
+        patch.setattr(accumulators.Accumulators, "append", None)
+        patch.setattr("speechsim_jax.comparison.score.score_all", None)
+        ended = call(capsys, "compare", *arguments, "--resume")
+    assert ended.code == 0, ended
+    names = {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
+    assert names == {
+        "config.json", "result.nc", "scores.csv", "scores.csv.json", "report.html", "figures",
+        "log.jsonl",
+    }  # fmt: skip
+
+
+def test_a_complete_run_has_nothing_to_resume(capsys, arguments, tmp_path, monkeypatch):
+    """As when a queue starts the same command again; another configuration is refused."""
+    assert call(capsys, "compare", *arguments).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ss, "compare", None)
+        again = call(capsys, "compare", *arguments, "--resume")
+    assert again.code == 0 and "lincka" in again.out
+    assert_mistake(call(capsys, "compare", *arguments), "result.nc exists", "--overwrite")
+    changed = call(capsys, "compare", *arguments, "--resume", "--seed=1")
+    assert_mistake(changed, "of another configuration", "--overwrite")
+
+
+def test_a_full_disk_while_a_checkpoint_is_written(capsys, arguments, monkeypatch, whole, tmp_path):
+    with monkeypatch.context() as patch:
+        saved = iter(range(2))
+        write = store.write_snapshots
+        patch.setattr(
+            store, "write_snapshots",
+            lambda *a: write(*a) if next(saved, None) is not None else no_space(),
+        )  # fmt: skip
+        ended = call(capsys, "compare", *arguments)
+    assert_not_written(ended, "shard-1-of-1 cannot be written", "complete before is kept")
+    ended = call(capsys, "compare", *arguments, "--resume")
+    assert ended.code == 0 and any("resuming after batch 2" in line for line in ended.err)
+    assert_same_result(ss.SimilarityResult.load(tmp_path / "run" / "result.nc"), whole)
+
+
+# --- what is read back is checked ---
+
+
+def test_replaced_audio_is_noticed(capsys, arguments, audio, tmp_path, monkeypatch):
+    """Same name, size and length, other samples; a file that was only touched is no reason."""
+    copy = tmp_path / "audio"
+    shutil.copytree(audio, copy)
+    given = [word for word in arguments if not word.startswith("--audio")] + [f"--audio={copy}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "save_figures", no_space)
+        assert call(capsys, "compare", *given).code == 1
+    samples, rate = soundfile.read(copy / "3.wav")
+    (copy / "3.wav").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "save_figures", no_space)
+        assert call(capsys, "compare", *given, "--resume").code == 1
+    soundfile.write(copy / "3.wav", samples[::-1], rate)
+    ended = call(capsys, "compare", *given, "--resume")
+    assert_mistake(ended, str(copy / "3.wav"), "other samples", "start from the beginning")
+    soundfile.write(copy / "3.wav", samples[:-100], rate)
+    ended = call(capsys, "compare", *given, "--resume")
+    assert_mistake(ended, "of another job", "audio: 3.wav has changed")
+
+
+def test_audio_that_changes_between_passes_is_noticed(audio, tmp_path, monkeypatch):
+    """Every pass has to read the same samples."""
+    copy = tmp_path / "audio"
+    shutil.copytree(audio, copy)
+    given = {"batch_seconds": 1, "buckets": 1, "progress": False, "measures": "lincka"}
+    with pytest.raises(ss.UserError, match=r"give at least (\d+)") as error:
+        ss.compare([BASE], str(copy), device_memory_gb=1e-6, **given)
+    least = int(str(error.value).split("at least ")[1].split()[0]) / 1e9
+    run_pass = run_module.run_pass
+
+    def replaced(run, number, *rest):
+        if number == 2:
+            samples, rate = soundfile.read(copy / "1.wav")
+            soundfile.write(copy / "1.wav", samples[::-1], rate)
+        return run_pass(run, number, *rest)
+
+    monkeypatch.setattr(run_module, "run_pass", replaced)
+    with pytest.raises(ss.UserError, match=r"audio of 1\.wav has changed since the first pass"):
+        ss.compare([BASE], str(copy), device_memory_gb=1.01 * least, **given)
+
+
+@pytest.mark.parametrize("what", ["plan", "complete", "statistics.json", "cross-0.npy"])
+def test_a_damaged_file_is_named(what, capsys, arguments, tmp_path):
+    """By `merge`, in one line, and whatever is wrong with it."""
+    assert call(capsys, "compare", *arguments, "--keep_statistics").code == 0
+    (path,) = (p for p in (tmp_path / "run" / "statistics").rglob("*") if p.name.startswith(what))
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 4
+    merge = [f"--jobs={tmp_path / 'run'}", f"--workdir={tmp_path / 'merged'}", "--overwrite"]
+    for damaged in (bytes(flipped), content[:-7], b"", None):
+        if damaged is None:
+            path.unlink()
+        else:
+            path.write_bytes(damaged)
+        ended = call(capsys, "merge", *merge)
+        named = "statistics" if damaged is None and what in ("plan", "complete") else path.name
+        assert_mistake(ended, named)
+    path.write_bytes(content)
+    assert call(capsys, "merge", *merge).code == 0
+
+
+# --- two runs at once ---
+
+
+def test_two_runs_in_one_workdir(capsys, arguments, tmp_path):
+    """The second says who works there; afterwards it runs."""
+    script = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from speechsim_jax.runtime.lock import locked\n"
+        "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        ended = call(capsys, "compare", *arguments)
+        assert_mistake(ended, f"process {other.pid} on ", "works in it")
+        other.kill()
+    assert call(capsys, "compare", *arguments).code == 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_first_two_seconds(arguments, tmp_path):
+    """Wherever the imports are: the process ends with code 130, in one line."""
+    rng = random.Random(0)
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    for number in range(12):
+        command = [sys.executable, "-m", "experiments.compare", *arguments, "--overwrite"]
+        with subprocess.Popen(
+            command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            # Before 0.15 s Python itself starts.
+            time.sleep(0.15 + 1.85 * (number + rng.random()) / 12)
+            process.send_signal(signal.SIGINT)
+            sent = time.monotonic()
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        assert time.monotonic() - sent < 4
+        assert "Traceback" not in err and "interrupted" in err.splitlines()[-1]
+
+
+# --- shards ---
+
+
+def test_shards_of_a_command(capsys, arguments, tmp_path, whole):
+    """Whoever completes the set writes the results; the progress is in the folder."""
+    ended = call(capsys, "compare", *arguments, "--shard=2/3")
+    assert ended.code == 0 and "speechsim status" in ended.out
+    assert any("still to come: 1/3, 3/3" in line for line in ended.err)
+    shown = call(capsys, "status", f"--workdir={tmp_path / 'run'}").out.splitlines()
+    assert [line.split()[:2] for line in shown[:3]] == [
+        ["1/3", "missing"], ["2/3", "done"], ["3/3", "missing"],
+    ]  # fmt: skip
+    assert shown[3] == "1 of 3 shards are done; results: not written"
+    with locked(tmp_path / "run" / "statistics" / "shard-1-of-3"):
+        assert status.run(status.Config(str(tmp_path / "run")))[0].state == "missing"
+    assert call(capsys, "compare", *arguments, "--shard=1/3").code == 0
+    again = call(capsys, "compare", *arguments, "--shard=1/3")
+    assert_mistake(again, "unfinished run", "--resume")
+    assert call(capsys, "compare", *arguments, "--shard=1/3", "--resume").code == 0
+    ended = call(capsys, "compare", *arguments, "--shard=3/3")
+    assert ended.code == 0 and "lincka" in ended.out
+    result = ss.SimilarityResult.load(tmp_path / "run" / "result.nc")
+    assert_same_result(result, whole)
+    shown = call(capsys, "status", f"--workdir={tmp_path / 'run'}").out.splitlines()
+    assert shown[3] == "3 of 3 shards are done; results: complete"
+    assert call(capsys, "compare", *arguments, "--shard=1/3", "--resume").code == 0
+
+
+def test_shards_are_merged_by_hand(capsys, arguments, tmp_path, whole, monkeypatch):
+    """Where the process that completed the set was killed before it merged."""
+    assert call(capsys, "compare", *arguments, "--shard=1/2").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ss, "merge", no_space)
+        with pytest.raises(OSError):
+            call(capsys, "compare", *arguments, "--shard=2/2")
+    workdir = f"--workdir={tmp_path / 'run'}"
+    ended = call(capsys, "merge", workdir)
+    assert ended.code == 0, ended
+    assert_same_result(ss.SimilarityResult.load(tmp_path / "run" / "result.nc"), whole)
+    other = call(capsys, "merge", f"--jobs={tmp_path / 'run'}", f"--workdir={tmp_path / 'again'}")
+    assert other.code == 0
+    same = call(capsys, "merge", f"--jobs={tmp_path / 'run'}", workdir, "--overwrite")
+    assert_mistake(same, "is one of --jobs")
+
+
+def test_the_array_job_says_which_shard(capsys, arguments, monkeypatch, tmp_path):
+    for name, value in {"ID": 2, "MIN": 1, "MAX": 2, "COUNT": 2, "STEP": 1}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    assert call(capsys, "compare", *arguments, "--shard=auto").code == 0
+    assert [s.state for s in status.run(status.Config(str(tmp_path / "run")))] == [
+        "missing", "done",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_workdir_in_a_bucket(audio, whole, capsys):
+    """A run, a job in shards, its progress and a merge with nothing but objects."""
+    with bucket() as address:
+        given = {
+            "models": (str(BASE),),
+            "audio": str(audio),
+            "measures": "lincka,maxcorr",
+            "settings": ss.Settings(batch_seconds=1, buckets=1),
+        }
+        result = compare.run(compare.Config(workdir=f"{address}/one", **given))
+        assert_same_result(result, whole)
+        for k in (1, 2):
+            config = compare.Config(
+                workdir=f"{address}/two", resources=ss.Resources(shard=f"{k}/2"), **given
+            )
+            assert (compare.run(config) is None) == (k == 1)
+            states = [s.state for s in status.run(status.Config(f"{address}/two"))]
+            assert states == ["done", "done" if k == 2 else "missing"]
+        assert_same_result(ss.SimilarityResult.load(f"{address}/two/result.nc"), whole)
+        with pytest.raises(ss.UserError, match=r"two/result\.nc exists"):
+            compare.run(config)
+        names = {path.name for path in as_path(f"{address}/two").iterdir()}
+        assert names == {
+            "config.json", "result.nc", "scores.csv", "scores.csv.json", "report.html", "figures",
+            "statistics", "log-1-of-2.jsonl", "log-2-of-2.jsonl",
+        }  # fmt: skip
+        log = (as_path(f"{address}/two") / "log-2-of-2.jsonl").read_text().splitlines()
+        assert all(json.loads(line)["message"] for line in log)
