@@ -1,6 +1,7 @@
 """Shards: which share of the audio a process reads, where several share nothing but a folder."""
 
 import dataclasses
+import functools
 import heapq
 import os
 import re
@@ -94,20 +95,26 @@ def _of_array(environment: Mapping[str, str]) -> tuple[int, int]:
     raise UserError(f"shard is 'auto', but this is not an array job; {_EXPECTED}")
 
 
+@functools.cache
 def _of_pod() -> Shard:
-    """The shard of this process among those that `jax.distributed` has brought together.
+    """The shard of this process among those that `jax.distributed` brings together.
 
-    Processes exchange nothing afterwards: each uses its own devices only.
+    They meet to be numbered and part again: each uses its own devices only, and needs no other to
+    be alive.
     """
     import jax
 
-    if not jax.distributed.is_initialized():
+    ours = not jax.distributed.is_initialized()
+    if ours:
         try:
             jax.distributed.initialize()
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"shard is 'pod', but the processes did not meet: {reason}") from error
-    return Shard(jax.process_index() + 1, jax.process_count())
+    shard = Shard(jax.process_index() + 1, jax.process_count())
+    if ours:
+        jax.distributed.shutdown()
+    return shard
 
 
 def shares(weights: Sequence[float | int], count: int) -> list[list[int]]:

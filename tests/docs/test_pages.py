@@ -132,7 +132,7 @@ def test_flags_in_the_text_exist(page):
     text = " ".join(page.read_text().split())
     text = re.sub(r"(python -m (?!experiments\.\w+[ `])|pytest |pip )[^`]*`", "", text)
     named = set(re.findall(r"(?<![\w-])--([a-z_]+)", text))
-    assert named <= known | {"jaxtyping"}  # --jaxtyping-packages of pytest
+    assert named <= known | {"jaxtyping", "array"}  # of pytest and sbatch
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
