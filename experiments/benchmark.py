@@ -10,6 +10,7 @@
     python -m experiments.benchmark --what=attention --speech=FOLDER --minutes=3
     python -m experiments.benchmark --what=statistics
     python -m experiments.benchmark --what=startup --speech=FOLDER --against=CHECKOUT
+    python -m experiments.benchmark --what=merging
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
@@ -23,8 +24,8 @@ statistics against float64, on difficult rows and on real hidden states. encoder
 base and large against torch transformers (needs the [parity] extra). attention: the attention level
 of two base-size encoders over the first of --minutes, against a plain loop over stored maps.
 statistics: the update of the moments against the machine's matrix products. startup: seconds until
-`experiments.compare` answers, here and in another checkout. plots: draws the lines
-that memory, pipeline and scaling have printed.
+`experiments.compare` answers, here and in another checkout. merging: time and memory of `merge` for
+5 and 50 stores. plots: draws the lines that memory, pipeline and scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
 """
@@ -47,7 +48,7 @@ from speechsim_jax.errors import UserError
 class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
-        "attention", "startup", "plots",
+        "attention", "startup", "merging", "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
         os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
@@ -104,6 +105,7 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "statistics": lambda given: (given.repeats or 7,),
     "attention": lambda given: (_speech(given), _minutes(given, 3)[0], given.repeats or 7),
     "startup": lambda given: (_speech(given), given.repeats or 5, given.against),
+    "merging": lambda given: ((2, 4) if given.small else (5, 50),),
     "plots": _files,
 }  # fmt: skip
 

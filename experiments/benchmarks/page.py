@@ -43,6 +43,7 @@ _SECTIONS = {
     "paper size": "Four models in 6 GB, in several passes.",
     "startup": "How soon a command answers. The other checkout is version 0.1: `git worktree add "
     "../0.1 48666e1`.",
+    "merging": "`merge` of many stores of ten representations of width 768.",
     "demo": "The paper in miniature.",
     "selfcheck": "Checks of the machine's JAX.",
     "dynamics": "How similar the layers of a checkpoint are to those of the final model.",

@@ -25,7 +25,13 @@ from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import load_encoder
 from speechsim_jax.pipeline.attention_inputs import needed_sums
 from speechsim_jax.pipeline.frame_choice import FrameChoice
-from speechsim_jax.pipeline.job_folder import JobFolder, ShardStatus, job_folder, job_status
+from speechsim_jax.pipeline.job_folder import (
+    JobFolder,
+    ShardFolder,
+    ShardStatus,
+    job_folder,
+    job_status,
+)
 from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, log_skipped
 from speechsim_jax.pipeline.plan import Pass
 from speechsim_jax.pipeline.run import (
@@ -180,36 +186,55 @@ def _read(
     audio_ = _choose(audio, request, len(sources))
     encoders = _load(sources, request)
     run = _comparison_run(encoders, audio_, request)
-    directory, keep = request.output.statistics_dir, request.output.keep_statistics
-    folder = None if directory is None else job_folder(directory)
     names = [RepresentationName(e.name, l) for e, ls in zip(encoders, run.layers) for l in ls]
-    passes, plan = _planned(run, request, names, audio_, folder)
-    if folder is None and len(passes) > 1:
-        # Next passes need the memory, so statistics go to a file.
-        folder = JobFolder(Path(scratch.enter_context(tempfile.TemporaryDirectory())))
-        keep, plan = False, {"checksum": ""}
-    shard, was_complete = None, False
-    if folder is not None:
-        assert plan is not None
-        every = request.resources.checkpoint_every if directory is not None else float("inf")
-        shard = folder.shard(run.shard, plan, every)
-        scratch.enter_context(shard.opened())
-        was_complete = shard.complete() is not None
-        if shard.metadata(1) is not None:
-            run = dataclasses.replace(run, touched=_touched(run, plan))
-            check_unchanged(run, shard)
+    passes, shard = _opened_shard(run, request, names, audio_, scratch)
+    stored = request.output.statistics_dir is not None
+    keep = stored and request.output.keep_statistics
+    was_complete = shard is not None and shard.complete() is not None
     done = run_passes(run, passes, shard, keep)
     counts = ReadCounts(skipped=audio_.skipped if run.shard.index == 1 else ()) + done.counts
     attributes = _attributes(run, audio_, counts, request.output.note, len(passes))
     if shard is not None and keep and not was_complete:
-        record = {
-            "passes": done.names,
-            "counts": dataclasses.asdict(counts),
-            "attributes": attributes,
-        }
-        shard.finish(record)
-    stored_in = shard.path if shard is not None and done.names and directory is not None else None
-    return _Read(names, done, attributes, stored_in)
+        record = {"counts": dataclasses.asdict(counts), "attributes": attributes}
+        shard.finish({"passes": done.names, **record})
+    in_folder = shard is not None and stored and bool(done.names)
+    return _Read(names, done, attributes, shard.path if shard and in_folder else None)
+
+
+def _opened_shard(
+    run: ComparisonRun,
+    request: Request,
+    names: Sequence[RepresentationName],
+    audio_: ChosenAudio,
+    scratch: contextlib.ExitStack,
+) -> tuple[tuple[Pass, ...], ShardFolder | None]:
+    """The passes, and where this shard is stored: locked, and of unchanged audio.
+
+    Returns:
+      The passes and the folder, a temporary one for several passes; None if statistics stay in
+      memory.
+
+    Raises:
+      UserError: the folder is of another job, or audio in its sums was replaced.
+      LockedError: another process works on the shard.
+    """
+    directory = request.output.statistics_dir
+    if directory is None:
+        passes = plan_passes(run, request.budget_bytes)
+        if len(passes) == 1:
+            return passes, None
+        # The next pass needs the memory, so statistics go to a file.
+        temporary = JobFolder(Path(scratch.enter_context(tempfile.TemporaryDirectory())))
+        shard = temporary.shard(run.shard, {"checksum": ""}, float("inf"))
+        scratch.enter_context(shard.opened())
+        return passes, shard
+    folder = job_folder(directory)
+    passes, plan = _planned(run, request, names, audio_, folder)
+    shard = folder.shard(run.shard, plan, request.resources.checkpoint_every)
+    scratch.enter_context(shard.opened())
+    if shard.metadata(1) is not None:
+        check_unchanged(run, shard, _touched(run, plan))
+    return passes, shard
 
 
 def _planned(
@@ -217,16 +242,14 @@ def _planned(
     request: Request,
     names: Sequence[RepresentationName],
     audio_: ChosenAudio,
-    folder: JobFolder | None,
-) -> tuple[tuple[Pass, ...], dict[str, Any] | None]:
-    """The passes, as the plan in the folder divides them, and this plan; None without a folder.
+    folder: JobFolder,
+) -> tuple[tuple[Pass, ...], dict[str, Any]]:
+    """The passes, as the plan in the folder divides them, and this plan, which is made if needed.
 
     Raises:
       UserError: the plan is of another job.
     """
     budget = request.budget_bytes
-    if folder is None:
-        return plan_passes(run, budget), None
     identity = as_json(_identity(run, audio_))
     plan = folder.plan()
     if plan is not None:
@@ -302,7 +325,7 @@ def _check_same_job(
 
 def _touched(run: ComparisonRun, plan: dict[str, Any]) -> frozenset[str]:
     """Ids of the files that were written to since the plan was made."""
-    before = plan.get("files", {})
+    before = plan["files"]
     return frozenset(
         source.id for source in run.corpus.sources if before.get(source.id) != source.stamp()
     )

@@ -57,7 +57,6 @@ class ComparisonRun:
       buckets: shapes of the batches.
       mesh: the devices.
       progress: whether a bar is shown.
-      touched: utterances whose files were written to since an earlier run of the job.
     """
 
     encoders: tuple[SpeechEncoder, ...]
@@ -71,7 +70,6 @@ class ComparisonRun:
     buckets: tuple[batching.Bucket, ...]
     mesh: Mesh
     progress: bool
-    touched: frozenset[str] = frozenset()
 
     @functools.cached_property
     def share(self) -> Corpus:

@@ -7,7 +7,7 @@ not repeated. If there are several passes, attention has one to itself.
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -262,21 +262,24 @@ def run_passes(
     return done._replace(counts=total)
 
 
-def check_unchanged(run: ComparisonRun, shard: ShardFolder) -> None:
+def check_unchanged(run: ComparisonRun, shard: ShardFolder, touched: Collection[str]) -> None:
     """Check the files that were written to since the job began and that are part of its sums.
+
+    Args:
+      run: the comparison.
+      shard: where its counts are.
+      touched: ids of these files.
 
     Raises:
       UserError: one of them now gives other samples, with its name.
     """
-    if not run.touched:
-        return
-    metadata = shard.metadata(1)
+    metadata = shard.metadata(1) if touched else None
     if metadata is None:
         return
     digests = dict(metadata["counts"]["digests"])
     longest = max(bucket.samples for bucket in run.buckets)
     for source in run.share.sources:
-        if source.id not in run.touched:
+        if source.id not in touched:
             continue
         try:
             pieces = batching.pieces(source, longest, run.encoders[0].config.window_samples)

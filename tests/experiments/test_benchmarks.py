@@ -16,6 +16,7 @@ from experiments.benchmarks import (
     compiled,
     encoder,
     memory,
+    merging,
     pipeline,
     plain,
     plots,
@@ -77,6 +78,14 @@ def test_startup(speech, capsys):
     values = figures(capsys.readouterr().out, "startup")
     assert len(values) == 5 and all(len(seconds) == 2 for seconds in values.values())
     assert all(seconds > 0 for both in values.values() for seconds in both)
+
+
+@pytest.mark.slow
+def test_merging(capsys):
+    merging.run([1, 2], small=True)
+    values = figures(capsys.readouterr().out, "merging")
+    assert values["size of all stores"][1] == pytest.approx(2 * values["size of all stores"][0])
+    assert all(value > 0 for both in values.values() for value in both)
 
 
 @pytest.mark.slow
