@@ -13,6 +13,7 @@ import collections
 import json
 import logging
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -80,7 +81,7 @@ def run(scratch: Path, flips: int, truncations: int, seed: int) -> collections.C
         case = cases[number % len(cases)]
         folder = scratch / f"damaged{number}" / case.folder.name
         shutil.copytree(case.folder, folder)
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and _is_read(p))
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and _is_read(p, folder))
         path = rng.choice(files)
         content = bytearray(path.read_bytes())
         if number < flips:
@@ -98,9 +99,21 @@ def run(scratch: Path, flips: int, truncations: int, seed: int) -> collections.C
     return counts
 
 
-def _is_read(path: Path) -> bool:
-    """Not locks, nor what `speechsim status` shows, nor orbax's own records of no consequence."""
-    return not path.name.startswith((".", "started.", "_CHECKPOINT", "_METADATA"))
+def _is_read(path: Path, folder: Path) -> bool:
+    """Whether a file is read, if the others are good.
+
+    Not read are locks, what only `speechsim status` shows, orbax's own records, and the checkpoint
+    before the newest.
+    """
+    if path.name.startswith((".", "started.", "_CHECKPOINT", "_METADATA", "commit_success")):
+        return False
+    for part in path.relative_to(folder).parts:
+        for checkpoint in (r"(\d+)", r"pass-(\d+)\.batch-.*"):
+            if re.fullmatch(checkpoint, part):
+                place = next(p for p in path.parents if p.name == part).parent
+                pattern = part.split("batch-")[0] + "batch-*" if "batch-" in part else "[0-9]*"
+                return part == max(other.name for other in place.glob(pattern))
+    return True
 
 
 def _outcome(case: Case, folder: Path, path: Path) -> str:
