@@ -19,6 +19,7 @@ from speechsim_jax.runtime.atomic_write import (
 )
 from speechsim_jax.runtime.checked_files import read_record, write_record
 from speechsim_jax.runtime.identity import as_json, difference
+from speechsim_jax.runtime.lock import check_unlocked
 from speechsim_jax.settings import FIGURE_FORMATS
 
 if TYPE_CHECKING:
@@ -93,12 +94,15 @@ def begin(workdir: AnyPath, statistics: AnyPath, config: Mapping[str, Any]) -> b
 
     Raises:
       UserError: there are results, or parts of them, that may neither be used nor replaced.
+      LockedError: statistics would be deleted that another process writes.
     """
     overwrite, resume = config["overwrite"], config["resume"]
     result = workdir / _RESULT
     unfinished = (workdir / _UNFINISHED).exists()
     partial = has_partial_results(statistics) or (unfinished and result.exists())
     if overwrite and not resume:
+        for folder in statistics.glob("shard-*"):
+            check_unlocked(folder)
         remove_folder(statistics)
     elif is_complete(workdir):
         if not resume:
@@ -129,9 +133,15 @@ def _config_of(workdir: AnyPath) -> dict[str, Any]:
 
 def _same_result(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two configurations differ at most in what does not change the result."""
-    free = ("overwrite", "resume", "keep_statistics", "resources", "output")
-    one, two = ({k: v for k, v in as_json(c).items() if k not in free} for c in (then, now))
-    return one == two
+
+    def of_result(config: Mapping[str, Any]) -> dict[str, Any]:
+        free = ("overwrite", "resume", "keep_statistics", "resources", "output")
+        revision = config.get("resources", {}).get("revision")
+        note = config.get("output", {}).get("note")
+        rest = {name: value for name, value in config.items() if name not in free}
+        return as_json(rest | {"revision": revision, "note": note})
+
+    return of_result(then) == of_result(now)
 
 
 def checkpoint_folder(workdir: AnyPath, resume: bool, overwrite: bool) -> AnyPath:

@@ -49,15 +49,20 @@ def locked(folder: AnyPath) -> Iterator[None]:
         lock.release()
 
 
+def check_unlocked(folder: AnyPath) -> None:
+    """Raise LockedError if another process holds the lock of a folder."""
+    if not in_bucket(folder) and (folder / _LOCK).exists():
+        with locked(folder):
+            pass
+
+
 def is_locked(folder: AnyPath) -> bool:
     """Whether another process holds the lock of a folder; False where there are no locks."""
-    if in_bucket(folder) or not (folder / _LOCK).exists():
-        return False
     try:
-        with locked(folder):
-            return False
+        check_unlocked(folder)
     except LockedError:
         return True
+    return False
 
 
 def this_process() -> dict[str, Any]:

@@ -237,6 +237,8 @@ def test_shards_of_a_command(capsys, arguments, tmp_path, whole):
     assert shown[3] == "1 of 3 shards are done; results: not written"
     with locked(tmp_path / "run" / "statistics" / "shard-1-of-3"):
         assert status.run(status.Config(str(tmp_path / "run")))[0].state == "missing"
+        ended = call(capsys, "compare", *arguments, "--overwrite")
+        assert_mistake(ended, "shard-1-of-3", "works in it")
     assert call(capsys, "compare", *arguments, "--shard=1/3").code == 0
     again = call(capsys, "compare", *arguments, "--shard=1/3")
     assert_mistake(again, "unfinished run", "--resume")
