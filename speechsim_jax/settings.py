@@ -96,6 +96,18 @@ class Settings:
     max_minutes: float | int | None = setting(
         None, "At most so much audio: a seeded choice, balanced over speakers.", COMPARED, above=0
     )
+    layout: str | None = setting(
+        None,
+        "Corpus whose layout says who speaks, e.g. TIMIT (default: each path says which it is).",
+        COMPARED,
+    )
+    speaker_from: str | None = setting(
+        None, "Regular expression whose group in an id is the speaker, e.g. '^([^/]+)/'.", COMPARED
+    )
+    glob: tuple[str, ...] = setting(
+        (), "Only utterances whose id matches one of these, e.g. *_mic1.flac.", COMPARED
+    )
+    exclude: tuple[str, ...] = setting((), "No utterance whose id matches one of these.", COMPARED)
     last_layer: Literal["normed", "raw"] = setting(
         "normed", "Last hidden state of pre-norm models: after the final norm, or before.", COMPARED
     )

@@ -36,7 +36,14 @@ def choose(audio: AudioInput, settings: Settings) -> ChosenAudio:
     Raises:
       UserError: no audio, or alignments that do not fit it.
     """
-    corpus = open_corpus(audio)
+    corpus = open_corpus(
+        audio,
+        layout=settings.layout,
+        speaker_from=settings.speaker_from,
+        glob=settings.glob,
+        exclude=settings.exclude,
+        transcripts=False,
+    )
     check_any_exists(corpus)
     segments, skipped, record = None, [], {}
     if settings.alignments is not None:

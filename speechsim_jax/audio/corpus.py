@@ -5,7 +5,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,8 +18,13 @@ from jaxtyping import Float32, Shaped
 from speechsim_jax.errors import UserError, counted
 
 SAMPLE_RATE_HZ = 16_000
+_ROUNDED_SECONDS = 0.02
 DATASET = "hf:"  # prefix of the address of a dataset
-AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3")
+AUDIO_SUFFIXES = (
+    ".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".sph", ".au",
+    ".snd", ".caf", ".w64", ".rf64",
+)  # fmt: skip
+"""Of the formats that libsndfile reads and that state their rate."""
 
 # soundfile raises TypeError for headerless formats, MemoryError when a header claims too much.
 DECODE_ERRORS = (soundfile.SoundFileError, OSError, TypeError, MemoryError)
@@ -59,6 +64,9 @@ class Source:
         sample_rate_hz: Of `samples`; a file has its own in its header.
         row: The row of a dataset, if it is one.
         listed: Whether a list or manifest names the file by a relative path.
+        offset_seconds: Where the utterance begins in the file; it lasts `seconds`.
+        part: Whether the utterance is a part of the file, from `offset_seconds` on.
+        unusable: Why it cannot be read, if that is known without opening it.
     """
 
     id: str
@@ -70,6 +78,9 @@ class Source:
     sample_rate_hz: int = SAMPLE_RATE_HZ
     row: Encoded | None = field(default=None, repr=False)
     listed: bool = field(default=False, repr=False, compare=False)
+    offset_seconds: float = 0.0
+    part: bool = False
+    unusable: str = ""
 
     def stamp(self) -> list[Any]:
         """What tells cheaply that the audio was replaced: of a file, size and time of change."""
@@ -116,17 +127,20 @@ class Corpus:
     Attributes:
         origin: Where they come from: a path, an address, or "arrays".
         sources: In the order in which they are read.
+        facts: What was recognised, guessed and left out when it was opened, for the result.
     """
 
     origin: str
     sources: tuple[Source, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def fingerprint(self) -> str:
         """SHA-256 in hex over the sorted (id, file size or array digest); decodes nothing."""
         digest = hashlib.sha256()
         for source in sorted(self.sources, key=lambda source: source.id):
             # JSON escapes undecodable file names, and whatever could pass for a separator.
-            digest.update(json.dumps([source.id, _content_key(source)]).encode())
+            part = [source.offset_seconds, source.seconds] if source.part else []
+            digest.update(json.dumps([source.id, _content_key(source), *part]).encode())
         return digest.hexdigest()
 
 
@@ -149,10 +163,12 @@ def read(source: Source, min_samples: int = 1) -> Utterance:
         AudioError: the source cannot be decoded, is empty, silent, not finite or too short.
         UserError: the audio of a dataset cannot be fetched.
     """
+    if source.unusable:
+        raise AudioError(source.unusable)
     if source.path is not None and not source.path.is_file():
         raise AudioError(_missing_file(source))
     if (file := source.file()) is not None:
-        channels, rate_hz = _decode(file)
+        channels, rate_hz = _decode(file, source)
     elif source.samples is not None:
         channels, rate_hz = _as_float(source.samples)[:, None], source.sample_rate_hz
     else:
@@ -205,11 +221,27 @@ def _content_key(source: Source) -> int | str:
         return -1
 
 
-def _decode(file: Path | io.BytesIO) -> tuple[Float32[np.ndarray, "samples channels"], int]:
+def _decode(
+    file: Path | io.BytesIO, source: Source
+) -> tuple[Float32[np.ndarray, "samples channels"], int]:
     try:
         with soundfile.SoundFile(file) as audio:
             expected = audio.frames
-            samples = audio.read(dtype="float32", always_2d=True)
+            if source.part:
+                first = round(source.offset_seconds * audio.samplerate)
+                if first >= expected:
+                    raise AudioError(
+                        f"begins at {source.offset_seconds:g} s of a file of "
+                        f"{expected / audio.samplerate:g} s"
+                    )
+                audio.seek(first)
+                wanted = math.inf if source.seconds is None else source.seconds * audio.samplerate
+                # A manifest may state the whole file with its duration rounded.
+                whole = not first and wanted > expected - _ROUNDED_SECONDS * audio.samplerate
+                expected = expected if whole else round(min(expected - first, wanted))
+                samples = audio.read(expected, dtype="float32", always_2d=True)
+            else:
+                samples = audio.read(dtype="float32", always_2d=True)
             # The header of an MP3 may only estimate its length; other formats state it.
             if len(samples) < expected and audio.format != "MP3":
                 raise AudioError(f"is damaged: {len(samples)} of {expected} samples decode")

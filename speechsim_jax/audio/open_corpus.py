@@ -1,20 +1,21 @@
 """Open folders, manifests, lists, arrays and datasets as a `Corpus`."""
 
-import csv
+import fnmatch
+import functools
 import logging
-import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import soundfile
 
-from speechsim_jax.audio import hub_datasets
+from speechsim_jax.audio import hub_datasets, manifests
 from speechsim_jax.audio.corpus import (
     AUDIO_SUFFIXES,
     DATASET,
@@ -24,45 +25,83 @@ from speechsim_jax.audio.corpus import (
     Corpus,
     Source,
 )
-from speechsim_jax.errors import UserError
+from speechsim_jax.audio.corpus_layouts import (
+    Layout,
+    layout_called,
+    recognise,
+    repeated,
+    speaker_by,
+    speaker_pattern,
+    summary,
+)
+from speechsim_jax.errors import UserError, counted
+
+# Of formats that libsndfile does not read.
+_OTHER_AUDIO = (
+    ".m4a", ".mp4", ".aac", ".mka", ".mkv", ".webm", ".wma", ".amr", ".ac3", ".ra", ".ape", ".wv",
+    ".shn",
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
 AudioInput: TypeAlias = Corpus | str | os.PathLike[str] | Mapping[Any, Any] | Sequence[Any]
 
 
-def open_corpus(audio: AudioInput) -> Corpus:
+def open_corpus(
+    audio: AudioInput,
+    *,
+    layout: str | None = None,
+    speaker_from: str | None = None,
+    glob: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    transcripts: bool = True,
+) -> Corpus:
     """List the audio in a folder, manifest, list, file, dataset or sequence.
 
     Nothing is decoded: a missing file in a manifest, list or sequence is an error only when it is
     read (`corpus.read`). An id is the path relative to the root (the folder, or the manifest's
     folder), the manifest's or dataset's `id`, or the position in a dataset or a sequence of arrays.
 
+    A manifest says who speaks, or the path does, where it is of a known corpus (`corpus_layouts`);
+    else the speaker is unknown.
+
     Args:
-        audio: A folder; a manifest (.tsv, .csv); a list of files (.txt); an audio file; a dataset
-            of the Hugging Face hub or a folder, "hf:NAME/CONFIG/SPLIT" (`hub_datasets`); a sequence
-            of paths, or of 1-D arrays at 16 kHz (float, or int16 PCM); a mapping from ids to such
+        audio: A folder (also Kaldi's, or with Hugging Face's metadata.csv); a manifest (.tsv, .csv,
+            .jsonl; see `manifests`); a list of files (.txt); an audio file; a dataset of the
+            Hugging Face hub or a folder, "hf:NAME/CONFIG/SPLIT" (`hub_datasets`); a sequence of
+            paths, or of 1-D arrays at 16 kHz (float, or int16 PCM); a mapping from ids to such
             arrays; or a corpus, which is returned as it is.
+        layout: Name of the corpus whose layout is used; by default each path says which it is.
+        speaker_from: Regular expression whose group in an id is the speaker.
+        glob: Patterns, one of which an id must match, as in `fnmatch`.
+        exclude: Patterns that no id may match.
+        transcripts: Whether transcripts that are in files next to the audio are read.
 
     Returns:
         The corpus, with speakers and transcripts as far as they are known.
 
     Raises:
-        UserError: audio of another kind, or that cannot be listed; an id that occurs twice.
+        UserError: audio of another kind, or that cannot be listed; an id that occurs twice;
+            patterns that match nothing.
     """
     if isinstance(audio, Corpus):
         return audio
+    naming = _Naming(
+        None if layout is None else layout_called(layout).name,
+        None if speaker_from is None else speaker_pattern(speaker_from),
+    )
+    facts: dict[str, Any] = {}
     if isinstance(audio, str) and audio.startswith(DATASET):
         corpus = hub_datasets.open_dataset(audio)
-        origin, sources = corpus.origin, corpus.sources
+        origin, sources = corpus.origin, list(corpus.sources)
     elif isinstance(audio, str | os.PathLike):
         path = Path(audio).expanduser()
-        origin, sources = str(path), _open_path(path)
+        origin, sources = str(path), _open_path(path, naming, facts)
     elif isinstance(audio, Mapping):
         origin = "arrays"
         sources = [_array_source(str(key), array) for key, array in audio.items()]
     elif isinstance(audio, Sequence):
-        origin, sources = "sequence", _open_sequence(audio)
+        origin, sources = "sequence", _open_sequence(audio, naming)
     else:
         raise UserError(
             f"audio: got {type(audio).__name__}; pass a folder, a manifest, hf:NAME/CONFIG/SPLIT, "
@@ -70,54 +109,165 @@ def open_corpus(audio: AudioInput) -> Corpus:
         )
     if not sources:
         raise UserError(f"audio: {origin} names no audio; expected at least one file or array")
+    sources = _matching(sources, glob, exclude, origin)
     id_, uses = Counter(source.id for source in sources).most_common(1)[0]
     if uses > 1:
         raise UserError(f"audio: id {id_!r} appears {uses} times in {origin}; make ids unique")
-    return Corpus(origin, tuple(sources))
+    sources, layouts = _of_layouts(sources, naming, transcripts)
+    facts |= _facts(sources, layouts)
+    _log_facts(origin, facts)
+    return Corpus(origin, tuple(sources), facts)
 
 
-def _open_path(path: Path) -> list[Source]:
+class _Naming(NamedTuple):
+    """How speakers are told from paths.
+
+    Attributes:
+        layout: Name of the only layout; None for any.
+        pattern: Whose group is the speaker, before any layout.
+    """
+
+    layout: str | None = None
+    pattern: re.Pattern[str] | None = None
+
+    def speaker(self, path: Path, id_: str) -> str:
+        """The speaker of a file; "" if its path does not say."""
+        if self.pattern is not None:
+            return speaker_by(self.pattern, id_)
+        return recognise(path.absolute(), self.layout).speaker
+
+
+def _matching(
+    sources: Sequence[Source], glob: Sequence[str], exclude: Sequence[str], origin: str
+) -> list[Source]:
+    """The sources whose ids match a pattern of `glob`, and none of `exclude`."""
+
+    def matches(id_: str, patterns: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatchcase(id_, pattern) for pattern in patterns)
+
+    chosen = [
+        source
+        for source in sources
+        if (not glob or matches(source.id, glob)) and not matches(source.id, exclude)
+    ]
+    if not chosen:
+        raise UserError(
+            f"audio: nothing is left of {origin} with glob={','.join(glob) or '*'} exclude="
+            f"{','.join(exclude)}; an id is for example {sources[0].id!r}"
+        )
+    return chosen
+
+
+def _of_layouts(
+    sources: Sequence[Source], naming: _Naming, transcripts: bool
+) -> tuple[list[Source], list[Layout | None]]:
+    """The files with what their layouts know besides the path, and these layouts."""
+    completed, layouts = [], []
+    for source in sources:
+        layout = None
+        if source.path is not None and not source.unusable:
+            layout = recognise(source.path.absolute(), naming.layout).layout
+        if layout is not None and source.path is not None:
+            speaker, text = source.speaker, source.transcript
+            if layout.tables and not (speaker and text):
+                known = _of_table(source.path.parent, layout.tables).get(source.path.name)
+                if known is not None:
+                    speaker, text = speaker or known.speaker or "", text or known.transcript
+            if transcripts and not text and layout.transcript is not None:
+                text = layout.transcript(source.path, Path(source.path.anchor))
+            source = replace(source, speaker=speaker, transcript=text)
+        completed.append(source)
+        layouts.append(layout)
+    return completed, layouts
+
+
+@functools.lru_cache(maxsize=8)
+def _of_table(folder: Path, names: tuple[str, ...]) -> dict[str, manifests.Entry]:
+    """What the first of these manifests that exists says, by the name of the file."""
+    for name in names:
+        if (folder / name).is_file():
+            return {Path(e.path).name: e for e in manifests.entries(folder / name)}
+    return {}
+
+
+def _facts(sources: Sequence[Source], layouts: Sequence[Layout | None]) -> dict[str, Any]:
+    """What is known of the files, for the result."""
+    facts: dict[str, Any] = {}
+    if any(layouts):
+        facts["layouts"] = summary(layouts)
+    unknown = sum(not source.speaker for source in sources)
+    facts["speakers"] = len({source.speaker for source in sources} - {""})
+    if unknown:
+        facts["speaker_unknown"] = unknown
+    if pairs := repeated(source.id for source in sources if source.path is not None):
+        facts["repeated"] = {"utterances": len(pairs), "for example": list(pairs[0])}
+    return facts
+
+
+def _log_facts(origin: str, facts: Mapping[str, Any]) -> None:
+    if "layouts" in facts:
+        files = ", ".join(f"{counted(n, 'file')} of {name}" for name, n in facts["layouts"].items())
+        log.info("%s: %s; %s", origin, files, counted(facts["speakers"], "speaker"))
+    if "passed_over" in facts:
+        kinds = ", ".join(f"{n} {suffix}" for suffix, n in facts["passed_over"].items())
+        log.warning(
+            "%s: passed over %s: libsndfile does not read them; convert them, for example with "
+            "ffmpeg -i x.m4a x.flac", origin, kinds,
+        )  # fmt: skip
+    if "repeated" in facts:
+        one, other = facts["repeated"]["for example"]
+        log.warning(
+            "%s: %s may be there twice, for example %s and %s; choose with glob or exclude",
+            origin, counted(facts["repeated"]["utterances"], "utterance"), one, other,
+        )  # fmt: skip
+
+
+def _open_path(path: Path, naming: _Naming, facts: dict[str, Any]) -> list[Source]:
     suffix = path.suffix.lower()
     if path.is_dir():
-        return _open_folder(path)
+        if table := manifests.table_in(path):
+            facts["manifest"] = table.name
+            return _open_manifest(table, naming)
+        return _open_folder(path, naming, facts)
     if not path.exists():
         raise UserError(
             f"audio: {path} does not exist; pass a folder, manifest, list, file or "
             "hf:NAME/CONFIG/SPLIT"
         )
-    if suffix in (".tsv", ".csv"):
-        return _open_manifest(path)
+    if manifests.is_manifest(path):
+        return _open_manifest(path, naming)
     if suffix == ".txt":
-        lines = (line.strip() for line in _text_lines(path))
-        return [_listed_source(line, path.parent) for line in lines if line and line[0] != "#"]
+        lines = (line.strip() for line in manifests.text_lines(path))
+        names = (line for line in lines if line and line[0] != "#")
+        return [_listed_source(name, path.parent, naming) for name in names]
     if suffix in AUDIO_SUFFIXES:
-        return [_file_source(path.name, path.parent)]
+        return [_file_source(path.name, path.parent, naming)]
     raise UserError(
-        f"audio: {path} has an unknown suffix; expected a folder, a manifest (.tsv .csv), "
+        f"audio: {path} has an unknown suffix; expected a folder, a manifest (.tsv .csv .jsonl), "
         f"a list (.txt) or audio ({' '.join(AUDIO_SUFFIXES)})"
     )
 
 
-def _open_folder(root: Path) -> list[Source]:
-    """Every audio file below `root`, sorted by id, with transcripts in LibriSpeech's layout."""
+def _open_folder(root: Path, naming: _Naming, facts: dict[str, Any]) -> list[Source]:
+    """Every audio file below `root`, sorted by id."""
     sources: list[Source] = []
+    passed_over: Counter[str] = Counter()
     for folder, names in _walk(root):
-        transcripts: dict[str, str] = {}
         for name in names:
-            if name.endswith(".trans.txt"):
-                pairs = (line.strip().partition(" ") for line in _text_lines(folder / name))
-                transcripts.update({stem: text.strip() for stem, _, text in pairs})
-            elif Path(name).suffix.lower() not in AUDIO_SUFFIXES:
-                log.debug("ignored %s: not audio", folder / name)
-        for name in names:
-            if Path(name).suffix.lower() in AUDIO_SUFFIXES:
+            suffix = Path(name).suffix.lower()
+            if suffix in AUDIO_SUFFIXES:
                 relative = (folder / name).relative_to(root)
-                source = _file_source(str(relative), root)
-                sources.append(replace(source, transcript=transcripts.get(relative.stem, "")))
+                sources.append(_file_source(str(relative), root, naming))
+            elif suffix in _OTHER_AUDIO:
+                passed_over[suffix] += 1
+            else:
+                log.debug("ignored %s: not audio", folder / name)
     if not sources:
         raise UserError(
             f"audio: no audio below {root}; expected files ending in {' '.join(AUDIO_SUFFIXES)}"
         )
+    if passed_over:
+        facts["passed_over"] = dict(sorted(passed_over.items(), key=lambda item: (-item[1], item)))
     return sorted(sources, key=lambda source: source.id)
 
 
@@ -138,49 +288,42 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(folder), [name for name in names if name[0] != "."]
 
 
-def _open_manifest(path: Path) -> list[Source]:
-    tab_separated = path.suffix.lower() == ".tsv"
-    reader = csv.DictReader(
-        _text_lines(path),
-        delimiter="\t" if tab_separated else ",",
-        quoting=csv.QUOTE_NONE if tab_separated else csv.QUOTE_MINIMAL,
-    )
-    try:
-        if "path" not in (reader.fieldnames or ()):
-            raise UserError(
-                f"audio: {path} has no column 'path', only {list(reader.fieldnames or ())}; "
-                "a manifest starts with a header line"
-            )
-        return [_row_source(row, path, reader.line_num) for row in reader]
-    except csv.Error as error:
-        raise UserError(f"audio: {path} line {reader.line_num}: {error}") from error
+def _open_manifest(path: Path, naming: _Naming) -> list[Source]:
+    root, suffix = path.parent, ""
+    sources = []
+    for number, entry in enumerate(manifests.entries(path)):
+        if number == 0:
+            root, suffix = _root_of(entry.path, path.parent)
+        sources.append(_entry_source(entry, root, suffix, naming))
+    return sources
 
 
-def _row_source(row: dict[Any, Any], manifest: Path, line: int) -> Source:
-    where = f"audio: {manifest} line {line}"
-    if None in row:
-        raise UserError(f"{where}: more fields than the header has columns; check the separators")
-    if not (name := (row["path"] or "").strip()):
-        raise UserError(f"{where}: 'path' is empty; expected a path relative to the manifest")
-    source = _listed_source(name, manifest.parent)
-    seconds = None
-    if text := (row.get("seconds") or "").strip():
-        try:
-            seconds = float(text)
-        except ValueError:
-            seconds = math.nan
-        if not 0 <= seconds < math.inf:
-            raise UserError(f"{where}: seconds={text!r}; expected a number of seconds, or nothing")
+def _root_of(name: str, folder: Path) -> tuple[Path, str]:
+    """What the first path of a manifest is relative to, and the suffix that it lacks."""
+    if not Path(name).is_absolute():
+        for inner in ("", "clips", "wavs", "wav", "audio", "data"):
+            for suffix in ("", *AUDIO_SUFFIXES):
+                if (folder / inner / f"{name}{suffix}").is_file():
+                    return folder / inner, suffix
+    return folder, ""
+
+
+def _entry_source(entry: manifests.Entry, root: Path, suffix: str, naming: _Naming) -> Source:
+    source = _listed_source(entry.path + suffix, root, naming)
+    part, offset = entry.offset_seconds is not None, entry.offset_seconds or 0.0
+    id_ = entry.id or (f"{source.id}@{offset:g}" if offset else source.id)
     return replace(
         source,
-        id=row.get("id") or source.id,
-        seconds=seconds,
-        speaker=(row["speaker"] or "") if "speaker" in row else source.speaker,
-        transcript=row.get("transcript") or "",
+        id=id_,
+        seconds=entry.seconds,
+        offset_seconds=offset,
+        part=part,
+        speaker=source.speaker if entry.speaker is None else entry.speaker,
+        transcript=entry.transcript,
     )
 
 
-def _open_sequence(items: Sequence[Any]) -> list[Source]:
+def _open_sequence(items: Sequence[Any], naming: _Naming) -> list[Source]:
     digits = len(str(len(items) - 1))
     sources: list[Source] = []
     for position, item in enumerate(items):
@@ -190,33 +333,31 @@ def _open_sequence(items: Sequence[Any]) -> list[Source]:
             path = Path(item).expanduser()
             if path.is_dir():
                 raise UserError(f"audio: {path} is a folder; a list holds files, or pass it alone")
-            # Without a root, the name of a folder is no evidence of the speaker.
-            sources.append(Source(path.as_posix(), path, speaker=_librispeech_speaker(path)))
+            name = path.as_posix()
+            sources.append(Source(name, path, speaker=naming.speaker(path, name)))
         else:
             sources.append(_array_source(f"{position:0{digits}d}", item))
     return sources
 
 
-def _listed_source(name: str, root: Path) -> Source:
-    return replace(_file_source(name, root), listed=not Path(name).is_absolute())
+def _listed_source(name: str, root: Path, naming: _Naming) -> Source:
+    """A file that a list or manifest names; what is no path on this machine cannot be used."""
+    unusable = ""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|file:", name):
+        unusable = "is an address, which is not fetched; name a file"
+    elif name.endswith("|"):
+        unusable = "is a command, which is not run; name a file"
+    if unusable:
+        return Source(name, Path(name), unusable=unusable)
+    return replace(_file_source(name, root, naming), listed=not Path(name).is_absolute())
 
 
-def _file_source(name: str, root: Path) -> Source:
-    """A file by its path, relative to `root` or absolute; the speaker is taken from the path."""
+def _file_source(name: str, root: Path, naming: _Naming) -> Source:
+    """A file by its path, relative to `root` or absolute."""
     path = root / name
     relative = path.relative_to(root) if path.is_relative_to(root) else path
-    speaker = _librispeech_speaker(path)
-    inside = not relative.is_absolute() and relative.parts[0] != ".."
-    if not speaker and inside and len(relative.parts) > 1:
-        speaker = relative.parts[0]
-    return Source(relative.as_posix(), path, speaker=speaker)
-
-
-def _librispeech_speaker(path: Path) -> str:
-    """The speaker in .../<speaker>/<chapter>/<speaker>-<chapter>-<nnnn>.flac, else ''."""
-    folders, numbers = path.absolute().parts[-3:-1], path.stem.split("-")
-    matches = len(numbers) == 3 and all(part.isdigit() for part in numbers)
-    return numbers[0] if matches and list(folders) == numbers[:2] else ""
+    id_ = relative.as_posix()
+    return Source(id_, path, speaker=naming.speaker(path, id_))
 
 
 def _array_source(id_: str, array: Any) -> Source:
@@ -232,15 +373,6 @@ def _array_source(id_: str, array: Any) -> Source:
             "or int16 samples at 16 kHz, so mix channels first"
         )
     return Source(id_, seconds=len(samples) / SAMPLE_RATE_HZ, samples=samples)
-
-
-def _text_lines(path: Path) -> list[str]:
-    """Lines with their line ends, which the csv module needs."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"audio: cannot read {path} as UTF-8 text: {error}") from error
 
 
 def with_durations(corpus: Corpus, workers: int = 4) -> Corpus:

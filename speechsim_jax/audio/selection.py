@@ -1,6 +1,7 @@
 """Parts of a corpus, chosen by a seed: some minutes, balanced over speakers; or disjoint groups."""
 
 import collections
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -9,17 +10,20 @@ import numpy as np
 
 from speechsim_jax.audio.corpus import Corpus, Source, total_seconds
 from speechsim_jax.audio.open_corpus import with_durations
-from speechsim_jax.errors import UserError
+from speechsim_jax.errors import UserError, counted
 
 # Rows of a dataset that are fetched together while there is room for more.
 _ROWS_AT_A_TIME = 32
+
+log = logging.getLogger(__name__)
 
 
 def select(corpus: Corpus, max_minutes: float | int, seed: int) -> Corpus:
     """At most `max_minutes` of a corpus, chosen by `seed` and balanced over speakers.
 
     Speakers and their utterances are shuffled and taken in turn, skipping those that no longer fit;
-    the order of `corpus.sources` does not matter. When even the shortest utterance is too long, it
+    the order of `corpus.sources` does not matter. An utterance of unknown speaker counts as a
+    speaker. When even the shortest utterance is too long, it
     alone is taken. A file without a readable header counts as 0 s, so that reading it reports why.
 
     Rows of a dataset whose duration is not known are fetched in turn, until one does not fit: the
@@ -41,6 +45,7 @@ def select(corpus: Corpus, max_minutes: float | int, seed: int) -> Corpus:
     if any(source.row is not None and source.seconds is None for source in corpus.sources):
         corpus = _fetch_until_full(corpus, 60.0 * max_minutes, seed)
     sources = with_durations(corpus).sources
+    _log_unknown(sources, "the balance over speakers")
     timed = [source for source in sources if source.seconds]
     shortest = min(timed, key=lambda source: (source.seconds, source.id), default=None)
     shortest_seconds = shortest.seconds or 0.0 if shortest else 0.0
@@ -71,11 +76,20 @@ def _fetch_until_full(corpus: Corpus, room_seconds: float, seed: int) -> Corpus:
     return replace(corpus, sources=tuple(taken))
 
 
+def _log_unknown(sources: Sequence[Source], what: str) -> None:
+    unknown = sum(not source.speaker for source in sources)
+    if unknown:
+        log.info(
+            "the speaker of %s is not known: %s goes by utterance there",
+            counted(unknown, "utterance"), what,
+        )  # fmt: skip
+
+
 def _round_robin(sources: Sequence[Source], seed: int) -> list[Source]:
     """Every source once: speakers in a seeded order, one utterance each, again and again."""
-    by_speaker: dict[str, list[Source]] = {}
+    by_speaker: dict[tuple[str, str], list[Source]] = {}
     for source in sorted(sources, key=lambda source: (source.speaker, source.id)):
-        by_speaker.setdefault(source.speaker, []).append(source)
+        by_speaker.setdefault(_speaker(source), []).append(source)
     rng = np.random.default_rng(seed)
     queues = list(by_speaker.values())
     turns = [
@@ -125,9 +139,10 @@ def disjoint_groups(corpus: Corpus, count: int, seed: int) -> Groups:
             f"{corpus.origin} has {len(sources)} utterances, too few for {count} groups; give more "
             "audio or ask for fewer groups"
         )
+    _log_unknown(sources, "dividing speakers over groups")
     by_speaker: dict[tuple[str, str], list[Source]] = collections.defaultdict(list)
     for source in sources:
-        by_speaker[source.speaker, "" if source.speaker else source.id].append(source)
+        by_speaker[_speaker(source)].append(source)
     enough = len(by_speaker) >= count
     units = list(by_speaker.values()) if enough else [[source] for source in sources]
     order = np.random.default_rng(seed).permutation(len(units))
@@ -141,6 +156,11 @@ def disjoint_groups(corpus: Corpus, count: int, seed: int) -> Groups:
         for number, group in enumerate(groups, start=1)
     ]
     return Groups(tuple(corpora), enough)
+
+
+def _speaker(source: Source) -> tuple[str, str]:
+    """The speaker; an utterance of unknown speaker counts as one."""
+    return source.speaker, "" if source.speaker else source.id
 
 
 def _id(source: Source) -> str:

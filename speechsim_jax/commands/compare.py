@@ -150,7 +150,7 @@ def _run_shard(config: Config, workdir: AnyPath, shard: Shard) -> SimilarityResu
 def _checked_audio(config: Config) -> Corpus:
     """The audio; it and the models are checked before the libraries that read them are loaded."""
     inputs.check_models(config.models, config.resources.revision)
-    corpus = inputs.open_audio(config.audio)
+    corpus = inputs.open_audio(config.audio, config.settings)
     inputs.log_start(config.models, corpus)
     _log.debug("config: %s", json.dumps(dataclasses.asdict(config)))
     return corpus

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _SETTINGS = (
     "last_layer", "batch_seconds", "max_seconds", "rows_per_update", "stats_dtype", "frame_stride",
     "model_dtype", "strict", "rank_tolerance", "max_minutes", "seed",
+    "layout", "speaker_from", "glob", "exclude",
 )  # fmt: skip
 _STEP = re.compile(r"step-(\d+)")
 
@@ -70,7 +71,7 @@ def run(config: Config) -> learning_dynamics.LearningDynamics:
     workdir = new_workdir(config.workdir, config.overwrite or config.resume)
     with log_to(workdir, config.output.progress):
         folders, final = checkpoints(config)
-        corpus = inputs.open_audio(config.audio)
+        corpus = inputs.open_audio(config.audio, config.settings)
         inputs.log_start([str(final), *map(str, folders.values())], corpus)
 
         import tqdm.auto

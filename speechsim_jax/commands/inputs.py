@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechsim_jax.models import zoo
+from speechsim_jax.settings import Settings
 
 if TYPE_CHECKING:
     from speechsim_jax.audio.corpus import Corpus
@@ -32,12 +33,19 @@ def _may_be_of_hub(source: str) -> bool:
     return not local and not Path(source).exists()
 
 
-def open_audio(audio: str) -> Corpus:
+def open_audio(audio: str, settings: Settings, transcripts: bool = False) -> Corpus:
     """The corpus of a command. Raises UserError if there is none, or none of its files exists."""
     from speechsim_jax.audio.corpus import check_any_exists
     from speechsim_jax.audio.open_corpus import open_corpus
 
-    corpus = open_corpus(audio)
+    corpus = open_corpus(
+        audio,
+        layout=settings.layout,
+        speaker_from=settings.speaker_from,
+        glob=settings.glob,
+        exclude=settings.exclude,
+        transcripts=transcripts,
+    )
     check_any_exists(corpus)
     return corpus
 

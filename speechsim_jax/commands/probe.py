@@ -67,6 +67,10 @@ class Config:
         "silence and noise).",
     )
     max_minutes: float | int | None = flags.like(Settings, "max_minutes")
+    layout: str | None = flags.like(Settings, "layout")
+    speaker_from: str | None = flags.like(Settings, "speaker_from")
+    glob: tuple[str, ...] = flags.like(Settings, "glob")
+    exclude: tuple[str, ...] = flags.like(Settings, "exclude")
     max_frames: int = flags.own(
         20_000, "At most so many frames: a seeded choice, balanced over speakers."
     )
@@ -99,7 +103,7 @@ def run(config: Config) -> summary.ProbeSummary:
     file = new_workdir(config.workdir, config.overwrite, "probe.json") / "probe.json"
     with log_to(file.parent, config.progress):
         inputs.check_models(config.models, config.revision)
-        corpus = inputs.open_audio(config.audio)
+        corpus = inputs.open_audio(config.audio, _settings(config))
         inputs.log_start(config.models, corpus)
 
         import tqdm.auto
@@ -282,6 +286,16 @@ def _folder(source: str) -> Path:
     if source.startswith(zoo.PREFIX):
         return zoo.folder(source.removeprefix(zoo.PREFIX))
     return Path(source).expanduser()
+
+
+def _settings(config: Config) -> Settings:
+    """How the audio is opened."""
+    return Settings(
+        layout=config.layout,
+        speaker_from=config.speaker_from,
+        glob=config.glob,
+        exclude=config.exclude,
+    )
 
 
 def define_flags() -> FlagValues:

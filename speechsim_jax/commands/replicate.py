@@ -45,7 +45,7 @@ Pairs = tuple[tuple[str, str], ...]
 _SETTINGS = (
     "layers", "max_minutes", "last_layer", "frame_stride", "seed", "attention_max_seconds",
     "rank_tolerance", "model_dtype", "stats_dtype", "batch_seconds", "max_seconds",
-    "rows_per_update", "strict",
+    "rows_per_update", "strict", "layout", "speaker_from", "glob", "exclude",
 )  # fmt: skip
 _RESOURCES = (
     "device_memory_gb", "checkpoint_every", "revision", "cache_dir", "local_files_only",
@@ -179,7 +179,7 @@ def run(config: Config) -> Outcome:
         if len(config.models) < 2:
             raise UserError(f"{len(config.models)} models; at least 2 are needed")
         inputs.check_models(config.models, config.resources.revision)
-        corpus = inputs.open_audio(config.audio)
+        corpus = inputs.open_audio(config.audio, config.settings)
         inputs.log_start(config.models, corpus)
 
         import speechsim_jax as ss

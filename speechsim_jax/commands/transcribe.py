@@ -48,6 +48,10 @@ class Config:
     audio: str = flags.audio()
     workdir: str | None = flags.workdir(None)
     max_minutes: float | int | None = flags.like(Settings, "max_minutes")
+    layout: str | None = flags.like(Settings, "layout")
+    speaker_from: str | None = flags.like(Settings, "speaker_from")
+    glob: tuple[str, ...] = flags.like(Settings, "glob")
+    exclude: tuple[str, ...] = flags.like(Settings, "exclude")
     seed: int = flags.like(Settings, "seed")
     batch_seconds: float | int = flags.like(Settings, "batch_seconds")
     max_seconds: float | int = flags.like(Settings, "max_seconds")
@@ -125,7 +129,7 @@ def run(config: Config) -> Outcome:
         file = new_workdir(config.workdir, config.overwrite, name) / name
     with log_to(file.parent, config.progress) if file else contextlib.nullcontext():
         inputs.check_models(config.models, config.revision)
-        corpus = inputs.open_audio(config.audio)
+        corpus = inputs.open_audio(config.audio, _settings(config), transcripts=True)
         inputs.log_start(config.models, corpus)
         corpus, left_out = _spoken(corpus)
 
@@ -227,6 +231,16 @@ def _write(file: Path, transcripts: list[Transcript]) -> None:
     rows = [[field.name for field in dataclasses.fields(Transcript)]]
     rows += [[" ".join(cell.split()) for cell in dataclasses.astuple(t)] for t in transcripts]
     write_text(file, "".join("\t".join(row) + "\n" for row in rows))
+
+
+def _settings(config: Config) -> Settings:
+    """How the audio is opened."""
+    return Settings(
+        layout=config.layout,
+        speaker_from=config.speaker_from,
+        glob=config.glob,
+        exclude=config.exclude,
+    )
 
 
 def define_flags() -> FlagValues:

@@ -416,7 +416,11 @@ def _attributes(
     """How the statistics were made."""
     return provenance.record(
         models={encoder.name: dict(encoder.provenance) for encoder in run.encoders},
-        corpus={"origin": audio_.corpus.origin, "fingerprint": audio_.corpus.fingerprint()},
+        corpus={
+            "origin": audio_.corpus.origin,
+            "fingerprint": audio_.corpus.fingerprint(),
+            **audio_.corpus.facts,
+        },
         settings=dataclasses.asdict(run.settings),
         mesh=dict(run.mesh.shape),
         frames=counts.frames,

@@ -22,7 +22,7 @@ def test_folder_is_recursive_sorted_and_keeps_to_visible_audio(tmp_path):
     (tmp_path / "notes.txt").write_text("no audio")
     corpus = open_corpus(tmp_path)
     assert ids(corpus) == ["a.flac", "b/c/y.ogg", "b/x.WAV", "m.mp3"]
-    assert [source.speaker for source in corpus.sources] == ["", "b", "b", ""]
+    assert [source.speaker for source in corpus.sources] == ["", "", "", ""]  # folders say nothing
     assert all(source.seconds is None for source in corpus.sources)
     assert corpus.origin == str(tmp_path)
     assert open_corpus(str(tmp_path)) == corpus
@@ -44,7 +44,7 @@ def test_librispeech_layout_gives_speaker_and_transcript(tmp_path):
     write(chapter / "85-121123-0000.flac", noise(800))
     manifest(chapter / "84-121123.trans.txt", "84-121123-0000 GO DO YOU HEAR", "84-121123-0001 BUT")
     sources = open_corpus(tmp_path).sources
-    assert [source.speaker for source in sources] == ["84", "84", "test-clean"]
+    assert [source.speaker for source in sources] == ["84", "84", "85"]
     assert [source.transcript for source in sources] == ["GO DO YOU HEAR", "BUT", ""]
     # The speaker is in the path itself, so it is known from any root and in any container.
     assert open_corpus(chapter).sources[0].speaker == "84"
@@ -65,8 +65,10 @@ def test_tsv_manifest_is_unquoted_and_relative_to_itself(tmp_path):
 
 
 def test_manifest_without_speakers_takes_them_from_the_paths(tmp_path):
-    path = manifest(tmp_path / "m.tsv", "path", "ann/a.wav", "b.wav", "../c/d.wav")
-    assert [source.speaker for source in open_corpus(path).sources] == ["ann", "", ""]
+    path = manifest(tmp_path / "m.tsv", "path", "ann/a.wav", "84-121123-0000.flac", "../c/d.wav")
+    assert [source.speaker for source in open_corpus(path).sources] == ["", "84", ""]
+    corpus = open_corpus(path, speaker_from="^(?:../)?([a-z]+)/")
+    assert [source.speaker for source in corpus.sources] == ["ann", "", "c"]
 
 
 def test_csv_manifest_is_quoted(tmp_path):
@@ -83,7 +85,7 @@ def test_list_skips_comments_and_blank_lines(tmp_path):
     assert ids(corpus) == ["b/x.wav", "a.wav", outside.as_posix(), "c.wav"]
     assert corpus.sources[0].path == path.parent / "b/x.wav"
     assert corpus.sources[2].path == outside
-    assert [source.speaker for source in corpus.sources] == ["b", "", "", ""]
+    assert [source.speaker for source in corpus.sources] == [""] * 4
 
 
 def test_single_file_and_sequence_of_paths(tmp_path):
@@ -137,7 +139,7 @@ def test_duplicate_ids_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "name, lines, message",
     [
-        ("m.tsv", ["file\tseconds", "a.wav\t1"], r"m\.tsv has no column 'path'"),
+        ("m.tsv", ["sound\tseconds", "a.wav\t1"], r"m\.tsv has no column 'path'"),
         ("m.tsv", [], "has no column 'path'"),
         ("m.tsv", ["path\tseconds", "a.wav\t1", "b.wav\tlong"], r"line 3: seconds='long'"),
         ("m.tsv", ["path\tseconds", "a.wav\tnan"], "seconds='nan'"),
