@@ -108,6 +108,12 @@ class Settings:
         (), "Only utterances whose id matches one of these, e.g. *_mic1.flac.", COMPARED
     )
     exclude: tuple[str, ...] = setting((), "No utterance whose id matches one of these.", COMPARED)
+    channel: str = setting(
+        "mean",
+        "Of files with several channels: mean, left, right, a number from 1 on, or each as an "
+        "utterance of its own.",
+        COMPARED,
+    )
     last_layer: Literal["normed", "raw"] = setting(
         "normed", "Last hidden state of pre-norm models: after the final norm, or before.", COMPARED
     )

@@ -175,6 +175,7 @@ def batches(
     workers: int = 2,
     lookahead: int = 8,
     on_skip: Callable[[Skipped], None],
+    on_note: Callable[[str], None] = lambda _: None,
     start: Cursor = Cursor(),
 ) -> Generator[Batch, None, None]:
     """Decode a corpus in order into batches of the given shapes.
@@ -191,6 +192,7 @@ def batches(
         workers: Threads that decode.
         lookahead: Sources that are decoded ahead of use, at most.
         on_skip: Called with every source that cannot be used.
+        on_note: Called with every note of an utterance, what was guessed or changed in reading it.
         start: `after` of an earlier batch of the same corpus and buckets, to resume after it: of
             the sources before it, only those that wait are decoded again.
 
@@ -208,7 +210,9 @@ def batches(
         )
     if workers < 1 or lookahead < 1:
         raise UserError(f"workers={workers}, lookahead={lookahead}: expected at least 1 of each")
-    return _generate(corpus, shapes, min_samples, strict, workers, lookahead, on_skip, start)
+    return _generate(
+        corpus, shapes, min_samples, strict, workers, lookahead, on_skip, on_note, start
+    )
 
 
 def pieces(source: Source, max_samples: int, min_samples: int = 1) -> list[Utterance]:
@@ -242,6 +246,7 @@ def _generate(
     workers: int,
     lookahead: int,
     on_skip: Callable[[Skipped], None],
+    on_note: Callable[[str], None],
     start: Cursor,
 ) -> Generator[Batch, None, None]:
     lengths = [bucket.samples for bucket in buckets]
@@ -276,7 +281,10 @@ def _generate(
                 break
             decoded += 1
             try:
-                cut = _cut(pending.result(), lengths[-1])
+                utterance = pending.result()
+                for note in utterance.notes:
+                    on_note(note)
+                cut = _cut(utterance, lengths[-1])
             except AudioError as error:
                 if strict:
                     raise UserError(

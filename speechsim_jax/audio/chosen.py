@@ -42,6 +42,7 @@ def choose(audio: AudioInput, settings: Settings) -> ChosenAudio:
         speaker_from=settings.speaker_from,
         glob=settings.glob,
         exclude=settings.exclude,
+        channel=settings.channel,
         transcripts=False,
     )
     check_any_exists(corpus)

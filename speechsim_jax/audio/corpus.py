@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import soundfile
 import soxr
 from jaxtyping import Float32, Shaped
 
+from speechsim_jax.audio import stated_length
 from speechsim_jax.errors import UserError, counted
 
 SAMPLE_RATE_HZ = 16_000
@@ -26,8 +28,12 @@ AUDIO_SUFFIXES = (
 )  # fmt: skip
 """Of the formats that libsndfile reads and that state their rate."""
 
-# soundfile raises TypeError for headerless formats, MemoryError when a header claims too much.
-DECODE_ERRORS = (soundfile.SoundFileError, OSError, TypeError, MemoryError)
+_BLOCK_FRAMES = 1 << 20
+_RATES_HZ = 1_000, 768_000
+# Level of the mean of all channels, relative to the loudest, below which they cancel each other.
+_CANCELLED = 0.05
+# Floating-point samples may exceed 1 a little; those of this size are integers.
+_LARGEST_FLOAT = 16.0
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +73,7 @@ class Source:
         offset_seconds: Where the utterance begins in the file; it lasts `seconds`.
         part: Whether the utterance is a part of the file, from `offset_seconds` on.
         unusable: Why it cannot be read, if that is known without opening it.
+        channel: Which channel is read, from 0 on; None for the mean of all.
     """
 
     id: str
@@ -81,6 +88,7 @@ class Source:
     offset_seconds: float = 0.0
     part: bool = False
     unusable: str = ""
+    channel: int | None = None
 
     def stamp(self) -> list[Any]:
         """What tells cheaply that the audio was replaced: of a file, size and time of change."""
@@ -99,12 +107,21 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Utterance:
-    """Decoded speech, 16 kHz mono float32."""
+    """Decoded speech, 16 kHz mono float32.
+
+    Attributes:
+        id: Of its source.
+        samples: At 16 kHz.
+        speaker: Empty if not known.
+        transcript: Empty if not known.
+        notes: What was guessed or changed when it was read, in words that can be counted.
+    """
 
     id: str
     samples: Float32[np.ndarray, "samples"]
     speaker: str = ""
     transcript: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -140,6 +157,7 @@ class Corpus:
         for source in sorted(self.sources, key=lambda source: source.id):
             # JSON escapes undecodable file names, and whatever could pass for a separator.
             part = [source.offset_seconds, source.seconds] if source.part else []
+            part += [] if source.channel is None else [source.channel]
             digest.update(json.dumps([source.id, _content_key(source), *part]).encode())
         return digest.hexdigest()
 
@@ -175,12 +193,12 @@ def read(source: Source, min_samples: int = 1) -> Utterance:
         raise AudioError("has neither a file nor samples")
     if not len(channels):
         raise AudioError("is empty")
-    with np.errstate(over="ignore", invalid="ignore"):  # reported just below
-        mono = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
+    mono, notes = _mono(channels, source.channel)
     finite = np.isfinite(mono)
     if not finite.all():
         first = int(np.argmin(finite))
         raise AudioError(f"has {'NaN' if np.isnan(mono[first]) else 'inf'} at sample {first}")
+    mono, scaled = _in_range(mono)
     resampled = mono
     if rate_hz != SAMPLE_RATE_HZ:
         resampled = soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ, quality="HQ")
@@ -192,7 +210,49 @@ def read(source: Source, min_samples: int = 1) -> Utterance:
         )
     if mono.min() == mono.max():
         raise AudioError(f"is silent: every sample is {mono[0]:g}")
-    return Utterance(source.id, np.ascontiguousarray(resampled), source.speaker, source.transcript)
+    return Utterance(
+        source.id,
+        np.ascontiguousarray(resampled),
+        source.speaker,
+        source.transcript,
+        (*notes, *scaled),
+    )
+
+
+def _mono(
+    channels: Float32[np.ndarray, "samples channels"], channel: int | None
+) -> tuple[Float32[np.ndarray, "samples"], tuple[str, ...]]:
+    """One channel, or the mean of all; of channels that cancel each other, the loudest."""
+    count = channels.shape[1]
+    if count == 1:
+        return channels[:, 0], ()
+    if channel is not None:
+        if channel >= count:
+            raise AudioError(f"has {counted(count, 'channel')}, and channel {channel + 1} is asked")
+        return channels[:, channel], ()
+    with np.errstate(over="ignore", invalid="ignore"):  # `read` reports what is not finite
+        mono = channels.mean(axis=1)
+        levels = np.sqrt(np.mean(np.square(channels, dtype=np.float64), axis=0))
+        level = math.sqrt(float(np.mean(np.square(mono, dtype=np.float64))))
+        cancels = level < _CANCELLED * levels.max()
+    if cancels:
+        loudest = int(np.argmax(levels >= 0.9 * levels.max()))
+        return channels[:, loudest], ("channels cancel each other, one was taken",)
+    return mono, ("channels averaged",)
+
+
+def _in_range(
+    samples: Float32[np.ndarray, "samples"],
+) -> tuple[Float32[np.ndarray, "samples"], tuple[str, ...]]:
+    """Floating-point samples in the range of integers, scaled as integers are."""
+    peak = float(np.abs(samples).max())
+    if peak <= _LARGEST_FLOAT:
+        return samples, ()
+    for bits in (16, 24, 32):
+        if peak <= 2 ** (bits - 1):
+            scaled = samples / np.float32(2 ** (bits - 1))
+            return scaled, (f"values up to {bits} bits, scaled",)
+    raise AudioError(f"has values up to {peak:.3g}; expected -1 to 1")
 
 
 def nothing_usable(corpus: Corpus, skipped: Sequence[Skipped]) -> UserError:
@@ -224,30 +284,108 @@ def _content_key(source: Source) -> int | str:
 def _decode(
     file: Path | io.BytesIO, source: Source
 ) -> tuple[Float32[np.ndarray, "samples channels"], int]:
+    """All samples of a file, or of the part that the source is."""
+    size = file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())
+    if (fault := stated_length.truncated(file)) is not None:
+        raise AudioError(f"is damaged: {fault}")
     try:
-        with soundfile.SoundFile(file) as audio:
-            expected = audio.frames
+        with soundfile.SoundFile(_openable(file)) as audio:
+            rate_hz = audio.samplerate
+            if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
+                raise AudioError(f"has a sampling rate of {rate_hz} Hz, which cannot be")
+            stated = plausible_frames(audio.frames, size)
+            # The header of an MP3 may only estimate its length; other formats state it.
+            exact = stated is not None and audio.format != "MP3"
+            if stated is None and audio.format == "OGG":  # its last page has the length
+                raise AudioError("is damaged: its end is missing")
+            first, wanted = 0, None
             if source.part:
-                first = round(source.offset_seconds * audio.samplerate)
-                if first >= expected:
+                first = round(source.offset_seconds * rate_hz)
+                if stated is not None and first >= stated:
                     raise AudioError(
-                        f"begins at {source.offset_seconds:g} s of a file of "
-                        f"{expected / audio.samplerate:g} s"
+                        f"begins at {source.offset_seconds:g} s of a file of {stated / rate_hz:g} s"
                     )
                 audio.seek(first)
-                wanted = math.inf if source.seconds is None else source.seconds * audio.samplerate
+                if source.seconds is not None:
+                    wanted = round(source.seconds * rate_hz)
                 # A manifest may state the whole file with its duration rounded.
-                whole = not first and wanted > expected - _ROUNDED_SECONDS * audio.samplerate
-                expected = expected if whole else round(min(expected - first, wanted))
-                samples = audio.read(expected, dtype="float32", always_2d=True)
-            else:
-                samples = audio.read(dtype="float32", always_2d=True)
-            # The header of an MP3 may only estimate its length; other formats state it.
-            if len(samples) < expected and audio.format != "MP3":
+                rounded = math.inf if stated is None else stated - _ROUNDED_SECONDS * rate_hz
+                if not first and wanted is not None and wanted > rounded:
+                    wanted = None
+            samples = _read_blocks(audio, wanted, size)
+            expected = None if stated is None else stated - first
+            if expected is not None and wanted is not None:
+                expected = min(expected, wanted)
+            if exact and expected is not None and len(samples) < expected:
                 raise AudioError(f"is damaged: {len(samples)} of {expected} samples decode")
-            return samples, audio.samplerate
-    except DECODE_ERRORS as error:
+            return samples, rate_hz
+    except AudioError:
+        raise
+    except Exception as error:  # whatever a decoder raises, it is this file that is at fault
         raise AudioError(f"cannot be decoded: {error}") from error
+
+
+def _read_blocks(
+    audio: soundfile.SoundFile, frames: int | None, size: int
+) -> Float32[np.ndarray, "samples channels"]:
+    """So many frames, or all: until the file ends, whatever its header says."""
+    blocks, left = [], _most_frames(size) if frames is None else frames
+    # Otherwise soundfile reads no further than the header says, and seeks there.
+    audio.seekable = lambda: False
+    while left > 0:
+        block = audio.read(min(left, _BLOCK_FRAMES), dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        blocks.append(block)
+        left -= len(block)
+    return np.concatenate(blocks) if blocks else np.zeros((0, audio.channels), np.float32)
+
+
+def _openable(file: Path | io.BytesIO) -> Any:
+    """The file as soundfile takes it, also if its name is no UTF-8."""
+    if isinstance(file, io.BytesIO):
+        return file
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        return os.fsencode(file)
+    return str(file)
+
+
+def _most_frames(size: int) -> int:
+    """More than a file of so many bytes can hold: silence compresses a few hundred times."""
+    return 1024 * size
+
+
+def plausible_frames(frames: int, size: int) -> int | None:
+    """The length that a header states, None if it cannot be that of a file of `size` bytes."""
+    return frames if 0 < frames <= _most_frames(size) else None
+
+
+def channels_of(source: Source) -> int:
+    """Channels by the header of a file; 1 where there is none that can be read."""
+    try:
+        file = None if source.unusable else source.file()
+        return 1 if file is None else soundfile.info(_openable(file)).channels
+    except Exception:  # reading it says why
+        return 1
+
+
+def stated_seconds(file: Path | io.BytesIO) -> float | None:
+    """Duration by the header of a file; None if there is none, or it cannot be.
+
+    Raises:
+        AudioError: the header cannot be read.
+    """
+    size = file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())
+    try:
+        info = soundfile.info(_openable(file))
+    except Exception as error:  # as in `_decode`
+        raise AudioError(f"cannot be decoded: {error}") from error
+    frames = plausible_frames(info.frames, size)
+    if frames is None or not _RATES_HZ[0] <= info.samplerate <= _RATES_HZ[1]:
+        return None
+    return frames / info.samplerate
 
 
 def _as_float(samples: Shaped[np.ndarray, "samples"]) -> Float32[np.ndarray, "samples"]:

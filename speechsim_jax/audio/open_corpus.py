@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-import soundfile
 
 from speechsim_jax.audio import hub_datasets, manifests
 from speechsim_jax.audio.corpus import (
     AUDIO_SUFFIXES,
     DATASET,
-    DECODE_ERRORS,
     SAMPLE_RATE_HZ,
     AudioError,
     Corpus,
     Source,
+    channels_of,
+    stated_seconds,
 )
 from speechsim_jax.audio.corpus_layouts import (
     Layout,
@@ -54,6 +54,7 @@ def open_corpus(
     speaker_from: str | None = None,
     glob: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    channel: str = "mean",
     transcripts: bool = True,
 ) -> Corpus:
     """List the audio in a folder, manifest, list, file, dataset or sequence.
@@ -75,6 +76,8 @@ def open_corpus(
         speaker_from: Regular expression whose group in an id is the speaker.
         glob: Patterns, one of which an id must match, as in `fnmatch`.
         exclude: Patterns that no id may match.
+        channel: Of files with several: "mean", "left", "right", a number from 1 on, or "each" as
+            an utterance of its own, `id:1`, `id:2`, ...
         transcripts: Whether transcripts that are in files next to the audio are read.
 
     Returns:
@@ -114,6 +117,10 @@ def open_corpus(
     if uses > 1:
         raise UserError(f"audio: id {id_!r} appears {uses} times in {origin}; make ids unique")
     sources, layouts = _of_layouts(sources, naming, transcripts)
+    if channel != "mean":
+        chosen = _of_channel(sources, channel)
+        layouts = [layouts[index] for index, _ in chosen]
+        sources = [source for _, source in chosen]
     facts |= _facts(sources, layouts)
     _log_facts(origin, facts)
     return Corpus(origin, tuple(sources), facts)
@@ -156,6 +163,27 @@ def _matching(
             f"{','.join(exclude)}; an id is for example {sources[0].id!r}"
         )
     return chosen
+
+
+_CHANNELS = {"left": 0, "right": 1}
+
+
+def _of_channel(sources: Sequence[Source], channel: str) -> list[tuple[int, Source]]:
+    """The sources with their channel, each with the index of what it was; raises UserError."""
+    if channel != "each":
+        number = _CHANNELS.get(channel, int(channel) - 1 if channel.isdecimal() else -1)
+        if number < 0:
+            raise UserError(
+                f"channel is {channel!r}; expected mean, left, right, each or a number from 1 on"
+            )
+        return [(k, replace(source, channel=number)) for k, source in enumerate(sources)]
+    with ThreadPoolExecutor(4) as pool:
+        counts = list(pool.map(channels_of, sources))
+    return [
+        (k, replace(source, id=f"{source.id}:{c + 1}", channel=c) if count > 1 else source)
+        for k, (source, count) in enumerate(zip(sources, counts))
+        for c in range(count)
+    ]
 
 
 def _of_layouts(
@@ -396,12 +424,12 @@ def with_durations(corpus: Corpus, workers: int = 4) -> Corpus:
 
 
 def _with_seconds(source: Source) -> Source:
-    if source.seconds is not None:
+    if source.seconds is not None or source.unusable:
         return source
     try:
         if (file := source.file()) is None:
             return source
-        return replace(source, seconds=float(soundfile.info(file).duration))
-    except (*DECODE_ERRORS, AudioError) as error:
+        return replace(source, seconds=stated_seconds(file))
+    except (OSError, AudioError) as error:
         log.debug("no readable header in %s: %s", source.id, error)
         return source

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _SETTINGS = (
     "last_layer", "batch_seconds", "max_seconds", "rows_per_update", "stats_dtype", "frame_stride",
     "model_dtype", "strict", "rank_tolerance", "max_minutes", "seed",
-    "layout", "speaker_from", "glob", "exclude",
+    "layout", "speaker_from", "glob", "exclude", "channel",
 )  # fmt: skip
 _STEP = re.compile(r"step-(\d+)")
 

@@ -44,6 +44,7 @@ def open_audio(audio: str, settings: Settings, transcripts: bool = False) -> Cor
         speaker_from=settings.speaker_from,
         glob=settings.glob,
         exclude=settings.exclude,
+        channel=settings.channel,
         transcripts=transcripts,
     )
     check_any_exists(corpus)

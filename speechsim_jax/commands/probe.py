@@ -71,6 +71,7 @@ class Config:
     speaker_from: str | None = flags.like(Settings, "speaker_from")
     glob: tuple[str, ...] = flags.like(Settings, "glob")
     exclude: tuple[str, ...] = flags.like(Settings, "exclude")
+    channel: str = flags.like(Settings, "channel")
     max_frames: int = flags.own(
         20_000, "At most so many frames: a seeded choice, balanced over speakers."
     )
@@ -295,6 +296,7 @@ def _settings(config: Config) -> Settings:
         speaker_from=config.speaker_from,
         glob=config.glob,
         exclude=config.exclude,
+        channel=config.channel,
     )
 
 

@@ -46,6 +46,7 @@ _SETTINGS = (
     "layers", "max_minutes", "last_layer", "frame_stride", "seed", "attention_max_seconds",
     "rank_tolerance", "model_dtype", "stats_dtype", "batch_seconds", "max_seconds",
     "rows_per_update", "strict", "layout", "speaker_from", "glob", "exclude",
+    "channel",
 )  # fmt: skip
 _RESOURCES = (
     "device_memory_gb", "checkpoint_every", "revision", "cache_dir", "local_files_only",

@@ -52,6 +52,7 @@ class Config:
     speaker_from: str | None = flags.like(Settings, "speaker_from")
     glob: tuple[str, ...] = flags.like(Settings, "glob")
     exclude: tuple[str, ...] = flags.like(Settings, "exclude")
+    channel: str = flags.like(Settings, "channel")
     seed: int = flags.like(Settings, "seed")
     batch_seconds: float | int = flags.like(Settings, "batch_seconds")
     max_seconds: float | int = flags.like(Settings, "max_seconds")
@@ -240,6 +241,7 @@ def _settings(config: Config) -> Settings:
         speaker_from=config.speaker_from,
         glob=config.glob,
         exclude=config.exclude,
+        channel=config.channel,
     )
 
 

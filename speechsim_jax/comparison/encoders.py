@@ -427,6 +427,8 @@ def _attributes(
         utterances=counts.utterances,
         seconds=counts.seconds,
         skipped=[dataclasses.asdict(skipped) for skipped in counts.skipped],
+        reading=dict(counts.notes),
+        duplicates=len(counts.duplicates),
         note=note,
         passes=passes,
         **audio_.alignments,

@@ -104,6 +104,7 @@ class ReadCounts:
       frames: that were chosen.
       skipped: files that could not be used.
       digests: id and digest of the samples of each utterance or piece.
+      notes: what was guessed or changed in reading, with the number of utterances.
     """
 
     utterances: int = 0
@@ -111,6 +112,7 @@ class ReadCounts:
     frames: int = 0
     skipped: tuple[Skipped, ...] = ()
     digests: tuple[tuple[str, str], ...] = ()
+    notes: tuple[tuple[str, int], ...] = ()
 
     def __add__(self, other: "ReadCounts") -> "ReadCounts":
         return ReadCounts(
@@ -119,14 +121,33 @@ class ReadCounts:
             self.frames + other.frames,
             self.skipped + other.skipped,
             self.digests + other.digests,
+            tuple(
+                sorted(
+                    (
+                        collections.Counter(dict(self.notes))
+                        + collections.Counter(dict(other.notes))
+                    ).items()
+                )
+            ),
         )
+
+    @property
+    def duplicates(self) -> list[tuple[str, str]]:
+        """Utterances with the same samples, each with the first that had them."""
+        first: dict[str, str] = {}
+        return [
+            (first[digest], id_)
+            for id_, digest in self.digests
+            if first.setdefault(digest, id_) != id_
+        ]
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "ReadCounts":
         """The inverse of `dataclasses.asdict`, through JSON."""
         skipped = tuple(Skipped(**entry) for entry in record["skipped"])
         digests = tuple((id_, digest) for id_, digest in record["digests"])
-        return cls(**record | {"skipped": skipped, "digests": digests})
+        notes = tuple((note, count) for note, count in record["notes"])
+        return cls(**record | {"skipped": skipped, "digests": digests, "notes": notes})
 
 
 def run_pass(
@@ -242,6 +263,7 @@ def _read_corpus(
             min_samples=encoders[0].config.window_samples,
             strict=run.settings.strict,
             on_skip=on_skip,
+            on_note=tally.note,
             start=cursor,
         )
         for step, batch in enumerate(batches, start=done + 1):
@@ -305,14 +327,19 @@ class _Tally:
     """
 
     def __init__(self, earlier: ReadCounts, expected: Mapping[str, str] | None):
-        self._counts = dataclasses.replace(earlier, skipped=(), digests=())
+        self._counts = dataclasses.replace(earlier, skipped=(), digests=(), notes=())
         # Lists: tuples that grow by one are copied each time.
         self._skipped, self._digests = list(earlier.skipped), list(earlier.digests)
+        self._notes = collections.Counter(dict(earlier.notes))
         self._expected = expected
 
     def skip(self, skipped: Skipped) -> None:
         """Add a file that could not be used."""
         self._skipped.append(skipped)
+
+    def note(self, note: str) -> None:
+        """Count what was guessed or changed in reading an utterance."""
+        self._notes[note] += 1
 
     def add(self, batch: batching.Batch, frames: int) -> None:
         """Add a batch of which so many frames were chosen."""
@@ -328,7 +355,10 @@ class _Tally:
     def counts(self) -> ReadCounts:
         """Everything so far."""
         return dataclasses.replace(
-            self._counts, skipped=tuple(self._skipped), digests=tuple(self._digests)
+            self._counts,
+            skipped=tuple(self._skipped),
+            digests=tuple(self._digests),
+            notes=tuple(sorted(self._notes.items())),
         )
 
 

@@ -253,6 +253,8 @@ def run_passes(
         done.statistics.append(result)
         if number == 1:
             total = counts
+            if not stored:
+                _log_quality(counts)
             if run.shard == WHOLE:
                 check_enough(corpus, counts, done.statistics)
             # Unusable files are reported once: later passes leave them out.
@@ -260,6 +262,19 @@ def run_passes(
             usable = tuple(source for source in corpus.sources if source.id not in skipped)
             corpus = dataclasses.replace(corpus, sources=usable)
     return done._replace(counts=total)
+
+
+def _log_quality(counts: ReadCounts) -> None:
+    """Log what was guessed or changed in reading, and utterances that are there twice."""
+    if counts.notes:
+        notes = "; ".join(f"{counted(n, 'utterance')}: {note}" for note, n in counts.notes)
+        _log.info("in reading, %s", notes)
+    if duplicates := counts.duplicates:
+        one, other = duplicates[0]
+        _log.warning(
+            "%s as another, for example %s and %s: they count twice",
+            f"{counted(len(duplicates), 'utterance')} with the same samples", one, other,
+        )  # fmt: skip
 
 
 def check_unchanged(run: ComparisonRun, shard: ShardFolder, touched: Collection[str]) -> None:
