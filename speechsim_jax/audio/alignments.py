@@ -1,13 +1,25 @@
-"""Alignments: labelled segments of utterances, from TSV, Praat TextGrid or NIST CTM files."""
+"""Alignments: labelled segments of utterances.
+
+| file | |
+|---|---|
+| .tsv | a header line with path, start, end, label and, if there are several, tier |
+| .ctm | NIST: file, channel, start, duration, label and up to four more fields |
+| .TextGrid | Praat: long, short or chronological; interval tiers |
+| .phn .wrd | TIMIT: first and last sample at 16 kHz, label |
+| .lab | HTK (units of 100 ns), ESPS (a header, then end, colour, label), or start, end, label |
+| .phones .words | Buckeye: as ESPS, the label up to the first semicolon |
+"""
 
 import array
 import csv
 import dataclasses
 import hashlib
 import io
+import logging
 import math
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,11 +29,20 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from speechsim_jax.audio.corpus import AUDIO_SUFFIXES, Corpus, Skipped
+from speechsim_jax.audio import text_files
+from speechsim_jax.audio.corpus import AUDIO_SUFFIXES, SAMPLE_RATE_HZ, Corpus, Skipped
 from speechsim_jax.errors import UserError
 
-# Segments may overlap by this much, as start + duration is rounded.
-_OVERLAP_SECONDS = 1e-4
+# Segments that overlap by no more are cut in the middle: aligners round, or smooth.
+_OVERLAP_SECONDS = 0.05
+# Folders that say what kind of file is in them, not whose.
+_KINDS_OF_FILES = {
+    "wav", "wavs", "wav48", "wav48_silence_trimmed", "audio", "flac", "clips", "sph", "textgrid",
+    "textgrids", "annotation", "annotations", "alignment", "alignments", "aligned", "lab", "labels",
+    "phones", "words", "transcript",
+}  # fmt: skip
+
+log = logging.getLogger(__name__)
 
 _COLUMNS = ("path", "start", "end", "label")  # of a TSV file
 
@@ -88,12 +109,16 @@ class Alignments:
         tier: Its name; empty in a format without names.
         sha256: Of the contents of all files.
         utterances: Segments by utterance.
+        unusable: Utterances whose segments cannot be used, with the reason.
+        notes: What was guessed or changed in reading, with the number of files or utterances.
     """
 
     origin: str
     tier: str
     sha256: str
     utterances: Mapping[str, Segments]
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -103,47 +128,65 @@ class Alignments:
     def match(self, ids: Iterable[str]) -> dict[str, Segments]:
         """The segments of those of these utterances that have any, by id.
 
-        Names are compared without the suffixes of audio files. An id without an equal name is
-        matched by its last part (`b` of `a/b.flac`), where that is unique on both sides.
+        Names are compared without the suffixes of audio files and folders like "wav" or "textgrid".
+        All folders that both names have must agree, from the last on: `001` and `b/001` may be one
+        utterance, `a/001` and `b/001` are not. A match must be the only one on both sides.
         """
-        aligned = {_without_suffix(name): segments for name, segments in self.utterances.items()}
-        aligned_stems = _unique_stems(aligned)
-        names = {id_: _without_suffix(id_) for id_ in ids}
-        stems = _unique_stems(names.values())
-        matches = {}
-        for id_, name in names.items():
-            stem = PurePosixPath(name).name
-            if name in aligned:
-                matches[id_] = aligned[name]
-            elif stem in stems and stem in aligned_stems:
-                matches[id_] = aligned[aligned_stems[stem]]
-        return matches
+        found = self._names(ids)
+        return {
+            id_: self.utterances[name] for id_, name in found.items() if name in self.utterances
+        }
+
+    def reasons(self, ids: Iterable[str]) -> dict[str, str]:
+        """Why the segments of some of these utterances cannot be used, by id."""
+        found = self._names(ids)
+        return {id_: self.unusable[name] for id_, name in found.items() if name in self.unusable}
+
+    def _names(self, ids: Iterable[str]) -> dict[str, str]:
+        """The name here of each of these utterances that has one."""
+        by_stem: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        for name in (*self.utterances, *self.unusable):
+            parts = _parts(name)
+            by_stem.setdefault(parts[-1], []).append((parts, name))
+        exact: dict[str, list[str]] = {}
+        partly: dict[str, list[str]] = {}
+        for id_ in ids:
+            parts = _parts(id_)
+            for other, name in by_stem.get(parts[-1], ()):
+                if _agree(parts, other):
+                    kind = exact if len(other) == len(parts) else partly
+                    kind.setdefault(id_, []).append(name)
+        # A name with fewer folders may fit utterances of several speakers, and is then none's.
+        uses = Counter(name for names in partly.values() for name in names)
+        found = {id_: names[0] for id_, names in exact.items() if len(names) == 1}
+        for id_, names in partly.items():
+            if id_ not in exact and len(names) == 1 and uses[names[0]] == 1:
+                found[id_] = names[0]
+        return found
 
 
 def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
-    """Read a .tsv, .ctm or .TextGrid file, or a folder of TextGrid files.
+    """Read a file of alignments, or a folder of files of one utterance each.
 
-    TSV: a header line with the columns path, start, end, label and, if there is more than one tier,
-    tier; times in seconds, no quoting. CTM: file, channel, start, duration, label[, confidence] on
-    a line; `;;` starts a comment. TextGrid: Praat's text files, long or short, interval tiers only,
-    UTF-8 or UTF-16; the utterance is the file's name, within a folder its path. An empty label
-    marks a gap, not a segment.
+    The utterance of a TextGrid, .phn, .wrd, .lab, .phones or .words file is the file's name, within
+    a folder its path. An empty label marks a gap, not a segment.
 
     Args:
-        path: The file or folder.
+        path: The file or folder; hidden files and those of __MACOSX are passed over.
         tier: Which tier; may be left out where there is only one.
 
     Returns:
-        The segments of the tier, of every utterance that has any.
+        The segments of the tier, of every utterance that has any. Segments that overlap by at most
+        50 ms are cut in the middle; utterances with more are unusable.
 
     Raises:
-        UserError: a malformed file, with its line; segments of one utterance that overlap; an
-            unknown tier, or none where there are several.
+        UserError: a malformed file, with its line; an unknown tier, or none where there are
+            several.
     """
     root = Path(path).expanduser()
-    files = sorted(_text_grids_below(root)) if root.is_dir() else [root]
+    files = sorted(_files_below(root)) if root.is_dir() else [root]
     if not files:
-        raise UserError(f"alignments: no .TextGrid file below {root}")
+        raise UserError(f"alignments: no {', '.join(_OF_ONE_UTTERANCE)} file below {root}")
     digest = hashlib.sha256()
     tiers: dict[str, dict[str, _SegmentList]] = {}
     for file in files:
@@ -165,41 +208,66 @@ def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
     lists = {name: list_ for name, list_ in tiers.get(chosen, {}).items() if list_.labels}
     if not lists:
         raise UserError(f"alignments: {root} has no labelled segment")
-    return Alignments(
-        origin=str(root),
-        tier=chosen,
-        sha256=digest.hexdigest(),
-        utterances={name: _sorted(list_, name, root) for name, list_ in lists.items()},
-    )
+    notes: Counter[str] = Counter()
+    usable, unusable = {}, {}
+    for name, list_ in lists.items():
+        try:
+            usable[name], cut = _sorted(list_)
+        except _Overlap as error:
+            unusable[name] = str(error)
+        else:
+            if cut:
+                notes["alignment with overlapping segments, cut in the middle"] += 1
+    for name, reason in list(unusable.items())[:3]:
+        log.warning("alignments: %s: %s: %s", root, name, reason)
+    if not usable:
+        name, reason = next(iter(unusable.items()))
+        raise UserError(f"alignments: {root}: in {name!r}, {reason}")
+    return Alignments(str(root), chosen, digest.hexdigest(), usable, unusable, dict(notes))
+
+
+class _Overlap(Exception):
+    """Segments of an utterance overlap too much."""
 
 
 def _reader(file: Path) -> _Reader:
     if file.suffix.lower() not in _READERS:
         raise UserError(
-            f"alignments: {file} has an unknown suffix; expected .tsv, .ctm, .TextGrid or a folder "
-            "of TextGrid files"
+            f"alignments: {file} has an unknown suffix; expected {', '.join(_READERS)}, or a "
+            "folder of files of one utterance each"
         )
     return _READERS[file.suffix.lower()]
 
 
-def _text_grids_below(root: Path) -> Iterator[Path]:
-    return (path for path in root.rglob("*") if path.suffix.lower() == ".textgrid")
+def _files_below(root: Path) -> Iterator[Path]:
+    """Files of one utterance each, none hidden."""
+    for path in root.rglob("*"):
+        names = path.relative_to(root).parts
+        hidden = any(name.startswith(".") or name == "__MACOSX" for name in names)
+        if path.suffix.lower() in _OF_ONE_UTTERANCE and not hidden:
+            yield path
 
 
-def _sorted(segments: _SegmentList, name: str, root: Path) -> Segments:
-    """One utterance's segments by start; raises UserError if two overlap."""
+def _sorted(segments: _SegmentList) -> tuple[Segments, bool]:
+    """One utterance's segments by start, and whether any were cut; raises _Overlap."""
     starts, ends = np.array(segments.starts), np.array(segments.ends)
     order = np.lexsort([ends, starts])
     starts, ends = starts[order], ends[order]
     labels = tuple(segments.labels[index] for index in order)
-    overlapping = np.flatnonzero(starts[1:] < ends[:-1] - _OVERLAP_SECONDS)
-    if overlapping.size:
-        at = overlapping[0]
-        raise UserError(
-            f"alignments: {root}: in {name!r}, {labels[at + 1]!r} starts at {starts[at + 1]:g} s, "
-            f"before {labels[at]!r} ends at {ends[at]:g} s; segments may not overlap"
+    overlaps = ends[:-1] - starts[1:]
+    # A shorter segment inside another is no rounding.
+    inside = (overlaps > 1e-4) & (ends[1:] <= ends[:-1])
+    far = np.flatnonzero((overlaps > _OVERLAP_SECONDS + 1e-9) | inside)
+    if far.size:
+        at = far[0]
+        raise _Overlap(
+            f"{labels[at + 1]!r} starts at {starts[at + 1]:g} s, before {labels[at]!r} ends at "
+            f"{ends[at]:g} s; segments may overlap by at most {_OVERLAP_SECONDS:g} s"
         )
-    return Segments(starts, ends, labels)
+    cut = np.flatnonzero(overlaps > 0)
+    middles = (ends[cut] + starts[cut + 1]) / 2
+    ends[cut] = starts[cut + 1] = middles
+    return Segments(starts, ends, labels), bool((overlaps > 1e-4).any())
 
 
 def _segment(
@@ -238,23 +306,82 @@ def _read_tsv(data: bytes, file: Path, _: str) -> Iterator[_Segment]:
 
 
 def _read_ctm(data: bytes, file: Path, _: str) -> Iterator[_Segment]:
-    channels: dict[str, str] = {}
+    rows: list[tuple[str, str, str, str, str, str]] = []
+    alternative = False
     for number, line in enumerate(_text(data, file).split("\n"), 1):
         words = line.split(";;")[0].split()
         if not words:
             continue
         where = f"alignments: {file} line {number}"
-        if len(words) not in (5, 6):
+        if not 5 <= len(words) <= 9:
             raise UserError(
                 f"{where}: {len(words)} fields; expected file, channel, start, duration, label and "
-                "perhaps confidence"
+                "perhaps confidence, type and speaker"
             )
-        name, channel, start, duration, label = words[:5]
-        if channels.setdefault(name, channel) != channel:
-            raise UserError(
-                f"{where}: {name} has the channels {channels[name]} and {channel}; expected one"
-            )
-        yield _segment(name, "", start, duration, label, where, is_end=False)
+        if words[4].startswith("<ALT"):  # of several alternatives the first is taken
+            alternative = words[4] == "<ALT>"
+        elif not alternative:
+            name, channel, start, duration, label = words[:5]
+            rows.append((name, channel, start, duration, label, where))
+    channels: dict[str, list[str]] = {}
+    for name, channel, *_rest in rows:
+        if channel not in channels.setdefault(name, []):
+            channels[name].append(channel)
+    for name, channel, start, duration, label, where in rows:
+        several = sorted(channels[name])
+        # As `open_corpus` calls each channel of a file.
+        utterance = f"{name}:{several.index(channel) + 1}" if len(several) > 1 else name
+        yield _segment(utterance, "", start, duration, label, where, is_end=False)
+
+
+def _read_timit(data: bytes, file: Path, name: str) -> Iterator[_Segment]:
+    for number, line in enumerate(_text(data, file).splitlines(), 1):
+        words = line.split(maxsplit=2)
+        where = f"alignments: {file} line {number}"
+        if not words:
+            continue
+        if len(words) < 3 or not (words[0].isdigit() and words[1].isdigit()):
+            raise UserError(f"{where}: expected first sample, last sample and label")
+        start, end = (str(int(word) / SAMPLE_RATE_HZ) for word in words[:2])
+        yield _segment(name, file.suffix[1:].lower(), start, end, words[2], where)
+
+
+def _read_lab(data: bytes, file: Path, name: str) -> Iterator[_Segment]:
+    """HTK, ESPS or Buckeye, or start, end and label in seconds."""
+    lines = _text(data, file).splitlines()
+    tier = file.suffix[1:].lower() if file.suffix.lower() != ".lab" else ""
+    marks = [number for number, line in enumerate(lines) if line.strip() == "#"]
+    if marks:
+        before = "0"
+        for number, line in enumerate(lines[marks[0] + 1 :], marks[0] + 2):
+            words = line.split(maxsplit=2)
+            if len(words) < 2:
+                continue
+            where = f"alignments: {file} line {number}"
+            label = words[2].split(";")[0] if len(words) > 2 else ""
+            # Some files begin a little before 0.
+            yield _segment(name, tier, before, _at_least(words[0], before), label, where)
+            before = _at_least(words[0], before)
+        return
+    rows = [(number, line.split(maxsplit=2)) for number, line in enumerate(lines, 1)]
+    rows = [(number, words) for number, words in rows if words]
+    in_htk = all(word.isdigit() for _, words in rows for word in words[:2])
+    for number, words in rows:
+        where = f"alignments: {file} line {number}"
+        if len(words) < 3:
+            raise UserError(f"{where}: expected start, end and label")
+        start, end, label = words
+        if in_htk:
+            start, end = str(int(start) / 1e7), str(int(end) / 1e7)
+        yield _segment(name, tier, start, end, label, where)
+
+
+def _at_least(text: str, before: str) -> str:
+    """The later of two times, as text; what is no number stays, and is reported."""
+    try:
+        return text if float(text) >= float(before) else before
+    except ValueError:
+        return text
 
 
 # Praat reads only free-standing quoted texts, flags and numbers, and nothing after "!".
@@ -288,7 +415,11 @@ def _read_text_grid(data: bytes, file: Path, name: str) -> Iterator[_Segment]:
         for _ in ("xmin", "xmax"):
             take("number")
 
-    if take("text") != "ooTextFile" or take("text") != "TextGrid":
+    kind = take("text")
+    if kind == "Praat chronological TextGrid text file":
+        yield from _chronological(take, count, skip_times, lambda: next(values, None), name, where)
+        return
+    if kind not in ("ooTextFile", "ooTextFile short") or take("text") != "TextGrid":
         raise UserError(f"{where} is not a TextGrid; expected 'ooTextFile' and 'TextGrid'")
     skip_times()
     for _ in range(count() if take("flag") == "exists" else 0):
@@ -303,34 +434,76 @@ def _read_text_grid(data: bytes, file: Path, name: str) -> Iterator[_Segment]:
                 take("text")
 
 
+def _chronological(
+    take: Callable[[str], str],
+    count: Callable[[], int],
+    skip_times: Callable[[], None],
+    following: Callable[[], re.Match[str] | None],
+    name: str,
+    where: str,
+) -> Iterator[_Segment]:
+    """All tiers first, then their intervals and points in the order of time."""
+    skip_times()
+    tiers = []
+    for _ in range(count()):
+        tiers.append((take("text"), take("text")))
+        skip_times()
+    number = 0
+    while (match := following()) is not None:
+        number += 1
+        index = match["number"] if match.lastgroup == "number" else ""
+        if not (index or "").isdigit() or not 1 <= int(index) <= len(tiers):
+            raise UserError(f"{where} is not a valid TextGrid: there is no tier {match.group()!r}")
+        kind, tier = tiers[int(index) - 1]
+        start = take("number")
+        if kind == "IntervalTier":
+            at = f"{where} tier {tier!r} interval {number}"
+            yield _segment(name, tier, start, take("number"), take("text"), at)
+        else:
+            take("text")
+
+
 # By suffix; each takes the content, the file, and the name of the utterance if the file is of one.
 _READERS: dict[str, _Reader] = {
     ".tsv": _read_tsv,
     ".ctm": _read_ctm,
     ".textgrid": _read_text_grid,
+    ".phn": _read_timit,
+    ".wrd": _read_timit,
+    ".lab": _read_lab,
+    ".phones": _read_lab,
+    ".words": _read_lab,
 }
+_OF_ONE_UTTERANCE = (".textgrid", ".phn", ".wrd", ".lab", ".phones", ".words")
 
 
 def _text(data: bytes, file: Path) -> str:
-    """Decode UTF-8, or UTF-16 if there is a byte order mark."""
-    marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+    """UTF-8 or UTF-16; a TextGrid that is neither is in Latin-1, as Praat reads it."""
     try:
-        return data.decode("utf-16" if marked else "utf-8-sig")
+        return text_files.decode(data)
     except UnicodeDecodeError as error:
+        if file.suffix.lower() == ".textgrid" and b"\0" not in data:
+            log.warning("alignments: %s is not UTF-8 and is read as Latin-1", file)
+            return data.decode("latin-1")
         raise UserError(f"alignments: cannot read {file} as UTF-8 or UTF-16: {error}") from error
 
 
-def _without_suffix(name: str) -> str:
-    path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix.lower() in AUDIO_SUFFIXES else str(path)
+def _parts(name: str) -> tuple[str, ...]:
+    """Folders and stem of a name, composed accents, without folders that say nothing."""
+    path = PurePosixPath(unicodedata.normalize("NFC", name))
+    stem, colon, channel = path.name.rpartition(":")
+    if not (colon and channel.isdigit()):
+        stem, colon, channel = path.name, "", ""
+    while PurePosixPath(stem).suffix.lower() in AUDIO_SUFFIXES:
+        stem = PurePosixPath(stem).stem
+    folders = (part for part in path.parts[:-1] if part.lower() not in _KINDS_OF_FILES)
+    return (*folders, f"{stem}{colon}{channel}")
 
 
-def _unique_stems(names: Iterable[str]) -> dict[str, str]:
-    """The names by their last part, where only one name has it."""
-    names = list(names)
-    uses = Counter(PurePosixPath(name).name for name in names)
-    stems = ((PurePosixPath(name).name, name) for name in names)
-    return {stem: name for stem, name in stems if uses[stem] == 1}
+def _agree(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether all parts that both have are equal, from the last on."""
+    shared = min(len(one), len(other))
+    return one[-shared:] == other[-shared:]
 
 
 def aligned_corpus(
@@ -351,6 +524,7 @@ def aligned_corpus(
         UserError: no utterance has an alignment; with `strict`, one has none.
     """
     segments = alignments.match(source.id for source in corpus.sources)
+    reasons = alignments.reasons(source.id for source in corpus.sources)
     missing = [source.id for source in corpus.sources if source.id not in segments]
     if len(missing) == len(corpus.sources):
         raise UserError(
@@ -363,7 +537,10 @@ def aligned_corpus(
             "skipping"
         )
     for id_ in missing:
-        on_skip(Skipped(id_, f"has no alignment in {alignments.origin}"))
+        reason = f"has no alignment in {alignments.origin}"
+        if id_ in reasons:
+            reason = f"has an alignment that cannot be used: {reasons[id_]}"
+        on_skip(Skipped(id_, reason))
     aligned = tuple(source for source in corpus.sources if source.id in segments)
     return dataclasses.replace(corpus, sources=aligned), segments
 

@@ -54,6 +54,9 @@ def choose(audio: AudioInput, settings: Settings) -> ChosenAudio:
             corpus, aligned, skipped.append, settings.strict
         )
         record = {"alignments": {"tier": aligned.tier, "sha256": aligned.sha256}}
+        if aligned.notes:
+            facts = {**corpus.facts, "alignments": dict(aligned.notes)}
+            corpus = dataclasses.replace(corpus, facts=facts)
     if settings.max_minutes is not None:
         corpus = selection.select(corpus, settings.max_minutes, settings.seed)
     corpus = attention_corpus = with_durations(corpus)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechsim_jax.audio import text_files
 from speechsim_jax.errors import UserError
 
 _NAMES = {
@@ -301,14 +302,7 @@ def _pairs(path: Path) -> dict[str, str]:
 
 
 def _text(path: Path) -> str:
-    """UTF-8, or UTF-16 with or without a byte order mark."""
     try:
-        data = path.read_bytes()
-        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return data.decode("utf-16")
-        # Text in the Latin alphabet has a zero byte in every character.
-        if b"\0" in data[:200]:
-            return data.decode("utf-16-be" if data[:1] == b"\0" else "utf-16-le")
-        return data.decode("utf-8-sig")
+        return text_files.decode(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"audio: cannot read {path} as UTF-8 or UTF-16 text: {error}") from error

@@ -6,7 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechsim_jax.audio.alignments import Alignments, Segments, read_alignments
+from speechsim_jax.audio.alignments import (
+    Alignments,
+    Segments,
+    aligned_corpus,
+    read_alignments,
+)
+from speechsim_jax.audio.corpus import Corpus, Skipped, Source
 from speechsim_jax.errors import UserError
 
 EXPECTED = {
@@ -177,15 +183,9 @@ MALFORMED = {
     "NaN": ("a.tsv", TSV + "x.wav\tphone\tnan\t1\tA\n", "line 8: from nan s"),
     "backwards": ("a.tsv", TSV + "x.wav\tphone\t0.3\t0.2\tA\n", "line 8: .* 0 <= start <= end"),
     "before 0": ("a.tsv", TSV + "x.wav\tphone\t-1\t0.2\tA\n", "line 8: .* 0 <= start <= end"),
-    "overlap": (
-        "a.tsv",
-        TSV + "two.wav\tphone\t0.15\t0.3\tZ\n",
-        r"in 'two.wav', 'Z' starts at 0.15 s, before 'AH' ends at 0.2 s",
-    ),
     "latin-1": ("a.tsv", b"path\tstart\tend\tlabel\nx\t0\t1\t\xe4\n", "UTF-8 or UTF-16"),
     "a huge field": ("a.tsv", TSV + "x" * 200_000, "line 7: field larger"),
     "few words": ("a.ctm", CTM + "two 1 0.1\n", "line 7: 3 fields"),
-    "two channels": ("a.ctm", CTM + "two 2 0.3 0.1 B\n", "channels 1 and 2"),
     "a word for a time": ("a.ctm", CTM + "two 1 soon 0.1 B\n", "line 7: times 'soon'"),
     "a negative duration": ("a.ctm", CTM + "two 1 0.5 -0.1 B\n", "line 7: from 0.5 s to 0.4 s"),
     "comments only": ("a.ctm", ";; nothing\n", "no labelled segment"),
@@ -205,7 +205,14 @@ MALFORMED = {
         "tier 'phones' interval 2: from 0.2 s to 0.1 s",
     ),
     "no tiers": ("a.TextGrid", SHORT[: SHORT.index("<exists>")] + "<absent>", "no labelled"),
-    "another suffix": ("a.lab", "0 1 a", "unknown suffix; expected .tsv"),
+    "another suffix": ("a.eaf", "0 1 a", "unknown suffix; expected .tsv"),
+    "no sample number": ("a.phn", "0 2260 h#\n2260 end sh\n", "line 2: expected first sample"),
+    "no label": ("a.lab", "0 0.5\n", "line 1: expected start, end and label"),
+    "no tier 3": (
+        "a.TextGrid",
+        '"Praat chronological TextGrid text file"\n0 1\n1\n"IntervalTier" "p" 0 1\n3 0 1 "a"',
+        "there is no tier '3'",
+    ),
 }
 
 
@@ -231,7 +238,7 @@ def test_errors_name_the_tiers(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*no_such\.tsv"):
         read_alignments(tmp_path / "no_such.tsv")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no \.TextGrid file below"):
+    with pytest.raises(UserError, match=r"no \.textgrid, .* file below"):
         read_alignments(tmp_path / "empty")
 
 
@@ -254,6 +261,126 @@ def test_match():
     assert matched(["a/1", "b/1"], ["c/1.flac"]) == {}
     assert matched(["1"], ["a/1.flac", "b/1.flac"]) == {}
     assert matched(["a/1", "1"], ["a/1.flac", "b/1.flac"]) == {"a/1.flac": "a/1"}
+
+
+@pytest.mark.parametrize(
+    ("aligned", "audio", "found"),
+    [
+        ("spkA/001", "spkB/001.wav", False),  # A's phones would label B's frames
+        ("spkA/001", "spkA/001.wav", True),
+        ("TextGrids/ABA/textgrid/arctic_a1", "ABA/wav/arctic_a1.wav", True),
+        ("BWC/textgrid/arctic_a1", "ABA/wav/arctic_a1.wav", False),
+        ("LibriSpeech/dev-clean/84/1/84-1-0", "dev-clean/84/1/84-1-0.flac", True),
+        ("dev-other/84/1/84-1-0", "dev-clean/84/1/84-1-0.flac", False),
+        ("001", "spkB/001.wav", True),  # it has no folder, and there is only one
+        ("TRAIN/DR1/FCJF0/SA1", "TRAIN/DR1/FCJF0/SA1.WAV.wav", True),
+        ("cafe\u0301", "caf\xe9.wav", True),  # decomposed and composed
+        ("Ü/a", "U\u0308/a.flac", True),
+    ],
+)
+def test_folders_that_are_there_must_agree(aligned, audio, found):
+    assert matched([aligned], [audio]) == ({audio: aligned} if found else {})
+
+
+def test_hidden_files_are_passed_over(tmp_path):
+    for name in ("a.TextGrid", "._a.TextGrid", "__MACOSX/a.TextGrid", ".git/b.TextGrid"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(SHORT if name == "a.TextGrid" else "no grid")
+    assert list(read_alignments(tmp_path, "phones").utterances) == ["a"]
+
+
+CHRONOLOGICAL = """"Praat chronological TextGrid text file"
+0 0.3 ! Time domain.
+2 ! Number of tiers.
+"IntervalTier" "phones" 0 0.3
+"TextTier" "clicks" 0 0.3
+1 0 0.1
+"AH"
+2 0.05
+"click"
+1 0.1 0.3
+""
+"""
+
+
+def test_other_text_grids(tmp_path):
+    """P2FA's header, the chronological layout, UTF-16 without a mark, and Latin-1."""
+    texts = {
+        "p2fa": SHORT.replace('"ooTextFile"', '"ooTextFile short"').encode(),
+        "chronological": CHRONOLOGICAL.encode(),
+        "utf16": CHRONOLOGICAL.encode("utf-16-le"),
+        "latin1": CHRONOLOGICAL.replace("AH", "\xe4").encode("latin-1"),
+    }
+    for name, content in texts.items():
+        (tmp_path / f"{name}.TextGrid").write_bytes(content)
+    utterances = read_alignments(tmp_path, "phones").utterances
+    assert set(utterances) == set(texts)
+    for name in ("chronological", "utf16"):
+        assert utterances[name].labels == ("AH",) and list(utterances[name].ends) == [0.1]
+    assert utterances["latin1"].labels == ("\xe4",)
+
+
+@pytest.mark.parametrize("overlap", [1e-17, 1e-3, 0.01, 0.05])
+def test_small_overlaps_are_cut_in_the_middle(tmp_path, overlap):
+    start = 0.37 - overlap
+    path = write(tmp_path / "a.ctm", f"x 1 93.03 0.34 a\nx 1 {93 + start:.17g} 0.54 b\n")
+    aligned = read_alignments(path)
+    segments = aligned.utterances["x"]
+    assert segments.ends[0] == segments.starts[1]
+    assert segments.starts[1] == pytest.approx(93.37 - overlap / 2, abs=1e-9)
+    assert bool(aligned.notes) == (overlap >= 1e-3)
+
+
+def test_an_utterance_with_large_overlaps_is_skipped_alone(tmp_path, caplog):
+    path = write(
+        tmp_path / "a.ctm",
+        "x 1 0.0 0.5 a\nx 1 0.4 0.5 b\ny 1 0.0 0.5 a\nz 1 0.0 0.5 a\nz 1 0.1 0.1 inside\n",
+    )
+    aligned = read_alignments(path)
+    assert set(aligned.utterances) == {"y"} and set(aligned.unusable) == {"x", "z"}
+    skipped: list[Skipped] = []
+    corpus = Corpus("c", tuple(Source(f"{name}.wav", seconds=1.0) for name in "wxyz"))
+    kept, _ = aligned_corpus(corpus, aligned, skipped.append, strict=False)
+    assert [source.id for source in kept.sources] == ["y.wav"]
+    reasons = {skip.id: skip.reason for skip in skipped}
+    assert "has no alignment" in reasons["w.wav"]
+    assert "'b' starts at 0.4 s, before 'a' ends at 0.5 s" in reasons["x.wav"]
+    assert "x: 'b' starts at" in caplog.text
+
+
+def test_ctm_of_nist(tmp_path):
+    """Up to nine fields, alternatives, and a channel each."""
+    lines = [
+        ";; comment", "c 1 0.0 0.1 a 0.9 lex spk1", "c 1 0.1 0.1 b 0.9 lex spk1 extra",
+        "c 1 * * <ALT_BEGIN>", "c 1 0.2 0.1 first", "c 1 * * <ALT>", "c 1 0.2 0.1 second",
+        "c 1 * * <ALT_END>", "c 1 0.3 0.1 d", "t A 0.0 0.1 left", "t B 0.0 0.1 right",
+    ]  # fmt: skip
+    utterances = read_alignments(write(tmp_path / "a.ctm", "\n".join(lines))).utterances
+    assert utterances["c"].labels == ("a", "b", "first", "d")
+    assert (utterances["t:1"].labels, utterances["t:2"].labels) == (("left",), ("right",))
+    assert matched(["t:1", "t:2"], ["t.wav:1", "t.wav:2"]) == {"t.wav:1": "t:1", "t.wav:2": "t:2"}
+
+
+def test_timit_htk_and_esps(tmp_path):
+    timit = tmp_path / "timit/DR1/FCJF0"
+    timit.mkdir(parents=True)
+    write(timit / "SA1.PHN", "0 3200 h#\n3200 4800 sh\n")
+    write(timit / "SA1.WRD", "3200 4800 she\n")
+    phones = read_alignments(tmp_path / "timit", "phn").utterances["DR1/FCJF0/SA1"]
+    assert phones.labels == ("h#", "sh") and list(phones.ends) == [0.2, 0.3]
+    texts = {
+        "htk": "0 2000000 sil\n2000000 3000000 sh\n",
+        "esps": "signal x\nnfields 1\n#\n 0.2 121 sil\n 0.3 121 sh\n",
+        "plain": "0.0 0.2 sil\n0.2 0.3 sh\n",
+    }
+    for name, text in texts.items():
+        segments = read_alignments(write(tmp_path / f"{name}.lab", text)).utterances[name]
+        assert segments.labels == ("sil", "sh")
+        np.testing.assert_allclose(segments.ends, [0.2, 0.3])
+        np.testing.assert_allclose(segments.starts, [0.0, 0.2])
+    buckeye = "header\n#\n -0.01 122 {B_TRANS}\n 0.2 122 SIL\n 0.3 122 ay; ay; PRP\n"
+    segments = read_alignments(write(tmp_path / "s0101a.phones", buckeye)).utterances["s0101a"]
+    assert segments.labels == ("{B_TRANS}", "SIL", "ay") and segments.ends[-1] == 0.3
 
 
 def test_the_real_alignments(speech):
