@@ -33,14 +33,16 @@ class WeightFiles:
     Attributes:
         source: the hub id or folder, as the user wrote it.
         config: the content of config.json.
-        preprocessor: the content of preprocessor_config.json, or the feature_extractor of
-            processor_config.json (transformers 5); empty without either.
+        preprocessor: the feature extractor of processor_config.json (transformers 5), or else the
+            content of preprocessor_config.json; empty without either.
+        notes: what the user should know about the files.
     """
 
     source: str
     config: dict[str, Any]
     preprocessor: dict[str, Any]
     _location: "_Folder | _Hub" = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -175,6 +177,11 @@ def open_checkpoint(
         raise UserError(f"{text}: is a folder, and a folder has no revision {revision!r}")
     if is_folder:
         return _assemble(text, _Folder(folder))
+    if is_file and folder.suffix in (".pt", ".ckpt", ".pth"):
+        raise UserError(
+            f"{text}: is a checkpoint of a training program; convert it to a folder, for example "
+            "with transformers' convert_wav2vec2_original_pytorch_checkpoint_to_pytorch.py"
+        )
     if is_file:
         raise UserError(f"{text}: is a file; give the folder that holds config.json")
     if isinstance(source, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
@@ -299,18 +306,35 @@ def _assemble(source: str, location: _Folder | _Hub) -> WeightFiles:
     path = location.get("config.json")
     if path is None:
         raise UserError(f"{source}: there is no config.json; {location.hint}")
-    return WeightFiles(source, read_json(path), _find_preprocessor(location), location)
+    preprocessor, notes = _find_preprocessor(location)
+    notes = tuple(f"{source}: {note}" for note in notes)
+    return WeightFiles(source, read_json(path), preprocessor, location, notes)
 
 
-def _find_preprocessor(location: _Folder | _Hub) -> dict[str, Any]:
+def _find_preprocessor(location: _Folder | _Hub) -> tuple[dict[str, Any], list[str]]:
+    """As transformers 5: what processor_config.json nests goes before preprocessor_config.json."""
+    old = {}
     if path := location.get("preprocessor_config.json"):
-        return read_json(path)
+        old = read_json(path)
     if path := location.get("processor_config.json"):
-        extractor = read_json(path).get("feature_extractor", {})
-        if not isinstance(extractor, dict):
-            raise UserError(f"{path}: feature_extractor is not a JSON object")
-        return extractor
-    return {}
+        processor = read_json(path)
+        for key in ("feature_extractor", "audio_processor"):
+            if key not in processor:
+                continue
+            nested = processor[key]
+            if not isinstance(nested, dict):
+                raise UserError(f"{path}: {key} is not a JSON object")
+            differing = [
+                f"{name} {nested[name]} and {old[name]}"
+                for name in ("do_normalize", "sampling_rate")
+                if name in nested and name in old and nested[name] != old[name]
+            ]
+            return nested, [
+                f"processor_config.json and preprocessor_config.json differ in {what}; the first "
+                "counts, as in transformers"
+                for what in differing
+            ]
+    return old, []
 
 
 def _find_weights(source: str, location: _Folder | _Hub) -> tuple[tuple[str, ...], dict[str, str]]:

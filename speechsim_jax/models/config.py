@@ -119,15 +119,20 @@ class EncoderConfig:
                 f"(supported: {', '.join(FAMILIES)})"
             )
         _refuse_variants(config)
+        rate = (preprocessor or {}).get("sampling_rate", _SAMPLE_RATE_HZ)
+        if rate != _SAMPLE_RATE_HZ:
+            raise UserError(
+                f"the feature extractor has sampling_rate={rate!r}; only models that were trained "
+                f"on {_SAMPLE_RATE_HZ} Hz are supported"
+            )
         names = {field.name for field in dataclasses.fields(cls)} - {"family", "do_normalize"}
         values = {name: config[name] for name in names & config.keys()}
-        for name in ("conv_dim", "conv_kernel", "conv_stride"):
-            if name in values:
-                values[name] = tuple(values[name])
+        for name in values:
+            values[name] = _checked(name, values[name], getattr(cls, name))
         if family != "hubert":
             values.pop("feat_proj_layer_norm", None)
             values.pop("conv_pos_batch_norm", None)
-        normalize = bool((preprocessor or {}).get("do_normalize", True))
+        normalize = _checked("do_normalize", (preprocessor or {}).get("do_normalize", True), True)
         return cls(family=family, do_normalize=normalize, **values)
 
     @property
@@ -170,8 +175,38 @@ class EncoderConfig:
         return (starts + self.window_samples / 2) / _SAMPLE_RATE_HZ
 
 
+def _checked(name: str, value: Any, default: Any) -> Any:
+    """A field of config.json in the type of its default; raises UserError that names the field."""
+
+    def whole(number: Any) -> bool:
+        return isinstance(number, int) and not isinstance(number, bool) and 1 <= number < 2**31
+
+    if isinstance(default, bool):
+        fits, expected = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        fits, expected = whole(value), "a whole number from 1 on"
+    elif isinstance(default, float):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits, expected = number and 0 < value < math.inf, "a number above 0"
+    elif isinstance(default, tuple):
+        fits = isinstance(value, list | tuple) and len(value) > 0 and all(map(whole, value))
+        expected = "a list of whole numbers from 1 on"
+    else:
+        fits, expected = isinstance(value, str), "text"
+    if not fits:
+        raise UserError(f"config.json has {name}={value!r}; expected {expected}")
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _refuse_variants(config: Mapping[str, Any]) -> None:
     """Raise UserError for options of a known family that are not implemented."""
+    quantised = config.get("quantization_config") or config.get("quantization")
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+        raise UserError(
+            f"config.json says that the weights are quantised ({method or 'quantization'}); load "
+            "the model without quantisation and save it again"
+        )
     if config.get("add_adapter"):
         raise UserError("config.json has add_adapter=true; adapter models are not supported")
     if config.get("adapter_attn_dim") is not None:

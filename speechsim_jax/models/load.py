@@ -83,6 +83,7 @@ def encoder_of(
         UserError: the tensors do not fit the architecture.
     """
     graph, parameters, notes = weight_names.fill(config, tensors, checkpoint.source)
+    notes = [*checkpoint.notes, *notes]
     for note in notes:
         _log.warning("%s", note)
     return SpeechEncoder(

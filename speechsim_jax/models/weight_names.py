@@ -18,7 +18,7 @@ from flax import nnx
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.architecture import Network
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import FAMILIES, EncoderConfig
 
 ParameterPath = tuple[str, ...]
 
@@ -34,6 +34,12 @@ _ALIASES = (
     (re.compile(r"(layer_norm|LayerNorm)\.gamma$"), r"\1.weight"),
     (re.compile(r"(layer_norm|LayerNorm)\.beta$"), r"\1.bias"),
 )
+
+# What programs that train wrap a model in; parts of names.
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module)\.")
+# The tensor that tells under which prefix the encoder is.
+_FIRST = "feature_extractor.conv_layers.0.conv.weight"
+_FOLDED = "encoder.pos_conv_embed.conv"
 
 # Tensors under the encoder's prefix that only training needs.
 _IGNORED = re.compile(
@@ -155,10 +161,14 @@ def fill(
         UserError: one line that lists missing, unexpected and misshapen tensors.
     """
     table = table or weight_table(config)
+    tensors, unwrapped = _unwrapped(tensors, config.family)
     encoder, others = strip_prefix(tensors, config.family)
-    notes = [f"{origin}: left out {_names(others)} (not part of the encoder)"] if others else []
-    encoder, note = _with_conv_biases(config, encoder, table)
-    notes += [f"{origin}: {note}"] if note else []
+    _refuse_integers(encoder, origin)
+    notes = [f"{origin}: {unwrapped}"] if unwrapped else []
+    notes += [f"{origin}: left out {_names(others)} (not part of the encoder)"] if others else []
+    for complete in (_with_conv_biases, _with_weight_norm):
+        encoder, note = complete(config, encoder, table)
+        notes += [f"{origin}: {note}"] if note else []
     _check(encoder, table, origin)
     graph, state = abstract_network(config)
     values: dict[str, Any] = {}
@@ -169,6 +179,66 @@ def fill(
         node[row.path[-1]] = jnp.asarray(row.from_torch(encoder[row.name]))
     nnx.replace_by_pure_dict(state, values)
     return graph, state, notes
+
+
+def _unwrapped(
+    tensors: Mapping[str, np.ndarray], family: str
+) -> tuple[Mapping[str, np.ndarray], str]:
+    """The tensors without what a training program has wrapped the model in; and a note.
+
+    The encoder gets transformers' own prefix, or none; what is outside the wrapper keeps its name.
+    """
+    plain = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
+    prefixes = {name.removesuffix(_FIRST) for name in plain if name.endswith(_FIRST)}
+    if len(plain) < len(tensors) or len(prefixes) != 1:
+        return tensors, ""  # `_check` says what is missing
+    (prefix,) = prefixes
+    if plain.keys() == tensors.keys() and prefix in ("", f"{family}."):
+        return tensors, ""
+    if prefix.rstrip(".").rpartition(".")[2] in set(FAMILIES) - {family}:
+        return tensors, ""  # another architecture than config.json says
+    if prefix not in ("", f"{family}."):
+        kept = f"{family}." if prefix.endswith(f"{family}.") else ""
+        plain = {
+            f"{kept}{name.removeprefix(prefix)}"
+            if name.startswith(prefix)
+            else f"objective.{name}": t
+            for name, t in plain.items()
+        }
+    example = next(name for name in tensors if _WRAPPERS.sub("", name).endswith(_FIRST))
+    return plain, f"names as {example} were unwrapped"
+
+
+def _refuse_integers(encoder: Mapping[str, np.ndarray], origin: str) -> None:
+    """Raise UserError for weights that are no plain floating-point numbers."""
+    for name, tensor in encoder.items():
+        kind = tensor.dtype.name
+        if _IGNORED.match(name) or kind in ("float16", "bfloat16", "float32", "float64"):
+            continue
+        raise UserError(
+            f"{origin}: {name} is {kind}, as of quantised weights, which are not read; load the "
+            "model without quantisation and save it again"
+        )
+
+
+def _with_weight_norm(
+    config: EncoderConfig, encoder: dict[str, np.ndarray], table: tuple[Weight, ...]
+) -> tuple[dict[str, np.ndarray], str]:
+    """The tensors with the positional convolution's weight norm, if the file has it folded.
+
+    weight = g v / |v|, the norm over all but the last axis; g = |weight|, v = weight
+    """
+    folded = encoder.get(f"{_FOLDED}.weight")
+    needed = {row.name for row in table}
+    if folded is None or f"{_FOLDED}.weight_g" not in needed or folded.ndim != 3:
+        return encoder, ""
+    folded = folded.astype(np.float32)
+    norm = np.sqrt(np.square(folded, dtype=np.float64).sum(axis=(0, 1), keepdims=True))
+    # A tap of zeros has no direction: any will do, times 0.
+    directions = np.where(norm == 0, np.float32(1), folded)
+    parts = {f"{_FOLDED}.weight_g": norm.astype(np.float32), f"{_FOLDED}.weight_v": directions}
+    rest = {name: tensor for name, tensor in encoder.items() if name != f"{_FOLDED}.weight"}
+    return parts | rest, "the weight norm of the positional convolution is folded into its weight"
 
 
 def _with_conv_biases(
