@@ -15,7 +15,7 @@ from experiments.benchmarks.machine import SMALL, report, report_machine, write_
 from speechsim_jax._jax_compat import x64
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, read
 from speechsim_jax.audio.open_corpus import open_corpus
-from speechsim_jax.comparison.activations import Key
+from speechsim_jax.comparison.arrays import Key
 from speechsim_jax.measures import MEASURES, MeasureSelection
 from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.models.architecture import Outputs

@@ -15,7 +15,7 @@ from jax import lax
 
 import speechsim_jax as ss
 from speechsim_jax._jax_compat import x64
-from speechsim_jax.comparison.activations import Key
+from speechsim_jax.comparison.arrays import Key
 from speechsim_jax.models import weight_names
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder

@@ -228,11 +228,12 @@ def save_result(
     for name, write in steps.items():
         try:
             write()
-        except OSError as error:
+        except (OSError, StorageError) as error:
             done = ", ".join(complete) or "nothing"
+            reason = getattr(error, "strerror", error)
             raise StorageError(
-                f"{workdir / name} cannot be written ({error.strerror or error}); complete: "
-                f"{done}. Mend that, then repeat the command with --resume"
+                f"{workdir / name} cannot be written ({reason}); complete: {done}. Mend that, then "
+                "repeat the command with --resume"
             ) from error
         complete.append(name)
     (workdir / _UNFINISHED).unlink(missing_ok=True)

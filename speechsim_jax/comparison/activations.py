@@ -1,14 +1,19 @@
 """`compare_activations`: the same statistics and scores on arrays."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from speechsim_jax._jax_compat import x64
-from speechsim_jax.comparison.arrays import Key, default_stats_dtype, representation_names
+from speechsim_jax.comparison.arrays import (
+    as_array,
+    default_stats_dtype,
+    is_array,
+    representation_names,
+)
 from speechsim_jax.comparison.score import scored_result
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures.registry import resolve
@@ -23,16 +28,17 @@ from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.sample import Sample, SampleAccumulator
 from speechsim_jax.statistics.store import PassStatistics
 
-Rows = np.ndarray | Iterable[np.ndarray]
+Rows = Any
+"""An array, or an iterable of arrays, one after the other."""
 
 
 def compare_activations(
-    activations: Mapping[Key, Rows],
+    activations: Mapping[Any, Rows],
     measures: str | list[str] | tuple[str, ...] = "paper",
     *,
     levels: list[str] | tuple[str, ...] | None = None,
-    stats_dtype: Literal["float32", "float64"] | None = None,
-    rank_tolerance: float | None = None,
+    stats_dtype: str | None = None,
+    rank_tolerance: float | int | None = None,
     rows_per_update: int = Settings.rows_per_update,
     sample_frames: int = Settings.sample_frames,
     seed: int = 0,
@@ -49,9 +55,10 @@ def compare_activations(
     array([63, 62, 61], dtype=int32)
 
     Args:
-      activations: name -> array [rows, neurons] (memory-mapped ones are read in blocks), or an
-        iterable of such arrays, one after the other. "model/3" or ("model", 3) is layer 3 of a
-        model; a key without a layer is layer 0 of a model of one layer.
+      activations: name -> array [rows, neurons] (numpy's, memory-mapped ones are read in blocks;
+        JAX's, torch's, or rows as lists), or an iterable of such arrays, one after the other.
+        "model/3" or ("model", 3) is layer 3 of a model; a key without a layer is layer 0 of a model
+        of one layer.
       measures: as in `compare`, except for attention.
       levels: as in `compare`.
       stats_dtype: float64 on a CPU by default, compensated float32 elsewhere.
@@ -73,7 +80,16 @@ def compare_activations(
     """
     if not activations:
         raise UserError("no activations given")
-    Settings(sample_frames=sample_frames, seed=seed, rank_tolerance=rank_tolerance)
+    given: dict[str, Any] = {} if stats_dtype is None else {"stats_dtype": stats_dtype}
+    Settings(
+        sample_frames=sample_frames,
+        seed=seed,
+        rank_tolerance=rank_tolerance,
+        rows_per_update=rows_per_update,
+        **given,
+    )
+    if rows_per_update < 2:
+        raise UserError("rows_per_update is 1; expected at least 2")
     selection = resolve(measures, levels)
     if attention := selection.on("attention"):
         raise UserError(f"{attention[0].name} compares maps; use compare_attentions")
@@ -140,9 +156,18 @@ def _blocks(name: str, rows: Rows, size: int) -> Iterator[np.ndarray]:
     """Blocks of exactly `size` rows, except for the last."""
     pending: list[np.ndarray] = []
     waiting = checked = 0
-    for chunk in [rows] if isinstance(rows, np.ndarray) else rows:
+    if not is_array(rows) and not isinstance(rows, Iterable):
+        raise UserError(
+            f"{name}: expected an array [rows, neurons] or chunks of one, got {type(rows).__name__}"
+        )
+    width = None
+    for given in [rows] if is_array(rows) else rows:
+        chunk = as_array(name, given)
         if chunk.ndim != 2 or chunk.shape[1] == 0:
             raise UserError(f"{name}: expected an array [rows, neurons], got shape {chunk.shape}")
+        if width not in (None, chunk.shape[1]):
+            raise UserError(f"{name}: has chunks of {width} and of {chunk.shape[1]} neurons")
+        width = chunk.shape[1]
         for start in range(0, len(chunk), size):
             part = np.asarray(chunk[start : start + size])
             bad = np.flatnonzero(~np.isfinite(part).all(axis=1))

@@ -1,9 +1,10 @@
-"""Keys and precision of the comparisons of arrays."""
+"""Keys, arrays and precision of the comparisons of arrays."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.results.result import RepresentationName
@@ -13,7 +14,7 @@ Key = str | tuple[str, int]
 
 
 def representation_names(
-    keys: Iterable[Key], layer: int, argument: str
+    keys: Iterable[Any], layer: int, argument: str
 ) -> list[RepresentationName]:
     """The representations that keys name.
 
@@ -31,13 +32,51 @@ def representation_names(
     return names
 
 
-def _name(key: Key, default: int) -> RepresentationName:
+def _name(key: Any, default: int) -> RepresentationName:
     if isinstance(key, tuple):
-        return RepresentationName(str(key[0]), int(key[1]))
+        if len(key) != 2 or not isinstance(key[1], int) or isinstance(key[1], bool):
+            raise UserError(f"key {key!r}: expected a name, or (model, layer) with a whole number")
+        return RepresentationName(str(key[0]), key[1])
+    key = str(key)
     model, _, layer = key.rpartition("/")
     if model and layer.isdigit():
         return RepresentationName(model, int(layer))
     return RepresentationName(key, default)
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """Anything that holds an array as numpy's: an array of JAX, a tensor of torch, rows as lists.
+
+    Raises:
+      UserError: values that are no real numbers, or that are masked: leaving out the mask or the
+        imaginary part would give another result without a word.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        if np.ma.is_masked(value):
+            raise UserError(f"{name}: is a masked array; leave out the rows with masked values")
+        value = value.data
+    try:
+        # Of torch: the values only, on the host.
+        for step in ("detach", "cpu"):
+            value = getattr(value, step)() if hasattr(value, step) else value
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{name}: cannot be read as an array ({reason})") from error
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise UserError(f"{name}: has values of type {array.dtype}; expected real numbers")
+    return array
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is one array, not an iterable of chunks."""
+    if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
+        return True
+    # Rows as lists: chunks would have two axes each.
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    first: Any = value[0]
+    return not hasattr(first, "__array__") and np.ndim(first) == 1
 
 
 def default_stats_dtype() -> Literal["float32", "float64"]:

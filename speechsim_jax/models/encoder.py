@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,7 +86,7 @@ class SpeechEncoder:
 
     def __call__(
         self,
-        waveforms: Sequence[Float[np.ndarray, " _"]],
+        waveforms: Iterable[Any],
         *,
         layers: Sequence[int] | None = None,
         attentions: bool = False,
@@ -98,7 +98,8 @@ class SpeechEncoder:
         """Encode waveforms of any lengths as one batch; each gets what it would get alone.
 
         Args:
-            waveforms: 16 kHz mono, in [-1, 1].
+            waveforms: 16 kHz mono: floating-point numbers in [-1, 1], or integers, which are scaled
+                to that range as those of files.
             layers: numbers of the hidden states to return (default: all); 0 is the input of the
                 first transformer layer.
             attentions: return the attention maps.
@@ -114,6 +115,7 @@ class SpeechEncoder:
         Raises:
             UserError: a waveform shorter than one frame, or an `out` of other shapes.
         """
+        waveforms = [_as_float(wave) for wave in waveforms]
         lengths = np.array([len(wave) for wave in waveforms], np.int32)
         if not len(lengths) or lengths.min() < self.config.window_samples:
             raise UserError(
@@ -215,3 +217,17 @@ def forward(
     with jax.default_matmul_precision(precision):
         network = nnx.merge(graph, parameters)
         return network(jnp.asarray(samples), jnp.asarray(lengths), outputs, out)
+
+
+def _as_float(waveform: Any) -> Float[np.ndarray, " _"]:
+    """Samples in [-1, 1]; raises UserError for what is no waveform."""
+    samples = np.asarray(waveform)
+    if samples.ndim != 1:
+        raise UserError(f"a waveform has shape {samples.shape}; expected one axis: mix channels")
+    if samples.dtype.kind == "f":
+        return samples
+    if samples.dtype.kind == "i":
+        return samples / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
+    if samples.dtype == np.uint8:  # as in files of 8 bits
+        return (samples.astype(np.float32) - 128) / np.float32(128)
+    raise UserError(f"a waveform is of type {samples.dtype}; expected floating-point or int16")

@@ -48,6 +48,8 @@ def load_encoder(
     >>> ss.load_encoder("facebook/hubert-base-ls960").config.frames(16_000)  # a second of samples
     49
     """
+    if not isinstance(source, str | Path):
+        raise UserError(f"a model is {source!r}; expected a hub id, a folder or zoo:NAME")
     if random := untrained(str(source)):
         model, seed = random
         return random_like(

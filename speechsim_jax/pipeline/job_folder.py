@@ -24,7 +24,8 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
-from speechsim_jax.errors import StorageError, UserError
+from speechsim_jax.errors import UserError
+from speechsim_jax.runtime import atomic_write
 from speechsim_jax.runtime.atomic_write import AnyPath, as_path, in_bucket, remove_folder
 from speechsim_jax.runtime.checked_files import DamagedFileError, read_record, write_record
 from speechsim_jax.runtime.lock import describe, is_locked, locked, this_process
@@ -373,17 +374,10 @@ def job_status(path: AnyPath) -> list[ShardStatus]:
     ]
 
 
-@contextlib.contextmanager
-def writing(path: AnyPath) -> Iterator[None]:
-    """Turn an operating system's error into a StorageError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
-        raise StorageError(
-            f"{path} cannot be written ({reason}); what was complete before is kept, so run it "
-            "again once that is mended"
-        ) from error
+def writing(path: AnyPath) -> contextlib.AbstractContextManager[None]:
+    """`atomic_write.writing` for what belongs to a job."""
+    advice = "; what was complete before is kept, so run it again once that is mended"
+    return atomic_write.writing(path, advice)
 
 
 def _names(path: AnyPath) -> list[str]:

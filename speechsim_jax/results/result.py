@@ -16,7 +16,7 @@ from jaxtyping import Float
 from speechsim_jax.errors import UserError
 from speechsim_jax.results import netcdf
 from speechsim_jax.results.summary import few_frames_warning, means_table
-from speechsim_jax.runtime.atomic_write import AnyPath, as_path, write_text
+from speechsim_jax.runtime.atomic_write import AnyPath, as_path, write_text, writing
 
 if TYPE_CHECKING:
     import pandas
@@ -277,8 +277,9 @@ class SimilarityResult:
         path = as_path(path)
         definitions = {measure: self.definition(measure) for measure in self.measures}
         metadata = {"provenance": self.attributes, "measures": definitions}
-        write_text(path, self.to_dataframe().to_csv(index=False, lineterminator="\n"))
-        write_text(path.with_name(f"{path.name}.json"), json.dumps(metadata, indent=2) + "\n")
+        with writing(path):
+            write_text(path, self.to_dataframe().to_csv(index=False, lineterminator="\n"))
+            write_text(path.with_name(f"{path.name}.json"), json.dumps(metadata, indent=2) + "\n")
         return path
 
     def save(self, path: str | os.PathLike[str]) -> AnyPath:
@@ -290,7 +291,8 @@ class SimilarityResult:
         Returns:
             The path.
         """
-        return netcdf.write(self.dataset, as_path(path))
+        with writing(as_path(path)):
+            return netcdf.write(self.dataset, as_path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SimilarityResult":

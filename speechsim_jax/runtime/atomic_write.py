@@ -13,9 +13,11 @@ import secrets
 import shutil
 import tempfile
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from speechsim_jax.errors import StorageError
 
 if TYPE_CHECKING:
     AnyPath = Path
@@ -25,6 +27,21 @@ else:  # those of etils.epath have the same methods, and no base but this in com
 
 # File systems without fsync report one of these; other errors mean that data may be lost.
 _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+
+
+@contextlib.contextmanager
+def writing(path: AnyPath, advice: str = "") -> Iterator[None]:
+    """Turn an operating system's error into a StorageError that names `path`.
+
+    Args:
+        path: the file or folder that is written.
+        advice: end of the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise StorageError(f"{path} cannot be written ({reason}){advice}") from error
 
 
 def as_path(path: str | os.PathLike[str]) -> AnyPath:

@@ -42,6 +42,8 @@ class Audio:
         held_out_share: Share of the other speakers that is held out, too.
         held_out_seed: Of the choice of these.
         memory_gb: Size of the cache of decoded audio.
+        speaker_from: Regular expression whose group in an id is the speaker, where neither a
+            manifest nor the layout of a public corpus says who speaks; none if empty.
 
     Raises:
         UserError: A share outside [0, 1).
@@ -53,6 +55,7 @@ class Audio:
     held_out_share: float | int = 0.1
     held_out_seed: int = 0
     memory_gb: float | int = 2.0
+    speaker_from: str = ""
 
     def __post_init__(self):
         if not 0 <= self.held_out_share < 1:

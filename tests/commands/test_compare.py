@@ -359,7 +359,7 @@ FLAG_MISTAKES = {
     ),
     "alignments of another kind": (
         [f"--alignments={BASE}/config.json", "--pool=segment"],
-        ("config.json", "suffix", ".TextGrid"),
+        ("config.json", "suffix", ".textgrid"),
     ),
     "sample": (["--sample_frames=1"], ("--sample_frames", "at least 4")),
     "checkpoints": (["--checkpoint_every=-1"], ("--checkpoint_every", "at least 0")),
@@ -374,7 +374,11 @@ FLAG_MISTAKES = {
     "a file as model": ([f"--models={BASE}/config.json"], ("config.json", "folder")),
     "no audio": (["--audio="], ("--audio", "required")),
     "no such audio": (["--audio=./no/such"], ("no/such", "does not exist", "manifest")),
-    "audio of another kind": ([f"--audio={BASE}/config.json"], ("config.json", "suffix", ".wav")),
+    "audio of another kind": (
+        [f"--audio={BASE}/model.safetensors"],
+        ("safetensors", "suffix", ".wav"),
+    ),
+    "a manifest of something else": ([f"--audio={BASE}/config.json"], ("config.json", "line 1")),
     "audio folder without audio": ([f"--audio={BASE}"], ("no audio below", ".flac")),
     "no workdir": (["--workdir="], ("--workdir", "required")),
     "figure format": (["--figure_formats=png,svgg"], ("--figure_formats", "png, pdf", "'svg'")),

@@ -1,6 +1,7 @@
 """`compare` from waveforms to scores, against each utterance encoded alone and whole arrays."""
 
 import dataclasses
+import json
 import logging
 
 import jax
@@ -118,7 +119,7 @@ def test_provenance(result, encoders, rows):
     assert facts["frames"] == facts["rows"] == len(next(iter(rows.values())))
     assert facts["seconds"] == pytest.approx(sum(len(w) for w in waves().values()) / 16_000)
     settings_ = ss.Settings(**{k: v for k, v in QUICK.items() if k != "progress"})
-    assert facts["settings"] == dataclasses.asdict(settings_) | {"drop_labels": []}
+    assert facts["settings"] == json.loads(json.dumps(dataclasses.asdict(settings_)))
     assert facts["numeric"]["rank_tolerance"] == 1e-6
     assert set(facts["models"]) == {"wav2vec2-base", "hubert-large"}
     for encoder in encoders:

@@ -65,7 +65,8 @@ def open_split(corpora: Sequence[open_corpus.AudioInput], audio: Audio) -> Split
     """
     sources: list[Source] = []
     corpus_of: dict[str, str] = {}
-    for corpus in map(open_corpus.open_corpus, corpora):
+    for opened in corpora:
+        corpus = open_corpus.open_corpus(opened, speaker_from=audio.speaker_from or None)
         selected = tuple(source for source in corpus.sources if _is_selected(source.id, audio))
         twice = corpus_of.keys() & {source.id for source in selected}
         if twice:

@@ -53,9 +53,14 @@ def folder(tmp_path):
 # --- held-out speakers ---
 
 
+def of_folders(*args, **kwargs) -> Audio:
+    """Folders are speakers."""
+    return Audio(*args, **kwargs, speaker_from="^([^/]+)/")
+
+
 def test_speakers_are_held_out(folder):
     both = [str(folder / "speech"), str(folder / "other" / "manifest.tsv")]
-    split = open_split(both, Audio(held_out=("f",), held_out_share=0.4))
+    split = open_split(both, of_folders(held_out=("f",), held_out_share=0.4))
     training, held_out = ({s.speaker for s in part} for part in (split.training, split.held_out))
     assert "f" in held_out and len(held_out) == 3 and training | held_out == set("abcdef")
     assert not training & held_out
@@ -64,32 +69,32 @@ def test_speakers_are_held_out(folder):
     assert split.corpus_of["x.wav"] == "other" and split.corpus_of["a/0.wav"] == "speech"
     seconds = sum(s.seconds for s in split.held_out) / 60
     assert split.minutes()[1] == pytest.approx(seconds)
-    again = open_split(both, Audio(held_out=("f",), held_out_share=0.4))
+    again = open_split(both, of_folders(held_out=("f",), held_out_share=0.4))
     assert again.held_out == split.held_out
     others = {
-        tuple(s.speaker for s in open_split(both, Audio(held_out_seed=k)).held_out)
+        tuple(s.speaker for s in open_split(both, of_folders(held_out_seed=k)).held_out)
         for k in range(9)
     }
     assert len(others) > 1
-    assert split.fingerprint() != open_split(both, Audio(held_out=("f",))).fingerprint()
+    assert split.fingerprint() != open_split(both, of_folders(held_out=("f",))).fingerprint()
 
 
 def test_patterns_choose(folder):
-    split = open_split([str(folder / "speech")], Audio(("a/*", "b/*"), ("*/1.wav",), (), 0.0))
+    split = open_split([str(folder / "speech")], of_folders(("a/*", "b/*"), ("*/1.wav",), (), 0.0))
     assert [s.id for s in split.training] == ["a/0.wav", "b/0.wav"] and not split.held_out
 
 
 def test_what_cannot_be_split(folder):
     speech = str(folder / "speech")
     for corpora_, audio, message in (
-        ([speech, speech], Audio(), "id 'a/0.wav' is in two corpora"),
-        ([speech], Audio(include=("z*",)), r"no utterance is left of .* with include=z\*"),
+        ([speech, speech], of_folders(), "id 'a/0.wav' is in two corpora"),
+        ([speech], of_folders(include=("z*",)), r"no utterance is left of .* with include=z\*"),
         (
             [speech],
-            Audio(held_out=("me",)),
+            of_folders(held_out=("me",)),
             r"held_out names 'me', .* \(there are 5",
         ),
-        ([speech], Audio(held_out=tuple("abcde")), "all speakers are held out"),
+        ([speech], of_folders(held_out=tuple("abcde")), "all speakers are held out"),
     ):
         with pytest.raises(UserError, match=message):
             open_split(corpora_, audio)
@@ -97,7 +102,7 @@ def test_what_cannot_be_split(folder):
 
 def test_too_few_speakers_and_broken_files_are_said(folder, caplog):
     (folder / "speech" / "a" / "broken.wav").write_bytes(b"RIFF")
-    split = open_split([str(folder / "speech")], Audio(include=("a/*",)))
+    split = open_split([str(folder / "speech")], of_folders(include=("a/*",)))
     assert len(split.training) == 2 and not split.held_out
     assert "left out 1 files without a readable header" in caplog.text
     assert "1 speakers are too few to hold out 0.1 of them" in caplog.text
