@@ -1,5 +1,6 @@
 """`compare_activations`: the same statistics and scores on arrays."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,12 @@ from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.sample import Sample, SampleAccumulator
 from speechsim_jax.statistics.store import PassStatistics
+
+_log = logging.getLogger(__name__)
+
+# Between these the squares and products that are summed keep their digits.
+_LIMITS = {"float32": (1e-8, 1e6), "float64": (1e-35, 1e35)}
+_SCALE_IT = "scale it, as no score depends on the scale, or use stats_dtype='float64'"
 
 Rows = Any
 """An array, or an iterable of arrays, one after the other."""
@@ -103,7 +110,11 @@ def compare_activations(
     if stats_dtype is None:
         stats_dtype = default_stats_dtype()
     labels = [str(name) for name in names]
-    blocks = [_blocks(n, rows, rows_per_update) for n, rows in zip(labels, activations.values())]
+    limits = _LIMITS[stats_dtype]
+    blocks = [
+        _blocks(label, rows, rows_per_update, limits)
+        for label, rows in zip(labels, activations.values())
+    ]
     first = [next(block, None) for block in blocks]
     _check_aligned(labels, first, 0)
     widths = [block.shape[1] for block in first if block is not None]
@@ -132,7 +143,10 @@ def compare_activations(
         numeric=finished.numeric,
         settings={"sample_frames": sample_frames, "seed": seed},
     )
-    return scored_result(names, finished, selection, attributes, progress)
+    result = scored_result(names, finished, selection, attributes, progress)
+    if warning := result.few_frames_warning():
+        _log.warning("%s", warning)
+    return result
 
 
 def _rows(start: int, count: int, utterances: Sequence[str] | np.ndarray | None) -> BatchRows:
@@ -152,15 +166,15 @@ def _rows(start: int, count: int, utterances: Sequence[str] | np.ndarray | None)
     )
 
 
-def _blocks(name: str, rows: Rows, size: int) -> Iterator[np.ndarray]:
-    """Blocks of exactly `size` rows, except for the last."""
+def _blocks(name: str, rows: Rows, size: int, limits: tuple[float, float]) -> Iterator[np.ndarray]:
+    """Blocks of exactly `size` rows, except for the last; the largest value within the limits."""
     pending: list[np.ndarray] = []
     waiting = checked = 0
     if not is_array(rows) and not isinstance(rows, Iterable):
         raise UserError(
             f"{name}: expected an array [rows, neurons] or chunks of one, got {type(rows).__name__}"
         )
-    width = None
+    width, peak = None, 0.0
     for given in [rows] if is_array(rows) else rows:
         chunk = as_array(name, given)
         if chunk.ndim != 2 or chunk.shape[1] == 0:
@@ -174,12 +188,17 @@ def _blocks(name: str, rows: Rows, size: int) -> Iterator[np.ndarray]:
             if len(bad):
                 raise UserError(f"{name}: NaN or inf in row {checked + int(bad[0])}")
             checked += len(part)
+            peak = max(peak, float(np.abs(part).max(initial=0)))
+            if peak > limits[1]:
+                raise UserError(f"{name}: has values up to {peak:.3g}; {_SCALE_IT}")
             pending.append(part)
             waiting += len(part)
             while waiting >= size:
                 joined = np.concatenate(pending)
                 yield joined[:size]
                 pending, waiting = [joined[size:]], waiting - size
+    if 0 < peak < limits[0]:
+        raise UserError(f"{name}: no value exceeds {peak:.3g}; {_SCALE_IT}")
     if waiting:
         yield np.concatenate(pending)
 

@@ -40,6 +40,8 @@ def matchcorr(pair: RepresentationPair) -> float:
     of y. Source: Li et al. 2016 (arXiv 1511.07543), "bipartite matching".
     """
     magnitude = np.abs(pair.correlation)
+    if not np.isfinite(magnitude).all():
+        return float("nan")
     return float(magnitude[scipy.optimize.linear_sum_assignment(magnitude, maximize=True)].mean())
 
 

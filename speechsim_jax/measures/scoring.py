@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,10 @@ _DIMS = {"attention": ("x_attention", "y_attention")}
 # dissimilarities, 8 n^2 bytes together for n rows (32 MB for 2000). The temporaries of each thread,
 # 40 n^2, come on top.
 _SAMPLE_BYTES = 2**31
+# A score may leave its limits by this much, of rounding in float32.
+_ROUNDING = 1e-4
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +94,41 @@ def score_all(
         extras |= rank_neurons(extras[name][1], ranking, models)
     if "moments" in finished:
         extras |= representation_facts(finished["moments"])
+        _undefine_constant(matrices, selection, finished["moments"])
+    for measure in selection.measures:
+        _keep_to_limits(matrices[measure.name], measure)
     dims = {m.name: _dims(m.statistic) for m in selection.measures}
     return Scores({m.name: matrices[m.name] for m in selection.measures}, dims, extras)
+
+
+def _undefine_constant(
+    matrices: Mapping[str, np.ndarray], selection: MeasureSelection, moments: FinishedMoments
+) -> None:
+    """A representation without a live neuron is like nothing: NaN in every measure."""
+    constant = [k for k, r in enumerate(moments.representations) if not r.live.any()]
+    if not constant:
+        return
+    numbers = ", ".join(str(k + 1) for k in constant)
+    _log.warning("constant, and so without scores: representation %s", numbers)
+    for measure in selection.measures:
+        if _dims(measure.statistic) == ("x", "y"):
+            matrices[measure.name][constant, :] = np.nan
+            matrices[measure.name][:, constant] = np.nan
+
+
+def _keep_to_limits(scores: np.ndarray, measure: Measure) -> None:
+    """Scores that leave the measure's limits by rounding get the limit; further out, NaN."""
+    low, high = measure.limits
+    outside = (scores < low - _ROUNDING) | (scores > high + _ROUNDING)
+    if outside.any():
+        worst = float(scores[outside][np.argmax(np.abs(scores[outside]))])
+        _log.warning(
+            "%d scores of %s are not defined: they are as far out of its limits as %.3g, the "
+            "statistics have lost their digits (values of very different size; stats_dtype)",
+            int(outside.sum()), measure.name, worst,
+        )  # fmt: skip
+        scores[outside] = np.nan
+    np.clip(scores, low, high, out=scores)
 
 
 def pairs_scored(finished: Mapping[str, Any], selection: MeasureSelection) -> int:

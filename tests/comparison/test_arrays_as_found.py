@@ -122,3 +122,63 @@ def test_results_that_cannot_be_written(tmp_path):
     for write in (result.save, result.to_csv):
         with pytest.raises(StorageError, match=r"file/out cannot be written \("):
             write(tmp_path / "file" / "out")
+
+
+# --- values ---
+
+
+def scores_of(x, **options) -> dict[str, float]:
+    levels = ["neuron", "mixed", "layer"]
+    result = ss.compare_activations({"x": x, "y": Y}, "all", levels=levels, **options)
+    return {m: float(result.matrix(m).values[0, 1]) for m in result.measures}
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3e4])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_constant_representation_has_no_score_in_any_measure(value, dtype, caplog):
+    """One rule, said once; the others keep theirs."""
+    constant = np.full((300, 5), value)
+    assert all(np.isnan(score) for score in scores_of(constant, stats_dtype=dtype).values())
+    assert caplog.text.count("constant, and so without scores: representation 1") == 1
+    result = ss.compare_activations({"c": constant, "x": X, "y": Y}, "maxcorr,lincka,mutual_knn")
+    for measure in result.measures:
+        assert np.isfinite(result.matrix(measure).values[1:, 1:]).all()
+        assert np.isnan(result.matrix(measure).values[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [(1e200, "float64"), (1e-200, "float64"), (1e-30, "float32"), (1e20, "float32")],
+)
+def test_values_beyond_the_statistics_are_refused(scale, dtype):
+    with pytest.raises(ss.UserError, match=r"^x/0: (has values up to|no value exceeds) .*scale it"):
+        scores_of(scale * X, stats_dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype"), [(1e30, "float64"), (1e-30, "float64"), (1e-6, "float32")]
+)
+def test_no_score_depends_on_the_scale(scale, dtype):
+    expected, found = scores_of(X, stats_dtype=dtype), scores_of(scale * X, stats_dtype=dtype)
+    tolerance = 1e-9 if dtype == "float64" else 1e-4
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=tolerance, nan_ok=True), name
+
+
+def test_rounding_does_not_leave_the_limits():
+    """An exact linear map in float32: linreg was 1.00005."""
+    x = RNG.standard_normal((500, 40)) * np.logspace(-3, 3, 40)
+    maps = x @ RNG.standard_normal((40, 40))
+    result = ss.compare_activations(
+        {"x": x, "y": maps}, "linreg,lincka,svcca", stats_dtype="float32"
+    )
+    for measure in result.measures:
+        values = result.matrix(measure).values
+        assert np.nanmax(values) <= 1 and np.nanmin(values) >= 0
+
+
+def test_few_rows_are_said(caplog):
+    ss.compare_activations({"x": X[:20], "y": Y[:20]}, "linreg")
+    assert "Few frames: 20 for layers of up to 8 neurons" in caplog.text
+    tiny = ss.compare_activations({"x": X[:3], "y": Y[:3]}, "lincka_debiased")
+    assert np.isnan(tiny.matrix("lincka_debiased").values).all()

@@ -53,6 +53,7 @@ ATTENDED = dataclasses.replace(
     level="attention",
     statistic="attention",
     needs="distance",
+    limits=(-np.inf, 0.0),
     function=lambda pair: float(-pair.means.distance.mean()),
     details=lambda pair: {"same_diagonal_far": ("head_x", pair.means.distance.max(axis=1))},
     higher_is_closer=False,
