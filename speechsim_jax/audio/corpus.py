@@ -366,6 +366,8 @@ def channels_of(source: Source) -> int:
     """Channels by the header of a file; 1 where there is none that can be read."""
     try:
         file = None if source.unusable else source.file()
+        if isinstance(file, Path) and not file.is_file():  # a pipe would wait for ever
+            return 1
         return 1 if file is None else soundfile.info(_openable(file)).channels
     except Exception:  # reading it says why
         return 1
@@ -377,6 +379,8 @@ def stated_seconds(file: Path | io.BytesIO) -> float | None:
     Raises:
         AudioError: the header cannot be read.
     """
+    if isinstance(file, Path) and not file.is_file():  # a pipe would wait for ever
+        raise AudioError("is not a file")
     size = file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())
     try:
         info = soundfile.info(_openable(file))

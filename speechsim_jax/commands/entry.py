@@ -100,6 +100,10 @@ def run_module(module: ModuleType, argv: Sequence[str] | None = None, program: b
             module.main(values)
     except UserError as error:
         _fail(str(error), 1 if isinstance(error, StorageError) else 2)
+    except ImportError:  # which an interrupt becomes in the middle of a compiled module
+        if program and interrupt.interrupted.is_set():
+            interrupt.stop("interrupted")
+        raise
     except BrokenPipeError:  # whoever read the output has stopped reading
         _discard_output()
     except KeyboardInterrupt:

@@ -12,6 +12,9 @@ import sys
 import threading
 from typing import Any
 
+interrupted = threading.Event()
+"""Set once Ctrl-C was pressed: an error that follows may come of it."""
+
 # Time for cleaning up.
 _SECONDS = 2.0
 
@@ -25,6 +28,7 @@ def raise_on_interrupt() -> None:
     """From now on, raise KeyboardInterrupt on Ctrl-C, and end the process if it is swallowed."""
 
     def interrupt(*_: object) -> None:
+        interrupted.set()
         timer = threading.Timer(_SECONDS, stop, ["interrupted"])
         timer.daemon = True
         timer.start()

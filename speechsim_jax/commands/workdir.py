@@ -101,9 +101,7 @@ def begin(workdir: AnyPath, statistics: AnyPath, config: Mapping[str, Any]) -> b
     unfinished = (workdir / _UNFINISHED).exists()
     partial = has_partial_results(statistics) or (unfinished and result.exists())
     if overwrite and not resume:
-        for folder in statistics.glob("shard-*"):
-            check_unlocked(folder)
-        remove_folder(statistics)
+        _remove_statistics(statistics)
     elif is_complete(workdir):
         if not resume:
             raise UserError(f"{result} exists; choose another --workdir or pass --overwrite")
@@ -118,10 +116,19 @@ def begin(workdir: AnyPath, statistics: AnyPath, config: Mapping[str, Any]) -> b
         raise UserError(
             f"{workdir} is of an unfinished run; pass --resume to continue it, or --overwrite"
         )
+    elif not resume and not in_bucket(statistics):
+        _remove_statistics(statistics)  # nothing but a plan
     if resume and not partial:
         _log.warning("nothing to resume in %s: starting from the beginning", workdir)
     write_json(workdir / _UNFINISHED, config)
     return True
+
+
+def _remove_statistics(statistics: AnyPath) -> None:
+    """Delete statistics; raises LockedError if another process writes them."""
+    for folder in (statistics, *statistics.glob("shard-*")):
+        check_unlocked(folder)
+    remove_folder(statistics)
 
 
 def _config_of(workdir: AnyPath) -> dict[str, Any]:
@@ -135,10 +142,12 @@ def _same_result(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two configurations differ at most in what does not change the result."""
 
     def of_result(config: Mapping[str, Any]) -> dict[str, Any]:
-        free = ("overwrite", "resume", "keep_statistics", "resources", "output")
+        free = ("workdir", "overwrite", "resume", "keep_statistics", "resources", "output")
         revision = config.get("resources", {}).get("revision")
         note = config.get("output", {}).get("note")
         rest = {name: value for name, value in config.items() if name not in free}
+        if Path(rest.get("audio", "")).exists():
+            rest["audio"] = str(Path(rest["audio"]).resolve())
         return as_json(rest | {"revision": revision, "note": note})
 
     return of_result(then) == of_result(now)

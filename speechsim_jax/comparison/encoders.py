@@ -190,11 +190,14 @@ def _read(
     passes, shard = _opened_shard(run, request, names, audio_, scratch)
     stored = request.output.statistics_dir is not None
     keep = stored and request.output.keep_statistics
-    was_complete = shard is not None and shard.complete() is not None
+    complete = None if shard is None else shard.complete()
     done = run_passes(run, passes, shard, keep)
     counts = ReadCounts(skipped=audio_.skipped if run.shard.index == 1 else ()) + done.counts
     attributes = _attributes(run, audio_, counts, request.output.note, len(passes))
-    if shard is not None and keep and not was_complete:
+    if shard is not None and complete is not None and complete["passes"] != done.names:
+        shard.retract()  # some of its passes were damaged, and have been read again
+        complete = None
+    if shard is not None and keep and complete is None:
         record = {"counts": dataclasses.asdict(counts), "attributes": attributes}
         shard.finish({"passes": done.names, **record})
     in_folder = shard is not None and stored and bool(done.names)
@@ -308,15 +311,30 @@ def _check_same_job(
     plan: dict[str, Any], identity: dict[str, Any], run: ComparisonRun, folder: JobFolder
 ) -> None:
     """Raise UserError, naming what differs, unless the plan in the folder is of this job."""
-    now = identity | {"shards": run.shard.count}
-    differing = difference(plan["identity"] | {"shards": plan["shards"]}, now)
-    if differing is None:
+    then, now = (
+        plan["identity"] | {"shards": plan["shards"]},
+        identity | {"shards": run.shard.count},
+    )
+    if then == now:
         return
-    if plan["identity"]["audio"] != identity["audio"]:
-        files = {source.id: source.stamp() for source in run.corpus.sources}
-        sizes = [{id_: stamp[:1] for id_, stamp in s.items()} for s in (plan["files"], files)]
-        differing = difference({"audio": sizes[0]}, {"audio": sizes[1]}) or differing
-        differing = differing[:300]
+    # Another setting may have chosen other audio.
+    without_audio = [{n: v for n, v in one.items() if n != "audio"} for one in (then, now)]
+    differing = difference(*without_audio)
+    if differing is None:
+        files = {source.id: source.stamp()[:1] for source in run.corpus.sources}
+        before = {id_: stamp[:1] for id_, stamp in plan["files"].items()}
+        changed = [id_ for id_ in before.keys() & files.keys() if before[id_] != files[id_]]
+        kinds = {
+            "has changed": sorted(changed),
+            "is missing": sorted(before.keys() - files.keys()),
+            "is new": sorted(files.keys() - before.keys()),
+        }
+        parts = [
+            f"{ids[0]} {what}" + (f" and {len(ids) - 1} more" if len(ids) > 1 else "")
+            for what, ids in kinds.items()
+            if ids
+        ]
+        differing = f"audio: {', '.join(parts)}"
     raise UserError(
         f"{folder.path} is of another job: {differing}; undo the change, or start from the "
         "beginning in another folder"

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from speechsim_jax.pipeline.one_pass import ReadCounts
 from speechsim_jax.pipeline.run import check_enough
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import provenance
-from speechsim_jax.runtime.atomic_write import AnyPath
+from speechsim_jax.runtime.atomic_write import AnyPath, remove_folder
+from speechsim_jax.runtime.checked_files import DamagedFileError
 from speechsim_jax.runtime.shards import WHOLE
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics import store
@@ -237,6 +238,12 @@ def _merge_into(
     """
     of_parts = [[part.shard.path.as_posix(), part.record["checksum"]] for part in parts]
     plan = target.plan()
+    if plan is not None and plan.get("merged") != of_parts:
+        # What is below a job's own folder is left over from an attempt to merge its shards.
+        owned = any(target.path.parent == job.path for job in jobs)
+        if owned or target.shard(WHOLE, plan, 0).metadata(1) is None:
+            remove_folder(target.path)
+            plan = None
     if plan is None:
         of_first = {n: v for n, v in jobs[0].plan.items() if n not in ("format", "checksum")}
         plan = target.write_plan(of_first | {"shards": 1, "files": {}, "merged": of_parts})
@@ -281,13 +288,18 @@ def _merge_into(
 def _states_by_kind(
     parts: Sequence[_Part],
 ) -> tuple[list[dict[str, list["_StoredState"]]], list[str]]:
-    """Where the states of each part are, by kind, pass by pass; and kinds that some parts lack."""
+    """Where the states of each part are, by kind, pass by pass; and kinds that some parts lack.
+
+    Raises:
+      DamagedFileError: with which shard to run again.
+    """
     found = []
     for part in parts:
         of_part: dict[str, list[_StoredState]] = {}
         for name in part.record["passes"]:
-            for kind in store.kinds(part.shard.path / name):
-                of_part.setdefault(kind, []).append(_StoredState(part.shard.path / name, kind))
+            with _advised(part.shard.path):
+                for kind in store.kinds(part.shard.path / name):
+                    of_part.setdefault(kind, []).append(_StoredState(part.shard.path / name, kind))
         found.append(of_part)
     everywhere = [kind for kind in found[0] if all(kind in other for other in found)]
     missing = sorted({kind for of_part in found for kind in of_part} - set(everywhere))
@@ -302,8 +314,18 @@ class _StoredState:
     kind: str
 
     def read(self) -> State:
-        """Read it."""
-        return store.read(self.folder, only=(self.kind,))[0].states[self.kind]
+        """Read it; raises DamagedFileError."""
+        with _advised(self.folder.parent):
+            return store.read(self.folder, only=(self.kind,))[0].states[self.kind]
+
+
+@contextlib.contextmanager
+def _advised(shard: AnyPath) -> Iterator[None]:
+    """Says of damaged statistics how to get them back."""
+    try:
+        yield
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{error}; run {shard.name} again with --resume") from error
 
 
 def _fold(shard: ShardFolder, number: int, parts: Sequence[Mapping[str, _StoredState]]) -> None:

@@ -157,7 +157,9 @@ class ShardFolder:
                 if record is None and strict:
                     read_record(self.path / name, _FORMAT)
                 if record is not None and record["plan"] == self._plan:
-                    return record
+                    passes = [self.path / name for name in record["passes"]]
+                    if all(map(store.is_complete, passes)):
+                        return record
         return None
 
     def statistics(self, number: int) -> tuple[str, PassStatistics, dict[str, Any]] | None:
@@ -289,6 +291,12 @@ class ShardFolder:
         for name in _names(self.path):
             if name.startswith(f"sum-{number}-"):
                 remove_folder(self.path / name)
+
+    def retract(self) -> None:
+        """Delete the records that say that the shard is complete: some of it was damaged."""
+        for name in _names(self.path):
+            if name.startswith("complete."):
+                (self.path / name).unlink(missing_ok=True)
 
     def finish(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Write what the shard has read, which makes it complete.

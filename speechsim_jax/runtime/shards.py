@@ -87,12 +87,21 @@ def _of_array(environment: Mapping[str, str]) -> tuple[int, int]:
                 "shard is 'auto', but the indices of the array job are not evenly spaced; "
                 "give --shard=K/N"
             )
-        return distance // step + 1, count
+        return _several(distance // step + 1, count)
     if environment.get("LSB_JOBINDEX", "0") != "0":
-        return number("LSB_JOBINDEX"), number("LSB_JOBINDEX_END")
+        return _several(number("LSB_JOBINDEX"), number("LSB_JOBINDEX_END"))
     if any(name in environment for name in _PBS):
         raise UserError("shard is 'auto', but PBS does not say how many there are; give auto/N")
     raise UserError(f"shard is 'auto', but this is not an array job; {_EXPECTED}")
+
+
+def _several(index: int, count: int) -> tuple[int, int]:
+    if count == 1:
+        raise UserError(
+            "shard is 'auto', but this is an array of one task, which does not say how many shards "
+            "the job has; give --shard=K/N"
+        )
+    return index, count
 
 
 @functools.cache

@@ -157,7 +157,10 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """All settings, as JSON can hold them."""
-        return {"objective": self.name, **dataclasses.asdict(self)}
+        settings = dataclasses.asdict(self)
+        if not settings["audio"]["speaker_from"]:  # recorded recipes do not have it
+            del settings["audio"]["speaker_from"]
+        return {"objective": self.name, **settings}
 
 
 @dataclasses.dataclass(frozen=True)

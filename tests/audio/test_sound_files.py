@@ -123,6 +123,21 @@ def test_whatever_a_decoder_raises_is_a_skip(tmp_path, monkeypatch):
     assert skipped == [Skipped("a.wav", "cannot be decoded: inside a codec")]
 
 
+def test_a_pipe_is_no_file(tmp_path):
+    """Opening it would wait for a writer, for ever."""
+    os.mkfifo(tmp_path / "fifo.wav")
+    write(tmp_path / "a.wav", noise(16_000))
+    (tmp_path / "dir.wav").mkdir()
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere")
+    for channel in ("mean", "each"):
+        corpus = with_durations(open_corpus(tmp_path, channel=channel))
+        assert [s.id for s in corpus.sources if s.seconds] == ["a.wav"]
+        for source in corpus.sources:
+            if source.id != "a.wav":
+                with pytest.raises(AudioError, match="is not a file"):
+                    read(source)
+
+
 # --- B4, B5: channels ---
 
 

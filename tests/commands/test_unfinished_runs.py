@@ -177,7 +177,8 @@ def test_a_damaged_file_is_named(what, capsys, arguments, tmp_path):
         else:
             path.write_bytes(damaged)
         ended = call(capsys, "merge", *merge)
-        named = "statistics" if damaged is None and what in ("plan", "complete") else path.name
+        gone = damaged is None and what != "cross-0.npy"  # then it was never complete
+        named = "statistics" if gone else path.name
         assert_mistake(ended, named)
     path.write_bytes(content)
     assert call(capsys, "merge", *merge).code == 0
@@ -267,6 +268,48 @@ def test_shards_are_merged_by_hand(capsys, arguments, tmp_path, whole, monkeypat
     assert other.code == 0
     same = call(capsys, "merge", f"--jobs={tmp_path / 'run'}", workdir, "--overwrite")
     assert_mistake(same, "is one of --jobs")
+
+
+def test_a_damaged_shard_is_run_again_alone(capsys, arguments, tmp_path, whole):
+    """Its file is truncated, or its folder deleted; what was merged from it is not in the way."""
+    run = tmp_path / "run"
+    assert call(capsys, "compare", *arguments, "--shard=1/2").code == 0
+    (damaged,) = run.glob("statistics/shard-1-of-2/pass-1*/moments/cross-0.npy")
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    ended = call(capsys, "compare", *arguments, "--shard=2/2")
+    assert_mistake(ended, "cross-0.npy is damaged", "run shard-1-of-2 again with --resume")
+    assert_mistake(call(capsys, "merge", f"--workdir={run}", "--resume"), "run shard-1-of-2 again")
+    ended = call(capsys, "compare", *arguments, "--shard=1/2", "--resume")
+    assert ended.code == 0, ended
+    assert_same_result(ss.SimilarityResult.load(run / "result.nc"), whole)
+    (run / "result.nc").unlink()
+    for folder in run.glob("statistics/shard-2-of-2/pass-1*"):
+        shutil.rmtree(folder)
+    assert [s.state for s in status.run(status.Config(str(run)))] == ["done", "stopped"]
+    ended = call(capsys, "compare", *arguments, "--shard=2/2", "--resume")
+    assert ended.code == 0, ended
+    assert_same_result(ss.SimilarityResult.load(run / "result.nc"), whole)
+
+
+def test_a_complete_run_is_known_under_any_name_of_its_workdir(capsys, arguments, tmp_path):
+    assert call(capsys, "compare", *arguments).code == 0
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    others = [word for word in arguments if not word.startswith("--workdir")]
+    for name in (f"{tmp_path}/run/", f"{tmp_path}/run/../run", f"{tmp_path}/link"):
+        ended = call(capsys, "compare", *others, f"--workdir={name}", "--resume")
+        assert ended.code == 0, ended
+
+
+def test_a_failed_merge_leaves_nothing_in_the_way(capsys, arguments, tmp_path):
+    """Of other jobs, in the same workdir."""
+    job = tmp_path / "run"
+    assert call(capsys, "compare", *arguments, "--keep_statistics").code == 0
+    copy = Path(shutil.copytree(job, tmp_path / "copy"))
+    (path,) = copy.glob("statistics/*/pass-1*/moments/cross-0.npy")
+    path.write_bytes(b"")
+    both = f"--workdir={tmp_path / 'both'}"
+    assert_mistake(call(capsys, "merge", f"--jobs={copy}", both), "cross-0.npy is damaged")
+    assert call(capsys, "merge", f"--jobs={job}", both).code == 0
 
 
 def test_the_array_job_says_which_shard(capsys, arguments, monkeypatch, tmp_path):

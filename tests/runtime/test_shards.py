@@ -48,6 +48,13 @@ def test_shard_of(text, environment, expected):
         ("auto/4", {}, "PBS_ARRAY_INDEX is not set"),
         ("auto/4", {"PBS_ARRAY_INDEX": "0"}, "there is no shard 0 of 4"),
         ("auto", SLURM | {"SLURM_ARRAY_TASK_MAX": "9"}, "not evenly spaced"),
+        (
+            "auto",
+            SLURM
+            | dict.fromkeys(("SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX"), "6")
+            | {"SLURM_ARRAY_TASK_COUNT": "1"},
+            "an array of one task",
+        ),
         ("auto", SLURM | {"SLURM_ARRAY_TASK_ID": "5"}, "not evenly spaced"),
         ("auto", SLURM | {"SLURM_ARRAY_TASK_COUNT": "many"}, "SLURM_ARRAY_TASK_COUNT is 'many'"),
     ],
