@@ -3,8 +3,9 @@
 import functools
 import hashlib
 import json
+import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ _WEIGHTS = (
 _RANDOM = re.compile(r"random:(?P<source>.+?)(@(?P<seed>\d+))?", re.DOTALL)
 _MAX_JSON_BYTES = 64 * 2**20
 _CHUNK_BYTES = 2**22
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -229,11 +232,37 @@ class _Hub:
         All other files are requested by commit, so that they belong together even if the branch
         moves between two downloads.
         """
-        config = self.get("config.json")
+        located = self
+        if self.offline and (commit := self._cached_commit()):
+            located = replace(self, revision=commit)
+        config = located.get("config.json")
         if config is None:
             raise UserError(f"{self.repo}: there is no config.json; {self.hint}")
         folder = config.parent
         return _Hub(self.repo, folder.name, self.cache_dir, self.local_files_only, folder, True)
+
+    def _cached_commit(self) -> str | None:
+        """The commit in the cache that the revision means; None if huggingface_hub finds it itself.
+
+        A cache that was copied may lack its refs, or have them with a line end: then the only
+        snapshot is taken.
+        """
+        from huggingface_hub import constants
+
+        root = Path(self.cache_dir or constants.HF_HUB_CACHE).expanduser()
+        root /= f"models--{self.repo.replace('/', '--')}"
+        ref = root / "refs" / self.revision
+        try:
+            snapshots = [path.name for path in (root / "snapshots").iterdir() if path.is_dir()]
+            text = ref.read_text() if ref.is_file() else ""
+        except (OSError, ValueError):
+            return None
+        if text.strip() in snapshots:
+            return text.strip() if text != text.strip() else None
+        if self.revision in snapshots or self.revision != "main" or len(snapshots) != 1:
+            return None
+        _log.warning("%s: the cache has no refs; its only snapshot is used", self.repo)
+        return snapshots[0]
 
     @property
     def offline(self) -> bool:

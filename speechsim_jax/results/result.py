@@ -266,6 +266,8 @@ class SimilarityResult:
     def to_csv(self, path: str | os.PathLike[str]) -> AnyPath:
         """Write `to_dataframe()` as plain CSV, undefined scores as empty fields, all digits.
 
+        A model's name that a spreadsheet would take for a formula gets an apostrophe in front.
+
         The provenance and the definitions of the measures go into <path>.json.
 
         Args:
@@ -278,7 +280,10 @@ class SimilarityResult:
         definitions = {measure: self.definition(measure) for measure in self.measures}
         metadata = {"provenance": self.attributes, "measures": definitions}
         with writing(path):
-            write_text(path, self.to_dataframe().to_csv(index=False, lineterminator="\n"))
+            table = self.to_dataframe()
+            for column in ("x_model", "y_model"):
+                table[column] = table[column].map(_no_formula)
+            write_text(path, table.to_csv(index=False, lineterminator="\n"))
             write_text(path.with_name(f"{path.name}.json"), json.dumps(metadata, indent=2) + "\n")
         return path
 
@@ -414,3 +419,8 @@ def _text(values: Iterable[str]) -> np.ndarray:
 
 def _unique(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
+
+
+def _no_formula(text: str) -> str:
+    """Text that a spreadsheet does not compute: names of folders may come from anybody."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -197,6 +197,21 @@ def test_files_that_cannot_be_read_are_left_out(speech_like, tmp_path, caplog):
     assert len(rows["mfcc"]) == kept == sum(map(len, after.phones.values()))
 
 
+@pytest.mark.parametrize("emptied", [1, 3])
+def test_an_utterance_without_chosen_frames_counts_nothing(speech_like, models, emptied):
+    """As with few --max_frames, or thousands of short utterances."""
+    chosen = chosen_frames(speech_like, 60)
+    empty = {source.id for source in chosen.corpus.sources[:emptied]}
+    fewer = chosen.select(
+        {s.id: np.full(len(chosen.frames[s.id]), s.id not in empty) for s in chosen.corpus.sources}
+    )
+    _, rows = features.mfcc_features(fewer, CONFIG)
+    left = sum(map(len, fewer.frames.values()))
+    assert len(rows["mfcc"]) == len(rows["mfcc_stacked"]) == left < 60
+    states = features.layer_features(ss.load_encoder(models["second"]), fewer, 5.0, lambda _: None)
+    assert all(len(layer) == left for layer in states.values())
+
+
 # --- what is written ---
 
 

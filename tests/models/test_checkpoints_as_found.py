@@ -173,6 +173,32 @@ def test_weight_norm_may_be_folded_away(tmp_path, model):
     np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+# --- C8: the hub's cache ---
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize("ref", [None, f"{COMMIT}\n", f"  {COMMIT}\r\n", COMMIT, "gone"])
+def test_a_copied_cache_of_the_hub(tmp_path, ref, caplog):
+    """Without refs, or with a line end in them, the only snapshot is used."""
+    root = tmp_path / "models--me--mine"
+    shutil.copytree(PARITY / "wav2vec2-base", root / "snapshots" / COMMIT)
+    if ref is not None:
+        (root / "refs").mkdir()
+        (root / "refs" / "main").write_text(ref)
+    encoder = ss.load_encoder("me/mine", cache_dir=tmp_path, local_files_only=True)
+    assert encoder.provenance["revision"] == COMMIT
+    assert ("only snapshot is used" in caplog.text) == (ref in (None, "gone"))
+
+
+def test_of_several_snapshots_none_is_guessed(tmp_path):
+    root = tmp_path / "models--me--mine" / "snapshots"
+    for commit in (COMMIT, COMMIT[::-1]):
+        shutil.copytree(PARITY / "wav2vec2-base", root / commit)
+    with pytest.raises(ss.UserError, match="the cache lacks it"):
+        ss.load_encoder("me/mine", cache_dir=tmp_path, local_files_only=True)
+
+
 # --- C9: checkpoints of training programs ---
 
 

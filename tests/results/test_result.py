@@ -232,6 +232,19 @@ def test_frame_has_a_row_for_every_pair(result: SimilarityResult) -> None:
     assert by_pair.notna().sum() == 9
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+def test_a_spreadsheet_computes_nothing(start: str, tmp_path: Path) -> None:
+    """A model's folder may be called by anybody."""
+    name = start + 'HYPERLINK("http://x";"y")'
+    x = np.random.default_rng(0).standard_normal((20, 3))
+    result = ss.compare_activations({(name, 0): x, "plain/1": x}, "lincka")
+    with result.to_csv(tmp_path / "s.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = {row[column] for row in rows for column in ("x_model", "y_model")}
+    assert names == {"'" + name, "plain"}
+    assert result.models == (name, "plain")
+
+
 def test_csv_reads_back(result: SimilarityResult, tmp_path: Path) -> None:
     """Without options, undefined scores and attention included; to a careful reader bit by bit."""
     path = result.to_csv(tmp_path / "new" / "scores.csv")

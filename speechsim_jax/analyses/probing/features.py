@@ -160,7 +160,8 @@ def mfcc_features(
         context = frames[:, None] + np.arange(-_CONTEXT_FRAMES, _CONTEXT_FRAMES + 1)
         alone.append(coefficients[frames])
         neighbours = coefficients[np.clip(context, 0, len(coefficients) - 1)]
-        stacked.append(neighbours.reshape(len(frames), -1))
+        # Also without frames, of an utterance of which none was chosen.
+        stacked.append(neighbours.reshape(len(frames), context.shape[1] * coefficients.shape[1]))
     if not masks:
         raise UserError(f"{chosen.corpus.origin}: no file can be used; see the warnings")
     return chosen.select(masks), {MFCC: np.concatenate(alone), STACKED: np.concatenate(stacked)}
