@@ -57,6 +57,7 @@ def report_page(result: SimilarityResult) -> str:
         provenance=markup.provenance(result),
         measures=markup.measures_table(result),
         representations=markup.facts_section(result),
+        reading=markup.reading_table(result),
         skipped=markup.skipped_table(result),
         plotly=_plotly(),
         data=arrays.encode(data),

@@ -35,6 +35,9 @@ _SHOWN_ELSEWHERE = (
     "utterances",
     "seconds",
     "corpus",
+    "reading",
+    "duplicates",
+    "merged_without",
 )
 _DIRECTIONS = {"True": "symmetric", "False": "row x by column y"}
 _FACT_NAMES = {
@@ -177,6 +180,38 @@ def facts_table(result: SimilarityResult) -> str:
     ]
     heads = ["model", "layer", *(_FACT_NAMES.get(name, name) for name in facts)]
     return table(heads, rows, numbers_from=1, name="representations")
+
+
+def reading_table(result: SimilarityResult) -> str:
+    """What was recognised, guessed and changed in opening and reading the audio, with numbers."""
+    attributes = result.attributes
+    corpus = attributes.get("corpus")
+    corpus = corpus if isinstance(corpus, Mapping) else {}
+    counts: list[tuple[str, Any]] = []
+    for key, what in (
+        ("layouts", "files in the layout of {}"),
+        ("passed_over", "files passed over: {}"),
+        ("alignments", "{}"),
+    ):
+        found = corpus.get(key)
+        if isinstance(found, Mapping):
+            counts += [(what.format(name), number) for name, number in found.items()]
+    if "speakers" in corpus:
+        counts.append(("speakers known", corpus["speakers"]))
+    if "speaker_unknown" in corpus:
+        counts.append(("utterances of unknown speaker", corpus["speaker_unknown"]))
+    if isinstance(repeated := corpus.get("repeated"), Mapping):
+        counts.append(("utterances that may be there twice, by name", repeated.get("utterances")))
+    reading = attributes.get("reading")
+    counts += list(reading.items()) if isinstance(reading, Mapping) else []
+    if attributes.get("duplicates"):
+        counts.append(("utterances with the samples of another", attributes["duplicates"]))
+    for kind in attributes.get("merged_without") or ():
+        counts.append((f"missing in some of the merged jobs: {kind}", "left out"))
+    if not counts:
+        return missing("This result does not record how its audio was read.")
+    rows = [[escape(_printable(str(what))), escape(str(number))] for what, number in counts]
+    return table(["what", "utterances or files"], rows, numbers_from=1, name="audio-read")
 
 
 def skipped_table(result: SimilarityResult) -> str:

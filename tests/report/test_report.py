@@ -296,3 +296,27 @@ def test_a_saved_result_gives_the_same_page(
 ) -> None:
     loaded = SimilarityResult.load(result.save(tmp_path / "result.nc"))
     assert report_page(loaded) == page.source
+
+
+def test_the_page_says_what_was_guessed(result: SimilarityResult) -> None:
+    """Numbers of the result's record, names escaped."""
+    facts = {
+        "layouts": {"TIMIT": 12, "unknown": 3},
+        "passed_over": {".m4a": 4},
+        "speakers": 5,
+        "speaker_unknown": 3,
+        "repeated": {"utterances": 2, "for example": ["a", "b"]},
+    }
+    corpus = {**result.attributes.get("corpus", {}), **facts}
+    reading = {"channels averaged": 7, "<b>odd</b>": 1}
+    attributes = result.attributes | {"corpus": corpus, "reading": reading, "duplicates": 6}
+    changed = result.dataset.assign_attrs(provenance=json.dumps(attributes))
+    source = report_page(SimilarityResult(changed))
+    section = source.split('id="audio-read"')[1].split('id="skipped"')[0]
+    for text in (
+        "files in the layout of TIMIT", "files passed over: .m4a", "speakers known",
+        "utterances of unknown speaker", "may be there twice", "channels averaged",
+        "the samples of another", "&lt;b&gt;odd&lt;/b&gt;",
+    ):  # fmt: skip
+        assert text in section, text
+    assert "<b>odd" not in section
