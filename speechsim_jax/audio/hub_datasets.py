@@ -7,7 +7,6 @@ cached, still encoded, among huggingface_hub's assets. From then on a row is rea
 
 import hashlib
 import logging
-import os
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 from speechsim_jax.audio.corpus import DATASET, AudioError, Corpus, Source
 from speechsim_jax.errors import UserError
+from speechsim_jax.runtime.atomic_write import atomic_write
 
 # Usual names of columns, the most reliable first; for ids, the path of the audio comes last.
 _IDS = ("id", "utt_id", "utterance_id", "uid", "segment_id", "key", "file")
@@ -289,13 +289,11 @@ def _write(table: Any, path: Path) -> None:
     """Write a table atomically, as several threads and processes may fetch the same group."""
     import pyarrow as pa
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    def write(new: Path) -> None:
+        with pa.OSFile(str(new), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    atomic_write(path, write)
 
 
 def _opened(url: str) -> Any:

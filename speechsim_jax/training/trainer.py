@@ -26,6 +26,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.runtime import mesh as sharding
 from speechsim_jax.runtime import provenance
+from speechsim_jax.runtime.atomic_write import write_text
 from speechsim_jax.training import export
 from speechsim_jax.training import step as programs
 from speechsim_jax.training.checkpoints import Checkpoints, TrainingCheckpoint
@@ -264,9 +265,7 @@ class _MetricsFile:
             complete = [line for line in path.read_text().splitlines() if line.endswith("}")]
             lines = [line for line in complete if json.loads(line)["step"] <= step]
         try:
-            partial = path.with_suffix(".part")
-            partial.write_text("".join(line + "\n" for line in lines))
-            partial.replace(path)
+            write_text(path, "".join(line + "\n" for line in lines))
             self._file = path.open("a")
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error})") from error

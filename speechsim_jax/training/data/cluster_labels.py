@@ -16,6 +16,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline.encode_corpus import encode_corpus
+from speechsim_jax.runtime.atomic_write import atomic_write, writing
 from speechsim_jax.training.data.clusters import Clusters, Features, fit_clusters, mfcc
 from speechsim_jax.training.data.splits import WaveformCache, prefetch
 
@@ -55,12 +56,13 @@ class ClusterLabels:
         names = list(self.labels)
         ends = np.cumsum([0, *(len(self.labels[name]) for name in names)])
         labels = np.concatenate([self.labels[name] for name in names])
-        partial = path.with_suffix(".part.npz")
-        try:
-            np.savez(partial, centres=self.centres, labels=labels, ends=ends, ids=np.array(names))
-            partial.replace(path)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error})") from error
+
+        def write(new: Path) -> None:
+            with new.open("wb") as file:  # a name would get the suffix .npz
+                np.savez(file, centres=self.centres, labels=labels, ends=ends, ids=np.array(names))
+
+        with writing(path):
+            atomic_write(path, write)
 
     @classmethod
     def load(cls, path: Path) -> "ClusterLabels":
