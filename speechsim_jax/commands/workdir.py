@@ -18,7 +18,7 @@ from speechsim_jax.runtime.atomic_write import (
     write_text,
 )
 from speechsim_jax.runtime.checked_files import read_record, write_record
-from speechsim_jax.runtime.identity import as_json, difference
+from speechsim_jax.runtime.identity import as_json
 from speechsim_jax.runtime.lock import check_unlocked
 from speechsim_jax.settings import FIGURE_FORMATS
 
@@ -186,10 +186,11 @@ def partial_results(
     job, expected = folder / _JOB, as_json(identity)
     if job.exists() and resume:
         before = read_record(job, _FORMAT)["identity"]
-        if (differing := difference(before, expected)) is not None:
+        differing = [name for name, value in expected.items() if before.get(name) != value]
+        if differing:
             raise UserError(
-                f"{folder.parent} is of another run: {differing}; choose another --workdir, or "
-                "pass --overwrite instead of --resume"
+                f"{folder.parent} is of a run with other {', '.join(differing)}; choose another "
+                "--workdir, or pass --overwrite instead of --resume"
             )
         return folder
     if job.exists() and not overwrite:

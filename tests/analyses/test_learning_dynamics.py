@@ -144,7 +144,7 @@ def test_script_resumes(finished, monkeypatch):
     again = script.run(dataclasses.replace(config, resume=True))
     assert compared == ["step-000200"]
     np.testing.assert_array_equal(again.scores["svcca"], outcome.scores["svcca"])
-    with pytest.raises(ss.UserError, match="is of another run: measures was"):
+    with pytest.raises(ss.UserError, match="other measures"):
         script.run(dataclasses.replace(config, resume=True, measures=("lincka",)))
     with pytest.raises(ss.UserError, match="--resume"):
         script.run(config)

@@ -209,7 +209,12 @@ def test_ctrl_c_in_the_first_two_seconds(arguments, tmp_path):
     rng = random.Random(0)
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     for number in range(12):
-        command = [sys.executable, "-m", "experiments.compare", *arguments, "--overwrite"]
+        # A background job of a shell ignores it, and so do its children.
+        program = (
+            "import runpy, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "runpy.run_module('experiments.compare', run_name='__main__', alter_sys=True)"
+        )
+        command = [sys.executable, "-c", program, *arguments, "--overwrite"]
         with subprocess.Popen(
             command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment
         ) as process:

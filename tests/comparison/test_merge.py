@@ -121,7 +121,9 @@ def test_other_jobs_are_refused(folders, encoders, audio, tmp_path):
             ss.merge([folders[0], tmp_path / folder], progress=False)
     with pytest.raises(UserError, match="holds no statistics"):
         ss.merge([tmp_path], progress=False)
-    with pytest.raises(UserError, match="is of another job: audio: new is new"):
+    with pytest.raises(
+        UserError, match="another job: audio: u0 is missing and 2 more, new is new and 1 more"
+    ):
         ss.compare(encoders, new, statistics_dir=folders[0], **SETTINGS)
 
 

@@ -84,7 +84,9 @@ def test_startup(speech, capsys):
 def test_merging(capsys):
     merging.run([1, 2], small=True)
     values = figures(capsys.readouterr().out, "merging")
-    assert values["size of all stores"][1] == pytest.approx(2 * values["size of all stores"][0])
+    assert values["size of all stores"][1] == pytest.approx(
+        2 * values["size of all stores"][0], rel=1e-3
+    )
     assert all(value > 0 for both in values.values() for value in both)
 
 

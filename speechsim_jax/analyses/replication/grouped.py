@@ -84,7 +84,8 @@ def compare_groups(
         )
         with bar:
             for number, statistics in zip(numbers, stored):
-                _store_statistics(encoders, comparison, number, statistics)
+                if not any(statistics.glob("shard-1-of-1/complete.*.json")):
+                    _store_statistics(encoders, comparison, number, statistics)
                 bar.update()
             for left_out, path in enumerate(results):  # 0 leaves out nothing
                 if not path.exists():
