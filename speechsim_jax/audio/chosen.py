@@ -7,7 +7,7 @@ from typing import Any
 from speechsim_jax.audio import alignments, selection
 from speechsim_jax.audio.alignments import Segments
 from speechsim_jax.audio.corpus import Corpus, Skipped, check_any_exists
-from speechsim_jax.audio.open_corpus import AudioInput, open_corpus, with_durations
+from speechsim_jax.audio.open_corpus import AudioInput, open_as, with_durations
 from speechsim_jax.settings import Settings
 
 
@@ -36,15 +36,7 @@ def choose(audio: AudioInput, settings: Settings) -> ChosenAudio:
     Raises:
       UserError: no audio, or alignments that do not fit it.
     """
-    corpus = open_corpus(
-        audio,
-        layout=settings.layout,
-        speaker_from=settings.speaker_from,
-        glob=settings.glob,
-        exclude=settings.exclude,
-        channel=settings.channel,
-        transcripts=False,
-    )
+    corpus = open_as(audio, settings)
     check_any_exists(corpus)
     segments, skipped, record = None, [], {}
     if settings.alignments is not None:

@@ -188,9 +188,18 @@ def _in_table(name: str, separator: str, text: int = 1) -> Callable[..., str]:
     return read
 
 
-@functools.lru_cache(maxsize=64)
 def _table(path: Path, separator: str, text: int) -> dict[str, str]:
     """What is said by name of the file; the last column may contain the separator."""
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        return {}
+    return _read_table(path, changed, separator, text)
+
+
+@functools.lru_cache(maxsize=64)
+def _read_table(path: Path, changed: int, separator: str, text: int) -> dict[str, str]:
+    """A table once; `changed` is part of the key, so an edited one is read again."""
     rows = (line.split(separator, text) for line in _lines(path))
     return {Path(row[0]).stem: row[text].strip() for row in rows if len(row) > text}
 

@@ -182,6 +182,8 @@ def _json_lines(path: Path) -> Iterator[Entry]:
         whole = json.loads(text)
     except ValueError:
         whole = None
+    if isinstance(whole, dict) and "\n" in text.strip():
+        whole = [whole]
     if isinstance(whole, list):
         records = [(f"audio: {path} entry {k}", r) for k, r in enumerate(whole, start=1)]
     else:

@@ -35,6 +35,7 @@ from speechsim_jax.audio.corpus_layouts import (
     summary,
 )
 from speechsim_jax.errors import UserError, counted
+from speechsim_jax.settings import Settings
 
 # Of formats that libsndfile does not read.
 _OTHER_AUDIO = (
@@ -126,8 +127,21 @@ def open_corpus(
     return Corpus(origin, tuple(sources), facts)
 
 
+def open_as(audio: AudioInput, settings: Settings, transcripts: bool = False) -> Corpus:
+    """`open_corpus` as the settings say."""
+    return open_corpus(
+        audio,
+        layout=settings.layout,
+        speaker_from=settings.speaker_from,
+        glob=settings.glob,
+        exclude=settings.exclude,
+        channel=settings.channel,
+        transcripts=transcripts,
+    )
+
+
 class _Naming(NamedTuple):
-    """How speakers are told from paths.
+    """How a path says who speaks.
 
     Attributes:
         layout: Name of the only layout; None for any.
@@ -209,13 +223,18 @@ def _of_layouts(
     return completed, layouts
 
 
-@functools.lru_cache(maxsize=8)
 def _of_table(folder: Path, names: tuple[str, ...]) -> dict[str, manifests.Entry]:
     """What the first of these manifests that exists says, by the name of the file."""
-    for name in names:
-        if (folder / name).is_file():
-            return {Path(e.path).name: e for e in manifests.entries(folder / name)}
+    for path in (folder / name for name in names):
+        if path.is_file():
+            return _read_table(path, path.stat().st_mtime_ns)
     return {}
+
+
+@functools.lru_cache(maxsize=8)
+def _read_table(path: Path, changed: int) -> dict[str, manifests.Entry]:
+    """A manifest once; `changed` is part of the key, so an edited one is read again."""
+    return {Path(entry.path).name: entry for entry in manifests.entries(path)}
 
 
 def _facts(sources: Sequence[Source], layouts: Sequence[Layout | None]) -> dict[str, Any]:

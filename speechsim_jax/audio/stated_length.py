@@ -1,7 +1,7 @@
 """Files that are shorter than their headers say: cut off while they were copied or downloaded.
 
-libsndfile takes the length of the file for that of such audio. What a header states as unknown (0,
-or all ones, as of a pipe) is not judged.
+libsndfile takes the length of the file for that of such audio. A header that states no length (0,
+or all ones, as programs write to a pipe) is not judged.
 """
 
 import io

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from speechsim_jax.models import zoo
 from speechsim_jax.settings import Settings
@@ -33,20 +33,18 @@ def _may_be_of_hub(source: str) -> bool:
     return not local and not Path(source).exists()
 
 
+def audio_settings(config: Any) -> Settings:
+    """The settings that say how audio is opened, of a command that has no others."""
+    names = ("layout", "speaker_from", "glob", "exclude", "channel")
+    return Settings(**{name: getattr(config, name) for name in names})
+
+
 def open_audio(audio: str, settings: Settings, transcripts: bool = False) -> Corpus:
     """The corpus of a command. Raises UserError if there is none, or none of its files exists."""
     from speechsim_jax.audio.corpus import check_any_exists
-    from speechsim_jax.audio.open_corpus import open_corpus
+    from speechsim_jax.audio.open_corpus import open_as
 
-    corpus = open_corpus(
-        audio,
-        layout=settings.layout,
-        speaker_from=settings.speaker_from,
-        glob=settings.glob,
-        exclude=settings.exclude,
-        channel=settings.channel,
-        transcripts=transcripts,
-    )
+    corpus = open_as(audio, settings, transcripts)
     check_any_exists(corpus)
     return corpus
 

@@ -51,7 +51,8 @@ def log_to(folder: AnyPath, progress: bool = True, name: str = "log.jsonl") -> I
     The file also has the details that are too fine for stderr, and the error that ended the run.
 
     Args:
-      folder: where the file is appended to. In a bucket it is written anew, at the end.
+      folder: where the file is appended to. In a bucket it is written at the end, in place of an
+        older one.
       progress: whether stderr gets more than errors.
       name: of the file.
     """

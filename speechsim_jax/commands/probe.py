@@ -104,7 +104,7 @@ def run(config: Config) -> summary.ProbeSummary:
     file = new_workdir(config.workdir, config.overwrite, "probe.json") / "probe.json"
     with log_to(file.parent, config.progress):
         inputs.check_models(config.models, config.revision)
-        corpus = inputs.open_audio(config.audio, _settings(config))
+        corpus = inputs.open_audio(config.audio, inputs.audio_settings(config))
         inputs.log_start(config.models, corpus)
 
         import tqdm.auto
@@ -287,17 +287,6 @@ def _folder(source: str) -> Path:
     if source.startswith(zoo.PREFIX):
         return zoo.folder(source.removeprefix(zoo.PREFIX))
     return Path(source).expanduser()
-
-
-def _settings(config: Config) -> Settings:
-    """How the audio is opened."""
-    return Settings(
-        layout=config.layout,
-        speaker_from=config.speaker_from,
-        glob=config.glob,
-        exclude=config.exclude,
-        channel=config.channel,
-    )
 
 
 def define_flags() -> FlagValues:

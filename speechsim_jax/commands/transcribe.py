@@ -130,7 +130,7 @@ def run(config: Config) -> Outcome:
         file = new_workdir(config.workdir, config.overwrite, name) / name
     with log_to(file.parent, config.progress) if file else contextlib.nullcontext():
         inputs.check_models(config.models, config.revision)
-        corpus = inputs.open_audio(config.audio, _settings(config), transcripts=True)
+        corpus = inputs.open_audio(config.audio, inputs.audio_settings(config), transcripts=True)
         inputs.log_start(config.models, corpus)
         corpus, left_out = _spoken(corpus)
 
@@ -232,17 +232,6 @@ def _write(file: Path, transcripts: list[Transcript]) -> None:
     rows = [[field.name for field in dataclasses.fields(Transcript)]]
     rows += [[" ".join(cell.split()) for cell in dataclasses.astuple(t)] for t in transcripts]
     write_text(file, "".join("\t".join(row) + "\n" for row in rows))
-
-
-def _settings(config: Config) -> Settings:
-    """How the audio is opened."""
-    return Settings(
-        layout=config.layout,
-        speaker_from=config.speaker_from,
-        glob=config.glob,
-        exclude=config.exclude,
-        channel=config.channel,
-    )
 
 
 def define_flags() -> FlagValues:

@@ -146,8 +146,9 @@ def _same_result(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         revision = config.get("resources", {}).get("revision")
         note = config.get("output", {}).get("note")
         rest = {name: value for name, value in config.items() if name not in free}
-        if Path(rest.get("audio", "")).exists():
-            rest["audio"] = str(Path(rest["audio"]).resolve())
+        audio = rest.get("audio")
+        if audio and Path(audio).exists():
+            rest["audio"] = str(Path(audio).resolve())
         return as_json(rest | {"revision": revision, "note": note})
 
     return of_result(then) == of_result(now)

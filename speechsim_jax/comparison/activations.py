@@ -188,7 +188,8 @@ def _blocks(name: str, rows: Rows, size: int, limits: tuple[float, float]) -> It
             if len(bad):
                 raise UserError(f"{name}: NaN or inf in row {checked + int(bad[0])}")
             checked += len(part)
-            peak = max(peak, float(np.abs(part).max(initial=0)))
+            # Not np.abs: the smallest integer has no absolute value of its type.
+            peak = max(peak, float(part.max(initial=0)), -float(part.min(initial=0)))
             if peak > limits[1]:
                 raise UserError(f"{name}: has values up to {peak:.3g}; {_SCALE_IT}")
             pending.append(part)

@@ -227,7 +227,8 @@ def _opened_shard(
         if len(passes) == 1:
             return passes, None
         # The next pass needs the memory, so statistics go to a file.
-        temporary = JobFolder(Path(scratch.enter_context(tempfile.TemporaryDirectory())))
+        folder = tempfile.TemporaryDirectory(prefix="speechsim-")
+        temporary = JobFolder(Path(scratch.enter_context(folder)))
         shard = temporary.shard(run.shard, {"checksum": ""}, float("inf"))
         scratch.enter_context(shard.opened())
         return passes, shard

@@ -6,6 +6,7 @@ gives the result of its job again, or other measures of the same statistics.
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import tempfile
@@ -103,7 +104,7 @@ def merge(
             else:
                 target = job_folder(statistics_dir)
             target_shard, merged, missing = _merge_into(target, jobs, parts, scratch)
-        selection = _selection(plan["measures"], measures, levels, merged, missing)
+        selection = _selection(plan["measures"], measures, levels, missing)
         names = [RepresentationName(model, layer) for model, layer in plan["representations"]]
         counts = sum((part.counts for part in parts), start=ReadCounts())
         origins = ", ".join(dict.fromkeys(job.attributes["corpus"]["origin"] for job in jobs))
@@ -131,7 +132,7 @@ class _Part:
     shard: ShardFolder
     record: dict[str, Any]
 
-    @property
+    @functools.cached_property
     def counts(self) -> ReadCounts:
         """What it has read."""
         return ReadCounts.from_json(self.record["counts"])
@@ -238,8 +239,9 @@ def _merge_into(
     """
     of_parts = [[part.shard.path.as_posix(), part.record["checksum"]] for part in parts]
     plan = target.plan()
-    if plan is not None and plan.get("merged") != of_parts:
-        # What is below a job's own folder is left over from an attempt to merge its shards.
+    if plan is not None and "merged" in plan and plan["merged"] != of_parts:
+        # An attempt to merge other parts, or these before one was run again: nothing is lost if it
+        # has no sums, or is below the folder of the job whose shards it merges.
         owned = any(target.path.parent == job.path for job in jobs)
         if owned or target.shard(WHOLE, plan, 0).metadata(1) is None:
             remove_folder(target.path)
@@ -352,7 +354,6 @@ def _selection(
     stored: Sequence[str],
     measures: str | Sequence[str] | None,
     levels: Sequence[str] | None,
-    merged: Sequence[PassStatistics],
     missing: Sequence[str],
 ) -> MeasureSelection:
     """The measures: those that are asked for, or all of the first job that can be scored."""

@@ -1,6 +1,7 @@
 """Scores of the finished statistics, labelled."""
 
 import hashlib
+import importlib.metadata
 import json
 import logging
 import time
@@ -17,6 +18,8 @@ from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime.atomic_write import AnyPath
 from speechsim_jax.statistics.store import FinishedStatistics
 
+_PACKAGE = "speechsim_jax"
+
 _log = logging.getLogger(__name__)
 
 
@@ -28,8 +31,15 @@ def scored_once(
     attributes: dict[str, Any],
     progress: bool = False,
 ) -> SimilarityResult:
-    """`scored_result`, kept in a folder of stored statistics: the same is not scored twice."""
-    key = [list(selection.names), attributes["note"], finished.numeric]
+    """`scored_result`, kept in a folder of stored statistics: the same is not scored twice.
+
+    Scores of a measure that a user has registered are not kept, as its definition may change.
+    """
+    own = [m for m in selection.measures if not m.function.__module__.startswith(_PACKAGE)]
+    if own:
+        return scored_result(names, finished, selection, attributes, progress)
+    version = importlib.metadata.version(_PACKAGE)
+    key = [version, list(selection.names), attributes["note"], finished.numeric]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = folder / f"scores-{digest}.nc"
     if path.exists():

@@ -216,8 +216,8 @@ def _refuse_integers(encoder: Mapping[str, np.ndarray], origin: str) -> None:
         if _IGNORED.match(name) or kind in ("float16", "bfloat16", "float32", "float64"):
             continue
         raise UserError(
-            f"{origin}: {name} is {kind}, as of quantised weights, which are not read; load the "
-            "model without quantisation and save it again"
+            f"{origin}: {name} is {kind}, a type of quantised weights, which are not read; load "
+            "the model without quantisation and save it again"
         )
 
 

@@ -39,7 +39,6 @@ _FORMAT = 1
 # Checkpoints that exist at once: if the newest is damaged, there is the previous one.
 _CHECKPOINTS = 2
 _PLAN = re.compile(r"plan\.(.+)\.json")
-_SHARD = re.compile(r"shard-(\d+)-of-(\d+)")
 _PASS = re.compile(r"pass-(\d+)\.(?:batch-(\d+)\.)?([^.]+)")
 
 _log = logging.getLogger(__name__)
@@ -274,7 +273,7 @@ class ShardFolder:
 
         Args:
           number: of the pass.
-          count: the how-manieth sum it is; the one before is deleted.
+          count: number of the sum, from 1 on; the one before is deleted.
           statistics: the sum.
 
         Raises:
@@ -357,7 +356,7 @@ class ShardStatus:
         stopped: in a bucket nobody knows); "missing" (no run has begun it).
       since: when its last run began, UTC.
       process: which process that was.
-      seconds: of audio that it has read, as of its last checkpoint.
+      seconds: of audio that it had read at its last checkpoint.
     """
 
     shard: Shard

@@ -162,7 +162,7 @@ def test_addresses_are_not_fetched(folder):
         ("m.csv", "path,seconds\na.wav,1,2", "line 2: more fields"),
         ("m.csv", "path,seconds\na.wav,long", "line 2: seconds='long'"),
         ("m.csv", "path,start,end\na.wav,2,1", "line 2: ends at 1 s, before it starts"),
-        ("m.tsv", "/root/of\na.wav\t10\nb.wav\tx", "line 3: 'x'; expected a number of samples"),
+        ("m.tsv", "/some/root\na.wav\t10\nb.wav\tx", "line 3: 'x'; expected a number of samples"),
         ("m.jsonl", '{"audio": "a.wav"}\n{"audio":', "line 2: no JSON"),
         ("m.jsonl", "[1]", "entry 1: int; expected an object"),
         ("m.jsonl", '{"text": "no file"}', "line 1: 'path' is empty"),

@@ -378,7 +378,10 @@ FLAG_MISTAKES = {
         [f"--audio={BASE}/model.safetensors"],
         ("safetensors", "suffix", ".wav"),
     ),
-    "a manifest of something else": ([f"--audio={BASE}/config.json"], ("config.json", "line 1")),
+    "a manifest of something else": (
+        [f"--audio={BASE}/config.json"],
+        ("config.json entry 1", "'path' is empty"),
+    ),
     "audio folder without audio": ([f"--audio={BASE}"], ("no audio below", ".flac")),
     "no workdir": (["--workdir="], ("--workdir", "required")),
     "figure format": (["--figure_formats=png,svgg"], ("--figure_formats", "png, pdf", "'svg'")),

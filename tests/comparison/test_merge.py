@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax.comparison import merge as merge_module
 from speechsim_jax.errors import UserError
+from speechsim_jax.measures import MEASURES
 from speechsim_jax.pipeline.job_folder import ShardFolder
 from speechsim_jax.runtime.checked_files import DamagedFileError
 from speechsim_jax.statistics import store
@@ -89,7 +91,7 @@ def test_overlap_is_refused(folders, encoders, audio, tmp_path):
 
 
 def test_ids_count_within_their_job_only(encoders, audio, whole, tmp_path):
-    """Two folders of a corpus have files of one name; merged again, their ids are told apart."""
+    """Two folders of a corpus have files of one name; merged again, their ids differ."""
     names = list(audio)
     parts = [names[:5], names[5:]]
     for number, part in enumerate(parts):
@@ -172,6 +174,29 @@ def test_parts_are_added_up_a_few_at_a_time(folders, whole, monkeypatch, tmp_pat
     assert "sum-1-1" not in entries and entries.count("pass-1") == 1
     with pytest.raises(UserError, match="holds other statistics"):
         ss.merge(folders[:2], statistics_dir=target, progress=False)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_no_job_is_overwritten(finished, folders, encoders, audio, tmp_path):
+    """The target is the folder of a job of one of two shards, or of a whole one."""
+    if finished:
+        target = shutil.copytree(folders[2], tmp_path / "job")
+    else:
+        target = tmp_path / "job"
+        ss.accumulate(encoders, audio, shard="1/2", statistics_dir=target, **SETTINGS)
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="holds other statistics"):
+        ss.merge(folders[:2], statistics_dir=target, progress=False)
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+
+
+def test_a_measure_of_ones_own_is_scored_each_time(folders, monkeypatch):
+    """Its function may have changed since."""
+    for number in (0.25, 0.5):
+        own = dataclasses.replace(MEASURES["rsa"], name="own", function=lambda _, k=number: k)
+        monkeypatch.setitem(MEASURES, "own", own)
+        result = ss.merge(folders[:1], measures=["own"], progress=False)
+        assert (result.matrix("own").values == number).all()
 
 
 def test_what_is_written_is_read(folders, tmp_path):

@@ -93,7 +93,9 @@ def test_integers_never_become_weights(folder, dtype):
         n for n in tensors if n.endswith("encoder.layers.0.feed_forward.output_dense.weight")
     )
     save(folder, tensors | {name: np.ones(tensors[name].shape, dtype)})
-    with pytest.raises(ss.UserError, match=rf"output_dense\.weight is {np.dtype(dtype)}, as of"):
+    with pytest.raises(
+        ss.UserError, match=rf"output_dense\.weight is {np.dtype(dtype)}, a type of"
+    ):
         ss.load_encoder(folder)
 
 
