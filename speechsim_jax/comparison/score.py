@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tqdm.auto
@@ -35,8 +35,7 @@ def scored_once(
 
     Scores of a measure that a user has registered are not kept, as its definition may change.
     """
-    own = [m for m in selection.measures if not m.function.__module__.startswith(_PACKAGE)]
-    if own:
+    if not all(_is_ours(measure.function) for measure in selection.measures):
         return scored_result(names, finished, selection, attributes, progress)
     version = importlib.metadata.version(_PACKAGE)
     key = [version, list(selection.names), attributes["note"], finished.numeric]
@@ -54,6 +53,11 @@ def scored_once(
     with writing(folder):
         result.save(path)
     return result
+
+
+def _is_ours(function: Callable[..., Any]) -> bool:
+    module = getattr(function, "__module__", None) or ""
+    return module.split(".")[0] == _PACKAGE
 
 
 def scored_result(

@@ -151,8 +151,9 @@ def test_real_manifest_agrees_with_the_files():
     with (root / "manifest.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     corpus = open_corpus(root / "manifest.tsv")
-    assert ids(corpus) == [row["path"] for row in rows]
-    assert sorted(ids(corpus)) == ids(open_corpus(root))
+    assert ids(corpus) == [row["utt_id"] for row in rows]
+    assert [source.path for source in corpus.sources] == [root / row["path"] for row in rows]
+    assert sorted(row["path"] for row in rows) == ids(open_corpus(root))
     assert [source.speaker for source in corpus.sources] == [row["speaker"] for row in rows]
     assert [source.transcript for source in corpus.sources] == [row["transcript"] for row in rows]
     few = corpus.sources[::60]

@@ -190,10 +190,16 @@ def test_no_job_is_overwritten(finished, folders, encoders, audio, tmp_path):
     assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
 
 
-def test_a_measure_of_ones_own_is_scored_each_time(folders, monkeypatch, tmp_path):
-    """Its function may have changed since."""
+@pytest.mark.parametrize("module", ["__main__", None, "speechsim_jax_extra.measures"])
+def test_a_measure_of_ones_own_is_scored_each_time(folders, monkeypatch, tmp_path, module):
+    """Its function may have changed since, wherever it was defined."""
     for number in (0.25, 0.5):
-        own = dataclasses.replace(MEASURES["rsa"], name="own", function=lambda _, k=number: k)
+
+        def function(_, number=number):
+            return number
+
+        function.__module__ = module
+        own = dataclasses.replace(MEASURES["rsa"], name="own", function=function)
         monkeypatch.setitem(MEASURES, "own", own)
         result = ss.merge(
             folders[:1], measures="own", statistics_dir=tmp_path / "all", progress=False
