@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from speechsim_jax.comparison.merge import merge
     from speechsim_jax.errors import UserError
     from speechsim_jax.figures import plot, save_figures
+    from speechsim_jax.inference.contrast import Contrast
     from speechsim_jax.measures.base import Measure
     from speechsim_jax.measures.registry import list_measures
     from speechsim_jax.measures.registry import register as register_measure
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 # Public name: module, and its name there.
 _PUBLIC = {
     "Activations": ("models.architecture", "Activations"),
+    "Contrast": ("inference.contrast", "Contrast"),
     "ErrorRates": ("models.error_rates", "ErrorRates"),
     "Measure": ("measures.base", "Measure"),
     "Output": ("settings", "Output"),
@@ -65,6 +67,7 @@ _PUBLIC = {
 
 __all__ = [
     "Activations",
+    "Contrast",
     "ErrorRates",
     "Measure",
     "Output",

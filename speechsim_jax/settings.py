@@ -144,6 +144,22 @@ class Settings:
         at_least=4,
         at_most=10_000,
     )
+    errors: Literal["auto", "speaker", "utterance", "none"] | None = setting(
+        "auto",
+        "Standard errors over speakers, over utterances, or none; auto: speakers where at least 10 "
+        "are known, else utterances where there are 10.",
+        HOW,
+    )
+    errors_rows: int = setting(
+        20_000, "Frames of the sample that standard errors are estimated from, at most about.", HOW,
+        at_least=64,
+    )  # fmt: skip
+    heldout: bool = setting(
+        False,
+        "Scores that are fitted on half of the speakers or utterances and evaluated on the others, "
+        "too: of regression, best matches and canonical correlations.",
+        HOW,
+    )
     attention_max_seconds: float | int | None = setting(
         None, "Attention level: a seeded choice of so much audio (default: all).", HOW, above=0
     )
@@ -180,6 +196,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.errors is None:
+            object.__setattr__(self, "errors", "none")
         if self.layers == ():
             raise UserError("layers is empty; expected numbers of hidden states, or None for all")
         self._check_alignments()
@@ -275,6 +293,12 @@ class Output:
         "Whether statistics_dir gets the statistics of a run too short for a checkpoint, too.",
         WRITTEN,
         flag=False,
+    )
+    keep_influence: Literal["auto", "rows", "clusters", "none"] = setting(
+        "auto",
+        "What is kept of the influences behind standard errors, next to the result: those of "
+        "sampled rows (which contrasts need), of clusters, or none; auto: of rows, up to 256 MiB.",
+        WRITTEN,
     )
     note: str = setting("", "A remark to keep in the result and under its figures.", WRITTEN)
     progress: bool = setting(True, "Show progress bars on stderr.", WRITTEN, flag=False)

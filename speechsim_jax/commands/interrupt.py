@@ -34,14 +34,19 @@ def raise_on_interrupt() -> None:
         timer.start()
         raise KeyboardInterrupt
 
-    shown = sys.unraisablehook
+    shown, printed = sys.unraisablehook, sys.excepthook
 
     def unraisable(what: Any) -> None:  # raised in a destructor or a callback of the collector
         if what.exc_type is KeyboardInterrupt:
             stop("interrupted")
         shown(what)
 
-    sys.unraisablehook = unraisable
+    def uncaught(kind: Any, error: Any, trace: Any) -> None:  # modules in C print it while imported
+        if issubclass(kind, KeyboardInterrupt):
+            stop("interrupted")
+        printed(kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = unraisable, uncaught
     _install(interrupt)
 
 

@@ -1,5 +1,6 @@
 """`compare_activations`: the same statistics and scores on arrays."""
 
+import functools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,12 +18,16 @@ from speechsim_jax.comparison.arrays import (
 )
 from speechsim_jax.comparison.score import scored_result
 from speechsim_jax.errors import UserError
+from speechsim_jax.inference.clusters import folds as divided
+from speechsim_jax.inference.influence_table import Keep
 from speechsim_jax.measures.registry import resolve
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime import provenance
-from speechsim_jax.settings import Settings
+from speechsim_jax.settings import Output, Settings
 from speechsim_jax.statistics import store
 from speechsim_jax.statistics.accumulator import Accumulator, BatchRows, EncodedBatch
+from speechsim_jax.statistics.clustered_sample import ClusteredSampleAccumulator, choose
+from speechsim_jax.statistics.folded_moments import FoldedMoments, FoldedMomentsAccumulator
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import MomentsState
@@ -34,6 +39,16 @@ _log = logging.getLogger(__name__)
 # Between these the squares and products that are summed keep their digits.
 _LIMITS = {"float32": (1e-8, 1e6), "float64": (1e-35, 1e35)}
 _SCALE_IT = "scale it, as no score depends on the scale, or use stats_dtype='float64'"
+
+_ERRORS = {
+    True: ("group", "groups of rows, as given"),
+    False: ("none", "they were not asked for (errors=True)"),
+}
+
+_ERRORS = {
+    True: ("group", "groups of rows, as given"),
+    False: ("none", "they were not asked for (errors=True)"),
+}
 
 Rows = Any
 """An array, or an iterable of arrays, one after the other."""
@@ -50,6 +65,12 @@ def compare_activations(
     sample_frames: int = Settings.sample_frames,
     seed: int = 0,
     utterances: Sequence[str] | np.ndarray | None = None,
+    errors: bool = False,
+    groups: Sequence[Any] | np.ndarray | None = None,
+    errors_rows: int = Settings.errors_rows,
+    keep_influence: Keep = Output.keep_influence,
+    heldout: bool = False,
+    folds: Sequence[Any] | np.ndarray | None = None,
     progress: bool = False,
 ) -> SimilarityResult:
     """Compare representations given as arrays, on the same rows.
@@ -76,6 +97,15 @@ def compare_activations(
       seed: of the sample.
       utterances: the utterance of each row; without it, `mutual_knn` cannot leave neighbours in
         time out.
+      errors: whether scores get standard errors.
+      groups: the cluster of each row, such as its speaker, that standard errors are taken over
+        (default: `utterances`).
+      errors_rows: rows that standard errors are estimated from, at most about.
+      keep_influence: as in `Output`.
+      heldout: whether there are scores that are fitted on one fold of the rows and evaluated on the
+        other, NAME_heldout.
+      folds: the fold of each row, two different values (default: groups, or utterances, divided so
+        that rows are balanced).
       progress: whether a bar is shown on stderr.
 
     Returns:
@@ -93,11 +123,16 @@ def compare_activations(
         seed=seed,
         rank_tolerance=rank_tolerance,
         rows_per_update=rows_per_update,
+        errors_rows=errors_rows,
         **given,
     )
+    output = Output(keep_influence=keep_influence, progress=progress)
+    names = utterances if groups is None else groups
+    fold_of = _fold_of(folds, names, seed) if heldout or folds is not None else None
+    groups = _checked_groups(names) if errors else None
     if rows_per_update < 2:
         raise UserError("rows_per_update is 1; expected at least 2")
-    selection = resolve(measures, levels)
+    selection = resolve(measures, levels)._replace(errors=errors, heldout=fold_of is not None)
     if attention := selection.on("attention"):
         raise UserError(f"{attention[0].name} compares maps; use compare_attentions")
     for measure in selection.measures:
@@ -119,10 +154,17 @@ def compare_activations(
     _check_aligned(labels, first, 0)
     widths = [block.shape[1] for block in first if block is not None]
     shapes = _shapes(widths)
-    moments = MomentsAccumulator(shapes, rows_per_update, stats_dtype, rows_dtype=stats_dtype)
+    moments = _moments(
+        shapes,
+        rows_per_update,
+        stats_dtype,
+        fold_of if FoldedMoments.kind in selection.accumulated else None,
+    )
     accumulators: list[Accumulator] = [moments]
     if selection.on("sample"):
         accumulators.append(SampleAccumulator(shapes, sample_frames, seed, rows_dtype=stats_dtype))
+    if groups is not None and selection.with_influence:
+        accumulators.append(_clustered(shapes, groups, errors_rows, seed, stats_dtype))
     current: list[np.ndarray | None] = first
     while current[0] is not None:
         arrays = [block for block in current if block is not None]
@@ -134,6 +176,9 @@ def compare_activations(
         _check_aligned(labels, current, moments.rows)
     if utterances is not None and len(utterances) != moments.rows:
         raise UserError(f"utterances names {len(utterances)} rows, but there are {moments.rows}")
+    for what, of_rows in (("groups", groups), ("folds", fold_of)):
+        if of_rows is not None and len(of_rows) != moments.rows:
+            raise UserError(f"{what} names {len(of_rows)} rows, but there are {moments.rows}")
     states = [accumulator.result() for accumulator in accumulators]
     finished = store.finish(
         [PassStatistics({state.kind: state for state in states})], rank_tolerance
@@ -141,12 +186,76 @@ def compare_activations(
     attributes = provenance.record(
         frames=finished.rows(0),
         numeric=finished.numeric,
-        settings={"sample_frames": sample_frames, "seed": seed},
+        settings={"sample_frames": sample_frames, "seed": seed, "errors_rows": errors_rows},
+        errors=dict(zip(("over", "reason"), _ERRORS[errors])),
     )
-    result = scored_result(names, finished, selection, attributes, progress)
+    result = scored_result(names, finished, selection, attributes, output)
     if warning := result.few_frames_warning():
         _log.warning("%s", warning)
     return result
+
+
+def _checked_groups(groups: Sequence[Any] | np.ndarray | None) -> np.ndarray:
+    """The cluster of each row as text."""
+    if groups is None:
+        raise UserError(
+            "errors and heldout need groups, the speaker or utterance of each row: rows next to "
+            "each other are not independent"
+        )
+    names = np.asarray(groups).astype(str)
+    if names.ndim != 1 or len(set(names.tolist())) < 2:
+        raise UserError("groups: expected one name a row, and at least two groups")
+    return names
+
+
+def _clustered(
+    shapes: tuple[ModelShape, ...], groups: np.ndarray, most_rows: int, seed: int, dtype: str
+) -> ClusteredSampleAccumulator:
+    """The sample that standard errors are estimated from: all rows if there are no more."""
+
+    clusters, lengths = np.unique(groups, return_counts=True)
+    choice = choose(dict(zip(clusters.tolist(), lengths.tolist())), most_rows, seed, share=1.0)
+    names = functools.partial(_of_rows, "groups", groups)
+    return ClusteredSampleAccumulator(shapes, choice, names, rows_dtype=dtype)
+
+
+def _of_rows(what: str, values: np.ndarray, rows: BatchRows) -> np.ndarray:
+    """The values of the rows of a batch."""
+    if rows.number[-1] >= len(values):
+        raise UserError(f"{what} names {len(values)} rows, but there are more")
+    return values[rows.number]
+
+
+def _fold_of(
+    given: Sequence[Any] | np.ndarray | None,
+    groups: Sequence[Any] | np.ndarray | None,
+    seed: int,
+) -> np.ndarray:
+    """The fold of each row, 0 or 1."""
+    if given is not None:
+        values, fold_of = np.unique(np.asarray(given), return_inverse=True)
+        if np.ndim(given) != 1 or len(values) != 2:
+            raise UserError(
+                f"folds: expected one of two values for each row, got {len(values)} values"
+            )
+        return fold_of
+    names = _checked_groups(groups)
+    clusters, index, counts = np.unique(names, return_inverse=True, return_counts=True)
+    of_cluster = divided(dict(zip(clusters.tolist(), counts.tolist())), seed)
+    return np.array([of_cluster[name] for name in clusters.tolist()])[index]
+
+
+def _moments(
+    shapes: tuple[ModelShape, ...], rows_per_update: int, dtype: str, fold_of: np.ndarray | None
+) -> MomentsAccumulator | FoldedMomentsAccumulator:
+    """The accumulator of the moments, of two folds where there are folds."""
+
+    def one() -> MomentsAccumulator:
+        return MomentsAccumulator(shapes, rows_per_update, dtype, rows_dtype=dtype)
+
+    if fold_of is None:
+        return one()
+    return FoldedMomentsAccumulator((one(), one()), functools.partial(_of_rows, "folds", fold_of))
 
 
 def _rows(start: int, count: int, utterances: Sequence[str] | np.ndarray | None) -> BatchRows:

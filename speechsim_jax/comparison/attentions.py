@@ -14,6 +14,7 @@ from speechsim_jax.measures.registry import resolve
 from speechsim_jax.pipeline.attention_inputs import needed_sums, rows_of_maps
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import provenance
+from speechsim_jax.settings import Output
 from speechsim_jax.statistics import store
 from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
 from speechsim_jax.statistics.moments import ModelShape
@@ -93,7 +94,7 @@ def compare_attentions(
     state = accumulator.result()
     finished = store.finish([PassStatistics({state.kind: state})], rank_tolerance)
     attributes = provenance.record(numeric=finished.numeric)
-    return scored_result(names, finished, selection, attributes, attention_names=names)
+    return scored_result(names, finished, selection, attributes, Output(), names)
 
 
 def _check_maps(

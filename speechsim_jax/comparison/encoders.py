@@ -20,6 +20,7 @@ from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.comparison.request import Request
 from speechsim_jax.comparison.score import scored_once, scored_result
 from speechsim_jax.errors import UserError, counted
+from speechsim_jax.inference.clusters import cluster, cluster_for_folds
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import load_encoder
@@ -106,7 +107,8 @@ def compare(
             "numeric": {"stats_precision": "highest"} | finished.numeric,
             "rows": finished.rows(read.passes.counts.frames),
         }
-        scoring = read.names, finished, request.selection, attributes, request.output.progress
+        output = request.output
+        scoring = read.names, finished, request.selection, attributes, output
         if read.stored_in is None:
             return scored_result(*scoring)
         return scored_once(read.stored_in, *scoring)
@@ -280,7 +282,7 @@ def _planned(
 
 def _identity(run: ComparisonRun, audio_: ChosenAudio) -> dict[str, Any]:
     """Everything that affects the statistics, for JSON."""
-    settings = dataclasses.asdict(run.settings)
+    settings = dataclasses.asdict(run.settings) | {"errors": run.clustering.over}
     for later in ("rank_tolerance", "strict"):
         del settings[later]
     versions = provenance.record()["versions"]
@@ -297,7 +299,7 @@ def _identity(run: ComparisonRun, audio_: ChosenAudio) -> dict[str, Any]:
             ]
             for encoder in run.encoders
         },
-        "statistics": list(run.selection.statistics),
+        "statistics": list(run.selection.accumulated),
         "attention": list(needed_sums(run.selection.on("attention"))),
         **settings,
     }
@@ -398,12 +400,24 @@ def _comparison_run(
 ) -> ComparisonRun:
     """What all passes share."""
     settings, corpus = request.settings, audio_.corpus
+    clustering = cluster(corpus.sources, settings.errors or "none")
+    if request.selection.with_influence:
+        if clustering.over == "none":
+            _log.info("no standard errors: %s", clustering.reason)
+        else:
+            _log.info("standard errors over %ss: %s", clustering.over, clustering.reason)
+    for_folds = clustering
+    if settings.heldout and request.selection.with_heldout:
+        for_folds = cluster_for_folds(corpus.sources)
+        _log.info("held-out scores in two folds by %s: %s", for_folds.over, for_folds.reason)
     seconds = [source.seconds or 0.0 for source in corpus.sources]
     known = [length for length in seconds if length]
     return ComparisonRun(
         encoders=encoders,
         layers=tuple(_layers_of(encoder, settings.layers) for encoder in encoders),
-        selection=request.selection,
+        selection=request.selection._replace(
+            errors=clustering.over != "none", heldout=settings.heldout
+        ),
         settings=settings,
         corpus=corpus,
         shard=request.shard,
@@ -426,6 +440,8 @@ def _comparison_run(
         ),
         mesh=request.mesh,
         progress=request.output.progress,
+        clustering=clustering,
+        clustering_of_folds=for_folds,
     )
 
 
@@ -441,6 +457,7 @@ def _attributes(
             **audio_.corpus.facts,
         },
         settings=dataclasses.asdict(run.settings),
+        errors={"over": run.clustering.over, "reason": run.clustering.reason},
         mesh=dict(run.mesh.shape),
         frames=counts.frames,
         utterances=counts.utterances,

@@ -17,6 +17,7 @@ from typing import Any
 from speechsim_jax.audio.corpus import Corpus
 from speechsim_jax.comparison.score import scored_once, scored_result
 from speechsim_jax.errors import UserError
+from speechsim_jax.inference.influence_table import Keep
 from speechsim_jax.measures.registry import MeasureSelection, resolve
 from speechsim_jax.pipeline.job_folder import JobFolder, ShardFolder, job_folder
 from speechsim_jax.pipeline.one_pass import ReadCounts
@@ -26,7 +27,7 @@ from speechsim_jax.runtime import provenance
 from speechsim_jax.runtime.atomic_write import AnyPath, remove_folder
 from speechsim_jax.runtime.checked_files import DamagedFileError
 from speechsim_jax.runtime.shards import WHOLE
-from speechsim_jax.settings import Settings
+from speechsim_jax.settings import Output, Settings
 from speechsim_jax.statistics import store
 from speechsim_jax.statistics.accumulator import State
 from speechsim_jax.statistics.attention_finished import AttentionState
@@ -36,7 +37,7 @@ from speechsim_jax.statistics.store import FinishedStatistics, PassStatistics
 # affects what a frame is. Statistics that one lacks are left out.
 _MAY_DIFFER = (
     "audio", "versions", "alignments", "max_minutes", "batch_seconds", "buckets",
-    "rows_per_update", "attention_max_seconds", "statistics", "attention",
+    "rows_per_update", "attention_max_seconds", "statistics", "attention", "errors_rows",
 )  # fmt: skip
 # Parts that are added up at a time: memory grows with it, and files are read again for each group.
 _AT_A_TIME = 8
@@ -51,6 +52,7 @@ def merge(
     levels: Sequence[str] | None = None,
     rank_tolerance: float | None = None,
     statistics_dir: str | os.PathLike[str] | None = None,
+    keep_influence: Keep = Output.keep_influence,
     note: str = "",
     progress: bool = True,
 ) -> SimilarityResult:
@@ -73,6 +75,7 @@ def merge(
       levels: as in `compare`.
       rank_tolerance: as in `Settings`.
       statistics_dir: folder for the merged statistics. An interrupted merge continues from it.
+      keep_influence: as in `Output`.
       note: a remark that is stored in the result and shown under its figures.
       progress: whether a bar is shown on stderr.
 
@@ -86,6 +89,7 @@ def merge(
     if not folders:
         raise UserError("no folders given; expected those of compare(statistics_dir=...)")
     Settings(rank_tolerance=rank_tolerance)
+    output = Output(keep_influence=keep_influence, note=note, progress=progress)
     jobs = _opened(list(map(job_folder, folders)))
     for other in jobs[1:]:
         _check_alike(jobs[0], other)
@@ -114,7 +118,7 @@ def merge(
         attributes = _attributes(jobs, parts, counts, finished, note)
         if missing:
             attributes["merged_without"] = missing
-        scoring = names, finished, selection, attributes, progress
+        scoring = names, finished, selection, attributes, output
         if target_shard is None or statistics_dir is None:
             return scored_result(*scoring)
         return scored_once(target_shard.path, *scoring)
@@ -194,8 +198,10 @@ def _check_alike(first: _Job, other: _Job) -> None:
     then, now = first.plan, other.plan
     if then["representations"] != now["representations"] or (
         then["division"]["tiles"] != now["division"]["tiles"]
-        and "moments" in then["identity"]["statistics"]
-        and "moments" in now["identity"]["statistics"]
+        and all(
+            {"moments", "folded_moments"} & set(plan["identity"]["statistics"])
+            for plan in (then, now)
+        )
     ):
         what = "memory plan"
         if then["representations"] != now["representations"]:
@@ -390,6 +396,7 @@ def _attributes(
         note=note or (first["note"] if len(jobs) == 1 else ""),
         models=first["models"],
         settings=first["settings"],
+        errors=first["errors"],
         corpus=corpus,
         merged=_sources_of(jobs, parts),
         numeric={"stats_precision": "highest"} | finished.numeric,

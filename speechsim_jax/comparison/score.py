@@ -11,11 +11,13 @@ from typing import Any
 import tqdm.auto
 
 from speechsim_jax.errors import UserError
+from speechsim_jax.inference.standard_errors import SampledClusters
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.measures.scoring import pairs_scored, score_all
 from speechsim_jax.pipeline.job_folder import writing
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime.atomic_write import AnyPath
+from speechsim_jax.settings import Output
 from speechsim_jax.statistics.store import FinishedStatistics
 
 _PACKAGE = "speechsim_jax"
@@ -29,16 +31,17 @@ def scored_once(
     finished: FinishedStatistics,
     selection: MeasureSelection,
     attributes: dict[str, Any],
-    progress: bool = False,
+    output: Output,
 ) -> SimilarityResult:
     """`scored_result`, kept in a folder of stored statistics: the same is not scored twice.
 
     Scores of a measure that a user has registered are not kept, as its definition may change.
     """
     if not all(_is_ours(measure.function) for measure in selection.measures):
-        return scored_result(names, finished, selection, attributes, progress)
+        return scored_result(names, finished, selection, attributes, output)
     version = importlib.metadata.version(_PACKAGE)
-    key = [version, list(selection.names), attributes["note"], finished.numeric]
+    kept = [attributes["note"], output.keep_influence]
+    key = [version, list(selection.names), *kept, finished.numeric]
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = folder / f"scores-{digest}.nc"
     if path.exists():
@@ -49,7 +52,7 @@ def scored_once(
         else:
             _log.info("scored by an earlier run")
             return result
-    result = scored_result(names, finished, selection, attributes, progress)
+    result = scored_result(names, finished, selection, attributes, output)
     with writing(folder):
         result.save(path)
     return result
@@ -65,7 +68,7 @@ def scored_result(
     finished: FinishedStatistics,
     selection: MeasureSelection,
     attributes: dict[str, Any],
-    progress: bool = False,
+    output: Output,
     attention_names: Sequence[RepresentationName] | None = None,
 ) -> SimilarityResult:
     """Score all pairs of representations and label the result.
@@ -75,17 +78,28 @@ def scored_result(
       finished: what the measures read.
       selection: the measures.
       attributes: how the result was made; facts of the statistics are added.
-      progress: whether a bar is shown.
+      output: what is kept of influences, and whether a bar is shown.
       attention_names: of those with attention; by default all layers but 0.
     """
     started = time.monotonic()
     if attention_names is None:
         attention_names = [name for name in names if name.layer > 0]
     total = pairs_scored(finished.by_kind, selection)
-    with tqdm.auto.tqdm(total=total, desc="scores", unit="pair", disable=not progress) as bar:
+    with tqdm.auto.tqdm(
+        total=total, desc="scores", unit="pair", disable=not output.progress
+    ) as bar:
         models = [name.model for name in names]
-        scores = score_all(finished.by_kind, selection, models, bar.update)
+        scores = score_all(
+            finished.by_kind, selection, models, bar.update, keep_influence=output.keep_influence
+        )
     facts = {}
+    if finished.clustered is not None:
+        clusters = SampledClusters.of(finished.clustered)
+        facts["errors"] = attributes["errors"] | {
+            "clusters": clusters.total,
+            "sampled": len(clusters.names),
+            "rows": int(clusters.kept.sum()),
+        }
     if finished.sample is not None:
         facts["sample"] = {
             "rows": len(finished.sample.keys),
@@ -105,4 +119,5 @@ def scored_result(
         attributes=attributes | facts,
         attention_representations=attention_names if selection.on("attention") else (),
         dims=scores.dims,
+        influence=scores.influence,
     )

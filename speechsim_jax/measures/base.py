@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from jaxtyping import Float
 
+from speechsim_jax.inference.influence_rows import Influence, RepresentationRows
 from speechsim_jax.statistics.attention_finished import FinishedAttention, MapMeans
 from speechsim_jax.statistics.linalg import Matrix, Vector
 from speechsim_jax.statistics.moments_finished import (
@@ -114,6 +115,23 @@ class RepresentationPair:
 
 
 @dataclasses.dataclass(frozen=True)
+class PairRows:
+    """Sampled rows of x and y, which an influence is computed for.
+
+    Attributes:
+      x, y: the rows.
+    """
+
+    x: RepresentationRows
+    y: RepresentationRows
+
+    @property
+    def swapped(self) -> "PairRows":
+        """The rows of (y, x)."""
+        return PairRows(self.y, self.x)
+
+
+@dataclasses.dataclass(frozen=True)
 class Pair(Generic[T]):
     """Representations x and y of a finished statistic with one value for each.
 
@@ -210,6 +228,10 @@ class Measure:
       higher_is_closer: False for a distance.
       inflated_by_few_rows: whether it comes out high for any two representations where rows are
         not many times the neurons.
+      influence: of sampled rows on the score of (x, y), x and y different, for its standard error;
+        of measures on moments.
+      heldout: scores of (x, y) fitted on one fold and evaluated on another, by the name of their
+        variable, each from a `heldout.HeldOutPair`; of measures on moments.
     """
 
     name: str
@@ -225,6 +247,8 @@ class Measure:
     facts: Callable[[Any], Details] | None = None
     higher_is_closer: bool = True
     inflated_by_few_rows: bool = False
+    influence: Callable[[RepresentationPair, PairRows], Influence] | None = None
+    heldout: Mapping[str, Callable[[Any], float]] = dataclasses.field(default_factory=dict)
 
     def definition(self) -> dict[str, Any]:
         """The part of the record that is stored with a result."""

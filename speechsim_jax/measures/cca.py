@@ -7,9 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from speechsim_jax.measures.base import Details, Measure, RepresentationPair
+from speechsim_jax.inference.influence_rows import Influence, RepresentationRows
+from speechsim_jax.measures.base import Details, Measure, PairRows, RepresentationPair
+from speechsim_jax.measures.heldout import HeldOutPair, correlations_of
 from speechsim_jax.measures.regression import on_directions
-from speechsim_jax.statistics.linalg import Whitening, singular_values, svd
+from speechsim_jax.statistics.linalg import Matrix, Whitening, singular_values, svd
 from speechsim_jax.statistics.moments_finished import RepresentationMoments
 
 # Share of the variance below which directions are kept.
@@ -71,19 +73,6 @@ def all_directions(white: Whitening) -> int:
     return white.rank
 
 
-def canonical(pair: RepresentationPair) -> Canonical:
-    """The SVD of Wx' R_xy Wy on `svcca`'s directions, computed once for both orders."""
-    if canonical not in pair.cache:
-        x, y = (white.first(kept_directions(white)) for white in (zscored(pair.x), zscored(pair.y)))
-        if pair.same:
-            left, rho, right = np.eye(x.rank), np.ones(x.rank), np.eye(x.rank)
-        else:
-            left, rho, right = svd(x.matrix.T @ on_directions(pair)[:, : y.rank])
-        pair.cache[canonical] = Canonical(x, y, left, rho, right.T)
-        pair.swapped.cache[canonical] = pair.cache[canonical].swapped
-    return pair.cache[canonical]
-
-
 def zscored(representation: RepresentationMoments) -> Whitening:
     """Directions of the correlation matrix: every neuron weighs the same."""
     return representation.whitening
@@ -92,6 +81,37 @@ def zscored(representation: RepresentationMoments) -> Whitening:
 def centred(representation: RepresentationMoments) -> Whitening:
     """Directions of the covariance matrix: neurons weigh by their variance."""
     return representation.centred_whitening
+
+
+def canonical(
+    pair: RepresentationPair, cut: Cut = kept_directions, axes: Axes = zscored
+) -> Canonical:
+    """The SVD of Wx' R_xy Wy on leading directions, by default svcca's; once for both orders.
+
+    Args:
+      pair: the representations.
+      cut: number of leading directions.
+      axes: the directions.
+    """
+    key = canonical, cut, axes
+    if key not in pair.cache:
+        x, y = (white.first(cut(white)) for white in (axes(pair.x), axes(pair.y)))
+        if pair.same:
+            left, rho, right = np.eye(x.rank), np.ones(x.rank), np.eye(x.rank)
+        else:
+            left, rho, right = svd(x.matrix.T @ _on_axes(pair, axes)[:, : y.rank])
+        pair.cache[key] = Canonical(x, y, left, rho, right.T)
+        pair.swapped.cache[key] = pair.cache[key].swapped
+    return pair.cache[key]
+
+
+def _on_axes(pair: RepresentationPair, axes: Axes) -> Matrix:
+    """R_xy W, W all directions of y."""
+    if axes is zscored:
+        return on_directions(pair)
+    if (_on_axes, axes) not in pair.cache:
+        pair.cache[_on_axes, axes] = pair.live_correlation @ axes(pair.y).matrix
+    return pair.cache[_on_axes, axes]
 
 
 def correlations(
@@ -175,6 +195,136 @@ def mean_cca2(pair: RepresentationPair) -> float:
     return _mean(np.square(correlations(pair, all_directions)))
 
 
+def _influence(
+    pair: RepresentationPair, rows: PairRows, cut: Cut, axes: Axes = zscored
+) -> Influence:
+    """Of the mean canonical correlation; 0 for a representation without directions.
+
+    On fixed subspaces, mean over i of u_i v_i - rho_i / 2 (u_i^2 + v_i^2), u and v the canonical
+    variates; and what turns the subspaces (`_turning`).
+    """
+    parts = canonical(pair, cut, axes)
+    if not parts.rho.size:
+        return np.zeros(len(rows.x.centred))
+    u, v = _variates(parts, rows, axes)
+    total = np.einsum("tk,tk->t", u, v, dtype=np.float64)
+    total -= (np.square(u) + np.square(v)) @ parts.rho / 2
+    total += _turning(pair, rows.x, parts, axes) + _turning(
+        pair.swapped, rows.y, parts.swapped, axes
+    )
+    return total / len(parts.rho)
+
+
+def _variates(
+    parts: Canonical, rows: PairRows, axes: Axes
+) -> tuple[Float[np.ndarray, "row k"], Float[np.ndarray, "row k"]]:
+    """The canonical variates of every row, each of variance 1."""
+    x, y = rows.x.once(_on_directions, axes), rows.y.once(_on_directions, axes)
+    u = x[:, : parts.x.rank] @ rows.x.cast(parts.left)
+    return u, y[:, : parts.y.rank] @ rows.y.cast(parts.right)
+
+
+def _on_directions(rows: RepresentationRows, axes: Axes) -> Float[np.ndarray, "row rank"]:
+    """The rows in the directions of a whitening."""
+    return rows.white if axes is zscored else rows.zscored @ rows.cast(axes(rows.moments).matrix)
+
+
+def _turning(
+    pair: RepresentationPair, rows: RepresentationRows, parts: Canonical, axes: Axes
+) -> Influence:
+    """Influence on the sum of the correlations through x's subspace, which a row turns.
+
+    A row moves the matrix R whose eigenvectors span the subspace by dR, and so a kept direction a
+    towards a dropped one b by v_a' dR v_b / (values_a - values_b). That moves the cross correlation
+    of kept directions by those of dropped ones with y, M, and the sum of its singular values by
+    U V' M'. Where R holds correlations, dR_ij = z_i z_j - R_ij / 2 (z_i^2 + z_j^2); and what the
+    row does to the scale of neurons acts on directions that a subspace splits.
+    """
+    white = axes(pair.x)
+    kept, y = parts.x.rank, parts.y
+    on_y = _on_axes(pair, axes)[:, : y.rank]
+    values = white.values
+    kept_values, dropped_values = values[:kept, None], values[None, kept:]
+    dropped = Whitening(white.vectors[:, kept:], values[kept:])
+    crossed = (parts.left @ parts.right.T) @ (dropped.matrix.T @ on_y).T
+    with np.errstate(divide="ignore"):
+        turn = np.sqrt(dropped_values / kept_values) * crossed / (kept_values - dropped_values)
+    turn[~np.isfinite(turn)] = 0  # equal eigenvalues: the cut is arbitrary, and nothing is claimed
+    x = rows.once(_on_directions, axes)
+    turned = x[:, :kept] @ rows.cast(turn * np.sqrt(kept_values * dropped_values))
+    total = np.einsum("tb,tb->t", turned, x[:, kept:], dtype=np.float64)
+    if axes is zscored:
+        sums = turn * (kept_values + dropped_values)
+        weight = ((white.vectors[:, :kept] @ sums) * dropped.vectors).sum(axis=1)
+        loadings = parts.x.matrix @ parts.left
+        own = (white.vectors[:, :kept] * np.sqrt(values[:kept])) @ (parts.left * parts.rho)
+        weight += (loadings * (on_y @ parts.right - own)).sum(axis=1)
+        total -= np.square(rows.zscored) @ weight / 2
+    return total
+
+
+def svcca_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """On svcca's subspaces, and of what turns them."""
+    return _influence(pair, rows, kept_directions)
+
+
+def svcca_ge_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """As of `svcca`, with one direction more."""
+    return _influence(pair, rows, directions_to_reach)
+
+
+def svcca_centred_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """As of `svcca`, in the axes of the covariance."""
+    return _influence(pair, rows, kept_directions, centred)
+
+
+def svcca_centred_ge_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """As of `svcca_ge`, in the axes of the covariance."""
+    return _influence(pair, rows, directions_to_reach, centred)
+
+
+def mean_cca_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """Mean over i of u_i v_i - rho_i / 2 (u_i^2 + v_i^2), u and v the canonical variates."""
+    return _influence(pair, rows, all_directions)
+
+
+def mean_cca2_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """Mean over i of 2 rho_i times the influence on rho_i."""
+    parts = canonical(pair, all_directions)
+    if not parts.rho.size:
+        return np.zeros(len(rows.x.centred))
+    u, v = _variates(parts, rows, zscored)
+    total = 2 * ((u * v) @ parts.rho)
+    total -= (np.square(u) + np.square(v)) @ np.square(parts.rho)
+    return total.astype(np.float64) / len(parts.rho)
+
+
+def _heldout(pair: HeldOutPair, cut: Cut) -> tuple[Canonical, Float[np.ndarray, " k"]]:
+    """The fitted directions, and the correlation of each pair of them on the other fold."""
+    parts = canonical(pair.fit, cut)
+    a, b = parts.x.matrix @ parts.left, parts.y.matrix @ parts.right
+    return parts, correlations_of(pair, a, b)
+
+
+def svcca_heldout(pair: HeldOutPair) -> float:
+    """Mean correlation of the fitted fold's canonical directions on the other."""
+    return _mean(_heldout(pair, kept_directions)[1])
+
+
+def mean_cca_heldout(pair: HeldOutPair) -> float:
+    """As of `svcca`, with all directions."""
+    return _mean(_heldout(pair, all_directions)[1])
+
+
+def pwcca_heldout(pair: HeldOutPair) -> float:
+    """As of `svcca`, with the weights of the fitted fold."""
+    parts, rho = _heldout(pair, kept_directions)
+    if not rho.size:
+        return float("nan")
+    weights = _projection_weights(parts, pair.fit.x.std[pair.fit.x.live])
+    return float(weights @ rho / weights.sum())
+
+
 def canonical_correlations(pair: RepresentationPair) -> Details:
     """The canonical correlations, descending, and their mean square for unrelated rows.
 
@@ -216,9 +366,14 @@ def _projection_weighted(pair: RepresentationPair, scale: np.ndarray) -> float:
     parts = canonical(pair)
     if not parts.rho.size:
         return float("nan")
-    loadings = (parts.x.vectors * np.sqrt(parts.x.values)).T * scale
-    weights = np.abs(parts.left.T @ loadings).sum(axis=1)
+    weights = _projection_weights(parts, scale)
     return float(weights @ parts.rho / weights.sum())
+
+
+def _projection_weights(parts: Canonical, scale: np.ndarray) -> Float[np.ndarray, " k"]:
+    """Row sums of |(Wx u)' R_xx diag(scale)|."""
+    loadings = (parts.x.vectors * np.sqrt(parts.x.values)).T * scale
+    return np.abs(parts.left.T @ loadings).sum(axis=1)
 
 
 _layer = functools.partial(Measure, level="layer", limits=(0.0, 1.0), inflated_by_few_rows=True)
@@ -228,6 +383,8 @@ MEASURES = (
         name="svcca",
         summary="mean canonical correlation of the directions below 99 % of the variance",
         function=svcca,
+        influence=svcca_influence,
+        heldout={"svcca_heldout": svcca_heldout},
         details=canonical_correlations,
         symmetric=True,
         reference="Raghu et al. 2017 (arXiv 1706.05806); cut of Wu et al. 2020",
@@ -236,6 +393,7 @@ MEASURES = (
         name="pwcca",
         summary="the same correlations, weighted by how much of x they account for",
         function=pwcca,
+        heldout={"pwcca_heldout": pwcca_heldout},
         symmetric=False,
         reference="Morcos et al. 2018 (arXiv 1806.05759), equation 2; scale of Wu et al. 2020",
     ),
@@ -250,6 +408,7 @@ MEASURES = (
         name="svcca_ge",
         summary="mean canonical correlation of the directions that reach 99 % of the variance",
         function=svcca_ge,
+        influence=svcca_ge_influence,
         symmetric=True,
         reference="Raghu et al. 2017 (arXiv 1706.05806)",
     ),
@@ -257,6 +416,7 @@ MEASURES = (
         name="svcca_centred",
         summary="svcca of neurons that are centred, not z-scored",
         function=svcca_centred,
+        influence=svcca_centred_influence,
         symmetric=True,
         reference="Raghu et al. 2017 (arXiv 1706.05806), section 2; cut of Wu et al. 2020",
     ),
@@ -264,6 +424,7 @@ MEASURES = (
         name="svcca_centred_ge",
         summary="svcca_ge of neurons that are centred, not z-scored",
         function=svcca_centred_ge,
+        influence=svcca_centred_ge_influence,
         symmetric=True,
         reference="Raghu et al. 2017 (arXiv 1706.05806), section 2",
     ),
@@ -271,6 +432,8 @@ MEASURES = (
         name="mean_cca",
         summary="mean canonical correlation of all directions",
         function=mean_cca,
+        influence=mean_cca_influence,
+        heldout={"mean_cca_heldout": mean_cca_heldout},
         symmetric=True,
         reference="Hotelling 1936",
     ),
@@ -278,6 +441,7 @@ MEASURES = (
         name="mean_cca2",
         summary="mean squared canonical correlation of all directions",
         function=mean_cca2,
+        influence=mean_cca2_influence,
         symmetric=True,
         reference="Kornblith et al. 2019 (arXiv 1905.00414), table 1",
     ),

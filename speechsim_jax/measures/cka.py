@@ -1,8 +1,12 @@
 """Centred kernel alignment with a linear kernel."""
 
 import numpy as np
+from jaxtyping import Float
 
-from speechsim_jax.measures.base import Details, Measure, RepresentationPair, divide
+from speechsim_jax.inference.influence_rows import Influence, RepresentationRows
+from speechsim_jax.measures.base import Details, Measure, PairRows, RepresentationPair, divide
+from speechsim_jax.statistics.linalg import Matrix
+from speechsim_jax.statistics.moments_finished import FinishedMoments
 
 
 def lincka(pair: RepresentationPair) -> float:
@@ -30,6 +34,32 @@ def lincka_floor(pair: RepresentationPair) -> Details:
     return {"lincka_floor": (None, np.array(floor))}
 
 
+def lincka_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """s [2 x'C_xy y / ||C_xy||^2 - x'C_xx x / ||C_xx||^2 - y'C_yy y / ||C_yy||^2], C = S / n."""
+    own = [r.once(_own_share, pair.moments) for r in (rows.x, rows.y)]
+    squared = float(np.sum(np.square(pair.scatter))) / pair.rows
+    cross = _form(rows.x.centred, rows.x.cast(pair.scatter), rows.y.centred)
+    return lincka(pair) * (2 * cross / squared - own[0] - own[1])
+
+
+def _own_share(rows: RepresentationRows, moments: FinishedMoments) -> Influence:
+    """x'C_xx x / ||C_xx||^2."""
+    scatter = moments.scatter(rows.moments, rows.moments)
+    centred = rows.centred
+    return (
+        _form(centred, rows.cast(scatter), centred)
+        * moments.rows
+        / np.square(rows.moments.scatter_norm)
+    )
+
+
+def _form(
+    x: Float[np.ndarray, "row x"], matrix: Matrix, y: Float[np.ndarray, "row y"]
+) -> Influence:
+    """x_t' M y_t of every row t, in float64."""
+    return np.einsum("tj,tj->t", x @ matrix, y, dtype=np.float64)
+
+
 def lincka_zscored(pair: RepresentationPair) -> float:
     """Linear CKA of z-scored neurons: ||R_xy||_F^2 / (||R_xx||_F ||R_yy||_F).
 
@@ -38,6 +68,26 @@ def lincka_zscored(pair: RepresentationPair) -> float:
     """
     numerator = float(np.sum(np.square(pair.correlation)))
     return divide(numerator, pair.x.correlation_norm * pair.y.correlation_norm)
+
+
+def lincka_zscored_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """As of `lincka`, each r_ij with the influence x_i y_j - r_ij / 2 (x_i^2 + y_j^2)."""
+    own = [r.once(_own_share_zscored, pair.moments) for r in (rows.x, rows.y)]
+    correlation = pair.live_correlation
+    squares = np.square(correlation)
+    x, y = rows.x.zscored, rows.y.zscored
+    cross = 2 * _form(x, rows.x.cast(correlation), y)
+    cross -= np.square(x) @ squares.sum(axis=1) + np.square(y) @ squares.sum(axis=0)
+    return lincka_zscored(pair) * (cross / float(squares.sum()) - (own[0] + own[1]) / 2)
+
+
+def _own_share_zscored(rows: RepresentationRows, moments: FinishedMoments) -> Influence:
+    """The influence on ||R_xx||^2, over ||R_xx||^2."""
+    correlation = RepresentationPair(moments, rows.moments, rows.moments).live_correlation
+    squares = np.square(correlation)
+    x = rows.zscored
+    form = _form(x, rows.cast(correlation), x) - np.square(x) @ squares.sum(axis=1)
+    return 2 * form / float(squares.sum())
 
 
 def lincka_debiased(pair: RepresentationPair) -> float:
@@ -56,6 +106,20 @@ def lincka_debiased(pair: RepresentationPair) -> float:
     if min(self_terms) <= 0:
         return float("nan")
     return _hsic1(pair) / (self_terms[0] * self_terms[1]) ** 0.5
+
+
+def lincka_debiased_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """As of `lincka`, with the unbiased estimates of ||C||^2."""
+    if pair.rows < 4:
+        return np.full(len(rows.x.centred), np.nan)
+    own = [
+        _form(r.centred, r.cast(pair.moments.scatter(r.moments, r.moments)), r.centred)
+        / pair.rows
+        / _hsic1(RepresentationPair(pair.moments, r.moments, r.moments))
+        for r in (rows.x, rows.y)
+    ]
+    cross = _form(rows.x.centred, rows.x.cast(pair.scatter), rows.y.centred) / pair.rows
+    return lincka_debiased(pair) * (2 * cross / _hsic1(pair) - own[0] - own[1])
 
 
 def _hsic1(pair: RepresentationPair) -> float:
@@ -81,6 +145,7 @@ MEASURES = (
         level="layer",
         summary="linear CKA, biased, on centred neurons",
         function=lincka,
+        influence=lincka_influence,
         details=lincka_floor,
         symmetric=True,
         limits=(0.0, 1.0),
@@ -92,6 +157,7 @@ MEASURES = (
         level="layer",
         summary="linear CKA, biased, on z-scored neurons",
         function=lincka_zscored,
+        influence=lincka_zscored_influence,
         symmetric=True,
         limits=(0.0, 1.0),
         reference="Kornblith et al. 2019 (arXiv 1905.00414), equation 4, on correlations",
@@ -102,6 +168,7 @@ MEASURES = (
         level="layer",
         summary="linear CKA with the unbiased estimator of HSIC",
         function=lincka_debiased,
+        influence=lincka_debiased_influence,
         symmetric=True,
         limits=(-1.0, 1.0),
         reference="Song et al. 2012 (JMLR 13), equation 5",

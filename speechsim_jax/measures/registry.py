@@ -15,6 +15,9 @@ from speechsim_jax.measures import (
     shape,
 )
 from speechsim_jax.measures.base import Measure, Ranking, statistics_read
+from speechsim_jax.statistics.clustered_sample import ClusteredSample
+from speechsim_jax.statistics.folded_moments import FoldedMoments
+from speechsim_jax.statistics.moments_finished import MomentsState
 
 MEASURES: dict[str, Measure] = {
     measure.name: measure
@@ -33,15 +36,40 @@ class MeasureSelection(NamedTuple):
     Attributes:
       measures: in the order of the result.
       rankings: of neurons.
+      errors: whether they have standard errors, where these are known.
+      heldout: whether they have held-out scores, where these are defined.
     """
 
     measures: tuple[Measure, ...]
     rankings: tuple[Ranking, ...] = ()
+    errors: bool = False
+    heldout: bool = False
 
     @property
     def statistics(self) -> tuple[str, ...]:
         """The kinds of statistics that they read."""
         return statistics_read(self.measures)
+
+    @property
+    def accumulated(self) -> tuple[str, ...]:
+        """The kinds of statistics that are accumulated for them."""
+        kinds = list(self.statistics)
+        if self.heldout and self.with_heldout:
+            # From which the moments of all rows come, too.
+            kinds[kinds.index(MomentsState.kind)] = FoldedMoments.kind
+        if self.errors and self.with_influence:
+            kinds.append(ClusteredSample.kind)
+        return tuple(kinds)
+
+    @property
+    def with_heldout(self) -> tuple[Measure, ...]:
+        """The measures that held-out scores are defined of."""
+        return tuple(m for m in self.measures if m.heldout)
+
+    @property
+    def with_influence(self) -> tuple[Measure, ...]:
+        """The measures that standard errors are known of."""
+        return tuple(m for m in self.measures if m.influence is not None)
 
     @property
     def attention(self) -> "MeasureSelection":
@@ -52,7 +80,7 @@ class MeasureSelection(NamedTuple):
     def without_attention(self) -> "MeasureSelection":
         """All but those on attention maps."""
         others = tuple(m for m in self.measures if m.statistic != "attention")
-        return MeasureSelection(others, self.rankings)
+        return self._replace(measures=others)
 
     def on(self, statistic: str) -> tuple[Measure, ...]:
         """The measures that read this statistic."""

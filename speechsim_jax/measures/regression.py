@@ -1,8 +1,11 @@
 """Neurons from layers: how well does the whole of y predict each neuron of x?"""
 
 import numpy as np
+from jaxtyping import Float
 
-from speechsim_jax.measures.base import Details, Measure, RepresentationPair, divide
+from speechsim_jax.inference.influence_rows import Influence
+from speechsim_jax.measures.base import Details, Measure, PairRows, RepresentationPair, divide
+from speechsim_jax.measures.heldout import HeldOutPair
 from speechsim_jax.statistics.linalg import Matrix, Vector
 
 
@@ -32,6 +35,83 @@ def linreg(pair: RepresentationPair) -> float:
     return float(r.mean()) if r.size else float("nan")
 
 
+def _fit(pair: RepresentationPair, rows: PairRows) -> Float[np.ndarray, "row live"]:
+    """The least-squares prediction of x's z-scored live neurons from all of y, for every row."""
+    return rows.y.white @ rows.x.cast(on_directions(pair).T)
+
+
+def linreg_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """Mean over i of x_i f_i - r_i / 2 (x_i^2 + f_i^2), f_i the fit of x_i scaled to variance 1."""
+    r = multiple_correlations(pair)
+    x, fit = rows.x.zscored, _fit(pair, rows)
+    of_fit = np.divide(1, r, out=np.zeros_like(r), where=r > 0)
+    # With f_i = fit_i / r_i: x_i fit_i / r_i - r_i x_i^2 / 2 - fit_i^2 / (2 r_i).
+    total = np.einsum("ti,ti->t", x, fit * rows.x.cast(of_fit), dtype=np.float64)
+    total -= (np.square(x) @ r + np.square(fit) @ of_fit) / 2
+    return total / max(len(r), 1)
+
+
+def _coefficients(fit: RepresentationPair) -> Float[np.ndarray, "live_y live_x"]:
+    """Of the least-squares prediction of each z-scored neuron of x from those of y."""
+    return fit.y.whitening.matrix @ on_directions(fit).T
+
+
+def linreg_heldout(pair: HeldOutPair) -> float:
+    """Mean over live neurons of the signed correlation of each with its prediction.
+
+    Near 0 for unrelated representations, however few the rows.
+    """
+    r = _predicted(pair, _coefficients(pair.fit))
+    return float(r.mean()) if r.size else float("nan")
+
+
+def _predicted(pair: HeldOutPair, coefficients: np.ndarray) -> Vector:
+    """Correlation of each live neuron of x with its prediction on the other fold."""
+    covariance = np.einsum("ij,ji->i", pair.cross, coefficients)
+    variance = np.einsum("ji,ji->i", coefficients, pair.own_y @ coefficients)
+    scale = np.sqrt(np.maximum(variance, 0) * np.diagonal(pair.own_x))
+    return np.divide(covariance, scale, out=np.zeros_like(covariance), where=scale > 0)
+
+
+def linreg_r2_heldout(pair: HeldOutPair) -> float:
+    """Mean over live neurons of 1 - squared errors / squares about the other fold's mean.
+
+    At most 1, unbounded below.
+    """
+    coefficients = _coefficients(pair.fit)
+    variance = np.diagonal(pair.own_x)
+    errors = variance - 2 * np.einsum("ij,ji->i", pair.cross, coefficients)
+    errors = errors + np.einsum("ji,ji->i", coefficients, pair.own_y @ coefficients)
+    errors = errors + np.square(pair.offset_x - pair.offset_y @ coefficients)
+    known = variance > 0
+    if not known.any():
+        return float("nan")
+    return float(np.mean(1 - errors[known] / variance[known]))
+
+
+def linreg_ridge_heldout(pair: HeldOutPair) -> float:
+    """`linreg_heldout` of ridge regression.
+
+    One penalty a for all neurons of x: of powers of 10^(1/4) from 1e-8 to 100 times y's largest
+    eigenvalue, the one that minimises the generalised cross-validation error on the fitted fold of
+    n rows, sum of squared errors / (1 - df / n)^2 with df = sum of values / (values + a).
+
+    Source: Golub, Heath & Wahba 1979 (Technometrics 21), equation 1.4.
+    """
+    white, rows = pair.fit.y.whitening, pair.fit.rows
+    if not white.rank or not pair.fit.x.live.any():
+        return float("nan")
+    # Of x_i with the eigenvectors of y, squared: on_directions has them over sqrt(values).
+    energy = np.square(on_directions(pair.fit)).sum(axis=0)
+    penalties = white.values[0] * 10.0 ** np.arange(-8, 2.25, 0.25)
+    shrunk = white.values / (white.values + penalties[:, None])
+    left = pair.fit.x.live.sum() - (energy * shrunk * (2 - shrunk)).sum(axis=1)
+    error = left / np.square(np.maximum(1 - shrunk.sum(axis=1) / rows, 1e-12))
+    best = shrunk[np.argmin(error)]
+    coefficients = (white.matrix * best) @ on_directions(pair.fit).T
+    return float(_predicted(pair, coefficients).mean())
+
+
 def linreg_floor(pair: RepresentationPair) -> Details:
     """The r^2 to expect of unrelated representations and independent rows: rank(y) / (n - 1).
 
@@ -50,6 +130,15 @@ def linreg_r2(pair: RepresentationPair) -> float:
     return float(np.square(r).mean()) if r.size else float("nan")
 
 
+def linreg_r2_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """Mean over i of (1 - R_i^2) x_i^2 - e_i^2, e the residual."""
+    r = multiple_correlations(pair)
+    x = rows.x.zscored
+    residual = x - _fit(pair, rows)
+    unexplained = np.square(x) @ (1 - np.square(r))
+    return (unexplained - np.square(residual).sum(axis=1, dtype=np.float64)) / max(len(r), 1)
+
+
 def linreg_r2_global(pair: RepresentationPair) -> float:
     """Explained over total variance of x: sum r_i^2 var_i / sum var_i.
 
@@ -60,12 +149,25 @@ def linreg_r2_global(pair: RepresentationPair) -> float:
     return divide(float(np.square(multiple_correlations(pair)) @ var), float(var.sum()))
 
 
+def linreg_r2_global_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """[(1 - s) |x|^2 - |e|^2] / tr C_xx, centred x and its residual e on their own scale."""
+    var = np.square(pair.x.std[pair.x.live])
+    x = rows.x.zscored
+    residual = np.square(x - _fit(pair, rows)) @ var
+    return ((1 - linreg_r2_global(pair)) * (np.square(x) @ var) - residual) / float(var.sum())
+
+
 MEASURES = (
     Measure(
         name="linreg",
         level="mixed",
         summary="mean over neurons of x of the multiple correlation r with all of y",
         function=linreg,
+        influence=linreg_influence,
+        heldout={
+            "linreg_heldout": linreg_heldout,
+            "linreg_ridge_heldout": linreg_ridge_heldout,
+        },
         details=linreg_floor,
         symmetric=False,
         limits=(0.0, 1.0),
@@ -77,6 +179,8 @@ MEASURES = (
         level="mixed",
         summary="mean over neurons of x of the explained share of variance r^2",
         function=linreg_r2,
+        influence=linreg_r2_influence,
+        heldout={"linreg_r2_heldout": linreg_r2_heldout},
         symmetric=False,
         limits=(0.0, 1.0),
         reference="Kornblith et al. 2019 (arXiv 1905.00414), section 3, on z-scored neurons",
@@ -87,6 +191,7 @@ MEASURES = (
         level="mixed",
         summary="explained over total variance of x, given all of y",
         function=linreg_r2_global,
+        influence=linreg_r2_global_influence,
         symmetric=False,
         limits=(0.0, 1.0),
         reference="Kornblith et al. 2019 (arXiv 1905.00414), section 3",

@@ -10,20 +10,31 @@ from typing import Any
 
 import numpy as np
 
+from speechsim_jax.inference.influence_rows import Influence, RepresentationRows
+from speechsim_jax.inference.influence_table import InfluenceCollector, InfluenceTable, Keep
+from speechsim_jax.inference.standard_errors import SampledClusters
 from speechsim_jax.measures.base import (
     AttentionPair,
     Measure,
     Pair,
+    PairRows,
     Ranking,
     RepresentationPair,
     SamplePair,
     divide,
 )
 from speechsim_jax.measures.cca import kept_directions
+from speechsim_jax.measures.heldout import HeldOutPair
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.statistics.attention_finished import FinishedAttention
+from speechsim_jax.statistics.clustered_sample import ClusteredSample
+from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
 from speechsim_jax.statistics.linalg import map_in_threads
-from speechsim_jax.statistics.moments_finished import FinishedMoments, RepresentationMoments
+from speechsim_jax.statistics.moments_finished import (
+    FinishedMoments,
+    MomentsState,
+    RepresentationMoments,
+)
 from speechsim_jax.statistics.sample import Sample
 
 Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
@@ -34,6 +45,8 @@ _DIMS = {"attention": ("x_attention", "y_attention")}
 # dissimilarities, 8 n^2 bytes together for n rows (32 MB for 2000). The temporaries of each thread,
 # 40 n^2, come on top.
 _SAMPLE_BYTES = 2**31
+# The same for rows of which influences are computed: z-scored and whitened.
+_ROWS_BYTES = 2**29
 # A score may leave its limits by this much, of rounding in float32.
 _ROUNDING = 1e-4
 
@@ -47,12 +60,15 @@ class Scores:
     Attributes:
       matrices: measure -> [x, y].
       dims: measure -> names of these dimensions.
-      extras: name -> (dimensions, array), padded with NaN or -1.
+      extras: name -> (dimensions, array), padded with NaN or -1. Among them NAME_se, standard
+        errors, and NAME_se_error, their own relative errors.
+      influence: behind the standard errors; None if there are none, or it is not kept.
     """
 
     matrices: dict[str, np.ndarray]
     dims: dict[str, tuple[str, str]]
     extras: Extras
+    influence: InfluenceTable | None = None
 
 
 def score_all(
@@ -61,6 +77,7 @@ def score_all(
     models: Sequence[str] = (),
     on_pair: Callable[[], object] = lambda: None,
     sample_bytes: int = _SAMPLE_BYTES,
+    keep_influence: Keep = "auto",
 ) -> Scores:
     """Score every ordered pair of representations of every statistic.
 
@@ -70,9 +87,19 @@ def score_all(
       models: the model of each representation, for the rankings.
       on_pair: called after each unordered pair of each statistic, for progress.
       sample_bytes: memory for what measures on the sample cache of its representations.
+      keep_influence: what is kept of the influences behind standard errors.
     """
     matrices: dict[str, np.ndarray] = {}
     details = _Details()
+    collector, rows = None, None
+    folds: FinishedFolds | None = finished.get(FoldedMoments.kind)
+    heldout: dict[str, np.ndarray] = {}
+    if folds is not None:
+        shape = (len(folds.representations),) * 2
+        names = [name for measure in selection.measures for name in measure.heldout]
+        heldout = {name: np.full(shape, np.nan) for name in names}
+    if ClusteredSample.kind in finished and selection.with_influence:
+        collector, rows = _influences(finished, selection, keep_influence)
     for kind in selection.statistics:
         measures = selection.on(kind)
         if not measures:
@@ -80,8 +107,14 @@ def score_all(
         count = len(finished[kind].representations)
         matrices |= {measure.name: np.full((count, count), np.nan) for measure in measures}
         x, y = _dims(kind)
-        for views in _scored(finished[kind], measures, sample_bytes):
+        of_moments = kind == MomentsState.kind
+        further = (rows, folds) if of_moments else (None, None)
+        for views in _scored(finished[kind], measures, sample_bytes, *further):
             for view in views:
+                for name, value in view.heldout.items():
+                    heldout[name][view.i, view.j] = value
+                if collector is not None:
+                    collector.add(view.i, view.j, view.influences)
                 for name, value in view.scores.items():
                     matrices[name][view.i, view.j] = value
                 details.add((x, y), (count, count), (view.i, view.j), view.details)
@@ -92,13 +125,40 @@ def score_all(
     for ranking in selection.rankings:
         _, name = ranking.reads
         extras |= rank_neurons(extras[name][1], ranking, models)
-    if "moments" in finished:
-        extras |= representation_facts(finished["moments"])
-        _undefine_constant(matrices, selection, finished["moments"])
+    if MomentsState.kind in finished:
+        extras |= representation_facts(finished[MomentsState.kind])
+        _undefine_constant(matrices, selection, finished[MomentsState.kind])
     for measure in selection.measures:
         _keep_to_limits(matrices[measure.name], measure)
     dims = {m.name: _dims(m.statistic) for m in selection.measures}
-    return Scores({m.name: matrices[m.name] for m in selection.measures}, dims, extras)
+    if collector is not None:
+        for name in collector.errors:
+            undefined = np.isnan(matrices[name])
+            for suffix, values in (("se", collector.errors), ("se_error", collector.relative)):
+                values[name][undefined] = np.nan
+                extras[f"{name}_{suffix}"] = (("x", "y"), values[name])
+    for measure in selection.measures:
+        for name in measure.heldout if folds is not None else ():
+            heldout[name][np.isnan(matrices[measure.name])] = np.nan
+            extras[name] = (("x", "y"), heldout[name])
+    return Scores(
+        {m.name: matrices[m.name] for m in selection.measures},
+        dims,
+        extras,
+        collector.table() if collector is not None else None,
+    )
+
+
+def _influences(
+    finished: Mapping[str, Any], selection: MeasureSelection, keep: Keep
+) -> tuple[InfluenceCollector, list[RepresentationRows]]:
+    """The collector of influences, and the sampled rows of each representation."""
+    sample: ClusteredSample = finished[ClusteredSample.kind]
+    representations = finished[MomentsState.kind].representations
+    names = tuple(measure.name for measure in selection.with_influence)
+    rows = [RepresentationRows(r, x) for r, x in zip(representations, sample.representations)]
+    clusters = SampledClusters.of(sample)
+    return InfluenceCollector(clusters, names, len(representations), keep), rows
 
 
 def _undefine_constant(
@@ -197,20 +257,32 @@ class _View:
     scores: dict[str, float]
     details: dict[str, Any]
     facts: dict[str, Any]
+    influences: dict[str, Influence]
+    heldout: dict[str, float]
 
 
-def _scored(finished: Any, measures: Sequence[Measure], sample_bytes: int) -> Iterator[list[_View]]:
+def _scored(
+    finished: Any,
+    measures: Sequence[Measure],
+    sample_bytes: int,
+    rows: Sequence[RepresentationRows] | None = None,
+    folds: FinishedFolds | None = None,
+) -> Iterator[list[_View]]:
     """Every unordered pair of one statistic, in both orders."""
     pair = functools.partial(pair_of, finished)
-    score = functools.partial(_score, pair, measures)
+    score = functools.partial(_score, pair, measures, rows, folds)
     count = len(finished.representations)
-    if not isinstance(finished, Sample):
-        pairs = itertools.combinations_with_replacement(range(count), 2)
-        yield from map_in_threads(score, list(pairs))
-        return
-    for a, b in sample_blocks(count, len(finished.keys), sample_bytes):
+    caching: Sequence[Any] = ()
+    blocks = iter([(range(count), range(count))])
+    if isinstance(finished, Sample):
+        caching = finished.representations
+        blocks = pair_blocks(count, 8 * len(finished.keys) ** 2, sample_bytes)
+    elif rows is not None:
+        caching = rows
+        blocks = pair_blocks(count, max(r.cache_bytes for r in rows), _ROWS_BYTES)
+    for a, b in blocks:
         yield from map_in_threads(score, [(i, j) for i in a for j in b if i <= j])
-        for index, representation in enumerate(finished.representations):
+        for index, representation in enumerate(caching):
             if index not in a:
                 representation.release()
 
@@ -225,7 +297,7 @@ def pair_of(finished: Any, i: int, j: int) -> Any:
     return SamplePair(x, y) if isinstance(finished, Sample) else Pair(x, y)
 
 
-def sample_blocks(count: int, rows: int, memory_bytes: int) -> Iterator[tuple[range, range]]:
+def pair_blocks(count: int, bytes_each: int, memory_bytes: int) -> Iterator[tuple[range, range]]:
     """Pairs of blocks of representations to take together, each pair in exactly one of them.
 
     One block if the caches of all representations fit into the memory, else blocks of which two
@@ -233,23 +305,25 @@ def sample_blocks(count: int, rows: int, memory_bytes: int) -> Iterator[tuple[ra
 
     Args:
       count: of representations.
-      rows: of the sample.
+      bytes_each: of the cache of one.
       memory_bytes: for the caches of two blocks.
     """
-    fitting = max(2, memory_bytes // (8 * rows**2))
+    fitting = max(2, memory_bytes // max(bytes_each, 1))
     size = count if count <= fitting else fitting // 2
     blocks = [range(start, min(start + size, count)) for start in range(0, count, size)]
     yield from itertools.combinations_with_replacement(blocks, 2)
 
 
 def _score(
-    pair_of: Callable[[int, int], Any],
+    pair_at: Callable[[int, int], Any],
     measures: Sequence[Measure],
+    rows: Sequence[RepresentationRows] | None,
+    folds: FinishedFolds | None,
     indices: tuple[int, int],
 ) -> list[_View]:
     """Both directions of a pair; symmetric measures are computed once."""
     i, j = indices
-    pair = pair_of(i, j)
+    pair = pair_at(i, j)
     views: list[_View] = []
     for view in (pair,) if pair.same else (pair, pair.swapped):
         scores, details, facts = {}, {}, {}
@@ -261,8 +335,50 @@ def _score(
             details |= measure.details(view) if measure.details else {}
             facts |= measure.facts(view) if measure.facts and pair.same else {}
         order = indices if view is pair else (j, i)
-        views.append(_View(*order, scores, details, facts))
+        influences: dict[str, Influence] = {}
+        if rows is not None:
+            of_pair = PairRows(*(rows[k] for k in order))
+            for measure in measures:
+                if measure.influence is None:
+                    continue
+                known = views and measure.symmetric
+                influences[measure.name] = (
+                    views[0].influences[measure.name]
+                    if known
+                    else _influence(measure, view, of_pair)
+                )
+        views.append(_View(*order, scores, details, facts, influences, {}))
+    if folds is not None and folds.folds:
+        _add_heldout(views, measures, [pair_of(fold, *indices) for fold in folds.folds])
     return views
+
+
+def _add_heldout(
+    views: Sequence[_View], measures: Sequence[Measure], folds: Sequence[RepresentationPair]
+) -> None:
+    """Means of the scores fitted on either fold and evaluated on the other."""
+    pairs = [HeldOutPair(fit, evaluate) for fit, evaluate in (folds, folds[::-1])]
+    if not all(r.live.any() for fold in folds for r in (fold.x, fold.y)):
+        return
+    for view in views:
+        for measure in measures:
+            known = view is not views[0] and measure.symmetric
+            for name, function in measure.heldout.items():
+                view.heldout[name] = (
+                    views[0].heldout[name]
+                    if known
+                    else sum(function(pair) for pair in pairs) / len(pairs)
+                )
+        pairs = [pair.swapped for pair in pairs]
+
+
+def _influence(measure: Measure, pair: RepresentationPair, rows: PairRows) -> Influence:
+    """Of the sampled rows on a score; 0 on that of a representation with itself."""
+    assert measure.influence is not None
+    count = rows.x.count
+    if not (pair.x.live.any() and pair.y.live.any()):
+        return np.full(count, np.nan)
+    return np.zeros(count) if pair.same else measure.influence(pair, rows)
 
 
 def rank_neurons(best_corr: np.ndarray, ranking: Ranking, models: Sequence[str]) -> Extras:

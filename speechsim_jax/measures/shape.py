@@ -4,7 +4,10 @@ import math
 
 import numpy as np
 
-from speechsim_jax.measures.base import Measure, RepresentationPair, divide
+from speechsim_jax.inference.influence_rows import Influence
+from speechsim_jax.measures.base import Measure, PairRows, RepresentationPair, divide
+from speechsim_jax.measures.heldout import HeldOutPair
+from speechsim_jax.statistics.linalg import svd
 
 
 def procrustes(pair: RepresentationPair) -> float:
@@ -24,6 +27,30 @@ def procrustes(pair: RepresentationPair) -> float:
     return pair.cache[procrustes]
 
 
+def procrustes_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """s [x'Q y / ||C_xy||_* - |x|^2 / (2 tr C_xx) - |y|^2 / (2 tr C_yy)], Q = U V' of C_xy."""
+    left, values, right = svd(pair.scatter)
+    x, y = rows.x.centred, rows.y.centred
+    turned = x @ rows.x.cast(left @ right)
+    total = np.einsum("tj,tj->t", turned, y, dtype=np.float64) * pair.rows / values.sum()
+    for centred, representation in ((x, pair.x), (y, pair.y)):
+        size = float(representation.std @ representation.std)
+        total -= np.square(centred).sum(axis=1, dtype=np.float64) / (2 * size)
+    return procrustes(pair) * total
+
+
+def procrustes_heldout(pair: HeldOutPair) -> float:
+    """tr(Q'S_xy) / (||X|| ||Y||) on the other fold, Q = U V' the fitted one's rotation."""
+    if pair.fit.same:
+        rotation = np.eye(pair.fit.x.width)
+    else:
+        left, _, right = svd(pair.fit.scatter)
+        rotation = left @ right
+    x, y = pair.evaluate.x, pair.evaluate.y
+    sizes = [float(r.std @ r.std * pair.evaluate.rows) for r in (x, y)]
+    return divide(float(np.sum(rotation * pair.evaluate.scatter)), math.sqrt(sizes[0] * sizes[1]))
+
+
 def procrustes_distance(pair: RepresentationPair) -> float:
     """The angular Procrustes distance arccos(procrustes) in radians, a metric.
 
@@ -32,12 +59,21 @@ def procrustes_distance(pair: RepresentationPair) -> float:
     return math.acos(min(procrustes(pair), 1.0))
 
 
+def procrustes_distance_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
+    """-I / sqrt(1 - s^2), I the influence on `procrustes`."""
+    slope = math.sqrt(max(1 - procrustes(pair) ** 2, 0.0))
+    influence = procrustes_influence(pair, rows)
+    return np.full_like(influence, np.nan) if slope == 0 else -influence / slope
+
+
 MEASURES = (
     Measure(
         name="procrustes",
         level="layer",
         summary="cosine of the angular Procrustes distance",
         function=procrustes,
+        influence=procrustes_influence,
+        heldout={"procrustes_heldout": procrustes_heldout},
         symmetric=True,
         limits=(0.0, 1.0),
         reference="Williams et al. 2021 (arXiv 2110.14739), equation 4",
@@ -48,6 +84,7 @@ MEASURES = (
         level="layer",
         summary="angular Procrustes distance in radians, a metric",
         function=procrustes_distance,
+        influence=procrustes_distance_influence,
         symmetric=True,
         limits=(0.0, math.pi / 2),
         reference="Williams et al. 2021 (arXiv 2110.14739), equation 4",

@@ -1,7 +1,7 @@
 """The accumulators of one pass, and the registry of statistics."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from speechsim_jax.array_types import Lengths
 from speechsim_jax.errors import UserError
+from speechsim_jax.inference.clusters import Clustering
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.encoder import SpeechEncoder
@@ -22,6 +23,12 @@ from speechsim_jax.statistics.accumulator import (
 )
 from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
 from speechsim_jax.statistics.attention_finished import AttentionState
+from speechsim_jax.statistics.clustered_sample import (
+    ClusterChoice,
+    ClusteredSample,
+    ClusteredSampleAccumulator,
+)
+from speechsim_jax.statistics.folded_moments import FoldedMoments, FoldedMomentsAccumulator
 from speechsim_jax.statistics.moments import ModelShape, Tile
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import MomentsState
@@ -42,6 +49,9 @@ class PassSetup:
       settings: of the comparison.
       attention_ids: the utterances whose attention is compared.
       mesh: the devices.
+      clustering: what standard errors are taken over.
+      cluster_choice: the clusters and rows that they are estimated from.
+      folds: the fold of each utterance, 0 or 1, for held-out scores; empty without these.
     """
 
     selection: MeasureSelection
@@ -52,6 +62,9 @@ class PassSetup:
     settings: Settings
     attention_ids: frozenset[str]
     mesh: Mesh
+    clustering: Clustering
+    cluster_choice: ClusterChoice
+    folds: Mapping[str, int]
 
     @property
     def shapes(self) -> tuple[ModelShape, ...]:
@@ -94,10 +107,32 @@ def _moments(setup: PassSetup) -> MomentsAccumulator:
     )
 
 
+def _folded_moments(setup: PassSetup) -> FoldedMomentsAccumulator:
+    def numbers(rows: BatchRows) -> np.ndarray:
+        return np.array([setup.folds[u] for u in rows.utterances], np.int64)[rows.utterance]
+
+    # Buffers of half the size: both together take what one would.
+    settings = dataclasses.replace(
+        setup.settings, rows_per_update=max(setup.settings.rows_per_update // 2, 1)
+    )
+    halved = dataclasses.replace(setup, settings=settings)
+    return FoldedMomentsAccumulator((_moments(halved), _moments(halved)), numbers)
+
+
 def _sample(setup: PassSetup) -> SampleAccumulator:
     settings = setup.settings
     return SampleAccumulator(
         setup.shapes, settings.sample_frames, settings.seed, layers=setup.indices
+    )
+
+
+def _clustered_sample(setup: PassSetup) -> ClusteredSampleAccumulator:
+    def names(rows: BatchRows) -> np.ndarray:
+        of_ids = [setup.clustering.of[utterance] for utterance in rows.utterances]
+        return np.array(of_ids, object)[rows.utterance]
+
+    return ClusteredSampleAccumulator(
+        setup.shapes, setup.cluster_choice, names, layers=setup.indices
     )
 
 
@@ -120,7 +155,9 @@ Factory = Callable[[PassSetup], Accumulator]
 
 _FACTORIES: dict[str, Factory] = {
     MomentsState.kind: _moments,
+    FoldedMoments.kind: _folded_moments,
     Sample.kind: _sample,
+    ClusteredSample.kind: _clustered_sample,
     AttentionState.kind: _attention,
 }
 
@@ -160,7 +197,7 @@ class Accumulators:
     """
 
     def __init__(self, setup: PassSetup):
-        kinds = setup.selection.statistics
+        kinds = setup.selection.accumulated
         self._setup = setup
         self._config = setup.encoders[0].config
         self._by_kind = {kind: _FACTORIES[kind](setup) for kind in kinds}

@@ -22,8 +22,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int32
 
 from speechsim_jax.audio import batching
-from speechsim_jax.audio.corpus import Corpus, Skipped
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped
 from speechsim_jax.errors import UserError, counted
+from speechsim_jax.inference.clusters import Clustering
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Activations, Outputs
@@ -36,6 +37,7 @@ from speechsim_jax.pipeline.plan import Pass
 from speechsim_jax.runtime.mesh import place_batch
 from speechsim_jax.runtime.shards import Shard, shares
 from speechsim_jax.settings import Settings
+from speechsim_jax.statistics.clustered_sample import ClusterChoice, choose
 from speechsim_jax.statistics.store import PassStatistics
 
 _log = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ class ComparisonRun:
       buckets: shapes of the batches.
       mesh: the devices.
       progress: whether a bar is shown.
+      clustering: what standard errors are taken over.
+      clustering_of_folds: what folds are made of.
     """
 
     encoders: tuple[SpeechEncoder, ...]
@@ -70,6 +74,37 @@ class ComparisonRun:
     buckets: tuple[batching.Bucket, ...]
     mesh: Mesh
     progress: bool
+    clustering: Clustering
+    clustering_of_folds: Clustering
+
+    @functools.cached_property
+    def expected_rows(self) -> dict[str, int]:
+        """Rows of each utterance, as far as they are known before reading."""
+        known = [source.seconds for source in self.corpus.sources if source.seconds]
+        mean = float(np.mean(known)) if known else self.settings.max_seconds
+        hop = self.encoders[0].config.hop_samples * self.settings.frame_stride
+        return {
+            source.id: 1
+            if self.settings.pool == "utterance"
+            else max(int((source.seconds or mean) * SAMPLE_RATE_HZ / hop), 1)
+            for source in self.corpus.sources
+        }
+
+    @functools.cached_property
+    def cluster_choice(self) -> ClusterChoice:
+        """The clusters and rows that standard errors are estimated from, the same in all shards."""
+        return choose(
+            self.clustering.lengths(self.expected_rows),
+            self.settings.errors_rows,
+            self.settings.seed,
+        )
+
+    @functools.cached_property
+    def folds(self) -> dict[str, int]:
+        """The fold of each utterance, for held-out scores; empty without these."""
+        if not self.selection.heldout:
+            return {}
+        return self.clustering_of_folds.folds(self.expected_rows, self.settings.seed)
 
     @functools.cached_property
     def share(self) -> Corpus:
@@ -192,6 +227,9 @@ def run_pass(
             settings=run.settings,
             attention_ids=attention_ids,
             mesh=run.mesh,
+            clustering=run.clustering,
+            cluster_choice=run.cluster_choice,
+            folds=run.folds,
         )
     )
     attention = bool(pass_.selection.attention.measures)

@@ -63,6 +63,7 @@ class Sizes:
       itemsize: bytes of a number of the state.
       row_itemsize: bytes of a number of a row or hidden state.
       attention: bytes that the attention level takes in a pass, next to everything else.
+      states: moments that are kept side by side: two where there are folds.
     """
 
     rows_per_update: int
@@ -71,6 +72,7 @@ class Sizes:
     itemsize: int = 4
     row_itemsize: int = 4
     attention: int = 0
+    states: int = 1
 
 
 class PassMemory(NamedTuple):
@@ -116,7 +118,7 @@ def state_bytes(load: PassLoad, sizes: Sizes) -> int:
     """
     n = len(load.representations)
     numbers = load.cells + load.neurons * (n + 2) + n + n**2
-    return _COUNT_BYTES + 2 * sizes.itemsize * numbers
+    return sizes.states * (_COUNT_BYTES + 2 * sizes.itemsize * numbers)
 
 
 def parameter_bytes(load: PassLoad, models: Sequence[ModelCost]) -> int:

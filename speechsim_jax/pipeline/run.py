@@ -30,6 +30,7 @@ from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, digest_of
 from speechsim_jax.pipeline.pass_memory import PassMemory, Sizes
 from speechsim_jax.pipeline.plan import NeededLayers, Pass, Plan, plan
 from speechsim_jax.runtime.shards import WHOLE
+from speechsim_jax.statistics.folded_moments import FoldedMoments
 from speechsim_jax.statistics.moments import ModelShape, Tile, count_of
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.store import PassStatistics
@@ -163,6 +164,7 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
         frames=max(costs.frames_of(b, config, run.mesh.size) for b in run.buckets),
         feature=run.mesh.shape["feature"],
         itemsize=np.dtype(run.settings.stats_dtype).itemsize,
+        states=2 if FoldedMoments.kind in run.selection.accumulated else 1,
     )
     rows = seconds * SAMPLE_RATE_HZ / config.hop_samples / run.settings.frame_stride
     planned = functools.partial(
@@ -317,10 +319,13 @@ def check_enough(corpus: Corpus, counts: ReadCounts, statistics: Sequence[PassSt
       counts: what was read.
       statistics: of all passes.
     """
-    moments = [s for p in statistics if (s := p.states.get(MomentsState.kind)) is not None]
     rows = counts.frames
-    if moments and isinstance(moments[0], MomentsState):
-        rows = count_of(moments[0].small)
+    states = [state for of_pass in statistics for state in of_pass.states.values()]
+    moments = [s.whole if isinstance(s, FoldedMoments) else s for s in states]
+    for state in moments:
+        if isinstance(state, MomentsState):
+            rows = count_of(state.small)
+            break
     if rows < 2 and counts.utterances:
         raise UserError(
             f"{corpus.origin}: {counted(counts.frames, 'frame')} of "

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,13 @@ def write(dataset: xr.Dataset, path: AnyPath) -> AnyPath:
     return atomic_write(path, write_checked)
 
 
-def read(path: AnyPath) -> xr.Dataset:
+def read(path: AnyPath, format: str, coordinates: Set[str]) -> xr.Dataset:
     """Read what `write` wrote.
+
+    Args:
+        path: the file.
+        format: what the attribute of this name must be.
+        coordinates: that it must have.
 
     Raises:
         UserError: there is no such file, or it is not a result that this version can read.
@@ -63,7 +68,7 @@ def read(path: AnyPath) -> xr.Dataset:
         dataset = xr.load_dataset(io.BytesIO(content), engine="h5netcdf")
     except Exception as error:  # h5py raises what it likes on a file that is none
         raise UserError(f"{path}: not a readable result file ({error})") from error
-    if dataset.attrs.get("format") != FORMAT or not {"x_model", "y_layer"} <= set(dataset.coords):
+    if dataset.attrs.get("format") != format or not coordinates <= set(dataset.coords):
         raise UserError(f"{path}: a netCDF file, but not one that SimilarityResult.save wrote")
     if dataset.attrs["format_version"] > FORMAT_VERSION:
         raise UserError(f"{path}: written by a newer speechsim_jax; upgrade to read it")

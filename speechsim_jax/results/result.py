@@ -1,25 +1,33 @@
 """`SimilarityResult`: labelled similarity matrices with their provenance, as an xarray Dataset."""
 
+import functools
+import hashlib
 import json
 import math
 import os
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from speechsim_jax.errors import UserError
-from speechsim_jax.results import netcdf
-from speechsim_jax.results.summary import few_frames_warning, means_table
+from speechsim_jax.errors import UserError, did_you_mean
+from speechsim_jax.inference.contrast import Contrast, contrast, shares_of_largest
+from speechsim_jax.inference.influence_table import InfluenceTable
+from speechsim_jax.inference.standard_errors import quantile
+from speechsim_jax.results import influence_file, netcdf
+from speechsim_jax.results.summary import Mean, blocks_shown, few_frames_warning, means_table
 from speechsim_jax.runtime.atomic_write import AnyPath, as_path, write_text, writing
 
 if TYPE_CHECKING:
     import pandas
+
+Cells = tuple[Any, Any] | Sequence[tuple[Any, Any]]
+"""A cell (x, y), or several; x and y are labels such as "model/3"."""
 
 REPRESENTATION_DIMS = ("x", "y")
 ATTENTION_DIMS = ("x_attention", "y_attention")
@@ -71,6 +79,9 @@ class SimilarityResult:
     """
 
     dataset: xr.Dataset
+    _influence: "InfluenceTable | Callable[[], InfluenceTable] | None" = field(
+        default=None, repr=False
+    )
 
     @classmethod
     def build(
@@ -82,6 +93,7 @@ class SimilarityResult:
         attributes: Mapping[str, Any] = {},
         attention_representations: Sequence[RepresentationName] = (),
         dims: Mapping[str, tuple[str, str]] = {},
+        influence: InfluenceTable | None = None,
     ) -> "SimilarityResult":
         """Label matrices of scores and other arrays.
 
@@ -95,6 +107,7 @@ class SimilarityResult:
             attributes: provenance: mappings, lists and simple values, nested in any way.
             attention_representations: what `x_attention` and `y_attention` run over.
             dims: by measure, the dims of a matrix where they are not `x` and `y`.
+            influence: behind the standard errors, which are extras NAME_se.
 
         Raises:
             UserError: no or repeated representations, a repeated name, or a shape that does not
@@ -118,7 +131,10 @@ class SimilarityResult:
             if name in entries:
                 attrs = netcdf.measure_attributes(measures.get(name, {}))
             variables[name] = (names, values, attrs)
-        return cls(xr.Dataset(variables, coords, netcdf.provenance_attributes(attributes)))
+        if influence is not None:
+            influence = replace(influence, labels=tuple(map(str, representations)))
+        dataset = xr.Dataset(variables, coords, netcdf.provenance_attributes(attributes))
+        return cls(dataset, influence)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -167,21 +183,164 @@ class SimilarityResult:
         """The matrix of one measure, labelled.
 
         Args:
-            measure: its name.
+            measure: its name; "NAME_se" for the standard errors of measure NAME, "NAME_heldout"
+                for its held-out scores.
 
         Returns:
-            The scores of row x with column y.
+            The scores of row x with column y, or what is asked for of them.
 
         Raises:
             UserError: the result has no such measure, or it is a ranking.
         """
-        if measure not in self.measures:
+        if measure not in self.measures and measure not in self._of_scores:
             if (ranking := f"{measure}_neuron") in self.dataset:
                 raise UserError(f"{measure} is a ranking of neurons: result.dataset[{ranking!r}]")
             raise UserError(
                 f"no measure {measure!r} in this result; it has: {', '.join(self.measures)}"
             )
         return self.dataset[measure]
+
+    @property
+    def _of_scores(self) -> tuple[str, ...]:
+        """Names of further matrices: standard errors, held-out scores, floors."""
+        return tuple(
+            str(name)
+            for name, v in self.dataset.data_vars.items()
+            if v.dims in (REPRESENTATION_DIMS, ATTENTION_DIMS) and name not in self.measures
+        )
+
+    def standard_error(self, measure: str) -> xr.DataArray:
+        """Standard errors of the scores of a measure, over speakers or utterances.
+
+        `attributes["errors"]` says over what, and of how many rows of each they were estimated.
+
+        Args:
+            measure: its name.
+
+        Raises:
+            UserError: the result has no such measure, or no standard errors of it.
+        """
+        self.matrix(measure)
+        if f"{measure}_se" not in self.dataset:
+            reason = self.attributes.get("errors", {}).get("reason", "none are known of it")
+            raise UserError(f"{measure} has no standard errors: {reason}")
+        return self.dataset[f"{measure}_se"]
+
+    def interval(self, measure: str, level: float = 0.95) -> xr.DataArray:
+        """Confidence intervals of the scores of a measure.
+
+        Student's t with as many degrees of freedom as sampled clusters less one. An interval says
+        how far the score would move with other audio of this kind and amount. It does not contain
+        what few rows add to the score itself (`few_frames_warning`).
+
+        Args:
+            measure: its name.
+            level: between 0 and 1.
+
+        Returns:
+            [bound, x, y], bound "low" and "high"; NaN with fewer than 10 clusters.
+
+        Raises:
+            UserError: as `standard_error`; a level that is none.
+        """
+        if not 0 < level < 1:
+            raise UserError(f"level is {level!r}; expected a number between 0 and 1")
+        scores, errors = self.matrix(measure), self.standard_error(measure)
+        half = quantile(self.attributes["errors"]["sampled"] - 1, level) * errors.drop_attrs()
+        bounds = [scores.drop_attrs() - half, scores.drop_attrs() + half]
+        return xr.concat(bounds, xr.Variable("bound", _text(["low", "high"])))
+
+    @functools.cached_property
+    def influence(self) -> InfluenceTable | None:
+        """The influences of rows or clusters behind the standard errors; None if not kept."""
+        return self._influence() if callable(self._influence) else self._influence
+
+    def contrast(
+        self,
+        measure: str,
+        cells: Cells | None = None,
+        others: Cells = (),
+        *,
+        weights: xr.DataArray | None = None,
+    ) -> Contrast:
+        """A difference of scores of one measure, or another weighted sum of them, and how sure.
+
+        Scores of the same audio move together, so a difference is surer than the two intervals
+        make it look.
+
+        Args:
+            measure: its name.
+            cells: a cell (x, y), or several of which the mean is taken.
+            others: those that are subtracted; none for the mean of `cells` itself.
+            weights: of every score, labelled as its matrix, instead of cells.
+
+        Raises:
+            UserError: no such measure or cell; no influences of rows, which contrasts are made of.
+        """
+        table = self._table(measure)
+        scores = self.matrix(measure)
+        if (cells is None) == (weights is None):
+            raise UserError("contrast: give cells, or weights")
+        full = np.zeros((len(table.labels),) * 2)
+        positions = {label: k for k, label in enumerate(table.labels)}
+        if weights is not None:
+            aligned = weights.reindex_like(scores).fillna(0)
+            at = [positions[label] for label in scores["x"].values]
+            full[np.ix_(at, [positions[label] for label in scores["y"].values])] = aligned
+        for group, sign in ((cells, 1.0), (others, -1.0)):
+            pairs = self._cells(group)
+            for x, y in pairs:
+                full[positions[x], positions[y]] += sign / len(pairs)
+        everything = scores.reindex(x=list(table.labels), y=list(table.labels)).values
+        return contrast(table, measure, everything, full)
+
+    def closest(
+        self, measure: str, x: Any, y_model: str, *, draws: int = 2000, seed: int = 0
+    ) -> xr.DataArray:
+        """Which layer of a model is closest to a representation, and how sure that is.
+
+        Args:
+            measure: its name.
+            x: the label of the representation, such as "model/3".
+            y_model: the model.
+            draws: of a parametric bootstrap, from the covariance of the influences.
+            seed: of the draws.
+
+        Returns:
+            The share of the draws in which each layer is the closest, [y].
+
+        Raises:
+            UserError: no such measure, representation or model; no influences of rows.
+        """
+        table = self._table(measure)
+        scores = self.matrix(measure)
+        labels = scores["y"].values[scores["y_model"].values == y_model]
+        if not len(labels):
+            raise UserError(f"no model {y_model!r} under {measure}")
+        cells = [table.positions(a, b) for a, b in self._cells([(x, y) for y in labels])]
+        everything = scores.reindex(x=list(table.labels), y=list(table.labels)).values
+        closer = self.definition(measure).get("higher_is_closer", True)
+        shares = shares_of_largest(table, measure, everything, cells, closer, draws, seed)
+        return xr.DataArray(shares, {"y": labels}, ("y",))
+
+    def _table(self, measure: str) -> InfluenceTable:
+        """The influences on a measure's scores."""
+        self.standard_error(measure)
+        if self.influence is None:
+            raise UserError("the influences of this result were not kept (keep_influence='rows')")
+        return self.influence
+
+    def _cells(self, cells: Cells | None) -> list[tuple[str, str]]:
+        """Labels of cells; raises UserError for one that the result lacks."""
+        if not cells:
+            return []
+        is_one = len(cells) == 2 and not isinstance(cells[0], tuple | list)
+        pairs = [(str(x), str(y)) for x, y in ([cells] if is_one else cells)]
+        known = set(map(str, self.representations))
+        for label in (label for pair in pairs for label in pair):
+            if label not in known:
+                raise UserError(f"no representation {label!r}{did_you_mean(label, known)}")
+        return pairs
 
     def select(
         self,
@@ -221,7 +380,7 @@ class SimilarityResult:
         if "model" in self.dataset.dims:
             positions["model"] = [self.models.index(model) for model in selected]
         empty = [dim for dim, indices in positions.items() if not indices]
-        return SimilarityResult(self.dataset.isel(positions).drop_dims(empty))
+        return replace(self, dataset=self.dataset.isel(positions).drop_dims(empty))
 
     def block(self, measure: str, x_model: str, y_model: str) -> xr.DataArray:
         """The scores of the layers of one model with those of another.
@@ -290,14 +449,27 @@ class SimilarityResult:
     def save(self, path: str | os.PathLike[str]) -> AnyPath:
         """Write a compressed netCDF file; a reader sees the old file or the new one, never half.
 
+        The influences behind standard errors go into a file next to it, NAME.influence.nc.
+
         Args:
             path: the file; its folder is made if needed.
 
         Returns:
             The path.
         """
-        with writing(as_path(path)):
-            return netcdf.write(self.dataset, as_path(path))
+        path = as_path(path)
+        beside = influence_file.influence_path(path)
+        with writing(path):
+            if self.influence is not None:
+                influence_file.write(self.influence, beside, self._key)
+            elif beside.exists():
+                beside.unlink()
+            return netcdf.write(self.dataset, path)
+
+    @property
+    def _key(self) -> str:
+        """What tells whether influences belong to this result."""
+        return hashlib.sha256(self.dataset.attrs["provenance"].encode()).hexdigest()[:16]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SimilarityResult":
@@ -309,7 +481,13 @@ class SimilarityResult:
         Raises:
             UserError: there is no such file, or it is not a result that this version can read.
         """
-        return cls(netcdf.read(as_path(path)))
+        path = as_path(path)
+        dataset = netcdf.read(path, netcdf.FORMAT, {"x_model", "y_layer"})
+        result = cls(dataset)
+        beside = influence_file.influence_path(path)
+        if not beside.is_file():
+            return result
+        return replace(result, _influence=lambda: influence_file.read(beside, result._key))
 
     def summary(self) -> str:
         """A table of means over layers for a terminal, a row for each measure.
@@ -319,10 +497,9 @@ class SimilarityResult:
         """
         if not self.measures:
             return repr(self)
+        blocks = blocks_shown(len(self.models))
         means = {
-            measure: np.array(
-                [[self._block_mean(measure, x, y) for y in self.models] for x in self.models]
-            )
+            measure: {heading: self._mean(measure, pairs) for heading, pairs in blocks.items()}
             for measure in self.measures
         }
         table = means_table(
@@ -334,11 +511,28 @@ class SimilarityResult:
         )
         head, _ = repr(self).split("\n", 1)  # without the measures, which the table names
         parts = [textwrap.fill(head, 100), table, textwrap.fill(f"x,y: {legend}", 100)]
+        if errors := self._errors_note():
+            parts.append(textwrap.fill(errors, 100))
         if any(self.matrix(measure).dims == ATTENTION_DIMS for measure in self.measures):
             parts.append("attn_*: heads of any two models look alike; see their baselines, too")
         if warning := self.few_frames_warning():
             parts.append(textwrap.fill(warning, 100))
         return "\n\n".join(parts)
+
+    def _errors_note(self) -> str:
+        """What the standard errors are over, or why there are none; "" where it is not known."""
+        errors = self.attributes.get("errors")
+        if errors is None:
+            return ""
+        if errors["over"] == "none":
+            return f"no standard errors: {errors['reason']}"
+        if "clusters" not in errors:
+            return "no standard errors: none are known of these measures"
+        return (
+            f"±: standard error over {errors['clusters']} {errors['over']}s "
+            f"({errors['rows']:,} of their frames); it does not contain what few frames add to a "
+            "score"
+        )
 
     def few_frames_warning(self) -> str:
         """A warning if the scores are of too few frames for some of the measures, else ""."""
@@ -349,15 +543,32 @@ class SimilarityResult:
         inflated = [m for m in self.measures if self.definition(m).get("inflated_by_few_rows")]
         return few_frames_warning(rows, int(self.dataset["width"].max()), inflated)
 
-    def _block_mean(self, measure: str, x_model: str, y_model: str) -> float:
+    def _mean(self, measure: str, blocks: Sequence[tuple[int, int]]) -> Mean:
+        """The mean over blocks of models of their mean scores, a layer with itself left out."""
+        weights = [w for pair in blocks if (w := self._block_weights(measure, *pair)).any()]
+        if not weights:
+            return Mean(math.nan)
+        total = np.mean(weights, axis=0)
+        scores = self.matrix(measure).values
+        used = total != 0
+        mean = float(scores[used] @ total[used])
+        if f"{measure}_se" not in self.dataset or self.influence is None:
+            return Mean(mean)
+        if self.influence.by != "rows":
+            return Mean(mean)
+        labelled = self.matrix(measure).copy(data=total)
+        return Mean(mean, self.contrast(measure, weights=labelled).standard_error)
+
+    def _block_weights(self, measure: str, x: int, y: int) -> Float[np.ndarray, "x y"]:
+        """Of the mean of one block: of each defined score of model x with model y the same."""
         matrix = self.matrix(measure)
-        if not {x_model, y_model} <= set(matrix[f"{matrix.dims[0]}_model"].values):
-            return math.nan
-        values = self.block(measure, x_model, y_model).values
-        defined = np.isfinite(values)
-        if x_model == y_model:
-            defined &= ~np.eye(len(values), dtype=bool)
-        return float(values[defined].mean()) if defined.any() else math.nan
+        of_rows, of_columns = (
+            matrix[f"{dim}_model"].values == self.models[k]
+            for dim, k in zip(matrix.dims, (x, y), strict=True)
+        )
+        used = np.isfinite(matrix.values) & np.outer(of_rows, of_columns)
+        used &= ~np.eye(len(used), dtype=bool)
+        return used / max(used.sum(), 1)
 
     def __repr__(self) -> str:
         parts = [

@@ -2,45 +2,64 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 _WIDTH = 100
 _ROWS_PER_NEURON = 10
 _MOST_MODELS_BY_PAIR = 4  # with more models than this there is no column for every pair
 
 
-def means_table(
-    layer_counts: Mapping[str, int], means: Mapping[str, Float[np.ndarray, "model model"]]
-) -> str:
-    """The models with their letters and numbers of layers, then tables of mean scores.
+class Mean(NamedTuple):
+    """A mean of scores, and its standard error; NaN where not known."""
 
-    Columns: all models with themselves (within) and with others (between), each with itself, and
-    every pair if there are few models. No line is longer than 100 characters, unless one column is.
+    score: float
+    error: float = float("nan")
+
+    def __str__(self) -> str:
+        if np.isnan(self.score):
+            return "-"
+        return f"{self.score:.3f}" + ("" if np.isnan(self.error) else f" ±{self.error:.3f}")
+
+
+def blocks_shown(count: int) -> dict[str, list[tuple[int, int]]]:
+    """The columns of `means_table`, each a mean over blocks (x, y) of models.
+
+    All models with themselves (within) and with others (between), each with itself, and every pair
+    if there are few models.
 
     Args:
-        layer_counts: number of layers by model, in the order of the axes of `means`.
-        means: by measure, the mean score of model x (row) with model y; NaN where not known.
+        count: of models.
+    """
+    names = [letter(index) for index in range(count)]
+    own = [(x, x) for x in range(count)]
+    others = [(x, y) for x, y in product(range(count), repeat=2) if x != y]
+    columns = {"within": own}
+    if count > 1:
+        columns["between"] = others
+        columns |= {f"{names[x]},{names[y]}": [(x, y)] for x, y in own}
+    if count <= _MOST_MODELS_BY_PAIR:
+        columns |= {f"{names[x]},{names[y]}": [(x, y)] for x, y in others}
+    return columns
+
+
+def means_table(layer_counts: Mapping[str, int], means: Mapping[str, Mapping[str, Mean]]) -> str:
+    """The models with their letters and numbers of layers, then tables of mean scores.
+
+    No line is longer than 100 characters, unless one column is.
+
+    Args:
+        layer_counts: number of layers by model.
+        means: by measure, the means by column (`blocks_shown`).
 
     Returns:
         The text, without a newline at its end.
     """
-    count = len(layer_counts)
-    names = [letter(index) for index in range(count)]
-    diagonal = np.eye(count, dtype=bool)
-    pairs = [(x, x) for x in range(count)] if count > 1 else []
-    if count <= _MOST_MODELS_BY_PAIR:
-        pairs += [(x, y) for x, y in product(range(count), repeat=2) if x != y]
-    headings = ["within", *(["between"] if count > 1 else [])]
-    headings += [f"{names[x]},{names[y]}" for x, y in pairs]
-    rows = []
-    for values in means.values():
-        overall = [_mean(values[diagonal]), *([_mean(values[~diagonal])] if count > 1 else [])]
-        rows.append([*overall, *(values[pair] for pair in pairs)])
+    names = [letter(index) for index in range(len(layer_counts))]
     columns = []
-    for heading, scores in zip(headings, zip(*rows, strict=True), strict=True):
-        texts = [heading, *("-" if np.isnan(score) else f"{score:.3f}" for score in scores)]
+    for heading in next(iter(means.values())):
+        texts = [heading, *(str(of_measure[heading]) for of_measure in means.values())]
         columns.append([text.rjust(max(map(len, texts))) for text in texts])
     longest = max(map(len, means))
     measures = [text.ljust(longest) for text in ("", *means)]
@@ -83,11 +102,6 @@ def letter(index: int) -> str:
 
 def _and(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _mean(values: Float[np.ndarray, " _n"]) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else float("nan")
 
 
 def _split_columns(columns: Sequence[list[str]], width: int) -> list[Sequence[list[str]]]:

@@ -116,6 +116,20 @@ class MomentsAccumulator:
             self._state = self._programs.update(self._state, self._buffers, valid)
         self._fills = [0] * len(self._fills)
 
+    def share_reference(self, other: "MomentsAccumulator") -> None:
+        """Give the reference shift to another accumulator of the same models that has none yet."""
+        if self._has_reference and not other._has_reference:
+            with x64(self._x64):
+                # A copy: states are written over.
+                reference = jax.tree.map(jnp.array, self._state.reference)
+                other._state = moments.with_reference(other._state, reference)
+            other._has_reference = True
+
+    def flush(self) -> None:
+        """Add what is in the buffers to the sums."""
+        if any(self._fills):
+            self._flush()
+
     def wait(self) -> None:
         """Block until everything added so far has been computed."""
         jax.block_until_ready((self._buffers, self._state))
@@ -182,8 +196,7 @@ class MomentsAccumulator:
 
         On several devices all sums except the cross moments are moved to the host, in one part.
         """
-        if any(self._fills):
-            self._flush()
+        self.flush()
         self._buffers = ()
         state = _small_on_host(self._state) if self._programs.devices > 1 else self._state
         return MomentsState.of(state, self._layers)

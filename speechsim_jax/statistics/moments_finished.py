@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from speechsim_jax.statistics import moments, moments_merge
 from speechsim_jax.statistics.accumulator import LayerIndex, all_layers
 from speechsim_jax.statistics.linalg import Matrix, Vector, Whitening, map_in_threads, svd, whiten
-from speechsim_jax.statistics.moments import Compensated, ModelShape, Moments, Tile
+from speechsim_jax.statistics.moments import Compensated, ModelShape, Moments, Reference, Tile
 
 # Relative to the mean: a float32 neuron that varies less is rounding noise. In float64 a constant
 # neuron has a variance of exactly 0, since the reference shift takes its value.
@@ -114,16 +114,22 @@ class MomentsState:
         layers = tuple((model, layer) for model, layer in record["layers"])
         return cls(layers, shapes, tiles, block, lambda: small)
 
-    def merge(self, others: Sequence["MomentsState"]) -> "MomentsState":
+    def merge(
+        self, others: Sequence["MomentsState"], reference: Reference | None = None
+    ) -> "MomentsState":
         """The moments over the rows of all, re-expressed about one reference shift pair by pair.
 
         Lazy: it can be saved once.
+
+        Args:
+          others: states over other rows.
+          reference: the reference shift; by default that of the first state with rows.
 
         Raises:
           UserError: states of other models, layer pairs or precision.
         """
         states = [self, *others]
-        merging = moments_merge.Merging([state.small for state in states])
+        merging = moments_merge.Merging([state.small for state in states], reference)
 
         def block(tile: int, pair: int) -> np.ndarray:
             return merging.block(tile, pair, [s.cross(tile, pair) for s in states])[None]

@@ -125,22 +125,27 @@ def _energies_of_representations(energy_first: Iterable[Values]) -> list[np.ndar
 class Merging:
     """The state over the rows of several, pair by pair: none needs to be in memory entirely.
 
-    The reference shift is that of the first state with rows; a state without rows adds nothing.
+    A state without rows adds nothing.
 
     Args:
       smalls: the states; their cross moments are not read but passed to `block`.
+      reference: the reference shift; by default that of the first state with rows.
 
     Raises:
       UserError: states of other models, layers or precision.
     """
 
-    def __init__(self, smalls: Sequence[Moments]):
+    def __init__(self, smalls: Sequence[Moments], reference: Reference | None = None):
         for number, small in enumerate(smalls[1:], start=2):
             _check_alike(smalls[0], small, number)
         self._filled = [k for k, small in enumerate(smalls) if moments.count_of(small)] or [0]
         self._smalls = [on_host(without_cross(smalls[k])) for k in self._filled]
-        reference = self._smalls[0].reference
-        self._rebasing = [Rebasing(small, reference) for small in self._smalls[1:]]
+        given = reference is not None
+        target = self._smalls[0].reference if reference is None else reference
+        # None for a state that has it already.
+        self._rebasing = [
+            Rebasing(small, target) if given or k else None for k, small in enumerate(self._smalls)
+        ]
         self._start = moments.first_representations(smalls[0].shapes)
         self.shapes, self.tiles = smalls[0].shapes, smalls[0].tiles
 
@@ -153,15 +158,17 @@ class Merging:
         """
         a, b, (l, m) = self.tiles[tile].a, self.tiles[tile].b, self.tiles[tile].pairs[pair]
         i, j = self._start[a] + l, self._start[b] + m
-        first, *rest = (blocks[k] for k in self._filled)
-        total = np.array(first, np.float64)
-        for rebasing, block in zip(self._rebasing, rest):
-            total += rebasing.pair(i, j, block)
+        total = np.zeros(blocks[0].shape)
+        for rebasing, k in zip(self._rebasing, self._filled):
+            total += blocks[k] if rebasing is None else rebasing.pair(i, j, blocks[k])
         return total
 
     def rest(self) -> Moments:
         """The state without its cross moments, once all pairs are merged."""
-        first, *others = [self._smalls[0], *(rebasing.rest() for rebasing in self._rebasing)]
+        first, *others = (
+            small if rebasing is None else rebasing.rest()
+            for rebasing, small in zip(self._rebasing, self._smalls)
+        )
         sums = jax.tree.map(lambda *terms: sum(terms), first.sums, *(o.sums for o in others))
         rows = sum(map(moments.count_of, self._smalls))
         return dataclasses.replace(first, count=moments.as_count(rows), sums=sums, tiles=self.tiles)

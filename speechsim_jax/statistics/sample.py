@@ -11,23 +11,18 @@ size (1 + ln(rows / size)) of a corpus. Kept on the host: size x (sum of the wid
 representations) x 4 bytes.
 """
 
-import collections
 import dataclasses
 import functools
 import hashlib
 import json
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int64, Shaped, UInt64
+from jaxtyping import Float, Int64, Shaped, UInt64
 
-from speechsim_jax._jax_compat import x64
-from speechsim_jax.array_types import HiddenStates, ModelRows
+from speechsim_jax.array_types import HiddenStates
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics.accumulator import (
     BatchRows,
@@ -36,13 +31,11 @@ from speechsim_jax.statistics.accumulator import (
     Snapshot,
     all_layers,
 )
+from speechsim_jax.statistics.derived import DerivesOnce
 from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.row_fetcher import RowFetcher
 
-# Rows that one gather takes from the device: one compiled shape, with little left over at the end.
-_GATHER = 64
 _LAST_KEY = np.uint64(2**64 - 1)
-
-Derived = TypeVar("Derived")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,17 +119,36 @@ class Sample:
             return self
         for other in others:
             assert np.array_equal(other.keys, self.keys), "samples of other rows"
-        rows_of: dict[LayerIndex, np.ndarray] = {}
-        for sample in (self, *others):
-            by_layer = (layer for model in sample.rows for layer in model)
-            for index, layer in zip(sample.layers, by_layer, strict=True):
-                rows_of.setdefault(index, layer)
-        models = sorted({model for model, _ in rows_of})
-        rows = tuple(
-            np.stack([rows_of[index] for index in sorted(rows_of) if index[0] == model])
-            for model in models
-        )
-        return dataclasses.replace(self, rows=rows, layers=tuple(sorted(rows_of)))
+        rows, layers = joined_passes([(state.layers, state.rows) for state in (self, *others)])
+        return dataclasses.replace(self, rows=rows, layers=layers)
+
+
+def joined_passes(
+    passes: Sequence[
+        tuple[tuple[LayerIndex, ...], tuple[Float[np.ndarray, "_layer row _neuron"], ...]]
+    ],
+) -> tuple[tuple[Float[np.ndarray, "_layer row _neuron"], ...], tuple[LayerIndex, ...]]:
+    """The rows of all models from those of several passes.
+
+    A representation that several passes have is taken from the first.
+
+    Args:
+      passes: of each, the index of its representations and the rows of its models.
+
+    Returns:
+      The rows of all models, and the index of each representation, ascending.
+    """
+    rows_of: dict[LayerIndex, np.ndarray] = {}
+    for indices, models in passes:
+        by_layer = (layer for model in models for layer in model)
+        for index, layer in zip(indices, by_layer, strict=True):
+            rows_of.setdefault(index, layer)
+    models = sorted({model for model, _ in rows_of})
+    rows = tuple(
+        np.stack([rows_of[index] for index in sorted(rows_of) if index[0] == model])
+        for model in models
+    )
+    return rows, tuple(sorted(rows_of))
 
 
 def _merge_two(a: Sample, b: Sample) -> Sample:
@@ -168,7 +180,7 @@ def row_keys(seed: int, rows: BatchRows) -> UInt64[np.ndarray, " row"]:
 
     Source: Steele, Lea & Flood 2014.
     """
-    starts = [_hash(f"{seed}\0{id_}") for id_ in rows.ids]
+    starts = [text_hash(f"{seed}\0{id_}") for id_ in rows.ids]
     state = np.array(starts, np.uint64)[rows.utterance]
     state = state + (rows.number + 1).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -176,7 +188,8 @@ def row_keys(seed: int, rows: BatchRows) -> UInt64[np.ndarray, " row"]:
     return state ^ (state >> np.uint64(31))
 
 
-def _hash(text: str) -> int:
+def text_hash(text: str) -> int:
+    """A 64-bit hash, the same on every machine."""
     # A file name that is not UTF-8 arrives with lone surrogates.
     data = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
@@ -185,8 +198,7 @@ def _hash(text: str) -> int:
 class SampleAccumulator:
     """Takes the sample of a corpus, batch by batch: an `Accumulator`.
 
-    Which rows enter is decided at once, on the host; they are fetched one batch later, so the host
-    never waits for the device. On the device: at most `size` rows of each of two batches.
+    Which rows enter is decided at once, on the host; they are fetched one batch later.
 
     Args:
       shapes: layers and width of each model.
@@ -205,14 +217,12 @@ class SampleAccumulator:
         layers: tuple[LayerIndex, ...] | None = None,
     ):
         self._size, self._seed = size, seed
-        self._x64 = rows_dtype == "float64"
         self._layers = all_layers(shapes) if layers is None else layers
         self._keys = np.full(size, _LAST_KEY)  # of the row in each slot
         self._utterances = np.full(size, "", object)
         self._numbers = np.zeros(size, np.int64)
-        self._rows = tuple(np.zeros((s.layers, size, s.neurons), rows_dtype) for s in shapes)
-        self._coming: collections.deque[tuple[np.ndarray, list[tuple[ModelRows, ...]]]] = (
-            collections.deque()
+        self._fetcher = RowFetcher(
+            [np.zeros((s.layers, size, s.neurons), rows_dtype) for s in shapes]
         )
 
     def update(self, batch: EncodedBatch) -> None:
@@ -236,34 +246,12 @@ class SampleAccumulator:
             self._keys[slots] = keys[new]
             self._utterances[slots] = np.array(rows.utterances, object)[rows.utterance[new]]
             self._numbers[slots] = rows.number[new]
-            self._coming.append((slots, self._gather(hidden, rows.positions[new])))
-        while len(self._coming) > 1:
-            self._store()
-
-    def _gather(
-        self, hidden: tuple[HiddenStates, ...], positions: Int64[np.ndarray, " _entering"]
-    ) -> list[tuple[ModelRows, ...]]:
-        blocks = []
-        for start in range(0, len(positions), _GATHER):
-            source = np.zeros(_GATHER, np.int32)
-            part = positions[start : start + _GATHER]
-            source[: len(part)] = part
-            with x64(self._x64):
-                blocks.append(_take(hidden, source))
-        return blocks
-
-    def _store(self) -> None:
-        """Fetch the rows of the oldest batch into their slots."""
-        slots, blocks = self._coming.popleft()
-        for index, block in enumerate(blocks):
-            targets = slots[index * _GATHER : (index + 1) * _GATHER]
-            for stored, rows in zip(self._rows, block):
-                stored[:, targets] = np.asarray(rows)[:, : len(targets)]
+            self._fetcher.fetch(hidden, rows.positions[new], slots)
+        self._fetcher.settle()
 
     def wait(self) -> None:
         """Block until everything added so far is on the host."""
-        while self._coming:
-            self._store()
+        self._fetcher.wait()
 
     def snapshot(self) -> Snapshot:
         """Everything that `restore` needs; the accumulator may continue."""
@@ -273,12 +261,12 @@ class SampleAccumulator:
             "keys": self._keys.copy(),
             "utterances": self._utterances.tolist(),
             "numbers": self._numbers.copy(),
-            "rows": [x.copy() for x in self._rows],
+            "rows": [x.copy() for x in self._fetcher.rows],
         }
 
     def _kind(self) -> str:
         """What two accumulators must share for one to resume from the other's snapshot."""
-        shapes = [(str(x.dtype), x.shape) for x in self._rows]
+        shapes = [(str(x.dtype), x.shape) for x in self._fetcher.rows]
         return repr((self._size, self._seed, shapes))
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -294,14 +282,14 @@ class SampleAccumulator:
             )
         self._keys, self._numbers = snapshot["keys"].copy(), snapshot["numbers"].copy()
         self._utterances = np.array(snapshot["utterances"], object)
-        self._rows = tuple(x.copy() for x in snapshot["rows"])
+        self._fetcher = RowFetcher([x.copy() for x in snapshot["rows"]])
 
     def result(self) -> Sample:
         """The sample of everything added."""
         self.wait()
         order = np.argsort(self._keys)
         order = order[self._keys[order] < _LAST_KEY]
-        rows, self._rows = self._rows, ()
+        rows, self._fetcher.rows = self._fetcher.rows, ()
         return Sample(
             size=self._size,
             seed=self._seed,
@@ -313,20 +301,7 @@ class SampleAccumulator:
         )
 
 
-@jax.jit
-def _take(
-    hidden: tuple[HiddenStates, ...], source: Shaped[Array | np.ndarray, " row"]
-) -> tuple[ModelRows, ...]:
-    """The frames at `source` of the flattened [batch * frame] axis."""
-
-    def take(states: HiddenStates) -> ModelRows:
-        frames = states.reshape(states.shape[0], -1, states.shape[-1])
-        return jnp.take(frames, jnp.asarray(source), axis=1)
-
-    return tuple(take(states) for states in hidden)
-
-
-class SampledRepresentation:
+class SampledRepresentation(DerivesOnce):
     """One representation's rows of the sample, and what measures derive from them.
 
     Args:
@@ -335,25 +310,11 @@ class SampledRepresentation:
     """
 
     def __init__(self, rows: Float[np.ndarray, "row neuron"], utterance: Int64[np.ndarray, " row"]):
+        super().__init__()
         self._rows = rows
         self.utterance = utterance
-        self._cache: dict[tuple, Any] = {}
-        self._lock = threading.RLock()
 
     @property
     def rows(self) -> Float[np.ndarray, "row neuron"]:
         """The rows in float64."""
         return self._rows.astype(np.float64)
-
-    def once(self, derive: Callable[..., Derived], *arguments: Any) -> Derived:
-        """derive(representation, *arguments), computed at the first call and cached."""
-        with self._lock:
-            key = (derive, *arguments)
-            if key not in self._cache:
-                self._cache[key] = derive(self, *arguments)
-            return self._cache[key]
-
-    def release(self) -> None:
-        """Empty the cache."""
-        with self._lock:
-            self._cache.clear()

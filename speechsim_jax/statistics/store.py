@@ -40,6 +40,8 @@ from speechsim_jax.runtime.checked_files import (
 )
 from speechsim_jax.statistics.accumulator import Snapshot, State
 from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
+from speechsim_jax.statistics.clustered_sample import ClusteredSample
+from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 from speechsim_jax.statistics.sample import Sample
 
@@ -48,7 +50,9 @@ _FORMAT = 3
 _RECORD = "statistics.json"
 _SNAPSHOT = "snapshot.json"
 
-STATES: dict[str, type[State]] = {s.kind: s for s in (MomentsState, Sample, AttentionState)}
+STATES: dict[str, type[State]] = {
+    s.kind: s for s in (MomentsState, FoldedMoments, Sample, ClusteredSample, AttentionState)
+}
 """The statistics that can be stored, by kind; see `pipeline.accumulators.register_statistic`."""
 
 
@@ -74,6 +78,11 @@ class FinishedStatistics:
     def sample(self) -> Sample | None:
         """The sample of rows, None if no measure reads it."""
         return self.by_kind.get(Sample.kind)
+
+    @property
+    def clustered(self) -> ClusteredSample | None:
+        """The rows that standard errors are estimated from, None without these."""
+        return self.by_kind.get(ClusteredSample.kind)
 
     @property
     def attention(self) -> FinishedAttention | None:
@@ -110,6 +119,8 @@ def finish(
     for kind in kinds:
         first, *others = (p.states[kind] for p in passes if kind in p.states)
         finished[kind] = first.finish(others, rank_tolerance)
+        if isinstance(finished[kind], FinishedFolds):
+            finished[MomentsState.kind] = finished[kind].whole
     return FinishedStatistics(finished)
 
 

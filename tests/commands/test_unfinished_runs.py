@@ -203,6 +203,34 @@ def test_two_runs_in_one_workdir(capsys, arguments, tmp_path):
     assert call(capsys, "compare", *arguments).code == 0
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        # As while numpy's C interface is imported: PyErr_Print.
+        "ctypes.pythonapi.PyRun_SimpleString(b'raise {error}')",
+        # In a callback: PyErr_WriteUnraisable.
+        "ctypes.CFUNCTYPE(None)(lambda: (_ for _ in ()).throw({error}))()",
+    ],
+    ids=["import", "callback"],
+)
+def test_an_interrupt_that_c_swallows_ends_the_process(call):
+    """Other errors are printed as ever."""
+    program = (
+        "import ctypes\nfrom speechsim_jax.commands import interrupt\n"
+        "interrupt.raise_on_interrupt()\n{call}\nprint('after')"
+    )
+    ends = {}
+    for error in ("KeyboardInterrupt", "ValueError"):
+        ends[error] = subprocess.run(
+            [sys.executable, "-c", program.format(call=call.format(error=error))],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    interrupted, failed = ends["KeyboardInterrupt"], ends["ValueError"]
+    assert (interrupted.returncode, interrupted.stderr) == (130, "interrupted\n")
+    assert not interrupted.stdout
+    assert failed.returncode == 0 and "ValueError" in failed.stderr and "after" in failed.stdout
+
+
 @pytest.mark.slow
 def test_ctrl_c_in_the_first_two_seconds(arguments, tmp_path):
     """Wherever the imports are: the process ends with code 130, in one line."""

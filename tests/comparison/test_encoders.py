@@ -235,7 +235,7 @@ def test_the_sample_takes_a_bounded_part_of_the_device(encoders, monkeypatch):
         before = sum(a.nbytes for a in jax.live_arrays())
         append(self, *args)
         peaks.append(sum(a.nbytes for a in jax.live_arrays()) - before)
-        assert sum(x.nbytes for x in self._rows) == 100 * widths * 4
+        assert sum(x.nbytes for x in self._fetcher.rows) == 100 * widths * 4
 
     widths = 4 * sum(e.config.hidden_size for e in encoders)
     monkeypatch.setattr(accumulators.SampleAccumulator, "append", spy)

@@ -10,16 +10,13 @@ import pytest
 
 import speechsim_jax as ss
 from speechsim_jax import measures
-from speechsim_jax._jax_compat import x64
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import cca, neuron
 from speechsim_jax.measures.base import RepresentationPair
-from speechsim_jax.statistics.moments import ModelShape
-from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
-from speechsim_jax.statistics.moments_finished import FinishedMoments
 from tests.support import reference
 from tests.support.golden import GOLDEN, GOLDEN_MEASURES, NAMES, golden_inputs
 from tests.support.paths import DATA
+from tests.support.rows import moments_of
 
 # name in the golden file -> measure; its diagonal is defined for these.
 OWN_GOLDEN = {
@@ -88,7 +85,7 @@ def test_published_values_that_follow_from_ours():
     cosine = ss.compare_activations({"x": x, "y": y}, ["procrustes"]).matrix("procrustes").values
     squared = sizes[0] ** 2 + sizes[1] ** 2 - 2 * cosine[0, 1] * sizes[0] * sizes[1]
     assert squared == pytest.approx(34.2356763789, abs=6e-10)
-    moments = moments_of(x, y)
+    moments = moments_of([x, y])
     rho = cca.correlations(
         RepresentationPair(moments, *moments.representations), lambda white: 10, cca.centred
     )
@@ -226,17 +223,8 @@ def test_an_svd_that_does_not_converge_is_done_again(monkeypatch):
         np.testing.assert_allclose(again.matrix(name), whole.matrix(name), atol=1e-12)
 
 
-def moments_of(x: np.ndarray, y: np.ndarray) -> FinishedMoments:
-    """The float64 moments of two representations of one width."""
-    shape = ModelShape(2, x.shape[1])
-    accumulator = MomentsAccumulator((shape,), len(x), "float64", rows_dtype="float64")
-    with x64(True):
-        accumulator.append((jnp.asarray(np.stack([x, y])[:, None]),), np.arange(len(x)))
-    return accumulator.result().finish()
-
-
 def test_swapped_pairs_share_their_matrices_and_are_freed_at_once():
-    moments = moments_of(*published_inputs())
+    moments = moments_of(published_inputs())
     pair = RepresentationPair(moments, *moments.representations)
     back = pair.swapped.swapped
     for name in ("scatter", "correlation", "live_correlation"):

@@ -239,7 +239,7 @@ def test_float16_and_large_offsets():
 
 @pytest.mark.parametrize("count", [1, 2, 5, 7, 8])
 def test_blocks_hold_every_pair_once(count):
-    blocks = scoring.sample_blocks(count, 100, 6 * 8 * 100**2)  # six representations of 100 rows
+    blocks = scoring.pair_blocks(count, 100, 600)  # six representations
     pairs = [(i, j) for a, b in blocks for i in a for j in b if i <= j]
     assert sorted(pairs) == [(i, j) for i in range(count) for j in range(i, count)]
 

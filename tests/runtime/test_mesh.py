@@ -36,6 +36,8 @@ def report(tmp_path_factory) -> dict:
 def assert_equal(actual: dict, measures: int) -> None:
     assert len(actual["errors"]) == measures
     assert max(actual["errors"].values()) <= tolerances.MESH, actual["errors"]
+    assert actual["standard_errors"] <= tolerances.ERRORS_RELATIVE
+    assert actual["heldout"] <= tolerances.MESH
     assert set(actual["choices"]) == {"rank", "best_match", "mincorr_order"}
     assert all(actual["choices"].values()), actual["choices"]
 

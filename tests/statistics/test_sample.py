@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.statistics import sample
+from speechsim_jax.statistics import row_fetcher, sample
 from speechsim_jax.statistics.accumulator import BatchRows
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.sample import Sample, SampleAccumulator
@@ -80,7 +80,7 @@ def key_of(seed: int, id_: str, number: int) -> int:
 
 def test_splitmix64_is_the_published_one(monkeypatch):
     """From state 0 it gives the first numbers of the reference implementation."""
-    monkeypatch.setattr(sample, "_hash", lambda text: 0)
+    monkeypatch.setattr(sample, "text_hash", lambda text: 0)
     rows = BatchRows(np.arange(3), np.zeros(3, np.int64), np.arange(3), ("x",), ("x",))
     assert [int(key) for key in sample.row_keys(0, rows)] == [
         0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F,
@@ -163,12 +163,12 @@ def test_draws_uniformly_and_differently_with_each_seed():
 
 
 def test_memory_is_bounded_and_one_gather_is_compiled():
-    before = sample._take._cache_size()
+    before = row_fetcher._take._cache_size()
     stream = SampleAccumulator(SHAPES, 16)
     for order in itertools.permutations(LENGTHS):
         for start in (0, 2):
             stream.append(*batch_of(order[start : start + 2]))
-            assert len(stream._coming) <= 1
-    assert sum(x.nbytes for x in stream._rows) == 16 * (2 * 3 + 5) * 4
-    assert sample._take._cache_size() <= before + 1
+            assert len(stream._fetcher._coming) <= 1
+    assert sum(x.nbytes for x in stream._fetcher.rows) == 16 * (2 * 3 + 5) * 4
+    assert row_fetcher._take._cache_size() <= before + 1
     assert len(stream.result().keys) == 16

@@ -28,6 +28,7 @@ SETTINGS = {
     "buckets": 1,
     "rows_per_update": 40,
     "sample_frames": 100,
+    "heldout": True,
     "progress": False,
 }
 SEVERAL = {"measures": MEASURES}  # passes: a budget comes to it
@@ -64,6 +65,8 @@ def main(checkpoints: str) -> None:
         apart = {m: found.matrix(m).values - one.matrix(m).values for m in found.measures}
         return {
             "errors": {measure: float(np.abs(values).max()) for measure, values in apart.items()},
+            "standard_errors": _apart(found, one, "_se", relative=True),
+            "heldout": _apart(found, one, "_heldout"),
             "choices": {
                 name: found.dataset[name].equals(one.dataset[name])
                 for name in CHOICES
@@ -99,6 +102,17 @@ def main(checkpoints: str) -> None:
             report["interrupted"] = len(batches)
     report["resumed"] = against_one(run(mesh="data:4", **saved))
     print(json.dumps(report))
+
+
+def _apart(
+    found: ss.SimilarityResult, one: ss.SimilarityResult, end: str, relative: bool = False
+) -> float:
+    """Largest difference of the further scores whose names end so."""
+    names = [name for name in map(str, found.dataset) if name.endswith(end)]
+    assert names
+    a, b = (np.stack([result.matrix(name).values for name in names]) for result in (found, one))
+    scale = np.maximum(np.abs(b), 1e-6) if relative else 1.0
+    return float((np.abs(a - b) / scale).max())
 
 
 def _least_gb(run, settings) -> float:

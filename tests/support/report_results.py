@@ -195,7 +195,7 @@ def _attributes(models: dict[str, Shape], frames: int) -> dict[str, Any]:
     return {
         "note": "random numbers",
         "models": {name: metadata for name in models},
-        "corpus": {"origin": "speech/dev-clean", "fingerprint": "f" * 64},
+        "corpus": {"origin": "speech/dev-clean", "fingerprint": "f" * 64, "speakers": 40},
         "settings": {"layers": None, "seed": 0, "strict": False, "drop_labels": ["SIL"]},
         "frames": frames,
         "rows": frames,

@@ -1,8 +1,13 @@
 """Drawn rows of a few small models, and what statistics of them must be."""
 
+from collections.abc import Sequence
+
+import jax.numpy as jnp
 import numpy as np
 
+from speechsim_jax._jax_compat import x64
 from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 
 SHAPES = (ModelShape(2, 5), ModelShape(3, 4))
@@ -23,6 +28,20 @@ def draw(rows: int, seed: int = 0, mean: float = 3.0) -> list[np.ndarray]:
 def representations(data: list[np.ndarray]) -> list[np.ndarray]:
     """The rows of each representation, in order."""
     return [layer for stream in data for layer in stream]
+
+
+def moments_of(
+    arrays: Sequence[np.ndarray], rank_tolerance: float | None = None
+) -> FinishedMoments:
+    """The float64 moments of representations [row, neuron], each as a model of one layer."""
+    shapes = tuple(ModelShape(1, x.shape[1]) for x in arrays)
+    accumulator = MomentsAccumulator(shapes, 4096, "float64", rows_dtype="float64")
+    for start in range(0, len(arrays[0]), 4096):
+        parts = [x[start : start + 4096] for x in arrays]
+        with x64(True):
+            hidden = tuple(jnp.asarray(part[None, None]) for part in parts)
+            accumulator.append(hidden, np.arange(len(parts[0])))
+    return accumulator.result().finish((), rank_tolerance)
 
 
 def assert_matches(finished: FinishedMoments, data: list[np.ndarray], rtol: float) -> None:

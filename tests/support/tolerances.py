@@ -34,6 +34,14 @@ ATTENTION_MEASURES = 1e-5
 # (pwcca).
 MESH = 1e-5
 
+# Standard errors of a whole comparison, on several devices, in shards or resumed against one job on
+# one device (relative).
+ERRORS_RELATIVE = 1e-5
+
+# The same with batches of other shapes, which change hidden states by rounding: what turns svcca's
+# subspaces is divided by differences of eigenvalues. Measured 1.3e-5 (svcca, 1,160 rows).
+ERRORS_RELATIVE_BATCHES = 1e-4
+
 # Losses of trainings against torch's, float32 on both sides (relative). Measured 2.2e-7.
 TRAINING_LOSS = 1e-5
 

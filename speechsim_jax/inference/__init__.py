@@ -1,0 +1,1 @@
+"""How sure a score is: standard errors over clusters of rows, and contrasts."""

@@ -1,0 +1,113 @@
+"""Which rows belong together: the clusters that standard errors are taken over."""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from speechsim_jax.audio.corpus import Source
+from speechsim_jax.errors import UserError
+from speechsim_jax.inference.standard_errors import LEAST_CLUSTERS
+from speechsim_jax.statistics.sample import text_hash
+
+ErrorsOver = Literal["auto", "speaker", "utterance", "none"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clustering:
+    """The cluster of each utterance.
+
+    Attributes:
+      over: what clusters are: "speaker", "utterance", or "none".
+      reason: why, in words.
+      of: utterance -> cluster; empty for "none".
+    """
+
+    over: Literal["speaker", "utterance", "none"]
+    reason: str
+    of: Mapping[str, str]
+
+    def lengths(self, rows: Mapping[str, int]) -> dict[str, int]:
+        """Rows of each cluster from the rows of each utterance."""
+        total: collections.Counter[str] = collections.Counter()
+        for utterance, cluster in self.of.items():
+            total[cluster] += rows[utterance]
+        return dict(total)
+
+    def folds(self, rows: Mapping[str, int], seed: int) -> dict[str, int]:
+        """The fold of each utterance, 0 or 1: clusters stay together, rows are balanced.
+
+        Args:
+          rows: of each utterance.
+          seed: of the order of clusters of one length.
+        """
+        of_cluster = folds(self.lengths(rows), seed)
+        return {utterance: of_cluster[cluster] for utterance, cluster in self.of.items()}
+
+
+def folds(lengths: Mapping[str, int], seed: int) -> dict[str, int]:
+    """Two folds of clusters, balanced in rows: the longest first, each to the shorter fold.
+
+    Args:
+      lengths: rows of each cluster.
+      seed: of the order of clusters of one length.
+    """
+    order = sorted(lengths, key=lambda name: (-lengths[name], text_hash(f"{seed}\0fold\0{name}")))
+    sizes, fold = [0, 0], {}
+    for name in order:
+        fold[name] = int(sizes[1] < sizes[0])
+        sizes[fold[name]] += lengths[name]
+    return fold
+
+
+def cluster(sources: Sequence[Source], errors: ErrorsOver) -> Clustering:
+    """Clusters for standard errors: speakers where at least 10 are known, else utterances.
+
+    An utterance whose speaker is not known counts as a speaker of its own.
+
+    Args:
+      sources: the utterances.
+      errors: what is asked for.
+
+    Raises:
+      UserError: "speaker" where no speaker is known.
+    """
+    if errors == "none":
+        return Clustering("none", "they were not asked for", {})
+    speakers = {source.speaker for source in sources} - {""}
+    by_speaker = {source.id: source.speaker or f"utterance {source.id}" for source in sources}
+    by_utterance = {source.id: source.id for source in sources}
+    if errors == "speaker":
+        if not speakers:
+            raise UserError(
+                "errors='speaker' needs speakers, and none is known; give a manifest, layout or "
+                "speaker_from, or use errors='utterance'"
+            )
+        reason = f"{len(speakers)} speakers, as asked for"
+        if len(speakers) < LEAST_CLUSTERS:
+            reason += "; so few that errors are for these speakers only, without intervals"
+        return Clustering("speaker", reason, by_speaker)
+    if errors == "utterance":
+        return Clustering("utterance", f"{len(sources)} utterances, as asked for", by_utterance)
+    if len(speakers) >= LEAST_CLUSTERS:
+        return Clustering("speaker", f"{len(speakers)} speakers are known", by_speaker)
+    known = f"{len(speakers)} speakers are known" if speakers else "no speaker is known"
+    if len(sources) >= LEAST_CLUSTERS:
+        return Clustering("utterance", f"{known}, fewer than {LEAST_CLUSTERS}", by_utterance)
+    reason = f"{known}, and there are {len(sources)} utterances: fewer than {LEAST_CLUSTERS}"
+    return Clustering("none", reason, {})
+
+
+def cluster_for_folds(sources: Sequence[Source]) -> Clustering:
+    """Clusters that are not divided by folds: speakers where at least 10 are known, or utterances.
+
+    Args:
+      sources: the utterances.
+
+    Raises:
+      UserError: there is only one utterance.
+    """
+    if len(sources) < 2:
+        raise UserError("held-out scores need at least two utterances; there is one")
+    clustering = cluster(sources, "auto")
+    return clustering if clustering.over != "none" else cluster(sources, "utterance")

@@ -1,0 +1,62 @@
+"""Sampled rows of representations in the axes that influences are written in."""
+
+import numpy as np
+from jaxtyping import Float
+
+from speechsim_jax.statistics.derived import DerivesOnce
+from speechsim_jax.statistics.moments_finished import RepresentationMoments
+
+Influence = Float[np.ndarray, " row"]
+"""Derivative of a score when the distribution of rows moves towards each row; mean 0."""
+
+
+class RepresentationRows(DerivesOnce):
+    """Sampled rows of one representation.
+
+    Args:
+      moments: of the representation, over all rows.
+      rows: the sampled rows, of any float type, in which everything is computed.
+    """
+
+    def __init__(self, moments: RepresentationMoments, rows: Float[np.ndarray, "row neuron"]):
+        super().__init__()
+        self.moments = moments
+        self._rows = rows
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self._rows)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of the cached arrays, about."""
+        return 2 * self._rows.nbytes
+
+    @property
+    def centred(self) -> Float[np.ndarray, "row neuron"]:
+        """All neurons less their means."""
+        return (self._rows - self.moments.mean).astype(self._rows.dtype)
+
+    @property
+    def zscored(self) -> Float[np.ndarray, "row live"]:
+        """The live neurons, z-scored."""
+        return self.once(_zscored)
+
+    @property
+    def white(self) -> Float[np.ndarray, "row rank"]:
+        """The z-scored rows in the directions of the whitening, each of variance 1."""
+        return self.once(_white)
+
+    def cast(self, matrix: np.ndarray) -> np.ndarray:
+        """A matrix in the type of the rows."""
+        return matrix.astype(self._rows.dtype, copy=False)
+
+
+def _zscored(rows: RepresentationRows) -> np.ndarray:
+    live = rows.moments.live
+    return rows.centred[:, live] / rows.cast(rows.moments.std[live])
+
+
+def _white(rows: RepresentationRows) -> np.ndarray:
+    return rows.zscored @ rows.cast(rows.moments.whitening.matrix)

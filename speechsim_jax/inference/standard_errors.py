@@ -1,0 +1,152 @@
+"""Standard errors over clusters of rows, from a sample of the rows of each.
+
+A score is a functional of the distribution of rows. With I_t the influence of row t, n_c the rows
+of cluster c among n, and I_c = (sum of its I_t) / n, the infinitesimal jackknife over C clusters is
+
+    SE^2 = C / (C - 1) sum_c I_c^2.
+
+Of m rows of a cluster, drawn without replacement, with mean Ibar and variance s^2 (divisor m - 1),
+I_c^2 is estimated without bias by
+
+    T_c = (n_c / n)^2 (Ibar^2 - (1 - m / n_c) s^2 / m),
+
+and of K clusters drawn from C the sum by C / K times theirs.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Float, Int64
+
+from speechsim_jax.statistics.clustered_sample import ClusteredSample
+
+LEAST_CLUSTERS = 10
+"""With fewer there is no interval."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SampledClusters:
+    """The clusters of which rows were sampled; rows are in their order.
+
+    Attributes:
+      names: of each.
+      rows: of each, read.
+      kept: of each, in the sample.
+      total_rows: of all clusters.
+      total: number of all clusters.
+    """
+
+    names: tuple[str, ...]
+    rows: Int64[np.ndarray, " cluster"]
+    kept: Int64[np.ndarray, " cluster"]
+    total_rows: int
+    total: int
+
+    @classmethod
+    def of(cls, sample: ClusteredSample) -> "SampledClusters":
+        """Those of a finished sample."""
+        kept = np.bincount(sample.cluster, minlength=len(sample.clusters))
+        sampled = np.flatnonzero(kept)
+        return cls(
+            names=tuple(sample.clusters[k] for k in sampled),
+            rows=sample.counts[sampled],
+            kept=kept[sampled],
+            total_rows=int(sample.counts.sum()),
+            total=int(np.sum(sample.counts > 0)),
+        )
+
+    @property
+    def degrees(self) -> int:
+        """Degrees of freedom of intervals: sampled clusters less one."""
+        return len(self.names) - 1
+
+    @functools.cached_property
+    def _starts(self) -> Int64[np.ndarray, " cluster"]:
+        return np.concatenate([[0], np.cumsum(self.kept)[:-1]])
+
+    def summarise(self, influence: Float[np.ndarray, "row *cells"]) -> "ClusterInfluence":
+        """Mean and variance of influences over the sampled rows of each cluster."""
+        shape = (-1, *(1,) * (influence.ndim - 1))
+        kept = self.kept.reshape(shape)
+        # In float64: the sums of a cluster nearly cancel.
+        values = influence.astype(np.float64)
+        means = np.add.reduceat(values, self._starts, axis=0) / kept
+        squares = np.square(values - np.repeat(means, self.kept, axis=0))
+        sums = np.add.reduceat(squares, self._starts, axis=0)
+        return ClusterInfluence(means, sums / np.maximum(kept - 1, 1))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClusterInfluence:
+    """Influences of the sampled rows, summarised by cluster.
+
+    Attributes:
+      means: of each cluster and cell.
+      variances: of each cluster and cell, divisor m - 1.
+    """
+
+    means: Float[np.ndarray, "cluster *cells"]
+    variances: Float[np.ndarray, "cluster *cells"]
+
+    def sums(self, clusters: SampledClusters) -> Float[np.ndarray, "cluster *cells"]:
+        """I_c: how much a cluster moves the score."""
+        shape = (-1, *(1,) * (self.means.ndim - 1))
+        return (clusters.rows / clusters.total_rows).reshape(shape) * self.means
+
+
+def standard_error(
+    influence: ClusterInfluence, clusters: SampledClusters
+) -> tuple[Float[np.ndarray, "*cells"], Float[np.ndarray, "*cells"]]:
+    """The standard error of each cell, and its own relative error.
+
+    The relative error is that of having sampled rows, and clusters; not of the number of clusters,
+    which is in the degrees of freedom.
+
+    Returns:
+      Standard errors; NaN where too few rows were sampled for a positive estimate. Relative errors.
+    """
+    shape = (-1, *(1,) * (influence.means.ndim - 1))
+
+    def column(values: np.ndarray) -> np.ndarray:
+        return values.reshape(shape)
+
+    sampled, total = len(clusters.names), clusters.total
+    weight = column(np.square(clusters.rows / clusters.total_rows))
+    noise = column((1 - clusters.kept / clusters.rows) / clusters.kept) * influence.variances
+    terms = weight * (np.square(influence.means) - noise)
+    scale = total / sampled
+    sums = scale * terms.sum(axis=0)
+    # Of the square of a mean with variance `noise`, and of the estimate of this variance.
+    signal = np.maximum(np.square(influence.means) - noise, 0)
+    freedom = column(np.maximum(clusters.kept - 1, 1))
+    spread = np.square(weight) * (4 * signal * noise + 2 * np.square(noise) * (1 + 1 / freedom))
+    of_rows = np.square(scale) * spread.sum(axis=0)
+    of_clusters = np.zeros_like(sums)
+    if sampled < total:
+        of_clusters = total**2 * (1 / sampled - 1 / total) * terms.var(axis=0, ddof=1)
+    exact = (influence.means == 0).all(axis=0) & (influence.variances == 0).all(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.sqrt(total / (total - 1) * sums) if total > 1 else np.full_like(sums, np.nan)
+        relative = np.sqrt(of_rows + of_clusters) / (2 * sums)
+    positive = sums > 0
+    error = np.where(positive, error, np.where(exact, 0.0, np.nan))
+    return error, np.where(positive, relative, np.where(exact, 0.0, np.inf))
+
+
+def quantile(degrees: int, level: float) -> float:
+    """Half the width of an interval in standard errors: Student's t, two-sided; NaN if none.
+
+    There is no interval with fewer than 10 clusters.
+    """
+    if degrees < LEAST_CLUSTERS - 1:
+        return float("nan")
+    return float(scipy.stats.t.ppf((1 + level) / 2, degrees))
+
+
+def p_value(difference: float, error: float, degrees: int) -> float:
+    """Two-sided, of a difference of 0; NaN with fewer than 10 clusters."""
+    if degrees < LEAST_CLUSTERS - 1 or not error > 0:
+        return float("nan")
+    return float(2 * scipy.stats.t.sf(abs(difference) / error, degrees))

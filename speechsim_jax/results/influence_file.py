@@ -1,0 +1,78 @@
+"""Influences in a netCDF file next to their result."""
+
+import json
+
+import numpy as np
+import xarray as xr
+
+from speechsim_jax.errors import UserError
+from speechsim_jax.inference.influence_table import InfluenceTable
+from speechsim_jax.inference.standard_errors import SampledClusters
+from speechsim_jax.results import netcdf
+from speechsim_jax.runtime.atomic_write import AnyPath
+
+_FORMAT = "speechsim_jax.InfluenceTable"
+
+
+def influence_path(result: AnyPath) -> AnyPath:
+    """Where the influences of a result are: result.influence.nc for result.nc."""
+    return result.with_name(f"{result.stem}.influence.nc")
+
+
+def write(table: InfluenceTable, path: AnyPath, key: str) -> AnyPath:
+    """Write influences.
+
+    Args:
+        table: the influences.
+        path: the file.
+        key: of the result that they belong to.
+    """
+    clusters = table.clusters
+    dim = {"rows": "row", "clusters": "cluster"}[table.by]
+    variables = {name: ((dim, "x", "y"), values) for name, values in table.values.items()}
+    labels = np.array(table.labels, object)
+    coords = {
+        "x": labels,
+        "y": labels,
+        # As JSON: netCDF holds no text that is not UTF-8, as names of files may be.
+        "cluster": np.array([json.dumps(name) for name in clusters.names], object),
+        "cluster_rows": ("cluster", clusters.rows),
+        "cluster_sampled_rows": ("cluster", clusters.kept),
+    }
+    if table.by == "rows":
+        coords["row_cluster"] = ("row", np.repeat(np.arange(len(clusters.names)), clusters.kept))
+    attributes = {
+        "format": _FORMAT,
+        "format_version": netcdf.FORMAT_VERSION,
+        "total_rows": clusters.total_rows,
+        "total_clusters": clusters.total,
+        "by": table.by,
+        "key": key,
+    }
+    return netcdf.write(xr.Dataset(variables, coords, attributes), path)
+
+
+def read(path: AnyPath, key: str) -> InfluenceTable:
+    """Read what `write` wrote.
+
+    Args:
+        path: the file.
+        key: of the result that they must belong to.
+
+    Raises:
+        UserError: the file is not one of `write`, is damaged, or of another result.
+    """
+    dataset = netcdf.read(path, _FORMAT, {"x", "y", "cluster"})
+    if dataset.attrs["key"] != key:
+        raise UserError(f"{path}: belongs to another result than the one next to it")
+    clusters = SampledClusters(
+        names=tuple(map(json.loads, dataset["cluster"].values)),
+        rows=dataset["cluster_rows"].values,
+        kept=dataset["cluster_sampled_rows"].values,
+        total_rows=int(dataset.attrs["total_rows"]),
+        total=int(dataset.attrs["total_clusters"]),
+    )
+    values = {str(name): variable.values for name, variable in dataset.data_vars.items()}
+    return InfluenceTable(
+        clusters, dataset.attrs["by"], values, tuple(map(str, dataset["x"].values))
+    )

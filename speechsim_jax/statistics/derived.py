@@ -1,0 +1,35 @@
+"""What several measures derive from one representation, computed once."""
+
+import threading
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+Value = TypeVar("Value")
+Parameters = ParamSpec("Parameters")
+Owner = TypeVar("Owner", bound="DerivesOnce")
+
+
+class DerivesOnce:
+    """Base of representations that cache what is derived from them, in any thread."""
+
+    def __init__(self) -> None:
+        self._cache: dict[tuple, Any] = {}
+        self._lock = threading.RLock()
+
+    def once(
+        self: Owner,
+        derive: Callable[Concatenate[Owner, Parameters], Value],
+        *arguments: Parameters.args,
+        **named: Parameters.kwargs,
+    ) -> Value:
+        """derive(self, *arguments), computed at the first call and cached."""
+        with self._lock:
+            key = (derive, *arguments, *named.items())
+            if key not in self._cache:
+                self._cache[key] = derive(self, *arguments, **named)
+            return self._cache[key]
+
+    def release(self) -> None:
+        """Empty the cache."""
+        with self._lock:
+            self._cache.clear()

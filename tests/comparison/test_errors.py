@@ -1,0 +1,179 @@
+"""Standard errors and held-out scores of whole comparisons of encoders."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+import speechsim_jax as ss
+from speechsim_jax.errors import UserError
+from speechsim_jax.inference.clusters import cluster, cluster_for_folds
+from tests.support.same_result import assert_same_result
+from tests.support.small_models import MODELS, QUICK, waves
+from tests.support.tolerances import ERRORS_RELATIVE, ERRORS_RELATIVE_BATCHES
+
+MEASURES = "maxcorr,linreg,lincka,svcca"
+SETTINGS = QUICK | {"measures": MEASURES, "heldout": True}
+SPEAKERS = 11
+
+
+@pytest.fixture(scope="module")
+def encoders() -> list[ss.SpeechEncoder]:
+    return [ss.load_encoder(folder) for folder in MODELS]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    """24 utterances of 11 speakers, one of them unknown."""
+    corpus = ss.open_corpus(waves(24))
+    sources = tuple(
+        dataclasses.replace(source, speaker=f"s{k % SPEAKERS}" if k else "")
+        for k, source in enumerate(corpus.sources)
+    )
+    return dataclasses.replace(corpus, sources=sources)
+
+
+@pytest.fixture(scope="module")
+def result(encoders, corpus) -> ss.SimilarityResult:
+    return ss.compare(encoders, corpus, **SETTINGS)
+
+
+@pytest.mark.slow
+def test_they_are_those_of_the_rows(encoders, corpus, result):
+    """Each utterance encoded alone; all rows are sampled, as there are few."""
+    rows: dict[str, list[np.ndarray]] = {}
+    speakers, folds = [], []
+    lengths = {source.id: len(source.samples) // 320 for source in corpus.sources}
+    fold_of = cluster_for_folds(corpus.sources).folds(lengths, 0)
+    for source in corpus.sources:
+        for encoder in encoders:
+            states = np.asarray(encoder([source.samples]).hidden_states, np.float64)[:, 0]
+            for layer, of_layer in enumerate(states):
+                rows.setdefault(f"{encoder.name}/{layer}", []).append(of_layer)
+        speakers += [source.speaker or "unknown"] * len(states[0])
+        folds += [fold_of[source.id]] * len(states[0])
+    arrays = {name: np.concatenate(parts) for name, parts in rows.items()}
+    expected = ss.compare_activations(
+        arrays, MEASURES, errors=True, groups=speakers, folds=folds, rank_tolerance=1e-6
+    )
+    assert result.attributes["errors"] | {"reason": ""} == {
+        "over": "speaker", "reason": "", "clusters": 12, "sampled": 12, "rows": len(speakers),
+    }  # fmt: skip
+    for name in MEASURES.split(","):
+        np.testing.assert_allclose(
+            result.standard_error(name), expected.standard_error(name), rtol=2e-3, atol=1e-6
+        )
+        assert np.nanmax(result.dataset[f"{name}_se_error"]) == 0
+        if name != "lincka":
+            heldout = (r.matrix(f"{name}_heldout").values for r in (result, expected))
+            np.testing.assert_allclose(*heldout, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_seconds": 1, "buckets": 2, "rows_per_update": 64},
+        {"device_memory_gb": 1e-6},
+        {"errors_rows": 20_000},
+    ],
+    ids=["batches", "passes", "rows"],
+)
+def test_neither_batches_nor_passes_change_them(settings, encoders, corpus, result):
+    if "device_memory_gb" in settings:
+        with pytest.raises(UserError) as error:
+            ss.compare(encoders, corpus, **SETTINGS | settings)
+        least = int(re.search(r"at least (\d+)", str(error.value))[1])
+        settings = {"device_memory_gb": 1.2 * least / 1e9}
+    other = ss.compare(encoders, corpus, **SETTINGS | settings)
+    assert_same_result(other, result, ERRORS_RELATIVE_BATCHES)
+    assert (other.attributes["passes"] > 1) == ("device_memory_gb" in settings)
+
+
+def test_shards_and_jobs_merge_to_them(encoders, corpus, result, tmp_path):
+    for shard in ("2/2", "1/2"):
+        ss.accumulate(encoders, corpus, shard=shard, statistics_dir=tmp_path, **SETTINGS)
+    merged = ss.merge([tmp_path], progress=False)
+    assert_same_result(merged, result)
+    assert merged.attributes["errors"] == result.attributes["errors"]
+    names = list(map(str, result.representations))
+    cells = [(names[k], names[-1]) for k in (1, 2)]
+    one, other = (r.contrast("lincka", *cells) for r in (merged, result))
+    assert one.standard_error == pytest.approx(other.standard_error, rel=ERRORS_RELATIVE)
+    without = ss.merge([tmp_path], measures="lincka", keep_influence="none", progress=False)
+    assert without.influence is None
+    np.testing.assert_array_equal(without.matrix("lincka_se"), merged.matrix("lincka_se"))
+
+
+def test_fewer_rows_give_about_the_same(encoders, corpus, result):
+    few = ss.compare(encoders, corpus, **SETTINGS | {"errors_rows": 300})
+    assert 200 < few.attributes["errors"]["rows"] < 400
+    assert few.attributes["rows"] == result.attributes["rows"]
+    for name in MEASURES.split(","):
+        off = few.standard_error(name).values - result.standard_error(name).values
+        stated = few.dataset[f"{name}_se_error"].values * few.standard_error(name).values
+        known = np.isfinite(off) & (stated > 0)
+        assert known.sum() > 20
+        assert (np.abs(off[known]) <= 4 * stated[known]).mean() > 0.95
+
+
+def sources(count: int, speakers: int) -> list:
+    corpus = ss.open_corpus(waves(count))
+    return [
+        dataclasses.replace(s, speaker=f"s{k % speakers}" if speakers else "")
+        for k, s in enumerate(corpus.sources)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("count", "speakers", "errors", "over", "clusters"),
+    [
+        (30, 10, "auto", "speaker", 10),
+        (30, 9, "auto", "utterance", 30),
+        (10, 0, "auto", "utterance", 10),
+        (9, 9, "auto", "none", 0),
+        (30, 9, "speaker", "speaker", 9),
+        (5, 5, "utterance", "utterance", 5),
+        (30, 30, "none", "none", 0),
+    ],
+)
+def test_what_clusters_are(count, speakers, errors, over, clusters):
+    clustering = cluster(sources(count, speakers), errors)
+    assert clustering.over == over and len(set(clustering.of.values())) == clusters
+    assert clustering.reason
+
+
+def test_speakers_that_nobody_knows():
+    with pytest.raises(UserError, match="speaker"):
+        cluster(sources(12, 0), "speaker")
+    half = [
+        dataclasses.replace(s, speaker="" if k < 5 else s.speaker)
+        for k, s in enumerate(sources(30, 12))
+    ]
+    clustering = cluster(half, "auto")
+    assert len(set(clustering.of.values())) == 12 + 5
+
+
+def test_folds_of_speakers_and_of_single_utterances():
+    corpus = sources(40, 10)
+    rows = {s.id: 10 + k for k, s in enumerate(corpus)}
+    folds = cluster_for_folds(corpus).folds(rows, 0)
+    of_speaker: dict[str, set[int]] = {}
+    for source in corpus:
+        of_speaker.setdefault(source.speaker, set()).add(folds[source.id])
+    assert all(len(of_one) == 1 for of_one in of_speaker.values())
+    total = [sum(rows[u] for u in rows if folds[u] == k) for k in (0, 1)]
+    assert abs(total[0] - total[1]) < 0.1 * sum(total)
+    two = cluster_for_folds(sources(2, 0)).folds({"utterance000": 5, "utterance001": 9}, 0)
+    assert sorted(two.values()) == [0, 1]
+    with pytest.raises(UserError, match="two utterances"):
+        cluster_for_folds(sources(1, 0))
+
+
+def test_too_few_utterances_give_none_and_say_why(encoders):
+    few = ss.compare(encoders, waves(4), **SETTINGS | {"heldout": False})
+    assert not any(name.endswith("_se") for name in few.dataset)
+    assert "fewer than 10" in few.summary()
+    with pytest.raises(UserError, match="fewer than 10"):
+        few.standard_error("lincka")
