@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from speechsim_jax.errors import UserError, did_you_mean
 from speechsim_jax.models import zoo
+from speechsim_jax.models.fairseq_checkpoint import read_training_checkpoint
 from speechsim_jax.models.torch_bin import read_torch_bin
 
 # (file, index of shards) in order of preference.
@@ -122,18 +124,46 @@ class WeightFiles:
         Raises:
             UserError: a file cannot be read.
         """
-        total = hashlib.sha256()
-        for file in (*self.files, "config.json"):
-            path = self.folder / file
-            try:
-                # The name and size keep two files from being mistaken for one.
-                total.update(f"{file}\0{path.stat().st_size}\0".encode())
-                with path.open("rb") as stream:
-                    while chunk := stream.read(_CHUNK_BYTES):
-                        total.update(chunk)
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-        return total.hexdigest()
+        return _digest(self.folder / file for file in (*self.files, "config.json"))
+
+
+@dataclass(frozen=True)
+class _TrainingFile(WeightFiles):
+    """A checkpoint of a training program: one file with configuration and weights."""
+
+    path: Path = Path()
+    named: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.path.name,)
+
+    @property
+    def weight_map(self) -> dict[str, str]:
+        return {}
+
+    def file(self, name: str) -> Path | None:
+        return None  # what lies beside it belongs to other checkpoints too
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return dict(self.named)
+
+    def digest(self) -> str:
+        return _digest([self.path])
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    """The SHA-256 of files, and of their names and sizes, which keep two from looking like one."""
+    total = hashlib.sha256()
+    for path in paths:
+        try:
+            total.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as stream:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    total.update(chunk)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return total.hexdigest()
 
 
 def untrained(source: str) -> tuple[str, int] | None:
@@ -152,9 +182,9 @@ def open_checkpoint(
     """Locate a checkpoint and read its configuration, but not its weights.
 
     Args:
-        source: a folder, or a hub id such as "facebook/hubert-base-ls960". What begins with
-            ".", "/" or "~" or has two slashes is always a folder; "zoo:NAME" is a model that comes
-            with the package.
+        source: a folder, a checkpoint of fairseq, s3prl or the original WavLM (a file .pt), or
+            a hub id such as "facebook/hubert-base-ls960". What begins with ".", "/" or "~" or has
+            two slashes is never a hub id; "zoo:NAME" is a model that comes with the package.
         revision: branch, tag or commit of a hub model (default: "main").
         cache_dir: the cache of hub models (default: huggingface_hub's own).
         local_files_only: take hub models from the cache, without the network.
@@ -163,7 +193,7 @@ def open_checkpoint(
         The checkpoint; its weights are fetched when they are asked for.
 
     Raises:
-        UserError: there is no such folder or hub model, or it lacks a configuration.
+        UserError: there is no such folder, file or hub model, or it lacks a configuration.
     """
     text = str(source)
     if text.startswith(zoo.PREFIX):
@@ -180,17 +210,28 @@ def open_checkpoint(
         raise UserError(f"{text}: is a folder, and a folder has no revision {revision!r}")
     if is_folder:
         return _assemble(text, _Folder(folder))
+    if is_file and revision is not None:
+        raise UserError(f"{text}: is a file, and a file has no revision {revision!r}")
     if is_file and folder.suffix in (".pt", ".ckpt", ".pth"):
-        raise UserError(
-            f"{text}: is a checkpoint of a training program; convert it to a folder, for example "
-            "with transformers' convert_wav2vec2_original_pytorch_checkpoint_to_pytorch.py"
-        )
+        return _training_file(text, folder)
     if is_file:
-        raise UserError(f"{text}: is a file; give the folder that holds config.json")
+        raise UserError(
+            f"{text}: is a file; give the folder that holds config.json, or a checkpoint of "
+            "fairseq, s3prl or the original WavLM (.pt)"
+        )
     if isinstance(source, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise UserError(f"{text}: there is no such folder{_similar_folder(folder)}")
     hub = _Hub(text, revision or "main", cache_dir, local_files_only)
     return _assemble(text, hub.at_commit())
+
+
+def _training_file(source: str, path: Path) -> WeightFiles:
+    read = read_training_checkpoint(path)
+    notes = tuple(f"{source}: {note}" for note in read.notes)
+    location = _Folder(path.parent)
+    return _TrainingFile(
+        source, read.config, read.preprocessor, location, notes, path, read.tensors
+    )
 
 
 def _similar_folder(path: Path) -> str:
