@@ -187,6 +187,8 @@ def _parts(entries: Mapping[str, Any]) -> _Parts:
 
 def _of_fairseq(settings: Any, weights: Any) -> _Parts:
     """The parts of hierarchical settings (cfg), of flat ones (args), or of WavLM's."""
+    if _fields(settings) is None:
+        raise UserError("has no settings of its model")
     model = _get(settings, "model")
     if _fields(model) is None:
         name = _get(settings, "_name") or _get(settings, "arch")
