@@ -122,7 +122,7 @@ def _alpha(value: Any, origin: str) -> float:
         raise UserError(
             f"{origin}: adapter_config.json has lora_alpha={_shown(value)}; expected a number"
         )
-    return value
+    return float(value)
 
 
 def _check_pattern(patterns: Any, origin: str) -> None:

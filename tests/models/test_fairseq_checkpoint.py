@@ -267,8 +267,8 @@ def test_whether_samples_are_normalised(write, task, layout, normalize, said):
 # --- refused ---
 
 
-# Lists in lists, 60 deep, each twice: written out they would be 2^60.
-BOMB = b"]q\x00" + b"](h\x00h\x00eq\x00" * 60
+# Pairs of pairs, 60 deep, each part twice: written out they would be 2^60.
+BOMB = b"(" * 60 + b"]" + b"q\x00h\x00t" * 60
 
 
 def changed_weights(change) -> dict[str, Any]:
@@ -296,7 +296,7 @@ REFUSED = {
     "text as a size": (lambda: base(encoder_layers="x"), "num_hidden_layers='x'"),
     "an object as a size": (lambda: base(encoder_layers=Thing("a.B")), "num_hidden_layers"),
     "a large size": (lambda: base(encoder_layers=2**70), "encoder_layers="),
-    "lists of lists": (lambda: base(encoder_layers=BOMB), "encoder_layers=a list"),
+    "pairs of pairs": (lambda: base(encoder_layers=BOMB), "encoder_layers=a tuple"),
     "another mode": (lambda: base(extractor_mode="x"), "extractor_mode='x'"),
     "a dict as a mode": (lambda: base(extractor_mode={}), "extractor_mode=a dict"),
     "no convolutions": (lambda: base(**{CONV: None}), CONV),

@@ -21,7 +21,7 @@ def test_fuzz_500_cases(monkeypatch, capsys):
     assert found["executions"] == found["crashes"] == found["hangs"] == "0"
     assert int(found["accepted"]) + int(found["refused"]) == 500
     assert int(found["reached pickle stage"]) > 250 and int(found["reached tensor stage"]) > 150
-    assert int(found["accepted"]) > 25
+    assert int(found["reached settings"]) > 50 and int(found["accepted"]) > 25
 
 
 BAD_READERS = """

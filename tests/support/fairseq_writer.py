@@ -38,8 +38,13 @@ def omegaconf(value: Any, parent: Any = None) -> Any:
     return Thing("omegaconf.dictconfig.DictConfig", state)
 
 
-def torch_file(value: Any, byteorder: bytes = b"little") -> bytes:
+def torch_file(value: Any) -> bytes:
     """What torch.save writes of nested values, arrays being tensors; bytes are pickled already."""
+    return zip_file(members(*pickled(value)))
+
+
+def pickled(value: Any) -> tuple[bytes, dict[str, bytes]]:
+    """The pickle of that file, and its storages by their keys."""
     blocks: dict[str, bytes] = {}
 
     def fragment(value: Any) -> bytes:
@@ -77,7 +82,7 @@ def torch_file(value: Any, byteorder: bytes = b"little") -> bytes:
                 return tensor(place, value.shape, tuple(stride))
         raise TypeError(type(value))
 
-    return zip_file(members(b"\x80\x02" + fragment(value) + b".", blocks, byteorder))
+    return b"\x80\x02" + fragment(value) + b".", blocks
 
 
 def settings(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
