@@ -1,4 +1,8 @@
-"""Checkpoints in Hugging Face layout, on the hub or in a folder: configuration and weights."""
+"""Checkpoints, on the hub, in a folder or in a file: configuration and weights.
+
+Most are in Hugging Face's layout; adapters of PEFT have theirs merged into a base (`adapters`), and
+the files of training programs are read as transformers would convert them (`fairseq_checkpoint`).
+"""
 
 import functools
 import hashlib
@@ -26,6 +30,7 @@ _WEIGHTS = (
 )
 _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+_TRAINING_SUFFIXES = (".pt", ".ckpt", ".pth")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _RANDOM = re.compile(r"random:(?P<source>.+?)(@(?P<seed>\d+))?", re.DOTALL)
 _MAX_JSON_BYTES = 64 * 2**20
@@ -277,13 +282,15 @@ def open_checkpoint(
         return _assemble(text, _Folder(folder), hub)
     if is_file and revision is not None:
         raise UserError(f"{text}: is a file, and a file has no revision {revision!r}")
-    if is_file and folder.suffix in (".pt", ".ckpt", ".pth"):
+    if is_file and folder.suffix in _TRAINING_SUFFIXES:
         return _training_file(text, folder)
     if is_file:
         raise UserError(
             f"{text}: is a file; give the folder that holds config.json, or a checkpoint of "
             "fairseq, s3prl or the original WavLM (.pt)"
         )
+    if folder.suffix in _TRAINING_SUFFIXES:
+        raise UserError(f"{text}: there is no such file")
     if isinstance(source, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise UserError(f"{text}: there is no such folder{_similar_folder(folder)}")
     return _assemble(text, hub(text, revision or "main").at_commit(), hub)

@@ -368,6 +368,12 @@ def test_refused_in_one_line(write, case):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
 
 
+@pytest.mark.parametrize("name", ["no.pt", "./no.ckpt", "/no/no.pth"])
+def test_a_file_that_is_not_there(name):
+    with pytest.raises(ss.UserError, match="there is no such file"):
+        ss.load_encoder(name)
+
+
 def test_settings_inside_settings_end(write):
     inner: dict[str, Any] = {"model": {"_name": "wav2vec_ctc"}}
     for _ in range(10):

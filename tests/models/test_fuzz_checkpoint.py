@@ -44,6 +44,7 @@ def test_the_fuzzer_sees_bad_readers(tmp_path):
         f"{BAD_READERS}"
         "fuzz.SECONDS_PER_CASE = 0.5\n"
         "fuzz.torch_bin.read_torch_bin = fuzz.checkpoint_files._read_safetensors = reader\n"
+        "fuzz.read_training = reader\n"
         f"fuzz.run_child(0, 0, 9, pathlib.Path({str(tmp_path)!r}))"
     )
     done = subprocess.run(
