@@ -149,12 +149,12 @@ class WeightFiles:
         return _digest(self.folder / file for file in names)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Adapted(WeightFiles):
     """An adapter of PEFT and its base, whose configuration this has."""
 
-    base: WeightFiles | None = None
-    settings: adapters.LoraSettings | None = None
+    base: WeightFiles
+    settings: adapters.LoraSettings
 
     @functools.cached_property
     def _weights(self) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -167,26 +167,23 @@ class _Adapted(WeightFiles):
         )
 
     def file(self, name: str) -> Path | None:
-        assert self.base is not None
         return self._location.get(name) or self.base.file(name)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        assert self.base is not None and self.settings is not None
         adapter = _read_weights(self.folder / self.files[0])
         return _merged(self.settings, self.base.tensors(), adapter, self.source)
 
     def digest(self) -> str:
-        assert self.base is not None
         own = _digest([self.folder / self.files[0], self.folder / _ADAPTER_CONFIG])
         return hashlib.sha256(f"{own}\0{self.base.digest()}".encode()).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _TrainingFile(WeightFiles):
     """A checkpoint of a training program: one file with configuration and weights."""
 
-    path: Path = Path()
-    named: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    path: Path
+    named: dict[str, np.ndarray] = field(repr=False)
 
     @property
     def files(self) -> tuple[str, ...]:
