@@ -1,10 +1,15 @@
-"""Checkpoints in Hugging Face layout, on the hub or in a folder: configuration and weights."""
+"""Checkpoints, on the hub, in a folder or in a file: configuration and weights.
+
+Most are in Hugging Face's layout; adapters of PEFT have theirs merged into a base (`adapters`), and
+the files of training programs are read as transformers would convert them (`fairseq_checkpoint`).
+"""
 
 import functools
 import hashlib
 import json
 import logging
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from speechsim_jax.errors import UserError, did_you_mean
-from speechsim_jax.models import zoo
+from speechsim_jax.models import adapters, zoo
+from speechsim_jax.models.fairseq_checkpoint import read_training_checkpoint
 from speechsim_jax.models.torch_bin import read_torch_bin
 
 # (file, index of shards) in order of preference.
@@ -22,6 +28,10 @@ _WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+_TRAINING_SUFFIXES = (".pt", ".ckpt", ".pth")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _RANDOM = re.compile(r"random:(?P<source>.+?)(@(?P<seed>\d+))?", re.DOTALL)
 _MAX_JSON_BYTES = 64 * 2**20
 _CHUNK_BYTES = 2**22
@@ -39,6 +49,7 @@ class WeightFiles:
         preprocessor: the feature extractor of processor_config.json (transformers 5), or else the
             content of preprocessor_config.json; empty without either.
         notes: what the user should know about the files.
+        lora: the content of adapter_config.json, for LoRA weights among the others.
     """
 
     source: str
@@ -46,6 +57,7 @@ class WeightFiles:
     preprocessor: dict[str, Any]
     _location: "_Folder | _Hub" = field(repr=False)
     notes: tuple[str, ...] = ()
+    lora: dict[str, Any] | None = None
 
     @property
     def folder(self) -> Path:
@@ -101,8 +113,7 @@ class WeightFiles:
         tensors: dict[str, np.ndarray] = {}
         for file in self.files:
             path = self.folder / file
-            read = _read_safetensors if path.suffix == ".safetensors" else read_torch_bin
-            shard = read(path)
+            shard = _read_weights(path)
             duplicates = tensors.keys() & shard.keys()
             if duplicates:
                 raise UserError(f"{path}: tensor {min(duplicates)!r} is in another shard too")
@@ -114,7 +125,18 @@ class WeightFiles:
                     f"e.g. {min(missing)!r}; download the checkpoint again"
                 )
             tensors |= shard
-        return tensors
+        return self._with_lora(tensors) if adapters.has_lora(tensors) else tensors
+
+    def _with_lora(self, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The tensors of a file that holds an adapter beside its base, merged."""
+        if self.lora is None:
+            raise UserError(
+                f"{self.source}: has LoRA weights, and no {_ADAPTER_CONFIG} with their alpha; "
+                f"{adapters.MERGE}"
+            )
+        settings = adapters.LoraSettings.read(self.lora, self.source)
+        base, adapter = adapters.separated(tensors, self.source)
+        return _merged(settings, base, adapter, self.source)
 
     def digest(self) -> str:
         """The SHA-256 of the weight files and config.json, in hexadecimal.
@@ -122,18 +144,92 @@ class WeightFiles:
         Raises:
             UserError: a file cannot be read.
         """
-        total = hashlib.sha256()
-        for file in (*self.files, "config.json"):
-            path = self.folder / file
-            try:
-                # The name and size keep two files from being mistaken for one.
-                total.update(f"{file}\0{path.stat().st_size}\0".encode())
-                with path.open("rb") as stream:
-                    while chunk := stream.read(_CHUNK_BYTES):
-                        total.update(chunk)
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-        return total.hexdigest()
+        with_alpha = () if self.lora is None else (_ADAPTER_CONFIG,)
+        names = (*self.files, "config.json", *with_alpha)
+        return _digest(self.folder / file for file in names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Adapted(WeightFiles):
+    """An adapter of PEFT and its base, whose configuration this has."""
+
+    base: WeightFiles
+    settings: adapters.LoraSettings
+
+    @functools.cached_property
+    def _weights(self) -> tuple[tuple[str, ...], dict[str, str]]:
+        for name in _ADAPTERS:
+            if self._location.get(name):
+                return (name,), {}
+        raise UserError(
+            f"{self.source}: has {_ADAPTER_CONFIG}, but no {' or '.join(_ADAPTERS)}; "
+            f"{self._location.hint}"
+        )
+
+    def file(self, name: str) -> Path | None:
+        return self._location.get(name) or self.base.file(name)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        adapter = _read_weights(self.folder / self.files[0])
+        return _merged(self.settings, self.base.tensors(), adapter, self.source)
+
+    def digest(self) -> str:
+        own = _digest([self.folder / self.files[0], self.folder / _ADAPTER_CONFIG])
+        return hashlib.sha256(f"{own}\0{self.base.digest()}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainingFile(WeightFiles):
+    """A checkpoint of a training program: one file with configuration and weights."""
+
+    path: Path
+    named: dict[str, np.ndarray] = field(repr=False)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.path.name,)
+
+    @property
+    def weight_map(self) -> dict[str, str]:
+        return {}
+
+    def file(self, name: str) -> Path | None:
+        return None  # what lies beside it belongs to other checkpoints too
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return dict(self.named)
+
+    def digest(self) -> str:
+        return _digest([self.path])
+
+
+def _merged(
+    settings: adapters.LoraSettings,
+    base: dict[str, np.ndarray],
+    adapter: dict[str, np.ndarray],
+    source: str,
+) -> dict[str, np.ndarray]:
+    tensors, left_out = adapters.merged(settings, base, adapter, source)
+    if left_out:
+        _log.warning(
+            "%s: changes %s, which is not part of the encoder and not in the base; left out",
+            source, ", ".join(left_out[:4]),
+        )  # fmt: skip
+    return tensors
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    """The SHA-256 of files, and of their names and sizes, which keep two from looking like one."""
+    total = hashlib.sha256()
+    for path in paths:
+        try:
+            total.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as stream:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    total.update(chunk)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return total.hexdigest()
 
 
 def untrained(source: str) -> tuple[str, int] | None:
@@ -152,9 +248,9 @@ def open_checkpoint(
     """Locate a checkpoint and read its configuration, but not its weights.
 
     Args:
-        source: a folder, or a hub id such as "facebook/hubert-base-ls960". What begins with
-            ".", "/" or "~" or has two slashes is always a folder; "zoo:NAME" is a model that comes
-            with the package.
+        source: a folder, a checkpoint of fairseq, s3prl or the original WavLM (a file .pt), or
+            a hub id such as "facebook/hubert-base-ls960". What begins with ".", "/" or "~" or has
+            two slashes is never a hub id; "zoo:NAME" is a model that comes with the package.
         revision: branch, tag or commit of a hub model (default: "main").
         cache_dir: the cache of hub models (default: huggingface_hub's own).
         local_files_only: take hub models from the cache, without the network.
@@ -163,13 +259,14 @@ def open_checkpoint(
         The checkpoint; its weights are fetched when they are asked for.
 
     Raises:
-        UserError: there is no such folder or hub model, or it lacks a configuration.
+        UserError: there is no such folder, file or hub model, or it lacks a configuration.
     """
     text = str(source)
     if text.startswith(zoo.PREFIX):
         if revision is not None:
             raise UserError(f"{text}: comes with the package and has no revision {revision!r}")
-        return _assemble(text, _Folder(zoo.folder(text.removeprefix(zoo.PREFIX))))
+        return _plain(text, _Folder(zoo.folder(text.removeprefix(zoo.PREFIX))))
+    hub = functools.partial(_Hub, cache_dir=cache_dir, local_files_only=local_files_only)
     try:
         folder = Path(text).expanduser() if text.startswith("~") else Path(text)
         is_folder, is_file = bool(text) and folder.is_dir(), folder.is_file()
@@ -179,18 +276,36 @@ def open_checkpoint(
     if is_folder and revision is not None:
         raise UserError(f"{text}: is a folder, and a folder has no revision {revision!r}")
     if is_folder:
-        return _assemble(text, _Folder(folder))
-    if is_file and folder.suffix in (".pt", ".ckpt", ".pth"):
-        raise UserError(
-            f"{text}: is a checkpoint of a training program; convert it to a folder, for example "
-            "with transformers' convert_wav2vec2_original_pytorch_checkpoint_to_pytorch.py"
-        )
+        return _assemble(text, _Folder(folder), hub)
+    if is_file and revision is not None:
+        raise UserError(f"{text}: is a file, and a file has no revision {revision!r}")
+    if is_file and folder.suffix in _TRAINING_SUFFIXES:
+        return _training_file(text, folder)
     if is_file:
-        raise UserError(f"{text}: is a file; give the folder that holds config.json")
+        raise UserError(
+            f"{text}: is a file; give the folder that holds config.json, or a checkpoint of "
+            "fairseq, s3prl or the original WavLM (.pt)"
+        )
+    if folder.suffix in _TRAINING_SUFFIXES:
+        raise UserError(f"{text}: there is no such file")
     if isinstance(source, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise UserError(f"{text}: there is no such folder{_similar_folder(folder)}")
-    hub = _Hub(text, revision or "main", cache_dir, local_files_only)
-    return _assemble(text, hub.at_commit())
+    return _assemble(text, hub(text, revision or "main").at_commit(), hub)
+
+
+def _training_file(source: str, path: Path) -> WeightFiles:
+    read = read_training_checkpoint(path)
+    notes = tuple(f"{source}: {note}" for note in read.notes)
+    location = _Folder(path.parent)
+    return _TrainingFile(
+        source,
+        read.config,
+        read.preprocessor,
+        location,
+        notes,
+        path=path,
+        named=read.tensors,
+    )
 
 
 def _similar_folder(path: Path) -> str:
@@ -235,7 +350,7 @@ class _Hub:
         located = self
         if self.offline and (commit := self._cached_commit()):
             located = replace(self, revision=commit)
-        config = located.get("config.json")
+        config = located.get("config.json") or located.get(_ADAPTER_CONFIG)
         if config is None:
             raise UserError(f"{self.repo}: there is no config.json; {self.hint}")
         folder = config.parent
@@ -331,13 +446,73 @@ class _Hub:
         )
 
 
-def _assemble(source: str, location: _Folder | _Hub) -> WeightFiles:
+def _assemble(
+    source: str, location: _Folder | _Hub, hub: Callable[[str, str], _Hub]
+) -> WeightFiles:
+    """A model, or an adapter with its base: as in transformers, an adapter goes first."""
+    config = location.get(_ADAPTER_CONFIG)
+    if config is None:
+        return _plain(source, location)
+    lora = read_json(config)
+    if location.get("config.json") and not any(map(location.get, _ADAPTERS)):
+        return _plain(source, location, lora)
+    settings = adapters.LoraSettings.read(lora, source)
+    base = _base(source, location, lora, hub)
+    preprocessor, notes = _find_preprocessor(location)
+    at = f" at commit {base.revision}" if base.revision else ""
+    notes = (f"is a LoRA adapter, merged into {base.source}{at}", *notes)
+    return _Adapted(
+        source,
+        base.config,
+        preprocessor or base.preprocessor,
+        location,
+        (*(f"{source}: {note}" for note in notes), *base.notes),
+        base=base,
+        settings=settings,
+    )
+
+
+def _base(
+    source: str,
+    location: _Folder | _Hub,
+    config: dict[str, Any],
+    hub: Callable[[str, str], _Hub],
+) -> WeightFiles:
+    """The model that an adapter belongs to: a folder, if the adapter is in one, or a hub id.
+
+    Raises UserError if it cannot be opened. The name comes from a file that others wrote: that of
+    an adapter on the hub never opens a folder here.
+    """
+    name = config.get("base_model_name_or_path")
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) < 1000:
+        raise UserError(f"{source}: {_ADAPTER_CONFIG} has no base_model_name_or_path")
+    try:
+        if isinstance(location, _Folder) and not name.startswith(("//", "\\\\")):
+            for folder in (Path(name), location.folder / name):  # as PEFT, or beside the adapter
+                if (folder / "config.json").is_file():
+                    return _plain(str(folder), _Folder(folder))
+        if _HUB_ID.fullmatch(name):
+            revision = config.get("revision")
+            model = hub(name, revision if isinstance(revision, str) else "main").at_commit()
+            return _plain(name, model)
+    except (UserError, OSError) as error:
+        raise UserError(f"{source}: its base cannot be opened: {error}") from error
+    raise UserError(
+        f"{source}: its base, {ascii(name)[:200]}, is not here; put the base's folder or hub id "
+        f"into base_model_name_or_path of {_ADAPTER_CONFIG} (in a local folder), or "
+        f"{adapters.MERGE}"
+    )
+
+
+def _plain(
+    source: str, location: _Folder | _Hub, lora: dict[str, Any] | None = None
+) -> WeightFiles:
     path = location.get("config.json")
     if path is None:
         raise UserError(f"{source}: there is no config.json; {location.hint}")
     preprocessor, notes = _find_preprocessor(location)
     notes = tuple(f"{source}: {note}" for note in notes)
-    return WeightFiles(source, read_json(path), preprocessor, location, notes)
+    return WeightFiles(source, read_json(path), preprocessor, location, notes, lora)
 
 
 def _find_preprocessor(location: _Folder | _Hub) -> tuple[dict[str, Any], list[str]]:
@@ -423,6 +598,10 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: is not a JSON object but a {type(value).__name__}")
     return value
+
+
+def _read_weights(path: Path) -> dict[str, np.ndarray]:
+    return _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_bin(path)
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Load encoders from the hub, a folder or the zoo, or initialise them at random."""
+"""Load encoders from the hub, a folder, a file or the zoo, or initialise them at random."""
 
 import logging
 from collections.abc import Mapping
@@ -25,15 +25,17 @@ def load_encoder(
     local_files_only: bool = False,
     name: str | None = None,
 ) -> SpeechEncoder:
-    """Load a Wav2Vec2, HuBERT or WavLM encoder from a folder or from the Hugging Face hub.
+    """Load a Wav2Vec2, HuBERT or WavLM encoder from a folder, a file or the Hugging Face hub.
 
     torch is not needed and no code of the checkpoint is run.
 
     Args:
         source: a folder with config.json, preprocessor_config.json and safetensors or
-            pytorch_model.bin weights, or a hub id such as "facebook/hubert-base-ls960". "zoo:NAME"
-            is one of the small models that come with this package (`speechsim_jax.models.zoo`);
-            "random:ID" and "random:ID@SEED" are `random_like` of the folder, hub or zoo model ID.
+            pytorch_model.bin weights, or a hub id such as "facebook/hubert-base-ls960"; either may
+            be a LoRA adapter of PEFT, which is merged into its base. A file (.pt) is a checkpoint
+            of fairseq, s3prl or the original WavLM. "zoo:NAME" is one of the small models that
+            come with this package (`speechsim_jax.models.zoo`); "random:ID" and "random:ID@SEED"
+            are `random_like` of the folder, file, hub or zoo model ID.
         revision: branch, tag or commit of a hub model (default: "main").
         cache_dir: the cache of hub models (default: huggingface_hub's own).
         local_files_only: take hub models from the cache, without the network.
@@ -49,7 +51,7 @@ def load_encoder(
     49
     """
     if not isinstance(source, str | Path):
-        raise UserError(f"a model is {source!r}; expected a hub id, a folder or zoo:NAME")
+        raise UserError(f"a model is {source!r}; expected a hub id, a folder, a file or zoo:NAME")
     if random := untrained(str(source)):
         model, seed = random
         return random_like(
@@ -113,8 +115,7 @@ def random_like(
     drawn tensors (`models.weight_names.digest`).
 
     Args:
-        source: an encoder, or a hub id or folder, of which only config.json and
-            preprocessor_config.json are read.
+        source: an encoder, or a hub id, folder or file, of which only the configuration is used.
         seed: of the draws; 0 or more.
         revision: as in `load_encoder`.
         cache_dir: as in `load_encoder`.

@@ -252,7 +252,7 @@ def _tokenizer(checkpoint: WeightFiles, files: tuple[Path, ...]) -> Any:
     from transformers import Wav2Vec2CTCTokenizer
 
     try:
-        return Wav2Vec2CTCTokenizer.from_pretrained(str(checkpoint.folder), local_files_only=True)
+        return Wav2Vec2CTCTokenizer.from_pretrained(str(files[0].parent), local_files_only=True)
     except Exception as error:
         # transformers' errors on untrusted files change with its version.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,17 +1,21 @@
-"""Reader of ``pytorch_model.bin``, the ZIP that ``torch.save`` writes; it needs no torch.
+"""Reader of ``torch.save``'s ZIP files, state dicts and training checkpoints; it needs no torch.
 
 The ZIP holds ``<top>/data.pkl``, a protocol 2 pickle that describes the tensors, and one
 uncompressed entry ``<top>/data/<key>`` for each storage (memory block). `zipfile` reads the
 directory and `pickle.Unpickler` the pickle, under these restrictions:
 
-* Only the opcodes that a state dict needs are accepted, in a first pass that bounds every length
+* Only the opcodes that such a file needs are accepted, in a first pass that bounds every length
   and index before the unpickler allocates for it (`_checked`).
-* Every global is replaced by an inert stand-in: nothing is imported, so nothing can be run.
+* Every global is replaced by an inert stand-in: nothing is imported, so nothing can be run. In a
+  state dict an unknown global is refused; in a training checkpoint, which holds objects of the
+  program that wrote it, it makes a `Record`, which keeps what the pickle says of the object.
 * Work and memory are bounded by the size of the file.
 
 Source: PyTorch, ``torch/serialization.py`` and ``torch/_utils.py``.
 """
 
+import contextlib
+import functools
 import io
 import math
 import mmap
@@ -19,7 +23,7 @@ import pickle
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +60,10 @@ _OPCODES = frozenset(
     "EMPTY_TUPLE EMPTY_DICT SETITEM SETITEMS BINUNICODE BININT BININT1 BININT2 LONG1 BINFLOAT "
     "NONE NEWTRUE NEWFALSE BINPUT LONG_BINPUT BINGET LONG_BINGET".split()
 )
+# A training checkpoint also has lists, and objects of classes.
+_TRAINING_OPCODES = _OPCODES | {"EMPTY_LIST", "APPEND", "APPENDS", "NEWOBJ"}
+# Arguments of a constructor are copied whenever it is called: honest ones are few.
+_MAX_ARGUMENTS = 16
 _PARSE_ERRORS = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, NotImplementedError, EOFError),
     *(ValueError, TypeError, LookupError, AttributeError, OverflowError),
@@ -63,20 +71,31 @@ _PARSE_ERRORS = (
 
 
 class _Refused(Exception):
-    """Why a file is not read; `read_torch_bin` adds the name of the file and the remedy."""
-
-    remedy = ""
+    """Why a file is not read; the readers add the name of the file and the remedy."""
 
 
 class _Damaged(_Refused):
-    remedy = "; the file is damaged or was altered: download it again"
+    pass
 
 
 class _Unsafe(_Refused):
-    remedy = (
+    pass
+
+
+_REMEDIES = {
+    _Refused: "",
+    _Damaged: "; the file is damaged or was altered: download it again",
+    _Unsafe: (
         "; if you trust it, load it where torch is installed and save it again with "
         "save_pretrained(folder), which converts it to model.safetensors"
-    )
+    ),
+}
+_TRAINING_REMEDIES = _REMEDIES | {
+    _Unsafe: (
+        "; if you trust it, load it where torch 1.6 or newer and the program that wrote it are "
+        "installed, and save it again with torch.save"
+    ),
+}
 
 
 def _quoted(text: object) -> str:
@@ -98,18 +117,53 @@ def read_torch_bin(path: Path) -> dict[str, np.ndarray]:
       UserError: the file is not a ZIP of ``torch.save``, is damaged, or contains anything but a
         flat mapping of names to tensors.
     """
+    with _refusing(path, _REMEDIES):
+        return _state_dict(_load(path, training=False))
+
+
+def read_training_bin(path: Path) -> dict[str, Any]:
+    """Read the entries of a training checkpoint saved by ``torch.save``.
+
+    Args:
+      path: the file; it must not be overwritten while the arrays are in use.
+
+    Returns:
+      The entries by name. Values, nested to any depth, are dict, list, tuple, str, int, float,
+      bool, None, `Tensor`, and `Record` for an object of any class. They may contain one another
+      in a cycle, so they are to be looked up, not walked.
+
+    Raises:
+      UserError: the file is not a ZIP of ``torch.save``, is damaged, or does not contain a
+        dictionary with names as keys.
+    """
+    with _refusing(path, _TRAINING_REMEDIES):
+        content = _load(path, training=True)
+        if not isinstance(content, _Dict):
+            raise _Refused(f"contains a {type(content).__name__}, not the entries of a checkpoint")
+        for name in content:
+            if type(name) is not str or not name.isprintable():
+                raise _Refused(f"has an entry {_quoted(name)}, which is not a printable name")
+        return content
+
+
+@contextlib.contextmanager
+def _refusing(path: Path, remedies: Mapping[type, str]) -> Iterator[None]:
+    """Turn what goes wrong with a file into one line."""
     try:
-        archive = _Archive(path)
-        pickled = archive.read("data.pkl", _MAX_PICKLE_BYTES)
-        try:
-            content = _Unpickler(_checked(pickled), archive).load()
-        except _PARSE_ERRORS as error:
-            raise _Damaged(f"its data.pkl is garbled ({_quoted(str(error))})") from error
-        return _state_dict(content)
+        yield
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except _Refused as error:
-        raise UserError(f"{path}: {error}{error.remedy}") from error
+        raise UserError(f"{path}: {error}{remedies[type(error)]}") from error
+
+
+def _load(path: Path, training: bool) -> Any:
+    archive = _Archive(path)
+    pickled = archive.read("data.pkl", _MAX_PICKLE_BYTES)
+    try:
+        return _Unpickler(_checked(pickled, training), archive, training).load()
+    except _PARSE_ERRORS as error:
+        raise _Damaged(f"its data.pkl is garbled ({_quoted(str(error))})") from error
 
 
 def _state_dict(content: Any) -> dict[str, np.ndarray]:
@@ -120,7 +174,7 @@ def _state_dict(content: Any) -> dict[str, np.ndarray]:
             raise _Damaged(f"has a tensor with the unprintable name {_quoted(name)}")
         if type(value) is _Dict:
             raise _Unsafe(f"is a training checkpoint: {_quoted(name)} is itself a mapping")
-        if type(value) is not _Tensor:
+        if type(value) is not Tensor:
             raise _Unsafe(f"its {_quoted(name)} is a {type(value).__name__}, not a tensor")
     return {name: tensor.array for name, tensor in content.items()}
 
@@ -210,24 +264,28 @@ def _check_first_bytes(head: bytes) -> None:
         raise _Damaged("is not a torch ZIP file (wrong first bytes)")
 
 
-def _checked(pickled: bytes) -> bytes:
+def _checked(pickled: bytes, training: bool) -> bytes:
     """The pickle, once its opcodes and their arguments are allowed, with every dict as a `_Dict`.
 
     A plain dict would hash its keys unchecked: nested tuples can make that exponentially slow.
+    An object is made as by a call (REDUCE), since the stand-in of its class is not a type.
     """
     pieces, start = [], 0
+    opcodes = _TRAINING_OPCODES if training else _OPCODES
+    replaced = {"EMPTY_DICT": b"ccollections\nOrderedDict\n)R", "NEWOBJ": b"R"}
     for count, (opcode, argument, position) in enumerate(pickletools.genops(pickled)):
         at = position or 0
         if count == _MAX_PICKLE_OPS:
             raise _Refused(f"its data.pkl has more than {_MAX_PICKLE_OPS} opcodes")
-        if opcode.name not in _OPCODES or (opcode.name == "PROTO" and argument != 2):
+        if opcode.name not in opcodes or (opcode.name == "PROTO" and argument != 2):
             uses = f"protocol {argument}" if opcode.name == "PROTO" else opcode.name
-            raise _Unsafe(f"its data.pkl uses {uses}, which a state dict does not need")
+            kind = "training checkpoint" if training else "state dict"
+            raise _Unsafe(f"its data.pkl uses {uses}, which a {kind} does not need")
         # The unpickler allocates a memo of the size of the index; honest ones count objects.
         if opcode.name in ("BINPUT", "LONG_BINPUT") and int(argument or 0) > at:
             raise _Damaged(f"its data.pkl is garbled (memo index {argument})")
-        if opcode.name == "EMPTY_DICT":
-            pieces += [pickled[start:at], b"ccollections\nOrderedDict\n)R"]
+        if opcode.name in replaced:
+            pieces += [pickled[start:at], replaced[opcode.name]]
             start = at + 1
     return b"".join([*pieces, pickled[start:]])
 
@@ -262,22 +320,78 @@ class _Storage(_Inert):
 
 
 @dataclass(frozen=True, eq=False)
-class _Tensor(_Inert):
+class Tensor(_Inert):
+    """A tensor of the file.
+
+    Attributes:
+      array: read-only, C-contiguous.
+    """
+
     array: np.ndarray
 
 
-class _Dict(dict):
-    """Stand-in for `dict` and `collections.OrderedDict`; only names are keys."""
+class Record:
+    """What a pickle says of an object of a class that is not known here; it does nothing.
 
-    __slots__ = ()
+    Attributes:
+      name: of the class or function, with its module.
+      arguments: of the call that makes the object.
+      state: what pickle would set as the attributes; None if it says nothing.
+      entries: what pickle would set under keys.
+      elements: what pickle would append.
+    """
 
-    def __init__(self):
-        super().__init__()
+    __slots__ = ("arguments", "elements", "entries", "name", "state")
+
+    def __init__(self, name: str, *arguments: Any):
+        if len(arguments) > _MAX_ARGUMENTS:
+            raise _Unsafe(f"its data.pkl makes a {_quoted(name)} of {len(arguments)} arguments")
+        self.name, self.arguments, self.state = name, arguments, None
+        self.entries: dict[Any, Any] | None = None
+        self.elements: list[Any] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if type(key) is not str or key in self:
+        self.entries = _Dict(True) if self.entries is None else self.entries
+        self.entries[key] = value
+
+    def append(self, value: Any) -> None:
+        """Called by pickle."""
+        self.extend([value])
+
+    def extend(self, values: list[Any]) -> None:
+        """Called by pickle."""
+        self.elements = [] if self.elements is None else self.elements
+        self.elements.extend(values)
+
+
+# Hashing them takes no time; a tuple may be a tree of tuples in which that is exponential.
+_KEYS = (str, int, float, bool, type(None), Record, _Global)
+
+
+class _Dict(dict):
+    """Stand-in for `dict` and `collections.OrderedDict`.
+
+    Only names are keys, in a training checkpoint also numbers, objects and flat tuples of them.
+    """
+
+    __slots__ = ("training",)
+
+    def __init__(self, training: bool):
+        super().__init__()
+        self.training = training
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not (type(key) is str or (self.training and self._is_simple(key))) or key in self:
             raise _Damaged(f"its data.pkl has a key that is a {type(key).__name__}, or is repeated")
         super().__setitem__(key, value)
+
+    @staticmethod
+    def _is_simple(key: Any) -> bool:
+        parts = key if type(key) is tuple and len(key) <= _MAX_ARGUMENTS else (key,)
+        return all(type(part) in _KEYS for part in parts)
 
     def __setstate__(self, state: Any) -> None:
         """Drop the state: it is the attribute _metadata (versions of modules)."""
@@ -286,12 +400,13 @@ class _Dict(dict):
 class _Unpickler(pickle.Unpickler):
     """Reads a checked pickle; its globals, storages and tensors become stand-ins."""
 
-    def __init__(self, pickled: bytes, archive: _Archive):
+    def __init__(self, pickled: bytes, archive: _Archive, training: bool):
         super().__init__(io.BytesIO(pickled))
         self.archive = archive
+        self.training = training
         self.budget = _MAX_EXPANSION * len(archive.data) + _SLACK_BYTES
         self.globals = dict.fromkeys([*_STORAGES, *_UNTYPED]) | {
-            "collections.OrderedDict": _Dict,
+            "collections.OrderedDict": functools.partial(_Dict, training),
             "torch.Size": lambda dimensions: dimensions,
             "torch._utils._rebuild_tensor_v2": self.tensor,
             "torch._utils._rebuild_tensor_v3": self.tensor,
@@ -301,6 +416,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
         full = f"{module}.{name}"
         if full not in self.globals:
+            if self.training:
+                return _Global(full, functools.partial(Record, full))
             raise _Unsafe(f"its data.pkl names {_quoted(full)}, which could run code")
         return _Global(full, self.globals[full])
 
@@ -319,7 +436,7 @@ class _Unpickler(pickle.Unpickler):
 
     def tensor(
         self, storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, *rest: Any
-    ) -> _Tensor:
+    ) -> Tensor:
         dtype = storage.dtype if type(storage) is _Storage else None
         if dtype is None and type(storage) is _Storage and rest and type(rest[0]) is _Global:
             dtype, rest = _UNTYPED.get(rest[0].name), rest[1:]
@@ -353,17 +470,18 @@ class _Unpickler(pickle.Unpickler):
             word = f"u{dtype.itemsize // (2 if array.dtype.kind == 'c' else 1)}"
             array = array.reshape(-1).view(word).byteswap().view(dtype).reshape(size)
         array.flags.writeable = False
-        return _Tensor(array)
+        return Tensor(array)
 
 
-def _parameter(data: Any, grad: Any, hooks: Any) -> _Tensor:
+def _parameter(data: Any, grad: Any, hooks: Any) -> Tensor:
     _check_inert(grad, hooks)
-    if type(data) is not _Tensor:
+    if type(data) is not Tensor:
         raise _Damaged("its data.pkl has a Parameter that is not a tensor")
     return data
 
 
 def _check_inert(grad: Any, *rest: Any) -> None:
     """Refuse hooks and annotations of a tensor: torch writes None or an empty mapping."""
-    if type(grad) is not bool or any(x is not None and (type(x) is not _Dict or x) for x in rest):
+    empty = all(x is None or (isinstance(x, _Dict) and not x) for x in rest)
+    if type(grad) is not bool or not empty:
         raise _Unsafe("its data.pkl has a tensor with hooks or annotations (e.g. conjugate)")

@@ -199,13 +199,3 @@ def test_of_several_snapshots_none_is_guessed(tmp_path):
         shutil.copytree(PARITY / "wav2vec2-base", root / commit)
     with pytest.raises(ss.UserError, match="the cache lacks it"):
         ss.load_encoder("me/mine", cache_dir=tmp_path, local_files_only=True)
-
-
-# --- C9: checkpoints of training programs ---
-
-
-def test_a_checkpoint_of_a_training_program_says_how_to_convert_it(tmp_path):
-    path = tmp_path / "checkpoint_best.pt"
-    path.write_bytes(b"PK")
-    with pytest.raises(ss.UserError, match="convert it to a folder"):
-        ss.load_encoder(path)

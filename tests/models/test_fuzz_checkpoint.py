@@ -21,7 +21,7 @@ def test_fuzz_500_cases(monkeypatch, capsys):
     assert found["executions"] == found["crashes"] == found["hangs"] == "0"
     assert int(found["accepted"]) + int(found["refused"]) == 500
     assert int(found["reached pickle stage"]) > 250 and int(found["reached tensor stage"]) > 150
-    assert int(found["accepted"]) > 25
+    assert int(found["reached settings"]) > 50 and int(found["accepted"]) > 25
 
 
 BAD_READERS = """
@@ -44,6 +44,7 @@ def test_the_fuzzer_sees_bad_readers(tmp_path):
         f"{BAD_READERS}"
         "fuzz.SECONDS_PER_CASE = 0.5\n"
         "fuzz.torch_bin.read_torch_bin = fuzz.checkpoint_files._read_safetensors = reader\n"
+        "fuzz.read_training = reader\n"
         f"fuzz.run_child(0, 0, 9, pathlib.Path({str(tmp_path)!r}))"
     )
     done = subprocess.run(

@@ -396,7 +396,7 @@ REFUSED_VALUES = {
 
 
 REFUSED_PICKLES = {
-    "a tensor alone": (b"\x80\x02" + PLAIN + b".", "contains a _Tensor"),
+    "a tensor alone": (b"\x80\x02" + PLAIN + b".", "contains a Tensor"),
     "two objects": (b"\x80\x02NN.", "contains a NoneType"),
     "no STOP": (b"\x80\x02N", "garbled"),
     "nothing": (b"", "garbled"),

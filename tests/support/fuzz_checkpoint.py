@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import checkpoint_files, torch_bin
+from speechsim_jax.models import checkpoint_files, fairseq_checkpoint, torch_bin
+from tests.support import fairseq_writer
 from tests.support.paths import ROOT
 from tests.support.torch_writer import (
     METADATA,
@@ -80,6 +81,26 @@ HOSTILE = (
     b"\x93",
     b"]" + b"a" * 3,
 )
+# What only a training checkpoint may have.
+HOSTILE_OBJECTS = (
+    b"cx\nY\n" + text("a") * 20 + b"(" + text("a") * 20 + b"tR",
+    b"(" + b"N" * 5000 + b"tq\x01" + b"cx\nY\nh\x01R" * 50,
+    b"(" * 60 + b"]" + b"q\x00h\x00t" * 60,
+    b"}(" + b"(" * 40 + b")" + b"q\x00h\x00t" * 40 + b"NsN",
+    b"]q\x01h\x01a",
+    b"cx\nY\n)\x81q\x01h\x01b",
+    b"cx\nY\n)\x81}" + text("__dict__") + b"cos\nsystem\nsb",
+    b"cx\nY\n)\x81}" + text("__setstate__") + b"cos\nsystem\nsbNb",
+    b"cx\nY\n)\x81q\x01(" + b"h\x01" * 2000 + b"e",
+    b"cx\nY\n)\x81q\x01(" + b"h\x01N" * 2000 + b"u",
+    b"ccollections\nOrderedDict\n)\x81",
+    b"ctorch\nFloatStorage\n)\x81",
+    b"ctorch._utils\n_rebuild_tensor_v2\n)\x81",
+    b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text("b") + b"\x87R",
+    b"c_codecs\nencode\n" + text("a") + text("latin1") + b"\x86R",
+    b"cbuiltins\neval\n" + text("1") + b"\x85R",
+    b"cposix\nsystem\n" + text("true") + b"\x85\x81",
+)
 
 
 def _sample_tensor(rng: random.Random, key: str) -> tuple[bytes, bytes]:
@@ -111,13 +132,15 @@ def _sample_tensor(rng: random.Random, key: str) -> tuple[bytes, bytes]:
     return tensor(storage(kind, key, numel), tuple(size), tuple(stride), offset), block
 
 
-def _mutate_pickle(rng: random.Random, pickled: bytes) -> bytes:
+def _mutate_pickle(
+    rng: random.Random, pickled: bytes, hostile: tuple[bytes, ...] = HOSTILE
+) -> bytes:
     at = rng.randrange(2, len(pickled))
     match rng.randrange(12):
         case 0:
-            return pickled[:at] + rng.choice(HOSTILE) + pickled[at:]
+            return pickled[:at] + rng.choice(hostile) + pickled[at:]
         case 1:
-            return pickled[:-1] + rng.choice(HOSTILE) + b"."
+            return pickled[:-1] + rng.choice(hostile) + b"."
         case 2:
             return pickled[:at] + rng.randbytes(1) + pickled[at + 1 :]
         case 3:
@@ -177,6 +200,38 @@ def torch_case(rng: random.Random) -> bytes:
     return _mutate_members(rng, members(_mutate_pickle(rng, pickled), blocks, order))
 
 
+def training_case(rng: random.Random) -> bytes:
+    """A small checkpoint in fairseq's layout, with one setting or weight wrong in half of them."""
+    config = {
+        "model_type": rng.choice(("wav2vec2", "hubert", "data2vec-audio")),
+        "feat_extract_norm": rng.choice(("group", "layer")),
+        "num_hidden_layers": 1, "hidden_size": 2, "intermediate_size": 2,
+        "num_attention_heads": 1, "do_stable_layer_norm": False, "conv_bias": False,
+        "num_conv_pos_embeddings": 2, "num_conv_pos_embedding_groups": 1,
+        "conv_dim": (2,) * 7, "conv_kernel": (10, 3, 3, 3, 3, 2, 2), "conv_stride": (2,) * 7,
+    }  # fmt: skip
+    model = fairseq_writer.settings(config)
+    weights = {
+        name: np.frombuffer(rng.randbytes(8), "<f4")
+        for name in ("mask_emb", "layer_norm.weight", "encoder.layers.0.fc1.bias", "final_proj.x")
+    }
+    cfg = {"model": model, "task": {"normalize": rng.choice((True, False))}}
+    victim = rng.choice((model, weights, cfg, cfg["task"], {}))
+    if victim and rng.random() < 0.5:
+        value = rng.choice((None, "x", -1, 2**70, 1.5, [], {}, (1, (2,)), *HOSTILE_OBJECTS))
+        victim[rng.choice(list(victim))] = value
+    if rng.random() < 0.3:
+        cfg = fairseq_writer.omegaconf(cfg)
+    elif rng.random() < 0.3:
+        cfg = {"model": {"w2v_args": cfg}, "task": cfg["task"]}
+    entries = fairseq_writer.checkpoint(cfg, weights)
+    if rng.random() < 0.2:
+        entries |= {"cfg": None, "args": fairseq_writer.namespace(**model, arch="wav2vec2")}
+    pickled, blocks = fairseq_writer.pickled(entries)
+    pickled = _mutate_pickle(rng, pickled, HOSTILE + HOSTILE_OBJECTS)
+    return _mutate_members(rng, members(pickled, blocks))
+
+
 def safetensors_case(rng: random.Random) -> bytes:
     header = {
         "__metadata__": {"format": "pt"},
@@ -214,6 +269,7 @@ class Watch:
         sys.addaudithook(self._audit)
         self._note(torch_bin, "_checked", "pickle")
         self._note(torch_bin._Unpickler, "tensor", "tensor")
+        self._note(fairseq_checkpoint, "_config", "settings")
         self._note(checkpoint_files, "safe_open", "header")
 
     def _audit(self, event: str, arguments: tuple) -> None:
@@ -236,12 +292,17 @@ class Watch:
         setattr(owner, name, noted)
 
 
+def read_training(path: Path) -> dict[str, np.ndarray]:
+    return fairseq_checkpoint.read_training_checkpoint(path).tensors
+
+
 def read_case(path: Path) -> str:
-    read = (
-        checkpoint_files._read_safetensors
-        if path.suffix == ".safetensors"
-        else torch_bin.read_torch_bin
-    )
+    readers = {
+        ".safetensors": checkpoint_files._read_safetensors,
+        ".bin": torch_bin.read_torch_bin,
+        ".pt": read_training,
+    }
+    read = readers[path.suffix]
     try:
         result = read(path)
         if type(result) is not dict or any(
@@ -258,7 +319,8 @@ def read_case(path: Path) -> str:
 
 def run_child(seed: int, first: int, cases: int, folder: Path) -> None:
     watch = Watch()
-    for suffix, case in ((".bin", zip_file(members(state_dict({}), {}))), (".safetensors", b"")):
+    empty = zip_file(members(state_dict({}), {}))
+    for suffix, case in ((".bin", empty), (".pt", empty), (".safetensors", b"")):
         (folder / f"warm{suffix}").write_bytes(case)  # lazy imports now, not under watch
         read_case(folder / f"warm{suffix}")
     codecs.lookup("raw_unicode_escape")  # pickletools imports it for the opcode UNICODE
@@ -267,9 +329,8 @@ def run_child(seed: int, first: int, cases: int, folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for index in range(first, cases):
         rng = random.Random(f"{seed}/{index}")
-        suffix, make = (
-            (".bin", torch_case) if rng.random() < 0.85 else (".safetensors", safetensors_case)
-        )
+        kinds = [(".bin", torch_case), (".pt", training_case), (".safetensors", safetensors_case)]
+        ((suffix, make),) = rng.choices(kinds, (0.5, 0.4, 0.1))
         path = folder / f"case{suffix}"
         path.write_bytes(make(rng))
         watch.stages.clear()
@@ -332,6 +393,7 @@ def main() -> None:
     print(f"cases {flags.cases}")
     print(f"reached pickle stage {totals['pickle']}")
     print(f"reached tensor stage {totals['tensor']}")
+    print(f"reached settings {totals['settings']}")
     print(f"reached safetensors header {totals['header']}")
     for name in ("accepted", "refused", "executions", "crashes", "hangs"):
         print(f"{name} {totals[name]}")
