@@ -11,6 +11,7 @@
     python -m experiments.benchmark --what=statistics
     python -m experiments.benchmark --what=startup --speech=FOLDER --against=CHECKOUT
     python -m experiments.benchmark --what=merging
+    python -m experiments.benchmark --what=coverage
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
@@ -25,7 +26,8 @@ base and large against torch transformers (needs the [parity] extra). attention:
 of two base-size encoders over the first of --minutes, against a plain loop over stored maps.
 statistics: the update of the moments against the machine's matrix products. startup: seconds until
 `experiments.compare` answers, here and in another checkout. merging: time and memory of `merge` for
-5 and 50 stores. plots: draws the lines that memory, pipeline and scaling have printed.
+5 and 50 stores. coverage: how often 95 % intervals cover the score, over --repeats simulated
+corpora (400) of each kind. plots: draws the lines that memory, pipeline and scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
 """
@@ -48,7 +50,7 @@ from speechsim_jax.errors import UserError
 class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
-        "attention", "startup", "merging", "plots",
+        "attention", "startup", "merging", "coverage", "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
         os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
@@ -105,6 +107,7 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "statistics": lambda given: (given.repeats or 7,),
     "attention": lambda given: (_speech(given), _minutes(given, 3)[0], given.repeats or 7),
     "startup": lambda given: (_speech(given), given.repeats or 5, given.against),
+    "coverage": lambda given: (given.repeats or 400,),
     "merging": lambda given: ((2, 4) if given.small else (5, 50),),
     "plots": _files,
 }  # fmt: skip
