@@ -96,7 +96,10 @@ def _draws(
         rng = np.random.default_rng([simulation, clusters, rows])
         lengths = np.full(clusters, rows)
         if not equal:
-            lengths = np.maximum(rows * rng.uniform(0.2, 1.8, clusters), 20).astype(int)
+            # The same total in every corpus: programs are compiled once.
+            ends = np.cumsum(rng.uniform(0.2, 1.8, clusters))
+            ends = np.round(ends / ends[-1] * clusters * rows).astype(int)
+            lengths = np.diff(ends, prepend=0)
         utterance = np.repeat(np.arange(clusters), lengths)
         speaker = utterance // _PER_SPEAKER
         starts = np.cumsum(lengths)[:-1]
