@@ -16,7 +16,7 @@ import soundfile
 import soxr
 from jaxtyping import Float32, Shaped
 
-from speechsim_jax.audio import stated_length
+from speechsim_jax.audio import mp3_frames, stated_length
 from speechsim_jax.errors import UserError, counted
 
 SAMPLE_RATE_HZ = 16_000
@@ -29,6 +29,7 @@ AUDIO_SUFFIXES = (
 """Of the formats that libsndfile reads and that state their rate."""
 
 _BLOCK_FRAMES = 1 << 20
+_MP3_DELAY = 2 * 1152  # in samples
 _RATES_HZ = 1_000, 768_000
 # Level of the mean of all channels, relative to the loudest, below which they cancel each other.
 _CANCELLED = 0.05
@@ -286,16 +287,16 @@ def _decode(
 ) -> tuple[Float32[np.ndarray, "samples channels"], int]:
     """All samples of a file, or of the part that the source is."""
     size = file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())
-    if (fault := stated_length.truncated(file)) is not None:
-        raise AudioError(f"is damaged: {fault}")
+    if (fault := stated_length.fault(file)) is not None:
+        raise AudioError(fault)
     try:
         with soundfile.SoundFile(_openable(file)) as audio:
             rate_hz = audio.samplerate
             if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
                 raise AudioError(f"has a sampling rate of {rate_hz} Hz, which cannot be")
             stated = plausible_frames(audio.frames, size)
-            # The header of an MP3 may only estimate its length; other formats state it.
-            exact = stated is not None and audio.format != "MP3"
+            # Decoders of MP3 may leave out what encoders put before and behind.
+            tolerance = _MP3_DELAY if audio.format == "MP3" else 0
             if stated is None and audio.format == "OGG":  # its last page has the length
                 raise AudioError("is damaged: its end is missing")
             first, wanted = 0, None
@@ -316,7 +317,7 @@ def _decode(
             expected = None if stated is None else stated - first
             if expected is not None and wanted is not None:
                 expected = min(expected, wanted)
-            if exact and expected is not None and len(samples) < expected:
+            if expected is not None and len(samples) < expected - tolerance:
                 raise AudioError(f"is damaged: {len(samples)} of {expected} samples decode")
             return samples, rate_hz
     except AudioError:
@@ -342,7 +343,9 @@ def _read_blocks(
 
 
 def _openable(file: Path | io.BytesIO) -> Any:
-    """The file as soundfile takes it, also if its name is no UTF-8."""
+    """The file as soundfile takes it, also if its name is no UTF-8 or its length unknown."""
+    if (completed := mp3_frames.with_length(file)) is not None:
+        return completed
     if isinstance(file, io.BytesIO):
         return file
     try:
