@@ -17,7 +17,7 @@ import soxr
 from jaxtyping import Float32, Shaped
 
 from speechsim_jax.audio import mp3_frames, stated_length
-from speechsim_jax.errors import UserError, counted
+from speechsim_jax.errors import UserError, counted, one_line
 
 SAMPLE_RATE_HZ = 16_000
 _ROUNDED_SECONDS = 0.02
@@ -40,7 +40,10 @@ log = logging.getLogger(__name__)
 
 
 class AudioError(Exception):
-    """One file cannot be used; the message is the reason, without the file's name."""
+    """One file cannot be used; the message is the reason, in one line, without the file's name."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 @runtime_checkable
@@ -287,6 +290,8 @@ def _decode(
 ) -> tuple[Float32[np.ndarray, "samples channels"], int]:
     """All samples of a file, or of the part that the source is."""
     size = file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())
+    if not size:
+        raise AudioError("is empty: it has 0 bytes")
     if (fault := stated_length.fault(file)) is not None:
         raise AudioError(fault)
     try:
@@ -323,7 +328,15 @@ def _decode(
     except AudioError:
         raise
     except Exception as error:  # whatever a decoder raises, it is this file that is at fault
-        raise AudioError(f"cannot be decoded: {error}") from error
+        raise AudioError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be decoded, without its name."""
+    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    if "possibly a pipe" in text:  # so libsndfile calls what is no MP3, in a file called .mp3
+        text = "Format not recognised."
+    return f"cannot be decoded: {text}"
 
 
 def _read_blocks(
@@ -388,7 +401,7 @@ def stated_seconds(file: Path | io.BytesIO) -> float | None:
     try:
         info = soundfile.info(_openable(file))
     except Exception as error:  # as in `_decode`
-        raise AudioError(f"cannot be decoded: {error}") from error
+        raise AudioError(_reason(error)) from error
     frames = plausible_frames(info.frames, size)
     if frames is None or not _RATES_HZ[0] <= info.samplerate <= _RATES_HZ[1]:
         return None

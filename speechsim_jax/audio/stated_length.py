@@ -102,6 +102,7 @@ def _of_chunks(file: io.BufferedIOBase, size: int, chunks: _Chunks) -> int | Non
     in_64_bits = end = None
     for _ in range(_MOST_CHUNKS):
         if position + header > size:
+            end = position if end is None and position > size else end
             break
         file.seek(position)
         head = file.read(header)
