@@ -31,6 +31,7 @@ from jaxtyping import Float64, Int64
 
 from speechsim_jax.audio import text_files
 from speechsim_jax.audio.corpus import AUDIO_SUFFIXES, SAMPLE_RATE_HZ, Corpus, Skipped
+from speechsim_jax.audio.paths import looked_up
 from speechsim_jax.errors import UserError
 
 # Segments that overlap by no more are cut in the middle: aligners round, or smooth.
@@ -183,7 +184,7 @@ def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
         UserError: a malformed file, with its line; an unknown tier, or none where there are
             several.
     """
-    root = Path(path).expanduser()
+    root = looked_up(path, "alignments")
     files = sorted(_files_below(root)) if root.is_dir() else [root]
     if not files:
         raise UserError(f"alignments: no {', '.join(_OF_ONE_UTTERANCE)} file below {root}")
@@ -340,7 +341,7 @@ def _read_timit(data: bytes, file: Path, name: str) -> Iterator[_Segment]:
         where = f"alignments: {file} line {number}"
         if not words:
             continue
-        if len(words) < 3 or not (words[0].isdigit() and words[1].isdigit()):
+        if len(words) < 3 or not (_is_count(words[0]) and _is_count(words[1])):
             raise UserError(f"{where}: expected first sample, last sample and label")
         start, end = (str(int(word) / SAMPLE_RATE_HZ) for word in words[:2])
         yield _segment(name, file.suffix[1:].lower(), start, end, words[2], where)
@@ -365,7 +366,7 @@ def _read_lab(data: bytes, file: Path, name: str) -> Iterator[_Segment]:
         return
     rows = [(number, line.split(maxsplit=2)) for number, line in enumerate(lines, 1)]
     rows = [(number, words) for number, words in rows if words]
-    in_htk = all(word.isdigit() for _, words in rows for word in words[:2])
+    in_htk = all(_is_count(word) for _, words in rows for word in words[:2])
     for number, words in rows:
         where = f"alignments: {file} line {number}"
         if len(words) < 3:
@@ -374,6 +375,11 @@ def _read_lab(data: bytes, file: Path, name: str) -> Iterator[_Segment]:
         if in_htk:
             start, end = str(int(start) / 1e7), str(int(end) / 1e7)
         yield _segment(name, tier, start, end, label, where)
+
+
+def _is_count(text: str) -> bool:
+    """Whether a text is a number of samples, tiers or 100 ns."""
+    return text.isascii() and text.isdigit() and len(text) < 18
 
 
 def _at_least(text: str, before: str) -> str:
@@ -407,7 +413,7 @@ def _read_text_grid(data: bytes, file: Path, name: str) -> Iterator[_Segment]:
 
     def count() -> int:
         number = take("number")
-        if not number.isdigit():
+        if not _is_count(number):
             raise UserError(f"{where} is not a valid TextGrid: expected a count, found {number}")
         return int(number)
 
@@ -452,7 +458,7 @@ def _chronological(
     while (match := following()) is not None:
         number += 1
         index = match["number"] if match.lastgroup == "number" else ""
-        if not (index or "").isdigit() or not 1 <= int(index) <= len(tiers):
+        if not _is_count(index or "") or not 1 <= int(index) <= len(tiers):
             raise UserError(f"{where} is not a valid TextGrid: there is no tier {match.group()!r}")
         kind, tier = tiers[int(index) - 1]
         start = take("number")

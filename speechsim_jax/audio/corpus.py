@@ -17,6 +17,7 @@ import soxr
 from jaxtyping import Float32, Shaped
 
 from speechsim_jax.audio import mp3_frames, stated_length
+from speechsim_jax.audio.paths import is_file
 from speechsim_jax.errors import UserError, counted, one_line
 
 SAMPLE_RATE_HZ = 16_000
@@ -28,7 +29,7 @@ AUDIO_SUFFIXES = (
 )  # fmt: skip
 """Of the formats that libsndfile reads and that state their rate."""
 
-_BLOCK_FRAMES = 1 << 20
+_BLOCK_SAMPLES = 1 << 20
 _MP3_DELAY = 2 * 1152  # in samples
 _RATES_HZ = 1_000, 768_000
 # Level of the mean of all channels, relative to the loudest, below which they cancel each other.
@@ -100,7 +101,7 @@ class Source:
             return [_content_key(self)]
         try:
             stat = self.path.stat()
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a null character in its name
             return [-1]
         return [stat.st_size, stat.st_mtime_ns]
 
@@ -187,7 +188,7 @@ def read(source: Source, min_samples: int = 1) -> Utterance:
     """
     if source.unusable:
         raise AudioError(source.unusable)
-    if source.path is not None and not source.path.is_file():
+    if source.path is not None and not is_file(source.path):
         raise AudioError(_missing_file(source))
     if (file := source.file()) is not None:
         channels, rate_hz = _decode(file, source)
@@ -269,7 +270,7 @@ def nothing_usable(corpus: Corpus, skipped: Sequence[Skipped]) -> UserError:
 
 def check_any_exists(corpus: Corpus) -> None:
     """Raise UserError if every source is a file and none of them exists; reads nothing."""
-    if not any(source.path is None or source.path.is_file() for source in corpus.sources):
+    if not any(source.path is None or is_file(source.path) for source in corpus.sources):
         raise nothing_usable(corpus, [Skipped(s.id, _missing_file(s)) for s in corpus.sources])
 
 
@@ -281,7 +282,7 @@ def _content_key(source: Source) -> int | str:
         return data.dtype.str + hashlib.sha256(data.tobytes()).hexdigest()
     try:
         return source.path.stat().st_size if source.path else -1
-    except OSError:
+    except (OSError, ValueError):  # as in `Source.stamp`
         return -1
 
 
@@ -347,7 +348,8 @@ def _read_blocks(
     # Otherwise soundfile reads no further than the header says, and seeks there.
     audio.seekable = lambda: False
     while left > 0:
-        block = audio.read(min(left, _BLOCK_FRAMES), dtype="float32", always_2d=True)
+        most = max(1, _BLOCK_SAMPLES // audio.channels)
+        block = audio.read(min(left, most), dtype="float32", always_2d=True)
         if not len(block):
             break
         blocks.append(block)
@@ -382,7 +384,7 @@ def channels_of(source: Source) -> int:
     """Channels by the header of a file; 1 where there is none that can be read."""
     try:
         file = None if source.unusable else source.file()
-        if isinstance(file, Path) and not file.is_file():  # a pipe would wait for ever
+        if isinstance(file, Path) and not is_file(file):  # a pipe would wait for ever
             return 1
         return 1 if file is None else soundfile.info(_openable(file)).channels
     except Exception:  # reading it says why
@@ -395,7 +397,7 @@ def stated_seconds(file: Path | io.BytesIO) -> float | None:
     Raises:
         AudioError: the header cannot be read.
     """
-    if isinstance(file, Path) and not file.is_file():  # a pipe would wait for ever
+    if isinstance(file, Path) and not is_file(file):  # a pipe would wait for ever
         raise AudioError("is not a file")
     size = file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())
     try:

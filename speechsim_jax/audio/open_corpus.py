@@ -34,6 +34,7 @@ from speechsim_jax.audio.corpus_layouts import (
     speaker_pattern,
     summary,
 )
+from speechsim_jax.audio.paths import is_file, looked_up
 from speechsim_jax.errors import UserError, counted
 from speechsim_jax.settings import Settings
 
@@ -99,7 +100,7 @@ def open_corpus(
         corpus = hub_datasets.open_dataset(audio)
         origin, sources = corpus.origin, list(corpus.sources)
     elif isinstance(audio, str | os.PathLike):
-        path = Path(audio).expanduser()
+        path = looked_up(audio, "audio")
         origin, sources = str(path), _open_path(path, naming, facts)
     elif isinstance(audio, Mapping):
         origin = "arrays"
@@ -226,7 +227,7 @@ def _of_layouts(
 def _of_table(folder: Path, names: tuple[str, ...]) -> dict[str, manifests.Entry]:
     """What the first of these manifests that exists says, by the name of the file."""
     for path in (folder / name for name in names):
-        if path.is_file():
+        if is_file(path):
             return _read_table(path, path.stat().st_mtime_ns)
     return {}
 
@@ -350,7 +351,7 @@ def _root_of(name: str, folder: Path) -> tuple[Path, str]:
     if not Path(name).is_absolute():
         for inner in ("", "clips", "wavs", "wav", "audio", "data"):
             for suffix in ("", *AUDIO_SUFFIXES):
-                if (folder / inner / f"{name}{suffix}").is_file():
+                if is_file(folder / inner / f"{name}{suffix}"):
                     return folder / inner, suffix
     return folder, ""
 
@@ -377,7 +378,7 @@ def _open_sequence(items: Sequence[Any], naming: _Naming) -> list[Source]:
         if isinstance(item, str) and item.startswith(DATASET):
             raise UserError(f"audio: {item} is a dataset; a list holds files, or pass it alone")
         if isinstance(item, str | os.PathLike):
-            path = Path(item).expanduser()
+            path = looked_up(item, "audio")
             if path.is_dir():
                 raise UserError(f"audio: {path} is a folder; a list holds files, or pass it alone")
             name = path.as_posix()
@@ -392,6 +393,8 @@ def _listed_source(name: str, root: Path, naming: _Naming) -> Source:
     unusable = ""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|file:", name):
         unusable = "is an address, which is not fetched; name a file"
+    elif "\0" in name:
+        unusable = "is no name of a file: it has a null character"
     elif name.endswith("|"):
         unusable = "is a command, which is not run; name a file"
     if unusable:

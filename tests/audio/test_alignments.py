@@ -227,6 +227,20 @@ def test_malformed(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("number", ["\u00b2", "\u0663", "9" * 5000])
+def test_what_only_looks_like_a_count_is_none(tmp_path, number):
+    files = {
+        "x.phn": f"0 {number} a\n",
+        "x.lab": f"0 {number}x a\n",
+        "x.TextGrid": SHORT.replace("\n3\n", f"\n{number}\n"),
+        "y.TextGrid": f'"Praat chronological TextGrid text file" 0 1 {number} "IntervalTier"',
+    }
+    for name, text in files.items():
+        with pytest.raises(UserError) as error:
+            read_alignments(write(tmp_path / name, text))
+        assert len(str(error.value).splitlines()) == 1
+
+
 def test_errors_name_the_tiers(tmp_path):
     path = write(tmp_path / "a.tsv", TSV)
     with pytest.raises(UserError, match="has the tiers phone, word; choose one"):

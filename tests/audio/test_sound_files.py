@@ -152,6 +152,21 @@ def test_an_inverted_channel_does_not_cancel_the_other(tmp_path, gain):
     assert utterance.notes == ("channels cancel each other, one was taken",)
 
 
+def test_many_channels_are_read_in_small_blocks(tmp_path, monkeypatch):
+    """A header of 1024 channels took 4 GB."""
+    path = write(tmp_path / "x.wav", np.stack([noise(800)] * 200, 1), subtype="FLOAT")
+    asked = []
+
+    class Counts(soundfile.SoundFile):
+        def read(self, frames, *args, **kwargs):
+            asked.append(frames * self.channels)
+            return super().read(frames, *args, **kwargs)
+
+    monkeypatch.setattr(soundfile, "SoundFile", Counts)
+    np.testing.assert_allclose(read(source_of(path)).samples, noise(800), atol=1e-6)
+    assert max(asked) <= 2**20
+
+
 @pytest.mark.parametrize("channels", [2, 6])
 def test_other_channels_are_averaged_which_is_noted(tmp_path, channels):
     x = np.stack([noise(16_000, seed) for seed in range(channels)], 1)

@@ -55,8 +55,8 @@ class Rng(NamedTuple):
         return 0.2 * soft.astype(np.float32)
 
 
-def _write(path: Path, samples: np.ndarray, rate_hz: int = RATE_HZ, **options) -> Path:
-    # libsndfile takes no name that is not UTF-8.
+def write_sound(path: Path, samples: np.ndarray, rate_hz: int = RATE_HZ, **options) -> Path:
+    """A sound file of any name; its format goes by the suffix unless it is given."""
     with path.open("w+b") as file:
         suffix = path.suffix[1:].upper()
         soundfile.write(file, samples, rate_hz, **({"format": suffix} | options))
@@ -81,30 +81,30 @@ def _good(folder: Path, number: int, rng: Rng) -> Path:
     suffix, options = FORMATS[number % len(FORMATS)]
     path = folder / f"{name}.{suffix.upper() if number % 17 == 0 else suffix}"
     if suffix in ("opus", "mp3", "ogg") or number % 5:
-        return _write(path, rng.speech(), **options)
+        return write_sound(path, rng.speech(), **options)
     match number // 5 % 8:
         case 0:
-            return _write(path, rng.speech(8_000), 8_000, **options)
+            return write_sound(path, rng.speech(8_000), 8_000, **options)
         case 1:
-            return _write(path, rng.speech(44_100, 2), 44_100, **options)
+            return write_sound(path, rng.speech(44_100, 2), 44_100, **options)
         case 2:
-            return _write(path.with_suffix(".wav"), rng.speech(channels=8))
+            return write_sound(path.with_suffix(".wav"), rng.speech(channels=8))
         case 3:  # one channel inverted
             samples = rng.speech()
-            return _write(path.with_suffix(".wav"), np.concatenate([samples, -samples], 1))
+            return write_sound(path.with_suffix(".wav"), np.concatenate([samples, -samples], 1))
         case 4:  # a pipe has left the length
-            path = _write(path.with_suffix(".wav"), rng.speech(), subtype="PCM_16")
+            path = write_sound(path.with_suffix(".wav"), rng.speech(), subtype="PCM_16")
             return _patch(path, b"data", 4, b"\xff" * 4)
         case 5:
-            path = _write(path.with_suffix(".flac"), rng.speech())
+            path = write_sound(path.with_suffix(".flac"), rng.speech())
             content = bytearray(path.read_bytes())
             content[21] |= 0x0F  # 240 GiB of samples
             path.write_bytes(content)
             return path
         case 6:  # integers in floats
-            return _write(path.with_suffix(".wav"), 20_000 * rng.speech(), subtype="FLOAT")
+            return write_sound(path.with_suffix(".wav"), 20_000 * rng.speech(), subtype="FLOAT")
         case _:
-            return _write(path.with_suffix(".wav"), rng.speech(), subtype="GSM610")
+            return write_sound(path.with_suffix(".wav"), rng.speech(), subtype="GSM610")
 
 
 # --- bad files ------------------------------------------------------------------------------------
@@ -130,14 +130,14 @@ def _bytes(suffix: str, content: bytes) -> Callable[[Path, Rng], Path]:
 def _samples(change: Callable[[np.ndarray], np.ndarray], rate_hz: int = RATE_HZ):
     def make(stem: Path, rng: Rng) -> Path:
         path = stem.with_name(f"{stem.name}.wav")
-        return _write(path, change(rng.speech(rate_hz)), rate_hz, subtype="FLOAT")
+        return write_sound(path, change(rng.speech(rate_hz)), rate_hz, subtype="FLOAT")
 
     return make
 
 
 def _cut(suffix: str, options: dict) -> Callable[[Path, Rng], Path]:
     def make(stem: Path, rng: Rng) -> Path:
-        path = _write(stem.with_name(f"{stem.name}.{suffix}"), rng.speech(), **options)
+        path = write_sound(stem.with_name(f"{stem.name}.{suffix}"), rng.speech(), **options)
         content = path.read_bytes()
         path.write_bytes(content[: int(rng.choices.uniform(0.15, 0.95) * len(content))])
         return path
@@ -149,7 +149,7 @@ def _header(offset: int, new: bytes) -> Callable[[Path, Rng], Path]:
     """A WAV with other bytes at an offset of its header."""
 
     def make(stem: Path, rng: Rng) -> Path:
-        path = _write(stem.with_name(f"{stem.name}.wav"), rng.speech(), subtype="PCM_16")
+        path = write_sound(stem.with_name(f"{stem.name}.wav"), rng.speech(), subtype="PCM_16")
         return _patch(path, b"RIFF", offset, new)
 
     return make
@@ -179,7 +179,7 @@ def _with(index: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _garbled_flac(stem: Path, rng: Rng) -> Path:
-    path = _write(stem.with_name(f"{stem.name}.flac"), rng.speech())
+    path = write_sound(stem.with_name(f"{stem.name}.flac"), rng.speech())
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 64] = bytes(64)
@@ -189,19 +189,19 @@ def _garbled_flac(stem: Path, rng: Rng) -> Path:
 
 def _joined_ogg(stem: Path, rng: Rng) -> Path:
     path = stem.with_name(f"{stem.name}.ogg")
-    parts = [_write(path, rng.speech(), subtype="VORBIS").read_bytes() for _ in range(2)]
+    parts = [write_sound(path, rng.speech(), subtype="VORBIS").read_bytes() for _ in range(2)]
     path.write_bytes(b"".join(parts))
     return path
 
 
 def _zipped(stem: Path, rng: Rng) -> Path:
-    path = _write(stem.with_name(f"{stem.name}.wav"), rng.speech())
+    path = write_sound(stem.with_name(f"{stem.name}.wav"), rng.speech())
     path.write_bytes(gzip.compress(path.read_bytes()))
     return path
 
 
 def _locked(stem: Path, rng: Rng) -> Path:
-    path = _write(stem.with_name(f"{stem.name}.wav"), rng.speech())
+    path = write_sound(stem.with_name(f"{stem.name}.wav"), rng.speech())
     path.chmod(0)
     return path
 
@@ -295,7 +295,7 @@ def write(root: Path, files: int = 2000, seed: int = 0) -> Written:
             continue
         if number % 100 == 50:  # a copy, or a link
             path = folder / f"{number:05}copy.wav"
-            original = _write(folder / f"{number:05}original.wav", rng.speech())
+            original = write_sound(folder / f"{number:05}original.wav", rng.speech())
             if number % 200 == 50:
                 path.write_bytes(original.read_bytes())
             else:
@@ -313,7 +313,7 @@ def _write_others(root: Path, rng: Rng) -> dict[str, int]:
     for name in (".hidden", "__MACOSX"):
         (root / name).mkdir()
     for name in (".x.wav", "a/._00000plain.wav", ".hidden/y.wav", "__MACOSX/._z.flac"):
-        _write(root / name, rng.speech())
+        write_sound(root / name, rng.speech())
     for name in ("readme.txt", "Thumbs.db", "a/desktop.ini", "x.raw", "x.wav.part", "wav"):
         (root / name).write_bytes(b"text")
     (root / "a" / "again").symlink_to("../a")
