@@ -28,7 +28,7 @@ class Layout:
             has no transcripts.
         alignments: Where published alignments are, as a path relative to the folder of the file.
         tables: Manifests that know speakers and transcripts by the name of the file, relative to
-            its folder; the first that exists is read.
+            its folder; the first that names a file counts.
     """
 
     name: str
@@ -174,6 +174,14 @@ def _in_folder(folder: str) -> Callable[..., str]:
     return read
 
 
+def _in_prompts(path: Path, _: Path) -> str:
+    """Festvox: ( NAME "TEXT" ), all prompts of a speaker in one file."""
+    prompts = path.parents[1] / "etc" / "txt.done.data"
+    # Behind the bracket, the name ends at a space as in other tables.
+    line = _table(prompts, " ", 2, key=1).get(path.stem, "")
+    return line.removesuffix(")").strip().strip('"').replace('\\"', '"')
+
+
 def _in_table(name: str, separator: str, text: int = 1) -> Callable[..., str]:
     """A line of a table above the audio: the name of the file first, what is said in a column."""
 
@@ -188,20 +196,20 @@ def _in_table(name: str, separator: str, text: int = 1) -> Callable[..., str]:
     return read
 
 
-def _table(path: Path, separator: str, text: int) -> dict[str, str]:
+def _table(path: Path, separator: str, text: int, key: int = 0) -> dict[str, str]:
     """What is said by name of the file; the last column may contain the separator."""
     try:
         changed = path.stat().st_mtime_ns
     except OSError:
         return {}
-    return _read_table(path, changed, separator, text)
+    return _read_table(path, changed, separator, text, key)
 
 
 @functools.lru_cache(maxsize=64)
-def _read_table(path: Path, changed: int, separator: str, text: int) -> dict[str, str]:
+def _read_table(path: Path, changed: int, separator: str, text: int, key: int) -> dict[str, str]:
     """A table once; `changed` is part of the key, so an edited one is read again."""
     rows = (line.split(separator, text) for line in _lines(path))
-    return {Path(row[0]).stem: row[text].strip() for row in rows if len(row) > text}
+    return {Path(row[key]).stem: row[text].strip() for row in rows if len(row) > text}
 
 
 def _without_times(text: str) -> str:
@@ -260,13 +268,16 @@ LAYOUTS = (
         "Common Voice",
         r"common_voice_[\w-]+_\d+",
         "cv-corpus-17.0/de/clips/common_voice_de_17298952.mp3",
-        tables=tuple(f"../{name}.tsv" for name in ("validated", "train", "dev", "test", "other")),
+        tables=tuple(
+            f"../{name}.tsv"
+            for name in ("validated", "invalidated", "other", "train", "dev", "test")
+        ),
     ),
     Layout(
         "AISHELL-1",
         r"(?P<speaker>S\d{4})/BAC009(?P=speaker)W\d{4}",
         "data_aishell/wav/train/S0002/BAC009S0002W0122.wav",
-        _in_table("aishell_transcript_v0.8.txt", " "),
+        _in_table("transcript/aishell_transcript_v0.8.txt", " "),
     ),
     Layout(
         "AISHELL-3",
@@ -277,6 +288,7 @@ LAYOUTS = (
         "CMU ARCTIC",
         r"cmu_us_(?P<speaker>\w+)_arctic/wav/arctic_[ab]\d{4}",
         "cmu_us_bdl_arctic/wav/arctic_a0001.wav",
+        _in_prompts,
         alignments="../lab/*.lab",
     ),
     Layout(

@@ -124,7 +124,7 @@ def open_corpus(
         layouts = [layouts[index] for index, _ in chosen]
         sources = [source for _, source in chosen]
     facts |= _facts(sources, layouts)
-    _log_facts(origin, facts)
+    _log_facts(origin, facts, of_files=any(source.path is not None for source in sources))
     return Corpus(origin, tuple(sources), facts)
 
 
@@ -213,7 +213,7 @@ def _of_layouts(
         if layout is not None and source.path is not None:
             speaker, text = source.speaker, source.transcript
             if layout.tables and not (speaker and text):
-                known = _of_table(source.path.parent, layout.tables).get(source.path.name)
+                known = _of_table(source.path, layout.tables)
                 if known is not None:
                     speaker, text = speaker or known.speaker or "", text or known.transcript
             if transcripts and not text and layout.transcript is not None:
@@ -224,12 +224,14 @@ def _of_layouts(
     return completed, layouts
 
 
-def _of_table(folder: Path, names: tuple[str, ...]) -> dict[str, manifests.Entry]:
-    """What the first of these manifests that exists says, by the name of the file."""
-    for path in (folder / name for name in names):
+def _of_table(file: Path, names: tuple[str, ...]) -> manifests.Entry | None:
+    """What the first of these manifests that names a file says of it."""
+    for path in (file.parent / name for name in names):
         if is_file(path):
-            return _read_table(path, path.stat().st_mtime_ns)
-    return {}
+            known = _read_table(path, path.stat().st_mtime_ns).get(file.name)
+            if known is not None:
+                return known
+    return None
 
 
 @functools.lru_cache(maxsize=8)
@@ -252,10 +254,15 @@ def _facts(sources: Sequence[Source], layouts: Sequence[Layout | None]) -> dict[
     return facts
 
 
-def _log_facts(origin: str, facts: Mapping[str, Any]) -> None:
+def _log_facts(origin: str, facts: Mapping[str, Any], of_files: bool) -> None:
     if "layouts" in facts:
         files = ", ".join(f"{counted(n, 'file')} of {name}" for name, n in facts["layouts"].items())
         log.info("%s: %s; %s", origin, files, counted(facts["speakers"], "speaker"))
+    if unknown := facts.get("speaker_unknown") if of_files else 0:
+        log.info(
+            "%s: the speaker of %s is not known; --speaker_from or a manifest can say it",
+            origin, counted(unknown, "utterance"),
+        )  # fmt: skip
     if "passed_over" in facts:
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in facts["passed_over"].items())
         log.warning(
