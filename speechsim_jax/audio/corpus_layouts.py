@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from speechsim_jax.audio.paths import is_file
 from speechsim_jax.errors import UserError, did_you_mean
 
 
@@ -26,7 +27,8 @@ class Layout:
         example: A path that it matches, as downloaded.
         transcript: (file, its root) -> what is said, "" if that is not there; None if the layout
             has no transcripts.
-        alignments: Where published alignments are, as a path relative to the folder of the file.
+        alignments: Where published alignments are: paths relative to the folder of the file, with
+            its name for "*", without suffixes.
         tables: Manifests that know speakers and transcripts by the name of the file, relative to
             its folder; the first that names a file counts.
     """
@@ -35,12 +37,22 @@ class Layout:
     pattern: str
     example: str
     transcript: Callable[[Path, Path], str] | None = None
-    alignments: str = ""
+    alignments: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
 
     def match(self, path: PurePosixPath) -> re.Match[str] | None:
         """The match of a path, None if the file is not of this layout."""
         return re.search(rf"(?:^|/){self.pattern}$", str(_without_suffixes(path)))
+
+    def aligned(self, path: Path) -> list[Path]:
+        """The files of alignments of a file that exist."""
+        stem = _without_suffixes(PurePosixPath(path.name)).name
+        found = []
+        for pattern in self.alignments:
+            place = path.parent / pattern.replace("*", stem)
+            spellings = (place, place.with_suffix(place.suffix.lower()))
+            found += [spelling for spelling in spellings if is_file(spelling)][:1]
+        return found
 
 
 @dataclass(frozen=True)
@@ -230,7 +242,7 @@ LAYOUTS = (
         r"(?P<speaker>\d{1,5})/(\d{1,6})/(?P=speaker)-\2-\d{4}",
         "LibriSpeech/dev-clean/84/121123/84-121123-0000.flac",
         _in_chapter,
-        "*.TextGrid",
+        ("*.TextGrid",),
     ),
     # One folder of files from it, as many sets are handed on.
     Layout("LibriSpeech files", r"(?P<speaker>\d{1,5})-\d{3,6}-\d{4}", "84-121123-0000.flac"),
@@ -251,7 +263,7 @@ LAYOUTS = (
         r"(?i:dr[1-8]/(?P<speaker>[fm][a-z]{2}[a-z0-9]\d)/s[aix]\d{1,4})",
         "TRAIN/DR1/FCJF0/SA1.WAV",
         _next_to_it(".txt", _without_times),
-        "*.PHN",
+        ("*.PHN", "*.WRD"),
     ),
     Layout(
         "VCTK",
@@ -289,14 +301,14 @@ LAYOUTS = (
         r"cmu_us_(?P<speaker>\w+)_arctic/wav/arctic_[ab]\d{4}",
         "cmu_us_bdl_arctic/wav/arctic_a0001.wav",
         _in_prompts,
-        alignments="../lab/*.lab",
+        alignments=("../lab/*.lab",),
     ),
     Layout(
         "L2-ARCTIC",
         r"(?P<speaker>[A-Z]{3,5})/wav/arctic_[ab]\d{4}",
         "l2arctic_release_v5.0/ABA/wav/arctic_a0001.wav",
         _in_folder("transcript"),
-        "../textgrid/*.TextGrid",
+        ("../textgrid/*.TextGrid",),
     ),
     Layout(
         "LJSpeech",
@@ -330,7 +342,7 @@ LAYOUTS = (
         "Buckeye",
         r"(?P<speaker>s[0-4]\d)\d\d[ab]",
         "s01/s0101a.wav",
-        alignments="*.phones",
+        alignments=("*.phones", "*.words"),
     ),
     Layout("THCHS-30", r"(?P<speaker>[A-D]\d{1,2})_\d{1,3}", "data_thchs30/data/A11_0.wav"),
 )
