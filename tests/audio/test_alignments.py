@@ -493,6 +493,7 @@ def test_auto_has_the_tiers_of_its_files(tmp_path):
         alignments_of(corpus, "auto")
 
 
+@pytest.mark.slow
 def test_a_comparison_with_auto_is_that_with_the_folder(tmp_path):
     published_corpora.L2_ARCTIC.write(tmp_path)
     for folder in (tmp_path / "l2arctic_release_v5.0").rglob("annotation"):

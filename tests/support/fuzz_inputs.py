@@ -187,38 +187,21 @@ def _encoded(rng: random.Random, text: str) -> bytes:
 
 # --- alignments -----------------------------------------------------------------------------------
 
-_LONG = """File type = "ooTextFile"
-Object class = "TextGrid"
-
-xmin = 0
-xmax = 1.0
-tiers? <exists>
-size = 2
-item []:
-    item [1]:
-        class = "TextTier"
-        name = "clicks"
-        xmin = 0
-        xmax = 1.0
-        points: size = 1
-        points [1]:
-            number = 0.3
-            mark = "x"
-    item [2]:
-        class = "IntervalTier"
-        name = "phones"
-        xmin = 0
-        xmax = 1.0
-        intervals: size = 2
-        intervals [1]:
-            xmin = 0
-            xmax = 0.4
-            text = "SIL"   ! silence "here"
-        intervals [2]:
-            xmin = 0.4
-            xmax = 1.0
-            text = "AH"
-"""
+_LONG = "".join(
+    (
+        'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\nxmax = 1.0\n',
+        "tiers? <exists>\nsize = 2\nitem []:\n",
+        '    item [1]:\n        class = "TextTier"\n        name = "clicks"\n',
+        "        xmin = 0\n        xmax = 1.0\n        points: size = 1\n",
+        '        points [1]:\n            number = 0.3\n            mark = "x"\n',
+        '    item [2]:\n        class = "IntervalTier"\n        name = "phones"\n',
+        "        xmin = 0\n        xmax = 1.0\n        intervals: size = 2\n",
+        "        intervals [1]:\n            xmin = 0\n            xmax = 0.4\n",
+        '            text = "SIL"   ! silence "here"\n',
+        "        intervals [2]:\n            xmin = 0.4\n            xmax = 1.0\n",
+        '            text = "AH"\n',
+    )
+)
 _SHORT = """File type = "ooTextFile short"
 "TextGrid"
 0
