@@ -1,6 +1,7 @@
 """The exception that a user's mistake raises, and the wording of messages."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -15,12 +16,29 @@ class UserError(ValueError):
     speechsim_jax.errors.UserError: no models given; expected hub ids or folders
     """
 
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
 
 class StorageError(UserError):
     """Something cannot be written; the message says where, why and what is complete.
 
     The commands exit with code 1: nothing was wrong with how they were called.
     """
+
+
+def one_line(text: str) -> str:
+    r"""The text with line ends and other control characters escaped, as names may contain them.
+
+    >>> print(one_line("two\nlines"))
+    two\nlines
+    """
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp")
+        else character
+        for character in text
+    )
 
 
 def counted(number: int, noun: str) -> str:

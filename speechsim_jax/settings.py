@@ -125,8 +125,8 @@ class Settings:
     )
     alignments: str | None = setting(
         None,
-        "Segments: a .tsv, .ctm or .TextGrid file, or a folder of TextGrid files; utterances "
-        "without an alignment are skipped.",
+        "Segments: a .tsv, .ctm or .TextGrid file, a folder of TextGrid files, or auto for those "
+        "published with the corpus; utterances without an alignment are skipped.",
         COMPARED,
     )
     alignment_tier: str | None = setting(
@@ -208,7 +208,7 @@ class Settings:
         reading = [name for name, reads in readers.items() if reads]
         if reading and self.alignments is None:
             raise UserError(
-                f"{reading[0]} needs alignments: a .tsv, .ctm or .TextGrid file or a folder"
+                f"{reading[0]} needs alignments: a .tsv, .ctm or .TextGrid file, a folder or auto"
             )
         if self.alignments is not None and not reading:
             raise UserError(f"alignments are given but not used; add {' or '.join(readers)}")

@@ -39,7 +39,7 @@ from experiments.benchmarks.machine import (
 )
 from experiments.benchmarks.published import MEASURES
 from speechsim_jax.audio import batching, selection
-from speechsim_jax.audio.open_corpus import open_corpus
+from speechsim_jax.audio.open_corpus import open_as
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
@@ -86,7 +86,7 @@ def run(
 def batches_of(speech: str, minutes: float, config: EncoderConfig) -> list[batching.Batch]:
     """The batches that `compare` reads, decoded."""
     options = ss.Settings()
-    corpus = selection.select(open_corpus(speech), minutes, options.seed)
+    corpus = selection.select(open_as(speech, options), minutes, options.seed)
     buckets = batching.plan_buckets(
         [source.seconds for source in corpus.sources if source.seconds],
         hop_samples=config.hop_samples,

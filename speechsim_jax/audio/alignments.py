@@ -31,7 +31,9 @@ from jaxtyping import Float64, Int64
 
 from speechsim_jax.audio import text_files
 from speechsim_jax.audio.corpus import AUDIO_SUFFIXES, SAMPLE_RATE_HZ, Corpus, Skipped
-from speechsim_jax.errors import UserError
+from speechsim_jax.audio.corpus_layouts import layout_called, recognise
+from speechsim_jax.audio.paths import looked_up
+from speechsim_jax.errors import UserError, counted
 
 # Segments that overlap by no more are cut in the middle: aligners round, or smooth.
 _OVERLAP_SECONDS = 0.05
@@ -47,8 +49,20 @@ log = logging.getLogger(__name__)
 _COLUMNS = ("path", "start", "end", "label")  # of a TSV file
 
 
+AUTO = "auto"
+"""Alignments at the place that the layout of the corpus names."""
+
+
 class MissingTier(UserError):
-    """Several tiers, and no choice among them."""
+    """Several tiers, and no choice among them.
+
+    Attributes:
+        tiers: Their names.
+    """
+
+    def __init__(self, message: str, tiers: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.tiers = tiers
 
 
 class _Segment(NamedTuple):
@@ -183,31 +197,91 @@ def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
         UserError: a malformed file, with its line; an unknown tier, or none where there are
             several.
     """
-    root = Path(path).expanduser()
+    root = looked_up(path, "alignments")
     files = sorted(_files_below(root)) if root.is_dir() else [root]
     if not files:
         raise UserError(f"alignments: no {', '.join(_OF_ONE_UTTERANCE)} file below {root}")
+    within = root if root.is_dir() else root.parent
+    named = [(file, file.relative_to(within).with_suffix("").as_posix()) for file in files]
+    return _read_files(named, str(root), tier)
+
+
+def alignments_of(
+    corpus: Corpus, where: str, tier: str | None = None, layout: str | None = None
+) -> Alignments:
+    """The alignments of a corpus.
+
+    Args:
+        corpus: Whose utterances are aligned.
+        where: The file or folder, as for `read_alignments`; or "auto", for those that are published
+            with the audio, at the place that its layout names (`corpus_layouts`).
+        tier: As for `read_alignments`.
+        layout: Name of the only layout that counts for "auto"; None for any.
+
+    Raises:
+        UserError: as `read_alignments`; the layout is not known, has no alignments, or they are not
+            there.
+    """
+    if where != AUTO:
+        return read_alignments(where, tier)
+    places: Counter[str] = Counter()
+    without: Counter[str] = Counter()
+    named = []
+    for source in corpus.sources:
+        if source.path is None or source.part or source.unusable:
+            continue
+        path = source.path.absolute()
+        if (known := recognise(path, layout).layout) is None:
+            continue
+        found = known.aligned(path)
+        named += [(file, source.id) for file in found]
+        if found:
+            places[f"{' and '.join(known.alignments)} of {known.name}"] += 1
+        else:
+            without[known.name] += 1
+    if not named:
+        raise _none_published(corpus, without)
+    for place, count in places.items():
+        log.info("alignments: %s for %s", place, counted(count, "file"))
+    return _read_files(named, f"{corpus.origin} ({', '.join(places)})", tier)
+
+
+def _none_published(corpus: Corpus, layouts: Mapping[str, int]) -> UserError:
+    """The error for a corpus without alignments beside it, of the layouts of so many files."""
+    reason = f"the layout of {corpus.origin} is not known"
+    if layouts:
+        name = max(layouts, key=lambda layout: layouts[layout])
+        places = layout_called(name).alignments
+        reason = f"{name} is published without alignments"
+        if places:
+            reason = f"{corpus.origin} is of {name}, but {' and '.join(places)} are not there"
+    return UserError(f"alignments=auto: {reason}; name a file or folder of alignments")
+
+
+def _read_files(named: Iterable[tuple[Path, str]], origin: str, tier: str | None) -> Alignments:
+    """The alignments of files, each with the name of its utterance, if it is of one."""
     digest = hashlib.sha256()
     tiers: dict[str, dict[str, _SegmentList]] = {}
-    for file in files:
+    for file, utterance in named:
         try:
             data = file.read_bytes()
         except OSError as error:
             raise UserError(f"alignments: cannot read {file}: {error.strerror}") from error
         digest.update(data)
-        name = file.relative_to(root) if root.is_dir() else Path(file.name)
-        for segment in _reader(file)(data, file, name.with_suffix("").as_posix()):
+        for segment in _reader(file)(data, file, utterance):
             utterances = tiers.setdefault(segment.tier, {})
             utterances.setdefault(segment.utterance, _SegmentList()).add(segment)
     known = ", ".join(name or "(unnamed)" for name in tiers) or "none"
     if tier is None and len(tiers) > 1:
-        raise MissingTier(f"alignments: {root} has the tiers {known}; choose one (alignment_tier)")
+        raise MissingTier(
+            f"alignments: {origin} has the tiers {known}; choose one (alignment_tier)", tuple(tiers)
+        )
     if tier is not None and tier not in tiers:
-        raise UserError(f"alignments: {root} has no tier {tier!r}; its tiers: {known}")
+        raise UserError(f"alignments: {origin} has no tier {tier!r}; its tiers: {known}")
     chosen = next(iter(tiers), "") if tier is None else tier
     lists = {name: list_ for name, list_ in tiers.get(chosen, {}).items() if list_.labels}
     if not lists:
-        raise UserError(f"alignments: {root} has no labelled segment")
+        raise UserError(f"alignments: {origin} has no labelled segment")
     notes: Counter[str] = Counter()
     usable, unusable = {}, {}
     for name, list_ in lists.items():
@@ -219,11 +293,11 @@ def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
             if cut:
                 notes["alignment with overlapping segments, cut in the middle"] += 1
     for name, reason in list(unusable.items())[:3]:
-        log.warning("alignments: %s: %s: %s", root, name, reason)
+        log.warning("alignments: %s: %s: %s", origin, name, reason)
     if not usable:
         name, reason = next(iter(unusable.items()))
-        raise UserError(f"alignments: {root}: in {name!r}, {reason}")
-    return Alignments(str(root), chosen, digest.hexdigest(), usable, unusable, dict(notes))
+        raise UserError(f"alignments: {origin}: in {name!r}, {reason}")
+    return Alignments(origin, chosen, digest.hexdigest(), usable, unusable, dict(notes))
 
 
 class _Overlap(Exception):
@@ -340,7 +414,7 @@ def _read_timit(data: bytes, file: Path, name: str) -> Iterator[_Segment]:
         where = f"alignments: {file} line {number}"
         if not words:
             continue
-        if len(words) < 3 or not (words[0].isdigit() and words[1].isdigit()):
+        if len(words) < 3 or not (_is_count(words[0]) and _is_count(words[1])):
             raise UserError(f"{where}: expected first sample, last sample and label")
         start, end = (str(int(word) / SAMPLE_RATE_HZ) for word in words[:2])
         yield _segment(name, file.suffix[1:].lower(), start, end, words[2], where)
@@ -365,7 +439,7 @@ def _read_lab(data: bytes, file: Path, name: str) -> Iterator[_Segment]:
         return
     rows = [(number, line.split(maxsplit=2)) for number, line in enumerate(lines, 1)]
     rows = [(number, words) for number, words in rows if words]
-    in_htk = all(word.isdigit() for _, words in rows for word in words[:2])
+    in_htk = all(_is_count(word) for _, words in rows for word in words[:2])
     for number, words in rows:
         where = f"alignments: {file} line {number}"
         if len(words) < 3:
@@ -374,6 +448,11 @@ def _read_lab(data: bytes, file: Path, name: str) -> Iterator[_Segment]:
         if in_htk:
             start, end = str(int(start) / 1e7), str(int(end) / 1e7)
         yield _segment(name, tier, start, end, label, where)
+
+
+def _is_count(text: str) -> bool:
+    """Whether a text is a number of samples, tiers or 100 ns."""
+    return text.isascii() and text.isdigit() and len(text) < 18
 
 
 def _at_least(text: str, before: str) -> str:
@@ -407,7 +486,7 @@ def _read_text_grid(data: bytes, file: Path, name: str) -> Iterator[_Segment]:
 
     def count() -> int:
         number = take("number")
-        if not number.isdigit():
+        if not _is_count(number):
             raise UserError(f"{where} is not a valid TextGrid: expected a count, found {number}")
         return int(number)
 
@@ -452,7 +531,7 @@ def _chronological(
     while (match := following()) is not None:
         number += 1
         index = match["number"] if match.lastgroup == "number" else ""
-        if not (index or "").isdigit() or not 1 <= int(index) <= len(tiers):
+        if not _is_count(index or "") or not 1 <= int(index) <= len(tiers):
             raise UserError(f"{where} is not a valid TextGrid: there is no tier {match.group()!r}")
         kind, tier = tiers[int(index) - 1]
         start = take("number")

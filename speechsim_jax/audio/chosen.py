@@ -40,7 +40,9 @@ def choose(audio: AudioInput, settings: Settings) -> ChosenAudio:
     check_any_exists(corpus)
     segments, skipped, record = None, [], {}
     if settings.alignments is not None:
-        aligned = alignments.read_alignments(settings.alignments, settings.alignment_tier)
+        aligned = alignments.alignments_of(
+            corpus, settings.alignments, settings.alignment_tier, settings.layout
+        )
         alignments.check_labels(aligned, settings.drop_labels)
         corpus, segments = alignments.aligned_corpus(
             corpus, aligned, skipped.append, settings.strict

@@ -16,8 +16,9 @@ import soundfile
 import soxr
 from jaxtyping import Float32, Shaped
 
-from speechsim_jax.audio import stated_length
-from speechsim_jax.errors import UserError, counted
+from speechsim_jax.audio import mp3_frames, stated_length
+from speechsim_jax.audio.paths import is_file
+from speechsim_jax.errors import UserError, counted, one_line
 
 SAMPLE_RATE_HZ = 16_000
 _ROUNDED_SECONDS = 0.02
@@ -28,7 +29,8 @@ AUDIO_SUFFIXES = (
 )  # fmt: skip
 """Of the formats that libsndfile reads and that state their rate."""
 
-_BLOCK_FRAMES = 1 << 20
+_BLOCK_SAMPLES = 1 << 20
+_MP3_DELAY = 2 * 1152  # in samples
 _RATES_HZ = 1_000, 768_000
 # Level of the mean of all channels, relative to the loudest, below which they cancel each other.
 _CANCELLED = 0.05
@@ -39,7 +41,10 @@ log = logging.getLogger(__name__)
 
 
 class AudioError(Exception):
-    """One file cannot be used; the message is the reason, without the file's name."""
+    """One file cannot be used; the message is the reason, in one line, without the file's name."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 @runtime_checkable
@@ -96,7 +101,7 @@ class Source:
             return [_content_key(self)]
         try:
             stat = self.path.stat()
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a null character in its name
             return [-1]
         return [stat.st_size, stat.st_mtime_ns]
 
@@ -183,7 +188,7 @@ def read(source: Source, min_samples: int = 1) -> Utterance:
     """
     if source.unusable:
         raise AudioError(source.unusable)
-    if source.path is not None and not source.path.is_file():
+    if source.path is not None and not is_file(source.path):
         raise AudioError(_missing_file(source))
     if (file := source.file()) is not None:
         channels, rate_hz = _decode(file, source)
@@ -265,7 +270,7 @@ def nothing_usable(corpus: Corpus, skipped: Sequence[Skipped]) -> UserError:
 
 def check_any_exists(corpus: Corpus) -> None:
     """Raise UserError if every source is a file and none of them exists; reads nothing."""
-    if not any(source.path is None or source.path.is_file() for source in corpus.sources):
+    if not any(source.path is None or is_file(source.path) for source in corpus.sources):
         raise nothing_usable(corpus, [Skipped(s.id, _missing_file(s)) for s in corpus.sources])
 
 
@@ -277,7 +282,7 @@ def _content_key(source: Source) -> int | str:
         return data.dtype.str + hashlib.sha256(data.tobytes()).hexdigest()
     try:
         return source.path.stat().st_size if source.path else -1
-    except OSError:
+    except (OSError, ValueError):  # as in `Source.stamp`
         return -1
 
 
@@ -286,16 +291,18 @@ def _decode(
 ) -> tuple[Float32[np.ndarray, "samples channels"], int]:
     """All samples of a file, or of the part that the source is."""
     size = file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())
-    if (fault := stated_length.truncated(file)) is not None:
-        raise AudioError(f"is damaged: {fault}")
+    if not size:
+        raise AudioError("is empty: it has 0 bytes")
+    if (fault := stated_length.fault(file)) is not None:
+        raise AudioError(fault)
     try:
         with soundfile.SoundFile(_openable(file)) as audio:
             rate_hz = audio.samplerate
             if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
                 raise AudioError(f"has a sampling rate of {rate_hz} Hz, which cannot be")
             stated = plausible_frames(audio.frames, size)
-            # The header of an MP3 may only estimate its length; other formats state it.
-            exact = stated is not None and audio.format != "MP3"
+            # Decoders of MP3 may leave out what encoders put before and behind.
+            tolerance = _MP3_DELAY if audio.format == "MP3" else 0
             if stated is None and audio.format == "OGG":  # its last page has the length
                 raise AudioError("is damaged: its end is missing")
             first, wanted = 0, None
@@ -316,13 +323,21 @@ def _decode(
             expected = None if stated is None else stated - first
             if expected is not None and wanted is not None:
                 expected = min(expected, wanted)
-            if exact and expected is not None and len(samples) < expected:
+            if expected is not None and len(samples) < expected - tolerance:
                 raise AudioError(f"is damaged: {len(samples)} of {expected} samples decode")
             return samples, rate_hz
     except AudioError:
         raise
     except Exception as error:  # whatever a decoder raises, it is this file that is at fault
-        raise AudioError(f"cannot be decoded: {error}") from error
+        raise AudioError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be decoded, without its name."""
+    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    if "possibly a pipe" in text:  # so libsndfile calls what is no MP3, in a file called .mp3
+        text = "Format not recognised."
+    return f"cannot be decoded: {text}"
 
 
 def _read_blocks(
@@ -333,7 +348,8 @@ def _read_blocks(
     # Otherwise soundfile reads no further than the header says, and seeks there.
     audio.seekable = lambda: False
     while left > 0:
-        block = audio.read(min(left, _BLOCK_FRAMES), dtype="float32", always_2d=True)
+        most = max(1, _BLOCK_SAMPLES // audio.channels)
+        block = audio.read(min(left, most), dtype="float32", always_2d=True)
         if not len(block):
             break
         blocks.append(block)
@@ -342,7 +358,9 @@ def _read_blocks(
 
 
 def _openable(file: Path | io.BytesIO) -> Any:
-    """The file as soundfile takes it, also if its name is no UTF-8."""
+    """The file as soundfile takes it, also if its name is no UTF-8 or its length unknown."""
+    if (completed := mp3_frames.with_length(file)) is not None:
+        return completed
     if isinstance(file, io.BytesIO):
         return file
     try:
@@ -366,7 +384,7 @@ def channels_of(source: Source) -> int:
     """Channels by the header of a file; 1 where there is none that can be read."""
     try:
         file = None if source.unusable else source.file()
-        if isinstance(file, Path) and not file.is_file():  # a pipe would wait for ever
+        if isinstance(file, Path) and not is_file(file):  # a pipe would wait for ever
             return 1
         return 1 if file is None else soundfile.info(_openable(file)).channels
     except Exception:  # reading it says why
@@ -379,13 +397,13 @@ def stated_seconds(file: Path | io.BytesIO) -> float | None:
     Raises:
         AudioError: the header cannot be read.
     """
-    if isinstance(file, Path) and not file.is_file():  # a pipe would wait for ever
+    if isinstance(file, Path) and not is_file(file):  # a pipe would wait for ever
         raise AudioError("is not a file")
     size = file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())
     try:
         info = soundfile.info(_openable(file))
     except Exception as error:  # as in `_decode`
-        raise AudioError(f"cannot be decoded: {error}") from error
+        raise AudioError(_reason(error)) from error
     frames = plausible_frames(info.frames, size)
     if frames is None or not _RATES_HZ[0] <= info.samplerate <= _RATES_HZ[1]:
         return None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from speechsim_jax.audio.paths import is_file
 from speechsim_jax.errors import UserError, did_you_mean
 
 
@@ -26,21 +27,32 @@ class Layout:
         example: A path that it matches, as downloaded.
         transcript: (file, its root) -> what is said, "" if that is not there; None if the layout
             has no transcripts.
-        alignments: Where published alignments are, as a path relative to the folder of the file.
+        alignments: Where published alignments are: paths relative to the folder of the file, with
+            its name for "*", without suffixes.
         tables: Manifests that know speakers and transcripts by the name of the file, relative to
-            its folder; the first that exists is read.
+            its folder; the first that names a file counts.
     """
 
     name: str
     pattern: str
     example: str
     transcript: Callable[[Path, Path], str] | None = None
-    alignments: str = ""
+    alignments: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
 
     def match(self, path: PurePosixPath) -> re.Match[str] | None:
         """The match of a path, None if the file is not of this layout."""
         return re.search(rf"(?:^|/){self.pattern}$", str(_without_suffixes(path)))
+
+    def aligned(self, path: Path) -> list[Path]:
+        """The files of alignments of a file that exist."""
+        stem = _without_suffixes(PurePosixPath(path.name)).name
+        found = []
+        for pattern in self.alignments:
+            place = path.parent / pattern.replace("*", stem)
+            spellings = (place, place.with_suffix(place.suffix.lower()))
+            found += [spelling for spelling in spellings if is_file(spelling)][:1]
+        return found
 
 
 @dataclass(frozen=True)
@@ -174,6 +186,14 @@ def _in_folder(folder: str) -> Callable[..., str]:
     return read
 
 
+def _in_prompts(path: Path, _: Path) -> str:
+    """Festvox: ( NAME "TEXT" ), all prompts of a speaker in one file."""
+    prompts = path.parents[1] / "etc" / "txt.done.data"
+    # Behind the bracket, the name ends at a space as in other tables.
+    line = _table(prompts, " ", 2, key=1).get(path.stem, "")
+    return line.removesuffix(")").strip().strip('"').replace('\\"', '"')
+
+
 def _in_table(name: str, separator: str, text: int = 1) -> Callable[..., str]:
     """A line of a table above the audio: the name of the file first, what is said in a column."""
 
@@ -188,20 +208,20 @@ def _in_table(name: str, separator: str, text: int = 1) -> Callable[..., str]:
     return read
 
 
-def _table(path: Path, separator: str, text: int) -> dict[str, str]:
+def _table(path: Path, separator: str, text: int, key: int = 0) -> dict[str, str]:
     """What is said by name of the file; the last column may contain the separator."""
     try:
         changed = path.stat().st_mtime_ns
     except OSError:
         return {}
-    return _read_table(path, changed, separator, text)
+    return _read_table(path, changed, separator, text, key)
 
 
 @functools.lru_cache(maxsize=64)
-def _read_table(path: Path, changed: int, separator: str, text: int) -> dict[str, str]:
+def _read_table(path: Path, changed: int, separator: str, text: int, key: int) -> dict[str, str]:
     """A table once; `changed` is part of the key, so an edited one is read again."""
     rows = (line.split(separator, text) for line in _lines(path))
-    return {Path(row[0]).stem: row[text].strip() for row in rows if len(row) > text}
+    return {Path(row[key]).stem: row[text].strip() for row in rows if len(row) > text}
 
 
 def _without_times(text: str) -> str:
@@ -222,7 +242,7 @@ LAYOUTS = (
         r"(?P<speaker>\d{1,5})/(\d{1,6})/(?P=speaker)-\2-\d{4}",
         "LibriSpeech/dev-clean/84/121123/84-121123-0000.flac",
         _in_chapter,
-        "*.TextGrid",
+        ("*.TextGrid",),
     ),
     # One folder of files from it, as many sets are handed on.
     Layout("LibriSpeech files", r"(?P<speaker>\d{1,5})-\d{3,6}-\d{4}", "84-121123-0000.flac"),
@@ -243,7 +263,7 @@ LAYOUTS = (
         r"(?i:dr[1-8]/(?P<speaker>[fm][a-z]{2}[a-z0-9]\d)/s[aix]\d{1,4})",
         "TRAIN/DR1/FCJF0/SA1.WAV",
         _next_to_it(".txt", _without_times),
-        "*.PHN",
+        ("*.PHN", "*.WRD"),
     ),
     Layout(
         "VCTK",
@@ -260,13 +280,16 @@ LAYOUTS = (
         "Common Voice",
         r"common_voice_[\w-]+_\d+",
         "cv-corpus-17.0/de/clips/common_voice_de_17298952.mp3",
-        tables=tuple(f"../{name}.tsv" for name in ("validated", "train", "dev", "test", "other")),
+        tables=tuple(
+            f"../{name}.tsv"
+            for name in ("validated", "invalidated", "other", "train", "dev", "test")
+        ),
     ),
     Layout(
         "AISHELL-1",
         r"(?P<speaker>S\d{4})/BAC009(?P=speaker)W\d{4}",
         "data_aishell/wav/train/S0002/BAC009S0002W0122.wav",
-        _in_table("aishell_transcript_v0.8.txt", " "),
+        _in_table("transcript/aishell_transcript_v0.8.txt", " "),
     ),
     Layout(
         "AISHELL-3",
@@ -277,14 +300,15 @@ LAYOUTS = (
         "CMU ARCTIC",
         r"cmu_us_(?P<speaker>\w+)_arctic/wav/arctic_[ab]\d{4}",
         "cmu_us_bdl_arctic/wav/arctic_a0001.wav",
-        alignments="../lab/*.lab",
+        _in_prompts,
+        alignments=("../lab/*.lab",),
     ),
     Layout(
         "L2-ARCTIC",
         r"(?P<speaker>[A-Z]{3,5})/wav/arctic_[ab]\d{4}",
         "l2arctic_release_v5.0/ABA/wav/arctic_a0001.wav",
         _in_folder("transcript"),
-        "../textgrid/*.TextGrid",
+        ("../textgrid/*.TextGrid",),
     ),
     Layout(
         "LJSpeech",
@@ -318,7 +342,7 @@ LAYOUTS = (
         "Buckeye",
         r"(?P<speaker>s[0-4]\d)\d\d[ab]",
         "s01/s0101a.wav",
-        alignments="*.phones",
+        alignments=("*.phones", "*.words"),
     ),
     Layout("THCHS-30", r"(?P<speaker>[A-D]\d{1,2})_\d{1,3}", "data_thchs30/data/A11_0.wav"),
 )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from speechsim_jax.audio.corpus import DATASET, AudioError, Corpus, Source
+from speechsim_jax.audio.paths import looked_up
 from speechsim_jax.errors import UserError
 from speechsim_jax.runtime.atomic_write import atomic_write
 
@@ -56,7 +57,7 @@ class Address(NamedTuple):
                 "hf:openslr/librispeech_asr/clean/validation, where NAME is a dataset of the hub "
                 "or a folder, and CONFIG is `default` if it has none; @REVISION may follow"
             )
-        folder = Path(parts[0]).expanduser()
+        folder = looked_up(parts[0], "audio")
         if folder.is_dir():
             if at:
                 raise UserError(

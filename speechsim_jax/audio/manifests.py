@@ -179,7 +179,7 @@ def _fairseq(path: Path, lines: Sequence[str]) -> Iterator[Entry]:
 def _json_lines(path: Path) -> Iterator[Entry]:
     text = _text(path)
     try:
-        whole = json.loads(text)
+        whole = _parsed(text)
     except ValueError:
         whole = None
     if isinstance(whole, dict) and "\n" in text.strip():
@@ -192,7 +192,7 @@ def _json_lines(path: Path) -> Iterator[Entry]:
             where = f"audio: {path} line {number}"
             if line.strip():
                 try:
-                    records.append((where, json.loads(line)))
+                    records.append((where, _parsed(line)))
                 except ValueError as error:
                     raise UserError(f"{where}: no JSON ({error}); expected an object a line") from (
                         error
@@ -200,7 +200,16 @@ def _json_lines(path: Path) -> Iterator[Entry]:
     for where, record in records:
         if not isinstance(record, dict):
             raise UserError(f"{where}: {type(record).__name__}; expected an object")
-        yield _entry(_of_lhotse(record) if "recording" in record else _known(record), where)
+        known = _of_lhotse(record, where) if "recording" in record else _known(record)
+        yield _entry(known, where)
+
+
+def _parsed(text: str) -> Any:
+    """A value of JSON; raises ValueError, also for one that is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _known(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,20 +221,28 @@ def _known(record: Mapping[str, Any]) -> dict[str, Any]:
     return {what: value for what, value in found.items() if value is not None}
 
 
-def _of_lhotse(cut: Mapping[str, Any]) -> dict[str, Any]:
+def _of_lhotse(cut: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A cut: a stretch of a recording with its supervisions."""
     recording = cut["recording"] if isinstance(cut["recording"], dict) else {}
-    sources = recording.get("sources") or [{}]
-    said = cut.get("supervisions") or []
+    sources = _objects(recording, "sources", where)
+    said = _objects(cut, "supervisions", where)
     row = {
-        "path": sources[0].get("source") if isinstance(sources[0], dict) else None,
+        "path": sources[0].get("source") if sources else None,
         "id": cut.get("id"),
         "offset": cut.get("start"),
         "seconds": cut.get("duration"),
         "speaker": next((s["speaker"] for s in said if s.get("speaker")), None),
-        "transcript": " ".join(s["text"] for s in said if s.get("text")),
+        "transcript": " ".join(str(s["text"]) for s in said if s.get("text")),
     }
     return {what: value for what, value in row.items() if value is not None}
+
+
+def _objects(record: Mapping[str, Any], name: str, where: str) -> list[dict[str, Any]]:
+    """A field that is a list of objects; empty if it is missing."""
+    value = record.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise UserError(f"{where}: {name!r} is no list of objects")
+    return value
 
 
 def _entry(row: Mapping[str, Any], where: str) -> Entry:
@@ -256,7 +273,7 @@ def _seconds(row: Mapping[str, Any], name: str, where: str) -> float | None:
         return None
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if not 0 <= seconds < math.inf or isinstance(value, bool):
         raise UserError(f"{where}: {name}={value!r}; expected a number of seconds, or nothing")

@@ -34,6 +34,7 @@ from speechsim_jax.audio.corpus_layouts import (
     speaker_pattern,
     summary,
 )
+from speechsim_jax.audio.paths import is_file, looked_up
 from speechsim_jax.errors import UserError, counted
 from speechsim_jax.settings import Settings
 
@@ -99,7 +100,7 @@ def open_corpus(
         corpus = hub_datasets.open_dataset(audio)
         origin, sources = corpus.origin, list(corpus.sources)
     elif isinstance(audio, str | os.PathLike):
-        path = Path(audio).expanduser()
+        path = looked_up(audio, "audio")
         origin, sources = str(path), _open_path(path, naming, facts)
     elif isinstance(audio, Mapping):
         origin = "arrays"
@@ -123,7 +124,7 @@ def open_corpus(
         layouts = [layouts[index] for index, _ in chosen]
         sources = [source for _, source in chosen]
     facts |= _facts(sources, layouts)
-    _log_facts(origin, facts)
+    _log_facts(origin, facts, of_files=any(source.path is not None for source in sources))
     return Corpus(origin, tuple(sources), facts)
 
 
@@ -212,7 +213,7 @@ def _of_layouts(
         if layout is not None and source.path is not None:
             speaker, text = source.speaker, source.transcript
             if layout.tables and not (speaker and text):
-                known = _of_table(source.path.parent, layout.tables).get(source.path.name)
+                known = _of_table(source.path, layout.tables)
                 if known is not None:
                     speaker, text = speaker or known.speaker or "", text or known.transcript
             if transcripts and not text and layout.transcript is not None:
@@ -223,12 +224,14 @@ def _of_layouts(
     return completed, layouts
 
 
-def _of_table(folder: Path, names: tuple[str, ...]) -> dict[str, manifests.Entry]:
-    """What the first of these manifests that exists says, by the name of the file."""
-    for path in (folder / name for name in names):
-        if path.is_file():
-            return _read_table(path, path.stat().st_mtime_ns)
-    return {}
+def _of_table(file: Path, names: tuple[str, ...]) -> manifests.Entry | None:
+    """What the first of these manifests that names a file says of it."""
+    for path in (file.parent / name for name in names):
+        if is_file(path):
+            known = _read_table(path, path.stat().st_mtime_ns).get(file.name)
+            if known is not None:
+                return known
+    return None
 
 
 @functools.lru_cache(maxsize=8)
@@ -251,10 +254,15 @@ def _facts(sources: Sequence[Source], layouts: Sequence[Layout | None]) -> dict[
     return facts
 
 
-def _log_facts(origin: str, facts: Mapping[str, Any]) -> None:
+def _log_facts(origin: str, facts: Mapping[str, Any], of_files: bool) -> None:
     if "layouts" in facts:
         files = ", ".join(f"{counted(n, 'file')} of {name}" for name, n in facts["layouts"].items())
         log.info("%s: %s; %s", origin, files, counted(facts["speakers"], "speaker"))
+    if unknown := facts.get("speaker_unknown") if of_files else 0:
+        log.info(
+            "%s: the speaker of %s is not known; --speaker_from or a manifest can say it",
+            origin, counted(unknown, "utterance"),
+        )  # fmt: skip
     if "passed_over" in facts:
         kinds = ", ".join(f"{n} {suffix}" for suffix, n in facts["passed_over"].items())
         log.warning(
@@ -350,7 +358,7 @@ def _root_of(name: str, folder: Path) -> tuple[Path, str]:
     if not Path(name).is_absolute():
         for inner in ("", "clips", "wavs", "wav", "audio", "data"):
             for suffix in ("", *AUDIO_SUFFIXES):
-                if (folder / inner / f"{name}{suffix}").is_file():
+                if is_file(folder / inner / f"{name}{suffix}"):
                     return folder / inner, suffix
     return folder, ""
 
@@ -377,7 +385,7 @@ def _open_sequence(items: Sequence[Any], naming: _Naming) -> list[Source]:
         if isinstance(item, str) and item.startswith(DATASET):
             raise UserError(f"audio: {item} is a dataset; a list holds files, or pass it alone")
         if isinstance(item, str | os.PathLike):
-            path = Path(item).expanduser()
+            path = looked_up(item, "audio")
             if path.is_dir():
                 raise UserError(f"audio: {path} is a folder; a list holds files, or pass it alone")
             name = path.as_posix()
@@ -392,6 +400,8 @@ def _listed_source(name: str, root: Path, naming: _Naming) -> Source:
     unusable = ""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|file:", name):
         unusable = "is an address, which is not fetched; name a file"
+    elif "\0" in name:
+        unusable = "is no name of a file: it has a null character"
     elif name.endswith("|"):
         unusable = "is a command, which is not run; name a file"
     if unusable:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from speechsim_jax.models.encoder import SpeechEncoder
 
 UNHEARD, ALL = "unheard", "all"
+_PHONE_TIERS = ("phone", "phones", "phn")
 
 
 @documented
@@ -48,7 +49,8 @@ class Config:
         Settings,
         "alignments",
         default=flags.REQUIRED,
-        help="Phones: a .tsv, .ctm or .TextGrid file, or a folder of TextGrid files.",
+        help="Phones: a .tsv, .ctm or .TextGrid file, a folder of TextGrid files, or auto for "
+        "those published with the corpus.",
     )
     workdir: str = flags.workdir()
     alignment_tier: str | None = flags.like(Settings, "alignment_tier")
@@ -112,7 +114,7 @@ def run(config: Config) -> summary.ProbeSummary:
         from speechsim_jax.analyses.probing import classifier, features, figure, summary
         from speechsim_jax.runtime import provenance
 
-        alignments = _aligned(config)
+        alignments = _aligned(config, corpus)
         pairs = _load(config)
         chosen, tested, dropped = _choose(config, corpus, alignments, pairs)
         known = _features(config, chosen, pairs)
@@ -196,16 +198,18 @@ def _features(
     return features.labelled_frames(chosen, rows)
 
 
-def _aligned(config: Config) -> Alignments:
-    """The alignments, of the tier "phone" where there are several and none is named."""
-    from speechsim_jax.audio.alignments import MissingTier, read_alignments
+def _aligned(config: Config, corpus: Corpus) -> Alignments:
+    """The alignments; of several tiers, where none is named, that of phones."""
+    from speechsim_jax.audio.alignments import MissingTier, alignments_of
 
-    if config.alignment_tier is not None:
-        return read_alignments(config.alignments, config.alignment_tier)
+    def read(tier: str | None) -> Alignments:
+        return alignments_of(corpus, config.alignments, tier, config.layout)
+
     try:
-        return read_alignments(config.alignments)
-    except MissingTier:
-        return read_alignments(config.alignments, "phone")
+        return read(config.alignment_tier)
+    except MissingTier as error:
+        tier = next((name for name in _PHONE_TIERS if name in error.tiers), _PHONE_TIERS[0])
+        return read(tier)
 
 
 def _load(config: Config) -> list[_Pair]:

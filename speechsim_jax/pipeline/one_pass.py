@@ -23,7 +23,7 @@ from jaxtyping import Array, Float32, Int32
 
 from speechsim_jax.audio import batching
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped
-from speechsim_jax.errors import UserError, counted
+from speechsim_jax.errors import UserError, counted, one_line
 from speechsim_jax.inference.clusters import Clustering
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models import forward
@@ -413,7 +413,7 @@ def digest_of(samples: Float32[np.ndarray, " sample"]) -> str:
 
 def log_skipped(skipped: Skipped) -> None:
     """Log a file that could not be used."""
-    _log.warning("skipped %s: %s", skipped.id, skipped.reason)
+    _log.warning("skipped %s: %s", one_line(skipped.id), skipped.reason)
 
 
 def _log_rate(counts: ReadCounts, earlier: ReadCounts, elapsed_seconds: float) -> None:

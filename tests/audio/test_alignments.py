@@ -1,19 +1,29 @@
 """Alignments in every format, errors for malformed ones, and matching to utterances."""
 
 import hashlib
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
+import speechsim_jax as ss
 from speechsim_jax.audio.alignments import (
     Alignments,
     Segments,
     aligned_corpus,
+    alignments_of,
     read_alignments,
 )
 from speechsim_jax.audio.corpus import Corpus, Skipped, Source
+from speechsim_jax.audio.corpus_layouts import LAYOUTS
+from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.errors import UserError
+from tests.support import published_corpora
+from tests.support.paths import DATA
+from tests.support.sound_files import noise
 
 EXPECTED = {
     "a/one": [(0.0, 0.25, "SIL"), (0.25, 0.4, "AH"), (0.4, 0.9, "B")],
@@ -227,6 +237,20 @@ def test_malformed(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("number", ["\u00b2", "\u0663", "9" * 5000])
+def test_what_only_looks_like_a_count_is_none(tmp_path, number):
+    files = {
+        "x.phn": f"0 {number} a\n",
+        "x.lab": f"0 {number}x a\n",
+        "x.TextGrid": SHORT.replace("\n3\n", f"\n{number}\n"),
+        "y.TextGrid": f'"Praat chronological TextGrid text file" 0 1 {number} "IntervalTier"',
+    }
+    for name, text in files.items():
+        with pytest.raises(UserError) as error:
+            read_alignments(write(tmp_path / name, text))
+        assert len(str(error.value).splitlines()) == 1
+
+
 def test_errors_name_the_tiers(tmp_path):
     path = write(tmp_path / "a.tsv", TSV)
     with pytest.raises(UserError, match="has the tiers phone, word; choose one"):
@@ -396,3 +420,91 @@ def test_the_real_alignments(speech):
         np.testing.assert_array_equal(s.starts[1:], s.ends[:-1])
     names = [name.removeprefix("librispeech_test_other/") for name in phones.utterances]
     assert len(phones.match(names)) == 100
+
+
+# ---------------------------------------------------------------- published with the audio
+
+
+@pytest.mark.parametrize(
+    ("published", "tier", "place", "labels"),
+    [
+        (published_corpora.TIMIT, "phn", r"\*\.PHN and \*\.WRD of TIMIT", {"h#", "sh", "ix", "dh"}),
+        (published_corpora.TIMIT, "wrd", "of TIMIT for 3 files", {"she", "had", "the"}),
+        (published_corpora.L2_ARCTIC, None, "textgrid/.* of L2-ARCTIC for 3", {"sil", "AO1"}),
+        (published_corpora.CMU_ARCTIC, None, "lab/.* of CMU ARCTIC for 3 files", {"pau", "ao"}),
+    ],
+)
+def test_auto_is_where_the_layout_says(tmp_path, caplog, published, tier, place, labels):
+    corpus = open_corpus(published.write(tmp_path))
+    with caplog.at_level("INFO"):
+        aligned = alignments_of(corpus, "auto", tier)
+    assert re.search(place, caplog.text)
+    assert set(aligned.labels) == labels and aligned.tier == (tier or aligned.tier)
+    matched = aligned.match(source.id for source in corpus.sources)
+    assert set(matched) == set(published.audio)
+    # By hand it is the same, utterance by utterance.
+    for id_, segments in matched.items():
+        layout = next(k for k in LAYOUTS if k.name == published.layout)
+        files = layout.aligned(tmp_path / id_)
+        suffix = "." + tier.upper() if tier else files[0].suffix
+        (file,) = (file for file in files if file.suffix == suffix)
+        (by_hand,) = read_alignments(file, tier).utterances.values()
+        assert segments.labels == by_hand.labels
+        np.testing.assert_array_equal(segments.starts, by_hand.starts)
+
+
+def test_auto_of_lower_case_of_channels_and_in_part(tmp_path):
+    """TIMIT is copied in lower case; each channel has the segments of its file."""
+    for name in published_corpora.TIMIT.audio:
+        path = tmp_path / name.lower()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stereo = np.stack([noise(8000), noise(8000, 1)], 1)
+        soundfile.write(path, stereo, 16_000, format="NIST")
+        if "SX127" not in name:
+            path.with_suffix(".phn").write_text("0 2000 h#\n2000 8000 dh\n")
+    corpus = open_corpus(tmp_path, channel="each")
+    aligned, segments = aligned_corpus(corpus, alignments_of(corpus, "auto"), [].append, False)
+    assert sorted(segments) == [
+        "timit/test/dr8/mslb0/si1193.wav:1", "timit/test/dr8/mslb0/si1193.wav:2",
+        "timit/train/dr1/fcjf0/sa1.wav:1", "timit/train/dr1/fcjf0/sa1.wav:2",
+    ]  # fmt: skip
+    assert len(aligned.sources) == 4
+
+
+@pytest.mark.parametrize(
+    ("published", "message"),
+    [
+        (published_corpora.UNLISTED, "the layout of .* is not known"),
+        (published_corpora.VOXCELEB, "VoxCeleb is published without alignments"),
+        (published_corpora.LIBRISPEECH, r"is of LibriSpeech, but \*\.TextGrid are not there"),
+    ],
+)
+def test_auto_is_refused_where_there_is_nothing(tmp_path, published, message):
+    corpus = open_corpus(published.write(tmp_path))
+    with pytest.raises(UserError, match=rf"alignments=auto: .*{message}.*; name a file or folder"):
+        alignments_of(corpus, "auto")
+    with pytest.raises(UserError, match="is not known"):
+        alignments_of(open_corpus([noise(8000)]), "auto")
+
+
+def test_auto_has_the_tiers_of_its_files(tmp_path):
+    corpus = open_corpus(published_corpora.TIMIT.write(tmp_path))
+    with pytest.raises(UserError, match="has the tiers phn, wrd; choose one"):
+        alignments_of(corpus, "auto")
+
+
+@pytest.mark.slow
+def test_a_comparison_with_auto_is_that_with_the_folder(tmp_path):
+    published_corpora.L2_ARCTIC.write(tmp_path)
+    for folder in (tmp_path / "l2arctic_release_v5.0").rglob("annotation"):
+        shutil.rmtree(folder)  # a folder would be read as a whole
+    models = [DATA / "parity" / name for name in ("wav2vec2-base", "hubert-base")]
+    results = [
+        ss.compare(
+            models, str(tmp_path), "lincka", pool="segment", alignments=alignments,
+            batch_seconds=2, buckets=1, progress=False,
+        )
+        for alignments in ("auto", str(tmp_path))
+    ]  # fmt: skip
+    np.testing.assert_array_equal(results[0].dataset["lincka"], results[1].dataset["lincka"])
+    assert results[0].attributes["utterances"] == 3

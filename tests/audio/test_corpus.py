@@ -297,10 +297,21 @@ def test_overflow_is_caught(tmp_path):
 
 
 def test_unreadable_files_are_refused(tmp_path):
-    for name, content in [("text.wav", b"hello" * 99), ("zero.flac", b""), ("pcm.raw", b"ab" * 99)]:
+    for name, content in [
+        ("text.wav", b"hello" * 99),
+        ("page.mp3", b"<html>" * 99),
+        ("words.ogg", b"ab" * 99),
+    ]:
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(AudioError, match="cannot be decoded"):
+        with pytest.raises(AudioError) as error:
             read(source_of(tmp_path / name))
+        assert str(error.value) == "cannot be decoded: Format not recognised."
+    (tmp_path / "a.raw").write_bytes(b"ab" * 99)
+    with pytest.raises(AudioError, match="cannot be decoded: samplerate must be specified"):
+        read(source_of(tmp_path / "a.raw"))
+    (tmp_path / "zero.flac").touch()
+    with pytest.raises(AudioError, match="is empty: it has 0 bytes"):
+        read(source_of(tmp_path / "zero.flac"))
     with pytest.raises(AudioError, match="not a file"):
         read(source_of(tmp_path))
     flac = write(tmp_path / "a.flac", noise(16_000)).read_bytes()
@@ -310,6 +321,18 @@ def test_unreadable_files_are_refused(tmp_path):
     # 36 bits of STREAMINFO hold the number of samples: here, 240 GiB of them.
     (tmp_path / "liar.flac").write_bytes(flac[:21] + bytes([flac[21] | 0x0F]) + flac[22:])
     assert len(read(source_of(tmp_path / "liar.flac")).samples) == 16_000
+
+
+def test_messages_are_one_line_whatever_the_name(tmp_path):
+    for name in ("new\nline", "\r", "\x1b[2J", "\u2028"):
+        path = tmp_path / f"{name}.wav"
+        with pytest.raises(AudioError) as missing:
+            read(source_of(path))
+        with pytest.raises(UserError) as unknown:
+            open_corpus(path)
+        for message in (str(missing.value), str(unknown.value)):
+            assert len(message.splitlines()) == 1 and name not in message
+            assert name.encode("unicode_escape").decode() in message
 
 
 def test_a_damaged_ogg_is_not_half_read(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from speechsim_jax.audio.corpus import AudioError, read
-from speechsim_jax.audio.open_corpus import open_corpus
+from speechsim_jax.audio.open_corpus import open_corpus, with_durations
 from speechsim_jax.errors import UserError
 from tests.support.sound_files import ids, manifest, noise, write
 
@@ -109,6 +109,9 @@ def test_lhotse(folder):
     corpus = open_corpus(manifest(folder / "cuts.jsonl", json.dumps(cut)))
     assert spoken(corpus) == [("cut-1", "spk7", "hello")]
     assert len(read(corpus.sources[0]).samples) == 4000
+    cut["supervisions"] = [{"text": 12}, {"text": "hi"}, {}]
+    corpus = open_corpus(manifest(folder / "cuts.jsonl", json.dumps(cut)))
+    assert spoken(corpus) == [("cut-1", "", "12 hi")]
 
 
 def test_kaldi(folder):
@@ -155,8 +158,37 @@ def test_addresses_are_not_fetched(folder):
 
 
 @pytest.mark.parametrize(
+    "name", ["x" * 300, "x/" * 3000, "a\0b.wav", "~nobody-here/a.wav", "ä" * 200]
+)
+def test_a_name_that_cannot_be_is_skipped_alone(folder, name):
+    """Looking it up raised, wherever it stood, and ended the run."""
+    for lines in ((name, "clips/a.wav"), ("clips/a.wav", name)):
+        records = [json.dumps({"path": line}) for line in lines]
+        table = manifest(folder / "m.jsonl", *records)
+        corpus = with_durations(open_corpus(table, channel="each"))
+        assert len(corpus.fingerprint()) == 64
+        good, bad = sorted(corpus.sources, key=lambda source: "clips" not in source.id)
+        assert len(read(good).samples) == 16_000 and bad.seconds is None
+        with pytest.raises(AudioError, match=r"is not a file|is no name of a file"):
+            read(bad)
+        assert bad.stamp() == [-1]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-here/a", "x/" * 3000, "a\0b"])
+def test_audio_that_cannot_be_looked_up_is_refused_in_one_line(name):
+    for audio in (name, [f"{name}.wav"], f"hf:{name}/default/train"):
+        with pytest.raises((UserError, AudioError)) as error:
+            read(open_corpus(audio).sources[0])
+        assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("m.jsonl", '{"audio": ' + 99_999 * "[", "line 1: no JSON"),
+        ("m.jsonl", '{"audio": "a.wav", "duration": 1' + 400 * "0" + "}", "a number of seconds"),
+        ("m.jsonl", '{"recording": {"sources": 3}}', "'sources' is no list of objects"),
+        ("m.jsonl", '{"recording": {}, "supervisions": ["x"]}', "'supervisions' is no list"),
         ("m.csv", "", "is empty; a manifest starts with a header"),
         ("m.csv", "name;age\na;b", "has no column 'path'"),
         ("m.csv", "path,seconds\na.wav,1,2", "line 2: more fields"),

@@ -212,6 +212,17 @@ def test_an_utterance_without_chosen_frames_counts_nothing(speech_like, models, 
     assert all(len(layer) == left for layer in states.values())
 
 
+@pytest.mark.parametrize("tier", ["phones", "phn"])
+def test_phones_are_found_under_the_names_of_aligners(speech_like, models, tmp_path, tier):
+    """The Montreal Forced Aligner says phones, TIMIT phn."""
+    renamed = tmp_path / "renamed.tsv"
+    text = (speech_like / "alignments.tsv").read_text()
+    renamed.write_text(text.replace("\tphone\t", f"\t{tier}\t"))
+    workdir = tmp_path / "probe"
+    probe.run(config_of(speech_like, [models["first"]], workdir, alignments=str(renamed)))
+    assert json.loads((workdir / "probe.json").read_text())["alignments"]["tier"] == tier
+
+
 # --- what is written ---
 
 

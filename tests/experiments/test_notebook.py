@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbclient
 import nbformat
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
+from speechsim_jax.audio.chosen import choose
+from speechsim_jax.commands import compare
 from tests.support.paths import ROOT
 from tests.support.sound_files import noise, write
 
@@ -146,6 +149,56 @@ def test_a_repository_must_be_named_and_be_this_one(install, tmp_path):
     assert not (tmp_path / "speechsim_clone").exists()
 
 
+# ---------------------------------------------------------------- the settings of its form
+
+
+@pytest.fixture
+def configured(monkeypatch, tmp_path):
+    """What the cells of audio and of comparing ask for, with the form filled in."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("ann/1.wav", "ann/2.wav", "bob/1.wav", "bob/1_mic2.wav"):
+        write(tmp_path / "speech" / name, noise(16_000))
+
+    def configured(**values) -> tuple[compare.Config, dict]:
+        asked: list[compare.Config] = []
+        summary = SimpleNamespace(summary=str)
+        run = lambda config: asked.append(config) or summary  # noqa: E731
+        names = {
+            "ss": ss, "Path": Path, "models": ["a"], "MODELS": "a",
+            "compare": SimpleNamespace(Config=compare.Config, run=run),
+        }  # fmt: skip
+        notebook = with_settings(opened(), AUDIO="speech", **values)
+        for containing in ("AUDIO =", "compare.Config("):
+            exec(code_of(notebook, containing), names)
+        return asked[0], names
+
+    return configured
+
+
+def test_what_is_counted_is_what_is_compared(configured, capsys):
+    config, names = configured(
+        ONLY="*.wav", EXCLUDE="*_mic2.wav,*/2.wav", SPEAKER_FROM="^([^/]+)/", CHANNEL="left"
+    )
+    assert "2 utterances of 2 speakers in speech" in capsys.readouterr().out
+    assert [source.id for source in names["corpus"].sources] == ["ann/1.wav", "bob/1.wav"]
+    chosen = choose(config.audio, config.settings).corpus
+    assert [(s.id, s.speaker, s.channel) for s in chosen.sources] == [
+        ("ann/1.wav", "ann", 0), ("bob/1.wav", "bob", 0),
+    ]  # fmt: skip
+    config, _ = configured()
+    assert config.settings == ss.Settings(max_minutes=20)
+    config, _ = configured(LAYOUT="TIMIT", MINUTES=1)
+    assert config.settings == ss.Settings(max_minutes=1, layout="TIMIT")
+
+
+def test_a_second_run_goes_on_from_the_first(configured, tmp_path):
+    config, _ = configured(WORKDIR="results")
+    assert not config.resume
+    (tmp_path / "results").mkdir()
+    config, _ = configured(WORKDIR="results")
+    assert config.resume
+
+
 # ---------------------------------------------------------------- running
 
 
@@ -183,7 +236,9 @@ def text(folder: Path, containing: str) -> str:
 @pytest.mark.slow
 def test_it_checks_compares_and_saves(folder):
     assert text(folder, "selfcheck.main()").count("ok     ") == 8
-    assert "96 utterances in speechsim_material/speech" in text(folder, "MINUTES =")
+    assert re.search(
+        r"96 utterances of \d+ speakers in speechsim_material/speech", text(folder, "MINUTES =")
+    )
     results = folder / "speechsim_results"
     assert {path.name for path in results.iterdir()} >= {
         "config.json", "result.nc", "report.html", "figures", "log.jsonl",
