@@ -1,7 +1,13 @@
 """The exception that a user's mistake raises, and the wording of messages."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# Control characters, marks and overrides of direction, line separators, what is no character.
+_OBEYED = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 class UserError(ValueError):
@@ -15,12 +21,31 @@ class UserError(ValueError):
     speechsim_jax.errors.UserError: no models given; expected hub ids or folders
     """
 
+    def __str__(self) -> str:
+        return printable_lines(super().__str__())
+
 
 class StorageError(UserError):
     """Something cannot be written; the message says where, why and what is complete.
 
     The commands exit with code 1: nothing was wrong with how they were called.
     """
+
+
+def printable(text: object) -> str:
+    r"""Text as it is shown: what a terminal or a page would obey instead is written as an escape.
+
+    Names of files, models and labels come from anybody.
+
+    >>> print(printable("a\x1b[31m.wav"))
+    a\u001b[31m.wav
+    """
+    return _OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", str(text))
+
+
+def printable_lines(text: str) -> str:
+    """`printable`, but for the ends of lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def counted(number: int, noun: str) -> str:

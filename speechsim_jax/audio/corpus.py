@@ -17,7 +17,9 @@ import soxr
 from jaxtyping import Float32, Shaped
 
 from speechsim_jax.audio import stated_length
-from speechsim_jax.errors import UserError, counted
+from speechsim_jax.errors import UserError, counted, printable
+
+_log = logging.getLogger(__name__)
 
 SAMPLE_RATE_HZ = 16_000
 _ROUNDED_SECONDS = 0.02
@@ -253,6 +255,11 @@ def _in_range(
             scaled = samples / np.float32(2 ** (bits - 1))
             return scaled, (f"values up to {bits} bits, scaled",)
     raise AudioError(f"has values up to {peak:.3g}; expected -1 to 1")
+
+
+def log_skipped(skipped: Skipped) -> None:
+    """Log a file that could not be used."""
+    _log.warning("skipped %s: %s", printable(skipped.id), printable(skipped.reason))
 
 
 def nothing_usable(corpus: Corpus, skipped: Sequence[Skipped]) -> UserError:

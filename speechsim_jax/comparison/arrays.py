@@ -36,11 +36,15 @@ def _name(key: Any, default: int) -> RepresentationName:
     if isinstance(key, tuple):
         if len(key) != 2 or not isinstance(key[1], int) or isinstance(key[1], bool):
             raise UserError(f"key {key!r}: expected a name, or (model, layer) with a whole number")
+        if not str(key[0]):
+            raise UserError(f"key {key!r}: names no model")
         return RepresentationName(str(key[0]), key[1])
     key = str(key)
     model, _, layer = key.rpartition("/")
     if model and layer.isdigit():
         return RepresentationName(model, int(layer))
+    if not key:
+        raise UserError("a key is empty; expected the name of a model")
     return RepresentationName(key, default)
 
 

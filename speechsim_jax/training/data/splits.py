@@ -14,7 +14,15 @@ import numpy as np
 from jaxtyping import Float32
 
 from speechsim_jax.audio import open_corpus
-from speechsim_jax.audio.corpus import AudioError, Corpus, Source, read, total_seconds
+from speechsim_jax.audio.corpus import (
+    AudioError,
+    Corpus,
+    Skipped,
+    Source,
+    log_skipped,
+    read,
+    total_seconds,
+)
 from speechsim_jax.audio.open_corpus import with_durations
 from speechsim_jax.errors import UserError
 from speechsim_jax.training.recipe import Audio
@@ -182,7 +190,7 @@ class WaveformCache:
         except AudioError as error:
             if number not in self._unusable:
                 self._unusable.add(number)
-                _log.warning("skipped %s: %s", source.id, error)
+                log_skipped(Skipped(source.id, str(error)))
             return np.zeros(0, np.float32)
 
 
