@@ -36,6 +36,10 @@ class PrintableOutput:
         self._stream.write(printable_lines(text))
         return len(text)
 
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._stream.flush()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 

@@ -1,6 +1,6 @@
 """Keys, arrays and precision of the comparisons of arrays."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -8,9 +8,6 @@ import numpy as np
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.results.result import RepresentationName
-
-Key = str | tuple[str, int]
-"""Key of a representation: "model/3", ("model", 3), or a name alone."""
 
 
 def representation_names(
@@ -70,6 +67,25 @@ def as_array(name: str, value: Any) -> np.ndarray:
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise UserError(f"{name}: has values of type {array.dtype}; expected real numbers")
     return array
+
+
+def check_finite(
+    name: str, values: np.ndarray, axes: Sequence[str] = ("row",), before: int = 0
+) -> None:
+    """Raise UserError if a row holds NaN or inf, with its place.
+
+    Args:
+      name: of the array, for the message.
+      values: rows along the last axis.
+      axes: what the other axes are called.
+      before: number of rows along the first axis that were read before these.
+    """
+    finite = np.isfinite(values).all(axis=-1)
+    if not finite.all():
+        first = np.unravel_index(int(np.argmin(finite)), finite.shape)
+        place = [before + int(first[0]), *map(int, first[1:])]
+        where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place))
+        raise UserError(f"{name}: NaN or inf in {where}")
 
 
 def is_array(value: Any) -> bool:
