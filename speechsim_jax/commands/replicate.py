@@ -351,7 +351,7 @@ def _lines(record: Mapping[str, Any]) -> list[str]:
     from speechsim_jax.analyses.markdown import literal
 
     apart = record["speakers_in_one_group"]
-    speakers = "no speaker in two of them" if apart else "speakers in several"
+    speakers = "no speaker in two of them" if apart else "speakers may be in several"
     seconds = record["seconds_of_groups"]
     note = record["config"]["output"]["note"]
     lines = [

@@ -9,6 +9,9 @@ import numpy as np
 from speechsim_jax.errors import UserError
 from speechsim_jax.results.result import RepresentationName
 
+Key = str | tuple[str, int]
+"""Key of a representation: "model/3", ("model", 3), or a name alone."""
+
 
 def representation_names(
     keys: Iterable[Any], layer: int, argument: str

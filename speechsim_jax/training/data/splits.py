@@ -24,6 +24,7 @@ from speechsim_jax.audio.corpus import (
     total_seconds,
 )
 from speechsim_jax.audio.open_corpus import with_durations
+from speechsim_jax.audio.selection import log_unknown_speakers
 from speechsim_jax.errors import UserError
 from speechsim_jax.training.recipe import Audio
 
@@ -89,6 +90,8 @@ def open_split(corpora: Sequence[open_corpus.AudioInput], audio: Audio) -> Split
             f"no utterance is left of {', '.join(map(str, corpora))} with include="
             f"{','.join(audio.include)} exclude={','.join(audio.exclude)}"
         )
+    if audio.held_out or audio.held_out_share:
+        log_unknown_speakers(timed, "holding out speakers")
     held_out_speakers = _held_out_speakers(timed, audio)
     timed.sort(key=lambda source: source.id)
     training = tuple(s for s in timed if speaker_of(s) not in held_out_speakers)
