@@ -186,6 +186,12 @@ def _read(
     audio_ = _choose(audio, request, len(sources))
     encoders = _load(sources, request)
     run = _comparison_run(encoders, audio_, request)
+    if run.shard.count > len(run.corpus.sources):
+        _log.warning(
+            "%d shards are more than %s: %d of them have nothing to read", run.shard.count,
+            counted(len(run.corpus.sources), "utterance"),
+            run.shard.count - len(run.corpus.sources),
+        )  # fmt: skip
     names = [RepresentationName(e.name, l) for e, ls in zip(encoders, run.layers) for l in ls]
     passes, shard = _opened_shard(run, request, names, audio_, scratch)
     stored = request.output.statistics_dir is not None

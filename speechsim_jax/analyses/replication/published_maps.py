@@ -385,7 +385,7 @@ def _agreement(aligned: AlignedMap, x: str, y: str, cells: np.ndarray) -> Agreem
 def write_csv(rows: Sequence[Agreement], path: Path) -> Path:
     """Write one line for each block and orientation, and return the path."""
     heads = tuple(field.name for field in dataclasses.fields(Agreement))
-    return text_tables.write_csv(path, [heads, *map(dataclasses.astuple, rows)])
+    return text_tables.write_csv(path, [heads, *(dataclasses.astuple(row) for row in rows)])
 
 
 def table(rows: Sequence[Agreement]) -> str:
