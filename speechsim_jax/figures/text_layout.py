@@ -103,11 +103,11 @@ def ellipsised(text: str, limit: int | float, size: int | float) -> str:
 
     def of_length(length: int) -> str:
         head, tail = -(-length // 2), length // 2
-        return text if length == len(text) else f"{text[:head]}{_ELLIPSIS}{text[-tail:]}"
+        return f"{text[:head]}{_ELLIPSIS}{text[-tail:]}"
 
-    if len(text) <= 2:
+    if len(text) <= 2 or text_width(text, size) <= limit:
         return text
-    lengths = range(2, len(text) + 1)
+    lengths = range(2, len(text))
     fitting = bisect.bisect_right(lengths, limit, key=lambda n: text_width(of_length(n), size))
     return of_length(lengths[max(fitting - 1, 0)])
 

@@ -4,10 +4,9 @@ Manifests, which are read back, are no such tables: their cells stay as they are
 """
 
 import math
+import numbers
 import os
 from collections.abc import Iterable, Sequence
-
-import numpy as np
 
 from speechsim_jax.errors import printable
 from speechsim_jax.runtime.atomic_write import AnyPath, write_text
@@ -46,12 +45,8 @@ def write_tsv(path: str | os.PathLike[str], rows: Iterable[Sequence[object]]) ->
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and math.isnan(value):
-        return ""
-    if isinstance(value, int | float):
-        return str(value)
+    if isinstance(value, numbers.Real):
+        return "" if math.isnan(value) else str(value)
     text = printable(value)
     return f"'{text}" if text.startswith(_FORMULA) else text
 
