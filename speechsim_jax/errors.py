@@ -1,8 +1,13 @@
 """The exception that a user's mistake raises, and the wording of messages."""
 
 import difflib
-import unicodedata
+import re
 from collections.abc import Iterable
+
+# Control characters, marks and overrides of direction, line separators, what is no character.
+_OBEYED = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 class UserError(ValueError):
@@ -17,7 +22,7 @@ class UserError(ValueError):
     """
 
     def __str__(self) -> str:
-        return one_line(super().__str__())
+        return printable(super().__str__())
 
 
 class StorageError(UserError):
@@ -27,18 +32,20 @@ class StorageError(UserError):
     """
 
 
-def one_line(text: str) -> str:
-    r"""The text with line ends and other control characters escaped, as names may contain them.
+def printable(text: object) -> str:
+    r"""Text as it is shown: what a terminal or a page would obey instead is written as an escape.
 
-    >>> print(one_line("two\nlines"))
-    two\nlines
+    Names of files, models and labels come from anybody.
+
+    >>> print(printable("a\x1b[31m.wav"))
+    a\u001b[31m.wav
     """
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in ("Cc", "Zl", "Zp")
-        else character
-        for character in text
-    )
+    return _OBEYED.sub(lambda match: f"\\u{ord(match[0]):04x}", str(text))
+
+
+def printable_lines(text: str) -> str:
+    """`printable`, but for the ends of lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def counted(number: int, noun: str) -> str:

@@ -3,9 +3,7 @@
 Source: Raghu et al. 2017 (arXiv 1706.05806), section 4.1.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from speechsim_jax.figures.style import (
     draw_cells,
 )
 from speechsim_jax.figures.text_layout import LINE, MEDIUM, SMALL, headline, text_width
-from speechsim_jax.runtime.atomic_write import write_text
+from speechsim_jax.runtime.text_tables import write_csv
 
 # Share of the final score from which on a layer counts as settled.
 _SETTLED = 0.9
@@ -104,9 +102,7 @@ class LearningDynamics:
 
     def write_csv(self, path: Path) -> Path:
         """Write every score: measure, step (empty: untrained), layer, layer of the final model."""
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow(["measure", "step", "layer", "final_layer", "score"])
+        rows: list[tuple[object, ...]] = [("measure", "step", "layer", "final_layer", "score")]
         for measure, scores in self.scores.items():
             maps: list[tuple[int | str, np.ndarray]] = list(zip(self.steps, scores))
             if measure in self.untrained:
@@ -114,8 +110,8 @@ class LearningDynamics:
             for step, values in maps:
                 for (x, y), value in np.ndenumerate(values):
                     layers = self.layers[x], self.layers[y]
-                    writer.writerow([measure, step, *layers, f"{value:.6g}"])
-        return write_text(path, text.getvalue())
+                    rows.append((measure, step, *layers, float(f"{value:.6g}")))
+        return write_csv(path, rows)
 
 
 def steps_map(dynamics: LearningDynamics, measure: str) -> Figure:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from speechsim_jax.analyses.intervals import Interval, bootstrap_interval
+from speechsim_jax.analyses.markdown import literal
 from speechsim_jax.training.records import AUDIO_FILE, model_name
 
 # What corpora are called on the Hugging Face hub, by the first word of their name.
@@ -127,7 +128,9 @@ def _evaluation(facts: Facts) -> str:
     ]
     pretrained_on = sorted({n for part in parts for n in part.get("heard_in_pretraining", [])})
     if pretrained_on:
-        lines.append(f"Its pretraining used these of them: {', '.join(pretrained_on)}.\n")
+        lines.append(
+            f"Its pretraining used these of them: {', '.join(map(literal, pretrained_on))}.\n"
+        )
     lines += ["| | trained | before training | baseline |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     if facts.by_speaker:
@@ -202,21 +205,26 @@ def _probe(facts: Facts) -> str:
     frames = sum(speaker["frames"] for speaker in probe["speakers"].values())
     trained_on = {name for part in facts.audio["training"] for name in part["speakers"]}
     known = len(trained_on & probe["speakers"].keys()) or "none"
+    units = probe.get("units", "speakers")
+    heard = f"was trained on {known} of these speakers"
+    if units != "speakers":
+        heard = "may have been trained on their speakers, who are not all known"
     lines = [
         "## Linear phone probe\n\nShare of frames whose phone a linear classifier predicts, with "
-        f"95 % intervals over {len(probe['speakers'])} speakers that it was not trained on "
+        f"95 % intervals over {len(probe['speakers'])} {units} that it was not trained on "
         f"({frames} frames, {len(probe['phones'])} phones, forced alignments, not gold). This "
-        f"model was trained on {known} of these speakers. The best layer and the penalty are "
-        "chosen on other speakers than those tested.\n",
+        f"model {heard}. The best layer and the penalty are "
+        f"chosen on other {units} than those tested.\n",
         "| | accuracy |",
         "|---|---|",
     ]
-    rows = {name: value for name, value in probe["baselines"].items()}
+    rows = {literal(name): value for name, value in probe["baselines"].items()}
     rows |= {f"layer {l}": value for l, value in enumerate(accuracies["layers"])}
     rows["**best layer**"] = accuracies["best"]
     lines += [f"| {name} | {_share(value)} |" for name, value in rows.items()]
     lines += [
-        f"| best layer less {name} | {_share(v, '+')} |" for name, v in accuracies["gains"].items()
+        f"| best layer less {literal(name)} | {_share(v, '+')} |"
+        for name, v in accuracies["gains"].items()
     ]
     return "\n".join(lines)
 
@@ -250,7 +258,9 @@ def _audio(facts: Facts) -> str:
     lines.append(f"| {' | '.join(head + ['in'] * finetuned)} |")
     lines.append("|---" * (len(head) + finetuned) + "|")
     for part in facts.audio["training"]:
-        cells = [part["corpus"], part["licence"], part["source"], part["utterances"]]
+        cells = [literal(part[key]) for key in ("corpus", "licence", "source")] + [
+            part["utterances"]
+        ]
         cells += [f"{part['minutes']:.2f}", len(part["speakers"])]
         cells += [part["heard_in"]] if finetuned else []
         lines.append(f"| {' | '.join(map(str, cells))} |")
@@ -259,13 +269,16 @@ def _audio(facts: Facts) -> str:
     for name, licence in facts.licences.items():
         lines += [
             "",
-            f"> **{name}**",
+            f"> **{literal(name)}**",
             ">",
-            *(f"> {line}".rstrip() for line in licence.splitlines()),
+            *(f"> {literal(line)}".rstrip() for line in licence.splitlines()),
         ]
     held_out = sorted({name for part in facts.audio["held_out"] for name in part["speakers"]})
     if held_out:
-        lines += ["", f"Held out: {', '.join(held_out)}. All speakers: `{AUDIO_FILE}`."]
+        lines += [
+            "",
+            f"Held out: {', '.join(map(literal, held_out))}. All speakers: `{AUDIO_FILE}`.",
+        ]
     return "\n".join(lines)
 
 

@@ -18,7 +18,9 @@ from jaxtyping import Float32, Shaped
 
 from speechsim_jax.audio import mp3_frames, stated_length
 from speechsim_jax.audio.paths import is_file
-from speechsim_jax.errors import UserError, counted, one_line
+from speechsim_jax.errors import UserError, counted, printable
+
+_log = logging.getLogger(__name__)
 
 SAMPLE_RATE_HZ = 16_000
 _ROUNDED_SECONDS = 0.02
@@ -44,7 +46,7 @@ class AudioError(Exception):
     """One file cannot be used; the message is the reason, in one line, without the file's name."""
 
     def __str__(self) -> str:
-        return one_line(super().__str__())
+        return printable(super().__str__())
 
 
 @runtime_checkable
@@ -258,6 +260,11 @@ def _in_range(
             scaled = samples / np.float32(2 ** (bits - 1))
             return scaled, (f"values up to {bits} bits, scaled",)
     raise AudioError(f"has values up to {peak:.3g}; expected -1 to 1")
+
+
+def log_skipped(skipped: Skipped) -> None:
+    """Log a file that could not be used."""
+    _log.warning("skipped %s: %s", printable(skipped.id), printable(skipped.reason))
 
 
 def nothing_usable(corpus: Corpus, skipped: Sequence[Skipped]) -> UserError:

@@ -45,7 +45,7 @@ def select(corpus: Corpus, max_minutes: float | int, seed: int) -> Corpus:
     if any(source.row is not None and source.seconds is None for source in corpus.sources):
         corpus = _fetch_until_full(corpus, 60.0 * max_minutes, seed)
     sources = with_durations(corpus).sources
-    _log_unknown(sources, "the balance over speakers")
+    log_unknown_speakers(sources, "the balance over speakers")
     timed = [source for source in sources if source.seconds]
     shortest = min(timed, key=lambda source: (source.seconds, source.id), default=None)
     shortest_seconds = shortest.seconds or 0.0 if shortest else 0.0
@@ -76,7 +76,8 @@ def _fetch_until_full(corpus: Corpus, room_seconds: float, seed: int) -> Corpus:
     return replace(corpus, sources=tuple(taken))
 
 
-def _log_unknown(sources: Sequence[Source], what: str) -> None:
+def log_unknown_speakers(sources: Sequence[Source], what: str) -> None:
+    """Log that `what` takes utterances of unknown speaker for speakers, if there are any."""
     unknown = sum(not source.speaker for source in sources)
     if unknown:
         log.info(
@@ -105,7 +106,7 @@ class Groups(NamedTuple):
 
     Attributes:
         corpora: The groups.
-        speakers_disjoint: Whether no speaker is in two groups.
+        speakers_disjoint: Whether no speaker is in two groups, as far as all are known.
     """
 
     corpora: tuple[Corpus, ...]
@@ -139,7 +140,7 @@ def disjoint_groups(corpus: Corpus, count: int, seed: int) -> Groups:
             f"{corpus.origin} has {len(sources)} utterances, too few for {count} groups; give more "
             "audio or ask for fewer groups"
         )
-    _log_unknown(sources, "dividing speakers over groups")
+    log_unknown_speakers(sources, "dividing speakers over groups")
     by_speaker: dict[tuple[str, str], list[Source]] = collections.defaultdict(list)
     for source in sources:
         by_speaker[_speaker(source)].append(source)
@@ -155,7 +156,8 @@ def disjoint_groups(corpus: Corpus, count: int, seed: int) -> Groups:
         Corpus(f"{corpus.origin} [{number} of {count}]", tuple(sorted(group, key=_id)))
         for number, group in enumerate(groups, start=1)
     ]
-    return Groups(tuple(corpora), enough)
+    known = all(source.speaker for source in sources)
+    return Groups(tuple(corpora), enough and known)
 
 
 def _speaker(source: Source) -> tuple[str, str]:

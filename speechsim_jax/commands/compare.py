@@ -22,7 +22,7 @@ from absl.flags import FlagValues
 from speechsim_jax.commands import flags, inputs
 from speechsim_jax.commands.compilation_cache import use_compilation_cache
 from speechsim_jax.commands.log import log_to
-from speechsim_jax.commands.workdir import begin, is_complete, made, save_result
+from speechsim_jax.commands.workdir import begin, is_complete, keeping_complete, made, save_result
 from speechsim_jax.errors import UserError
 from speechsim_jax.runtime.atomic_write import AnyPath, as_path, remove_folder
 from speechsim_jax.runtime.lock import LockedError, locked
@@ -99,12 +99,13 @@ def run(config: Config) -> SimilarityResult | None:
     with locked(workdir), log_to(workdir, config.output.progress):
         if not begin(workdir, workdir / STATISTICS, dataclasses.asdict(config)):
             return _complete_before(workdir)
-        corpus = _checked_audio(config)
+        with keeping_complete(workdir):
+            corpus = _checked_audio(config)
 
-        import speechsim_jax as ss
+            import speechsim_jax as ss
 
-        result = ss.compare(**_arguments(config, corpus, workdir, config.keep_statistics))
-        _save(result, workdir, config)
+            result = ss.compare(**_arguments(config, corpus, workdir, config.keep_statistics))
+            _save(result, workdir, config)
         if not config.keep_statistics:
             remove_folder(workdir / STATISTICS)
     return result

@@ -20,7 +20,7 @@ from typing import NoReturn
 from absl import flags
 
 from speechsim_jax.commands import help, interrupt, log
-from speechsim_jax.errors import StorageError, UserError, did_you_mean
+from speechsim_jax.errors import StorageError, UserError, did_you_mean, printable
 from speechsim_jax.runtime.atomic_write import as_path, in_bucket
 
 COMMANDS = (
@@ -96,7 +96,8 @@ def run_module(module: ModuleType, argv: Sequence[str] | None = None, program: b
     if program:
         interrupt.raise_on_interrupt()
     try:
-        with contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
+        output = io.StringIO() if quiet else log.PrintableOutput(sys.stdout)
+        with contextlib.redirect_stdout(output):
             module.main(values)
     except UserError as error:
         _fail(str(error), 1 if isinstance(error, StorageError) else 2)
@@ -148,5 +149,5 @@ def _resume_hint(values: flags.FlagValues) -> str:
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)

@@ -7,7 +7,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from speechsim_jax.errors import printable, printable_lines
 from speechsim_jax.runtime.atomic_write import AnyPath, in_bucket, upload
 
 _log = logging.getLogger(__name__)
@@ -16,9 +18,37 @@ _log = logging.getLogger(__name__)
 def show_warnings_of_libraries(quiet: bool) -> None:
     """Send other libraries' warnings (with `quiet`: errors) to stderr."""
     level = logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(format="%(message)s", level=level)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines())
+    logging.basicConfig(handlers=[handler], level=level)
     # It prints its warnings itself.
     logging.getLogger("huggingface_hub").propagate = False
+
+
+class PrintableOutput:
+    """Standard output on which names from outside move no cursor and set no colours."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text, with control characters but for ends of lines as escapes."""
+        self._stream.write(printable_lines(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Lines(logging.Formatter):
+    """The message, with control characters as escapes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
 
 
 class _JsonLines(logging.Formatter):
@@ -31,7 +61,8 @@ class _JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        return json.dumps(entry, ensure_ascii=False)
+        # A JSON string may hold those that `printable` escapes, which a terminal would obey.
+        return printable(json.dumps(entry, ensure_ascii=False))
 
 
 class _AboveTheBar(logging.Handler):
@@ -40,8 +71,7 @@ class _AboveTheBar(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         import tqdm
 
-        line = self.format(record).encode("utf-8", "backslashreplace").decode()
-        tqdm.tqdm.write(line, file=sys.stderr)
+        tqdm.tqdm.write(self.format(record), file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -67,12 +97,13 @@ def log_to(folder: AnyPath, progress: bool = True, name: str = "log.jsonl") -> I
         return
     logger = logging.getLogger("speechsim_jax")
     before = logger.level, logger.propagate, logger.handlers
-    # An undecodable file name becomes \udcXX, which is how JSON writes it too.
-    file = logging.FileHandler(folder / name, encoding="utf-8", errors="backslashreplace")
+    file = logging.FileHandler(folder / name, encoding="utf-8")
     file.setFormatter(_JsonLines())
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    logger.handlers = [_AboveTheBar(logging.INFO if progress else logging.ERROR), file]
+    terminal = _AboveTheBar(logging.INFO if progress else logging.ERROR)
+    terminal.setFormatter(_Lines())
+    logger.handlers = [terminal, file]
     try:
         yield
     except BaseException as error:

@@ -21,7 +21,7 @@ from speechsim_jax.commands import flags
 from speechsim_jax.commands.compare import STATISTICS
 from speechsim_jax.commands.compilation_cache import use_compilation_cache
 from speechsim_jax.commands.log import log_to
-from speechsim_jax.commands.workdir import begin, made, save_result
+from speechsim_jax.commands.workdir import begin, keeping_complete, made, save_result
 from speechsim_jax.errors import UserError
 from speechsim_jax.runtime.atomic_write import AnyPath, as_path, in_bucket, remove_folder
 from speechsim_jax.runtime.lock import locked
@@ -74,23 +74,24 @@ def run(config: Config) -> SimilarityResult:
     # Those of the job itself stay.
     target = statistics if config.jobs else statistics / "merged"
     with locked(workdir), log_to(workdir, config.output.progress):
-        unfinished = begin(workdir, target, dataclasses.asdict(config))
+        given = dataclasses.asdict(config)
+        unfinished = begin(workdir, target, given)
 
         import speechsim_jax as ss
 
         if not unfinished:
             return ss.SimilarityResult.load(workdir / "result.nc")
-        result = ss.merge(
-            [job / STATISTICS for job in jobs],
-            measures=config.measures,
-            levels=config.levels or None,
-            rank_tolerance=config.rank_tolerance,
-            statistics_dir=target,
-            note=config.output.note,
-            progress=config.output.progress,
-        )
-        given = dataclasses.asdict(config)
-        save_result(result, workdir, given, config.figure_formats, config.figure_style)
+        with keeping_complete(workdir):
+            result = ss.merge(
+                [job / STATISTICS for job in jobs],
+                measures=config.measures,
+                levels=config.levels or None,
+                rank_tolerance=config.rank_tolerance,
+                statistics_dir=target,
+                note=config.output.note,
+                progress=config.output.progress,
+            )
+            save_result(result, workdir, given, config.figure_formats, config.figure_style)
         if not (config.keep_statistics and config.jobs):
             remove_folder(target)
     return result

@@ -7,14 +7,16 @@ prints accuracies with their intervals over speakers, and writes probe.json, fig
 .pdf and log.jsonl into the workdir. Each model is compared with MFCCs (alone, and with 0.1 s on
 either side) and with the same architecture with random weights (--untrained_weights: those of a
 folder). Probes are trained and tested on different speakers, and tested on speakers that no model
-was trained on (--test_speakers); the method is that of `speechsim_jax.analyses.probing.classifier`.
+was trained on (--test_speakers). Utterances of unknown speaker take the place of speakers, which
+the log, the table and "units" in probe.json say. The method is that of
+`speechsim_jax.analyses.probing.classifier`.
 From a notebook: `run(Config(...))`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 UNHEARD, ALL = "unheard", "all"
 _PHONE_TIERS = ("phone", "phones", "phn")
+# Speakers that a message lists.
+_MOST_NAMED = 10
 
 
 @documented
@@ -117,6 +121,7 @@ def run(config: Config) -> summary.ProbeSummary:
         alignments = _aligned(config, corpus)
         pairs = _load(config)
         chosen, tested, dropped = _choose(config, corpus, alignments, pairs)
+        units = features.units_of(chosen.corpus.sources)
         known = _features(config, chosen, pairs)
         count = min(config.folds, len(tested)) * len(known.features)
         bar = tqdm.auto.tqdm(
@@ -132,6 +137,7 @@ def run(config: Config) -> summary.ProbeSummary:
             {encoder.name: features.layer_names(encoder) for encoder in encoders},
             {pair.trained.name: pair.untrained.name for pair in pairs},
             config.seed,
+            units,
         )
         record = provenance.record(
             **found.as_dict(),
@@ -148,8 +154,8 @@ def run(config: Config) -> summary.ProbeSummary:
         )  # fmt: skip
         write_json(file, record)
         note = (
-            f"{len(known.phone_names)} phones, {len(tested)} speakers tested, "
-            f"{int(readings.frames.sum())} frames, bars: 95 % over speakers"
+            f"{len(known.phone_names)} phones, {len(tested)} {units} tested, "
+            f"{int(readings.frames.sum())} frames, bars: 95 % over {units}"
         )
         untrained = [pair.untrained.name for pair in pairs]
         figure.save_accuracy_by_depth(found, file.parent / "figures", untrained, note)
@@ -163,6 +169,7 @@ def _choose(
     from speechsim_jax.analyses.probing import features
     from speechsim_jax.audio import selection
     from speechsim_jax.audio.alignments import check_labels
+    from speechsim_jax.training.data.splits import speaker_of
 
     if config.max_minutes is not None:
         corpus = selection.select(corpus, config.max_minutes, config.seed)
@@ -173,7 +180,9 @@ def _choose(
     chosen = features.choose_frames(
         corpus, alignments, pairs[0].trained.config, dropped, config.max_frames, config.seed
     )
-    tested = _tested(config, {source.speaker for source in chosen.corpus.sources})
+    sources = chosen.corpus.sources
+    anonymous = {source.id for source in sources if not source.speaker}
+    tested = _tested(config, {speaker_of(source) for source in sources}, anonymous)
     return chosen, tested, dropped
 
 
@@ -257,15 +266,20 @@ def _label(source: str) -> str | None:
     return path.absolute().parent.name if path.name == "model" else None
 
 
-def _tested(config: Config, speakers: set[str]) -> set[str]:
-    """The speakers to test on; raises UserError if none is left, or one has no aligned speech."""
+def _tested(config: Config, speakers: set[str], anonymous: Collection[str] = ()) -> set[str]:
+    """The speakers, or utterances of unknown speaker, to test on.
+
+    Raises:
+      UserError: none is left, one has no aligned speech, or whom a model has heard is not known.
+    """
     if config.test_speakers == (ALL,):
         return speakers
     if config.test_speakers != (UNHEARD,):
         if missing := sorted(set(config.test_speakers) - speakers):
             raise UserError(
                 f"--test_speakers: {missing[0]!r} has no aligned speech; there are "
-                f"{', '.join(sorted(speakers))}"
+                f"{', '.join(sorted(speakers)[:_MOST_NAMED])}"
+                f"{' and more' if len(speakers) > _MOST_NAMED else ''}"
             )
         return set(config.test_speakers)
 
@@ -279,6 +293,12 @@ def _tested(config: Config, speakers: set[str]) -> set[str]:
             raise UserError(
                 f"{error}; or name speakers it was not trained on: --test_speakers"
             ) from error
+    # Ids tell what was heard only if the training knew the same utterances by them.
+    if anonymous and trained_on.isdisjoint(anonymous):
+        raise UserError(
+            f"whom the models have heard is not known, as the speaker of {min(anonymous)} is not; "
+            "name speakers (--speaker_from, a manifest), or pass --test_speakers=all"
+        )
     if not speakers - trained_on:
         raise UserError(
             f"the models were trained on all {len(speakers)} aligned speakers; hold some out, or "

@@ -348,15 +348,18 @@ def _record(
 
 def _lines(record: Mapping[str, Any]) -> list[str]:
     """The same in words, for the head of the page."""
+    from speechsim_jax.analyses.markdown import literal
+
     apart = record["speakers_in_one_group"]
-    speakers = "no speaker in two of them" if apart else "speakers in several"
+    speakers = "no speaker in two of them" if apart else "speakers may be in several"
     seconds = record["seconds_of_groups"]
     note = record["config"]["output"]["note"]
     lines = [
-        f"audio: {record['audio']}, {record['minutes']} min, {record['utterances']} utterances, "
-        f"{record['speakers']} known speakers, {record['frames']} frames",
+        f"audio: {literal(record['audio'])}, {record['minutes']} min, "
+        f"{record['utterances']} utterances, {record['speakers']} known speakers, "
+        f"{record['frames']} frames",
         f"{record['groups']} groups of {min(seconds)} to {max(seconds)} s, {speakers}",
-        f"models: {', '.join(record['models'])}",
+        f"models: {', '.join(map(literal, record['models']))}",
         f"speechsim_jax {record['versions']['speechsim_jax']}, jax {record['versions']['jax']}, "
         f"{record['device']['platform']}, {record['created']}",
     ]
@@ -364,7 +367,7 @@ def _lines(record: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"**{record['groups']} groups are too few**: 8 are needed for a verdict to count"
         )
-    return lines + ([note] if note else [])
+    return lines + ([literal(note)] if note else [])
 
 
 # --- presets and flags ---

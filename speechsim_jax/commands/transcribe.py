@@ -27,8 +27,8 @@ from speechsim_jax.commands import flags, inputs
 from speechsim_jax.commands.compilation_cache import use_compilation_cache
 from speechsim_jax.commands.log import log_to
 from speechsim_jax.commands.workdir import new_workdir
-from speechsim_jax.errors import UserError
-from speechsim_jax.runtime.atomic_write import write_text
+from speechsim_jax.errors import UserError, printable
+from speechsim_jax.runtime.text_tables import write_tsv
 from speechsim_jax.settings import Resources, Settings, documented
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _transcribe(recognizer: Recognizer, corpus: Corpus, config: Config) -> dict[
     import tqdm.auto
 
     from speechsim_jax.audio import batching
-    from speechsim_jax.audio.corpus import Skipped, nothing_usable
+    from speechsim_jax.audio.corpus import Skipped, log_skipped, nothing_usable
 
     seconds = [source.seconds for source in corpus.sources if source.seconds]
     architecture = recognizer.encoder.config
@@ -202,7 +202,7 @@ def _transcribe(recognizer: Recognizer, corpus: Corpus, config: Config) -> dict[
         strict=config.strict,
         on_skip=skipped.append,
     )
-    title = f"audio: {recognizer.name}"
+    title = f"audio: {printable(recognizer.name)}"
     with tqdm.auto.tqdm(
         total=total, desc=title, bar_format=bar_format, disable=not config.progress
     ) as bar:
@@ -212,7 +212,7 @@ def _transcribe(recognizer: Recognizer, corpus: Corpus, config: Config) -> dict[
             pieces |= zip(batch.ids, recognizer.decode(logits, frames))
             bar.update(batch.seconds)
     for source in skipped:
-        _log.warning("skipped %s: %s", source.id, source.reason)
+        log_skipped(source)
     if not pieces:
         raise nothing_usable(corpus, skipped)
     in_order = ((source.id, list(_in_order(pieces, source.id))) for source in corpus.sources)
@@ -231,7 +231,7 @@ def _write(file: Path, transcripts: list[Transcript]) -> None:
     """A header and a line each; tabs and line ends within a field become spaces."""
     rows = [[field.name for field in dataclasses.fields(Transcript)]]
     rows += [[" ".join(cell.split()) for cell in dataclasses.astuple(t)] for t in transcripts]
-    write_text(file, "".join("\t".join(row) + "\n" for row in rows))
+    write_tsv(file, rows)
 
 
 def define_flags() -> FlagValues:

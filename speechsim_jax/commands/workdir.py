@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from speechsim_jax.results.result import SimilarityResult
 
 _RESULT, _CONFIG, _UNFINISHED = "result.nc", "config.json", "unfinished.json"
+# Of a run that was to replace a complete one and failed before it did.
+_FAILED = "failed.json"
+# In unfinished.json: whether the results that are there are complete ones, of an earlier run.
+_REPLACES = "replaces_complete"
 # Identity of partial results.
 _JOB, _FORMAT = "job.json", 1
 _log = logging.getLogger(__name__)
@@ -81,7 +86,7 @@ def begin(workdir: AnyPath, statistics: AnyPath, config: Mapping[str, Any]) -> b
     """Prepare for a run whose results go to `workdir`.
 
     Until `save_result` has written everything, unfinished.json is there. Older results stay until
-    they are replaced.
+    they are replaced; in `keeping_complete`, a failure before that names them complete again.
 
     Args:
       workdir: the folder.
@@ -105,12 +110,13 @@ def begin(workdir: AnyPath, statistics: AnyPath, config: Mapping[str, Any]) -> b
     elif is_complete(workdir):
         if not resume:
             raise UserError(f"{result} exists; choose another --workdir or pass --overwrite")
-        if _same_result(_config_of(workdir), config):
+        # What a failed run was to replace is not what it was asked for.
+        if _same_result(_record(workdir / _CONFIG), config) and not (workdir / _FAILED).exists():
             return False
         if not overwrite:
             raise UserError(
-                f"{result} is of another configuration; choose another --workdir or pass "
-                "--overwrite"
+                f"{result} is of another configuration or an earlier run; choose another "
+                "--workdir or pass --overwrite"
             )
     elif partial and not resume:
         raise UserError(
@@ -120,8 +126,27 @@ def begin(workdir: AnyPath, statistics: AnyPath, config: Mapping[str, Any]) -> b
         _remove_statistics(statistics)  # nothing but a plan
     if resume and not partial:
         _log.warning("nothing to resume in %s: starting from the beginning", workdir)
-    write_json(workdir / _UNFINISHED, config)
+    replaces = is_complete(workdir) or bool(_record(workdir / _UNFINISHED).get(_REPLACES))
+    write_json(workdir / _UNFINISHED, {**config, _REPLACES: replaces})
+    (workdir / _FAILED).unlink(missing_ok=True)
     return True
+
+
+@contextlib.contextmanager
+def keeping_complete(workdir: AnyPath) -> Iterator[None]:
+    """Name earlier results complete again if the run fails before it has replaced any.
+
+    Args:
+      workdir: the folder, for which `begin` was called. An interrupted run stays unfinished.
+    """
+    try:
+        yield
+    except Exception:
+        record = _record(workdir / _UNFINISHED)
+        if record.get(_REPLACES):
+            write_json(workdir / _FAILED, record)
+            (workdir / _UNFINISHED).unlink(missing_ok=True)
+        raise
 
 
 def _remove_statistics(statistics: AnyPath) -> None:
@@ -131,9 +156,10 @@ def _remove_statistics(statistics: AnyPath) -> None:
     remove_folder(statistics)
 
 
-def _config_of(workdir: AnyPath) -> dict[str, Any]:
+def _record(path: AnyPath) -> dict[str, Any]:
+    """A record that `write_json` wrote, {} if there is none."""
     try:
-        return json.loads((workdir / _CONFIG).read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
 
@@ -246,6 +272,10 @@ def save_result(
                 f"{workdir / name} cannot be written ({reason}); complete: {done}. Mend that, then "
                 "repeat the command with --resume"
             ) from error
+        if (
+            not complete and (workdir / _UNFINISHED).exists()
+        ):  # of the older results, the first is gone
+            write_json(workdir / _UNFINISHED, config)
         complete.append(name)
     (workdir / _UNFINISHED).unlink(missing_ok=True)
 

@@ -1,7 +1,6 @@
 """`compare_activations`: the same statistics and scores on arrays."""
 
 import functools
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from speechsim_jax._jax_compat import x64
 from speechsim_jax.comparison.arrays import (
     as_array,
+    check_finite,
     default_stats_dtype,
     is_array,
     representation_names,
@@ -33,8 +33,6 @@ from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.sample import Sample, SampleAccumulator
 from speechsim_jax.statistics.store import PassStatistics
-
-_log = logging.getLogger(__name__)
 
 # Between these the squares and products that are summed keep their digits.
 _LIMITS = {"float32": (1e-8, 1e6), "float64": (1e-35, 1e35)}
@@ -189,10 +187,7 @@ def compare_activations(
         settings={"sample_frames": sample_frames, "seed": seed, "errors_rows": errors_rows},
         errors=dict(zip(("over", "reason"), _ERRORS[errors])),
     )
-    result = scored_result(names, finished, selection, attributes, output)
-    if warning := result.few_frames_warning():
-        _log.warning("%s", warning)
-    return result
+    return scored_result(names, finished, selection, attributes, output)
 
 
 def _checked_groups(groups: Sequence[Any] | np.ndarray | None) -> np.ndarray:
@@ -293,9 +288,7 @@ def _blocks(name: str, rows: Rows, size: int, limits: tuple[float, float]) -> It
         width = chunk.shape[1]
         for start in range(0, len(chunk), size):
             part = np.asarray(chunk[start : start + size])
-            bad = np.flatnonzero(~np.isfinite(part).all(axis=1))
-            if len(bad):
-                raise UserError(f"{name}: NaN or inf in row {checked + int(bad[0])}")
+            check_finite(name, part, before=checked)
             checked += len(part)
             # Not np.abs: the smallest integer has no absolute value of its type.
             peak = max(peak, float(part.max(initial=0)), -float(part.min(initial=0)))

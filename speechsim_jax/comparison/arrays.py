@@ -1,6 +1,6 @@
 """Keys, arrays and precision of the comparisons of arrays."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -36,11 +36,15 @@ def _name(key: Any, default: int) -> RepresentationName:
     if isinstance(key, tuple):
         if len(key) != 2 or not isinstance(key[1], int) or isinstance(key[1], bool):
             raise UserError(f"key {key!r}: expected a name, or (model, layer) with a whole number")
+        if not str(key[0]):
+            raise UserError(f"key {key!r}: names no model")
         return RepresentationName(str(key[0]), key[1])
     key = str(key)
     model, _, layer = key.rpartition("/")
     if model and layer.isdigit():
         return RepresentationName(model, int(layer))
+    if not key:
+        raise UserError("a key is empty; expected the name of a model")
     return RepresentationName(key, default)
 
 
@@ -66,6 +70,25 @@ def as_array(name: str, value: Any) -> np.ndarray:
     if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise UserError(f"{name}: has values of type {array.dtype}; expected real numbers")
     return array
+
+
+def check_finite(
+    name: str, values: np.ndarray, axes: Sequence[str] = ("row",), before: int = 0
+) -> None:
+    """Raise UserError if a row holds NaN or inf, with its place.
+
+    Args:
+      name: of the array, for the message.
+      values: rows along the last axis.
+      axes: what the other axes are called.
+      before: number of rows along the first axis that were read before these.
+    """
+    finite = np.isfinite(values).all(axis=-1)
+    if not finite.all():
+        first = np.unravel_index(int(np.argmin(finite)), finite.shape)
+        place = [before + int(first[0]), *map(int, first[1:])]
+        where = ", ".join(f"{axis} {index}" for axis, index in zip(axes, place))
+        raise UserError(f"{name}: NaN or inf in {where}")
 
 
 def is_array(value: Any) -> bool:

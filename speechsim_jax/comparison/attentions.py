@@ -1,20 +1,25 @@
 """`compare_attentions`: the attention level on given maps."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from speechsim_jax._jax_compat import x64
-from speechsim_jax.comparison.arrays import Key, default_stats_dtype, representation_names
+from speechsim_jax.comparison.arrays import (
+    as_array,
+    check_finite,
+    default_stats_dtype,
+    representation_names,
+)
 from speechsim_jax.comparison.score import scored_result
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures.registry import resolve
 from speechsim_jax.pipeline.attention_inputs import needed_sums, rows_of_maps
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import provenance
-from speechsim_jax.settings import Output
+from speechsim_jax.settings import Output, Settings
 from speechsim_jax.statistics import store
 from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
 from speechsim_jax.statistics.moments import ModelShape
@@ -22,12 +27,13 @@ from speechsim_jax.statistics.store import PassStatistics
 
 # Maps of other lengths are padded to a multiple of this, so that few shapes are compiled.
 _LENGTH_STEP = 64
-# How far rows may be from summing to 1 (half precision); they are then divided by their sum.
+# How far rows may be from summing to 1 (half precision; bfloat16 is coarser); they are then
+# divided by their sum.
 _ROW_SUM_TOLERANCE = 1e-3
 
 
 def compare_attentions(
-    attentions: Mapping[Key, Iterable[np.ndarray]],
+    attentions: Mapping[Any, Iterable[Any]],
     measures: str | Sequence[str] = "paper",
     *,
     stats_dtype: Literal["float32", "float64"] | None = None,
@@ -42,9 +48,10 @@ def compare_attentions(
 
     Args:
       attentions: name -> one array [head, query, key] for each utterance, the same utterances in
-        the same order for every name; rows sum to 1. "model/3" or ("model", 3) is attention layer 3
-        of a model; a key without a layer is layer 1 of a model of one layer. Layers of one model
-        need equal numbers of heads. Iterables are read one utterance at a time.
+        the same order for every name; rows sum to 1. A map may be whatever `compare_activations`
+        takes for an array. "model/3" or ("model", 3) is attention layer 3 of a model; a key without
+        a layer is layer 1 of a model of one layer. Layers of one model need equal numbers of heads.
+        Iterables are read one utterance at a time.
       measures: "paper", "all" or names.
       stats_dtype: float64 on a CPU by default, compensated float32 elsewhere.
       rank_tolerance: as in `Settings`, for the measures that take heads as neurons.
@@ -53,12 +60,21 @@ def compare_attentions(
       All scores, labelled.
 
     Raises:
-      UserError: maps that are not square, differ in length, or whose rows do not sum to 1.
+      UserError: maps that are not square, differ in length, hold NaN, inf or negatives, or whose
+        rows do not sum to 1.
     """
     if not attentions:
         raise UserError("no attentions given")
+    given: dict[str, Any] = {} if stats_dtype is None else {"stats_dtype": stats_dtype}
+    Settings(rank_tolerance=rank_tolerance, **given)
     selection = resolve(measures, ["attention"])
     names = representation_names(attentions, layer=1, argument="attentions")
+    for name, maps in zip(names, attentions.values()):
+        if not isinstance(maps, Iterable):
+            raise UserError(
+                f"{name}: expected an array [head, query, key] for each utterance, got "
+                f"{type(maps).__name__}"
+            )
     if stats_dtype is None:
         stats_dtype = default_stats_dtype()
     accumulator, shapes = None, ()
@@ -73,7 +89,10 @@ def compare_attentions(
             raise UserError(
                 f"{names[missing.index(True)]} has {count} utterances, others have more"
             )
-        maps = [np.asarray(array) for array in of_utterance if array is not None]
+        maps = [
+            as_array(f"{name}, utterance {count}", array)
+            for name, array in zip(names, of_utterance)
+        ]
         _check_maps(names, maps, count)
         if accumulator is None:
             shapes = tuple(ModelShape(1, len(array)) for array in maps)
@@ -94,7 +113,7 @@ def compare_attentions(
     state = accumulator.result()
     finished = store.finish([PassStatistics({state.kind: state})], rank_tolerance)
     attributes = provenance.record(numeric=finished.numeric)
-    return scored_result(names, finished, selection, attributes, Output(), names)
+    return scored_result(names, finished, selection, attributes, Output(progress=False), names)
 
 
 def _check_maps(
@@ -109,6 +128,16 @@ def _check_maps(
             raise UserError(
                 f"{where}: has {array.shape[1]} frames, {names[0]} has {maps[0].shape[1]}"
             )
-        off = np.abs(array.sum(axis=2, dtype=np.float64) - 1)
-        if not (off <= _ROW_SUM_TOLERANCE).all() or (array < 0).any():
-            raise UserError(f"{where}: every row must sum to 1 over the keys, without negatives")
+        check_finite(where, array, ("head", "query"))
+        sums = array.sum(axis=2, dtype=np.float64)
+        # What rounding to the type of the maps leaves.
+        rounding = float(jnp.finfo(array.dtype).eps) if array.dtype.kind in "fV" else 0.0
+        wrong = np.abs(sums - 1) > max(_ROW_SUM_TOLERANCE, rounding)
+        wrong |= (array < 0).any(axis=2)
+        if wrong.any():
+            head, query = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
+            raise UserError(
+                f"{where}: every row must sum to 1 over the keys, without negatives; that of head "
+                f"{head}, query {query} has a sum of {sums[head, query]:.4g}, a smallest value of "
+                f"{float(array[head, query].min()):.4g}"
+            )

@@ -15,11 +15,11 @@ from typing import Any
 
 from speechsim_jax.audio import batching, chosen
 from speechsim_jax.audio.chosen import ChosenAudio
-from speechsim_jax.audio.corpus import total_seconds
+from speechsim_jax.audio.corpus import log_skipped, total_seconds
 from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.comparison.request import Request
 from speechsim_jax.comparison.score import scored_once, scored_result
-from speechsim_jax.errors import UserError, counted
+from speechsim_jax.errors import UserError, counted, printable
 from speechsim_jax.inference.clusters import cluster, cluster_for_folds
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
@@ -33,7 +33,7 @@ from speechsim_jax.pipeline.job_folder import (
     job_folder,
     job_status,
 )
-from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, log_skipped
+from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts
 from speechsim_jax.pipeline.plan import Pass
 from speechsim_jax.pipeline.run import (
     Division,
@@ -188,6 +188,12 @@ def _read(
     audio_ = _choose(audio, request, len(sources))
     encoders = _load(sources, request)
     run = _comparison_run(encoders, audio_, request)
+    if run.shard.count > len(run.corpus.sources):
+        _log.warning(
+            "%d shards are more than %s: %d of them have nothing to read", run.shard.count,
+            counted(len(run.corpus.sources), "utterance"),
+            run.shard.count - len(run.corpus.sources),
+        )  # fmt: skip
     names = [RepresentationName(e.name, l) for e, ls in zip(encoders, run.layers) for l in ls]
     passes, shard = _opened_shard(run, request, names, audio_, scratch)
     stored = request.output.statistics_dir is not None
@@ -450,7 +456,7 @@ def _attributes(
 ) -> dict[str, Any]:
     """How the statistics were made."""
     return provenance.record(
-        models={encoder.name: dict(encoder.provenance) for encoder in run.encoders},
+        models={printable(encoder.name): dict(encoder.provenance) for encoder in run.encoders},
         corpus={
             "origin": audio_.corpus.origin,
             "fingerprint": audio_.corpus.fingerprint(),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tqdm.auto
 
 from speechsim_jax.errors import UserError
@@ -18,9 +19,14 @@ from speechsim_jax.pipeline.job_folder import writing
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime.atomic_write import AnyPath
 from speechsim_jax.settings import Output
+from speechsim_jax.statistics.moments_finished import FinishedMoments
 from speechsim_jax.statistics.store import FinishedStatistics
 
 _PACKAGE = "speechsim_jax"
+
+_CELLS_PER_HEAD = 10
+# Representations that a warning names; the result has the numbers of all.
+_MOST_NAMED = 5
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +117,7 @@ def scored_result(
             "frames": finished.attention.frames,
         }
     _log.info("scored %d representations in %.1f s", len(names), time.monotonic() - started)
-    return SimilarityResult.build(
+    result = SimilarityResult.build(
         names,
         scores.matrices,
         scores.extras,
@@ -121,3 +127,41 @@ def scored_result(
         dims=scores.dims,
         influence=scores.influence,
     )
+    _log_cautions(result, finished, selection)
+    return result
+
+
+def _log_cautions(
+    result: SimilarityResult, finished: FinishedStatistics, selection: MeasureSelection
+) -> None:
+    """Log what a reader has to know before believing a score: few rows, and what is constant."""
+    if warning := result.few_frames_warning():
+        _log.warning("%s", warning)
+    if (moments := finished.by_kind.get("moments")) is not None:
+        _log_constant(result.representations, moments, "neurons")
+    # Those of heads without a sum of their own take heads as neurons, and cells of maps as rows.
+    if finished.attention is None or all(m.needs for m in selection.on("attention")):
+        return
+    moments = finished.attention.moments
+    _log_constant(result.attention_representations, moments, "heads")
+    heads = max(representation.width for representation in moments.representations)
+    if moments.rows < _CELLS_PER_HEAD * heads:
+        _log.warning(
+            "Few cells: the attention maps have %d, for layers of up to %d heads; measures that "
+            "take heads as neurons come out high for anything", moments.rows, heads,
+        )  # fmt: skip
+
+
+def _log_constant(names: Sequence[RepresentationName], moments: FinishedMoments, what: str) -> None:
+    """Log neurons or heads without variance; a representation without any other is said before."""
+    dead = [
+        f"{int(np.sum(~of.live))} of {of.width} in {name}"
+        for name, of in zip(names, moments.representations, strict=True)
+        if not of.live.all() and (what == "heads" or of.live.any())
+    ]
+    if dead:
+        more = f" and in {len(dead) - _MOST_NAMED} more" if len(dead) > _MOST_NAMED else ""
+        _log.warning(
+            "constant %s, which correlate with nothing: %s%s",
+            what, ", ".join(dead[:_MOST_NAMED]), more,
+        )  # fmt: skip

@@ -3,6 +3,7 @@
 Sizes and widths are in points; the extent of every text is computed, none is guessed.
 """
 
+import bisect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -99,14 +100,16 @@ def text_width(text: str, size: int | float, bold: bool = False) -> float:
 
 def ellipsised(text: str, limit: int | float, size: int | float) -> str:
     """The text with its middle left out, if it is wider than `limit` points."""
-    for length in range(len(text), 1, -1):
+
+    def of_length(length: int) -> str:
         head, tail = -(-length // 2), length // 2
-        line = text if length == len(text) else f"{text[:head]}{_ELLIPSIS}{text[-tail:]}"
-        if text_width(line, size) <= limit:
-            break
-    else:
-        return text if len(text) <= 2 else f"{text[0]}{_ELLIPSIS}{text[-1]}"
-    return line
+        return f"{text[:head]}{_ELLIPSIS}{text[-tail:]}"
+
+    if len(text) <= 2 or text_width(text, size) <= limit:
+        return text
+    lengths = range(2, len(text))
+    fitting = bisect.bisect_right(lengths, limit, key=lambda n: text_width(of_length(n), size))
+    return of_length(lengths[max(fitting - 1, 0)])
 
 
 def _wrapped(text: str, limit: int | float, size: int | float, bold: bool = False) -> list[str]:

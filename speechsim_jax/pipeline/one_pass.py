@@ -22,8 +22,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int32
 
 from speechsim_jax.audio import batching
-from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped
-from speechsim_jax.errors import UserError, counted, one_line
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped, log_skipped
+from speechsim_jax.errors import UserError, counted
 from speechsim_jax.inference.clusters import Clustering
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models import forward
@@ -409,11 +409,6 @@ def _digests(batch: batching.Batch) -> list[tuple[str, str]]:
 def digest_of(samples: Float32[np.ndarray, " sample"]) -> str:
     """Digest of decoded samples, in hex."""
     return hashlib.blake2b(np.ascontiguousarray(samples).data, digest_size=16).hexdigest()
-
-
-def log_skipped(skipped: Skipped) -> None:
-    """Log a file that could not be used."""
-    _log.warning("skipped %s: %s", one_line(skipped.id), skipped.reason)
 
 
 def _log_rate(counts: ReadCounts, earlier: ReadCounts, elapsed_seconds: float) -> None:

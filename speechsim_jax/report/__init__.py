@@ -6,7 +6,6 @@ neurons and canonical correlations the page has a selection, the result's own fi
 
 import functools
 import os
-from html import escape
 from importlib import resources
 from string import Template
 
@@ -48,8 +47,8 @@ def report_page(result: SimilarityResult) -> str:
     arrays = PackedArrays()
     data = page_data(result, arrays)
     return Template(_file("page.html")).substitute(
-        title=escape(markup.headline(result)),
-        notes=escape(" · ".join(result.notes())),
+        title=markup.html_text(markup.headline(result)),
+        notes=markup.html_text(" · ".join(result.notes())),
         warning=markup.warning(result.few_frames_warning()),
         style=_file("page.css"),
         models=markup.models_table(result),

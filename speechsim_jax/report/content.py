@@ -8,6 +8,7 @@ import xarray as xr
 from jaxtyping import Float
 from matplotlib.colors import to_hex
 
+from speechsim_jax.errors import printable
 from speechsim_jax.figures.style import SCORES, colour_limits, line_style
 from speechsim_jax.figures.text_layout import short_names
 from speechsim_jax.report.packed import PackedArrays
@@ -132,9 +133,9 @@ def _measure(result: SimilarityResult, name: str, arrays: PackedArrays) -> dict[
     closer = definition.get("higher_is_closer", True)
     ends = zip(open_ends(declared), limits, strict=True)
     return {
-        "name": name,
+        "name": printable(name),
         "axis": "attention" if on_attention else "representation",
-        "summary": definition.get("summary") or "",
+        "summary": printable(definition.get("summary") or ""),
         "directed": definition.get("symmetric") is False,
         "range": [limit if end is None else end for end, limit in ends],
         "limits": list(limits),
@@ -142,7 +143,7 @@ def _measure(result: SimilarityResult, name: str, arrays: PackedArrays) -> dict[
         "alignment": _alignment(result.models, representations, values, closer, arrays),
         "heads": _heads(result.dataset, name, arrays),
         "baselines": [
-            {"name": baseline.name, "values": arrays.exact(baseline.scores.values)}
+            {"name": printable(baseline.name), "values": arrays.exact(baseline.scores.values)}
             for baseline in head_baselines(result.dataset, name)
         ],
     }
@@ -273,7 +274,7 @@ def _best_everywhere(value: Float[np.ndarray, "x y neuron"]) -> np.ndarray:
 def _facts(result: SimilarityResult, arrays: PackedArrays) -> list[dict[str, Any]]:
     return [
         {
-            "name": name,
+            "name": printable(name),
             "values": arrays.exact(values),
             "logarithmic": name in _LOGARITHMIC,
             "integer": is_integer(name),
@@ -285,7 +286,7 @@ def _facts(result: SimilarityResult, arrays: PackedArrays) -> list[dict[str, Any
 def _floors(result: SimilarityResult, arrays: PackedArrays) -> list[dict[str, Any]]:
     return [
         {
-            "name": name,
+            "name": printable(name),
             "floor": arrays.exact(floor.values),
             "values": None if scores is None else arrays.exact(scores.values),
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from speechsim_jax.errors import printable
 from speechsim_jax.figures.text_layout import short_names
 from speechsim_jax.report.content import (
     compared_representations,
@@ -76,14 +77,14 @@ def models_table(result: SimilarityResult) -> str:
         rows.append(
             [
                 letter(index),
-                f"<b>{escape(short)}</b>",
-                escape(str(metadata.get("model_type") or "")),
+                f"<b>{html_text(short)}</b>",
+                html_text(metadata.get("model_type") or ""),
                 _span(layers),
                 ", ".join(map(str, widths)),
-                escape(str(metadata.get("source") or model)),
+                html_text(metadata.get("source") or model),
                 _code(metadata.get("revision"), 12),
                 _code(metadata.get("sha256"), 12),
-                escape("; ".join(map(str, metadata.get("notes") or []))),
+                html_text("; ".join(map(str, metadata.get("notes") or []))),
             ]
         )
     heads = ["", "model", "type", "layers", "neurons", "source", "revision", "sha256", "notes"]
@@ -118,7 +119,7 @@ def provenance(result: SimilarityResult) -> str:
             continue
         if isinstance(value, Mapping) and value:
             entries = {str(k): _value(v) for k, v in value.items()}
-            groups.append(f"<section><h3>{escape(key)}</h3>{definitions(entries)}</section>")
+            groups.append(f"<section><h3>{html_text(key)}</h3>{definitions(entries)}</section>")
         else:
             ungrouped[key] = _value(value)
     if ungrouped:
@@ -134,13 +135,13 @@ def measures_table(result: SimilarityResult) -> str:
         undefined = int(np.isnan(result.matrix(name).values).sum())
         rows.append(
             [
-                f"<code>{escape(name)}</code>",
-                escape(str(definition.get("level") or "")),
-                escape(str(definition.get("summary") or "")),
+                f"<code>{html_text(name)}</code>",
+                html_text(definition.get("level") or ""),
+                html_text(definition.get("summary") or ""),
                 _range(definition.get("range")),
                 _DIRECTIONS.get(str(definition.get("symmetric")), ""),
                 str(undefined or ""),
-                escape(str(definition.get("reference") or "")),
+                html_text(definition.get("reference") or ""),
             ]
         )
     if "mincorr_neuron" in result.dataset:
@@ -151,7 +152,7 @@ def measures_table(result: SimilarityResult) -> str:
 
 def warning(text: str) -> str:
     """A box with the text; "" without a text."""
-    return f'<p class="warning" role="note">{escape(text)}</p>' if text else ""
+    return f'<p class="warning" role="note">{html_text(text)}</p>' if text else ""
 
 
 def facts_section(result: SimilarityResult) -> str:
@@ -174,7 +175,7 @@ def facts_table(result: SimilarityResult) -> str:
         )
     short = dict(zip(result.models, short_names(result.models), strict=True))
     rows = [
-        [escape(short[representation.model]), str(representation.layer)]
+        [html_text(short[representation.model]), str(representation.layer)]
         + [_number(values[i], is_integer(name)) for name, values in facts.items()]
         for i, representation in enumerate(result.representations)
     ]
@@ -210,7 +211,7 @@ def reading_table(result: SimilarityResult) -> str:
         counts.append((f"missing in some of the merged jobs: {kind}", "left out"))
     if not counts:
         return missing("This result does not record how its audio was read.")
-    rows = [[escape(_printable(str(what))), escape(str(number))] for what, number in counts]
+    rows = [[html_text(what), html_text(number)] for what, number in counts]
     return table(["what", "utterances or files"], rows, numbers_from=1, name="audio-read")
 
 
@@ -222,7 +223,7 @@ def skipped_table(result: SimilarityResult) -> str:
     if not skipped:
         return '<p class="quiet">No file was skipped.</p>'
     rows = [
-        [escape(_printable(file.get("id", ""))), escape(_printable(file.get("reason", "")))]
+        [html_text(file.get("id", "")), html_text(file.get("reason", ""))]
         for file in skipped[:MOST_SKIPPED]
     ]
     note = ""
@@ -250,7 +251,7 @@ def table(
     numeric = [numbers_from is not None and k >= numbers_from for k in range(len(heads))]
     css = ['class="number"' if is_number else "" for is_number in numeric]
     head = "".join(
-        f'<th scope="col" {c}>{escape(text)}</th>' for text, c in zip(heads, css, strict=True)
+        f'<th scope="col" {c}>{html_text(text)}</th>' for text, c in zip(heads, css, strict=True)
     )
     body = "".join(
         "<tr>" + "".join(f"<td {c}>{cell}</td>" for cell, c in zip(row, css, strict=True)) + "</tr>"
@@ -265,13 +266,18 @@ def table(
 
 def definitions(entries: Mapping[str, str]) -> str:
     """A list of names (text) and their values (HTML)."""
-    items = (f"<dt>{escape(name)}</dt><dd>{value}</dd>" for name, value in entries.items())
+    items = (f"<dt>{html_text(name)}</dt><dd>{value}</dd>" for name, value in entries.items())
     return f"<dl>{''.join(items)}</dl>"
+
+
+def html_text(value: object) -> str:
+    """HTML that shows a value as text, whatever is in it."""
+    return escape(printable(value))
 
 
 def missing(sentence: str) -> str:
     """A sentence instead of a part of the page that the result has no data for."""
-    return f'<p class="missing">{escape(sentence)}</p>'
+    return f'<p class="missing">{html_text(sentence)}</p>'
 
 
 def _filled_columns(
@@ -290,10 +296,10 @@ def _value(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{escape(str(k))} {_value(v)}" for k, v in value.items())
+        return ", ".join(f"{html_text(k)} {_value(v)}" for k, v in value.items())
     if isinstance(value, list):
         return ", ".join(map(_value, value))
-    return _code(value, 16) if _is_hash(value) else escape(_printable(value))
+    return _code(value, 16) if _is_hash(value) else html_text(value)
 
 
 def _is_hash(value: Any) -> bool:
@@ -302,14 +308,9 @@ def _is_hash(value: Any) -> bool:
 
 def _code(value: Any, shown: int) -> str:
     """The first letters of a hash; the full one shows on hover."""
-    text = _printable(value or "")
+    text = printable(value or "")
     short = text if len(text) <= shown else f"{text[:shown]}…"
-    return f'<code title="{escape(text)}">{escape(short)}</code>' if text else ""
-
-
-def _printable(value: Any) -> str:
-    """The value as text that UTF-8 can hold: an undecodable file name has lone surrogates."""
-    return str(value).encode("utf-8", "backslashreplace").decode()
+    return f'<code title="{html_text(text)}">{html_text(short)}</code>' if text else ""
 
 
 def _number(value: float, integer: bool) -> str:

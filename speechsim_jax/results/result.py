@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -15,13 +16,14 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from speechsim_jax.errors import UserError, did_you_mean
+from speechsim_jax.errors import UserError, did_you_mean, printable
 from speechsim_jax.inference.contrast import Contrast, contrast, shares_of_largest
 from speechsim_jax.inference.influence_table import InfluenceTable
 from speechsim_jax.inference.standard_errors import quantile
 from speechsim_jax.results import influence_file, netcdf
 from speechsim_jax.results.summary import Mean, blocks_shown, few_frames_warning, means_table
 from speechsim_jax.runtime.atomic_write import AnyPath, as_path, write_text, writing
+from speechsim_jax.runtime.text_tables import write_csv
 
 if TYPE_CHECKING:
     import pandas
@@ -41,12 +43,16 @@ class RepresentationName:
     'mine/3'
 
     Attributes:
-        model: the name of the model.
+        model: the name of the model; control characters, and what files cannot hold, become
+            escapes ("\\u001b").
         layer: the number of the layer; 0 is the transformer's input.
     """
 
     model: str
     layer: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", printable(self.model))
 
     def __str__(self) -> str:
         return f"{self.model}/{self.layer}"
@@ -440,9 +446,8 @@ class SimilarityResult:
         metadata = {"provenance": self.attributes, "measures": definitions}
         with writing(path):
             table = self.to_dataframe()
-            for column in ("x_model", "y_model"):
-                table[column] = table[column].map(_no_formula)
-            write_text(path, table.to_csv(index=False, lineterminator="\n"))
+            rows = zip(*(table[column].tolist() for column in table.columns), strict=True)
+            write_csv(path, itertools.chain([table.columns.tolist()], rows))
             write_text(path.with_name(f"{path.name}.json"), json.dumps(metadata, indent=2) + "\n")
         return path
 
@@ -630,8 +635,3 @@ def _text(values: Iterable[str]) -> np.ndarray:
 
 def _unique(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
-
-
-def _no_formula(text: str) -> str:
-    """Text that a spreadsheet does not compute: names of folders may come from anybody."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -313,6 +313,11 @@ def _carry(count: Int32[Values, "2"]) -> Int32[Array, "2"]:
     return jnp.stack([count[0] + count[1] // _COUNT_BASE, count[1] % _COUNT_BASE])
 
 
+def total(parts: Compensated, axis: int = 0) -> np.ndarray:
+    """Sum and lost digits, along an axis -> float64 on the host, without that axis."""
+    return np.asarray(np.asarray(parts).sum(axis=axis, dtype=np.float64))
+
+
 def count_of(state: Moments) -> int:
     """Rows added so far."""
     high, low = np.asarray(state.count).reshape(-1, 2).sum(axis=0, dtype=np.int64).tolist()

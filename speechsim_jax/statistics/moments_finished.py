@@ -175,20 +175,20 @@ class _PairSums:
 
     def cross(self) -> Matrix:
         """The cross moments as stored, even if x and y are swapped."""
-        return np.asarray(_total(self.state.block(self.tile, self.pair)))
+        return np.asarray(moments.total(self.state.block(self.tile, self.pair)))
 
     def first(self, representation: int) -> Vector:
         model, layer = self._local(representation)
-        return np.asarray(_total(self.state.small.sums.first[model][:, layer]))
+        return np.asarray(moments.total(self.state.small.sums.first[model][:, layer]))
 
     def reference(self, representation: int) -> Vector:
         model, layer = self._local(representation)
-        return np.asarray(_total(self.state.small.reference[model][:, layer]))
+        return np.asarray(moments.total(self.state.small.reference[model][:, layer]))
 
     def energy_first(self, of: int, representation: int) -> Vector:
         """Sum of |of|^2 times the representation's rows."""
         model, layer = self._local(representation)
-        return np.asarray(_total(self.state.small.sums.energy_first[model][:, of, layer]))
+        return np.asarray(moments.total(self.state.small.sums.energy_first[model][:, of, layer]))
 
     def _local(self, representation: int) -> LayerIndex:
         for model, shape in enumerate(self.state.shapes):
@@ -282,9 +282,9 @@ class FinishedMoments:
         return Energies(
             first_x=pair.first(pair.x),
             first_y=pair.first(pair.y),
-            energy_x=float(_total(sums.energy[:, pair.x])),
-            energy_y=float(_total(sums.energy[:, pair.y])),
-            cross=float(_total(sums.energy_cross[:, pair.x, pair.y])),
+            energy_x=float(moments.total(sums.energy[:, pair.x])),
+            energy_y=float(moments.total(sums.energy[:, pair.y])),
+            cross=float(moments.total(sums.energy_cross[:, pair.x, pair.y])),
             y_energy_x=pair.energy_first(pair.y, pair.x),
             x_energy_y=pair.energy_first(pair.x, pair.y),
         )
@@ -358,8 +358,3 @@ class Energies:
     cross: float
     y_energy_x: Vector
     x_energy_y: Float[np.ndarray, " y"]
-
-
-def _total(compensated) -> np.ndarray | np.float64:
-    """Sum and lost digits -> float64."""
-    return np.asarray(compensated, np.float64).sum(axis=0)

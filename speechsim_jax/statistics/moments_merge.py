@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.statistics import moments
-from speechsim_jax.statistics.moments import Compensated, Moments, Reference, Sums, Values
+from speechsim_jax.statistics.moments import Moments, Reference, Sums, Values
 
 CrossMoments = Float[np.ndarray, "x y"]
 
@@ -33,11 +33,11 @@ def on_host(state: Moments) -> Moments:
     """The sums in float64 with lost digits added, in one part; the reference shift is the same."""
     sums = state.sums
     merged = Sums(
-        first=tuple(map(_total, sums.first)),
-        cross=tuple(_total(cross, axis=1) for cross in sums.cross),
-        energy=_total(sums.energy),
-        energy_cross=_total(sums.energy_cross),
-        energy_first=tuple(map(_total, sums.energy_first)),
+        first=tuple(moments.total(first)[None] for first in sums.first),
+        cross=tuple(moments.total(cross, axis=1)[:, None] for cross in sums.cross),
+        energy=moments.total(sums.energy)[None],
+        energy_cross=moments.total(sums.energy_cross)[None],
+        energy_first=tuple(moments.total(first)[None] for first in sums.energy_first),
     )
     return dataclasses.replace(
         state,
@@ -45,10 +45,6 @@ def on_host(state: Moments) -> Moments:
         reference=tuple(map(np.asarray, state.reference)),
         sums=merged,
     )
-
-
-def _total(parts: Compensated, axis: int = 0) -> np.ndarray:
-    return np.asarray(parts).sum(axis=axis, dtype=np.float64, keepdims=True)
 
 
 class Rebasing:
@@ -68,7 +64,8 @@ class Rebasing:
             np.asarray(new, now.dtype) for new, now in zip(reference, small.reference)
         )
         shifts = [
-            _total(new.astype(np.float64) - now)[0] for new, now in zip(reference, small.reference)
+            moments.total(new.astype(np.float64) - now)
+            for new, now in zip(reference, small.reference)
         ]
         self._rows = moments.count_of(small)
         self._shift = _representations(shifts)

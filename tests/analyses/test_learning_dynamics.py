@@ -75,6 +75,15 @@ def test_csv_has_every_cell(dynamics, tmp_path):
     }  # fmt: skip
 
 
+def test_csv_holds_no_formula_of_a_measure(dynamics, tmp_path):
+    scores = {"=1+1": -dynamics.scores["svcca"]}
+    hostile = dataclasses.replace(dynamics, scores=scores, untrained={})
+    with hostile.write_csv(tmp_path / "dynamics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["measure"] for row in rows} == {"'=1+1"}
+    assert float(rows[0]["score"]) == pytest.approx(-0.9)  # a number, not a text
+
+
 # --- the script ---
 
 

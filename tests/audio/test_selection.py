@@ -127,7 +127,7 @@ def test_few_speakers_are_divided():
 
 def test_an_utterance_of_unknown_speaker_counts_as_a_speaker():
     groups = disjoint_groups(corpus_of({"": [5.0, 4.0, 3.0, 2.0], "a": [6.0, 6.0]}), 5, 0)
-    assert groups.speakers_disjoint
+    assert not groups.speakers_disjoint  # as far as anybody knows
     assert sorted(map(len, group_ids(groups))) == [1, 1, 1, 1, 2]
 
 

@@ -5,16 +5,18 @@ import json
 import logging
 import os
 import shutil
+import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from absl import flags
 
 import speechsim_jax as ss
 from speechsim_jax.audio import corpus, open_corpus
-from speechsim_jax.commands import compare, merge
+from speechsim_jax.commands import compare, entry, merge
 from speechsim_jax.commands.log import log_to
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.encoder import SpeechEncoder
@@ -64,6 +66,47 @@ def test_no_known_length_is_no_traceback(encoder, names, capsys):
     with pytest.raises(UserError, match=r"no usable audio \(1 file skipped, .* cannot be decoded"):
         ss.compare([encoder], names["words.wav"], **QUICK)
     assert "audio:   0%" in capsys.readouterr().err  # there was a bar
+
+
+HOSTILE = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202eb\udcff.wav"
+SHOWN = r"a\u001b[2J\u001b]0;title\u0007\u009b31m\u202eb\udcff.wav"
+
+
+def test_names_of_files_move_no_cursor(tmp_path, capsys):
+    """On the terminal and in the file; the record itself keeps the name."""
+    log = logging.getLogger("speechsim_jax.somewhere")
+    with log_to(tmp_path):
+        log.warning("%s cannot be read\nsecond line", HOSTILE)
+    assert capsys.readouterr().err == f"{SHOWN} cannot be read\nsecond line\n"
+    (line,) = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert line.isprintable()
+    assert json.loads(line)["message"] == f"{HOSTILE} cannot be read\nsecond line"
+
+
+def test_skipped_files_are_shown_wherever_logs_go(encoder, caplog):
+    """Without a command's handlers, too: an id and a reason with what a terminal obeys."""
+    waves = {HOSTILE: np.zeros(16_000, np.float32), "b": noise(1)}
+    with caplog.at_level(logging.WARNING, "speechsim_jax"):
+        result = ss.compare([encoder], waves, progress=False, **QUICK)
+    (said,) = [line for line in caplog.messages if "skipped" in line]
+    assert SHOWN in said and said.isprintable()
+    assert result.attributes["skipped"][0]["id"] == HOSTILE
+
+
+def test_what_a_command_prints_moves_no_cursor(capsys):
+    """Its table, and the line that ends it."""
+
+    def main(values):
+        print(f"model {HOSTILE}", end="\n\n")
+        raise UserError(f"{HOSTILE} is missing")
+
+    command = types.ModuleType("command")
+    vars(command).update(main=main, define_flags=flags.FlagValues)
+    with pytest.raises(SystemExit):
+        entry.run_module(command, [], program=False)
+    said = capsys.readouterr()
+    assert said.out == f"model {SHOWN}\n\n" and said.err == f"error: {SHOWN} is missing\n"
+    assert str(UserError(HOSTILE)) == SHOWN  # a notebook shows it without a command
 
 
 @pytest.mark.slow

@@ -354,10 +354,69 @@ def test_mistakes(given, words, speech_like, models, tmp_path, capsys):
     assert_mistake(ended, words)
 
 
-def test_audio_without_speakers(speech_like, models, tmp_path, capsys):
-    rows = (speech_like / "manifest.tsv").read_text().splitlines()
-    names = [str(speech_like / row.split("\t")[0]) for row in rows[1:]]
-    (tmp_path / "m.tsv").write_text("path\tid\n" + "".join(f"{n}\t{Path(n).name}\n" for n in names))
-    arguments = flags_of(speech_like, tmp_path, audio=str(tmp_path / "m.tsv"))
+def anonymous(speech_like: Path, folder: Path, known: int = 0) -> Path:
+    """A manifest of the same audio in which only some utterances have a speaker."""
+    rows = [row.split("\t") for row in (speech_like / "manifest.tsv").read_text().splitlines()[1:]]
+    lines = [
+        f"{speech_like / name}\t{name}\t{speaker if k < known else ''}\n"
+        for k, (name, speaker, *_) in enumerate(rows)
+    ]
+    (folder / "m.tsv").write_text("path\tid\tspeaker\n" + "".join(lines))
+    return folder / "m.tsv"
+
+
+@pytest.mark.parametrize(
+    ("known", "units", "tested"),
+    [(0, "utterances", 8), (4, "speakers and utterances of unknown speaker", 6)],
+)
+def test_audio_without_speakers(known, units, tested, speech_like, models, tmp_path, caplog):
+    """Folds of utterances, which the log, the table, the record and the figure say."""
+    manifest = anonymous(speech_like, tmp_path, known)
+    config = config_of(speech_like, [models["first"]], tmp_path / "run", audio=str(manifest))
+    with caplog.at_level(logging.INFO):
+        found = probe.run(config)
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    assert f"speaker of {8 - known} utterances is not known: the split of probes" in log
+    saved = json.loads((tmp_path / "run" / "probe.json").read_text())
+    assert saved["units"] == found.units == units
+    assert f"{tested} {units} tested" in found.table() and "not all speakers" in found.table()
+    readings = found.accuracies
+    assert len(readings.speakers) == tested == len(saved["speakers"])
+    assert 390 < readings.frames.sum() == saved["frames"] <= 400
+    assert sorted(set(readings.fold.tolist())) == [0, 1]
+    assert found.baselines["mfcc"].value > 0.9
+
+
+def test_known_speakers_are_not_called_utterances(finished):
+    _, found, saved = finished
+    assert saved["units"] == "speakers" and "utterances" not in found.table()
+
+
+def test_whom_a_model_heard_is_not_guessed(speech_like, models, tmp_path, capsys):
+    """Of utterances of unknown speaker: those of its training by id, or nothing is known."""
+    manifest = anonymous(speech_like, tmp_path)
+    names = {f"{name}{k}.wav" for name in SPEAKERS for k in range(2)}
+    config = config_of(
+        speech_like, [models["first"]], tmp_path, audio=str(manifest), test_speakers=("unheard",)
+    )
+    record = models["first"] / "audio.json"
+    try:
+        for heard, left in (
+            (["ann0.wav", "bob0.wav"], names - {"ann0.wav", "bob0.wav"}),
+            ([], None),
+        ):
+            parts = [{"speakers": heard or ["ann", "bob"]}]
+            records.write_audio(record, {"training": parts, "held_out": []})
+            if left is not None:
+                assert probe._tested(config, names, names) == left
+                continue
+            arguments = flags_of(
+                speech_like, tmp_path, audio=str(manifest), test_speakers="unheard"
+            )
+            ended = call(capsys, "probe", f"--models={models['first']}", *arguments)
+            assert_mistake(ended, "whom the models have heard is not known", "--test_speakers=all")
+    finally:
+        record.unlink()
+    arguments = flags_of(speech_like, tmp_path, audio=str(manifest), test_speakers="ann")
     ended = call(capsys, "probe", f"--models={models['first']}", *arguments)
-    assert_mistake(ended, "its speaker is not known")
+    assert_mistake(ended, "'ann' has no aligned speech")

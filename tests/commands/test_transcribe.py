@@ -64,6 +64,14 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
+def test_transcripts_hold_no_formula(tmp_path):
+    """Texts of a corpus and names of files come from anybody."""
+    hostile = transcribe.Transcript("=1", "+id\x1b[31m\udcff", "-x\ty\nz", '@said "so"')
+    transcribe._write(tmp_path / "transcripts.tsv", [hostile])
+    (row,) = read_tsv(tmp_path / "transcripts.tsv")
+    assert list(row.values()) == ["'=1", r"'+id\u001b[31m\udcff", "'-x y z", '\'@said "so"']
+
+
 @pytest.mark.slow
 def test_table_and_transcripts(script, manifest, waves, tmp_path):
     arguments = [

@@ -18,6 +18,7 @@ import soundfile
 import speechsim_jax as ss
 from speechsim_jax import figures
 from speechsim_jax.commands import compare, status
+from speechsim_jax.commands.workdir import is_complete
 from speechsim_jax.pipeline import accumulators
 from speechsim_jax.pipeline import run as run_module
 from speechsim_jax.runtime.atomic_write import as_path
@@ -383,3 +384,101 @@ def test_a_workdir_in_a_bucket(audio, whole, capsys):
         }  # fmt: skip
         log = (as_path(f"{address}/two") / "log-2-of-2.jsonl").read_text().splitlines()
         assert all(json.loads(line)["message"] for line in log)
+
+
+# --- a run that was to replace a complete one ---
+
+
+@pytest.fixture
+def merged(capsys, arguments, tmp_path) -> tuple[list[str], dict[str, bytes]]:
+    """The command that has merged a job, and the files that it wrote."""
+    assert call(capsys, "compare", *arguments, "--keep_statistics").code == 0
+    merge = [f"--jobs={tmp_path / 'run'}", f"--workdir={tmp_path / 'merged'}"]
+    assert call(capsys, "merge", *merge).code == 0
+    return merge, written(tmp_path / "merged")
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    names = ("result.nc", "scores.csv", "report.html", "config.json", "figures/trend_lincka.png")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def damaged_statistics(capsys, merge: list[str], job: Path, _) -> None:
+    (path,) = job.glob("statistics/*/pass-1*/moments/cross-0.npy")
+    content = path.read_bytes()
+    path.write_bytes(content[:-9])
+    assert_mistake(call(capsys, "merge", *merge, "--overwrite"), "cross-0.npy is damaged")
+    path.write_bytes(content)
+
+
+def full_disk(capsys, merge: list[str], _, patch) -> None:
+    patch.setattr(ss.SimilarityResult, "save", no_space)
+    ended = call(capsys, "merge", *merge, "--measures=lincka", "--overwrite")
+    assert ended.code == 1 and "No space left on device" in ended.err[-1], ended
+
+
+def no_statistics(capsys, merge: list[str], job: Path, _) -> None:
+    hidden = job.rename(job.with_name("hidden"))
+    (job / "statistics").mkdir(parents=True)
+    ended = call(capsys, "merge", *merge, "--overwrite")
+    assert ended.code == 2, ended
+    shutil.rmtree(job)
+    hidden.rename(job)
+
+
+def bug(capsys, merge: list[str], _, patch) -> None:
+    patch.setattr("speechsim_jax.comparison.score.score_all", None)
+    with pytest.raises(TypeError):
+        call(capsys, "merge", *merge, "--measures=lincka", "--overwrite")
+
+
+@pytest.mark.parametrize("failure", [damaged_statistics, full_disk, no_statistics, bug])
+def test_a_failed_merge_keeps_what_was_complete(failure, merged, capsys, tmp_path, monkeypatch):
+    """Named complete; resuming does the failed work, and takes nothing old for it."""
+    merge, before = merged
+    with monkeypatch.context() as patch:
+        failure(capsys, merge, tmp_path / "run", patch)
+    folder = tmp_path / "merged"
+    assert written(folder) == before and is_complete(folder)
+    assert_mistake(call(capsys, "merge", *merge), "result.nc exists", "--overwrite")
+    assert_mistake(call(capsys, "merge", *merge, "--resume"), "an earlier run", "--overwrite")
+    (folder / "result.nc").write_bytes(b"old")
+    ended = call(capsys, "merge", *merge, "--resume", "--overwrite")
+    assert ended.code == 0, ended
+    assert written(folder)["result.nc"] != b"old" and is_complete(folder)
+    assert not (folder / "failed.json").exists()
+    assert call(capsys, "merge", *merge, "--resume").code == 0  # nothing to do
+
+
+def test_half_replaced_results_are_unfinished(merged, capsys, tmp_path, monkeypatch):
+    """From the first file on that is of another run than the rest."""
+    merge, _ = merged
+    folder = tmp_path / "merged"
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "save_figures", no_space)
+        assert call(capsys, "merge", *merge, "--overwrite").code == 1
+        assert not is_complete(folder)
+        assert call(capsys, "merge", *merge, "--overwrite").code == 1
+    assert not is_complete(folder)  # the second has replaced nothing complete
+    assert call(capsys, "merge", *merge, "--resume").code == 0 and is_complete(folder)
+
+
+def test_a_failed_comparison_keeps_what_was_complete(capsys, arguments, tmp_path, monkeypatch):
+    assert call(capsys, "compare", *arguments).code == 0
+    folder = tmp_path / "run"
+    before = written(folder)
+    given = [word for word in arguments if not word.startswith("--audio")]
+    ended = call(capsys, "compare", *given, f"--audio={tmp_path / 'none'}", "--overwrite")
+    assert_mistake(ended, "none")
+    assert is_complete(folder) and written(folder) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "run_pass", no_space)
+        with pytest.raises(OSError):
+            call(capsys, "compare", *arguments, "--overwrite")
+    assert is_complete(folder) and written(folder) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "run_pass", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert call(capsys, "compare", *arguments, "--overwrite").code == 130
+    assert not is_complete(folder)  # the message says how to go on
+    assert call(capsys, "compare", *arguments, "--overwrite", "--resume").code == 0
+    assert is_complete(folder)

@@ -182,3 +182,125 @@ def test_few_rows_are_said(caplog):
     assert "Few frames: 20 for layers of up to 8 neurons" in caplog.text
     tiny = ss.compare_activations({"x": X[:3], "y": Y[:3]}, "lincka_debiased")
     assert np.isnan(tiny.matrix("lincka_debiased").values).all()
+    assert caplog.text.count("Few frames") == 1  # the other has no such measure
+
+
+def test_constant_neurons_are_said(caplog):
+    """Of a representation with others, by name; one warning for all."""
+    dead = X.copy()
+    dead[:, [1, 4, 6]] = (0.0, 3.0, -1e4)
+    many = {("many", k): np.where(np.arange(6) == k % 6, 2.0, Y) for k in range(7)}
+    result = ss.compare_activations({"x": dead, "y": Y, **many}, "maxcorr")
+    (said,) = [line for line in caplog.messages if "constant" in line]
+    assert "neurons" in said and "3 of 8 in x/0, 1 of 6 in many/0" in said
+    assert " y/0" not in said and said.endswith(" and in 3 more")
+    assert result.dataset["dead_neurons"].values.tolist() == [3, 0] + [1] * 7
+    caplog.clear()
+    ss.compare_activations({"x": X, "y": Y}, "maxcorr")
+    assert caplog.messages == []
+
+
+# --- maps ---
+
+MAPS = [RNG.dirichlet(np.ones(n), size=(3, n)) for n in (12, 9, 12)]
+
+
+def js(maps, measures="attn_js", **options) -> float:
+    result = ss.compare_attentions({"x": maps, "y": [m[::-1] for m in MAPS]}, measures, **options)
+    return float(result.matrix(measures).values[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("convert", "tolerance"),
+    [
+        (jnp.asarray, 1e-6), (Tensor, 1e-12), (lambda m: m.tolist(), 1e-12),
+        (lambda m: m.astype(np.float16), 2e-3), (lambda m: jnp.asarray(m, "bfloat16"), 2e-2),
+        (lambda m: m.astype(np.float32), 1e-6), (np.asfortranarray, 1e-12),
+        (lambda m: np.ma.masked_array(m, mask=False), 1e-12),
+    ],
+)  # fmt: skip
+def test_whatever_holds_a_map_is_taken(convert, tolerance):
+    assert js([convert(m) for m in MAPS]) == pytest.approx(js(MAPS), abs=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, bool, np.float16])
+def test_maps_that_look_at_one_frame(dtype):
+    """Exact in every type; a head with itself differs in nothing."""
+    hard = [np.broadcast_to(np.eye(n), (2, n, n)).astype(dtype) for n in (5, 7)]
+    result = ss.compare_attentions({"x": hard, "y": [m.astype(float) for m in hard]}, "attn_js")
+    np.testing.assert_array_equal(result.matrix("attn_js").values, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tiny_values_of_maps_are_zeros(dtype):
+    """Below what float32 holds: as softmax leaves them; the rest sums to 1."""
+    tiny = [np.where(m == m.min(axis=2, keepdims=True), 1e-300, m) for m in MAPS]
+    tiny = [m / m.sum(axis=2, keepdims=True) for m in tiny]
+    zero = [np.where(m < 1e-200, 0, m) for m in tiny]
+    for measure in ("attn_js", "attn_lincka", "attn_pearson_exact"):
+        found = js(tiny, measure, stats_dtype=dtype)
+        assert found == pytest.approx(js(zero, measure, stats_dtype=dtype), abs=1e-6)
+
+
+def _changed(value) -> np.ndarray:
+    maps = MAPS[1].copy()
+    maps[2, 4, 3] = value
+    return maps
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (_changed(np.nan), "NaN or inf in head 2, query 4"),
+        (_changed(-np.inf), "NaN or inf in head 2, query 4"),
+        (_changed(1e300), "sum to 1 .*head 2, query 4 has a sum of 1e"),
+        (_changed(MAPS[1][2, 4, 3] + 2e-3), "sum to 1 .*head 2, query 4"),
+        (_changed(-1e-9), "without negatives; .*smallest value of -1e-09"),
+        (np.log(MAPS[1]), "without negatives"),
+        ((100 * MAPS[1]).astype(int), "must sum to 1"),
+        (MAPS[1] > 0.1, "must sum to 1"),
+        (MAPS[1] + 0j, "has values of type complex128; expected real numbers"),
+        (np.ma.masked_array(MAPS[1], mask=MAPS[1] > 0.5), "is a masked array"),
+        (MAPS[1].astype(object), "has values of type object"),
+        (MAPS[1].astype(str), "has values of type <U"),
+        (MAPS[1][0], r"expected an array \[head, query, key\], got \(9, 9\)"),
+        (MAPS[1][None], r"expected an array \[head, query, key\]"),
+        (MAPS[1][:0], r"expected an array \[head, query, key\]"),
+        ("maps.npy", "has values of type <U|expected an array"),
+        ([[1.0, 2.0], [1.0]], "cannot be read as an array|expected an array"),
+    ],
+)
+def test_maps_that_are_none_are_refused(value, message):
+    with pytest.raises(ss.UserError, match=rf"^x/1, utterance 1: .*({message})"):
+        js([MAPS[0], value, MAPS[2]])
+
+
+@pytest.mark.parametrize("maps", [None, 3])
+def test_no_maps_at_all_are_refused(maps):
+    with pytest.raises(ss.UserError, match=r"^x/1: expected an array \[head, query, key\] for"):
+        inspect.unwrap(ss.compare_attentions)({"x": maps})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"stats_dtype": "float23"}, "did you mean 'float"), ({"rank_tolerance": 2.0}, "is 2")],
+)
+def test_settings_of_maps_are_checked(options, message):
+    with pytest.raises(ss.UserError, match=message):
+        inspect.unwrap(ss.compare_attentions)({"x": MAPS}, "attn_js", **options)
+
+
+def test_constant_heads_are_said(caplog):
+    """Heads that look everywhere alike have no cells to correlate; too few cells are said, too."""
+    maps = [np.concatenate([m, np.full((1, 12, 12), 1 / 12)]) for m in (MAPS[0], MAPS[2])]
+    flat = [m[3:] for m in maps]
+    given = {"x": maps, "y": [m[:3] for m in maps], "z": flat}
+    ss.compare_attentions(given, "attn_lincka")
+    (said,) = caplog.messages
+    assert "constant heads" in said and said.endswith("1 of 4 in x/1, 1 of 1 in z/1")
+    caplog.clear()
+    ss.compare_attentions(given, "attn_js")  # which needs no correlations
+    assert caplog.messages == []
+    ss.compare_attentions({"x": [MAPS[0][:, :4, :4] / MAPS[0][:, :4, :4].sum(2, keepdims=True)]},
+                          "attn_lincka")  # fmt: skip
+    assert [m for m in caplog.messages if "Few cells: the attention maps have 16" in m]

@@ -137,7 +137,7 @@ def test_refusals(encoders, audio):
         ({"a": [even, even], "b": [even]}, "has 1 utterances"),
         ({"a": [even / 2]}, "sum to 1"),
         ({"a": [even * [2, 2, -1]]}, "without negatives"),
-        ({"a": [even * np.nan]}, "sum to 1"),
+        ({"a": [even * np.nan]}, "NaN or inf in head 0, query 0"),
         ({"a": [even, even[:1]]}, "another number of heads"),
     ):
         with pytest.raises(UserError, match=message):

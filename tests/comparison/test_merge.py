@@ -15,30 +15,22 @@ from speechsim_jax.measures import MEASURES
 from speechsim_jax.pipeline.job_folder import ShardFolder
 from speechsim_jax.runtime.checked_files import DamagedFileError
 from speechsim_jax.statistics import store
-from tests.support.paths import DATA
+from tests.support import job_runs
 from tests.support.same_result import assert_same_result
 
-FOLDER = DATA / "parity"
-SETTINGS = {
+SETTINGS = job_runs.SETTINGS | {
     "measures": "maxcorr,mincorr,linreg,lincka,lincka_debiased,svcca,pwcca,rsa,attn_frobenius",
-    "batch_seconds": 2,
-    "buckets": 1,
-    "rows_per_update": 40,
-    "sample_frames": 100,
-    "progress": False,
 }
 
 
 @pytest.fixture(scope="module")
 def encoders() -> list[ss.SpeechEncoder]:
-    return [ss.load_encoder(FOLDER / name) for name in ("wavlm-base", "hubert-large")]
+    return job_runs.encoders()
 
 
 @pytest.fixture(scope="module")
 def audio() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    waves = {f"u{i}": 0.1 * rng.standard_normal(9000) for i in range(9)}
-    return {name: wave.astype(np.float32) for name, wave in waves.items()}
+    return job_runs.noise(9)
 
 
 @pytest.fixture(scope="module")

@@ -15,32 +15,25 @@ from speechsim_jax.pipeline import accumulators
 from speechsim_jax.pipeline import job_folder as job_folder_module
 from speechsim_jax.pipeline.job_folder import ShardFolder, job_folder, job_status
 from speechsim_jax.runtime.lock import LockedError, is_locked, locked
+from tests.support import job_runs
 from tests.support.bucket import bucket
-from tests.support.paths import DATA
 from tests.support.same_result import assert_same_result
 
-FOLDER = DATA / "parity"
-SETTINGS = {
+SETTINGS = job_runs.SETTINGS | {
     "measures": "maxcorr,mincorr,lincka,svcca,rsa,attn_frobenius",
-    "batch_seconds": 2,
-    "buckets": 1,
-    "rows_per_update": 40,
-    "sample_frames": 100,
-    "progress": False,
 }
 
 
 @pytest.fixture(scope="module")
 def encoders() -> list[ss.SpeechEncoder]:
-    return [ss.load_encoder(FOLDER / name) for name in ("wavlm-base", "hubert-large")]
+    return job_runs.encoders()
 
 
 @pytest.fixture(scope="module")
 def audio() -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    waves = {f"u{i}": 0.1 * rng.standard_normal(9000) for i in range(7)}
+    waves = job_runs.noise(7)
     waves["u3"][:] = np.nan  # skipped, in whichever shard it is
-    return {name: wave.astype(np.float32) for name, wave in waves.items()}
+    return waves
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +64,26 @@ def test_shards_merge_to_the_result_of_one_job(where, encoders, audio, whole, tm
     ]
 
 
-def test_a_shard_without_audio_adds_nothing(encoders, audio, tmp_path):
+@pytest.mark.parametrize("count", [3, 9])
+def test_a_shard_without_audio_adds_nothing(count, encoders, audio, tmp_path, caplog):
+    """It is complete, is merged, and is said to be of no use."""
     few = {name: audio[name] for name in ("u0", "u1")}
-    for shard in ("1/3", "2/3", "3/3"):
-        ss.accumulate(encoders, few, shard=shard, statistics_dir=tmp_path, **SETTINGS)
+    for number in range(1, count + 1):
+        caplog.clear()
+        given = SETTINGS | {"shard": f"{number}/{count}", "statistics_dir": tmp_path}
+        found = ss.accumulate(encoders, few, **given)
+        (said,) = [line for line in caplog.messages if "shards" in line]
+        assert f"{count} shards" in said and "2 utterances" in said and f"{count - 2} of" in said
+    assert [status.state for status in found] == ["done"] * count
     result = ss.merge([tmp_path], progress=False)
     assert_same_result(result, ss.compare(encoders, few, **SETTINGS))
+    assert result.attributes["utterances"] == 2
+
+
+def test_as_many_shards_as_utterances_are_not_warned_of(encoders, audio, tmp_path, caplog):
+    few = {name: audio[name] for name in ("u0", "u1")}
+    ss.accumulate(encoders, few, shard="1/2", statistics_dir=tmp_path, **SETTINGS)
+    assert not [line for line in caplog.messages if "shards" in line]
 
 
 def test_a_lost_shard_is_run_again_alone(encoders, audio, whole, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 import speechsim_jax
 from speechsim_jax import figures
 from speechsim_jax.errors import UserError
+from speechsim_jax.figures import text_layout
 from speechsim_jax.figures.text_layout import ellipsised, short_names, text_width
 from speechsim_jax.settings import FIGURE_FORMATS
 from tests.support.drawn import (
@@ -143,6 +144,17 @@ def test_one_place_for_colours() -> None:
 def test_short_names_stay_apart() -> None:
     assert short_names(["org/a", "b", "runs/c/"]) == ["a", "b", "c"]
     assert short_names(["one/a", "two/a", "b"]) == ["one/a", "two/a", "b"]
+
+
+def test_a_long_name_is_measured_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first version took half a minute for a figure with a name of 300 characters."""
+    widths = []
+    measure = text_layout.text_width
+    monkeypatch.setattr(
+        text_layout, "text_width", lambda text, *rest: widths.append(text) or measure(text, *rest)
+    )
+    line = text_layout.ellipsised("long name " * 30, 100, 7)
+    assert len(widths) < 12 and measure(line, 7) <= 100 < measure(f"xx{line}", 7)
 
 
 @pytest.mark.parametrize("limit", [12.0, 30.0, 60.0])

@@ -12,8 +12,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from speechsim_jax.errors import printable
 from speechsim_jax.report import write_report
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
+from tests.support.hostile import NAMES, SENTINEL, hostile_result
 from tests.support.report_results import SMALL, Shape, heads_alone, random_result, scores_within
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -468,3 +470,71 @@ def test_page_of_scores_alone_states_what_is_missing(desktop: Browser, tmp_path:
         assert words in desktop.element(f"#{place}").text, place
     assert desktop.element("#reading").text == "x a, layer 0; y b, layer 0: mine \N{EN DASH}"
     assert desktop.console_messages() == []
+
+
+@pytest.mark.slow
+def test_names_from_outside_are_shown_and_not_obeyed(desktop: Browser, tmp_path: Path) -> None:
+    result = hostile_result()
+    desktop.open(write_report(result, tmp_path / "report.html"))
+    for measure in range(len(result.measures)):
+        Select(desktop.element("#measure")).select_by_index(measure)
+        middle = len(_shown_map(desktop)["z"]) // 2
+        desktop.over("#map", middle, middle).click().perform()
+    for place in ("#x", "#y", "#align-x", "#align-y", "#neuron-model"):
+        for k in (1, 5, 11):
+            Select(desktop.element(place)).select_by_index(k)
+    for heading in desktop.driver.find_elements(By.CSS_SELECTOR, "th button"):
+        desktop.run("arguments[0].click()", heading)
+    desktop.run("for (const closed of document.querySelectorAll('details')) closed.open = true")
+    assert desktop.run("return document.documentElement.scrollWidth") <= DESKTOP[0]
+    time.sleep(0.3)  # events of what may have been added
+
+    assert desktop.run(f"return {SENTINEL} ?? null") is None
+    # Three of the page and plotly's; the heat map is an <image>, no <img>.
+    assert desktop.run("return document.scripts.length") == 4
+    foreign = "img, iframe, object, embed, svg[onload], b b, sup, [href^=javascript], [srcdoc]"
+    found = "return [...document.querySelectorAll(arguments[0])].map((node) => node.outerHTML)"
+    assert desktop.run(found, foreign) == []
+    handlers = """return [...document.querySelectorAll("*")].flatMap(
+      (node) => [...node.attributes].map((one) => one.name)).filter((name) => /^on/.test(name))"""
+    assert desktop.run(handlers) == []
+
+    shown = {printable(name) for name in NAMES}
+    cells = "return [...document.querySelectorAll(arguments[0])].map((node) => node.textContent)"
+    skipped = desktop.run(cells, "[data-sortable=skipped] tbody td")
+    assert set(skipped) == shown and len(skipped) == 2 * len(NAMES)
+    names = [printable(name) for name in NAMES]
+    models = desktop.run("return page.models.map((model) => model.name)")
+    assert models == names
+    options = desktop.run(cells, "#align-x option")
+    assert options == desktop.run("return page.models.map((model) => model.short)")
+    assert all(name.endswith(option) for name, option in zip(names, options, strict=True))
+    assert shown <= set(desktop.run(cells, "dt")) and shown <= set(desktop.run(cells, "dd"))
+    measures = desktop.run(cells, "#measure option")
+    assert measures == [printable(name) for name in result.measures]
+    text = desktop.run("return document.body.innerText")
+    assert all(printable(c) == c for c in set(text) - set("\n\t"))
+    Select(desktop.element("#measure")).select_by_index(0)
+    title = desktop.run("return document.querySelector('#map .cbtitle').textContent")
+    assert title == result.measures[0]
+    desktop.over("#map", 24, 20).perform()
+    hover = "return document.querySelector('#map .hoverlayer').textContent"
+    said = desktop.wait(lambda: desktop.run(hover))
+    assert f"{result.measures[0]}: " in said and f"{options[12]}, layer 0" in said
+    problems = [one for one in desktop.console_messages() if "SEVERE" in one or "refused" in one]
+    assert problems == []
+
+
+@pytest.mark.slow
+def test_saved_tables_hold_no_formulas(desktop: Browser, tmp_path: Path) -> None:
+    names = ["=1+1", "+1+1", "-1+1", "@SUM(1)", "\uff1d1", "a;=1", 'b"c,d']
+    representations = [RepresentationName(name, k) for name in names for k in range(2)]
+    values = np.linspace(-1, 1, 14 * 14).reshape(14, 14)
+    result = SimilarityResult.build(representations, {"mine": values})
+    desktop.open(write_report(result, tmp_path / "report.html"))
+    saved = desktop.saved("map", "heatmap_mine")["csv"].decode()
+    rows = list(csv.reader(io.StringIO(saved)))
+    defused = [f"'{name}" if k < 5 else name for k, name in enumerate(names)]
+    assert rows[0][1:] == [f"{name}/{k}" for name in defused for k in range(2)]
+    np.testing.assert_allclose(np.array([row[1:] for row in rows[1:]], float), values, rtol=1e-6)
+    assert '"a;=1/0"' in saved

@@ -232,7 +232,7 @@ def test_frame_has_a_row_for_every_pair(result: SimilarityResult) -> None:
     assert by_pair.notna().sum() == 9
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+@pytest.mark.parametrize("start", ["=", "+", "-", "@"])
 def test_a_spreadsheet_computes_nothing(start: str, tmp_path: Path) -> None:
     """A model's folder may be called by anybody."""
     name = start + 'HYPERLINK("http://x";"y")'
@@ -243,6 +243,20 @@ def test_a_spreadsheet_computes_nothing(start: str, tmp_path: Path) -> None:
     names = {row[column] for row in rows for column in ("x_model", "y_model")}
     assert names == {"'" + name, "plain"}
     assert result.models == (name, "plain")
+
+
+@pytest.mark.parametrize("name", ["esc\x1b[31m", "n\0ul", "undecodable\udcff", "a\n\tb", "\u202ea"])
+def test_any_name_can_be_shown_and_saved(name: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((20, 3))
+    result = ss.compare_activations({(name, 0): x, "plain/1": x}, "lincka")
+    loaded = SimilarityResult.load(result.save(tmp_path / "r.nc"))
+    assert loaded.models == result.models and result.models[1] == "plain"
+    assert result.models[0].isprintable()
+    assert "\x1b" not in loaded.summary() + repr(loaded)
+    rows = list(csv.DictReader(result.to_csv(tmp_path / "s.csv").read_text().splitlines()))
+    assert {row["x_model"] for row in rows} == set(result.models)
+    assert RepresentationName(result.models[0], 0) == RepresentationName(name, 0)
+    assert ss.plot(result, "lincka").savefig(tmp_path / "m.png") is None
 
 
 def test_csv_reads_back(result: SimilarityResult, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import accuracy
-from speechsim_jax.statistics import moments, moments_accumulator, moments_finished
+from speechsim_jax.statistics import moments, moments_accumulator
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 
 # Largest error of a covariance over its neurons' standard deviations. Measured 1.5e-8; the least
@@ -77,8 +77,6 @@ def test_the_bar_is_missed_without_compensation(hard, exact, monkeypatch):
 
 
 def test_the_bar_is_missed_by_finishing_in_float32(exact, single, monkeypatch):
-    monkeypatch.setattr(
-        moments_finished, "_total", lambda parts: np.asarray(parts, np.float32).sum(0)
-    )
+    monkeypatch.setattr(moments, "total", lambda parts: np.asarray(parts, np.float32).sum(0))
     again = FinishedMoments(single.states, accuracy.TOLERANCE)
     assert accuracy.covariance_error(again, exact) > COVARIANCE

@@ -12,7 +12,8 @@ used for the probe that is then trained on all training speakers. The best layer
 fold by fold, the one whose chosen probe had the best validation accuracy.
 
 Accuracies are shares of frames. Their intervals, and those of differences, are over speakers:
-speakers are drawn with replacement, the same for both sides of a difference.
+speakers are drawn with replacement, the same for both sides of a difference. An utterance of
+unknown speaker counts as a speaker.
 """
 
 import dataclasses

@@ -8,13 +8,15 @@ import numpy as np
 
 from speechsim_jax.analyses.probing.classifier import LabelledFrames
 from speechsim_jax.audio.alignments import Alignments, aligned_corpus
-from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped, Source
 from speechsim_jax.audio.open_corpus import with_durations
+from speechsim_jax.audio.selection import log_unknown_speakers
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline.encode_corpus import encode_corpus
 from speechsim_jax.training.data import cluster_labels
+from speechsim_jax.training.data.splits import speaker_of
 
 # Labels that aligners write for silence, noise and unknown speech.
 SILENCES = ("SIL", "sil", "sp", "spn", "SPN", "NSN", "<sil>", "+SPN+", "+NSN+", "+NOISE+")
@@ -65,7 +67,8 @@ def choose_frames(
     A frame has the label of the segment that its centre lies in.
 
     Args:
-        corpus: Utterances with known speakers; those without an alignment are left out.
+        corpus: Utterances; those without an alignment are left out. One of unknown speaker counts
+            as a speaker, which is logged.
         alignments: Phone segments.
         config: The encoder whose frames are meant.
         dropped: Labels that are not phones, such as silence.
@@ -74,18 +77,14 @@ def choose_frames(
         seed: Of the choice within a speaker.
 
     Raises:
-        UserError: Audio without speakers, no frame with a phone, or `max_frames` below the number
-            of speakers.
+        UserError: No frame with a phone, or `max_frames` below the number of speakers.
     """
     skipped: list[Skipped] = []
     corpus, segments = aligned_corpus(corpus, alignments, skipped.append, strict=False)
     if skipped:
         _log.info("left out %d utterances without an alignment", len(skipped))
     corpus = with_durations(corpus)
-    if anonymous := [source.id for source in corpus.sources if not source.speaker]:
-        raise UserError(
-            f"{anonymous[0]}: its speaker is not known; expected a manifest with a column 'speaker'"
-        )
+    log_unknown_speakers(corpus.sources, "the split of probes into training and test")
     frames, phones = {}, {}
     for source in corpus.sources:
         count = config.frames(round((source.seconds or 0.0) * SAMPLE_RATE_HZ))
@@ -100,20 +99,30 @@ def choose_frames(
     return _balanced(PhoneFrames(corpus, frames, phones), max_frames, seed)
 
 
+def units_of(sources: Sequence[Source]) -> str:
+    """What probes are tested over: "speakers"; "utterances", where none is known; or both."""
+    known = [bool(source.speaker) for source in sources]
+    if all(known):
+        return "speakers"
+    return "speakers and utterances of unknown speaker" if any(known) else "utterances"
+
+
 def _balanced(available: PhoneFrames, max_frames: int, seed: int) -> PhoneFrames:
     """A seeded choice of at most `max_frames` frames, equally many of each speaker if possible."""
     sources = available.corpus.sources
     totals: dict[str, int] = {}
     for source in sources:
-        totals[source.speaker] = totals.get(source.speaker, 0) + len(available.frames[source.id])
+        speaker = speaker_of(source)
+        totals[speaker] = totals.get(speaker, 0) + len(available.frames[source.id])
     quota = _quota(sorted(totals.values()), max_frames)
     if quota < 1:
         raise UserError(
-            f"max_frames={max_frames}: expected one or more for each of {len(totals)} speakers"
+            f"max_frames={max_frames}: expected one or more for each of {len(totals)} "
+            f"{units_of(sources)}"
         )
     masks = {}
     for speaker, total in totals.items():
-        of_speaker = [source for source in sources if source.speaker == speaker]
+        of_speaker = [source for source in sources if speaker_of(source) == speaker]
         rng = np.random.default_rng([seed, *speaker.encode("utf-8", "surrogateescape")])
         chosen = np.zeros(total, bool)
         chosen[rng.permutation(total)[:quota]] = True
@@ -215,7 +224,7 @@ def layer_names(encoder: SpeechEncoder) -> tuple[str, ...]:
 
 
 def labelled_frames(chosen: PhoneFrames, features: Mapping[str, np.ndarray]) -> LabelledFrames:
-    """Features with the phone and speaker of each chosen frame.
+    """Features with the phone and speaker (or utterance, see `units_of`) of each chosen frame.
 
     Args:
         chosen: Frames of utterances.
@@ -223,9 +232,9 @@ def labelled_frames(chosen: PhoneFrames, features: Mapping[str, np.ndarray]) -> 
     """
     sources = chosen.corpus.sources
     phone_of = [phone for source in sources for phone in chosen.phones[source.id]]
-    speaker_of = [source.speaker for source in sources for _ in chosen.phones[source.id]]
+    spoken_by = [speaker_of(source) for source in sources for _ in chosen.phones[source.id]]
     phone_names, phones = np.unique(phone_of, return_inverse=True)
-    speaker_names, speakers = np.unique(speaker_of, return_inverse=True)
+    speaker_names, speakers = np.unique(spoken_by, return_inverse=True)
     return LabelledFrames(
         features=features,
         phones=phones.astype(np.int64),

@@ -40,11 +40,13 @@ class ProbeSummary:
         baselines: Accuracies of features that are not layers of an encoder, by kind.
         encoders: One entry an encoder.
         accuracies: The counts that the summary was made from.
+        units: What they are over, `features.units_of`.
     """
 
     baselines: Mapping[str, Interval]
     encoders: tuple[EncoderSummary, ...]
     accuracies: ProbeAccuracies
+    units: str = "speakers"
 
     def table(self) -> str:
         """A line for each baseline, layer, best layer and gain, with its interval."""
@@ -64,9 +66,15 @@ class ProbeSummary:
             for name, value, ends, note in rows
         ]
         count = len(self.accuracies.speakers)
-        lines.append(f"{count} speakers tested, {int(self.accuracies.frames.sum())} frames")
+        frames = int(self.accuracies.frames.sum())
+        lines.append(f"{count} {self.units} tested, {frames} frames")
         if count < FEW_SPEAKERS:
-            lines.append(f"{count} speakers are few: these intervals are too narrow to rely on")
+            lines.append(f"{count} {self.units} are few: these intervals are too narrow to rely on")
+        if self.units != "speakers":
+            lines.append(
+                "not all speakers are known: a probe may have been trained on the speaker that it "
+                "is tested on, and the intervals are too narrow for new speakers"
+            )
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,6 +92,7 @@ class ProbeSummary:
                 }
                 for encoder in self.encoders
             },
+            "units": self.units,
             "speakers": {
                 name: {
                     "fold": int(accuracies.fold[index]),
@@ -105,6 +114,7 @@ def summarise(
     layers: Mapping[str, Sequence[str]],
     untrained: Mapping[str, str] | None = None,
     seed: int = 0,
+    units: str = "speakers",
 ) -> ProbeSummary:
     """Accuracies as shares of frames, with 95 % intervals over speakers.
 
@@ -114,6 +124,7 @@ def summarise(
             kinds are baselines.
         untrained: By trained encoder, the name of the same architecture with random weights.
         seed: Of the bootstrap.
+        units: What the accuracies are over, `features.units_of`.
     """
     layer_kinds = {kind for kinds in layers.values() for kind in kinds}
     baselines = [COMMONEST, *(kind for kind in accuracies.validation if kind not in layer_kinds)]
@@ -138,7 +149,10 @@ def summarise(
             )
         )
     return ProbeSummary(
-        {kind: share(accuracies.correct[kind]) for kind in baselines}, tuple(encoders), accuracies
+        {kind: share(accuracies.correct[kind]) for kind in baselines},
+        tuple(encoders),
+        accuracies,
+        units,
     )
 
 

@@ -7,9 +7,7 @@ compared. The audio of a run differs from that of the paper, so agreement to a f
 best to expect.
 """
 
-import csv
 import dataclasses
-import io
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -42,7 +40,7 @@ from speechsim_jax.figures.text_layout import (
 )
 from speechsim_jax.results.depth import nearest_depth
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
-from speechsim_jax.runtime.atomic_write import write_text
+from speechsim_jax.runtime import text_tables
 
 BUNDLED = Path(__file__).parent / "data" / "published_2406_16099.npz"
 _FINETUNED = "_finetuned_"
@@ -386,11 +384,8 @@ def _agreement(aligned: AlignedMap, x: str, y: str, cells: np.ndarray) -> Agreem
 
 def write_csv(rows: Sequence[Agreement], path: Path) -> Path:
     """Write one line for each block and orientation, and return the path."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(field.name for field in dataclasses.fields(Agreement))
-    writer.writerows(dataclasses.astuple(row) for row in rows)
-    return write_text(path, text.getvalue())
+    heads = tuple(field.name for field in dataclasses.fields(Agreement))
+    return text_tables.write_csv(path, [heads, *(dataclasses.astuple(row) for row in rows)])
 
 
 def table(rows: Sequence[Agreement]) -> str:

@@ -28,7 +28,7 @@ function trendSeries(x) {
     const texts = matches.map(({place, value}, k) => place < 0 ? "" :
       `x: ${plain(label(representation(axis, places[k])))}<br>` +
       `y: ${plain(label(representation(axis, place)))}<br>` +
-      `${measure.name}: <b>${formatScore(value)}</b>`);
+      `${plain(measure.name)}: <b>${formatScore(value)}</b>`);
     return {
       name: page.models.length > 1 ? `y: ${short}` : short, rank: y, colour, symbol, dash,
       x: depths, y: matches.map((match) => match.value), texts,

@@ -61,7 +61,7 @@ function cellTraces(measure, rows, columns, {cell, bar, block = false}) {
   const text = rows.map((i, r) => columns.map((j, c) =>
     `x: ${plain(label(representation(axis, i)))}<br>` +
     `y: ${plain(label(representation(axis, j)))}<br>` +
-    `${measure.name}: <b>${Number.isFinite(z[r][c]) ? formatScore(z[r][c]) : "not defined"}</b>`));
+    `${plain(measure.name)}: <b>${Number.isFinite(z[r][c]) ? formatScore(z[r][c]) : "not defined"}</b>`));
   const [zmin, zmax] = colourLimits(measure, z, block);
   const stops = page.colours.map((colour, k) => [k / (page.colours.length - 1), colour]);
   const traces = [{
@@ -86,10 +86,10 @@ function colourBar(title, horizontal) {
   };
   if (!horizontal) {
     return {...bar, len: 1, lenmode: "fraction", x: 1, xpad: 10, ypad: 0, y: 0.5,
-      title: {text: title, side: "right", font: {size: 11}}};
+      title: {text: plain(title), side: "right", font: {size: 11}}};
   }
   return {...bar, orientation: "h", len: 1, lenmode: "fraction", x: 0.5, xpad: 0, y: 1,
-    yanchor: "bottom", ypad: 6, title: {text: title, side: "top", font: {size: 11}}};
+    yanchor: "bottom", ypad: 6, title: {text: plain(title), side: "top", font: {size: 11}}};
 }
 
 // Lines between the models' blocks, white on every colour of the map.

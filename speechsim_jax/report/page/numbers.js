@@ -49,12 +49,15 @@ function formatNumber(value, integer) {
   return integer ? String(value) : String(Number(value.toPrecision(4)));
 }
 
+// Text that a spreadsheet would take for a formula gets an apostrophe in front, numbers do not.
 function csv(rows) {
   const cell = (value) => {
     if (typeof value === "number") {
       return Number.isFinite(value) ? String(Number(value.toPrecision(7))) : "";
     }
-    return /[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value;
+    const formula = /^[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]/.test(value) && Number.isNaN(Number(value));
+    const text = formula ? `'${value}` : value;
+    return /[",;|\t\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   return rows.map((row) => row.map(cell).join(",")).join("\n") + "\n";
 }

@@ -110,7 +110,7 @@ function drawPanels(id, panels, {keys = [], xTitle, shared = false, most = 3}) {
       traces.push({
         type: "scatter", mode: curve.symbol ? "lines+markers" : "lines", name: plain(curve.name),
         x: curve.x, y: curve.y, xaxis: `x${suffix}`, yaxis: `y${suffix}`, connectgaps: false,
-        legendgroup: curve.name, showlegend: first, legendrank: curve.rank,
+        legendgroup: String(curve.rank), showlegend: first, legendrank: curve.rank,
         line: {color: curve.colour, width: 1.5, dash: curve.dash},
         marker: {
           symbol: curve.symbol, size: 6,

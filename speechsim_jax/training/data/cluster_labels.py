@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int, Int32
 
 from speechsim_jax.audio import selection
-from speechsim_jax.audio.corpus import Corpus, Source
+from speechsim_jax.audio.corpus import Corpus, Source, log_skipped
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
@@ -151,7 +151,7 @@ def layer_features(encoder: SpeechEncoder, layer: int, config: EncoderConfig) ->
             encoder,
             corpus,
             layers=(layer,),
-            on_skip=lambda skipped: _log.warning("skipped %s: %s", skipped.id, skipped.reason),
+            on_skip=log_skipped,
         ):
             yield name, states[0]
 

@@ -14,8 +14,17 @@ import numpy as np
 from jaxtyping import Float32
 
 from speechsim_jax.audio import open_corpus
-from speechsim_jax.audio.corpus import AudioError, Corpus, Source, read, total_seconds
+from speechsim_jax.audio.corpus import (
+    AudioError,
+    Corpus,
+    Skipped,
+    Source,
+    log_skipped,
+    read,
+    total_seconds,
+)
 from speechsim_jax.audio.open_corpus import with_durations
+from speechsim_jax.audio.selection import log_unknown_speakers
 from speechsim_jax.errors import UserError
 from speechsim_jax.training.recipe import Audio
 
@@ -81,6 +90,8 @@ def open_split(corpora: Sequence[open_corpus.AudioInput], audio: Audio) -> Split
             f"no utterance is left of {', '.join(map(str, corpora))} with include="
             f"{','.join(audio.include)} exclude={','.join(audio.exclude)}"
         )
+    if audio.held_out or audio.held_out_share:
+        log_unknown_speakers(timed, "holding out speakers")
     held_out_speakers = _held_out_speakers(timed, audio)
     timed.sort(key=lambda source: source.id)
     training = tuple(s for s in timed if speaker_of(s) not in held_out_speakers)
@@ -182,7 +193,7 @@ class WaveformCache:
         except AudioError as error:
             if number not in self._unusable:
                 self._unusable.add(number)
-                _log.warning("skipped %s: %s", source.id, error)
+                log_skipped(Skipped(source.id, str(error)))
             return np.zeros(0, np.float32)
 
 

@@ -1,6 +1,7 @@
 """A run aligned with published maps: the right cells, in both orientations, without lost ones."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -172,6 +173,16 @@ def test_csv_and_table(maps, tmp_path):
     assert len(read) == len(rows) == 5 * 5
     assert float(read[0]["correlation"]) == rows[0].correlation
     assert published_maps.table(rows).count("\n") == len(rows)
+
+
+def test_csv_holds_no_formula_of_a_model(maps, tmp_path):
+    row = next(row for one in align(run_of(maps), maps, NAMES) for row in agreements(one))
+    hostile = dataclasses.replace(row, run_x="=1+1", run_y="a;@x", correlation=-0.5)
+    path = published_maps.write_csv([hostile], tmp_path / "published.csv")
+    with path.open() as file:
+        (read,) = csv.DictReader(file)
+    assert read["run_x"] == "'=1+1" and read["run_y"] == "a;@x"
+    assert read["correlation"] == "-0.5" and '"a;@x"' in path.read_text()
 
 
 def test_side_by_side_draws_the_numbers(maps):
