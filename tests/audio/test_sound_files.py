@@ -351,7 +351,7 @@ def test_what_lies_behind_the_samples_is_not_needed(tmp_path):
 
 
 def test_a_file_of_zeros_is_judged_at_once(tmp_path):
-    """Zeros read as empty chunks; walking over 12 million of them took half a minute."""
+    """Zeros read as empty chunks; walking over 12 million of them took 7 s."""
     path = write(tmp_path / "x.wav", noise(100))
     with path.open("r+b") as file:
         file.truncate(12)
