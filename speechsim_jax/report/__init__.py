@@ -56,6 +56,7 @@ def report_page(result: SimilarityResult) -> str:
         provenance=markup.provenance(result),
         measures=markup.measures_table(result),
         representations=markup.facts_section(result),
+        errors=markup.errors_note(result),
         reading=markup.reading_table(result),
         skipped=markup.skipped_table(result),
         plotly=_plotly(),

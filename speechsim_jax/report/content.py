@@ -140,6 +140,12 @@ def _measure(result: SimilarityResult, name: str, arrays: PackedArrays) -> dict[
         "range": [limit if end is None else end for end, limit in ends],
         "limits": list(limits),
         "values": arrays.exact(values),
+        "half": _half_interval(result, name, arrays),
+        "heldout": [
+            {"name": printable(further), "values": arrays.exact(result.matrix(further).values)}
+            for further in (f"{name}_heldout", f"{name}_ridge_heldout")
+            if further in result.dataset
+        ],
         "alignment": _alignment(result.models, representations, values, closer, arrays),
         "heads": _heads(result.dataset, name, arrays),
         "baselines": [
@@ -147,6 +153,16 @@ def _measure(result: SimilarityResult, name: str, arrays: PackedArrays) -> dict[
             for baseline in head_baselines(result.dataset, name)
         ],
     }
+
+
+def _half_interval(
+    result: SimilarityResult, name: str, arrays: PackedArrays
+) -> dict[str, Any] | None:
+    """Half the width of the 95 % interval of every score; None without standard errors."""
+    if f"{name}_se" not in result.dataset:
+        return None
+    low, high = result.interval(name).values
+    return arrays.exact((high - low) / 2)
 
 
 def _alignment(

@@ -183,6 +183,13 @@ def facts_table(result: SimilarityResult) -> str:
     return table(heads, rows, numbers_from=1, name="representations")
 
 
+def errors_note(result: SimilarityResult) -> str:
+    """What the intervals of scores are over, or why there are none."""
+    note = result.errors_note()
+    note = note.replace("±: standard error", "±: half the 95 % interval, of standard errors")
+    return f'<p class="quiet">{html_text(note)}</p>' if note else ""
+
+
 def reading_table(result: SimilarityResult) -> str:
     """What was recognised, guessed and changed in opening and reading the audio, with numbers."""
     attributes = result.attributes

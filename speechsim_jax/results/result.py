@@ -516,7 +516,7 @@ class SimilarityResult:
         )
         head, _ = repr(self).split("\n", 1)  # without the measures, which the table names
         parts = [textwrap.fill(head, 100), table, textwrap.fill(f"x,y: {legend}", 100)]
-        if errors := self._errors_note():
+        if errors := self.errors_note():
             parts.append(textwrap.fill(errors, 100))
         if any(self.matrix(measure).dims == ATTENTION_DIMS for measure in self.measures):
             parts.append("attn_*: heads of any two models look alike; see their baselines, too")
@@ -524,7 +524,7 @@ class SimilarityResult:
             parts.append(textwrap.fill(warning, 100))
         return "\n\n".join(parts)
 
-    def _errors_note(self) -> str:
+    def errors_note(self) -> str:
         """What the standard errors are over, or why there are none; "" where it is not known."""
         errors = self.attributes.get("errors")
         if errors is None:

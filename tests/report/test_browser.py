@@ -12,6 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+import speechsim_jax as ss
 from speechsim_jax.errors import printable
 from speechsim_jax.report import write_report
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
@@ -353,6 +354,32 @@ def test_axes_of_facts_have_numbers(
     assert axes["dead_neurons"]["numbers"] == ["0", "1"]
     assert {"0.99", "1", "1.01"} <= set(axes["outlier_share"]["numbers"])
     assert min(len(axis["numbers"]) for axis in axes.values()) >= 2
+    assert desktop.console_messages() == []
+
+
+@pytest.mark.slow
+def test_a_cell_has_its_interval_and_its_held_out_score(desktop: Browser, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 30)
+    x = rng.standard_normal((20, 6))[groups] + rng.standard_normal((600, 6))
+    arrays = {"a/0": x, "a/1": x**3, "b/0": x + 2 * rng.standard_normal((600, 6))}
+    result = ss.compare_activations(
+        arrays, ["linreg", "linreg_r2", "pwcca"], errors=True, heldout=True, groups=groups
+    )
+    desktop.open(write_report(result, tmp_path / "report.html"))
+    desktop.over("#map", 0, 2).click().perform()
+    desktop.wait(lambda: "y b, layer 0" in desktop.element("#reading").text)
+    low, high = result.interval("linreg").sel(x="a/0", y="b/0").values
+    score = float(result.matrix("linreg").loc["a/0", "b/0"])
+    text = f"linreg {score:.4f} ± {(high - low) / 2:.4f}"
+    assert desktop.element("#reading").text.endswith(text)
+    scores = desktop.element("#scores").text.splitlines()
+    assert any(line.startswith(text) for line in scores)
+    for name in ("linreg_heldout", "linreg_ridge_heldout", "linreg_r2_heldout", "pwcca_heldout"):
+        values = [result.matrix(name).loc[pair] for pair in (("a/0", "b/0"), ("b/0", "a/0"))]
+        assert scores.count(f"{name} {values[0]:.4f} {values[1]:.4f}") == 1
+    assert not any(line.startswith("pwcca") and "±" in line for line in scores)
+    assert "20 groups" in desktop.element("#pair").text
     assert desktop.console_messages() == []
 
 

@@ -24,7 +24,7 @@ function drawPair() {
   const places = selectedPlaces(page.axes.representation);
   [byId("x").value, byId("y").value] = places;
   const measured = selectedPlaces(axisOf(state.measure));
-  const value = measured ? formatScore(state.measure.values.at(...measured)) : "no attention";
+  const value = measured ? scoreText(state.measure, measured) : "no attention";
   byId("reading").textContent =
     `x ${label(state.x)}; y ${label(state.y)}: ${state.measure.name} ${value}`;
   drawScores(places);
@@ -34,13 +34,24 @@ function drawPair() {
   drawHeads();
 }
 
+// A score and half its 95 % interval, where that is known.
+function scoreText(measure, places) {
+  const text = formatScore(measure.values.at(...places));
+  const half = measure.half ? measure.half.at(...places) : NaN;
+  return Number.isFinite(half) ? `${text} ± ${half.toFixed(4)}` : text;
+}
+
 function drawScores(pair) {
   const rows = [];
   for (const measure of page.measures) {
     const places = selectedPlaces(axisOf(measure));
     if (!places) continue;
-    const back = measure.directed ? measure.values.at(...places.toReversed()) : NaN;
-    rows.push([measure.name, measure.values.at(...places), measure.directed ? back : "same"]);
+    const back = places.toReversed();
+    rows.push([measure.name, scoreText(measure, places),
+      measure.directed ? scoreText(measure, back) : "same"]);
+    for (const {name, values} of measure.heldout) {
+      rows.push([name, values.at(...places), values.at(...back)]);
+    }
   }
   for (const floor of page.floors) {
     rows.push([`floor of ${floor.name}`, floor.floor.at(...pair), ""]);
