@@ -1,6 +1,7 @@
 """`compare_activations`: the same statistics and scores on arrays."""
 
 import functools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -38,10 +39,7 @@ from speechsim_jax.statistics.store import PassStatistics
 _LIMITS = {"float32": (1e-8, 1e6), "float64": (1e-35, 1e35)}
 _SCALE_IT = "scale it, as no score depends on the scale, or use stats_dtype='float64'"
 
-_ERRORS = {
-    True: ("group", "groups of rows, as given"),
-    False: ("none", "they were not asked for (errors=True)"),
-}
+_log = logging.getLogger(__name__)
 
 _ERRORS = {
     True: ("group", "groups of rows, as given"),
@@ -187,7 +185,10 @@ def compare_activations(
         settings={"sample_frames": sample_frames, "seed": seed, "errors_rows": errors_rows},
         errors=dict(zip(("over", "reason"), _ERRORS[errors])),
     )
-    return scored_result(names, finished, selection, attributes, output)
+    result = scored_result(names, finished, selection, attributes, output)
+    if warning := result.few_frames_warning():
+        _log.warning("%s", warning)
+    return result
 
 
 def _checked_groups(groups: Sequence[Any] | np.ndarray | None) -> np.ndarray:

@@ -134,9 +134,7 @@ def scored_result(
 def _log_cautions(
     result: SimilarityResult, finished: FinishedStatistics, selection: MeasureSelection
 ) -> None:
-    """Log what a reader has to know before believing a score: few rows, and what is constant."""
-    if warning := result.few_frames_warning():
-        _log.warning("%s", warning)
+    """Log what is constant, and attention maps with few cells."""
     if (moments := finished.by_kind.get("moments")) is not None:
         _log_constant(result.representations, moments, "neurons")
     # Those of heads without a sum of their own take heads as neurons, and cells of maps as rows.

@@ -15,6 +15,10 @@ class Contrast:
 
     The interval and p are of Student's t over the sampled clusters; NaN with fewer than 10.
 
+    >>> contrast = ss.Contrast(difference=0.10, standard_error=0.04, degrees=39)
+    >>> round(contrast.p, 4), [round(end, 4) for end in contrast.interval(0.95)]
+    (0.0167, [0.0191, 0.1809])
+
     Attributes:
         difference: the weighted sum; of two cells or blocks their difference.
         standard_error: of it, over clusters.

@@ -148,10 +148,11 @@ def test_what_is_said_at_the_start(encoder, caplog):
         ss.compare([encoder], {"a": noise(1), "b": noise(1, 1)}, **QUICK)
     lines = [r.getMessage() for r in caplog.records if r.levelno >= logging.INFO]
     assert "1 model" in lines[0] and "2 audio files" in lines[0]
-    assert lines[1].startswith("2 layers, 2 files, 2.0 s of audio, ")
-    assert lines[1].endswith(" GB, under a minute and compiling")
-    assert lines[2].startswith("compiling 1 program ")
-    assert lines[3].startswith("read 2 utterances, 2.0 s of audio, ")
+    assert lines[1].startswith("no standard errors: ")
+    assert lines[2].startswith("2 layers, 2 files, 2.0 s of audio, ")
+    assert lines[2].endswith(" GB, under a minute and compiling")
+    assert lines[3].startswith("compiling 1 program ")
+    assert lines[4].startswith("read 2 utterances, 2.0 s of audio, ")
     for figure in ("one pass, data", "workspace", "FLOPs"):
         assert not any(figure in line for line in lines) and figure in caplog.text
 

@@ -115,7 +115,8 @@ def _store_statistics(
         checkpoint_every=comparison.checkpoint_every,
         device_memory_gb=comparison.device_memory_gb,
         statistics_dir=statistics,
-        **comparison.settings,
+        # The groups themselves are what claims are sure over.
+        **comparison.settings | {"errors": "none", "heldout": False},
     )
 
 
