@@ -171,7 +171,7 @@ def test_card_thanks_whom_it_should(contrastive):
     text = card.run(contrastive).read_text()
     assert "| Songs | Public domain | github:a/talks@abc | 2 | 0.03 | 1 |" in text
     assert f"| Talks 2001 | {LICENCE} | github:a/talks@abc | 2 | 0.03 | 1 |" in text
-    assert "> Talks (c) 2001\n>\n> See <http://by/4.0/>." in text
+    assert "> Talks (c) 2001\n>\n> See \\<http://by/4.0/\\>." in text
     assert "> Songs are in the public domain." in text
     assert "Digits" not in text and "Share alike" not in text and "somebody" not in text
     assert "Held out: bob." in text
