@@ -53,7 +53,8 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
     score with y's best layer, and with the layer of y at the nearest relative depth. A model alone
     is compared with itself: its best other layer, and its next layer. Scores of attention heads
     are drawn with their baselines in grey: each head against its own mean over equal distances, and
-    against itself half an utterance away.
+    against itself half an utterance away. Bands are 95 % intervals of the scores, where these have
+    standard errors; that another layer might be the best one is not in them.
 
     Args:
         result: the result to draw.
@@ -71,7 +72,10 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
     columns = min(len(models), 2 if len(models) in (2, 4) else 3)
     width = _WIDTHS[columns]
     short = dict(zip(models, short_names(models), strict=True))
-    head = headline(title_or_summary(result, measure, title), width, result.notes())
+    bands = result.interval_key(measure)
+    head = headline(
+        title_or_summary(result, measure, title), width, result.notes(), [bands] if bands else []
+    )
     handles = _trend_handles([] if alone else list(short.values()), 72 * width - 60)
     baselines = head_baselines(result.dataset, measure)
     greys = [_grey_style(index) for index in range(len(baselines))]
@@ -86,6 +90,14 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
             block = result.block(measure, x, y)
             best, same = trend(block, same_model=alone, higher_is_closer=closer)
             style = {"label": y, **line_style(models.index(y), len(depths[x]))}
+            if bands:
+                half = result.half_interval(measure).sel(x=block["x"], y=block["y"])
+                of_best, of_same = _of_matches(block, half.values, alone, closer)
+                for score, width_ in ((best, of_best), (same, of_same)):
+                    ends = score - width_, score + width_
+                    axes.fill_between(
+                        depths[x], *ends, color=style["color"], alpha=0.15, linewidth=0, gid="band"
+                    )
             axes.plot(depths[x], best, linestyle="-", gid="best", **style)
             axes.plot(depths[x], same, "--", gid="same", markerfacecolor="white", **style)
         for baseline, grey in zip(baselines, greys, strict=True):
@@ -257,8 +269,21 @@ def trend(
         The two scores of each row; NaN where there is no such column.
     """
     values = np.asarray(block.values, dtype=np.float64)
+    return _of_matches(block, values, same_model, higher_is_closer)
+
+
+def _of_matches(
+    block: xr.DataArray,
+    values: Float[np.ndarray, "x y"],
+    same_model: bool,
+    higher_is_closer: bool,
+) -> tuple[Float[np.ndarray, " x"], Float[np.ndarray, " x"]]:
+    """Values of each row of a block at the column that `trend` takes its scores from."""
     matches = match_layers(
-        values, *block_depths(block), same_model=same_model, higher_is_closer=higher_is_closer
+        np.asarray(block.values, dtype=np.float64),
+        *block_depths(block),
+        same_model=same_model,
+        higher_is_closer=higher_is_closer,
     )
     return matched_scores(values, matches.best), matched_scores(values, matches.same)
 

@@ -161,8 +161,7 @@ def _half_interval(
     """Half the width of the 95 % interval of every score; None without standard errors."""
     if f"{name}_se" not in result.dataset:
         return None
-    low, high = result.interval(name).values
-    return arrays.exact((high - low) / 2)
+    return arrays.exact(result.half_interval(name).values)
 
 
 def _alignment(

@@ -251,15 +251,34 @@ class SimilarityResult:
         """
         if not 0 < level < 1:
             raise UserError(f"level is {level!r}; expected a number between 0 and 1")
-        scores, errors = self.matrix(measure), self.standard_error(measure)
-        half = quantile(self.attributes["errors"]["sampled"] - 1, level) * errors.drop_attrs()
-        bounds = [scores.drop_attrs() - half, scores.drop_attrs() + half]
-        return xr.concat(bounds, xr.Variable("bound", _text(["low", "high"])))
+        scores, half = self.matrix(measure).drop_attrs(), self.half_interval(measure, level)
+        bounds = xr.Variable("bound", _text(["low", "high"]))
+        return xr.concat([scores - half, scores + half], bounds)
+
+    def half_interval(self, measure: str, level: float = 0.95) -> xr.DataArray:
+        """Half the width of `interval`, [x, y]; arguments and errors as there."""
+        errors = self.standard_error(measure)
+        return quantile(self.attributes["errors"]["sampled"] - 1, level) * errors.drop_attrs()
+
+    def interval_key(self, measure: str) -> str:
+        """What a figure says of the 95 % intervals that it draws; "" where there are none."""
+        errors = self.attributes.get("errors", {})
+        if f"{measure}_se" not in self.dataset or np.isnan(quantile(errors["sampled"] - 1, 0.95)):
+            return ""
+        return f"bands: 95 % intervals over {errors['clusters']} {errors['over']}s"
 
     @functools.cached_property
     def influence(self) -> InfluenceTable | None:
         """The influences of rows or clusters behind the standard errors; None if not kept."""
         return self._influence() if callable(self._influence) else self._influence
+
+    @property
+    def _has_influence_of_rows(self) -> bool:
+        """Whether there are influences for contrasts; a file of another result counts as none."""
+        try:
+            return self.influence is not None and self.influence.by == "rows"
+        except UserError:
+            return False
 
     def contrast(
         self,
@@ -557,9 +576,7 @@ class SimilarityResult:
         scores = self.matrix(measure).values
         used = total != 0
         mean = float(scores[used] @ total[used])
-        if f"{measure}_se" not in self.dataset or self.influence is None:
-            return Mean(mean)
-        if self.influence.by != "rows":
+        if f"{measure}_se" not in self.dataset or not self._has_influence_of_rows:
             return Mean(mean)
         labelled = self.matrix(measure).copy(data=total)
         return Mean(mean, self.contrast(measure, weights=labelled).standard_error)

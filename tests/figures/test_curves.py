@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+import speechsim_jax as ss
 from speechsim_jax import figures
 from speechsim_jax.errors import UserError
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
@@ -189,3 +190,26 @@ def test_facts_that_are_missing_are_left_out() -> None:
         figures.facts(result_of(PAPER))
     with pytest.raises(UserError, match="no model has two layers"):
         figures.facts(result_with_facts(SHAPES["two"]))
+
+
+def test_bands_are_the_intervals_of_the_scores() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(12), 30)
+    x = rng.standard_normal((12, 4))[groups] + rng.standard_normal((360, 4))
+    layers = {f"{m}/{k}": x + k * rng.standard_normal((360, 4)) for m in "ab" for k in (0, 1, 2)}
+    result = ss.compare_activations(layers, ["lincka"], errors=True, groups=groups)
+    figure = figures.layer_trend(result, "lincka")
+    axes = figure.axes[0]
+    lines = {line.get_gid(): line.get_ydata() for line in axes.lines}
+    best, same = (band for band in axes.collections if band.get_gid() == "band")
+    block = result.block("lincka", "a", "b").values
+    low, high = result.interval("lincka").values[:, :3, 3:]
+    column = block.argmax(axis=1)
+    for band, columns, line in ((best, column, "best"), (same, np.arange(3), "same")):
+        ends = band.get_datalim(axes.transData)
+        at = np.arange(3), columns
+        assert ends.y0 == pytest.approx(low[at].min()) and ends.y1 == pytest.approx(high[at].max())
+        np.testing.assert_allclose(lines[line], block[at])
+    assert any("12 groups" in text.get_text() for text in figure.texts)
+    plain = ss.compare_activations(layers, ["lincka"])
+    assert not figures.layer_trend(plain, "lincka").axes[0].collections
