@@ -261,6 +261,9 @@ def save_result(
         "figures": draw,
         _CONFIG: lambda: write_json(workdir / _CONFIG, config),
     }
+    if result.influence is not None:
+        kept, size = result.influence.by, result.influence.nbytes / 1e6
+        _log.info("influences of %s: %.1f MB next to result.nc (keep_influence)", kept, size)
     complete: list[str] = []
     for name, write in steps.items():
         try:

@@ -431,8 +431,9 @@ class SimilarityResult:
         """A table with one row per pair of representations x and y, one column per measure.
 
         Returns:
-            x_model, x_layer, y_model, y_layer, then the measures; NaN where one is not defined, or
-            has no such pair, as attention measures of layer 0.
+            x_model, x_layer, y_model, y_layer, the measures, then NAME_se and NAME_heldout where
+            there are any; NaN where one is not defined, or has no such pair, as attention measures
+            of layer 0.
         """
         labels = list(dict.fromkeys([*self.representations, *self.attention_representations]))
         index = _text(map(str, labels))
@@ -441,7 +442,8 @@ class SimilarityResult:
             ("x_model", "x_layer", "y_model", "y_layer"), zip(*pairs, strict=True), strict=True
         )
         columns: dict[str, Any] = {key: ("pair", list(values)) for key, values in keys}
-        for measure in self.measures:
+        further = [n for n in self._of_scores if n.endswith(("_se", "_heldout"))]
+        for measure in (*self.measures, *further):
             matrix = self.matrix(measure).drop_attrs()
             rows, cols = matrix.dims
             columns[measure] = ("pair", matrix.reindex({rows: index, cols: index}).values.ravel())

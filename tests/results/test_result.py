@@ -431,3 +431,17 @@ def test_import_is_light(tmp_path: Path) -> None:
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_the_table_has_errors_and_held_out_scores() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(12), 10)
+    arrays = {"a/0": rng.standard_normal((120, 3)), "b/0": rng.standard_normal((120, 2))}
+    result = ss.compare_activations(
+        arrays, ["linreg", "lincka"], errors=True, heldout=True, groups=groups
+    )
+    table = result.to_dataframe()
+    assert table.columns[4:].tolist() == [
+        "linreg", "lincka", "linreg_se", "lincka_se", "linreg_heldout", "linreg_ridge_heldout",
+    ]  # fmt: skip
+    np.testing.assert_array_equal(table["linreg_se"], result.matrix("linreg_se").values.ravel())
