@@ -60,6 +60,24 @@ class InfluenceTable:
             return values
         return self.clusters.summarise(values).sums(self.clusters)
 
+    def concentration(self, measure: str) -> tuple[float, float]:
+        """How evenly the clusters move the scores of a measure, medians over its cells.
+
+        Returns:
+          The share of the ten most influential clusters in sum_c I_c^2, and the number of clusters
+          that count, (sum_c I_c^2)^2 / sum_c I_c^4. NaN where nothing moves any score.
+        """
+        squares = np.square(self.cluster_sums(measure).astype(np.float64))
+        squares = squares.reshape(len(squares), -1)
+        total = squares.sum(axis=0)
+        moved = total > 0
+        if not moved.any():
+            return float("nan"), float("nan")
+        squares, total = squares[:, moved], total[moved]
+        most = np.sort(squares, axis=0)[::-1][:10].sum(axis=0)
+        counting = np.square(total) / np.square(squares).sum(axis=0)
+        return float(np.median(most / total)), float(np.median(counting))
+
     def combined(
         self, measure: str, weights: Float[np.ndarray, "x y"]
     ) -> tuple[float, Float[np.ndarray, " cluster"]]:

@@ -57,6 +57,7 @@ def report_page(result: SimilarityResult) -> str:
         measures=markup.measures_table(result),
         representations=markup.facts_section(result),
         errors=markup.errors_note(result),
+        uncertainty=markup.uncertainty_section(result),
         reading=markup.reading_table(result),
         skipped=markup.skipped_table(result),
         plotly=_plotly(),

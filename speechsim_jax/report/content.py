@@ -25,6 +25,7 @@ from speechsim_jax.results.summary import letter
 NEURONS_PER_PAIR = 20
 NEURONS_PER_REPRESENTATION = 100
 CORRELATIONS_PER_PAIR = 32
+MOST_INFLUENTIAL = 5
 # Plotly's names of matplotlib's markers.
 _SYMBOLS = {
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
@@ -58,6 +59,7 @@ def page_data(result: SimilarityResult, arrays: PackedArrays) -> dict[str, Any]:
         "neurons": _neurons(result, arrays),
         "facts": _facts(result, arrays),
         "floors": _floors(result, arrays),
+        "influential": _influential(result, arrays),
     }
 
 
@@ -153,6 +155,30 @@ def _measure(result: SimilarityResult, name: str, arrays: PackedArrays) -> dict[
             for baseline in head_baselines(result.dataset, name)
         ],
     }
+
+
+def _influential(result: SimilarityResult, arrays: PackedArrays) -> dict[str, Any] | None:
+    """The clusters that move each score most, and by how much; None without influences.
+
+    By measure, [place, x, y], most first.
+    """
+    table = result.known_influence
+    if table is None:
+        return None
+    at = [table.labels.index(str(name)) for name in result.representations]
+    measures = {}
+    for name in table.values:
+        if name not in result.measures:
+            continue
+        sums = table.cluster_sums(name)[:, at][:, :, at]
+        order = np.argsort(-np.abs(sums), axis=0)[:MOST_INFLUENTIAL]
+        moved = np.take_along_axis(sums, order, axis=0)
+        measures[printable(name)] = {
+            "cluster": arrays.integers(order),
+            "moved": arrays.exact(moved),
+        }
+    kind = result.attributes["errors"]["over"]
+    return {"kind": kind, "names": list(map(printable, table.clusters.names)), "of": measures}
 
 
 def _half_interval(

@@ -190,6 +190,32 @@ def errors_note(result: SimilarityResult) -> str:
     return f'<p class="quiet">{html_text(note)}</p>' if note else ""
 
 
+def uncertainty_section(result: SimilarityResult) -> str:
+    """What the standard errors rest on, a row for each measure that has them; "" without any."""
+    measures = [name for name in result.measures if f"{name}_se" in result.dataset]
+    if not measures:
+        return ""
+    influence = result.known_influence
+    rows = []
+    for name in measures:
+        errors, relative = (result.matrix(f"{name}_{what}").values for what in ("se", "se_error"))
+        known = np.isfinite(errors) & (errors > 0)
+        numbers = [np.median(of[known]) if known.any() else np.nan for of in (errors, relative)]
+        if influence is not None and name in influence.values:
+            numbers += influence.concentration(name)
+        else:
+            numbers += [np.nan, np.nan]
+        rows.append([html_text(name), *(_number(float(number), False) for number in numbers)])
+    over = result.attributes["errors"]["over"]
+    heads = [
+        "measure", "standard error (median)", "its relative error (median)",
+        f"share of the ten {over}s that move scores most", f"{over}s that count",
+    ]  # fmt: skip
+    note = f'<p class="quiet">{html_text(result.errors_note())}.</p>'
+    content = table(heads, rows, numbers_from=1, name="uncertainty")
+    return f'<h3 id="uncertainty">How sure the scores are</h3>{note}{content}'
+
+
 def reading_table(result: SimilarityResult) -> str:
     """What was recognised, guessed and changed in opening and reading the audio, with numbers."""
     attributes = result.attributes

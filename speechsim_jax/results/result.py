@@ -273,12 +273,12 @@ class SimilarityResult:
         return self._influence() if callable(self._influence) else self._influence
 
     @property
-    def _has_influence_of_rows(self) -> bool:
-        """Whether there are influences for contrasts; a file of another result counts as none."""
+    def known_influence(self) -> InfluenceTable | None:
+        """`influence`, None also where the file next to the result is damaged or of another one."""
         try:
-            return self.influence is not None and self.influence.by == "rows"
+            return self.influence
         except UserError:
-            return False
+            return None
 
     def contrast(
         self,
@@ -578,7 +578,9 @@ class SimilarityResult:
         scores = self.matrix(measure).values
         used = total != 0
         mean = float(scores[used] @ total[used])
-        if f"{measure}_se" not in self.dataset or not self._has_influence_of_rows:
+        if f"{measure}_se" not in self.dataset or not self.known_influence:
+            return Mean(mean)
+        if self.known_influence.by != "rows":
             return Mean(mean)
         labelled = self.matrix(measure).copy(data=total)
         return Mean(mean, self.contrast(measure, weights=labelled).standard_error)

@@ -380,6 +380,17 @@ def test_a_cell_has_its_interval_and_its_held_out_score(desktop: Browser, tmp_pa
         assert scores.count(f"{name} {values[0]:.4f} {values[1]:.4f}") == 1
     assert not any(line.startswith("pwcca") and "±" in line for line in scores)
     assert "20 groups" in desktop.element("#pair").text
+    table = result.influence
+    sums = table.cluster_sums("linreg")[:, 0, 2]
+    most = np.argsort(-np.abs(sums))[:5]
+    shown = desktop.element("#influential table tbody").text.splitlines()
+    for line, cluster in zip(shown, most, strict=True):
+        sign = "+" if sums[cluster] >= 0 else "\N{MINUS SIGN}"
+        assert line == f"{table.clusters.names[cluster]} {sign}{abs(sums[cluster]):.5f}"
+    share, counting = table.concentration("linreg")
+    assert 0.5 < share < 1 and 2 < counting < 20
+    quality = desktop.element("#quality").get_attribute("textContent")
+    assert f"{share:.4g}" in quality and f"{counting:.4g}" in quality
     assert desktop.console_messages() == []
 
 

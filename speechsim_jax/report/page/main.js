@@ -52,6 +52,7 @@ function replaceMissingPanels() {
     document.querySelector('nav [href="#neurons"]').remove();
   }
   if (!page.facts.length) byId("layers").remove();
+  if (!page.influential) byId("influential").remove();
   const absent = (id, text) => byId(id)?.replaceChildren(...[
     byId(id).querySelector("h2, h3"), missing(text)].filter(Boolean));
   if (!page.correlations) absent("correlations", "Not in this result: svcca was not measured.");

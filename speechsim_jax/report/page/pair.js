@@ -32,6 +32,7 @@ function drawPair() {
   drawCorrelations(places);
   drawMatches(places);
   drawHeads();
+  drawInfluential(places);
 }
 
 // A score and half its 95 % interval, where that is known.
@@ -118,6 +119,26 @@ function matchRows(places) {
 
 const thirdIsScore = (value, column) => (column === 2 ? formatScore(value) : String(value));
 const missing = (text) => element("p", {class: "missing"}, text);
+
+// The clusters that move the score of the selected measure most.
+function drawInfluential([i, j]) {
+  const place = byId("influential");
+  const of = page.influential?.of[state.measure.name];
+  if (!page.influential) return;
+  const {kind, names} = page.influential;
+  place.querySelector("h3").textContent = `What moves ${state.measure.name} most (${kind}s)`;
+  const rows = [];
+  for (let k = 0; of && k < of.cluster.shape[0]; k++) {
+    const moved = of.moved.at(k, i, j);
+    if (moved !== 0 && Number.isFinite(moved)) rows.push([names[of.cluster.at(k, i, j)], moved]);
+  }
+  const write = (value, column) => (column === 1 ? signed(value) : value);
+  place.querySelector(".content").replaceChildren(rows.length
+    ? scrolling(makeTable([kind, "moves the score by"], rows, {numeric: (k) => k > 0, write}))
+    : missing("Nothing is known to move this score."));
+}
+
+const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(5)}`;
 
 // The selected measure if it is of heads, else the first that is.
 const headMeasure = () =>
