@@ -44,6 +44,8 @@ _SECTIONS = {
     "startup": "How soon a command answers. The other checkout is version 0.1: `git worktree add "
     "../0.1 48666e1`.",
     "merging": "`merge` of many stores of ten representations of width 768.",
+    "errors": "What standard errors and held-out scores cost: two base-size encoders, the paper's "
+    "measures.",
     "coverage": "How often 95 % intervals cover the expected score, over simulated corpora.",
     "demo": "The paper in miniature.",
     "selfcheck": "Checks of the machine's JAX.",

@@ -14,6 +14,7 @@ import speechsim_jax as ss
 from experiments.benchmarks import (
     accuracy,
     compiled,
+    coverage,
     encoder,
     memory,
     merging,
@@ -81,6 +82,17 @@ def test_startup(speech, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_coverage(capsys):
+    coverage.run(4, small=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()[1:]]
+    covered = [line for line in lines if line["figure"] == "coverage"]
+    measures = {line["measure"] for line in covered}
+    assert len(covered) == 2 * len(measures) and {"svcca", "maxcorr", "procrustes"} <= measures
+    ratios = [line["value"] for line in lines if line["figure"].startswith("standard error")]
+    assert all(0.2 < ratio < 5 for ratio in ratios)
+
+
 def test_merging(capsys):
     merging.run([1, 2], small=True)
     values = figures(capsys.readouterr().out, "merging")
