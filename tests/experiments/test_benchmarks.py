@@ -82,7 +82,6 @@ def test_startup(speech, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_coverage(capsys):
     coverage.run(4, small=True)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()[1:]]
@@ -93,6 +92,7 @@ def test_coverage(capsys):
     assert all(0.2 < ratio < 5 for ratio in ratios)
 
 
+@pytest.mark.slow
 def test_merging(capsys):
     merging.run([1, 2], small=True)
     values = figures(capsys.readouterr().out, "merging")
