@@ -91,6 +91,7 @@ def test_neither_batches_nor_passes_change_them(settings, encoders, corpus, resu
     assert (other.attributes["passes"] > 1) == ("device_memory_gb" in settings)
 
 
+@pytest.mark.slow
 def test_shards_and_jobs_merge_to_them(encoders, corpus, result, tmp_path):
     for shard in ("2/2", "1/2"):
         ss.accumulate(encoders, corpus, shard=shard, statistics_dir=tmp_path, **SETTINGS)
@@ -106,6 +107,7 @@ def test_shards_and_jobs_merge_to_them(encoders, corpus, result, tmp_path):
     np.testing.assert_array_equal(without.matrix("lincka_se"), merged.matrix("lincka_se"))
 
 
+@pytest.mark.slow
 def test_fewer_rows_give_about_the_same(encoders, corpus, result):
     few = ss.compare(encoders, corpus, **SETTINGS | {"errors_rows": 300})
     assert 200 < few.attributes["errors"]["rows"] < 400

@@ -49,7 +49,7 @@ def test_of_sampled_rows_its_square_is_unbiased(effect, chosen):
     truth = jackknife(parts) ** 2
     rng = np.random.default_rng(1)
     squares, stated = [], []
-    for _ in range(4000):
+    for _ in range(1000):
         sampled = np.sort(rng.choice(len(parts), chosen, replace=False))
         kept = np.maximum(LENGTHS[sampled] // 3, 8)
         rows = [rng.choice(parts[k], m, replace=False) for k, m in zip(sampled, kept)]

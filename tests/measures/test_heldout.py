@@ -115,7 +115,7 @@ def test_groups_stay_together_and_folds_are_balanced():
     assert other != of_group
 
 
-@pytest.mark.parametrize("neurons", [40, 300])
+@pytest.mark.parametrize("neurons", [40, pytest.param(300, marks=pytest.mark.slow)])
 def test_unrelated_representations_are_near_zero_with_few_rows(neurons):
     """n = 2 d, where the score of the same rows is above 0.6."""
     rng = np.random.default_rng(neurons)
