@@ -122,10 +122,19 @@ def compare_activations(
         errors_rows=errors_rows,
         **given,
     )
+    for name, value in (("errors", errors), ("heldout", heldout)):
+        if not isinstance(value, bool):
+            raise UserError(
+                f"{name} is {value!r}; expected True or False (groups names the clusters)"
+            )
     output = Output(keep_influence=keep_influence, progress=progress)
     names = utterances if groups is None else groups
     fold_of = _fold_of(folds, names, seed) if heldout or folds is not None else None
     groups = _checked_groups(names) if errors else None
+    if folds is not None and groups is not None and fold_of is not None:
+        pairs = set(zip(groups.tolist(), fold_of.tolist()))
+        if len(pairs) > len(set(groups.tolist())):
+            _log.warning("some groups are in both folds: held-out scores are not of new groups")
     if rows_per_update < 2:
         raise UserError("rows_per_update is 1; expected at least 2")
     selection = resolve(measures, levels)._replace(errors=errors, heldout=fold_of is not None)
@@ -198,10 +207,23 @@ def _checked_groups(groups: Sequence[Any] | np.ndarray | None) -> np.ndarray:
             "errors and heldout need groups, the speaker or utterance of each row: rows next to "
             "each other are not independent"
         )
-    names = np.asarray(groups).astype(str)
-    if names.ndim != 1 or len(set(names.tolist())) < 2:
+    names = _named("groups", groups).astype(str)
+    if len(set(names.tolist())) < 2:
         raise UserError("groups: expected one name a row, and at least two groups")
     return names
+
+
+def _named(what: str, values: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """One value for each row; raises UserError for rows without one, which are not alike."""
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise UserError(f"{what}: expected one name a row, got shape {array.shape}")
+    listed = array.tolist()
+    for row, value in enumerate(listed):
+        # NaN differs from itself.
+        if value is None or value != value or value == "":
+            raise UserError(f"{what}: row {row} has none ({value!r}); leave out such rows")
+    return array
 
 
 def _clustered(
@@ -229,8 +251,8 @@ def _fold_of(
 ) -> np.ndarray:
     """The fold of each row, 0 or 1."""
     if given is not None:
-        values, fold_of = np.unique(np.asarray(given), return_inverse=True)
-        if np.ndim(given) != 1 or len(values) != 2:
+        values, fold_of = np.unique(_named("folds", given).astype(str), return_inverse=True)
+        if len(values) != 2:
             raise UserError(
                 f"folds: expected one of two values for each row, got {len(values)} values"
             )

@@ -414,7 +414,7 @@ def _comparison_run(
             _log.info("standard errors over %ss: %s", clustering.over, clustering.reason)
     for_folds = clustering
     if settings.heldout and request.selection.with_heldout:
-        for_folds = cluster_for_folds(corpus.sources)
+        for_folds = cluster_for_folds(corpus.sources, settings.errors or "none")
         _log.info("held-out scores in two folds by %s: %s", for_folds.over, for_folds.reason)
     seconds = [source.seconds or 0.0 for source in corpus.sources]
     known = [length for length in seconds if length]
@@ -464,6 +464,10 @@ def _attributes(
         },
         settings=dataclasses.asdict(run.settings),
         errors={"over": run.clustering.over, "reason": run.clustering.reason},
+        heldout={
+            "over": run.clustering_of_folds.over if run.selection.heldout else "none",
+            "reason": run.clustering_of_folds.reason if run.selection.heldout else "not asked for",
+        },
         mesh=dict(run.mesh.shape),
         frames=counts.frames,
         utterances=counts.utterances,

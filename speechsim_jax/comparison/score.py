@@ -134,7 +134,16 @@ def scored_result(
 def _log_cautions(
     result: SimilarityResult, finished: FinishedStatistics, selection: MeasureSelection
 ) -> None:
-    """Log what is constant, and attention maps with few cells."""
+    """Log what is constant, attention maps with few cells, and errors that are not known."""
+    for name in (measure.name for measure in selection.with_influence):
+        if f"{name}_se" in result.dataset:
+            errors, scores = result.standard_error(name).values, result.matrix(name).values
+            if unknown := int(np.sum(np.isnan(errors) & np.isfinite(scores))):
+                _log.warning(
+                    "standard errors of %d scores of %s are not known to half: too few rows of "
+                    "each %s were sampled (errors_rows)",
+                    unknown, name, result.attributes["errors"]["over"],
+                )  # fmt: skip
     if (moments := finished.by_kind.get("moments")) is not None:
         _log_constant(result.representations, moments, "neurons")
     # Those of heads without a sum of their own take heads as neurons, and cells of maps as rows.

@@ -63,7 +63,8 @@ def folds(lengths: Mapping[str, int], seed: int) -> dict[str, int]:
 def cluster(sources: Sequence[Source], errors: ErrorsOver) -> Clustering:
     """Clusters for standard errors: speakers where at least 10 are known, else utterances.
 
-    An utterance whose speaker is not known counts as a speaker of its own.
+    An utterance whose speaker is not known counts as a speaker of its own; parts and channels of
+    one file are one utterance.
 
     Args:
       sources: the utterances.
@@ -75,39 +76,54 @@ def cluster(sources: Sequence[Source], errors: ErrorsOver) -> Clustering:
     if errors == "none":
         return Clustering("none", "they were not asked for", {})
     speakers = {source.speaker for source in sources} - {""}
-    by_speaker = {source.id: source.speaker or f"utterance {source.id}" for source in sources}
-    by_utterance = {source.id: source.id for source in sources}
+    by_utterance = {source.id: _utterance(source) for source in sources}
+    unknown = {by_utterance[source.id] for source in sources if not source.speaker}
+    by_speaker = {
+        source.id: source.speaker or f"utterance {by_utterance[source.id]}" for source in sources
+    }
+    utterances = len(set(by_utterance.values()))
+    others = f", and {len(unknown)} utterances of unknown speaker" if unknown else ""
     if errors == "speaker":
         if not speakers:
             raise UserError(
                 "errors='speaker' needs speakers, and none is known; give a manifest, layout or "
                 "speaker_from, or use errors='utterance'"
             )
-        reason = f"{len(speakers)} speakers, as asked for"
+        reason = f"{len(speakers)} speakers{others}, as asked for"
         if len(speakers) < LEAST_CLUSTERS:
             reason += "; so few that errors are for these speakers only, without intervals"
         return Clustering("speaker", reason, by_speaker)
     if errors == "utterance":
-        return Clustering("utterance", f"{len(sources)} utterances, as asked for", by_utterance)
+        return Clustering("utterance", f"{utterances} utterances, as asked for", by_utterance)
     if len(speakers) >= LEAST_CLUSTERS:
-        return Clustering("speaker", f"{len(speakers)} speakers are known", by_speaker)
+        return Clustering("speaker", f"{len(speakers)} speakers are known{others}", by_speaker)
     known = f"{len(speakers)} speakers are known" if speakers else "no speaker is known"
-    if len(sources) >= LEAST_CLUSTERS:
+    if utterances >= LEAST_CLUSTERS:
         return Clustering("utterance", f"{known}, fewer than {LEAST_CLUSTERS}", by_utterance)
-    reason = f"{known}, and there are {len(sources)} utterances: fewer than {LEAST_CLUSTERS}"
+    reason = f"{known}, and there are {utterances} utterances: fewer than {LEAST_CLUSTERS}"
     return Clustering("none", reason, {})
 
 
-def cluster_for_folds(sources: Sequence[Source]) -> Clustering:
+def cluster_for_folds(sources: Sequence[Source], errors: ErrorsOver = "auto") -> Clustering:
     """Clusters that are not divided by folds: speakers where at least 10 are known, or utterances.
 
     Args:
       sources: the utterances.
+      errors: what standard errors are taken over; "speaker" holds for folds, too.
 
     Raises:
-      UserError: there is only one utterance.
+      UserError: there are no two clusters.
     """
-    if len(sources) < 2:
-        raise UserError("held-out scores need at least two utterances; there is one")
-    clustering = cluster(sources, "auto")
-    return clustering if clustering.over != "none" else cluster(sources, "utterance")
+    clustering = cluster(sources, "speaker" if errors == "speaker" else "auto")
+    if clustering.over == "none":
+        clustering = cluster(sources, "utterance")
+    if len(set(clustering.of.values())) < 2:
+        raise UserError(f"held-out scores need at least two {clustering.over}s; there is one")
+    return clustering
+
+
+def _utterance(source: Source) -> str:
+    """What an utterance is a part of: its file, if others may be parts or channels of that."""
+    if source.path is not None and (source.part or source.channel is not None):
+        return f"file {source.path}"
+    return source.id

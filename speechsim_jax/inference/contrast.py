@@ -6,14 +6,14 @@ import numpy as np
 from jaxtyping import Float
 
 from speechsim_jax.inference.influence_table import InfluenceTable
-from speechsim_jax.inference.standard_errors import p_value, quantile
+from speechsim_jax.inference.standard_errors import effective_degrees, p_value, quantile
 
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
     """A weighted sum of scores of one measure on the same audio, and how sure it is.
 
-    The interval and p are of Student's t over the sampled clusters; NaN with fewer than 10.
+    The interval and p are of Student's t; NaN with fewer than 10 clusters.
 
     >>> contrast = ss.Contrast(difference=0.10, standard_error=0.04, degrees=39)
     >>> round(contrast.p, 4), [round(end, 4) for end in contrast.interval(0.95)]
@@ -22,16 +22,21 @@ class Contrast:
     Attributes:
         difference: the weighted sum; of two cells or blocks their difference.
         standard_error: of it, over clusters.
-        degrees: of freedom, clusters less one.
+        degrees: of freedom: clusters less one, and fewer where the standard error is of sampled
+            rows (`effective_degrees`).
     """
 
     difference: float
     standard_error: float
-    degrees: int
+    degrees: float
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The confidence interval of a level between 0 and 1."""
-        half = quantile(self.degrees, level) * self.standard_error
+        """The confidence interval of a level between 0 and 1.
+
+        Raises:
+            UserError: a level that is none.
+        """
+        half = float(quantile(self.degrees, level)) * self.standard_error
         return self.difference - half, self.difference + half
 
     @property
@@ -57,10 +62,10 @@ def contrast(
     Raises:
         UserError: influences were not kept.
     """
-    error, _ = table.combined(measure, weights)
+    error, relative = table.combined(measure, weights)
     used = weights != 0
     value = float(scores[used] @ weights[used])
-    return Contrast(value, error, table.clusters.degrees)
+    return Contrast(value, error, float(effective_degrees(table.clusters.degrees, relative)))
 
 
 def shares_of_largest(

@@ -78,10 +78,8 @@ class InfluenceTable:
         counting = np.square(total) / np.square(squares).sum(axis=0)
         return float(np.median(most / total)), float(np.median(counting))
 
-    def combined(
-        self, measure: str, weights: Float[np.ndarray, "x y"]
-    ) -> tuple[float, Float[np.ndarray, " cluster"]]:
-        """The standard error of a weighted sum of cells, and what each cluster adds to the sum.
+    def combined(self, measure: str, weights: Float[np.ndarray, "x y"]) -> tuple[float, float]:
+        """The standard error of a weighted sum of cells, and its own relative error.
 
         Raises:
           UserError: influences of rows were not kept; or as `of`.
@@ -89,8 +87,8 @@ class InfluenceTable:
         x, y = np.nonzero(weights)
         influence = self._of_rows(measure, x, y) @ weights[x, y]
         summary = self.clusters.summarise(influence)
-        error, _ = standard_error(summary, self.clusters)
-        return float(error), summary.sums(self.clusters)
+        error, relative = standard_error(summary, self.clusters)
+        return float(error), float(relative)
 
     def covariance(
         self, measure: str, x: Int64[np.ndarray, " cell"], y: Int64[np.ndarray, " cell"]

@@ -20,10 +20,14 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float, Int64
 
+from speechsim_jax.errors import UserError
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
 
 LEAST_CLUSTERS = 10
 """With fewer there is no interval."""
+
+# A standard error that is known worse than this, relatively, is none.
+_MOST_RELATIVE = 0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,7 +109,8 @@ def standard_error(
     which is in the degrees of freedom.
 
     Returns:
-      Standard errors; NaN where too few rows were sampled for a positive estimate. Relative errors.
+      Standard errors; NaN where too few rows were sampled to know them to half, or where there are
+      no two clusters. Relative errors.
     """
     shape = (-1, *(1,) * (influence.means.ndim - 1))
 
@@ -124,29 +129,44 @@ def standard_error(
     spread = np.square(weight) * (4 * signal * noise + 2 * np.square(noise) * (1 + 1 / freedom))
     of_rows = np.square(scale) * spread.sum(axis=0)
     of_clusters = np.zeros_like(sums)
-    if sampled < total:
+    if 1 < sampled < total:
         of_clusters = total**2 * (1 / sampled - 1 / total) * terms.var(axis=0, ddof=1)
     exact = (influence.means == 0).all(axis=0) & (influence.variances == 0).all(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         error = np.sqrt(total / (total - 1) * sums) if total > 1 else np.full_like(sums, np.nan)
         relative = np.sqrt(of_rows + of_clusters) / (2 * sums)
-    positive = sums > 0
-    error = np.where(positive, error, np.where(exact, 0.0, np.nan))
-    return error, np.where(positive, relative, np.where(exact, 0.0, np.inf))
+    relative = np.where(sums > 0, relative, np.where(exact, 0.0, np.inf))
+    known = relative <= _MOST_RELATIVE if sampled > 1 else np.zeros_like(exact)
+    return np.where(known, np.where(exact, 0.0, error), np.nan), relative
 
 
-def quantile(degrees: int, level: float) -> float:
-    """Half the width of an interval in standard errors: Student's t, two-sided; NaN if none.
+def effective_degrees(degrees: int, relative: np.ndarray | float) -> np.ndarray:
+    """Degrees of freedom of a standard error that is itself known to `relative` only.
 
-    There is no interval with fewer than 10 clusters.
+    A chi-squared variable of v degrees has the relative variance 2 / v, and the square of a
+    standard error four times that of its root: 1 / v = 1 / degrees + 2 relative^2. NaN with fewer
+    than 10 clusters.
+
+    Source: after Satterthwaite 1946 (Biometrics Bulletin 2).
     """
     if degrees < LEAST_CLUSTERS - 1:
-        return float("nan")
-    return float(scipy.stats.t.ppf((1 + level) / 2, degrees))
+        return np.full(np.shape(relative), np.nan)
+    return np.asarray(1 / (1 / degrees + 2 * np.square(relative)))
 
 
-def p_value(difference: float, error: float, degrees: int) -> float:
-    """Two-sided, of a difference of 0; NaN with fewer than 10 clusters."""
-    if degrees < LEAST_CLUSTERS - 1 or not error > 0:
+def quantile(degrees: np.ndarray | float, level: float) -> np.ndarray:
+    """Half the width of a two-sided interval in standard errors: Student's t.
+
+    Raises:
+      UserError: a level that is not between 0 and 1.
+    """
+    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
+        raise UserError(f"level is {level!r}; expected a number between 0 and 1, such as 0.95")
+    return np.asarray(scipy.stats.t.ppf((1 + level) / 2, degrees))
+
+
+def p_value(difference: float, error: float, degrees: float) -> float:
+    """Two-sided, of a difference of 0; NaN where the error is not known."""
+    if not error > 0:
         return float("nan")
     return float(2 * scipy.stats.t.sf(abs(difference) / error, degrees))

@@ -51,6 +51,7 @@ class PassSetup:
       mesh: the devices.
       clustering: what standard errors are taken over.
       cluster_choice: the clusters and rows that they are estimated from.
+      clustering_of_folds: what folds are made of.
       folds: the fold of each utterance, 0 or 1, for held-out scores; empty without these.
     """
 
@@ -64,6 +65,7 @@ class PassSetup:
     mesh: Mesh
     clustering: Clustering
     cluster_choice: ClusterChoice
+    clustering_of_folds: Clustering
     folds: Mapping[str, int]
 
     @property
@@ -116,7 +118,9 @@ def _folded_moments(setup: PassSetup) -> FoldedMomentsAccumulator:
         setup.settings, rows_per_update=max(setup.settings.rows_per_update // 2, 1)
     )
     halved = dataclasses.replace(setup, settings=settings)
-    return FoldedMomentsAccumulator((_moments(halved), _moments(halved)), numbers)
+    of = setup.clustering_of_folds.of
+    fold_of = {of[utterance]: fold for utterance, fold in setup.folds.items()}
+    return FoldedMomentsAccumulator((_moments(halved), _moments(halved)), numbers, fold_of)
 
 
 def _sample(setup: PassSetup) -> SampleAccumulator:

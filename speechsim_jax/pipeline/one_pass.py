@@ -229,6 +229,7 @@ def run_pass(
             mesh=run.mesh,
             clustering=run.clustering,
             cluster_choice=run.cluster_choice,
+            clustering_of_folds=run.clustering_of_folds,
             folds=run.folds,
         )
     )

@@ -19,7 +19,11 @@ from jaxtyping import Float
 from speechsim_jax.errors import UserError, did_you_mean, printable
 from speechsim_jax.inference.contrast import Contrast, contrast, shares_of_largest
 from speechsim_jax.inference.influence_table import InfluenceTable
-from speechsim_jax.inference.standard_errors import quantile
+from speechsim_jax.inference.standard_errors import (
+    LEAST_CLUSTERS,
+    effective_degrees,
+    quantile,
+)
 from speechsim_jax.results import influence_file, netcdf
 from speechsim_jax.results.summary import Mean, blocks_shown, few_frames_warning, means_table
 from speechsim_jax.runtime.atomic_write import AnyPath, as_path, write_text, writing
@@ -28,7 +32,7 @@ from speechsim_jax.runtime.text_tables import write_csv
 if TYPE_CHECKING:
     import pandas
 
-Cells = tuple[Any, Any] | Sequence[tuple[Any, Any]]
+Cells = Sequence[Any]
 """A cell (x, y), or several; x and y are labels such as "model/3"."""
 
 REPRESENTATION_DIMS = ("x", "y")
@@ -207,6 +211,11 @@ class SimilarityResult:
         return self.dataset[measure]
 
     @property
+    def _heldout(self) -> tuple[str, ...]:
+        """Names of the matrices of held-out scores."""
+        return tuple(name for name in self._of_scores if name.endswith("_heldout"))
+
+    @property
     def _of_scores(self) -> tuple[str, ...]:
         """Names of further matrices: standard errors, held-out scores, floors."""
         return tuple(
@@ -228,16 +237,19 @@ class SimilarityResult:
         """
         self.matrix(measure)
         if f"{measure}_se" not in self.dataset:
-            reason = self.attributes.get("errors", {}).get("reason", "none are known of it")
+            errors = self.attributes.get("errors", {})
+            reason = errors.get("reason") if errors.get("over") == "none" else None
+            reason = reason or "none are known of this measure"
             raise UserError(f"{measure} has no standard errors: {reason}")
         return self.dataset[f"{measure}_se"]
 
     def interval(self, measure: str, level: float = 0.95) -> xr.DataArray:
         """Confidence intervals of the scores of a measure.
 
-        Student's t with as many degrees of freedom as sampled clusters less one. An interval says
-        how far the score would move with other audio of this kind and amount. It does not contain
-        what few rows add to the score itself (`few_frames_warning`).
+        Student's t with as many degrees of freedom as sampled clusters less one, and fewer where
+        few rows of each were sampled. An interval says how far the score would move with other
+        audio of this kind and amount. It does not contain what few rows add to the score itself
+        (`few_frames_warning`).
 
         Args:
             measure: its name.
@@ -249,8 +261,6 @@ class SimilarityResult:
         Raises:
             UserError: as `standard_error`; a level that is none.
         """
-        if not 0 < level < 1:
-            raise UserError(f"level is {level!r}; expected a number between 0 and 1")
         scores, half = self.matrix(measure).drop_attrs(), self.half_interval(measure, level)
         bounds = xr.Variable("bound", _text(["low", "high"]))
         return xr.concat([scores - half, scores + half], bounds)
@@ -258,12 +268,14 @@ class SimilarityResult:
     def half_interval(self, measure: str, level: float = 0.95) -> xr.DataArray:
         """Half the width of `interval`, [x, y]; arguments and errors as there."""
         errors = self.standard_error(measure)
-        return quantile(self.attributes["errors"]["sampled"] - 1, level) * errors.drop_attrs()
+        relative = self.dataset[f"{measure}_se_error"].values
+        degrees = effective_degrees(self.attributes["errors"]["sampled"] - 1, relative)
+        return errors.drop_attrs() * quantile(degrees, level)
 
     def interval_key(self, measure: str) -> str:
         """What a figure says of the 95 % intervals that it draws; "" where there are none."""
         errors = self.attributes.get("errors", {})
-        if f"{measure}_se" not in self.dataset or np.isnan(quantile(errors["sampled"] - 1, 0.95)):
+        if f"{measure}_se" not in self.dataset or errors["sampled"] < LEAST_CLUSTERS:
             return ""
         return f"bands: 95 % intervals over {errors['clusters']} {errors['over']}s"
 
@@ -304,20 +316,34 @@ class SimilarityResult:
         """
         table = self._table(measure)
         scores = self.matrix(measure)
-        if (cells is None) == (weights is None):
+        if (cells is None) == (weights is None) or (weights is None and len(cells or ()) == 0):
             raise UserError("contrast: give cells, or weights")
         full = np.zeros((len(table.labels),) * 2)
         positions = {label: k for k, label in enumerate(table.labels)}
         if weights is not None:
-            aligned = weights.reindex_like(scores).fillna(0)
-            at = [positions[label] for label in scores["x"].values]
-            full[np.ix_(at, [positions[label] for label in scores["y"].values])] = aligned
+            self._check_weights(weights)
+            at = (np.array([positions[v] for v in weights[d].values]) for d in ("x", "y"))
+            full[np.ix_(*at)] = weights.transpose("x", "y").values
         for group, sign in ((cells, 1.0), (others, -1.0)):
             pairs = self._cells(group)
             for x, y in pairs:
                 full[positions[x], positions[y]] += sign / len(pairs)
         everything = scores.reindex(x=list(table.labels), y=list(table.labels)).values
         return contrast(table, measure, everything, full)
+
+    def _check_weights(self, weights: xr.DataArray) -> None:
+        """Raise UserError for weights that cannot be placed by their labels."""
+        if not isinstance(weights, xr.DataArray) or set(weights.dims) != {"x", "y"}:
+            raise UserError(
+                "contrast: expected weights labelled as a matrix of scores, such as "
+                "0 * result.matrix(NAME) with some of them set"
+            )
+        if not {"x", "y"} <= set(weights.coords):
+            raise UserError("contrast: the weights have no labels")
+        labels = {*map(str, weights["x"].values), *map(str, weights["y"].values)}
+        self._cells([(label, label) for label in sorted(labels)])
+        if not np.isfinite(weights.values).all():
+            raise UserError("contrast: a weight is NaN or infinite")
 
     def closest(
         self, measure: str, x: Any, y_model: str, *, draws: int = 2000, seed: int = 0
@@ -357,10 +383,16 @@ class SimilarityResult:
 
     def _cells(self, cells: Cells | None) -> list[tuple[str, str]]:
         """Labels of cells; raises UserError for one that the result lacks."""
-        if not cells:
+        if cells is None or len(cells) == 0:
             return []
         is_one = len(cells) == 2 and not isinstance(cells[0], tuple | list)
-        pairs = [(str(x), str(y)) for x, y in ([cells] if is_one else cells)]
+        given = [cells] if is_one else list(cells)
+        if isinstance(cells, str) or any(
+            isinstance(cell, str) or not isinstance(cell, tuple | list) or len(cell) != 2
+            for cell in given
+        ):
+            raise UserError(f"cells {cells!r}: expected pairs (x, y) of labels such as 'model/3'")
+        pairs = [(str(x), str(y)) for x, y in given]
         known = set(map(str, self.representations))
         for label in (label for pair in pairs for label in pair):
             if label not in known:
@@ -526,7 +558,7 @@ class SimilarityResult:
         blocks = blocks_shown(len(self.models))
         means = {
             measure: {heading: self._mean(measure, pairs) for heading, pairs in blocks.items()}
-            for measure in self.measures
+            for measure in (*self.measures, *self._heldout)
         }
         table = means_table(
             Counter(representation.model for representation in self.representations), means
@@ -554,10 +586,12 @@ class SimilarityResult:
             return f"no standard errors: {errors['reason']}"
         if "clusters" not in errors:
             return "no standard errors: none are known of these measures"
+        over = f"{errors['clusters']:,} {errors['over']}s"
+        if errors["sampled"] < errors["clusters"]:
+            over += f", estimated from {errors['sampled']} of them"
         return (
-            f"±: standard error over {errors['clusters']} {errors['over']}s "
-            f"({errors['rows']:,} of their frames); it does not contain what few frames add to a "
-            "score"
+            f"±: standard error over {over} ({errors['rows']:,} of their frames; "
+            f"{errors['reason']}); it does not contain what few frames add to a score"
         )
 
     def few_frames_warning(self) -> str:

@@ -2,9 +2,9 @@
 
 Rows t of a cluster c have keys, a 64-bit hash of (seed, utterance, number within it). Kept are, of
 each chosen cluster, the rows whose key is below a limit, and the `minimum` rows with the smallest
-keys in any case: given their number, a simple random sample without replacement. Clusters are
-chosen by a hash of their names. Both limits are fixed before any row is read (`choose`), so the
-sample depends on the set of rows only, and
+keys in any case: given their number, a simple random sample without replacement. Chosen are the
+clusters whose names have the smallest hashes, of those that have rows. The limits are fixed before
+any row is read (`choose`), so the sample depends on the set of rows only, and
 
     sample(A).merge([sample(B)]) = sample(A and B together).
 
@@ -16,12 +16,12 @@ import collections
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, Shaped, UInt64
+from jaxtyping import Float, Int64, Shaped, UInt64
 
 from speechsim_jax.array_types import HiddenStates
 from speechsim_jax.errors import UserError
@@ -51,19 +51,20 @@ class ClusterChoice:
       seed: of the hashes.
       minimum: rows that are kept of each cluster in any case.
       row_limit: rows with a smaller key are kept, too.
-      cluster_limit: clusters with a smaller hash are sampled.
+      most_clusters: so many clusters, with the smallest hashes, are sampled.
       expected_rows: of the whole sample.
     """
 
     seed: int
     minimum: int
     row_limit: int
-    cluster_limit: int
+    most_clusters: int
     expected_rows: int
 
-    def takes(self, cluster: str) -> bool:
-        """Whether rows of this cluster are kept."""
-        return _cluster_hash(self.seed, cluster) < self.cluster_limit
+    def sampled(self, clusters: Iterable[str]) -> set[str]:
+        """The clusters of which rows are kept, of all that have rows."""
+        order = sorted(clusters, key=lambda name: _cluster_hash(self.seed, name))
+        return set(order[: self.most_clusters])
 
     def kept(self, keys: UInt64[np.ndarray, " row"]) -> Int64[np.ndarray, " kept"]:
         """Positions of the rows of one cluster that are kept, by ascending key."""
@@ -87,7 +88,6 @@ def choose(
     """
     most = min(_MOST_CLUSTERS, max(2, most_rows // _LEAST_ROWS))
     hashes = sorted((_cluster_hash(seed, name), name) for name in lengths)
-    cluster_limit = hashes[most][0] if len(hashes) > most else _EVERY
     rows = np.array([lengths[name] for _, name in hashes[:most]], float)
     minimum = max(_LEAST_ROWS, _LEAST_TOTAL // max(len(rows), 1))
     minimum = min(minimum, max(most_rows // max(len(rows), 1), 2))
@@ -102,7 +102,7 @@ def choose(
             low, high = (middle, high) if total(middle) <= most_rows else (low, middle)
         high = low
     row_limit = _EVERY if high >= 1 else int(high * 2**53) << 11
-    return ClusterChoice(seed, minimum, row_limit, cluster_limit, round(total(high)))
+    return ClusterChoice(seed, minimum, row_limit, most, round(total(high)))
 
 
 def _cluster_hash(seed: int, cluster: str) -> int:
@@ -137,11 +137,6 @@ class ClusteredSample:
     def representations(self) -> tuple[Float[np.ndarray, "row _neuron"], ...]:
         """The rows of every layer of every model, in order."""
         return tuple(layer for model in self.rows for layer in model)
-
-    @functools.cached_property
-    def sampled(self) -> Bool[np.ndarray, " cluster"]:
-        """Whether rows of a cluster are kept."""
-        return np.array([self.choice.takes(name) for name in self.clusters], bool)
 
     def save(self, folder: Path) -> None:
         """Write counts.npy, keys.npy, cluster.npy, rows-MODEL.npy and state.json."""
@@ -185,7 +180,7 @@ class ClusteredSample:
             seed=self.choice.seed,
             minimum=min(c.minimum for c in choices),
             row_limit=min(c.row_limit for c in choices),
-            cluster_limit=min(c.cluster_limit for c in choices),
+            most_clusters=min(c.most_clusters for c in choices),
             expected_rows=sum(c.expected_rows for c in choices),
         )
         counts: collections.Counter[str] = collections.Counter()
@@ -197,7 +192,8 @@ class ClusteredSample:
             [np.array([number[n] for n in s.clusters], np.int64)[s.cluster] for s in states]
         )
         keys = np.concatenate([state.keys for state in states])
-        order = _order(choice, keys, cluster, [choice.takes(name) for name in clusters])
+        sampled = choice.sampled(clusters)
+        order = _order(choice, keys, cluster, [name in sampled for name in clusters])
         rows = tuple(
             np.concatenate(of_model, axis=1)[:, order]
             for of_model in zip(*(state.rows for state in states), strict=True)
@@ -288,10 +284,11 @@ class ClusteredSampleAccumulator:
         keys = row_keys(self._choice.seed, rows)
         names, cluster = np.unique(self._names(rows).astype(str), return_inverse=True)
         entering, targets = [], []
+        self._counts.update(dict(zip(names.tolist(), np.bincount(cluster).tolist())))
+        sampled = self._sampled(names.tolist())
         for number, name in enumerate(names.tolist()):
-            new = np.flatnonzero(cluster == number)
-            self._counts[name] += len(new)
-            if self._choice.takes(name):
+            if name in sampled:
+                new = np.flatnonzero(cluster == number)
                 chosen, slots = self._enter(name, keys[new])
                 entering.append(new[chosen])
                 targets.append(slots)
@@ -300,6 +297,13 @@ class ClusteredSampleAccumulator:
                 hidden, rows.positions[np.concatenate(entering)], np.concatenate(targets)
             )
         self._fetcher.settle()
+
+    def _sampled(self, names: Sequence[str]) -> set[str]:
+        """The sampled clusters once these have rows; those that they displace leave."""
+        sampled = self._choice.sampled({*self._slots, *names})
+        for name in self._slots.keys() - sampled:
+            self._free += self._slots.pop(name).tolist()
+        return sampled
 
     def _enter(
         self, name: str, keys: UInt64[np.ndarray, " row"]

@@ -6,8 +6,9 @@ added once, and what needs no folds reads the sum.
 
 import dataclasses
 import functools
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,11 +35,16 @@ class FoldedMoments:
 
     Attributes:
       folds: of each; with the same reference shift.
+      fold_of: cluster -> its fold, 0 or 1; empty where clusters are not known.
+      divided: clusters that merged jobs have put into different folds; with any there is nothing
+        held out.
     """
 
     kind: ClassVar[str] = "folded_moments"
 
     folds: tuple[MomentsState, MomentsState]
+    fold_of: Mapping[str, int]
+    divided: tuple[str, ...] = ()
 
     @functools.cached_property
     def whole(self) -> MomentsState:
@@ -59,11 +65,15 @@ class FoldedMoments:
         for number, fold in enumerate(self.folds):
             (folder / str(number)).mkdir()
             fold.save(folder / str(number))
+        record = {"fold_of": dict(self.fold_of), "divided": self.divided}
+        (folder / "folds.json").write_text(json.dumps(record))
 
     @classmethod
     def load(cls, folder: Path) -> "FoldedMoments":
         """Read what `save` wrote."""
-        return cls((MomentsState.load(folder / "0"), MomentsState.load(folder / "1")))
+        record = json.loads((folder / "folds.json").read_text())
+        folds = (MomentsState.load(folder / "0"), MomentsState.load(folder / "1"))
+        return cls(folds, record["fold_of"], tuple(record["divided"]))
 
     def merge(self, others: Sequence["FoldedMoments"]) -> "FoldedMoments":
         """The moments over the rows of all, fold by fold, about one reference shift.
@@ -80,7 +90,13 @@ class FoldedMoments:
             first.merge(rest, reference)
             for first, *rest in zip(*(state.folds for state in states), strict=True)
         )
-        return FoldedMoments((next(merged), next(merged)))
+        fold_of: dict[str, int] = {}
+        divided = {name for state in states for name in state.divided}
+        for state in states:
+            divided |= {
+                n for n, fold in state.fold_of.items() if fold_of.setdefault(n, fold) != fold
+            }
+        return FoldedMoments((next(merged), next(merged)), fold_of, tuple(sorted(divided)))
 
     def finish(
         self, others: Sequence["FoldedMoments"] = (), rank_tolerance: float | None = None
@@ -88,6 +104,12 @@ class FoldedMoments:
         """The moments of the layer pairs of this and the other passes."""
         states = [self, *others]
         whole = FinishedMoments([state.whole for state in states], rank_tolerance)
+        if self.divided:
+            _log.warning(
+                "no held-out scores: the merged jobs have %s in different folds (%d clusters)",
+                self.divided[0], len(self.divided),
+            )  # fmt: skip
+            return FinishedFolds(whole, ())
         rows = [moments.count_of(fold.small) for fold in self.folds]
         if min(rows) < 2:
             _log.warning("no held-out scores: the folds have %d and %d rows", *rows)
@@ -131,12 +153,16 @@ class FoldedMomentsAccumulator:
     Args:
       accumulators: an empty one for each fold, of the same models, pairs and precision.
       numbers: the fold of each row of a batch.
+      fold_of: cluster -> its fold.
     """
 
     def __init__(
-        self, accumulators: tuple[MomentsAccumulator, MomentsAccumulator], numbers: FoldNumbers
+        self,
+        accumulators: tuple[MomentsAccumulator, MomentsAccumulator],
+        numbers: FoldNumbers,
+        fold_of: Mapping[str, int] = {},
     ):
-        self._folds, self._numbers = accumulators, numbers
+        self._folds, self._numbers, self._fold_of = accumulators, numbers, fold_of
 
     @property
     def rows(self) -> int:
@@ -194,4 +220,4 @@ class FoldedMomentsAccumulator:
             fold.flush()
             self._share_reference()
         first, second = self._folds
-        return FoldedMoments((first.result(), second.result()))
+        return FoldedMoments((first.result(), second.result()), self._fold_of)

@@ -179,3 +179,55 @@ def test_too_few_utterances_give_none_and_say_why(encoders):
     assert "fewer than 10" in few.summary()
     with pytest.raises(UserError, match="fewer than 10"):
         few.standard_error("lincka")
+
+
+def test_parts_and_channels_of_a_file_are_one_cluster(tmp_path):
+    """Overlapping parts are not independent, nor are channels."""
+    corpus = sources(12, 0)
+    parts = [dataclasses.replace(s, path=tmp_path / "a.wav", part=True) for s in corpus[:8]]
+    clustering = cluster(parts + corpus[8:], "utterance")
+    assert len(set(clustering.of.values())) == 1 + 4
+    assert cluster(parts + corpus[8:], "auto").over == "none"
+    channels = [
+        dataclasses.replace(s, path=tmp_path / f"{k // 2}.wav", channel=k % 2)
+        for k, s in enumerate(corpus)
+    ]
+    folds = cluster_for_folds(channels).folds({s.id: 5 for s in channels}, 0)
+    assert all(folds[a.id] == folds[b.id] for a, b in zip(channels[::2], channels[1::2]))
+    with pytest.raises(UserError, match="at least two utterances"):
+        cluster_for_folds(parts)
+
+
+def test_folds_keep_to_few_speakers_if_errors_do():
+    corpus = sources(18, 3)
+    folds = cluster_for_folds(corpus, "speaker").folds({s.id: 5 for s in corpus}, 0)
+    assert len({(s.speaker, folds[s.id]) for s in corpus}) == 3
+    assert cluster_for_folds(corpus).over == "utterance"
+
+
+def test_utterances_of_unknown_speaker_are_said():
+    half = [
+        dataclasses.replace(s, speaker="" if k < 5 else s.speaker)
+        for k, s in enumerate(sources(30, 12))
+    ]
+    assert "5 utterances of unknown speaker" in cluster(half, "auto").reason
+
+
+@pytest.mark.slow
+def test_jobs_that_divide_a_speaker_hold_nothing_out(encoders, tmp_path, caplog):
+    """The lengths of each job decide its folds; other scores and errors merge."""
+    rng = np.random.default_rng(0)
+    for job in ("a", "b"):
+        corpus = ss.open_corpus(
+            {f"{job}{k}": 0.1 * rng.standard_normal(6000 + 800 * n).astype(np.float32)
+             for k, n in enumerate(rng.permutation(12))}
+        )  # fmt: skip
+        named = [dataclasses.replace(s, speaker=f"s{k}") for k, s in enumerate(corpus.sources)]
+        corpus = dataclasses.replace(corpus, sources=tuple(named))
+        ss.compare(encoders, corpus, **SETTINGS, statistics_dir=tmp_path / job)
+    merged = ss.merge([tmp_path / "a", tmp_path / "b"], progress=False)
+    assert "different folds" in caplog.text
+    assert np.isnan(merged.matrix("linreg_heldout")).all()
+    assert np.isfinite(merged.matrix("linreg")).all()
+    assert merged.attributes["errors"]["clusters"] == 12
+    assert np.isfinite(merged.standard_error("linreg")).all()

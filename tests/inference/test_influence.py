@@ -256,3 +256,71 @@ def test_utterances_are_the_groups_by_default(result):
     by_utterance = ss.compare_activations(INPUTS, ["lincka"], errors=True, utterances=names)
     errors = by_utterance.matrix("lincka_se")
     np.testing.assert_allclose(errors, result.matrix("lincka_se"), rtol=1e-12)
+
+
+@pytest.mark.parametrize("missing", [np.nan, None, ""])
+def test_rows_without_a_group_are_not_a_group(missing):
+    names = GOLDEN["group"].astype(float if missing is np.nan else object)
+    names = names if missing is np.nan else np.array([str(n) for n in names], object)
+    names[5] = missing
+    for arguments in ({"errors": True, "groups": names}, {"heldout": True, "groups": names}):
+        with pytest.raises(UserError, match="row 5 has none"):
+            ss.compare_activations(INPUTS, ["lincka"], **arguments)
+    folds = np.array(GOLDEN["fold"], object)
+    folds[7] = missing
+    with pytest.raises(UserError, match="row 7 has none"):
+        ss.compare_activations(INPUTS, ["linreg"], folds=folds)
+
+
+def test_groups_in_both_folds_are_said(caplog):
+    fold = np.arange(len(GOLDEN["group"])) % 2
+    ss.compare_activations(INPUTS, ["linreg"], folds=fold, errors=True, groups=GOLDEN["group"])
+    assert "both folds" in caplog.text
+
+
+def test_weights_are_placed_by_their_labels(result):
+    matrix = result.matrix("lincka")
+    weights = 0 * matrix
+    weights.loc["a/0", "b/0"], weights.loc["a/0", "c/0"] = 1, -1
+    expected = result.contrast("lincka", ("a/0", "b/0"), ("a/0", "c/0"))
+    assert result.contrast("lincka", weights=weights[::-1]) == expected
+    assert result.contrast("lincka", weights=weights.transpose("y", "x")) == expected
+    assert result.contrast("lincka", weights=weights.sel(x=["a/0"])) == expected
+    mistakes = (
+        weights.assign_coords(y=["a/0", "b/0", "C/0"]),
+        weights.where(weights != 0),
+        weights.reset_coords(drop=True).drop_vars(["x", "y"]),
+        weights.rename(x="left"),
+    )
+    for mistake in mistakes:
+        with pytest.raises(UserError):
+            result.contrast("lincka", weights=mistake)
+
+
+@pytest.mark.parametrize(
+    "cells", [("a/0", "b/0", "c/0"), "a/0", [("a/0", "b/0"), "c/0"], [("a/0",)], []]
+)
+def test_cells_that_are_none(cells, result):
+    with pytest.raises(UserError):
+        result.contrast("lincka", cells)
+
+
+def test_levels_that_are_none(result):
+    for interval in (lambda x: result.interval("lincka", x), result.contrast(
+        "lincka", ("a/0", "b/0")).interval):  # fmt: skip
+        for level in (95, 0, 1, True):
+            with pytest.raises(UserError, match="between 0 and 1"):
+                interval(level)
+
+
+def test_errors_that_are_hardly_known_are_none_and_said(caplog):
+    """Long clusters without effects of their own, and few of their rows."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(12), 2000)
+    x, y = rng.standard_normal((2, len(groups), 4))
+    result = ss.compare_activations(
+        {"x": x, "y": x + y}, ["lincka"], errors=True, groups=groups, errors_rows=400
+    )
+    errors = result.standard_error("lincka").values[0, 1]
+    relative = result.dataset["lincka_se_error"].values[0, 1]
+    assert relative > 0.5 and np.isnan(errors) and "not known" in caplog.text

@@ -5,6 +5,7 @@ import pytest
 
 from speechsim_jax.inference.standard_errors import (
     SampledClusters,
+    effective_degrees,
     p_value,
     quantile,
     standard_error,
@@ -99,6 +100,24 @@ def test_a_score_that_no_row_moves_is_sure():
 
 
 def test_no_interval_with_fewer_than_ten_clusters():
-    assert np.isnan(quantile(8, 0.95)) and np.isnan(p_value(1.0, 0.1, 8))
+    few = effective_degrees(8, 0.0)
+    assert np.isnan(quantile(few, 0.95)) and np.isnan(p_value(1.0, 0.1, float(few)))
     assert quantile(9, 0.95) == pytest.approx(2.2621571628)  # tables of Student's t
     assert p_value(2.2621571628, 1.0, 9) == pytest.approx(0.05)
+
+
+def test_degrees_of_freedom_fall_where_the_error_is_hardly_known():
+    """Over draws of rows, the squares of the estimates vary as a chi-squared of so many."""
+    assert effective_degrees(39, 0.0) == pytest.approx(39)
+    assert effective_degrees(10**9, 0.2) == pytest.approx(1 / (2 * 0.2**2), rel=1e-6)
+    draws = np.random.default_rng(0).chisquare(25, 200_000) / 25
+    relative = np.sqrt(draws).std()
+    assert effective_degrees(10**9, relative) == pytest.approx(25, rel=0.03)
+    assert np.isnan(effective_degrees(8, 0.0))
+
+
+def test_one_sampled_cluster_tells_nothing():
+    single = SampledClusters(("a",), np.array([50]), np.array([10]), 50, 1)
+    influence = np.random.default_rng(0).standard_normal(10)
+    error, _ = standard_error(single.summarise(influence), single)
+    assert np.isnan(error)

@@ -63,10 +63,10 @@ def sampled(ids, choice: ClusterChoice) -> ClusteredSample:
 
 
 CHOICES = {
-    "few": ClusterChoice(0, 4, LAST // 20, LAST, 40),
-    "many": ClusterChoice(3, 2, LAST // 3, LAST, 30),
-    "all": ClusterChoice(0, 1, LAST, LAST, 522),
-    "some clusters": ClusterChoice(1, 5, LAST // 10, LAST // 2, 10),
+    "few": ClusterChoice(0, 4, LAST // 20, 9, 40),
+    "many": ClusterChoice(3, 2, LAST // 3, 4, 30),
+    "all": ClusterChoice(0, 1, LAST, 200, 522),
+    "some clusters": ClusterChoice(1, 5, LAST // 10, 2, 10),
 }
 
 
@@ -86,13 +86,14 @@ def test_holds_the_rows_of_the_smallest_keys(choice):
             for t, key in enumerate(row_keys(choice.seed, rows_of(id_)))
         )
         below = sum(key < choice.row_limit for key, _ in keys)
-        expected = keys[: max(choice.minimum, below)] if choice.takes(speaker) else []
+        taken = speaker in choice.sampled(sample.clusters)
+        expected = keys[: max(choice.minimum, below)] if taken else []
         mine = sample.cluster == number
         assert sample.keys[mine].tolist() == [key for key, _ in expected]
         np.testing.assert_array_equal(sample.rows[1][0, mine, 0], [v for _, v in expected])
         kept |= {speaker} if expected else set()
     if choice is CHOICES["some clusters"]:
-        assert 0 < len(kept) < 4
+        assert len(kept) == 2
     for layer in (0, 1):
         np.testing.assert_array_equal(
             sample.rows[0][layer, :, 0], sample.rows[1][0, :, 0] + layer / 2
@@ -126,7 +127,7 @@ def test_merging_takes_the_smallest_limits():
     """As of a corpus that was read with more rows at first."""
     ids = list(LENGTHS)
     tight = CHOICES["some clusters"]
-    loose = dataclasses.replace(tight, row_limit=LAST // 2, cluster_limit=LAST, minimum=9)
+    loose = dataclasses.replace(tight, row_limit=LAST // 2, most_clusters=4, minimum=9)
     merged = sampled(ids[:3], loose).merge([sampled(ids[3:], tight)])
     assert_same(merged, sampled(ids, dataclasses.replace(tight)))
     with pytest.raises(UserError, match="seed"):
@@ -151,6 +152,14 @@ def test_resumes_from_a_snapshot(choice):
         accumulator(dataclasses.replace(choice, minimum=choice.minimum + 1)).restore(snapshot)
 
 
+def test_clusters_that_turn_out_to_have_no_rows_take_no_place():
+    """As where most of the files that were planned are missing."""
+    planned = {f"missing{k}": 50 for k in range(3000)} | {"a": 130, "b": 7, "c": 325}
+    choice = choose(planned, 20_000)
+    sample = sampled([id_ for id_ in LENGTHS if id_[0] in "abc"], choice)
+    assert len(set(sample.cluster.tolist())) == 3
+
+
 def test_grows_where_more_rows_come_than_expected():
     choice = dataclasses.replace(CHOICES["all"], expected_rows=3)
     assert_same(sampled(LENGTHS, choice), sampled(LENGTHS, CHOICES["all"]))
@@ -172,7 +181,7 @@ def test_passes_join():
 def test_the_choice_keeps_to_its_budget(clusters, rows, budget):
     lengths = {f"s{k}": rows + k % 7 for k in range(clusters)}
     choice = choose(lengths, budget, seed=1)
-    taken = [name for name in lengths if choice.takes(name)]
+    taken = choice.sampled(lengths)
     assert len(taken) == min(clusters, 200, max(2, budget // 32))
     assert 0 < choice.expected_rows <= budget
     keys = np.random.default_rng(0).integers(0, LAST, rows, np.uint64, endpoint=False)
