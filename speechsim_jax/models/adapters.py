@@ -35,11 +35,16 @@ _WRAPPED = re.compile(r"^(?:.*\.)?base_model\.model\.")
 _BASE_LAYER = re.compile(r"\.base_layer(?=\.)")
 _TRAINED = re.compile(r"\.modules_to_save(?:\.(?P<adapter>[^.]+))(?=\.)")
 _ORIGINAL = re.compile(r"\.original_module(?=\.)")
-_ENCODER = re.compile(r"(^|\.)(feature_extractor|feature_projection|encoder)\.")
-# Patterns are regular expressions from a file: those with few choices, and without a group that is
-# repeated, take no time.
-_PATTERN = re.compile(r"[\w.^$\\|()\[\]*+?-]{1,200}")
-_MAX_CHOICES = 4
+_ENCODER = re.compile(r"(^|\.)(feature_extractor|feature_projection|encoder)(?=\.)")
+# Patterns are regular expressions from a file: those with few ways to match, and without a group
+# that is repeated, take no time. The ways are counted in bits: 5 for a * or +, 1 for a ?.
+_PATTERN = re.compile(r"[\w.^$\\|()\[\]*+?:-]{1,200}")
+_MAX_BITS = 20
+
+_ALL_LINEAR = "all-linear"
+# The end of a tensor's name after that of its module, the last two with weight norm.
+_WEIGHT = re.compile(r"\.(weight|weight_v|parametrizations\.weight\.original1)$")
+_EMBEDDING = re.compile(r"embed$")
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,12 @@ class LoraSettings:
         alpha_pattern: alphas likewise.
         by_root: scale by alpha / sqrt(r) (use_rslora).
         dora: rows get trained norms (use_dora).
+        bias: lora_B has a bias (lora_bias).
+        targets: names of the adapted modules or their ends, or a pattern of whole names.
+        excluded: modules that are not adapted, likewise (exclude_modules).
+        trained: modules that are saved whole (modules_to_save).
+        layers: indices of the adapted layers; None for all (layers_to_transform).
+        layers_patterns: what goes before a layer's index; empty for any name.
     """
 
     rank: int
@@ -61,6 +72,12 @@ class LoraSettings:
     alpha_pattern: Mapping[str, Any]
     by_root: bool
     dora: bool
+    bias: bool
+    targets: str | tuple[str, ...]
+    excluded: str | tuple[str, ...]
+    trained: tuple[str, ...]
+    layers: frozenset[int] | None
+    layers_patterns: tuple[str, ...]
 
     @classmethod
     def read(cls, config: Mapping[str, Any], origin: str) -> "LoraSettings":
@@ -94,7 +111,33 @@ class LoraSettings:
             *patterns,
             by_root=bool(config.get("use_rslora")),
             dora=bool(config.get("use_dora")),
+            bias=bool(config.get("lora_bias")),
+            targets=_targets(config, origin),
+            excluded=_modules(config, "exclude_modules", origin),
+            trained=_names(config, "modules_to_save", origin),
+            layers=_layers(config.get("layers_to_transform"), origin),
+            layers_patterns=_layers_patterns(config, origin),
         )
+
+    def adapts(self, module: str) -> bool:
+        """Whether a module gets LoRA weights, as PEFT's `check_target_module_exists` decides it.
+
+        Args:
+            module: its name in the model that was adapted.
+        """
+        if self.excluded and _is_one_of(self.excluded, module):
+            return False
+        if any(f".{name}." in f".{module}." for name in self.trained):
+            return False
+        if self.targets == _ALL_LINEAR:
+            return not _EMBEDDING.search(module)
+        if isinstance(self.targets, str) or module in self.targets or self.layers is None:
+            return _is_one_of(self.targets, module)
+        found = (re.match(rf".*\.(?:{pattern})\.(\d+)\.", module)
+                 for pattern in self.layers_patterns or ("[^.]*",))  # fmt: skip
+        layer = next(filter(None, found), None)
+        within = layer is not None and int(layer[1]) in self.layers
+        return within and _is_one_of(self.targets, module)
 
     def of_module(self, module: str, origin: str) -> tuple[int, float]:
         """The rank of a module, and the scale of its product.
@@ -109,6 +152,61 @@ class LoraSettings:
         rank = _rank(_matching(self.rank_pattern, module, self.rank), origin)
         alpha = _alpha(_matching(self.alpha_pattern, module, self.alpha), origin)
         return rank, alpha / (math.sqrt(rank) if self.by_root else rank)
+
+
+def _is_one_of(modules: str | tuple[str, ...], module: str) -> bool:
+    if isinstance(modules, str):
+        return re.fullmatch(modules, module) is not None
+    return any(f".{module}".endswith(f".{end}") for end in modules)
+
+
+def _targets(config: Mapping[str, Any], origin: str) -> str | tuple[str, ...]:
+    targets = config.get("target_modules")
+    if not targets:
+        raise UserError(
+            f"{origin}: adapter_config.json has no target_modules, without which missing weights "
+            f"go unnoticed; {MERGE}"
+        )
+    if isinstance(targets, str) and targets.lower() == _ALL_LINEAR:
+        return _ALL_LINEAR
+    return _modules(config, "target_modules", origin)
+
+
+def _modules(config: Mapping[str, Any], field: str, origin: str) -> str | tuple[str, ...]:
+    """Names of modules or their ends, or a pattern."""
+    value = config.get(field)
+    if isinstance(value, str) and value:
+        _check_pattern({value: None}, origin)
+        return value
+    return _names(config, field, origin)
+
+
+def _names(config: Mapping[str, Any], field: str, origin: str) -> tuple[str, ...]:
+    value = config.get(field) or []
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise UserError(
+            f"{origin}: adapter_config.json has {field}={_shown(value)}; expected names of modules"
+        )
+    return tuple(value)
+
+
+def _layers(value: Any, origin: str) -> frozenset[int] | None:
+    if value is None or value == []:
+        return None
+    layers = value if isinstance(value, list) else [value]
+    if not all(type(layer) is int for layer in layers):
+        raise UserError(
+            f"{origin}: adapter_config.json has layers_to_transform={_shown(value)}; expected "
+            f"indices of layers"
+        )
+    return frozenset(layers)
+
+
+def _layers_patterns(config: Mapping[str, Any], origin: str) -> tuple[str, ...]:
+    found = _modules(config, "layers_pattern", origin)
+    found = (found,) if isinstance(found, str) else found
+    _check_pattern(dict.fromkeys(found), origin)
+    return found
 
 
 def _rank(value: Any, origin: str) -> int:
@@ -131,8 +229,8 @@ def _check_pattern(patterns: Any, origin: str) -> None:
             simple = (
                 isinstance(pattern, str)
                 and _PATTERN.fullmatch(pattern)
-                and sum(map(pattern.count, "*+?|")) <= _MAX_CHOICES
-                and not re.search(r"\)[*+?]", pattern)
+                and _bits(pattern) <= _MAX_BITS
+                and not re.search(r"\)[*+]", pattern)
                 and re.compile(pattern)
             )
         except (re.error, RecursionError):
@@ -142,6 +240,13 @@ def _check_pattern(patterns: Any, origin: str) -> None:
                 f"{origin}: adapter_config.json has the pattern {_shown(pattern)}; expected the "
                 f"end of a module's name, or a simple regular expression of it; else {MERGE}"
             )
+
+
+def _bits(pattern: str) -> float:
+    """A bound of log2 of the ways in which a pattern may match a name."""
+    groups = pattern.count("(") + 1
+    choices = groups * math.log2(1 + pattern.count("|") / groups)
+    return choices + 5 * (pattern.count("*") + pattern.count("+")) + pattern.count("?")
 
 
 def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
@@ -175,18 +280,24 @@ def merged(
         The tensors by the base's names, and the modules outside the encoder that the base lacks.
 
     Raises:
-        UserError: the adapter does not fit the base, or changes what cannot be merged.
+        UserError: the adapter does not fit the base, lacks weights or has others than its
+            configuration says, or changes what cannot be merged.
     """
+    _check_one_adapter(adapter, origin)
     result = dict(base)
     names = _Names(base, origin)
     modules: dict[str, dict[str, np.ndarray]] = {}
+    replaced: dict[str, np.ndarray] = {}
     for name, tensor in adapter.items():
         module, part = _split(name)
-        if part:
-            modules.setdefault(module, {})[part] = tensor
-        else:
-            result[names.find(module) or module] = tensor
-    left_out = []
+        into = modules.setdefault(module, {}) if part else replaced
+        key = part or names.find(module) or module
+        if key in into:
+            raise UserError(f"{origin}: has {ascii(name)[:200]} twice, by two names")
+        into[key] = tensor
+    result |= replaced
+    _check_complete(settings, base, modules, replaced, origin)
+    left_out, changed = [], set()
     for module, parts in modules.items():
         target = names.find(f"{module}.weight")
         if target is None:
@@ -201,6 +312,9 @@ def merged(
                 raise UserError(f"{origin}: changes {module}, which the base lacks")
             left_out.append(module)
             continue
+        if target in changed:
+            raise UserError(f"{origin}: changes {module} twice, by two names")
+        changed.add(target)
         result[target] = _merged(settings, result[target], module, parts, origin)
         if "lora_B.bias" in parts:
             bias = names.find(f"{module}.bias")
@@ -226,19 +340,76 @@ def separated(
     Raises:
         UserError: there are several adapters.
     """
-    base, adapter, adapters = {}, {}, set()
+    _check_one_adapter(tensors, origin)
+    base, adapter = {}, {}
     for name, tensor in tensors.items():
         plain, trained = _split(name)[1] == "", _TRAINED.search(name)
-        if trained:
-            adapters.add(trained["adapter"])
-        elif not plain:
-            adapters.update(_adapter_of(name))
         short = _ORIGINAL.sub("", _BASE_LAYER.sub("", _WRAPPED.sub("", name)))
         (base if plain and not trained else adapter)[short] = tensor
+    return base, adapter
+
+
+def _check_one_adapter(tensors: Mapping[str, Any], origin: str) -> None:
+    adapters = set()
+    for name in tensors:
+        if trained := _TRAINED.search(name):
+            adapters.add(trained["adapter"])
+        elif _split(name)[1]:
+            adapters.add(_adapter_of(name))
     if len(adapters) > 1:
         shown = ", ".join(ascii(name)[:40] for name in sorted(adapters)[:4])
         raise UserError(f"{origin}: holds several adapters ({shown}); {MERGE}")
-    return base, adapter
+
+
+def _check_complete(
+    settings: LoraSettings,
+    base: Mapping[str, np.ndarray],
+    modules: Mapping[str, Mapping[str, Any]],
+    replaced: Mapping[str, Any],
+    origin: str,
+) -> None:
+    """Raise UserError unless the modules with weights are those of the configuration.
+
+    A head may be missing: the base can have one that the adapted model had not.
+    """
+    starts = [(_start(module), module) for module in modules]
+    # What the adapted model has before the encoder's names: "wav2vec2.", or nothing.
+    prefix = next((module[:start] for start, module in starts if start is not None), None)
+    needed, lacking = set(), []
+    for name, tensor in base.items():
+        start = _start(name)
+        if start is None:
+            continue
+        short = name[start:]
+        adapted = (name[:start] if prefix is None else prefix) + short
+        whole = any(f".{module}." in f".{adapted}" for module in settings.trained)
+        if whole and name not in replaced:
+            lacking.append(adapted)
+        module, is_weight = _WEIGHT.subn("", adapted)
+        fits = tensor.ndim == 2 if settings.targets == _ALL_LINEAR else tensor.ndim > 1
+        if is_weight and fits and settings.adapts(module):
+            needed.add(module)
+    missing = lacking + [
+        f"{module}.lora_A and lora_B" for module in sorted(needed - modules.keys())
+    ]
+    if missing:
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        raise UserError(
+            f"{origin}: lacks weights that adapter_config.json says it has: "
+            f"{', '.join(missing[:4])}{more}; save or download the adapter again"
+        )
+    for module in modules:
+        if not settings.adapts(module):
+            raise UserError(
+                f"{origin}: changes {module}, which target_modules, layers_to_transform or another "
+                f"field of adapter_config.json leaves out; save or download the adapter again"
+            )
+
+
+def _start(name: str) -> int | None:
+    """Where an encoder's name begins after what is around it; None for one outside an encoder."""
+    starts = [match.start(2) for match in _ENCODER.finditer(name)]
+    return starts[-1] if starts else None
 
 
 class _Names:
@@ -271,11 +442,11 @@ def _split(name: str) -> tuple[str, str]:
     return ".".join(pieces[:at]), pieces[at] + (f".{leaf}" if leaf else "")
 
 
-def _adapter_of(name: str) -> list[str]:
-    """The adapter's name in that of a LoRA tensor, where PEFT keeps it: lora_A.default.weight."""
+def _adapter_of(name: str) -> str:
+    """The adapter's name in that of a LoRA tensor (lora_A.default.weight); "" if it has none."""
     pieces = name.split(".")
     at = next(i for i, piece in enumerate(pieces) if piece.startswith("lora_"))
-    return [piece for piece in pieces[at + 1 :] if piece not in ("weight", "bias")][:1]
+    return next((piece for piece in pieces[at + 1 :] if piece not in ("weight", "bias")), "")
 
 
 def _merged(
@@ -292,7 +463,12 @@ def _merged(
     embedding = "lora_embedding_A" in parts
     left, right = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
     if left not in parts or right not in parts:
-        raise UserError(f"{origin}: {module} lacks its lora_A or lora_B; save the adapter again")
+        lacking = left if left not in parts else right
+        raise UserError(
+            f"{origin}: {module} lacks its {lacking}; save or download the adapter again"
+        )
+    if not embedding and settings.bias != ("lora_B.bias" in parts):
+        raise UserError(f"{origin}: lora_bias and the weights of {module} contradict each other")
     a, b = parts[left], parts[right]
     rank, scale = settings.of_module(module, origin)
     columns, *others = weight.shape[::-1] if embedding else weight.shape

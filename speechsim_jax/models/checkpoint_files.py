@@ -486,15 +486,23 @@ def _base(
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) < 1000:
         raise UserError(f"{source}: {_ADAPTER_CONFIG} has no base_model_name_or_path")
+    if untrained(name):
+        raise UserError(
+            f"{source}: its base, {ascii(name)[:200]}, is a random network, which an adapter "
+            f"cannot have; an untrained one of its architecture is random:{source}"
+        )
     try:
+        if name.startswith(zoo.PREFIX):
+            return _plain(name, _Folder(zoo.folder(name.removeprefix(zoo.PREFIX))))
         if isinstance(location, _Folder) and not name.startswith(("//", "\\\\")):
             for folder in (Path(name), location.folder / name):  # as PEFT, or beside the adapter
-                if (folder / "config.json").is_file():
-                    return _plain(str(folder), _Folder(folder))
+                if any((folder / file).is_file() for file in ("config.json", _ADAPTER_CONFIG)):
+                    own = folder.resolve() == location.folder.resolve()
+                    return _base_itself(str(folder), _Folder(folder), own)
         if _HUB_ID.fullmatch(name):
             revision = config.get("revision")
             model = hub(name, revision if isinstance(revision, str) else "main").at_commit()
-            return _plain(name, model)
+            return _base_itself(name, model, model.folder == location.folder)
     except (UserError, OSError) as error:
         raise UserError(f"{source}: its base cannot be opened: {error}") from error
     raise UserError(
@@ -502,6 +510,18 @@ def _base(
         f"into base_model_name_or_path of {_ADAPTER_CONFIG} (in a local folder), or "
         f"{adapters.MERGE}"
     )
+
+
+def _base_itself(source: str, location: _Folder | _Hub, own: bool) -> WeightFiles:
+    """A base's files; `own`: they lie in the adapter's folder, whose adapter is not the base's."""
+    config = None if own else location.get(_ADAPTER_CONFIG)
+    if config and (any(map(location.get, _ADAPTERS)) or not location.get("config.json")):
+        raise UserError(
+            f"{source} is an adapter too, and adapters of adapters are not supported; merge that "
+            f"one first and put the folder of the result into base_model_name_or_path of "
+            f"{_ADAPTER_CONFIG}; {adapters.MERGE}"
+        )
+    return _plain(source, location, read_json(config) if config else None)
 
 
 def _plain(

@@ -24,7 +24,7 @@ QUERY = "encoder.layers.0.attention.q_proj"
 VALUE = "encoder.layers.1.attention.v_proj"
 CONV = "feature_extractor.conv_layers.1.conv"
 POSITIONS = "encoder.pos_conv_embed.conv"
-LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["q_proj", "v_proj"]}
+LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 6}
 
 
 def draw(*shape: int) -> np.ndarray:
@@ -44,10 +44,16 @@ def save(folder: Path, tensors: dict[str, np.ndarray], name: str = "model.safete
     save_file(plain, folder / name, metadata={"format": "pt"})
 
 
+def targets(tensors: dict[str, np.ndarray]) -> dict[str, list[str]]:
+    modules = {name.split(".lora_")[0] for name in tensors if ".lora_" in name}
+    return {"target_modules": sorted(name.removeprefix("base_model.model.") for name in modules)}
+
+
 def adapter(folder: Path, tensors: dict[str, np.ndarray], base: Any = MODEL, **fields) -> Path:
-    """An adapter's folder, as PEFT saves it."""
+    """An adapter's folder, as PEFT saves it; its modules are those of the tensors."""
     folder.mkdir(exist_ok=True)
-    config = LORA | {"base_model_name_or_path": None if base is None else str(base)} | fields
+    place = {"base_model_name_or_path": None if base is None else str(base)}
+    config = LORA | targets(tensors) | place | fields
     (folder / "adapter_config.json").write_text(json.dumps(config))
     save(folder, tensors, "adapter_model.safetensors")
     return folder
@@ -82,6 +88,7 @@ def plus(module: str, change: np.ndarray, part: str = "weight") -> dict[str, np.
 PRODUCT = B.astype(np.float64) @ A
 A3, B3 = draw(3, 32), draw(32, 3)
 CONV_A, CONV_B = draw(2, 24, 3), draw(24, 2, 1)
+PROJECTION = weights()["feature_projection.projection.weight"] + 1
 MAGNITUDE = np.abs(draw(32))
 
 
@@ -122,9 +129,11 @@ MERGED = {
         plus(QUERY, 3 * PRODUCT) | {key(QUERY, "bias"): A[0]},
     ),
     "a whole module": (
-        lora(QUERY) | {"base_model.model.feature_projection.projection.bias": A[1]},
-        {"modules_to_save": ["feature_projection"]},
-        plus(QUERY, 3 * PRODUCT) | {key("feature_projection.projection", "bias"): A[1]},
+        lora(QUERY) | {"base_model.model.feature_projection.projection.bias": A[1],
+                       "base_model.model.feature_projection.projection.weight": PROJECTION},
+        {"modules_to_save": ["projection"]},
+        plus(QUERY, 3 * PRODUCT) | {key("feature_projection.projection", "bias"): A[1],
+                                    key("feature_projection.projection"): PROJECTION},
     ),
     "DoRA": (
         lora(QUERY) | {f"base_model.model.{QUERY}.lora_magnitude_vector": MAGNITUDE},
@@ -157,20 +166,21 @@ def test_merged_in_one_file(tmp_path, case):
             part, _, leaf = last.partition(".")
             one[f"{front}.lora_{part}.default.{leaf or 'weight'}"] = value
         elif "feature_projection" in name:
-            front, last = name.split("projection.", 1)
-            one[f"{front}projection.original_module.{last}"] = one.pop(name)
-            one[f"{front}projection.modules_to_save.default.{last}"] = value
+            front, _, last = name.rpartition(".")
+            one[f"{front}.original_module.{last}"] = one.pop(name)
+            one[f"{front}.modules_to_save.default.{last}"] = value
         else:
             one[name] = value
     folder = Path(shutil.copytree(MODEL, tmp_path / "one"))
     save(folder, one)
     with pytest.raises(ss.UserError, match=r"no adapter_config\.json .*merge_and_unload"):
         ss.load_encoder(folder)
-    (folder / "adapter_config.json").write_text(json.dumps(LORA | fields))
+    config = LORA | targets(tensors) | fields
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     expected = ss.load_encoder(plain(tmp_path / "merged", **changed))
     assert_same_network(ss.load_encoder(folder), expected)
     before = open_checkpoint(folder).digest()
-    (folder / "adapter_config.json").write_text(json.dumps(LORA | fields | {"lora_alpha": 7}))
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 7}))
     assert open_checkpoint(folder).digest() != before
 
 
@@ -279,7 +289,15 @@ REFUSED = {
     "a list of patterns": (lora(QUERY), {"alpha_pattern": ["q_proj"]}, "has the pattern"),
     "a pattern of text": (lora(QUERY), {"alpha_pattern": {"q_proj": "x"}}, "lora_alpha='x'"),
     "half an adapter": (
-        {f"base_model.model.{QUERY}.lora_A.weight": A}, {}, "lacks its lora_A or lora_B",
+        {f"base_model.model.{QUERY}.lora_A.weight": A}, {}, "lacks its lora_B",
+    ),
+    "the other half": (
+        lora(VALUE) | {f"base_model.model.{QUERY}.lora_B.weight": B}, {}, "lacks its lora_A",
+    ),
+    "a bias that is missing": (lora(QUERY), {"lora_bias": True}, "lora_bias .* contradict"),
+    "a bias too many": (
+        lora(QUERY) | {f"base_model.model.{QUERY}.lora_B.bias": A[0]}, {},
+        "lora_bias .* contradict",
     ),
     "the positional convolution": (
         lora(POSITIONS, draw(4, 8, 16), draw(32, 1, 1)), {}, "groups and weight norm",
@@ -299,8 +317,8 @@ REFUSED = {
         {"use_dora": True}, "linear maps",
     ),
     "a bias where there is none": (
-        lora(CONV, CONV_A, CONV_B) | {f"base_model.model.{CONV}.lora_B.bias": draw(24)}, {},
-        "has none in the base",
+        lora(CONV, CONV_A, CONV_B) | {f"base_model.model.{CONV}.lora_B.bias": draw(24)},
+        {"lora_bias": True}, "has none in the base",
     ),
     "no base": (lora(QUERY), {"base_model_name_or_path": ""}, "no base_model_name_or_path"),
     "a base of another machine": (
@@ -310,7 +328,21 @@ REFUSED = {
         lora(QUERY), {"base_model_name_or_path": "\\\\host\\share"}, "is not here",
     ),
     "a line end": (lora(QUERY), {"base_model_name_or_path": "a\nb"}, "no base_model_name"),
-    "a random base": (lora(QUERY), {"base_model_name_or_path": "random:zoo:x"}, "is not here"),
+    "a random base": (lora(QUERY), {"base_model_name_or_path": "random:zoo:x"}, "is a random"),
+    "an unknown zoo model": (
+        lora(QUERY), {"base_model_name_or_path": "zoo:x"}, "its base cannot be opened: zoo:x",
+    ),
+    "no modules": (lora(QUERY), {"target_modules": None}, "has no target_modules"),
+    "numbers for modules": (lora(QUERY), {"target_modules": [3]}, r"target_modules=\[3\]"),
+    "a slow pattern of modules": (
+        lora(QUERY), {"target_modules": "(a+)+b"}, "has the pattern",
+    ),
+    "a slow pattern of layers": (
+        lora(QUERY), {"layers_to_transform": [0], "layers_pattern": "(a+)+b"}, "has the pattern",
+    ),
+    "layers by name": (
+        lora(QUERY), {"layers_to_transform": ["0"]}, r"layers_to_transform=\['0'\]",
+    ),
     "a number": (lora(QUERY), {"base_model_name_or_path": 3}, "no base_model_name_or_path"),
 }  # fmt: skip
 
@@ -323,14 +355,119 @@ def test_refused_in_one_line(tmp_path, case):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
 
 
-def test_several_adapters_in_one_file(tmp_path):
+ATTENTION = [f"encoder.layers.{layer}.attention.{part}_proj"
+             for layer in (0, 1, 2) for part in ("q", "v")]  # fmt: skip
+FIRST_LAYER, SECOND_LAYER = ATTENTION[:2], ATTENTION[2:4]
+ENDS = ["q_proj", "v_proj"]
+LINEAR = [name.removesuffix(".weight") for name, value in weights().items()
+          if name.endswith(".weight") and value.ndim == 2]  # fmt: skip
+
+
+def several(modules: list[str], prefix: str = "") -> dict[str, np.ndarray]:
+    """LoRA of many modules, which are linear maps of any shape."""
+    result = {}
+    for module in modules:
+        rows, columns = weights()[f"{module}.weight"].shape
+        a, b = np.resize(A, (2, columns)), np.resize(B, (rows, 2))
+        result |= lora(module, a, b, prefix)
+    return result
+
+
+# What adapter_config.json says, and the modules that it means.
+MEANT = {
+    "ends of names": ({"target_modules": ENDS}, ATTENTION),
+    "a layer": ({"target_modules": ENDS, "layers_to_transform": [0]}, FIRST_LAYER),
+    "a layer's index": ({"target_modules": ENDS, "layers_to_transform": 1}, SECOND_LAYER),
+    "no layers in particular": ({"target_modules": ENDS, "layers_to_transform": []}, ATTENTION),
+    "a layer of a list": (
+        {"target_modules": ENDS, "layers_to_transform": [1], "layers_pattern": ["h", "layers"]},
+        SECOND_LAYER,
+    ),
+    "whole names in every layer": (
+        {"target_modules": [ATTENTION[0], "v_proj"], "layers_to_transform": [1]},
+        [ATTENTION[0], ATTENTION[3]],
+    ),
+    "a pattern": (
+        {"target_modules": r".*\.layers\.(?:0|1)\.attention\.(q_proj|v_proj)"}, ATTENTION[:4],
+    ),
+    "some are excluded": (
+        {"target_modules": ENDS, "exclude_modules": ["layers.0.attention.q_proj"]}, ATTENTION[1:],
+    ),
+    "a pattern is excluded": (
+        {"target_modules": ENDS, "exclude_modules": r".*\.0\..*"}, ATTENTION[2:],
+    ),
+    "all linear maps": ({"target_modules": "all-linear"}, LINEAR),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "wav2vec2."])
+@pytest.mark.parametrize("case", MEANT)
+def test_the_modules_are_those_of_the_configuration(tmp_path, case, prefix):
+    """All of them load; without any one, or with one of the others, they are refused by name."""
+    fields, modules = MEANT[case]
+    if case == "whole names in every layer":
+        fields = fields | {"target_modules": [prefix + ATTENTION[0], "v_proj"]}
+    tensors = several(modules, prefix)
+    complete = ss.load_encoder(adapter(tmp_path / "complete", tensors, **fields))
+    again = adapter(tmp_path / "named", tensors)
+    assert_same_network(complete, ss.load_encoder(again))
+    for module in modules:
+        less = {name: value for name, value in tensors.items() if f"{module}." not in name}
+        with pytest.raises(ss.UserError, match=rf"lacks weights .*{module}\.lora_A") as caught:
+            ss.load_encoder(adapter(tmp_path / "less", less, **fields))
+        assert "\n" not in str(caught.value)
+    for module in sorted({*LINEAR} - {*modules})[::4]:
+        more = tensors | several([module], prefix)
+        with pytest.raises(ss.UserError, match=f"changes {prefix}{module}, which target_modules"):
+            ss.load_encoder(adapter(tmp_path / "more", more, **fields))
+
+
+def test_no_lora_weights_at_all(tmp_path):
+    tensors = {"base_model.model.masked_spec_embed": A[0]}
+    with pytest.raises(ss.UserError, match=r"lacks weights .*q_proj\.lora_A"):
+        ss.load_encoder(adapter(tmp_path / "adapter", tensors, target_modules=ENDS))
+
+
+def test_missing_weights_in_one_file(tmp_path):
     folder = Path(shutil.copytree(MODEL, tmp_path / "one"))
-    start = f"base_model.model.{QUERY}"
-    both = {f"{start}.lora_A.{name}.weight": A for name in ("default", "second")}
-    save(folder, weights() | both)
-    (folder / "adapter_config.json").write_text(json.dumps(LORA))
-    with pytest.raises(ss.UserError, match=r"several adapters \('default', 'second'\)"):
+    tensors = {name.replace(".weight", ".default.weight"): value
+               for name, value in several(SECOND_LAYER).items()}  # fmt: skip
+    save(folder, weights() | tensors)
+    (folder / "adapter_config.json").write_text(json.dumps(LORA | {"target_modules": ENDS}))
+    with pytest.raises(ss.UserError, match=r"lacks weights .*layers\.0\.attention\.q_proj"):
         ss.load_encoder(folder)
+
+
+def test_a_whole_module_that_is_incomplete(tmp_path):
+    tensors = lora(QUERY) | {"base_model.model.feature_projection.projection.bias": A[0]}
+    found = adapter(tmp_path / "adapter", tensors, modules_to_save=["projection"])
+    with pytest.raises(ss.UserError, match=r"lacks weights .*feature_projection.projection.weight"):
+        ss.load_encoder(found)
+
+
+@pytest.mark.parametrize("names", [("default", "second"), ("", "other")])
+@pytest.mark.parametrize("beside", [True, False])
+def test_several_adapters_in_one_file(tmp_path, names, beside):
+    """In the model's file or in the adapter's, with and without a name of the first."""
+    both = {name.replace(".weight", f".{which}.weight" if which else ".weight"): value
+            for which in names for name, value in lora(QUERY).items()}  # fmt: skip
+    if beside:
+        folder = adapter(tmp_path / "adapter", both)
+    else:
+        folder = Path(shutil.copytree(MODEL, tmp_path / "one"))
+        save(folder, weights() | both)
+        (folder / "adapter_config.json").write_text(json.dumps(LORA | targets(both)))
+    with pytest.raises(ss.UserError, match=rf"several adapters \('{names[0]}', '{names[1]}'\)"):
+        ss.load_encoder(folder)
+
+
+@pytest.mark.parametrize("prefix", ["", "wav2vec2."])
+def test_a_module_by_two_names(tmp_path, prefix):
+    twice = {name.removeprefix("base_model.model."): value for name, value in lora(QUERY).items()}
+    twice = {f"{prefix}{name}": value for name, value in twice.items()}
+    found = adapter(tmp_path / "adapter", lora(QUERY) | twice, target_modules=[QUERY])
+    with pytest.raises(ss.UserError, match="twice, by two names"):
+        ss.load_encoder(found)
 
 
 def test_an_adapter_without_weights(tmp_path):
@@ -340,11 +477,35 @@ def test_an_adapter_without_weights(tmp_path):
         ss.load_encoder(found)
 
 
-def test_an_adapter_of_an_adapter(tmp_path):
+@pytest.mark.parametrize("with_model", [True, False])
+def test_an_adapter_of_an_adapter(tmp_path, with_model):
     first = adapter(tmp_path / "first", lora(QUERY))
+    if with_model:
+        shutil.copytree(MODEL, first, dirs_exist_ok=True)
     second = adapter(tmp_path / "second", lora(QUERY), first)
-    with pytest.raises(ss.UserError, match=r"its base, .* is not here"):
+    with pytest.raises(ss.UserError, match=r"first is an adapter too, .* not supported; merge"):
         ss.load_encoder(second)
+
+
+def test_a_merged_base_may_keep_its_adapter_config(tmp_path):
+    base = plain(tmp_path / "base")
+    (base / "adapter_config.json").write_text(json.dumps(LORA | {"target_modules": ENDS}))
+    found = ss.load_encoder(adapter(tmp_path / "adapter", lora(QUERY), base))
+    expected = ss.load_encoder(plain(tmp_path / "merged", **plus(QUERY, 3 * PRODUCT)))
+    assert_same_network(found, expected)
+
+
+def test_a_base_of_the_zoo(tmp_path):
+    base = open_checkpoint("zoo:contrastive_s")
+    tensors = base.tensors()
+    name = next(name for name in tensors if name.endswith(f"{QUERY}.weight"))
+    weight = tensors[name].astype(np.float32)
+    a, b = draw(2, len(weight)), draw(len(weight), 2)
+    found = adapter(tmp_path / "adapter", lora(QUERY, a, b), "zoo:contrastive_s")
+    folder = fill(tmp_path / "merged", {"config.json": (base.folder / "config.json").read_bytes()})
+    merged = weight + 3 * b.astype(np.float64) @ a
+    save(folder, tensors | {name: merged.astype(np.float32)})
+    assert_same_network(ss.load_encoder(found), ss.load_encoder(folder))
 
 
 def test_the_base_may_be_the_folder_itself_or_relative_to_it(tmp_path, monkeypatch):
@@ -411,3 +572,10 @@ def test_an_adapter_on_the_hub(hub, tmp_path):
     assert random.config == encoder.config
     expected = ss.load_encoder(plain(tmp_path / "merged", **plus(QUERY, 3 * PRODUCT)))
     assert_same_network(encoder, expected)
+
+
+def test_an_adapter_on_the_hub_of_an_adapter(hub, tmp_path):
+    hub.commits[FIRST] = files_of(adapter(tmp_path / "first", lora(QUERY)))
+    second = adapter(tmp_path / "second", lora(QUERY), "org/model")
+    with pytest.raises(ss.UserError, match="org/model is an adapter too"):
+        ss.load_encoder(second)
