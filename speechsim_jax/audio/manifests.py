@@ -216,7 +216,7 @@ class _Columns:
         said: What was warned of, once each.
     """
 
-    names: Sequence[str]
+    names: list[str]
     path: Path
     known: set[str] = field(default_factory=set)
     said: set[str] = field(default_factory=set)
@@ -225,7 +225,7 @@ class _Columns:
     def __post_init__(self) -> None:
         self.rename(self.names)
 
-    def rename(self, names: Sequence[str]) -> None:
+    def rename(self, names: list[str]) -> None:
         """Take the names of another object."""
         if self._found and names == self.names:
             return
@@ -358,7 +358,7 @@ def _json_lines(path: Path) -> Iterator[Entry]:
                     raise UserError(f"{where}: no JSON ({error}); expected an object a line") from (
                         error
                     )
-    columns = _Columns((), path)
+    columns = _Columns([], path)
     for where, record in records:
         if not isinstance(record, dict):
             raise UserError(f"{where}: {type(record).__name__}; expected an object")
