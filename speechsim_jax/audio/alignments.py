@@ -30,13 +30,25 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from speechsim_jax.audio import text_files
-from speechsim_jax.audio.corpus import AUDIO_SUFFIXES, SAMPLE_RATE_HZ, Corpus, Skipped
+from speechsim_jax.audio.corpus import (
+    AUDIO_SUFFIXES,
+    SAMPLE_RATE_HZ,
+    AudioError,
+    Corpus,
+    Skipped,
+    Source,
+    stated_seconds,
+)
 from speechsim_jax.audio.corpus_layouts import layout_called, recognise
 from speechsim_jax.audio.paths import looked_up
 from speechsim_jax.errors import UserError, counted
 
 # Segments that overlap by no more are cut in the middle: aligners round, or smooth.
 _OVERLAP_SECONDS = 0.05
+# An alignment that ends later than the audio by more than both is not of this audio, or in another
+# unit; so is one that ends within a share of it that no speech fills.
+_LATE_SECONDS, _LATE_SHARE = 0.5, 0.1
+_LEAST_SHARE = 1 / 500
 # Folders that say what kind of file is in them, not whose.
 _KINDS_OF_FILES = {
     "wav", "wavs", "wav48", "wav48_silence_trimmed", "audio", "flac", "clips", "sph", "textgrid",
@@ -156,8 +168,36 @@ class Alignments:
         found = self._names(ids)
         return {id_: self.unusable[name] for id_, name in found.items() if name in self.unusable}
 
+    def ambiguous(self, ids: Iterable[str]) -> dict[str, str]:
+        """Why none of the alignments that fit some of these utterances is theirs, by id."""
+        ids = tuple(ids)
+        exact, partly = self._fitting(ids)
+        found = self._names(ids)
+        reasons = {}
+        for id_ in ids:
+            names = exact.get(id_) or partly.get(id_, [])
+            if id_ in found or not names:
+                continue
+            others = [other for other in partly if other != id_ and names[0] in partly[other]]
+            if len(names) > 1:
+                reasons[id_] = f"fits several alignments: {', '.join(map(repr, names[:3]))}"
+            else:
+                reasons[id_] = f"fits the alignment {names[0]!r}, as does {others[0]!r}"
+        return reasons
+
     def _names(self, ids: Iterable[str]) -> dict[str, str]:
         """The name here of each of these utterances that has one."""
+        exact, partly = self._fitting(ids)
+        # A name with fewer folders may fit utterances of several speakers, and is then none's.
+        uses = Counter(name for names in partly.values() for name in names)
+        found = {id_: names[0] for id_, names in exact.items() if len(names) == 1}
+        for id_, names in partly.items():
+            if id_ not in exact and len(names) == 1 and uses[names[0]] == 1:
+                found[id_] = names[0]
+        return found
+
+    def _fitting(self, ids: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """The names here that fit each of these utterances: with as many folders, and others."""
         by_stem: dict[str, list[tuple[tuple[str, ...], str]]] = {}
         for name in (*self.utterances, *self.unusable):
             parts = _parts(name)
@@ -170,13 +210,7 @@ class Alignments:
                 if _agree(parts, other):
                     kind = exact if len(other) == len(parts) else partly
                     kind.setdefault(id_, []).append(name)
-        # A name with fewer folders may fit utterances of several speakers, and is then none's.
-        uses = Counter(name for names in partly.values() for name in names)
-        found = {id_: names[0] for id_, names in exact.items() if len(names) == 1}
-        for id_, names in partly.items():
-            if id_ not in exact and len(names) == 1 and uses[names[0]] == 1:
-                found[id_] = names[0]
-        return found
+        return exact, partly
 
 
 def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
@@ -602,26 +636,88 @@ def aligned_corpus(
     Raises:
         UserError: no utterance has an alignment; with `strict`, one has none.
     """
-    segments = alignments.match(source.id for source in corpus.sources)
-    reasons = alignments.reasons(source.id for source in corpus.sources)
-    missing = [source.id for source in corpus.sources if source.id not in segments]
-    if len(missing) == len(corpus.sources):
+    ids = [source.id for source in corpus.sources]
+    segments = alignments.match(ids)
+    missing = [id_ for id_ in ids if id_ not in segments]
+    reasons = alignments.ambiguous(ids) | {
+        id_: f"has an alignment that cannot be used: {reason}"
+        for id_, reason in alignments.reasons(ids).items()
+    }
+    if len(missing) == len(ids):
+        if clear := next(((id_, reasons[id_]) for id_ in missing if id_ in reasons), None):
+            raise UserError(
+                f"alignments: {alignments.origin}: no utterance can be used: {clear[0]} {clear[1]}"
+            )
         raise UserError(
             f"alignments: {alignments.origin} names no utterance of {corpus.origin}: it has "
             f"{next(iter(alignments.utterances))!r}, the audio {missing[0]!r}"
         )
-    if missing and strict:
-        raise UserError(
-            f"audio: {missing[0]} has no alignment in {alignments.origin}; add one, or allow "
-            "skipping"
-        )
     for id_ in missing:
-        reason = f"has no alignment in {alignments.origin}"
-        if id_ in reasons:
-            reason = f"has an alignment that cannot be used: {reasons[id_]}"
+        reason = reasons.get(id_, f"has no alignment in {alignments.origin}")
+        if strict:
+            raise UserError(f"audio: {id_} {reason}; mend the alignments, or allow skipping")
         on_skip(Skipped(id_, reason))
     aligned = tuple(source for source in corpus.sources if source.id in segments)
     return dataclasses.replace(corpus, sources=aligned), segments
+
+
+def without_misfits(
+    corpus: Corpus,
+    segments: Mapping[str, Segments],
+    on_skip: Callable[[Skipped], None],
+    strict: bool,
+) -> Corpus:
+    """The utterances of a corpus whose segments end about where the audio does, or before.
+
+    Args:
+        corpus: With durations (`open_corpus.with_durations`).
+        segments: Of each utterance.
+        on_skip: Called with every utterance whose segments cannot be of this audio.
+        strict: Raise for such an utterance instead.
+
+    Raises:
+        UserError: none is left; with `strict`, one does not fit.
+    """
+    fitting, misfits = [], []
+    for source in corpus.sources:
+        if not (reason := _misfit(source, segments[source.id])):
+            fitting.append(source)
+            continue
+        if strict:
+            raise UserError(f"audio: {source.id} {reason}; mend the alignments, or allow skipping")
+        misfits.append(Skipped(source.id, reason))
+    if misfits and not fitting:
+        raise UserError(
+            f"alignments: none fits the audio of {corpus.origin}: {misfits[0].id} "
+            f"{misfits[0].reason}"
+        )
+    for skipped in misfits:
+        on_skip(skipped)
+    return dataclasses.replace(corpus, sources=tuple(fitting)) if misfits else corpus
+
+
+def _misfit(source: Source, segments: Segments) -> str:
+    """Why segments cannot be of the audio, by both lengths; "" if they can."""
+    end = float(segments.ends.max())
+
+    def fits(seconds: float) -> bool:
+        late = end - seconds > max(_LATE_SECONDS, _LATE_SHARE * seconds)
+        return not late and end >= _LEAST_SHARE * seconds
+
+    seconds = source.seconds
+    if seconds is None or fits(seconds):
+        return ""
+    if source.path is not None and source.row is None and not source.part:
+        try:
+            seconds = stated_seconds(source.path)  # a manifest may be wrong about it
+        except (OSError, ValueError, AudioError):  # reading it says why
+            return ""
+    if seconds is None or fits(seconds):
+        return ""
+    return (
+        f"has an alignment that ends at {end:.4g} s, and audio of {seconds:.4g} s; are its times "
+        "in another unit, or of another file?"
+    )
 
 
 def check_labels(alignments: Alignments, drop_labels: tuple[str, ...]) -> None:

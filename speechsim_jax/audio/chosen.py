@@ -53,7 +53,10 @@ def choose(audio: AudioInput, settings: Settings) -> ChosenAudio:
             corpus = dataclasses.replace(corpus, facts=facts)
     if settings.max_minutes is not None:
         corpus = selection.select(corpus, settings.max_minutes, settings.seed)
-    corpus = attention_corpus = with_durations(corpus)
+    corpus = with_durations(corpus)
+    if segments is not None:
+        corpus = alignments.without_misfits(corpus, segments, skipped.append, settings.strict)
+    attention_corpus = corpus
     if settings.attention_max_seconds is not None:
         minutes = settings.attention_max_seconds / 60
         attention_corpus = selection.select(corpus, minutes, settings.seed)

@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 
 SAMPLE_RATE_HZ = 16_000
 _ROUNDED_SECONDS = 0.02
+ROUNDED_PART_SECONDS = 0.1
+"""By which a stated duration may differ from the audio that there is and be called rounded."""
+
 DATASET = "hf:"  # prefix of the address of a dataset
 AUDIO_SUFFIXES = (
     ".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".sph", ".au",
@@ -193,9 +196,10 @@ def read(source: Source, min_samples: int = 1) -> Utterance:
     if source.path is not None and not is_file(source.path):
         raise AudioError(_missing_file(source))
     if (file := source.file()) is not None:
-        channels, rate_hz = _decode(file, source)
+        channels, rate_hz, ends_early = _decode(file, source)
     elif source.samples is not None:
         channels, rate_hz = _as_float(source.samples)[:, None], source.sample_rate_hz
+        ends_early = ()
     else:
         raise AudioError("has neither a file nor samples")
     if not len(channels):
@@ -222,7 +226,7 @@ def read(source: Source, min_samples: int = 1) -> Utterance:
         np.ascontiguousarray(resampled),
         source.speaker,
         source.transcript,
-        (*notes, *scaled),
+        (*notes, *scaled, *ends_early),
     )
 
 
@@ -295,8 +299,8 @@ def _content_key(source: Source) -> int | str:
 
 def _decode(
     file: Path | io.BytesIO, source: Source
-) -> tuple[Float32[np.ndarray, "samples channels"], int]:
-    """All samples of a file, or of the part that the source is."""
+) -> tuple[Float32[np.ndarray, "samples channels"], int, tuple[str, ...]]:
+    """All samples of a file, or of the part that the source is, the rate and notes."""
     size = file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())
     if not size:
         raise AudioError("is empty: it has 0 bytes")
@@ -332,7 +336,10 @@ def _decode(
                 expected = min(expected, wanted)
             if expected is not None and len(samples) < expected - tolerance:
                 raise AudioError(f"is damaged: {len(samples)} of {expected} samples decode")
-            return samples, rate_hz
+            asked = source.seconds if source.part and source.seconds is not None else 0.0
+            if asked - len(samples) / rate_hz > ROUNDED_PART_SECONDS:
+                return samples, rate_hz, ("parts that end after the file's end",)
+            return samples, rate_hz, ()
     except AudioError:
         raise
     except Exception as error:  # whatever a decoder raises, it is this file that is at fault
@@ -426,4 +433,6 @@ def _as_float(samples: Shaped[np.ndarray, "samples"]) -> Float32[np.ndarray, "sa
 
 def _missing_file(source: Source) -> str:
     hint = "; paths in a list count from its own folder" if source.listed else ""
+    if source.path is not None and "\\" in source.path.as_posix():
+        hint = "; it is written with backslashes, which divide folders on Windows only"
     return f"is not a file: {source.path}{hint}"

@@ -18,6 +18,7 @@ from speechsim_jax.audio import hub_datasets, manifests
 from speechsim_jax.audio.corpus import (
     AUDIO_SUFFIXES,
     DATASET,
+    ROUNDED_PART_SECONDS,
     SAMPLE_RATE_HZ,
     AudioError,
     Corpus,
@@ -345,12 +346,26 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def _open_manifest(path: Path, naming: _Naming) -> list[Source]:
     root, suffix = path.parent, ""
-    sources = []
+    sources, from_start = [], []
     for number, entry in enumerate(manifests.entries(path)):
         if number == 0:
             root, suffix = _root_of(entry.path, path.parent)
         sources.append(_entry_source(entry, root, suffix, naming))
-    return sources
+        from_start.append(entry.from_start)
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(_from_start, sources, from_start))
+
+
+def _from_start(source: Source, from_start: bool) -> Source:
+    """The first part of a file, if a duration from the start does not fill it."""
+    if not from_start or source.seconds is None or source.unusable or source.path is None:
+        return source
+    try:
+        of_file = stated_seconds(source.path)
+    except (OSError, ValueError, AudioError):  # reading it says why
+        return source
+    is_part = of_file is not None and source.seconds < of_file - ROUNDED_PART_SECONDS
+    return replace(source, part=True) if is_part else source
 
 
 def _root_of(name: str, folder: Path) -> tuple[Path, str]:
@@ -358,13 +373,15 @@ def _root_of(name: str, folder: Path) -> tuple[Path, str]:
     if not Path(name).is_absolute():
         for inner in ("", "clips", "wavs", "wav", "audio", "data"):
             for suffix in ("", *AUDIO_SUFFIXES):
-                if is_file(folder / inner / f"{name}{suffix}"):
+                if is_file(folder / inner / _on_this_system(f"{name}{suffix}", folder / inner)):
                     return folder / inner, suffix
     return folder, ""
 
 
 def _entry_source(entry: manifests.Entry, root: Path, suffix: str, naming: _Naming) -> Source:
     source = _listed_source(entry.path + suffix, root, naming)
+    if entry.unusable and not source.unusable:
+        source = replace(source, unusable=entry.unusable)
     part, offset = entry.offset_seconds is not None, entry.offset_seconds or 0.0
     id_ = entry.id or (f"{source.id}@{offset:g}" if offset else source.id)
     return replace(
@@ -406,7 +423,17 @@ def _listed_source(name: str, root: Path, naming: _Naming) -> Source:
         unusable = "is a command, which is not run; name a file"
     if unusable:
         return Source(name, Path(name), unusable=unusable)
+    name = _on_this_system(name, root)
     return replace(_file_source(name, root, naming), listed=not Path(name).is_absolute())
+
+
+def _on_this_system(name: str, root: Path) -> str:
+    """A path with backslashes, as Windows writes it, with slashes if that is then a file."""
+    if "\\" in name and not is_file(root / name):
+        slashed = name.replace("\\", "/")
+        if is_file(root / slashed):
+            return slashed
+    return name
 
 
 def _file_source(name: str, root: Path, naming: _Naming) -> Source:

@@ -1,5 +1,6 @@
 """Alignments in every format, errors for malformed ones, and matching to utterances."""
 
+import dataclasses
 import hashlib
 import re
 import shutil
@@ -16,11 +17,14 @@ from speechsim_jax.audio.alignments import (
     aligned_corpus,
     alignments_of,
     read_alignments,
+    without_misfits,
 )
+from speechsim_jax.audio.chosen import choose
 from speechsim_jax.audio.corpus import Corpus, Skipped, Source
 from speechsim_jax.audio.corpus_layouts import LAYOUTS
 from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.errors import UserError
+from speechsim_jax.settings import Settings
 from tests.support import published_corpora
 from tests.support.paths import DATA
 from tests.support.sound_files import noise
@@ -370,6 +374,100 @@ def test_an_utterance_with_large_overlaps_is_skipped_alone(tmp_path, caplog):
     assert "has no alignment" in reasons["w.wav"]
     assert "'b' starts at 0.4 s, before 'a' ends at 0.5 s" in reasons["x.wav"]
     assert "x: 'b' starts at" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("end", "seconds", "fits"),
+    [
+        (10.4, 10.0, True),  # aligners round, and pad
+        (10.9, 10.0, True),
+        (1.45, 1.0, True),
+        (0.1, 40.0, True),  # one word of many
+        (10_000.0, 10.0, False),  # ms
+        (160_000.0, 10.0, False),  # samples
+        (1e8, 10.0, False),  # 100 ns
+        (27.6, 10.0, False),  # samples at 44.1 kHz, for 16 kHz
+        (2.0, 1.0, False),
+        (0.01, 10.0, False),  # seconds, for ms
+        (0.001, 10.0, False),  # ms, for 100 ns
+        (10 / 16_000, 10.0, False),  # seconds, for samples
+        (5.0, None, True),  # not known: reading the file says why
+    ],
+)
+def test_alignments_that_cannot_be_of_the_audio_are_skipped(tmp_path, end, seconds, fits):
+    """By both lengths, which the reason names; others are kept."""
+    path = write(
+        tmp_path / "a.ctm", f"x 1 0.0 {end / 2!r} a\nx 1 {end / 2!r} {end / 2!r} b\ny 1 0 1 c"
+    )
+    corpus = Corpus("c", (Source("x.wav", seconds=seconds), Source("y.wav", seconds=1.0)))
+    skipped: list[Skipped] = []
+    corpus, segments = aligned_corpus(corpus, read_alignments(path), skipped.append, strict=True)
+    kept = without_misfits(corpus, segments, skipped.append, strict=False)
+    assert [source.id for source in kept.sources] == ["x.wav"] * fits + ["y.wav"]
+    assert len(skipped) == (not fits)
+    if not fits:
+        assert f"ends at {end:.4g} s, and audio of {seconds:.4g} s" in skipped[0].reason
+        with pytest.raises(UserError, match=r"x\.wav has an alignment that ends at"):
+            without_misfits(corpus, segments, [].append, strict=True)
+        alone = dataclasses.replace(corpus, sources=corpus.sources[:1])
+        with pytest.raises(UserError, match="none fits the audio of c"):
+            without_misfits(alone, segments, [].append, strict=False)
+
+
+def test_a_stated_duration_that_is_wrong_is_no_reason_to_skip(tmp_path):
+    """The file's header counts: this manifest states ms as seconds."""
+    soundfile.write(tmp_path / "x.wav", noise(16_000), 16_000)
+    table = write(tmp_path / "m.csv", "path,duration\nx.wav,1000\n")
+    corpus = open_corpus(table)
+    aligned = read_alignments(write(tmp_path / "a.ctm", "x 1 0 1 a"))
+    corpus, segments = aligned_corpus(corpus, aligned, [].append, strict=True)
+    assert len(without_misfits(corpus, segments, [].append, strict=True).sources) == 1
+
+
+def test_an_alignment_in_another_unit_is_skipped_in_a_comparison(tmp_path):
+    """Before, the frames of one segment were taken for the whole, or none."""
+    write(tmp_path / "a.ctm", "x 1 0 500 a\nx 1 500 500 b\ny 1 0 0.5 a\ny 1 0.5 0.5 b\n")
+    audio = {"x": noise(16_000), "y": noise(16_000, 1)}
+    settings = Settings(alignments=str(tmp_path / "a.ctm"), pool="segment")
+    chosen = choose(audio, settings)
+    assert [source.id for source in chosen.corpus.sources] == ["y"]
+    assert [source.id for source in chosen.attention_corpus.sources] == ["y"]
+    (skipped,) = chosen.skipped
+    assert skipped.id == "x" and "ends at 1000 s, and audio of 1 s" in skipped.reason
+
+
+@pytest.mark.parametrize(
+    ("aligned", "audio", "reason"),
+    [
+        (["SA1.WAV", "SA1.WAV.wav"], ["SA1.WAV", "SA1.WAV.wav"], "fits several alignments"),
+        (["1"], ["a/1.flac", "b/1.flac"], "fits the alignment '1', as does 'b/1.flac'"),
+        (["a/1", "b/1"], ["1.flac"], "fits several alignments: 'a/1', 'b/1'"),
+    ],
+)
+def test_what_is_ambiguous_is_called_so(aligned, audio, reason):
+    """Not "names no utterance", nor "has no alignment"."""
+    segments = Segments(np.array([0.0]), np.array([1.0]), ("a",))
+    names = {name: segments for name in [*aligned, "z"]}
+    alignments = Alignments("x.ctm", "", "", names)
+    corpus = Corpus("c", tuple(Source(id_, seconds=1.0) for id_ in audio))
+    with pytest.raises(UserError, match=f"no utterance can be used: {audio[0]} {reason}"):
+        aligned_corpus(corpus, alignments, [].append, strict=False)
+    skipped: list[Skipped] = []
+    corpus = Corpus("c", (*corpus.sources, Source("z.wav", seconds=1.0)))
+    aligned_corpus(corpus, alignments, skipped.append, strict=False)
+    assert [skip.id for skip in skipped] == audio and skipped[0].reason.startswith(reason)
+
+
+def test_auto_for_audio_that_is_there_twice(tmp_path):
+    """TIMIT as it is published and converted, side by side."""
+    folder = tmp_path / "timit/TRAIN/DR1/FCJF0"
+    folder.mkdir(parents=True)
+    for name in ("SA1.WAV", "SA1.WAV.wav"):
+        soundfile.write(folder / name, noise(8000), 16_000, format="WAV")
+    write(folder / "SA1.PHN", "0 2000 h#\n2000 8000 dh\n")
+    corpus = open_corpus(tmp_path)
+    with pytest.raises(UserError, match=r"SA1\.WAV fits several alignments"):
+        aligned_corpus(corpus, alignments_of(corpus, "auto"), [].append, strict=False)
 
 
 def test_ctm_of_nist(tmp_path):

@@ -1,5 +1,6 @@
 """Manifests as people have them."""
 
+import csv
 import json
 
 import numpy as np
@@ -205,3 +206,231 @@ def test_what_is_no_manifest_is_refused_with_its_line(tmp_path, name, content, m
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         open_corpus(tmp_path / name)
+
+
+def parts(corpus):
+    return [(s.offset_seconds, s.seconds) if s.part else None for s in corpus.sources]
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "expected"),
+    [
+        ("path,onset,offset", "a.wav,0.2,0.9", (0.2, 0.7)),
+        ("filename,onset,duration", "a.wav,0.2,0.5", (0.2, 0.5)),
+        ("filename,Onset (s),Offset (s)", "a.wav,0.2,0.9", (0.2, 0.7)),
+        ("path,onset_ms,offset_ms", "a.wav,200,900", (0.2, 0.7)),
+        ("path,offset,duration", "a.wav,0.2,0.5", (0.2, 0.5)),
+        ("path,start_ms,end_ms", "a.wav,250,750", (0.25, 0.5)),
+        ("path,start_s,end_sec", "a.wav,0.25,0.75", (0.25, 0.5)),
+        ("path,begin_time,duration[ms]", "a.wav,0.25,500", (0.25, 0.5)),
+        ("path,end", "a.wav,0.5", (0, 0.5)),
+        ("path,start,end", "a.wav,,0.5", (0, 0.5)),
+        ("path,start,end,duration", "a.wav,0.25,0.75,0.5", (0.25, 0.5)),
+        ("path,start,end,duration", "a.wav,0.25,0.75,1.0", (0.25, 0.5)),
+        ("path,start,end,duration", "a.wav,0.25,0.75,", (0.25, 0.5)),
+        ("path,offset,duration", "a.wav,,0.5", (0, 0.5)),
+        ("path,offset,duration", "a.wav,nan,0.5", (0, 0.5)),
+        ("path,offset,duration", "a.wav,,0.95", None),
+        ("path,offset,duration", "a.wav,0.25,-1", (0.25, None)),
+        ("path,start,end", "a.wav,0.25,-1", (0.25, None)),
+        ("path,duration", "a.wav,0.95", None),
+        ("path,duration", "a.wav,0.5", None),
+        ("path,offset,start,end", "a.wav,,0.25,0.75", (0.25, 0.5)),
+        ("path,offset,start,end", "a.wav,0.25,0.25,0.75", (0.25, 0.5)),
+    ],
+)
+def test_times_by_the_names_of_their_columns(folder, header, line, expected):
+    """Which part is read, in a table and in JSON lines; 1 s of audio."""
+    corpus = open_corpus(manifest(folder / "m.csv", header, line))
+    (found,) = parts(corpus)
+    assert found == (expected and pytest.approx(expected))
+    samples = read(corpus.sources[0]).samples
+    whole, _ = soundfile.read(folder / "clips/a.wav", dtype="float32")
+    first, seconds = expected or (0, None)
+    first = round(first * 16_000)
+    last = None if seconds is None else first + round(seconds * 16_000)
+    np.testing.assert_array_equal(samples, whole[first:last])
+    if header != "path,duration":
+        record = dict(zip(header.split(","), line.split(",")))
+        corpus = open_corpus(manifest(folder / "m.jsonl", json.dumps(record)))
+        assert parts(corpus) == [expected and pytest.approx(expected)]
+
+
+def test_a_duration_without_an_offset_counts_from_the_start(folder):
+    """As NeMo reads it; a duration of the whole file, also rounded, leaves it whole."""
+    lines = [
+        {"audio_filepath": "clips/a.wav", "duration": 0.5},
+        {"audio_filepath": "clips/b.wav", "offset": None, "duration": 1.04},
+        {"id": "p", "audio_filepath": "clips/b.wav", "offset": 0.5, "duration": 0.25},
+    ]
+    corpus = open_corpus(manifest(folder / "m.jsonl", *map(json.dumps, lines)))
+    assert parts(corpus) == [(0, 0.5), None, (0.5, 0.25)]
+    assert [len(read(source).samples) for source in corpus.sources] == [8000, 16_000, 4000]
+    # The file need not be there.
+    gone = open_corpus(manifest(folder / "m.jsonl", json.dumps({"path": "x.wav", "duration": 1})))
+    assert parts(gone) == [None]
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "reason"),
+    [
+        ("path,start,end,duration", "a.wav,0.5,0.9,0.2", "contradict each other"),
+        ("path,start,stop,duration", "a.wav,8000,12000,1.0", "contradict each other"),
+        ("path,offset,start,end", "a.wav,0.5,0.1,0.3", "which is its start is not clear"),
+        ("path,start,begin_ms", "a.wav,0.5,100", "which is its start is not clear"),
+    ],
+)
+def test_times_that_contradict_each_other_skip_their_line(folder, header, line, reason):
+    table = manifest(folder / "m.csv", f"id,{header}", f"1,{line}", "2,b.wav")
+    bad, good = open_corpus(table).sources
+    with pytest.raises(AudioError, match=reason):
+        read(bad)
+    assert not good.unusable
+
+
+def test_columns_that_look_like_times_are_not_ignored_in_silence(folder, caplog):
+    """Known ones are read, others named in one line; times in samples alone are refused."""
+    lines = [{"path": "clips/a.wav", "start_frac": 0.1, "onset_x": k, "id": k} for k in range(3)]
+    open_corpus(manifest(folder / "m.jsonl", *map(json.dumps, lines)))
+    (record,) = [r for r in caplog.records if "look like times" in r.message]
+    assert record.message.endswith(": start_frac, onset_x")
+    caplog.clear()
+    open_corpus(manifest(folder / "m.csv", "path,start,sentence", "a.wav,0.5,x"))
+    assert not [r for r in caplog.records if "look like times" in r.message]
+    with pytest.raises(UserError, match="start_samples, end_samples: times in samples"):
+        open_corpus(manifest(folder / "m.csv", "path,start_samples,end_samples", "a.wav,0,8000"))
+
+
+@pytest.mark.parametrize(("offset", "duration"), [(0.5, 0.7), (0.0, 1.5)])
+def test_a_part_that_ends_after_the_file_is_counted(folder, offset, duration):
+    """What is there is read; what is rounded is no note."""
+    table = manifest(
+        folder / "m.csv", "path,offset,duration", f"a.wav,{offset},{duration}", "b.wav,0.5,0.55"
+    )
+    late, rounded = map(read, open_corpus(table).sources)
+    assert len(late.samples) == 16_000 * (1 - offset) and len(rounded.samples) == 8000
+    assert late.notes == ("parts that end after the file's end",) and rounded.notes == ()
+
+
+def test_tabs_with_quoted_line_ends(folder):
+    """As pandas writes them."""
+    table = folder / "m.tsv"
+    rows = [["clips/a.wav", 'one\ntwo\t"three"', "s"], ["clips/b.wav", "four", "t"]]
+    with table.open("w", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows([["path", "text", "speaker"], *rows])
+    assert spoken(open_corpus(table)) == [(row[0], row[2], row[1]) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ('"lone quote', "plain"),
+        ('"Hello" he said', '"Bye" she said'),
+        ('"opened in one', 'closed in the other"'),
+        ('"opened', 'and again "quoted'),
+        ("a\u2028b", "c\x85d"),
+    ],
+)
+@pytest.mark.parametrize("last", [True, False])
+def test_tabs_with_quotes_that_delimit_nothing(folder, texts, last):
+    """Quotes within transcripts, and line separators that are none of files."""
+    names = ("clips/a.wav", "clips/b.wav")
+    header, rows = ("path", "text"), list(zip(names, texts))
+    if not last:
+        header, rows = ("text", "path"), list(zip(texts, names))
+    table = manifest(folder / "m.tsv", *("\t".join(row) for row in (header, *rows)))
+    assert [(s.id, s.transcript) for s in open_corpus(table).sources] == list(zip(names, texts))
+
+
+def test_a_separator_of_lines_within_json(folder):
+    record = {"path": "clips/a.wav", "text": "a\u2028b"}
+    lines = [json.dumps(record | {"id": k}, ensure_ascii=False) for k in "12"]
+    corpus = open_corpus(manifest(folder / "m.jsonl", *lines))
+    assert [source.transcript for source in corpus.sources] == ["a\u2028b"] * 2
+
+
+def test_several_columns_of_one_meaning(folder, caplog):
+    """The first that is filled, in each row; those that differ are named once."""
+    table = manifest(
+        folder / "m.csv",
+        "Speaker,speaker,wav,path",
+        ",ann,clips/a.wav,",
+        "nan,eve,clips/b.wav,clips/b.wav",
+    )
+    assert spoken(open_corpus(table)) == [("clips/a.wav", "ann", ""), ("clips/b.wav", "eve", "")]
+    assert not [r for r in caplog.records if "differ" in r.message]
+    rows = [f"{k},bob,ann,clips/a.wav,x.wav" for k in range(3)]
+    table = manifest(folder / "m.csv", "id,Speaker,speaker,wav,path", *rows)
+    corpus = open_corpus(table)
+    assert {(source.speaker, str(source.path)) for source in corpus.sources} == {
+        ("bob", str(folder / "x.wav"))
+    }
+    found = [r.message for r in caplog.records if "differ" in r.message]
+    assert [text.partition(": columns ")[2] for text in found] == [
+        "Speaker and speaker differ; Speaker is used",
+        "path and wav differ; path is used",
+    ]
+
+
+@pytest.mark.parametrize("name", ["nan", "None", "NULL", "n/a", "unknown", "<NA>", " "])
+def test_speakers_that_are_written_as_unknown(folder, name):
+    """They are none, in tables, JSON lines and Kaldi's folders."""
+    table = manifest(folder / "m.csv", "path,speaker", f"clips/a.wav,{name}", "clips/b.wav,nana")
+    lines = json.dumps({"path": "clips/a.wav", "speaker": name})
+    other = manifest(folder / "m.jsonl", lines)
+    (folder / "data").mkdir()
+    manifest(folder / "data/wav.scp", f"r1 {folder}/clips/a.wav")
+    manifest(folder / "data/utt2spk", f"r1 {name}")
+    assert [source.speaker for source in open_corpus(table).sources] == ["", "nana"]
+    for audio in (other, folder / "data"):
+        assert [source.speaker for source in open_corpus(audio).sources] == [""]
+
+
+def test_a_speaker_of_json_that_is_no_number(folder):
+    table = manifest(folder / "m.jsonl", '{"path": "clips/a.wav", "speaker": NaN, "duration": NaN}')
+    (source,) = open_corpus(table).sources
+    assert source.speaker == "" and source.seconds is None
+
+
+def test_kaldi_segments_to_the_end(folder):
+    data = folder / "data"
+    data.mkdir()
+    manifest(data / "wav.scp", f"r1 {folder}/clips/a.wav")
+    manifest(data / "segments", "u1 r1 0.25 -1", "u2 r1 0 -1.0", "u3 r1 0 0.5")
+    corpus = open_corpus(data)
+    assert [len(read(s).samples) for s in corpus.sources] == [12_000, 16_000, 8000]
+    manifest(data / "segments", "u1 r1 -1 0.5")
+    with pytest.raises(UserError, match="start='-1'"):
+        open_corpus(data)
+
+
+def test_paths_with_backslashes(folder):
+    """Tried with slashes; what is not there says why."""
+    table = manifest(folder / "m.csv", "path", r"clips\a.wav", r"clips\b.wav", r"C:\x\c.wav")
+    listed = manifest(folder / "m.txt", r"clips\a.wav", r"clips\b.wav", r"C:\x\c.wav")
+    for audio in (table, listed):
+        corpus = open_corpus(audio)
+        assert ids(corpus)[:2] == ["clips/a.wav", "clips/b.wav"]
+        assert [len(read(source).samples) for source in corpus.sources[:2]] == [16_000] * 2
+        with pytest.raises(AudioError, match="is written with backslashes"):
+            read(corpus.sources[2])
+
+
+@pytest.mark.parametrize("root", ["clips", ".", "./clips", "..\\{}\\clips"])
+def test_fairseq_from_a_relative_folder(folder, root, monkeypatch):
+    """Of the manifest, or the working folder."""
+    root = root.format(folder.name)
+    name = "a.wav" if root.endswith("clips") else "clips/a.wav"
+    (source,) = open_corpus(manifest(folder / "t.tsv", root, f"{name}\t16000")).sources
+    assert len(read(source).samples) == 16_000
+    (folder / "lists").mkdir()
+    monkeypatch.chdir(folder)
+    if root == "clips":
+        table = manifest(folder / "lists/t.tsv", root, f"{name}\t16000")
+        assert len(read(open_corpus(table).sources[0]).samples) == 16_000
+
+
+@pytest.mark.parametrize("root", [r"D:\data\clips", "gone"])
+def test_fairseq_from_a_folder_that_is_not_there(folder, root):
+    with pytest.raises(UserError, match=r"line 1: no folder .* on this machine"):
+        open_corpus(manifest(folder / "t.tsv", root, "a.wav\t16000"))

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 
 from speechsim_jax.analyses.probing.classifier import LabelledFrames
-from speechsim_jax.audio.alignments import Alignments, aligned_corpus
+from speechsim_jax.audio.alignments import Alignments, aligned_corpus, without_misfits
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped, Source
 from speechsim_jax.audio.open_corpus import with_durations
 from speechsim_jax.audio.selection import log_unknown_speakers
-from speechsim_jax.errors import UserError
+from speechsim_jax.errors import UserError, counted
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline.encode_corpus import encode_corpus
@@ -81,9 +81,12 @@ def choose_frames(
     """
     skipped: list[Skipped] = []
     corpus, segments = aligned_corpus(corpus, alignments, skipped.append, strict=False)
+    corpus = without_misfits(with_durations(corpus), segments, skipped.append, strict=False)
     if skipped:
-        _log.info("left out %d utterances without an alignment", len(skipped))
-    corpus = with_durations(corpus)
+        _log.info(
+            "left out %s without an alignment that can be used, the first: %s %s",
+            counted(len(skipped), "utterance"), skipped[0].id, skipped[0].reason,
+        )  # fmt: skip
     log_unknown_speakers(corpus.sources, "the split of probes into training and test")
     frames, phones = {}, {}
     for source in corpus.sources:
