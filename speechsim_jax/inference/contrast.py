@@ -30,7 +30,7 @@ class Contrast:
     standard_error: float
     degrees: float
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
+    def interval(self, level: float | int = 0.95) -> tuple[float, float]:
         """The confidence interval of a level between 0 and 1.
 
         Raises:

@@ -154,7 +154,7 @@ def effective_degrees(degrees: int, relative: np.ndarray | float) -> np.ndarray:
     return np.asarray(1 / (1 / degrees + 2 * np.square(relative)))
 
 
-def quantile(degrees: np.ndarray | float, level: float) -> np.ndarray:
+def quantile(degrees: np.ndarray | float | int, level: float | int) -> np.ndarray:
     """Half the width of a two-sided interval in standard errors: Student's t.
 
     Raises:
@@ -165,7 +165,7 @@ def quantile(degrees: np.ndarray | float, level: float) -> np.ndarray:
     return np.asarray(scipy.stats.t.ppf((1 + level) / 2, degrees))
 
 
-def p_value(difference: float, error: float, degrees: float) -> float:
+def p_value(difference: float, error: float, degrees: float | int) -> float:
     """Two-sided, of a difference of 0; NaN where the error is not known."""
     if not error > 0:
         return float("nan")

@@ -243,7 +243,7 @@ class SimilarityResult:
             raise UserError(f"{measure} has no standard errors: {reason}")
         return self.dataset[f"{measure}_se"]
 
-    def interval(self, measure: str, level: float = 0.95) -> xr.DataArray:
+    def interval(self, measure: str, level: float | int = 0.95) -> xr.DataArray:
         """Confidence intervals of the scores of a measure.
 
         Student's t with as many degrees of freedom as sampled clusters less one, and fewer where
@@ -265,7 +265,7 @@ class SimilarityResult:
         bounds = xr.Variable("bound", _text(["low", "high"]))
         return xr.concat([scores - half, scores + half], bounds)
 
-    def half_interval(self, measure: str, level: float = 0.95) -> xr.DataArray:
+    def half_interval(self, measure: str, level: float | int = 0.95) -> xr.DataArray:
         """Half the width of `interval`, [x, y]; arguments and errors as there."""
         errors = self.standard_error(measure)
         relative = self.dataset[f"{measure}_se_error"].values
