@@ -278,14 +278,15 @@ class _Columns:
     def _compare(
         self, row: dict[str, Any], what: str, used: tuple[str, Any], other: tuple[str, Any]
     ) -> None:
-        """Warn of two columns of one meaning that differ; of two starts, none can be used."""
+        """Warn of two columns of one meaning that differ; two starts or ends make it unusable."""
         one, two = used[1], other[1]
         if what in _TIMES:
             differ = not math.isclose(one, two, abs_tol=ROUNDED_PART_SECONDS) and two != _TO_THE_END
-            if differ and what == "offset":
+            if differ and what != "seconds":
+                side = "start" if what == "offset" else "end"
                 row["unusable"] = (
                     f"has {used[0]}={one:g} s and {other[0]}={two:g} s in its manifest; which is "
-                    "its start is not clear"
+                    f"its {side} is not clear"
                 )
                 return
         else:
@@ -423,7 +424,7 @@ def _entry(row: Mapping[str, Any], where: str, from_start: bool) -> Entry:
         ):
             unusable = (
                 f"has a start of {offset or 0:g} s, an end of {end:g} s and a duration of "
-                f"{seconds:g} s in its manifest, which contradict each other"
+                f"{seconds:g} s in its manifest, which contradict each other; are all in seconds?"
             )
         offset, seconds = offset or 0.0, max(0.0, length)
     return Entry(

@@ -277,6 +277,7 @@ def test_a_duration_without_an_offset_counts_from_the_start(folder):
         ("path,start,end,duration", "a.wav,0.5,0.9,0.2", "contradict each other"),
         ("path,start,stop,duration", "a.wav,8000,12000,1.0", "contradict each other"),
         ("path,offset,start,end", "a.wav,0.5,0.1,0.3", "which is its start is not clear"),
+        ("path,end,stop", "a.wav,0.5,0.9", "which is its end is not clear"),
         ("path,start,begin_ms", "a.wav,0.5,100", "which is its start is not clear"),
     ],
 )
