@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import types
 from typing import Any
 
 interrupted = threading.Event()
@@ -27,7 +28,9 @@ def exit_on_interrupt() -> None:
 def raise_on_interrupt() -> None:
     """From now on, raise KeyboardInterrupt on Ctrl-C, and end the process if it is swallowed."""
 
-    def interrupt(*_: object) -> None:
+    def interrupt(_: int, frame: types.FrameType | None) -> None:
+        if _importing(frame):
+            stop("interrupted")
         interrupted.set()
         timer = threading.Timer(_SECONDS, stop, ["interrupted"])
         timer.daemon = True
@@ -48,6 +51,15 @@ def raise_on_interrupt() -> None:
 
     sys.unraisablehook, sys.excepthook = unraisable, uncaught
     _install(interrupt)
+
+
+def _importing(frame: types.FrameType | None) -> bool:
+    """Whether a module is being imported: modules in C may crash if that is broken off."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def stop(message: str) -> None:

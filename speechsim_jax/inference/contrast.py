@@ -28,7 +28,7 @@ class Contrast:
 
     difference: float
     standard_error: float
-    degrees: float
+    degrees: float | int
 
     def interval(self, level: float | int = 0.95) -> tuple[float, float]:
         """The confidence interval of a level between 0 and 1.

@@ -232,6 +232,25 @@ def test_an_interrupt_that_c_swallows_ends_the_process(call):
     assert failed.returncode == 0 and "ValueError" in failed.stderr and "after" in failed.stdout
 
 
+def test_an_interrupt_while_a_module_is_imported_ends_the_process(tmp_path):
+    """Even one that would swallow it."""
+    (tmp_path / "swallows.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    print('went on')\n"
+        "except BaseException:\n    print('swallowed')\n"
+    )
+    program = (
+        "import signal\nfrom speechsim_jax.commands import interrupt\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "interrupt.raise_on_interrupt()\nimport swallows\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
+
+
 @pytest.mark.slow
 def test_ctrl_c_in_the_first_two_seconds(arguments, tmp_path):
     """Wherever the imports are: the process ends with code 130, in one line."""
