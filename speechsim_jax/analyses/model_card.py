@@ -206,14 +206,14 @@ def _probe(facts: Facts) -> str:
     trained_on = {name for part in facts.audio["training"] for name in part["speakers"]}
     known = len(trained_on & probe["speakers"].keys()) or "none"
     units = probe.get("units", "speakers")
-    heard = f"was trained on {known} of these speakers"
+    training = f"was trained on {known} of these speakers"
     if units != "speakers":
-        heard = "may have been trained on their speakers, who are not all known"
+        training = "may have been trained on their speakers, who are not all known"
     lines = [
         "## Linear phone probe\n\nShare of frames whose phone a linear classifier predicts, with "
         f"95 % intervals over {len(probe['speakers'])} {units} that it was not trained on "
         f"({frames} frames, {len(probe['phones'])} phones, forced alignments, not gold). This "
-        f"model {heard}. The best layer and the penalty are "
+        f"model {training}. The best layer and the penalty are "
         f"chosen on other {units} than those tested.\n",
         "| | accuracy |",
         "|---|---|",

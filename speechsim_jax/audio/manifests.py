@@ -213,13 +213,13 @@ class _Columns:
         names: Of the columns; of JSON lines, those of the object that was read last.
         path: The manifest, for messages.
         known: What there are columns for.
-        said: What was warned of, once each.
+        warned: What was warned of, once each.
     """
 
     names: list[str]
     path: Path
     known: set[str] = field(default_factory=set)
-    said: set[str] = field(default_factory=set)
+    warned: set[str] = field(default_factory=set)
     _found: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -295,8 +295,8 @@ class _Columns:
             self._warn(f"columns {used[0]} and {other[0]} differ; {used[0]} is used")
 
     def _warn(self, message: str) -> None:
-        if message not in self.said:
-            self.said.add(message)
+        if message not in self.warned:
+            self.warned.add(message)
             log.warning("audio: %s: %s", self.path, printable(message))
 
 

@@ -270,7 +270,8 @@ def _tested(config: Config, speakers: set[str], anonymous: Collection[str] = ())
     """The speakers, or utterances of unknown speaker, to test on.
 
     Raises:
-      UserError: none is left, one has no aligned speech, or whom a model has heard is not known.
+      UserError: none is left, one has no aligned speech, or it is not known
+        on which of them a model was trained.
     """
     if config.test_speakers == (ALL,):
         return speakers
@@ -293,11 +294,12 @@ def _tested(config: Config, speakers: set[str], anonymous: Collection[str] = ())
             raise UserError(
                 f"{error}; or name speakers it was not trained on: --test_speakers"
             ) from error
-    # Ids tell what was heard only if the training knew the same utterances by them.
+    # Ids say what a model was trained on only if its training used the same ones.
     if anonymous and trained_on.isdisjoint(anonymous):
         raise UserError(
-            f"whom the models have heard is not known, as the speaker of {min(anonymous)} is not; "
-            "name speakers (--speaker_from, a manifest), or pass --test_speakers=all"
+            "it is not known on whose speech the models were trained, as the speaker of "
+            f"{min(anonymous)} is unknown; name speakers (--speaker_from, a manifest), or pass "
+            "--test_speakers=all"
         )
     if not speakers - trained_on:
         raise UserError(

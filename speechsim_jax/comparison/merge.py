@@ -39,7 +39,7 @@ _MAY_DIFFER = (
     "audio", "versions", "alignments", "max_minutes", "batch_seconds", "buckets",
     "rows_per_update", "attention_max_seconds", "statistics", "attention", "errors_rows",
 )  # fmt: skip
-_NONE = {"over": "none", "reason": "the jobs do not record any"}
+_NOT_RECORDED = {"over": "none", "reason": "the jobs do not record any"}
 # Parts that are added up at a time: memory grows with it, and files are read again for each group.
 _AT_A_TIME = 8
 
@@ -397,9 +397,9 @@ def _attributes(
         note=note or (first["note"] if len(jobs) == 1 else ""),
         models=first["models"],
         settings=first["settings"],
-        errors=first.get("errors", _NONE)
+        errors=first.get("errors", _NOT_RECORDED)
         | ({"reason": "as in the merged jobs"} if len(jobs) > 1 else {}),
-        heldout=first.get("heldout", _NONE),
+        heldout=first.get("heldout", _NOT_RECORDED),
         corpus=corpus,
         merged=_sources_of(jobs, parts),
         numeric={"stats_precision": "highest"} | finished.numeric,

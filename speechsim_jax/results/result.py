@@ -358,7 +358,8 @@ class SimilarityResult:
             seed: of the draws.
 
         Returns:
-            The share of the draws in which each layer is the closest, [y].
+            The share of the draws in which each layer is the closest, [y]; of x's own model the
+            layer itself is left out, and so are layers without a score or a standard error.
 
         Raises:
             UserError: no such measure, representation or model; no influences of rows.
@@ -366,9 +367,17 @@ class SimilarityResult:
         table = self._table(measure)
         scores = self.matrix(measure)
         labels = scores["y"].values[scores["y_model"].values == y_model]
-        if not len(labels):
-            raise UserError(f"no model {y_model!r} under {measure}")
-        cells = [table.positions(a, b) for a, b in self._cells([(x, y) for y in labels])]
+        self._cells([(x, x)])
+        known = np.isfinite(scores.loc[str(x)]) & np.isfinite(
+            self.standard_error(measure).loc[str(x)]
+        )
+        labels = [y for y in labels if y != str(x) and bool(known.loc[y])]
+        if not labels:
+            raise UserError(
+                f"no layer of {y_model!r} whose {measure} with {x} has a standard error; the "
+                f"models: {', '.join(self.models)}"
+            )
+        cells = [table.positions(str(x), y) for y in labels]
         everything = scores.reindex(x=list(table.labels), y=list(table.labels)).values
         closer = self.definition(measure).get("higher_is_closer", True)
         shares = shares_of_largest(table, measure, everything, cells, closer, draws, seed)

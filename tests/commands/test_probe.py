@@ -392,7 +392,7 @@ def test_known_speakers_are_not_called_utterances(finished):
     assert saved["units"] == "speakers" and "utterances" not in found.table()
 
 
-def test_whom_a_model_heard_is_not_guessed(speech_like, models, tmp_path, capsys):
+def test_what_a_model_was_trained_on_is_not_guessed(speech_like, models, tmp_path, capsys):
     """Of utterances of unknown speaker: those of its training by id, or nothing is known."""
     manifest = anonymous(speech_like, tmp_path)
     names = {f"{name}{k}.wav" for name in SPEAKERS for k in range(2)}
@@ -401,11 +401,11 @@ def test_whom_a_model_heard_is_not_guessed(speech_like, models, tmp_path, capsys
     )
     record = models["first"] / "audio.json"
     try:
-        for heard, left in (
+        for trained, left in (
             (["ann0.wav", "bob0.wav"], names - {"ann0.wav", "bob0.wav"}),
             ([], None),
         ):
-            parts = [{"speakers": heard or ["ann", "bob"]}]
+            parts = [{"speakers": trained or ["ann", "bob"]}]
             records.write_audio(record, {"training": parts, "held_out": []})
             if left is not None:
                 assert probe._tested(config, names, names) == left
@@ -414,7 +414,7 @@ def test_whom_a_model_heard_is_not_guessed(speech_like, models, tmp_path, capsys
                 speech_like, tmp_path, audio=str(manifest), test_speakers="unheard"
             )
             ended = call(capsys, "probe", f"--models={models['first']}", *arguments)
-            assert_mistake(ended, "whom the models have heard is not known", "--test_speakers=all")
+            assert_mistake(ended, "not known on whose speech", "--test_speakers=all")
     finally:
         record.unlink()
     arguments = flags_of(speech_like, tmp_path, audio=str(manifest), test_speakers="ann")

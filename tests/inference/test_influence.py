@@ -324,3 +324,17 @@ def test_errors_that_are_hardly_known_are_none_and_said(caplog):
     errors = result.standard_error("lincka").values[0, 1]
     relative = result.dataset["lincka_se_error"].values[0, 1]
     assert relative > 0.5 and np.isnan(errors) and "not known" in caplog.text
+
+
+def test_the_closest_of_what_has_a_score():
+    """Neither the representation itself nor a constant one."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(12), 20)
+    x = rng.standard_normal((240, 4))
+    layers = {"m/0": x, "m/1": x + rng.standard_normal((240, 4)), "m/2": np.ones((240, 4))}
+    result = ss.compare_activations(layers, ["lincka"], errors=True, groups=groups)
+    shares = result.closest("lincka", "m/0", "m")
+    assert shares["y"].values.tolist() == ["m/1"] and shares.values.tolist() == [1.0]
+    for x_, model in (("m/2", "m"), ("m/0", "n"), ("n/0", "m")):
+        with pytest.raises(UserError):
+            result.closest("lincka", x_, model)

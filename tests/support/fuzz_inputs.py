@@ -291,7 +291,7 @@ _MANIFESTS: tuple[tuple[str, Any], ...] = (
         'ID,duration,wav,spk_id,wrd\n1,0.5,clips/a.wav,s1,"one, two"\n2,0.5,clips/b.wav,s,x\n',
     ),
     ("m.csv", "path;start;end;speaker\nclips/a.wav;0.1;0.3;x\nclips/a.wav;0.3;0.4;x\n"),
-    ("m.tsv", "/tmp/root\na.wav\t1000\nb.wav\t2000\n"),
+    ("m.tsv", "/data/root\na.wav\t1000\nb.wav\t2000\n"),
     ("list.txt", "# names\nclips/a.wav\nclips/b.wav\n"),
     ("metadata.csv", "file_name,transcription,speaker_id\nclips/a.wav,yes,s1\nclips/b.wav,no,s2\n"),
     ("wav.scp", "r1 clips/a.wav\nr2 clips/b.wav\nr3 sox x.sph |\n"),
