@@ -7,13 +7,13 @@ rows, not of infinitely many.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import scipy.signal
 
 import speechsim_jax as ss
 from experiments.benchmarks.machine import report, report_machine
-from speechsim_jax.inference.standard_errors import quantile
 from speechsim_jax.measures import MEASURES
 
 _WHAT = "coverage"
@@ -21,14 +21,27 @@ _NEURONS = (6, 5)
 _MEMORY = 0.9
 _PER_SPEAKER = 3
 
-# (clusters, mean rows of each, equal lengths, effects of speakers)
+# Clusters, mean rows of each, equal lengths, effects of speakers; and of --repeats corpora so many
+# where they are long.
 _SETTINGS = (
-    (40, 300, True, False),
-    (40, 300, False, True),
-    (200, 300, True, True),
-    (40, 6000, True, False),
-    (40, 6000, False, True),
+    (40, 300, True, False, None),
+    (40, 300, True, True, None),
+    (40, 300, False, False, None),
+    (40, 300, False, True, None),
+    (200, 300, True, False, None),
+    (200, 300, False, True, None),
+    (40, 6000, True, False, None),
+    (40, 6000, False, True, None),
+    (200, 6000, False, False, None),
+    (200, 6000, True, True, None),
+    (40, 30_000, True, False, None),
+    (40, 30_000, False, True, None),
+    (200, 30_000, False, True, 100),
 )
+# Rows of the sample: the default, or where that takes all rows, 32 of each cluster.
+_SAMPLE, _ROWS_OF_SHORT = 20_000, 32
+# Clusters of a corpus whose scores stand for those of endless audio, and of one chunk of it.
+_MANY, _CHUNK = 60_000, 600
 
 
 def run(simulations: int, small: bool = False) -> None:
@@ -40,51 +53,70 @@ def run(simulations: int, small: bool = False) -> None:
     """
     report_machine(_WHAT)
     measures = [name for name, measure in MEASURES.items() if measure.influence is not None]
-    for clusters, rows, equal, effects in _SETTINGS[:1] if small else _SETTINGS:
+    endless = {
+        effects: _endless(measures, effects, _CHUNK if small else _MANY)
+        for effects in (False, True)
+    }
+    for clusters, rows, equal, effects, most in _SETTINGS[:1] if small else _SETTINGS:
         length = 40 if small else rows
         labels = {
             "clusters": clusters, "rows": length, "lengths": "equal" if equal else "unequal",
             "speakers": "effects" if effects else "none",
         }  # fmt: skip
-        groups = ("speaker", "utterance") if effects else ("utterance",)
-        samples = {"all": clusters * length * 4, "sample": 32 * clusters}
-        for over in groups:
-            for kind, most in samples.items():
-                if kind == "all" and clusters * length > 100_000:
-                    continue
-                drawn = _draws(simulations, clusters, length, equal, effects)
-                _report(drawn, measures, over, most, kind, labels)
+        total = clusters * length
+        samples = {"sample": _SAMPLE if total > _SAMPLE else clusters * _ROWS_OF_SHORT}
+        if total <= 100_000:
+            samples = {"all rows": 4 * total} | samples
+        for over in ("speaker", "utterance") if effects else ("utterance",):
+            for kind, errors_rows in samples.items():
+                count = min(simulations, most or simulations)
+                drawn = _draws(count, clusters, length, equal, effects)
+                about = labels | {"over": over, "from": kind, "corpora": count}
+                _report(drawn, measures, over, errors_rows, about, endless[effects])
 
 
 def _report(
     drawn: Iterator[tuple[np.ndarray, ...]],
     measures: list[str],
     over: str,
-    most_rows: int,
-    kind: str,
-    labels: dict[str, int | str],
+    errors_rows: int,
+    about: dict[str, Any],
+    endless: np.ndarray,
 ) -> None:
     """Compare every corpus, and report the coverage of each measure."""
-    scores, errors, degrees = [], [], 0
+    scores, errors, half = [], [], []
     for x, y, utterance, speaker in drawn:
         result = ss.compare_activations(
-            {"x": x, "y": y}, measures, errors=True, errors_rows=most_rows,
+            {"x": x, "y": y}, measures, errors=True, errors_rows=errors_rows,
             groups=speaker if over == "speaker" else utterance, keep_influence="none",
         )  # fmt: skip
-        degrees = result.attributes["errors"]["sampled"] - 1
         scores.append([float(result.matrix(name)[0, 1]) for name in measures])
-        errors.append([float(result.matrix(f"{name}_se")[0, 1]) for name in measures])
-    scores, errors = np.array(scores), np.array(errors)
-    half = quantile(degrees, 0.95) * errors
+        errors.append([float(result.standard_error(name)[0, 1]) for name in measures])
+        half.append([float(result.half_interval(name)[0, 1]) for name in measures])
+    scores, errors, half = np.array(scores), np.array(errors), np.array(half)
     covered = np.abs(scores - scores.mean(axis=0)) <= half
-    defined = np.isfinite(errors)
     for k, name in enumerate(measures):
-        known = defined[:, k]
-        about = labels | {"over": over, "from": kind, "measure": name}
-        report(_WHAT, "coverage", 100 * float(covered[known, k].mean()), "%", **about)
-        ratio = float(np.sqrt(np.mean(errors[known, k] ** 2)) / scores[:, k].std(ddof=1))
-        report(_WHAT, "standard error / spread of scores", ratio, "", **about)
-        report(_WHAT, "without an estimate", 100 * float(1 - known.mean()), "%", **about)
+        known = np.isfinite(errors[:, k])
+        typical = float(np.sqrt(np.mean(errors[known, k] ** 2)))
+        shown = {
+            "covered, %": 100 * float(covered[known, k].mean()),
+            "error / spread": typical / float(scores[:, k].std(ddof=1)),
+            "bias / error": float(scores[:, k].mean() - endless[k]) / typical,
+            "unknown, %": 100 * float(1 - known.mean()),
+        }
+        for what, value in shown.items():
+            report(_WHAT, name, value, "", **about, shown=what)
+
+
+def _endless(measures: list[str], effects: bool, clusters: int) -> np.ndarray:
+    """Scores of so much audio that they no longer move."""
+
+    def chunks(representation: int) -> Iterator[np.ndarray]:
+        for corpus in _draws(clusters // _CHUNK, _CHUNK, 300, True, effects):
+            yield corpus[representation]
+
+    result = ss.compare_activations({"x": chunks(0), "y": chunks(1)}, measures, errors=False)
+    return np.array([float(result.matrix(name)[0, 1]) for name in measures])
 
 
 def _draws(

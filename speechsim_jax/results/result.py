@@ -149,8 +149,14 @@ class SimilarityResult:
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of the measures, in the order they were computed."""
-        variables = self.dataset.data_vars.items()
-        return tuple(str(name) for name, v in variables if v.attrs.get("kind") == "measure")
+        return tuple(
+            name for name, v in self._variables.items() if v.attrs.get("kind") == "measure"
+        )
+
+    @property
+    def _variables(self) -> dict[str, xr.Variable]:
+        """Matrices and extras by name; many times faster to go through than as labelled arrays."""
+        return {str(name): self.dataset.variables[name] for name in self.dataset.data_vars}
 
     @property
     def representations(self) -> tuple[RepresentationName, ...]:
@@ -218,10 +224,11 @@ class SimilarityResult:
     @property
     def _of_scores(self) -> tuple[str, ...]:
         """Names of further matrices: standard errors, held-out scores, floors."""
+        measures = self.measures
         return tuple(
-            str(name)
-            for name, v in self.dataset.data_vars.items()
-            if v.dims in (REPRESENTATION_DIMS, ATTENTION_DIMS) and name not in self.measures
+            name
+            for name, v in self._variables.items()
+            if v.dims in (REPRESENTATION_DIMS, ATTENTION_DIMS) and name not in measures
         )
 
     def standard_error(self, measure: str) -> xr.DataArray:

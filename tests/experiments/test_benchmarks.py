@@ -85,10 +85,10 @@ def test_startup(speech, capsys):
 def test_coverage(capsys):
     coverage.run(4, small=True)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()[1:]]
-    covered = [line for line in lines if line["figure"] == "coverage"]
-    measures = {line["measure"] for line in covered}
+    covered = [line for line in lines if line["shown"] == "covered, %"]
+    measures = {line["figure"] for line in covered}
     assert len(covered) == 2 * len(measures) and {"svcca", "maxcorr", "procrustes"} <= measures
-    ratios = [line["value"] for line in lines if line["figure"].startswith("standard error")]
+    ratios = [line["value"] for line in lines if line["shown"] == "error / spread"]
     assert all(0.2 < ratio < 5 for ratio in ratios)
 
 
