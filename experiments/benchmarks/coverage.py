@@ -67,7 +67,10 @@ def run(simulations: int, small: bool = False) -> None:
         samples = {"sample": _SAMPLE if total > _SAMPLE else clusters * _ROWS_OF_SHORT}
         if total <= 100_000:
             samples = {"all rows": 4 * total} | samples
-        for over in ("speaker", "utterance") if effects else ("utterance",):
+        overs = ("speaker",) if effects else ("utterance",)
+        if effects and rows == 300:
+            overs = ("speaker", "utterance")  # the latter to show that they are too small
+        for over in overs:
             for kind, errors_rows in samples.items():
                 count = min(simulations, most or simulations)
                 drawn = _draws(count, clusters, length, equal, effects)
