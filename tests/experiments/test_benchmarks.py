@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jax import lax
 import speechsim_jax as ss
 from experiments.benchmarks import (
     accuracy,
+    bootstraps,
     compiled,
     coverage,
     encoder,
@@ -90,6 +92,18 @@ def test_coverage(capsys):
     assert len(covered) == 2 * len(measures) and {"svcca", "maxcorr", "procrustes"} <= measures
     ratios = [line["value"] for line in lines if line["shown"] == "error / spread"]
     assert all(0.2 < ratio < 5 for ratio in ratios)
+
+
+@pytest.mark.slow
+def test_bootstraps(speech, tmp_path, capsys):
+    files = sorted(Path(speech).rglob("*.wav"))
+    rows = [f"{path}\t{number % 4}" for number, path in enumerate(files)]
+    (tmp_path / "manifest.tsv").write_text("\n".join(["path\tspeaker", *rows]) + "\n")
+    bootstraps.run(str(tmp_path / "manifest.tsv"), ["*.wav"], 3, small=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert {"svcca", "maxcorr", "procrustes"} <= {line["figure"] for line in lines}
+    assert all(line["speakers"] == 4 for line in lines)
+    assert any(line["low"] <= line["value"] <= line["high"] for line in lines)
 
 
 @pytest.mark.slow
