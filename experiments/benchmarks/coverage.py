@@ -1,8 +1,8 @@
 """How often 95 % intervals of standard errors cover.
 
 Simulated corpora: two representations of six and five neurons, rows an AR(0.9) process in every
-cluster, with a signal that both share, and effects of speakers of three clusters each or none. The
-truth that an interval should cover is the mean score over the simulations: scores of this many
+cluster, with a signal that both share. Clusters are utterances; or speakers of three utterances
+each, who differ in how strongly the signal shows and in their means. The truth that an interval should cover is the mean score over the simulations: scores of this many
 rows, not of infinitely many.
 """
 
@@ -25,6 +25,7 @@ _PER_SPEAKER = 3
 # where they are long.
 _SETTINGS = (
     (40, 300, True, False, None),
+    (12, 900, True, True, None),
     (40, 300, True, True, None),
     (40, 300, False, False, None),
     (40, 300, False, True, None),
@@ -129,13 +130,14 @@ def _draws(
     mixing = np.random.default_rng(1).standard_normal((3, sum(_NEURONS)))
     for simulation in range(simulations):
         rng = np.random.default_rng([simulation, clusters, rows])
-        lengths = np.full(clusters, rows)
+        utterances = clusters * _PER_SPEAKER if effects else clusters
+        lengths = np.full(utterances, clusters * rows // utterances)
         if not equal:
             # The same total in every corpus: programs are compiled once.
-            ends = np.cumsum(rng.uniform(0.2, 1.8, clusters))
+            ends = np.cumsum(rng.uniform(0.2, 1.8, utterances))
             ends = np.round(ends / ends[-1] * clusters * rows).astype(int)
             lengths = np.diff(ends, prepend=0)
-        utterance = np.repeat(np.arange(clusters), lengths)
+        utterance = np.repeat(np.arange(utterances), lengths)
         speaker = utterance // _PER_SPEAKER
         starts = np.cumsum(lengths)[:-1]
         parts = []
@@ -145,7 +147,6 @@ def _draws(
         series = np.concatenate(parts)
         shared, own = series[:, :3], series[:, 3:]
         if effects:
-            # Speakers differ in how strongly the shared signal shows, and in their means.
             strength = np.exp(0.5 * rng.standard_normal((speaker.max() + 1, 3)))
             shared = shared * strength[speaker]
             own = own + 0.5 * rng.standard_normal((speaker.max() + 1, own.shape[1]))[speaker]
