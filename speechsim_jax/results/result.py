@@ -158,19 +158,19 @@ class SimilarityResult:
         """Matrices and extras by name; many times faster to go through than as labelled arrays."""
         return {str(name): self.dataset.variables[name] for name in self.dataset.data_vars}
 
-    @property
+    @functools.cached_property
     def representations(self) -> tuple[RepresentationName, ...]:
         """The representations along `x` and `y`."""
         return _representations(self.dataset, "x")
 
-    @property
+    @functools.cached_property
     def attention_representations(self) -> tuple[RepresentationName, ...]:
         """The representations along `x_attention` and `y_attention`; () without such measures."""
         if "x_attention" not in self.dataset.dims:
             return ()
         return _representations(self.dataset, "x_attention")
 
-    @property
+    @functools.cached_property
     def models(self) -> tuple[str, ...]:
         """The models, in order, each once."""
         return _unique(representation.model for representation in self.representations)

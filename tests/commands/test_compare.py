@@ -232,6 +232,7 @@ def test_pooled_segments_from_the_command_line(script, tmp_path, good):
     assert json.loads((workdir / "config.json").read_text())["settings"]["pool"] == "segment"
 
 
+@pytest.mark.slow
 def test_random_baselines(script, tmp_path, good):
     """A model and what its architecture does untrained, without a second folder."""
     arguments = [f"--models={BASE},random:{BASE},random:{BASE}@1", f"--audio={good}"]

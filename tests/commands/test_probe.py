@@ -167,6 +167,7 @@ def test_cepstra_are_those_of_the_frames_and_of_their_neighbours(speech_like):
             np.testing.assert_array_equal(stacked[at, step + 5], whole[near])
 
 
+@pytest.mark.slow
 def test_states_are_those_of_the_utterance_alone(speech_like, models):
     chosen = chosen_frames(speech_like, 60)
     encoder = ss.load_encoder(models["second"])

@@ -191,6 +191,7 @@ def test_room_on_the_disk(tmp_path):
         grouped.check_disk_space(tmp_path, 10**15, 8)
 
 
+@pytest.mark.slow
 def test_statistics_are_as_large_as_announced(models, audio, tmp_path):
     encoders = [ss.load_encoder(models / name) for name in ("contrastive_s", "predictive_s")]
     ss.compare(

@@ -35,6 +35,7 @@ def run(capsys):
     return call
 
 
+@pytest.mark.slow
 def test_passes_here(run):
     code, lines = run()
     assert code == 0, lines

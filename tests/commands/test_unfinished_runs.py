@@ -142,6 +142,7 @@ def test_replaced_audio_is_noticed(capsys, arguments, audio, tmp_path, monkeypat
     assert_mistake(ended, "of another job", "audio: 3.wav has changed")
 
 
+@pytest.mark.slow
 def test_audio_that_changes_between_passes_is_noticed(audio, tmp_path, monkeypatch):
     """Every pass has to read the same samples."""
     copy = tmp_path / "audio"

@@ -94,6 +94,7 @@ def test_the_estimate_counts_pairs_and_cells():
     assert 0 < small.seconds < large.seconds
 
 
+@pytest.mark.slow
 def test_an_encoder_that_was_rounded_stays_so_and_the_result_says_it(encoders, audio):
     rounded = encoders[0].astype("bfloat16")
     settings = dict(measures="lincka", layers=(1, 2), **QUICK)

@@ -82,6 +82,7 @@ def sampled(encoders) -> ss.SimilarityResult:
     return ss.compare(encoders, waves(), **SAMPLED, **QUICK)
 
 
+@pytest.mark.slow
 def test_sampled_scores_equal_the_oracle_on_the_chosen_rows(sampled, encoders):
     """The rows of the smallest keys, found utterance by utterance, each encoded alone."""
     rows, utterances = [], []
@@ -102,6 +103,7 @@ def test_sampled_scores_equal_the_oracle_on_the_chosen_rows(sampled, encoders):
     assert sampled.attributes["sample"] == {"rows": 60, "utterances": len(set(utterances))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"batch_seconds": 1, "buckets": 2}, {"batch_seconds": 20}])
 def test_batching_and_order_do_not_change_the_sample(sampled, encoders, settings):
     backwards = dict(reversed(waves().items()))

@@ -76,6 +76,7 @@ def test_an_utterance_alone_is_transcribed_as_in_a_batch():
     assert [found.transcribe([wave])[0] for wave in theirs["wave"][1:]] == texts[1:]
 
 
+@pytest.mark.slow
 def test_the_head_reads_the_normed_state():
     found, wave = recognizer(STABLE), expected(STABLE)["wave"][1]
     states = {

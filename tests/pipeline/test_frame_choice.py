@@ -175,6 +175,7 @@ def write_tsv(path: Path, lines: list[tuple[str, float, float, str]]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_pooled_rows_equal_a_loop_over_hidden_states(encoders, monkeypatch, tmp_path):
     """Through `compare`, utterances in pieces of at most 0.5 s, two labels, gaps, a stride."""
     data = waves(5)

@@ -99,6 +99,7 @@ class Killed(Exception):
     """Stands for whatever ends a run."""
 
 
+@pytest.mark.slow
 def test_a_run_of_several_passes_is_resumed(encoders, audio, one, budget_gb, tmp_path):
     """Complete passes are not read again, and the plan stays, even with more memory."""
     arguments = {"measures": MEASURES, "statistics_dir": tmp_path, "checkpoint_every": 0} | SETTINGS
