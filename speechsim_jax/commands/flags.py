@@ -19,6 +19,7 @@ from speechsim_jax.errors import UserError, did_you_mean
 from speechsim_jax.settings import (
     COMPARED,
     FIGURE_FORMATS,
+    FIGURE_REFERENCES,
     FIGURE_STYLES,
     HOW,
     INTERRUPTED,
@@ -29,7 +30,6 @@ from speechsim_jax.settings import (
     alternatives,
     check_fields,
     check_figure_formats,
-    FIGURE_REFERENCES,
     check_figure_style,
     check_value,
     setting,

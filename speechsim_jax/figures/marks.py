@@ -46,8 +46,7 @@ def not_different(result: SimilarityResult, measure: str, reference: Any = AUTO)
     if reference is None or (isinstance(reference, str) and reference == "none"):
         return None
     if isinstance(reference, str) and reference == AUTO:
-        table = result.known_influence
-        if table is None or table.by != "rows" or measure not in table.values:
+        if result.influence_of_rows(measure) is None:
             return None
         reference = CLOSEST
     found = result.differences(measure, reference, rate=RATE)

@@ -60,6 +60,11 @@ class InfluenceTable:
             return values
         return self.clusters.summarise(values).sums(self.clusters)
 
+    def summed(self) -> "InfluenceTable":
+        """The table of cluster sums."""
+        sums = {name: self.cluster_sums(name).astype(np.float32) for name in self.values}
+        return dataclasses.replace(self, by="clusters", values=sums)
+
     def concentration(self, measure: str) -> tuple[float, float]:
         """How evenly the clusters move the scores of a measure, medians over its cells.
 
@@ -94,11 +99,12 @@ class InfluenceTable:
         As many independent rows would leave the score as unsure as it is.
 
         Returns:
-          NaN where influences of rows were not kept, or no standard error is known.
+          NaN where influences of rows were not kept, only one of each cluster was, or no standard
+          error is known.
 
         Source: Kish 1965 (Survey Sampling), for the influence of a row.
         """
-        if self.by != "rows":
+        if self.by != "rows" or (self.clusters.kept < 2).all():
             return float("nan")
         clusters, effective = self.clusters, []
         share = (clusters.rows / clusters.rows.sum())[:, None]

@@ -215,11 +215,8 @@ def _pair_kinds(result: SimilarityResult) -> dict[str, str]:
 
     "all"; or, where these are too many for the page, "lines", those of one row or column; none.
     """
-    table = result.known_influence
-    if table is None or table.by != "rows":
-        return {}
-    names = [name for name in table.values if f"{name}_se" in result.dataset]
-    names = [name for name in names if result.matrix(name).dims == ("x", "y")]
+    names = [name for name in result.measures if result.matrix(name).dims == ("x", "y")]
+    names = [name for name in names if result.influence_of_rows(name) is not None]
     size = len(result.representations)
     cells = {name: len(_cells(result, name)[0]) for name in names}
     lines = {name: size * (1 + _directed(result, name)) * size * (size - 1) // 2 for name in names}
@@ -247,7 +244,7 @@ def _pairs(result: SimilarityResult, name: str, kind: str, arrays: PackedArrays)
     Of N cells those (a, b) with a < b, one after the other. "all": of all cells. "lines": by row
     [x, pair of y], and, of a directed measure, by column [y, pair of x].
     """
-    table = result.known_influence
+    table = result.influence_of_rows(name)
     assert table is not None
     at = np.array([table.labels.index(str(label)) for label in result.representations])
 

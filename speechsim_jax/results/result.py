@@ -19,7 +19,7 @@ from jaxtyping import Float
 from speechsim_jax.errors import UserError, did_you_mean, printable
 from speechsim_jax.inference import differences
 from speechsim_jax.inference.contrast import Contrast, contrast, shares_of_largest
-from speechsim_jax.inference.influence_table import InfluenceTable
+from speechsim_jax.inference.influence_table import InfluenceTable, Keep
 from speechsim_jax.inference.standard_errors import (
     LEAST_CLUSTERS,
     effective_degrees,
@@ -294,6 +294,28 @@ class SimilarityResult:
             return self.influence
         except UserError:
             return None
+
+    def influence_of_rows(self, measure: str) -> InfluenceTable | None:
+        """The table with the influences of rows on a measure's scores; None where there are none.
+
+        Args:
+            measure: its name.
+        """
+        table = self.known_influence
+        if table is None or table.by != "rows" or measure not in table.values:
+            return None
+        return table
+
+    def keeping_influence(self, keep: Keep) -> "SimilarityResult":
+        """The same result with the influences of rows or clusters, or without.
+
+        Args:
+            keep: "rows", "clusters" or "none"; "auto" is "clusters".
+        """
+        table = self.influence
+        if table is None or keep == "rows":
+            return self
+        return replace(self, _influence=None if keep == "none" else table.summed())
 
     def contrast(
         self,

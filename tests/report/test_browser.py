@@ -421,7 +421,7 @@ def test_two_cells_are_compared(
             cells = [(labels[x], labels[y]) for x, y in (other, kept)]
             contrast = result.contrast(measure, *cells)
             low, high = contrast.interval()
-            sign = "+" if contrast.difference >= 0 else "−"
+            sign = "+" if contrast.difference >= 0 else "\N{MINUS SIGN}"
             difference = f"{sign}{abs(contrast.difference):.4f}"
             text = desktop.wait(
                 lambda difference=difference: (
