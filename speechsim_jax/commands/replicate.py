@@ -230,7 +230,10 @@ def run(config: Config) -> Outcome:
                 resources=config.resources,
                 # Verdicts need them; what the saved result keeps is up to the output.
                 output=dataclasses.replace(
-                    config.output, statistics_dir=str(folder / name), keep_influence="rows"
+                    config.output,
+                    statistics_dir=str(folder / name),
+                    keep_statistics=config.keep_statistics,
+                    keep_influence="rows",
                 ),
             )
             for name, models in sets.items()
