@@ -89,7 +89,9 @@ class InfluenceTable:
         squares = squares.reshape(len(squares), -1)
         total = squares.sum(axis=0)
         moved = total > 0
-        return (squares[:, moved] / total[moved]).mean(axis=1) if moved.any() else 0 * total[:1]
+        if not moved.any():
+            return np.zeros(len(squares))
+        return (squares[:, moved] / total[moved]).mean(axis=1)
 
     def effective_rows(self, measure: str) -> float:
         """The effective sample size, the median over cells: rows over the design effect.

@@ -108,7 +108,7 @@ class MovedScores(Scores):
         Raises:
             LookupError: No result has them and their influences on the same rows as other scores.
         """
-        values, *depths = super().block(measure, x, y)
+        scores = super().block(measure, x, y)
         result = self._result_with(measure, x, y)
         table = result.influence_of_rows(measure)
         if table is None:
@@ -123,9 +123,10 @@ class MovedScores(Scores):
             np.array([table.labels.index(str(label)) for label in labels[dim].values])
             for dim in labels.dims
         )
-        at = (grid.ravel() for grid in np.meshgrid(rows, columns, indexing="ij"))
-        influence = table.rows_of(measure, *at).reshape(-1, *values.shape)
-        return ModelPairScores(values + self._step * influence, *depths)
+        at_x, at_y = np.meshgrid(rows, columns, indexing="ij")
+        influence = table.rows_of(measure, at_x.ravel(), at_y.ravel())
+        moved = scores.values + self._step * influence.reshape(-1, *scores.values.shape)
+        return scores._replace(values=moved)
 
     def same_winner(self, x: str, y: str) -> float:
         """Raises LookupError: which neuron wins jumps, and has no influences."""
