@@ -32,6 +32,7 @@ INTERRUPTED = "Resuming after an interruption"
 # Here rather than with the figures, so that flags know them without importing matplotlib.
 FIGURE_FORMATS = ("png", "pdf", "svg")
 FIGURE_STYLES = ("labelled", "paper")
+FIGURE_REFERENCES = ("auto", "closest", "closest_of_row", "none")
 
 
 def setting(

@@ -70,9 +70,10 @@ class Config:
     resume: bool = flags.resume()
     figure_formats: tuple[str, ...] = flags.figure_formats()
     figure_style: str = flags.figure_style()
+    figure_reference: str = flags.figure_reference()
 
     def __post_init__(self) -> None:
-        flags.check_figures(self.figure_formats, self.figure_style)
+        flags.check_figures(self.figure_formats, self.figure_style, self.figure_reference)
         if self.output.statistics_dir is not None:
             raise UserError("the command writes statistics into workdir, not output.statistics_dir")
 
@@ -175,7 +176,12 @@ def _arguments(config: Config, corpus: Corpus, workdir: AnyPath, keep: bool) -> 
 
 def _save(result: SimilarityResult, workdir: AnyPath, config: Config) -> None:
     save_result(
-        result, workdir, dataclasses.asdict(config), config.figure_formats, config.figure_style
+        result,
+        workdir,
+        dataclasses.asdict(config),
+        config.figure_formats,
+        config.figure_style,
+        config.figure_reference,
     )
 
 

@@ -98,6 +98,7 @@ def main(values: FlagValues) -> None:
     from speechsim_jax.analyses.replication import findings
 
     print(findings.table(outcome.findings))
+    print(f"\n{outcome.result.errors_note()}")
     print(
         f"\nwritten: {config.workdir}/findings.md, report.html, result.nc and figures next to them"
     )

@@ -19,6 +19,7 @@ from speechsim_jax.errors import UserError, did_you_mean
 from speechsim_jax.settings import (
     COMPARED,
     FIGURE_FORMATS,
+    FIGURE_REFERENCES,
     FIGURE_STYLES,
     HOW,
     INTERRUPTED,
@@ -139,7 +140,16 @@ def figure_style() -> Any:
     return setting("labelled", text, WRITTEN, choices=FIGURE_STYLES)
 
 
-def check_figures(formats: Collection[str], style: str) -> None:
+def figure_reference() -> Any:
+    """What the cells of heat maps are compared with."""
+    text = (
+        "Dots on heat maps: cells that are not found to differ from the closest layer of their "
+        "model, or of their row; auto: closest, where the influences of rows are kept."
+    )
+    return setting("auto", text, WRITTEN, choices=FIGURE_REFERENCES)
+
+
+def check_figures(formats: Collection[str], style: str, reference: str = "auto") -> None:
     """Raise UserError unless figures can be written so."""
     try:
         check_figure_formats(formats)
@@ -149,6 +159,11 @@ def check_figures(formats: Collection[str], style: str) -> None:
         check_figure_style(style)
     except UserError as error:
         raise UserError(f"figure_style={style}: {error}") from error
+    if reference not in FIGURE_REFERENCES:
+        close = did_you_mean(reference, FIGURE_REFERENCES)
+        raise UserError(
+            f"figure_reference={reference}: expected one of {', '.join(FIGURE_REFERENCES)}{close}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

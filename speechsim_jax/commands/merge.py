@@ -49,9 +49,10 @@ class Config:
     resume: bool = flags.resume()
     figure_formats: tuple[str, ...] = flags.figure_formats()
     figure_style: str = flags.figure_style()
+    figure_reference: str = flags.figure_reference()
 
     def __post_init__(self) -> None:
-        flags.check_figures(self.figure_formats, self.figure_style)
+        flags.check_figures(self.figure_formats, self.figure_style, self.figure_reference)
 
 
 def run(config: Config) -> SimilarityResult:
@@ -91,7 +92,14 @@ def run(config: Config) -> SimilarityResult:
                 note=config.output.note,
                 progress=config.output.progress,
             )
-            save_result(result, workdir, given, config.figure_formats, config.figure_style)
+            save_result(
+                result,
+                workdir,
+                given,
+                config.figure_formats,
+                config.figure_style,
+                config.figure_reference,
+            )
         if not (config.keep_statistics and config.jobs):
             remove_folder(target)
     return result

@@ -6,7 +6,8 @@
 
 Neurons, layers, attention heads and fine-tuned against pretrained models; between models and within
 them; with untrained models of the same architectures and another seed of one of them as baselines.
-Every claim is tested on disjoint groups of utterances, by rules that --help_findings prints.
+Every claim is tested by standard errors over speakers or utterances, with rules that
+--help_findings prints; --groups=8 adds the verdicts of a jackknife over groups of utterances.
 Attention is compared on 60 s of audio by default, or what a preset names. Writes
 findings.md and findings.json, result.nc and report.html, the paper's figures under its names
 (figures/maxcorr.png, figures/hubert_finetuned_maxcorr.png, ...), config.json and log.jsonl; with
@@ -29,7 +30,7 @@ from speechsim_jax.commands.compilation_cache import use_compilation_cache
 from speechsim_jax.commands.log import log_to
 from speechsim_jax.commands.workdir import new_workdir, partial_results, write_json
 from speechsim_jax.errors import UserError
-from speechsim_jax.runtime.atomic_write import write_text
+from speechsim_jax.runtime.atomic_write import remove_folder, write_text
 from speechsim_jax.settings import COMPARED, Output, Resources, Settings, setting
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ Pairs = tuple[tuple[str, str], ...]
 
 _SETTINGS = (
     "layers", "max_minutes", "last_layer", "frame_stride", "seed", "attention_max_seconds",
+    "errors", "errors_rows",
     "rank_tolerance", "model_dtype", "stats_dtype", "batch_seconds", "max_seconds",
     "rows_per_update", "strict", "layout", "speaker_from", "glob", "exclude",
     "channel",
@@ -64,17 +66,18 @@ class Config:
       workdir: folder for results; made if missing.
       finetuned: pairs of a fine-tuned model and the pretrained one it was made from.
       seeds: pairs of a model of the same recipe with another seed, and the model.
-      groups: disjoint groups of utterances, at least 8 for a verdict.
+      groups: disjoint groups of utterances for verdicts by a jackknife over these, too; 8 are
+        needed for one; 0 for none.
       untrained: models that get an untrained counterpart (None: all).
       attention: whether attention heads are compared.
       published: a file of published maps; "paper" for those of the package.
       published_as: published model -> model of the run.
       split: compare few models at a time.
       settings: settings of every comparison; `max_minutes` and `attention_max_seconds` are of all
-        groups together.
+        groups together. Held-out scores are always computed.
       resources: devices, checkpoints and hub.
       output: note and progress.
-      keep_statistics: whether statistics of the groups stay in the workdir.
+      keep_statistics: whether statistics stay in the workdir.
       overwrite: whether results may be replaced.
       resume: continue the unfinished run in the workdir.
       figure_formats: any of png, pdf, svg.
@@ -86,7 +89,7 @@ class Config:
     workdir: str
     finetuned: Pairs = ()
     seeds: Pairs = ()
-    groups: int = 8
+    groups: int = 0
     untrained: tuple[str, ...] | None = None
     attention: bool = True
     published: str | None = None
@@ -118,7 +121,10 @@ class _Flags:
         (), "Models of the same recipe with another seed, as OTHER:MODEL."
     )
     groups: int = flags.own(
-        8, "Disjoint groups of utterances, at least 8 for a verdict.", at_least=2
+        0,
+        "Show the verdicts of a jackknife over so many disjoint groups of utterances, too: at "
+        "least 8; 0 for none.",
+        at_least=0,
     )
     untrained: tuple[str, ...] | None = flags.own(
         None, "Models to compare with untrained ones of their architecture; all, none."
@@ -192,6 +198,7 @@ def run(config: Config) -> Outcome:
             published_maps,
         )
         from speechsim_jax.analyses.replication.claims import ATTENTION, MEASURES
+        from speechsim_jax.analyses.replication.jackknife import Groups
 
         published = maps.load_published(config.published)
         encoders, roles = members.load_models(
@@ -204,34 +211,56 @@ def run(config: Config) -> Outcome:
             cache_dir=config.resources.cache_dir,
             local_files_only=config.resources.local_files_only,
         )
-        corpora, audio_facts = _corpora(corpus, config, next(iter(encoders.values())).config)
-        identity = _identity(config, encoders, corpora)
-        folder = partial_results(workdir / "groups", identity, config.resume, config.overwrite)
-        groups = grouped.GroupedComparison(
-            corpora=corpora,
-            measures=MEASURES,
-            attention=("attn_frobenius", *ATTENTION) if config.attention else (),
-            rankings=("mincorr",),
-            settings=_settings_of_groups(config),
-            rank_tolerance=config.settings.rank_tolerance,
-            checkpoint_every=config.resources.checkpoint_every,
-            device_memory_gb=config.resources.device_memory_gb,
-            keep_statistics=config.keep_statistics,
-            note=config.output.note,
-            progress=config.output.progress,
+        chosen, corpora, audio_facts = _corpora(
+            corpus, config, next(iter(encoders.values())).config
         )
-        results = {
-            name: grouped.compare_groups(
-                [encoders[model] for model in models], groups, folder / name
-            )
+        identity = _identity(config, encoders, chosen, corpora)
+        folder = partial_results(workdir / "comparisons", identity, config.resume, config.overwrite)
+        sets = {
+            name: [encoders[model] for model in models]
             for name, models in members.comparison_sets(roles, list(encoders), config.split).items()
         }
-        wholes = [whole for whole, _ in results.values()]
-        without = list(zip(*(others for _, others in results.values())))
+        attention = ("attn_frobenius", *ATTENTION) if config.attention else ()
+        wholes = [
+            ss.compare(
+                models,
+                chosen,
+                measures=(*MEASURES, "mincorr", *attention),
+                settings=dataclasses.replace(config.settings, max_minutes=None, heldout=True),
+                resources=config.resources,
+                # Verdicts need them; what the saved result keeps is up to the output.
+                output=dataclasses.replace(
+                    config.output,
+                    statistics_dir=str(folder / name),
+                    keep_statistics=config.keep_statistics,
+                    keep_influence="rows",
+                ),
+            )
+            for name, models in sets.items()
+        ]
+        groups = None
+        if corpora:
+            comparison = grouped.GroupedComparison(
+                corpora=corpora,
+                measures=MEASURES,
+                attention=attention,
+                settings=_settings_of_groups(config),
+                rank_tolerance=config.settings.rank_tolerance,
+                checkpoint_every=config.resources.checkpoint_every,
+                device_memory_gb=config.resources.device_memory_gb,
+                note=config.output.note,
+                progress=config.output.progress,
+            )
+            results = [
+                grouped.compare_groups(models, comparison, folder / f"groups-{name}")
+                for name, models in sets.items()
+            ]
+            without = list(zip(*(others for _, others in results)))
+            groups = Groups([whole for whole, _ in results], without)
         baseline = (
             None if published is None else (published.results(), maps.published_roles(published))
         )
-        tested = findings.evaluate_claims(wholes, without, roles, baseline)
+        tested = findings.evaluate_claims(wholes, roles, baseline, groups=groups)
         record = _record(config, wholes[0], encoders, audio_facts)
         formats, style = config.figure_formats, config.figure_style
         paths = maps.draw(wholes, roles, workdir / "figures", formats, style)
@@ -241,14 +270,19 @@ def run(config: Config) -> Outcome:
             paths += maps.draw_side_by_side(aligned, workdir / "figures", formats)
             agreements = [row for pair in aligned for row in published_maps.agreements(pair)]
             published_maps.write_csv(agreements, workdir / "published.csv")
-        wholes[0].save(workdir / "result.nc")
         ss.write_report(wholes[0], workdir / "report.html")
+        result = wholes[0].keeping_influence(config.output.keep_influence)
+        result.save(workdir / "result.nc")
         write_text(workdir / "findings.json", findings.as_json(tested, record))
         # A figure in several formats is shown once.
         shown = {path.stem: path for path in reversed(paths)}
         names = [f"figures/{path.name}" for path in reversed(shown.values())]
-        write_text(workdir / "findings.md", findings.markdown(tested, _lines(record), names))
+        errors = wholes[0].errors_note()
+        page = findings.markdown(tested, _lines(record), names, errors, len(corpora))
+        write_text(workdir / "findings.md", page)
         write_json(workdir / "config.json", dataclasses.asdict(config))
+        if not config.keep_statistics:
+            remove_folder(folder)
     return Outcome(tested, wholes[0], agreements)
 
 
@@ -257,8 +291,8 @@ def run(config: Config) -> Outcome:
 
 def _corpora(
     corpus: Corpus, config: Config, architecture: EncoderConfig
-) -> tuple[tuple[Corpus, ...], dict[str, Any]]:
-    """The groups of utterances, and facts about them."""
+) -> tuple[Corpus, tuple[Corpus, ...], dict[str, Any]]:
+    """The audio that is compared, groups of its utterances if there are any, and facts."""
     from speechsim_jax.audio import batching, selection
     from speechsim_jax.audio.corpus import total_seconds
     from speechsim_jax.audio.open_corpus import with_durations
@@ -267,14 +301,18 @@ def _corpora(
     if options.max_minutes is not None:
         corpus = selection.select(corpus, options.max_minutes, options.seed)
     corpus = with_durations(corpus)
-    groups = selection.disjoint_groups(corpus, config.groups, options.seed)
-    known = [source.seconds for source in corpus.sources if source.seconds]
     facts = {
         "audio": corpus.origin,
         "fingerprint": corpus.fingerprint(),
         "minutes": round(total_seconds(corpus.sources) / 60, 2),
         "utterances": len(corpus.sources),
         "speakers": len({source.speaker for source in corpus.sources if source.speaker}),
+    }
+    if not config.groups:
+        return corpus, (), facts
+    groups = selection.disjoint_groups(corpus, config.groups, options.seed)
+    known = [source.seconds for source in corpus.sources if source.seconds]
+    facts |= {
         "groups": len(groups.corpora),
         "seconds_of_groups": [round(total_seconds(group.sources), 1) for group in groups.corpora],
         "speakers_in_one_group": groups.speakers_disjoint,
@@ -287,7 +325,7 @@ def _corpora(
         batch_seconds=options.batch_seconds,
         max_seconds=options.max_seconds,
     )
-    return batching.share_buckets(groups.corpora, buckets), facts
+    return corpus, batching.share_buckets(groups.corpora, buckets), facts
 
 
 def _settings_of_groups(config: Config) -> dict[str, Any]:
@@ -305,7 +343,10 @@ def _settings_of_groups(config: Config) -> dict[str, Any]:
 
 
 def _identity(
-    config: Config, encoders: Mapping[str, SpeechEncoder], corpora: Sequence[Corpus]
+    config: Config,
+    encoders: Mapping[str, SpeechEncoder],
+    corpus: Corpus,
+    corpora: Sequence[Corpus],
 ) -> dict[str, Any]:
     """Everything that can change a number."""
     import speechsim_jax as ss
@@ -316,10 +357,10 @@ def _identity(
             name: [encoder.provenance.get("sha256"), encoder.provenance.get("seed")]
             for name, encoder in encoders.items()
         },
-        "groups": [corpus.fingerprint() for corpus in corpora],
-        "settings": _settings_of_groups(config),
+        "audio": corpus.fingerprint(),
+        "groups": [group.fingerprint() for group in corpora],
+        "settings": dataclasses.asdict(config.settings),
         "attention": config.attention,
-        "rank_tolerance": config.settings.rank_tolerance,
         "split": config.split,
     }
 
@@ -350,20 +391,23 @@ def _lines(record: Mapping[str, Any]) -> list[str]:
     """The same in words, for the head of the page."""
     from speechsim_jax.analyses.markdown import literal
 
-    apart = record["speakers_in_one_group"]
-    speakers = "no speaker in two of them" if apart else "speakers may be in several"
-    seconds = record["seconds_of_groups"]
     note = record["config"]["output"]["note"]
     lines = [
         f"audio: {literal(record['audio'])}, {record['minutes']} min, "
         f"{record['utterances']} utterances, {record['speakers']} known speakers, "
         f"{record['frames']} frames",
-        f"{record['groups']} groups of {min(seconds)} to {max(seconds)} s, {speakers}",
         f"models: {', '.join(map(literal, record['models']))}",
         f"speechsim_jax {record['versions']['speechsim_jax']}, jax {record['versions']['jax']}, "
         f"{record['device']['platform']}, {record['created']}",
     ]
-    if record["groups"] < 8:
+    if "groups" in record:
+        apart = record["speakers_in_one_group"]
+        speakers = "no speaker in two of them" if apart else "speakers may be in several"
+        seconds = record["seconds_of_groups"]
+        lines.insert(
+            1, f"{record['groups']} groups of {min(seconds)} to {max(seconds)} s, {speakers}"
+        )
+    if record.get("groups", 8) < 8:
         lines.append(
             f"**{record['groups']} groups are too few**: 8 are needed for a verdict to count"
         )
@@ -486,4 +530,5 @@ def main(values: FlagValues) -> None:
         rows = [row for row in outcome.agreements if row.x == "all" or "finetuned" in row.name]
         print(published_maps.table(rows), end="\n\n")
     print(findings.table(outcome.findings))
+    print(f"\n{outcome.result.errors_note()}")
     print(f"\nwritten: {Path(config.workdir, 'findings.md')} and what it shows")

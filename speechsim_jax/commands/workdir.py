@@ -238,6 +238,7 @@ def save_result(
     config: Mapping[str, Any],
     formats: Sequence[str] = ("png",),
     style: str = "labelled",
+    reference: str = "auto",
 ) -> None:
     """Write result.nc, scores.csv, report.html, figures/* and config.json, replacing older ones.
 
@@ -252,7 +253,7 @@ def save_result(
         for path in folder.iterdir() if folder.is_dir() else ():
             if path.suffix[1:] in FIGURE_FORMATS:
                 path.unlink()
-        figures.save_figures(result, folder, formats, style)
+        figures.save_figures(result, folder, formats, style, reference)
 
     steps = {
         _RESULT: lambda: result.save(workdir / _RESULT),

@@ -13,6 +13,7 @@ pdf or svg, whose text stays text.
 import os
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,6 +22,7 @@ from speechsim_jax.figures.curves import facts, has_facts, layer_trend
 from speechsim_jax.figures.differences import difference, finetuned
 from speechsim_jax.figures.heads import head_matches, plot_heads
 from speechsim_jax.figures.heatmap import HeatMap, draw, published_order
+from speechsim_jax.figures.marks import AUTO, not_different
 from speechsim_jax.figures.style import (
     colour_limits,
     extremes,
@@ -55,10 +57,12 @@ def plot(
     limits: tuple[int | float, int | float] | None = None,
     title: str | None = None,
     width: int | float | None = None,
+    reference: Any = AUTO,
 ) -> Figure:
     """The heat map of one measure: a square per pair of representations, row x and column y.
 
-    Lines separate the blocks of two models. Undefined (NaN) cells are hatched.
+    Lines separate the blocks of two models. Undefined (NaN) cells are hatched. Dots mark the cells
+    that are not found to differ from a reference, by standard errors of their difference.
 
     >>> ss.plot(result, "lincka").savefig("lincka.pdf")
 
@@ -71,13 +75,16 @@ def plot(
         limits: the ends of the colour scale; default: `colour_limits` of the scores.
         title: default: the summary of the measure.
         width: in inches; default: as wide as the labels need, up to 7.
+        reference: what cells are compared with, as in `SimilarityResult.differences`; "auto": the
+            closest layer of their model y to x, where the result has the influences that takes,
+            and in no map in style "paper"; "none": no dots.
 
     Returns:
         A figure that notebooks show; `savefig` writes it.
 
     Raises:
-        UserError: an unknown measure or style, limits that are not increasing, or a width below
-            3 in.
+        UserError: an unknown measure, style or reference, limits that are not increasing, or a
+            width below 3 in.
     """
     if style == "paper":
         result = result.select(published_order(result))
@@ -87,7 +94,10 @@ def plot(
     if limits is None and style == "paper":
         limits = extremes(values, definition.get("range"))
     low, high = map(float, limits or colour_limits(values, definition.get("range")))
-    heatmap = HeatMap(matrix, (low, high), measure, definition.get("symmetric") is False)
+    as_published = style == "paper" and isinstance(reference, str) and reference == AUTO
+    marks = None if as_published else not_different(result, measure, reference)
+    directed = definition.get("symmetric") is False
+    heatmap = HeatMap(matrix, (low, high), measure, directed, marks=marks)
     text = (title or "") if style == "paper" else title_or_summary(result, measure, title)
     figure, _ = draw(heatmap, style, text, result.notes(), width)
     return figure
@@ -98,6 +108,7 @@ def save_figures(
     folder: str | os.PathLike[str],
     formats: Sequence[str] = ("png",),
     style: str = "labelled",
+    reference: str = AUTO,
 ) -> list[AnyPath]:
     """Write the figures that a result has, as <kind>_<measure>.<format> and facts.<format>.
 
@@ -113,6 +124,8 @@ def save_figures(
         folder: where the files go; made if needed.
         formats: of png, pdf and svg.
         style: "labelled" or "paper".
+        reference: what cells of heat maps are compared with: "auto", "closest", "closest_of_row"
+            or "none", as in `plot`; of measures without standard errors nothing is marked.
 
     Returns:
         The paths of the files.
@@ -124,7 +137,8 @@ def save_figures(
     check_figure_style(style)
     figures: dict[str, Figure] = {}
     for measure in result.measures:
-        figures[f"heatmap_{measure}"] = plot(result, measure, style=style)
+        compared = reference if f"{measure}_se" in result.dataset else "none"
+        figures[f"heatmap_{measure}"] = plot(result, measure, style=style, reference=compared)
         models = unique(span.model for span in model_spans(result.matrix(measure), 0))
         if any(len(result.block(measure, model, model)) > 1 for model in models):
             figures[f"trend_{measure}"] = layer_trend(result, measure)

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from speechsim_jax.errors import UserError
+from speechsim_jax.figures.marks import Marks
 from speechsim_jax.figures.style import (
     DPI,
     PUBLISHED,
@@ -22,6 +23,7 @@ from speechsim_jax.figures.style import (
     draw_bar,
     draw_cells,
     draw_differences,
+    draw_dots,
 )
 from speechsim_jax.figures.text_layout import (
     CROWD,
@@ -57,6 +59,7 @@ class HeatMap:
         label: stands at the colour bar.
         directed: whether the score of (x, y) may differ from that of (y, x).
         signed: whether the values are differences around zero.
+        marks: cells that get a dot.
     """
 
     matrix: xr.DataArray
@@ -64,6 +67,7 @@ class HeatMap:
     label: str
     directed: bool = False
     signed: bool = False
+    marks: Marks | None = None
 
     @property
     def values(self) -> Float[np.ndarray, "x y"]:
@@ -129,6 +133,7 @@ def _labelled(
         needed = side_x.extent + axis_label
     key = [f"{letter}: {name}" for letter, name in side_x.key.items()]
     key += ["dash: below zero"] if heatmap.signed else []
+    key += [f"dots: {heatmap.marks.text}"] if heatmap.marks else []
     key += ["hatched: not defined"] if np.isnan(heatmap.values).any() else []
     head = headline(title, width, notes, key)
     below, map_width, map_height = side_y.extent + axis_label, cell * columns, cell * rows
@@ -167,7 +172,10 @@ def _paper(
 def _draw_values(axes: Axes, heatmap: HeatMap, *colours: Any) -> AxesImage:
     if heatmap.signed:
         return draw_differences(axes, heatmap.values, *heatmap.limits)
-    return draw_cells(axes, heatmap.values, *heatmap.limits, *colours)
+    image = draw_cells(axes, heatmap.values, *heatmap.limits, *colours)
+    if heatmap.marks:
+        draw_dots(image, heatmap.values, heatmap.marks.cells)
+    return image
 
 
 def published_order(result: SimilarityResult) -> list[str]:

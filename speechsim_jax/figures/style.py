@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
@@ -241,9 +241,7 @@ def draw_differences(
     """
     image = draw_cells(axes, values, low, high, DIFFERENCES)
     rows, columns = np.nonzero(values < -_FAINT * high)
-    figure = axes.get_figure()
-    assert isinstance(figure, Figure)
-    side = axes.get_window_extent().width / figure.dpi * 72 / values.shape[1]
+    side = _cell_side(image, values.shape[1])
     axes.scatter(
         columns,
         rows,
@@ -254,6 +252,37 @@ def draw_differences(
         gid="below zero",
     )
     return image
+
+
+def draw_dots(
+    image: AxesImage, values: Float[np.ndarray, "x y"], marked: Bool[np.ndarray, "x y"]
+) -> None:
+    """Draw a dot into each of the marked cells of a map, black or white as its colour needs.
+
+    Args:
+        image: the map.
+        values: of its cells.
+        marked: the cells.
+    """
+    rows, columns = np.nonzero(marked & np.isfinite(values))
+    axes = image.axes
+    assert axes is not None
+    axes.scatter(
+        columns,
+        rows,
+        marker="o",
+        s=min(max(0.3 * _cell_side(image, values.shape[1]), 0.7), 4.0) ** 2,
+        c=[text_colour(image, values[cell]) for cell in zip(rows, columns, strict=True)],
+        linewidths=0,
+        gid="not different",
+    )
+
+
+def _cell_side(image: AxesImage, columns: int) -> float:
+    """The width of a cell in points."""
+    figure, axes = image.get_figure(), image.axes
+    assert isinstance(figure, Figure) and axes is not None
+    return axes.get_window_extent().width / figure.dpi * 72 / columns
 
 
 def text_colour(image: AxesImage, value: float) -> str:

@@ -42,7 +42,7 @@ class Contrast:
     @property
     def p(self) -> float:
         """Two-sided p-value of a difference of 0."""
-        return p_value(self.difference, self.standard_error, self.degrees)
+        return float(p_value(self.difference, self.standard_error, self.degrees))
 
 
 def contrast(

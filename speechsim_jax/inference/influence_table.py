@@ -60,6 +60,11 @@ class InfluenceTable:
             return values
         return self.clusters.summarise(values).sums(self.clusters)
 
+    def summed(self) -> "InfluenceTable":
+        """The table of cluster sums."""
+        sums = {name: self.cluster_sums(name).astype(np.float32) for name in self.values}
+        return dataclasses.replace(self, by="clusters", values=sums)
+
     def concentration(self, measure: str) -> tuple[float, float]:
         """How evenly the clusters move the scores of a measure, medians over its cells.
 
@@ -78,6 +83,43 @@ class InfluenceTable:
         counting = np.square(total) / np.square(squares).sum(axis=0)
         return float(np.median(most / total)), float(np.median(counting))
 
+    def shares(self, measure: str) -> Float[np.ndarray, " cluster"]:
+        """The share of each cluster in sum_c I_c^2, the mean over cells that something moves."""
+        squares = np.square(self.cluster_sums(measure).astype(np.float64))
+        squares = squares.reshape(len(squares), -1)
+        total = squares.sum(axis=0)
+        moved = total > 0
+        if not moved.any():
+            return np.zeros(len(squares))
+        return (squares[:, moved] / total[moved]).mean(axis=1)
+
+    def effective_rows(self, measure: str) -> float:
+        """The effective sample size, the median over cells: rows over the design effect.
+
+            n_eff = var(I_t) / SE^2
+
+        As many independent rows would leave the score as unsure as it is.
+
+        Returns:
+          NaN where influences of rows were not kept, only one of each cluster was, or no standard
+          error is known.
+
+        Source: Kish 1965 (Survey Sampling), for the influence of a row.
+        """
+        if self.by != "rows" or (self.clusters.kept < 2).all():
+            return float("nan")
+        clusters, effective = self.clusters, []
+        share = (clusters.rows / clusters.rows.sum())[:, None]
+        within = (1 - 1 / clusters.kept)[:, None]
+        for of_row in np.moveaxis(self.of(measure), 1, 0):
+            summary = clusters.summarise(of_row)
+            error, _ = standard_error(summary, clusters)
+            variance = (share * (np.square(summary.means) + within * summary.variances)).sum(axis=0)
+            known = error > 0
+            effective.append(variance[known] / np.square(error[known]))
+        found = np.concatenate(effective)
+        return float(np.median(found)) if found.size else float("nan")
+
     def combined(self, measure: str, weights: Float[np.ndarray, "x y"]) -> tuple[float, float]:
         """The standard error of a weighted sum of cells, and its own relative error.
 
@@ -85,7 +127,7 @@ class InfluenceTable:
           UserError: influences of rows were not kept; or as `of`.
         """
         x, y = np.nonzero(weights)
-        influence = self._of_rows(measure, x, y) @ weights[x, y]
+        influence = self.rows_of(measure, x, y) @ weights[x, y]
         summary = self.clusters.summarise(influence)
         error, relative = standard_error(summary, self.clusters)
         return float(error), float(relative)
@@ -98,7 +140,7 @@ class InfluenceTable:
         Raises:
           UserError: influences of rows were not kept; or as `of`.
         """
-        influence = self._of_rows(measure, x, y)
+        influence = self.rows_of(measure, x, y)
         clusters = self.clusters
         means = clusters.summarise(influence).means
         share = clusters.rows / clusters.total_rows
@@ -112,10 +154,14 @@ class InfluenceTable:
         scale = clusters.total / len(clusters.names)
         return total * scale * clusters.total / (clusters.total - 1)
 
-    def _of_rows(
+    def rows_of(
         self, measure: str, x: Int64[np.ndarray, " cell"], y: Int64[np.ndarray, " cell"]
     ) -> Float[np.ndarray, "row cell"]:
-        """Influences of rows on some cells, in float64."""
+        """Influences of rows on the cells at some positions, in float64.
+
+        Raises:
+          UserError: influences of rows were not kept; or as `of`.
+        """
         values = self.of(measure)
         if self.by != "rows":
             raise UserError(

@@ -165,8 +165,10 @@ def quantile(degrees: np.ndarray | float | int, level: float | int) -> np.ndarra
     return np.asarray(scipy.stats.t.ppf((1 + level) / 2, degrees))
 
 
-def p_value(difference: float, error: float, degrees: float | int) -> float:
-    """Two-sided, of a difference of 0; NaN where the error is not known."""
-    if not error > 0:
-        return float("nan")
-    return float(2 * scipy.stats.t.sf(abs(difference) / error, degrees))
+def p_value(
+    difference: np.ndarray | float, error: np.ndarray | float, degrees: np.ndarray | float | int
+) -> np.ndarray:
+    """Two-sided, of a difference of 0; NaN where the error is 0 or not known."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = 2 * scipy.stats.t.sf(np.abs(difference) / error, degrees)
+    return np.where(np.asarray(error) > 0, p, np.nan)

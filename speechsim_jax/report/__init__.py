@@ -20,7 +20,7 @@ from speechsim_jax.runtime.atomic_write import AnyPath, write_text
 __all__ = ["write_report"]
 
 # In the order in which they are run.
-_SCRIPTS = ("numbers", "plots", "tables", "map", "pair", "depth", "neurons", "main")
+_SCRIPTS = ("numbers", "plots", "tables", "map", "pair", "contrast", "depth", "neurons", "main")
 
 
 def write_report(result: SimilarityResult, path: str | os.PathLike[str]) -> AnyPath:

@@ -9,8 +9,10 @@ from jaxtyping import Float
 from matplotlib.colors import to_hex
 
 from speechsim_jax.errors import printable
+from speechsim_jax.figures.marks import not_different
 from speechsim_jax.figures.style import SCORES, colour_limits, line_style
 from speechsim_jax.figures.text_layout import short_names
+from speechsim_jax.inference.differences import half_intervals
 from speechsim_jax.report.packed import PackedArrays
 from speechsim_jax.results.depth import (
     LayerMatches,
@@ -26,6 +28,11 @@ NEURONS_PER_PAIR = 20
 NEURONS_PER_REPRESENTATION = 100
 CORRELATIONS_PER_PAIR = 32
 MOST_INFLUENTIAL = 5
+MOST_PAIRS = 3 * 2**20
+"""Pairs of cells with an interval of their difference, of all measures: a byte each."""
+
+# Further matrices of a measure that the view of a cell has.
+_FURTHER = ("_heldout", "_ridge_heldout", "_null", "_calibrated")
 # Plotly's names of matplotlib's markers.
 _SYMBOLS = {
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",
@@ -49,11 +56,12 @@ def page_data(result: SimilarityResult, arrays: PackedArrays) -> dict[str, Any]:
         "representation": compared_representations(result),
         "attention": result.attention_representations,
     }
+    pairs = _pair_kinds(result)
     return {
         "models": _models(result),
         "axes": {name: _axis(result, representations) for name, representations in axes.items()},
         "colours": [to_hex(c) for c in SCORES(np.linspace(0, 1, 33))],
-        "measures": [_measure(result, name, arrays) for name in result.measures],
+        "measures": [_measure(result, name, pairs.get(name), arrays) for name in result.measures],
         "correlations": _correlations(result.dataset, arrays),
         "matches": _matches(result.dataset, arrays),
         "neurons": _neurons(result, arrays),
@@ -125,7 +133,9 @@ def _axis(
     return {"model": models.tolist(), "layer": layers.tolist(), "depth": depths.tolist()}
 
 
-def _measure(result: SimilarityResult, name: str, arrays: PackedArrays) -> dict[str, Any]:
+def _measure(
+    result: SimilarityResult, name: str, pairs: str | None, arrays: PackedArrays
+) -> dict[str, Any]:
     matrix, definition = result.matrix(name), result.definition(name)
     values = np.asarray(matrix.values, dtype=np.float64)
     on_attention = matrix.dims[0] == "x_attention"
@@ -143,9 +153,11 @@ def _measure(result: SimilarityResult, name: str, arrays: PackedArrays) -> dict[
         "limits": list(limits),
         "values": arrays.exact(values),
         "half": _half_interval(result, name, arrays),
-        "heldout": [
+        "pairs": _pairs(result, name, pairs, arrays) if pairs else None,
+        "marks": _marks(result, name, arrays),
+        "further": [
             {"name": printable(further), "values": arrays.exact(result.matrix(further).values)}
-            for further in (f"{name}_heldout", f"{name}_ridge_heldout")
+            for further in (f"{name}{ending}" for ending in _FURTHER)
             if further in result.dataset
         ],
         "alignment": _alignment(result.models, representations, values, closer, arrays),
@@ -188,6 +200,67 @@ def _half_interval(
     if f"{name}_se" not in result.dataset:
         return None
     return arrays.exact(result.half_interval(name).values)
+
+
+def _marks(result: SimilarityResult, name: str, arrays: PackedArrays) -> dict[str, Any] | None:
+    """The cells that get a dot, as on the figures for print; None where there are none."""
+    marks = not_different(result, name) if f"{name}_se" in result.dataset else None
+    if marks is None:
+        return None
+    return {"cells": arrays.integers(marks.cells.astype(int)), "text": marks.text}
+
+
+def _pair_kinds(result: SimilarityResult) -> dict[str, str]:
+    """By measure, of which pairs of cells the page has the interval of the difference.
+
+    "all"; or, where these are too many for the page, "lines", those of one row or column; none.
+    """
+    names = [name for name in result.measures if result.matrix(name).dims == ("x", "y")]
+    names = [name for name in names if result.influence_of_rows(name) is not None]
+    size = len(result.representations)
+    cells = {name: len(_cells(result, name)[0]) for name in names}
+    lines = {name: size * (1 + _directed(result, name)) * size * (size - 1) // 2 for name in names}
+    if sum(count * (count - 1) // 2 for count in cells.values()) <= MOST_PAIRS:
+        return dict.fromkeys(names, "all")
+    return dict.fromkeys(names, "lines") if sum(lines.values()) <= MOST_PAIRS else {}
+
+
+def _directed(result: SimilarityResult, name: str) -> bool:
+    return result.definition(name).get("symmetric") is not True
+
+
+def _cells(result: SimilarityResult, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (x, y) of all cells; of a symmetric measure those with x <= y."""
+    size = len(result.representations)
+    if _directed(result, name):
+        x, y = np.indices((size, size))
+        return x.ravel(), y.ravel()
+    return np.triu_indices(size)
+
+
+def _pairs(result: SimilarityResult, name: str, kind: str, arrays: PackedArrays) -> dict[str, Any]:
+    """Half the 95 % interval of the difference of every two cells, as logarithms.
+
+    Of N cells those (a, b) with a < b, one after the other. "all": of all cells. "lines": by row
+    [x, pair of y], and, of a directed measure, by column [y, pair of x].
+    """
+    table = result.influence_of_rows(name)
+    assert table is not None
+    at = np.array([table.labels.index(str(label)) for label in result.representations])
+
+    def halves(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        half = half_intervals(table, name, at[x], at[y])
+        return half[np.triu_indices(len(half), 1)]
+
+    if kind == "all":
+        return {"kind": kind, "of": arrays.logarithms(halves(*_cells(result, name)))}
+    every = np.arange(len(at))
+    rows = np.stack([halves(np.full_like(every, k), every) for k in every])
+    lines = {"kind": kind, "of": arrays.logarithms(rows), "columns": None}
+    if _directed(result, name):
+        columns = np.stack([halves(every, np.full_like(every, k)) for k in every])
+        lines["columns"] = arrays.logarithms(columns)
+    return lines
 
 
 def _alignment(

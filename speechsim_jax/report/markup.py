@@ -20,6 +20,7 @@ from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.results.summary import letter
 
 MOST_SKIPPED = 200
+MOST_INFLUENTIAL = 10
 # The only measure whose scores are of neurons, not of two representations.
 _MINCORR = (
     "each neuron's smallest best correlation over the other models: a ranking, not a map; see "
@@ -202,18 +203,46 @@ def uncertainty_section(result: SimilarityResult) -> str:
         known = np.isfinite(errors) & (errors > 0)
         numbers = [np.median(of[known]) if known.any() else np.nan for of in (errors, relative)]
         if influence is not None and name in influence.values:
-            numbers += influence.concentration(name)
+            numbers += [*influence.concentration(name), influence.effective_rows(name)]
         else:
-            numbers += [np.nan, np.nan]
+            numbers += [np.nan, np.nan, np.nan]
         rows.append([html_text(name), *(_number(float(number), False) for number in numbers)])
     over = result.attributes["errors"]["over"]
     heads = [
         "measure", "standard error (median)", "its relative error (median)",
-        f"share of the ten {over}s that move scores most", f"{over}s that count",
+        f"variance from the ten {over}s that move scores most", f"effective number of {over}s",
+        "effective sample size (frames)",
     ]  # fmt: skip
-    note = f'<p class="quiet">{html_text(result.errors_note())}.</p>'
+    note = (
+        f'<p class="quiet">{html_text(result.errors_note())}. Medians over cells. Effective '
+        "numbers: as many equal ones, or independent frames, would leave the scores as unsure.</p>"
+    )
     content = table(heads, rows, numbers_from=1, name="uncertainty")
+    content += _influential_table(result, measures)
     return f'<h3 id="uncertainty">How sure the scores are</h3>{note}{content}'
+
+
+def _influential_table(result: SimilarityResult, measures: Sequence[str]) -> str:
+    """The clusters that move the scores of all cells most, with their share of the variance."""
+    influence = result.known_influence
+    measures = [name for name in measures if influence and name in influence.values]
+    if influence is None or not measures:
+        return ""
+    shares = np.stack([influence.shares(name) for name in measures], axis=1)
+    first = np.argsort(-shares.mean(axis=1), kind="stable")[:MOST_INFLUENTIAL]
+    rows = [
+        [html_text(influence.clusters.names[k]), f"{influence.clusters.rows[k]:d}"]
+        + [_number(float(share), False) for share in shares[k]]
+        for k in first
+    ]
+    over = result.attributes["errors"]["over"]
+    heads = [over, "frames", *(f"share of {name}" for name in measures)]
+    content = table(heads, rows, numbers_from=1, name="influential")
+    return (
+        f"<details><summary>The {over}s that move scores most</summary>"
+        f'<p class="quiet">Share of the variance, mean over cells; those of one cell stand with '
+        f"it.</p>{content}</details>"
+    )
 
 
 def reading_table(result: SimilarityResult) -> str:

@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 
-_STEPS = 2**16 - 2
-"""Of a rounded array; the value above them means "not defined"."""
-
 
 class PackedArrays:
     """Arrays in little-endian bytes; adding one returns the entry that describes it for the page.
@@ -31,14 +28,31 @@ class PackedArrays:
 
         The error is at most 8e-6 of the range. Values that are not finite are not defined.
         """
+        return self._stepped(values, "<u2")
+
+    def logarithms(self, values: np.ndarray) -> dict[str, Any]:
+        """Add the logarithms of positive values in one byte each, to 2 % of the values.
+
+        Values that are more than 20,000 times smaller than the largest become as large as that;
+        those that are not positive, or not finite, are not defined.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logarithms = np.log(values)
+        logarithms[~np.isfinite(logarithms)] = np.nan
+        largest = np.max(logarithms, initial=-np.inf, where=np.isfinite(logarithms))
+        return self._stepped(np.maximum(logarithms, largest - np.log(20_000)), "<u1")
+
+    def _stepped(self, values: np.ndarray, kind: str) -> dict[str, Any]:
+        """Add an array as steps from the smallest value to the largest."""
+        missing = int(np.iinfo(kind).max)
         finite = np.isfinite(values)
         low, high = (
             (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0)
         )
-        step = (high - low) / _STEPS or 1.0
+        step = (high - low) / (missing - 1) or 1.0
         steps = np.round((np.where(finite, values, low) - low) / step)
-        codes = np.where(finite, steps, _STEPS + 1).astype("<u2")
-        return self._add(codes) | {"low": low, "step": step, "missing": _STEPS + 1}
+        codes = np.where(finite, steps, missing).astype(kind)
+        return self._add(codes) | {"low": low, "step": step, "missing": missing}
 
     def integers(self, values: np.ndarray) -> dict[str, Any]:
         """Add numbers from 0 on in as few bytes as hold them; below 0 means "none"."""

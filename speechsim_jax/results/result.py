@@ -9,7 +9,7 @@ import os
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,14 +17,17 @@ import xarray as xr
 from jaxtyping import Float
 
 from speechsim_jax.errors import UserError, did_you_mean, printable
+from speechsim_jax.inference import differences
 from speechsim_jax.inference.contrast import Contrast, contrast, shares_of_largest
-from speechsim_jax.inference.influence_table import InfluenceTable
+from speechsim_jax.inference.influence_table import InfluenceTable, Keep
 from speechsim_jax.inference.standard_errors import (
     LEAST_CLUSTERS,
     effective_degrees,
     quantile,
 )
 from speechsim_jax.results import influence_file, netcdf
+from speechsim_jax.results.depth import floors
+from speechsim_jax.results.reference import CLOSEST, reference_cells
 from speechsim_jax.results.summary import Mean, blocks_shown, few_frames_warning, means_table
 from speechsim_jax.runtime.atomic_write import AnyPath, as_path, write_text, writing
 from speechsim_jax.runtime.text_tables import write_csv
@@ -299,6 +302,28 @@ class SimilarityResult:
         except UserError:
             return None
 
+    def influence_of_rows(self, measure: str) -> InfluenceTable | None:
+        """The table with the influences of rows on a measure's scores; None where there are none.
+
+        Args:
+            measure: its name.
+        """
+        table = self.known_influence
+        if table is None or table.by != "rows" or measure not in table.values:
+            return None
+        return table
+
+    def keeping_influence(self, keep: Keep) -> "SimilarityResult":
+        """The same result with the influences of rows or clusters, or without.
+
+        Args:
+            keep: "rows", "clusters" or "none"; "auto" is "clusters".
+        """
+        table = self.influence
+        if table is None or keep == "rows":
+            return self
+        return replace(self, _influence=None if keep == "none" else table.summed())
+
     def contrast(
         self,
         measure: str,
@@ -351,6 +376,81 @@ class SimilarityResult:
         self._cells([(label, label) for label in sorted(labels)])
         if not np.isfinite(weights.values).all():
             raise UserError("contrast: a weight is NaN or infinite")
+
+    def differences(
+        self, measure: str, reference: Any = CLOSEST, *, rate: float | int = 0.05
+    ) -> xr.Dataset:
+        """Which cells of a map differ from a reference, at a rate of false discoveries.
+
+        Of the cells that are found to differ, a share of at most `rate` is expected not to
+        (Benjamini & Hochberg). That a cell is not found to differ does not make it equal. A closest
+        layer is chosen from the same scores, so what hardly differs from it counts as different
+        somewhat too often; `closest` says how sure the choice is.
+
+        Args:
+            measure: its name.
+            reference: what each cell is compared with: "closest", the closest layer of its model y
+                to x; "closest_of_row", the closest of all layers; a cell (x, y); a model, such as
+                an untrained one: its layer of the same number, in the same row; a number; "floor",
+                the measure's floor; or a matrix of numbers, labelled as the scores. What is no cell
+                counts as known exactly.
+            rate: of false discoveries, between 0 and 1.
+
+        Returns:
+            `difference`, `standard_error`, `p`, `q` and `differs` [x, y], and `reference`: whether
+            a cell is one that others are compared with. A layer with itself is not compared: NaN
+            and False, as where a standard error is not known.
+
+        Raises:
+            UserError: no such measure or reference, a rate that is none, no standard errors; of
+                references that are cells, no influences of rows.
+        """
+        scores = self.matrix(measure)
+        errors = self.standard_error(measure)
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1:
+            raise UserError(f"rate is {rate!r}; expected a number between 0 and 1, such as 0.05")
+        rows, columns = (list(map(str, scores[dim].values)) for dim in scores.dims)
+        compared = np.isfinite(scores.values) & ~np.equal.outer(rows, columns)
+        values = np.asarray(scores.values, np.float64)
+        is_reference = np.zeros_like(compared)
+        fixed = self._fixed_reference(measure, reference)
+        if fixed is not None:
+            relative = self.dataset[f"{measure}_se_error"].values
+            degrees = effective_degrees(self.attributes["errors"]["sampled"] - 1, relative)
+            difference = np.where(compared, values - fixed, np.nan)
+            found = differences.tested(difference, errors.values, degrees)
+        else:
+            table = self._table(measure)
+            closer = self.definition(measure).get("higher_is_closer", True)
+            x, y = reference_cells(scores, reference, closer)
+            used = x >= 0
+            is_reference[x[used], y[used]] = True
+            own_x, own_y = np.indices(values.shape)
+            compared &= used & ((x != own_x) | (y != own_y))
+            at_x, at_y = (np.array([table.labels.index(v) for v in of]) for of in (rows, columns))
+            pairs = ((at_x[own_x], at_y[own_y]), (at_x[x], at_y[y]))
+            difference = np.where(compared, values - values[x, y], np.nan)
+            found = differences.from_cells(table, measure, difference, *pairs)
+        arrays = asdict(found) | {"differs": found.q <= rate, "reference": is_reference}
+        variables = {name: (scores.dims, array) for name, array in arrays.items()}
+        return xr.Dataset(variables, scores.coords)
+
+    def _fixed_reference(self, measure: str, reference: Any) -> Float[np.ndarray, "x y"] | None:
+        """Numbers that cells are compared with; None where these are other cells."""
+        scores = self.matrix(measure)
+        if isinstance(reference, xr.DataArray):
+            labelled = set(reference.dims) == set(scores.dims) <= set(reference.coords)
+            if not labelled:
+                raise UserError("reference: expected numbers labelled as the matrix of scores")
+            return reference.reindex_like(scores).transpose(*scores.dims).values
+        if isinstance(reference, str) and reference == "floor":
+            for floor in floors(self.dataset):
+                if floor.name == measure:
+                    return np.asarray(floor.floor.values, np.float64)
+            raise UserError(f"{measure} has no floor in this result")
+        if isinstance(reference, int | float) and not isinstance(reference, bool):
+            return np.full(scores.shape, float(reference))
+        return None
 
     def closest(
         self, measure: str, x: Any, y_model: str, *, draws: int = 2000, seed: int = 0

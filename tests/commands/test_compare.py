@@ -386,6 +386,10 @@ FLAG_MISTAKES = {
     "audio folder without audio": ([f"--audio={BASE}"], ("no audio below", ".flac")),
     "no workdir": (["--workdir="], ("--workdir", "required")),
     "figure format": (["--figure_formats=png,svgg"], ("--figure_formats", "png, pdf", "'svg'")),
+    "figure reference": (
+        ["--figure_reference=closets"],
+        ("--figure_reference=closets", "'closest'"),
+    ),
     "figure style": (["--figure_style=papr"], ("--figure_style=papr", "labelled", "'paper'")),
     "workdir below a file": ([f"--workdir={BASE}/config.json/x"], ("--workdir=", "cannot be")),
     "shard": (["--shard=5/4"], ("there is no shard 5 of 4",)),
@@ -486,7 +490,13 @@ def test_quiet_merge(script, tmp_path, good):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"figure_formats": ("jpg",)}, {"figure_formats": ()}, {"figure_style": "fancy"}]
+    "wrong",
+    [
+        {"figure_formats": ("jpg",)},
+        {"figure_formats": ()},
+        {"figure_style": "fancy"},
+        {"figure_reference": "best"},
+    ],
 )
 def test_figures_that_cannot_be_drawn_are_refused_first(wrong, compared):
     with pytest.raises(ss.UserError, match=next(iter(wrong))):

@@ -47,10 +47,10 @@ def models(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory) -> Path:
-    """Six speakers, an utterance of a second each."""
+    """Twelve speakers, an utterance of a second each."""
     folder = tmp_path_factory.mktemp("audio")
     rng = np.random.default_rng(0)
-    for index in range(6):
+    for index in range(12):
         samples = 0.1 * rng.standard_normal(16_000).cumsum() / 50
         samples = (samples - samples.mean()).astype(np.float32)
         (folder / f"speaker{index}").mkdir()
@@ -97,13 +97,16 @@ def test_everything_is_written(made):
     assert set(saved["about"]["models"]) == {*MADE, "random:contrastive_s", "random:predictive_s@1"}
     found = ss.SimilarityResult.load(workdir / "result.nc")
     assert len(found.representations) == 6 * 3 and "mincorr_order" in found.dataset
-    assert found.attributes["utterances"] == 6
+    assert found.attributes["utterances"] == 12
+    assert found.influence is not None and found.influence.by == "clusters"
     page = (workdir / "findings.md").read_text()
     assert "2 groups are too few" in page and "tiny" in page
     verdicts = {one.claim.name: one.verdict for one in outcome.findings}
-    assert [n for n, v in verdicts.items() if v == "not tested"] == ["objective"]
-    assert not list((workdir / "groups").rglob("statistics"))
-    assert not list((workdir / "groups").rglob("*.merged"))
+    untested = {name for name, verdict in verdicts.items() if verdict == "not tested"}
+    assert {"objective"} <= untested <= {"objective", "attention", "attention within"}
+    by_groups = {one.claim.name: one.grouped for one in outcome.findings}
+    assert {name for name, verdict in by_groups.items() if verdict is None} == {"objective"}
+    assert not (workdir / "comparisons").exists()
     assert "<html" in (workdir / "report.html").read_text()
     assert (workdir / "published.csv").read_text().count("\n") == len(outcome.agreements) + 1
     assert {row.orientation for row in outcome.agreements} >= {"transposed", "rows pretrained"}
@@ -123,6 +126,7 @@ def test_it_goes_on_where_it_was_killed(tmp_path, models, audio, monkeypatch):
         untrained=(),
         attention=False,
         settings=Settings(**SMALL),
+        keep_statistics=True,
         resume=True,
     )
     compared, merged = [], []
@@ -130,6 +134,8 @@ def test_it_goes_on_where_it_was_killed(tmp_path, models, audio, monkeypatch):
 
     def compared_until(limit: int):
         def counted(*args, **kwargs):
+            if "settings" in kwargs:  # of all the audio, before the groups
+                return compare(*args, **kwargs)
             if len(compared) == limit:
                 raise KeyboardInterrupt
             compared.append(args[1].origin)
@@ -154,7 +160,7 @@ def test_it_goes_on_where_it_was_killed(tmp_path, models, audio, monkeypatch):
         monkeypatch.setattr(ss, "compare", compared_until(3))
     assert (len(compared), merged) == (3, [3, 2])
     changed = Settings(**SMALL, rank_tolerance=1e-5)
-    with pytest.raises(ss.UserError, match="other groups, rank_tolerance; choose another"):
+    with pytest.raises(ss.UserError, match="other groups, settings; choose another"):
         replicate.run(dataclasses.replace(config, groups=2, settings=changed))
     with pytest.raises(ss.UserError, match="--resume"):
         replicate.run(dataclasses.replace(config, resume=False))
@@ -162,9 +168,15 @@ def test_it_goes_on_where_it_was_killed(tmp_path, models, audio, monkeypatch):
     outcome = replicate.run(config)
     assert (len(set(compared)), merged) == (3, [3, 2, 2, 2])
     expected = compare(
-        config.models, str(audio), measures=MEASURES, progress=False, settings=config.settings
-    )
-    assert_same_result(expected, outcome.result)
+        config.models, str(audio), measures=MEASURES, progress=False, settings=config.settings,
+        errors="none",
+    )  # fmt: skip
+    folder = Path(config.workdir, "comparisons", "groups-models")
+    assert_same_result(expected, ss.SimilarityResult.load(folder / "whole.nc"))
+    for measure in MEASURES:
+        np.testing.assert_allclose(
+            outcome.result.matrix(measure), expected.matrix(measure), rtol=1e-5
+        )
     again = replicate.run(config)  # everything is there
     assert [one.verdict for one in again.findings] == [one.verdict for one in outcome.findings]
 

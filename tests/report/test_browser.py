@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ import pytest
 
 import speechsim_jax as ss
 from speechsim_jax.errors import printable
-from speechsim_jax.report import write_report
+from speechsim_jax.report import content, write_report
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
+from tests.support.clustered import clustered_result
 from tests.support.hostile import NAMES, SENTINEL, hostile_result
 from tests.support.report_results import SMALL, Shape, heads_alone, random_result, scores_within
 
@@ -391,6 +393,51 @@ def test_a_cell_has_its_interval_and_its_held_out_score(desktop: Browser, tmp_pa
     assert 0.5 < share < 1 and 2 < counting < 20
     quality = desktop.element("#quality").get_attribute("textContent")
     assert f"{share:.4g}" in quality and f"{counting:.4g}" in quality
+    assert desktop.console_messages() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [3 * 2**20, 8 * 28 * 3])
+def test_two_cells_are_compared(
+    desktop: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(content, "MOST_PAIRS", most)
+    result = clustered_result()
+    labels = [str(label) for label in result.representations]
+    desktop.open(write_report(result, tmp_path / "report.html"))
+    dots = desktop.run("return document.querySelector('#map .plot').data[1].x.length")
+    found = result.differences("maxcorr")
+    assert dots == int((~found.differs & found.p.notnull() | found.reference).sum())
+    for measure, kept, others in (
+        ("maxcorr", (2, 5), [(2, 6), (2, 1), (4, 5), (7, 0)]),
+        ("lincka", (1, 6), [(6, 2), (3, 6), (1, 7)]),
+    ):
+        desktop.choose("#measure", measure)
+        desktop.over("#map", *kept).click().perform()
+        desktop.wait(lambda: f"layer {kept[1] % 4}: {measure}" in desktop.element("#reading").text)
+        desktop.element("#keep").click()
+        for other in others:
+            desktop.over("#map", *other).click().perform()
+            cells = [(labels[x], labels[y]) for x, y in (other, kept)]
+            contrast = result.contrast(measure, *cells)
+            low, high = contrast.interval()
+            sign = "+" if contrast.difference >= 0 else "\N{MINUS SIGN}"
+            difference = f"{sign}{abs(contrast.difference):.4f}"
+            text = desktop.wait(
+                lambda difference=difference: (
+                    desktop.element("#difference").text
+                    if difference in desktop.element("#difference").text
+                    else ""
+                )
+            )
+            if "at most" in text:
+                assert other == (7, 0) and most < 2**20
+                continue
+            half = float(re.search(r"± ([0-9.]+)", text)[1])  # pyright: ignore[reportOptionalSubscript]
+            assert half == pytest.approx((high - low) / 2, rel=0.02, abs=6e-5)
+            assert ("They differ." in text) == (contrast.p < 0.05)
+        desktop.element("#keep").click()
+        assert desktop.element("#difference").text == ""
     assert desktop.console_messages() == []
 
 

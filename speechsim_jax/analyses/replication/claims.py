@@ -1,7 +1,7 @@
 """The claims of El Kheir et al. 2024 (arXiv 2406.16099), and the statistic that tests each claim.
 
 Every claim is tested by margins, one a measure: numbers that are positive where the claim is right
-(the rule of `jackknife` turns them into a verdict). Which layers are compared with which:
+(the rule of `verdicts` turns them into a verdict). Which layers are compared with which:
 
 - *same depth*: each layer of x with the layer of y at the nearest relative depth, the mean over
   layers; x and y in turn for scores that are asymmetric;
@@ -24,6 +24,7 @@ from functools import partial
 import numpy as np
 
 from speechsim_jax.analyses.replication.margins import (
+    Number,
     Scores,
     both_ways,
     delocalised,
@@ -85,8 +86,8 @@ class Roles:
 NOTICEABLE = 0.03
 """Difference from which on scores of models with different initial weights count as different."""
 
-Statistic = Callable[[Scores], float]
-"""A number computed from the scores of one comparison."""
+Statistic = Callable[[Scores], Number]
+"""A number computed from the scores of one comparison; of `MovedScores` an array [row]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Claim:
     tests: Callable[[Roles], list[ClaimTest]]
 
 
-def untrained_partner(scores: Scores, measure: str, x: str, y: str, roles: Roles) -> float:
+def untrained_partner(scores: Scores, measure: str, x: str, y: str, roles: Roles) -> Number:
     """Mean of `same_depth` of x with y untrained and of y with x untrained."""
     random = roles.untrained
     with_y, with_x = (
@@ -142,13 +143,13 @@ def untrained_partner(scores: Scores, measure: str, x: str, y: str, roles: Roles
 def _mean(statistic: Callable[..., float], pairs: Iterable[ModelPair]) -> Statistic:
     """The mean of a statistic of (scores, x, y) over pairs of models."""
     chosen = list(pairs)
-    return lambda scores: float(np.mean([statistic(scores, x, y) for x, y in chosen]))
+    return lambda scores: np.mean([statistic(scores, x, y) for x, y in chosen], axis=0)
 
 
 def _over_models(statistic: Callable[..., float], models: Iterable[str]) -> Statistic:
     """The mean of a statistic of (scores, model) over models."""
     chosen = list(models)
-    return lambda scores: float(np.mean([statistic(scores, model) for model in chosen]))
+    return lambda scores: np.mean([statistic(scores, model) for model in chosen], axis=0)
 
 
 def _of(measure: str, statistic: Callable[..., float], **options: object) -> Callable[..., float]:
@@ -166,7 +167,7 @@ def _above(
     """Whether a value is above one of `others` by 0.03: initial weights alone make differences."""
     other = others[baseline]
 
-    def margin(scores: Scores) -> float:
+    def margin(scores: Scores) -> Number:
         return value(scores) - other(scores) - NOTICEABLE
 
     return ClaimTest(measure, value, margin, f"> {baseline} + {NOTICEABLE}", others)
@@ -176,16 +177,16 @@ def _mean_of_two(a: Statistic, b: Statistic) -> Statistic:
     return lambda scores: (a(scores) + b(scores)) / 2
 
 
-def _by_measure(pairs: Iterable[ModelPair]) -> Callable[[Scores, str], float]:
+def _by_measure(pairs: Iterable[ModelPair]) -> Callable[[Scores, str], Number]:
     """The mean of `both_ways` over pairs of models, as a function of scores and measure."""
     chosen = list(pairs)
-    return lambda scores, measure: float(
-        np.mean([both_ways(scores, measure, x, y) for x, y in chosen])
+    return lambda scores, measure: np.mean(
+        [both_ways(scores, measure, x, y) for x, y in chosen], axis=0
     )
 
 
 def _combined(
-    score: Callable[[Scores, str], float], combination: Callable[..., float]
+    score: Callable[[Scores, str], Number], combination: Callable[..., float]
 ) -> Statistic:
     """`localisation` or `delocalised` of scores by measure."""
     return lambda scores: combination(partial(score, scores))
@@ -293,13 +294,9 @@ def _neurons_within(roles: Roles) -> list[ClaimTest]:
 
     def excess(statistic: Callable[..., float], models: Iterable[tuple[str, ...]]) -> Statistic:
         chosen = list(models)
-        return lambda scores: float(
-            np.mean(
-                [
-                    statistic(scores, "maxcorr", *m) - statistic(scores, "rotcorr", *m)
-                    for m in chosen
-                ]
-            )
+        return lambda scores: np.mean(
+            [statistic(scores, "maxcorr", *m) - statistic(scores, "rotcorr", *m) for m in chosen],
+            axis=0,
         )
 
     value = excess(next_layer, [(x,) for x in roles.paradigms])

@@ -1,4 +1,4 @@
-"""Outcomes of the claims: values with intervals, baselines and verdicts, as tables and JSON."""
+"""Outcomes of the claims: values with errors, baselines and verdicts, as tables and JSON."""
 
 import dataclasses
 import json
@@ -7,22 +7,20 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
+from speechsim_jax.analyses.intervals import LEVEL
 from speechsim_jax.analyses.replication import claims as claim_definitions
-from speechsim_jax.analyses.replication import jackknife
+from speechsim_jax.analyses.replication import jackknife, verdicts
 from speechsim_jax.analyses.replication.claims import (
     ATTENTION,
     CLAIMS,
     Claim,
     ClaimTest,
     Roles,
-    Statistic,
 )
-from speechsim_jax.analyses.replication.jackknife import Estimate, Verdict
-from speechsim_jax.analyses.replication.margins import Scores
-from speechsim_jax.errors import UserError
+from speechsim_jax.analyses.replication.jackknife import Estimate, Groups
+from speechsim_jax.analyses.replication.margins import Scores, with_error
+from speechsim_jax.analyses.replication.verdicts import Verdict, combine, is_known
+from speechsim_jax.inference.contrast import Contrast
 from speechsim_jax.results.result import SimilarityResult
 
 _SYMBOLS = {
@@ -34,6 +32,21 @@ _SYMBOLS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class GroupedTestResult:
+    """Outcome of one measure's test of a claim by the rule of groups.
+
+    Attributes:
+        value: The statistic.
+        margin: The margin that decides.
+        verdict: Verdict on the margin.
+    """
+
+    value: Estimate
+    margin: Estimate
+    verdict: Verdict
+
+
+@dataclasses.dataclass(frozen=True)
 class ClaimTestResult:
     """Outcome of one measure's test of a claim.
 
@@ -42,16 +55,20 @@ class ClaimTestResult:
         threshold: What `value` is compared with, in words.
         value: The statistic.
         margin: The margin that decides.
+        heldout: The margin of held-out scores; NaN where there are none.
         baselines: Other statistics, on all the audio; "published" is `value` of published maps.
         verdict: Verdict on the margin.
+        grouped: Outcome by the rule of groups, if there are any.
     """
 
     measure: str
     threshold: str
-    value: Estimate
-    margin: Estimate
+    value: Contrast
+    margin: Contrast
+    heldout: float
     baselines: Mapping[str, float]
     verdict: Verdict
+    grouped: GroupedTestResult | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,122 +80,92 @@ class Finding:
         tests: Outcomes of its tests.
         verdict: What the tests agree on.
         lacking: Why there are no tests.
+        grouped: Verdict by the rule of groups, if there are any.
     """
 
     claim: Claim
     tests: tuple[ClaimTestResult, ...]
     verdict: Verdict
     lacking: str = ""
+    grouped: Verdict | None = None
 
 
 def evaluate_claims(
-    full_results: Sequence[SimilarityResult],
-    without: Sequence[Sequence[SimilarityResult]],
+    results: Sequence[SimilarityResult],
     roles: Roles,
     published: tuple[Sequence[SimilarityResult], Roles] | None = None,
     claims: Sequence[Claim] = CLAIMS,
+    groups: Groups | None = None,
 ) -> list[Finding]:
-    """Test claims on results of all the audio, and of all of it but one group of utterances.
+    """Test claims on results with standard errors.
 
     Args:
-        full_results: Results of all the audio that together have the models of `roles`.
-        without: For each group the results without it, in the order of `full_results`.
+        results: Results that together have the models of `roles`.
         roles: Roles of the models.
         published: Published maps as results, and roles of their models; their statistics become
             baselines.
         claims: Claims to test.
+        groups: Results of groups of utterances, for the verdicts by their rule, too.
 
     Returns:
         A finding for each claim.
-
-    Raises:
-        UserError: Fewer than two groups, or groups that do not add up to all the audio.
     """
-    weights = {
-        heads: group_weights(full_results[0], [results[0] for results in without], heads)
-        for heads in (False, "attention" in full_results[0].attributes)
-    }
-    scores, left_out = Scores(full_results), [Scores(results) for results in without]
-    return [_finding(claim, scores, left_out, weights, roles, published) for claim in claims]
-
-
-def group_weights(
-    full: SimilarityResult, without: Sequence[SimilarityResult], heads: bool = False
-) -> Float[np.ndarray, " group"]:
-    """The share of each group in the rows of a comparison.
-
-    Args:
-        full: Result of all the audio.
-        without: Results without each group.
-        heads: Shares of the frames that attention was compared on, instead of rows.
-
-    Raises:
-        UserError: Fewer than two groups, or groups that do not add up to all the audio.
-    """
-    if len(without) < 2:
-        raise UserError(f"{len(without)} groups of utterances; at least 2 are needed, better 8")
-    rows = _rows(full, heads)
-    of_groups = np.array([rows - _rows(result, heads) for result in without], np.float64)
-    if of_groups.sum() != rows or (of_groups <= 0).any():
-        raise UserError(
-            f"the groups have {[int(n) for n in of_groups]} rows of {rows}; they must be disjoint, "
-            "and together the whole"
-        )
-    return of_groups / rows
-
-
-def _rows(result: SimilarityResult, heads: bool) -> int:
-    if heads:
-        return result.attributes["attention"]["frames"]
-    return result.attributes.get("rows", result.attributes["frames"])
+    return [_finding(claim, results, roles, published, groups) for claim in claims]
 
 
 def _finding(
     claim: Claim,
-    scores: Scores,
-    left_out: Sequence[Scores],
-    weights: Mapping[bool, Float[np.ndarray, " group"]],
+    results: Sequence[SimilarityResult],
     roles: Roles,
     published: tuple[Sequence[SimilarityResult], Roles] | None,
+    groups: Groups | None,
 ) -> Finding:
     tests = claim.tests(roles)
     if not tests:
         return Finding(claim, (), Verdict.UNTESTED, f"needs {claim.needs}")
     try:
-        results = [_run_test(test, scores, left_out, weights) for test in tests]
+        outcomes = [_run_test(test, results, groups) for test in tests]
     except LookupError as missing:
         return Finding(claim, (), Verdict.UNTESTED, f"needs {missing.args[0]}")
     if published is not None:
         values = _published_values(claim, *published)
-        results = [
+        outcomes = [
             dataclasses.replace(
-                result, baselines={**result.baselines, "published": values[result.measure]}
+                outcome, baselines={**outcome.baselines, "published": values[outcome.measure]}
             )
-            if result.measure in values
-            else result
-            for result in results
+            if outcome.measure in values
+            else outcome
+            for outcome in outcomes
         ]
-    verdict = jackknife.combine([result.verdict for result in results])
-    return Finding(claim, tuple(results), verdict)
+    shown = [o.margin.difference for o in outcomes if o.verdict == Verdict.UNTESTED]
+    verdict = combine([outcome.verdict for outcome in outcomes], shown)
+    lacking = "no standard errors" if verdict == Verdict.UNTESTED else ""
+    by_groups = [outcome.grouped.verdict for outcome in outcomes if outcome.grouped]
+    grouped = combine(by_groups) if by_groups else None
+    return Finding(claim, tuple(outcomes), verdict, lacking, grouped)
 
 
 def _run_test(
-    test: ClaimTest,
-    scores: Scores,
-    left_out: Sequence[Scores],
-    weights: Mapping[bool, Float[np.ndarray, " group"]],
+    test: ClaimTest, results: Sequence[SimilarityResult], groups: Groups | None
 ) -> ClaimTestResult:
-    def estimate(statistic: Statistic) -> Estimate:
-        without = [statistic(group) for group in left_out]
-        return jackknife.jackknife_estimate(
-            statistic(scores), without, weights[test.measure in ATTENTION]
-        )
-
-    value, margin = estimate(test.value), estimate(test.margin)
-    baselines = {name: statistic(scores) for name, statistic in test.baselines.items()}
+    scores = Scores(results)
+    value, margin = with_error(test.value, results), with_error(test.margin, results)
+    try:
+        heldout = float(test.margin(Scores(results, heldout=True)))
+    except LookupError:
+        heldout = math.nan
+    decided = verdicts.verdict(margin, heldout) if is_known(margin) else Verdict.UNTESTED
+    baselines = {name: float(statistic(scores)) for name, statistic in test.baselines.items()}
+    grouped = _grouped(test, groups) if groups is not None else None
     return ClaimTestResult(
-        test.measure, test.threshold, value, margin, baselines, jackknife.verdict(margin)
+        test.measure, test.threshold, value, margin, heldout, baselines, decided, grouped
     )
+
+
+def _grouped(test: ClaimTest, groups: Groups) -> GroupedTestResult:
+    heads = test.measure in ATTENTION
+    value, margin = groups.estimate(test.value, heads), groups.estimate(test.margin, heads)
+    return GroupedTestResult(value, margin, jackknife.verdict(margin))
 
 
 def _published_values(
@@ -188,7 +175,7 @@ def _published_values(
     scores, values = Scores(results), {}
     for test in claim.tests(roles):
         try:
-            values[test.measure] = test.value(scores)
+            values[test.measure] = float(test.value(scores))
         except LookupError:
             continue
     return {measure: value for measure, value in values.items() if not math.isnan(value)}
@@ -207,6 +194,8 @@ def table(findings: Sequence[Finding], width: int = 100) -> str:
     lines = []
     for finding in findings:
         verdict = finding.verdict.upper() + (f" ({finding.lacking})" if finding.lacking else "")
+        if finding.grouped is not None:
+            verdict += f"; by groups: {finding.grouped}"
         lines += textwrap.wrap(f"{finding.claim.text}", width - 2)
         lines.append(f"  => {verdict}")
         lines += [f"     {line}" for line in map(_line, finding.tests)]
@@ -227,25 +216,34 @@ def tally(findings: Sequence[Finding]) -> str:
 def _line(result: ClaimTestResult) -> str:
     others = ", ".join(f"{name} {_number(v)}" for name, v in result.baselines.items())
     return (
-        f"{result.measure:17} {_with_interval(result.value):24} {result.threshold:26} "
-        f"{_SYMBOLS[result.verdict]:4} {jackknife.votes(result.margin)} groups; {others}"
+        f"{result.measure:17} {_with_error(result.value):14} {result.threshold:26} "
+        f"{_SYMBOLS[result.verdict]:4} {others}"
     )
 
 
-def markdown(findings: Sequence[Finding], about: Sequence[str], figures: Sequence[str] = ()) -> str:
+def markdown(
+    findings: Sequence[Finding],
+    about: Sequence[str],
+    figures: Sequence[str] = (),
+    errors: str = "",
+    groups: int = 0,
+) -> str:
     """The findings as a Markdown page.
 
     Args:
         findings: Outcomes of claims.
         about: Lines that describe how the findings were made.
         figures: Paths of figures to include.
+        errors: What the standard errors are over.
+        groups: Number of groups, for the verdicts by their rule.
     """
-    groups = next((len(t.margin.groups) for f in findings for t in f.tests), 0)
     lines = ["# Findings", "", *(f"- {line}" for line in about), ""]
-    lines += ["| claim | where | verdict |", "|---|---|---|"]
+    head = ["claim", "where", "verdict", *(["by groups"] if groups else [])]
+    lines += _row(head), "|---" * len(head) + "|"
     for finding in findings:
-        lines.append(f"| {finding.claim.text} | {finding.claim.source} | **{finding.verdict}** |")
-    lines += ["", *_how_to_read(groups), ""]
+        cells = [finding.claim.text, finding.claim.source, f"**{finding.verdict}**"]
+        lines.append(_row([*cells, *([finding.grouped or ""] if groups else [])]))
+    lines += ["", *_how_to_read(errors, groups), ""]
     for finding in findings:
         lines += _section(finding)
     if figures:
@@ -253,14 +251,27 @@ def markdown(findings: Sequence[Finding], about: Sequence[str], figures: Sequenc
     return "\n".join(lines)
 
 
-def _how_to_read(groups: int) -> list[str]:
-    return [
-        f"Intervals are 95 %, of a jackknife over {groups} disjoint groups of utterances, which "
-        "also takes out the bias of few frames; *all audio* is the plain score. A verdict needs "
-        "every group, the interval and the plain score on one side of the threshold, for every "
-        "measure of the claim; *undecided* is everything else. The rules are in "
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _how_to_read(errors: str, groups: int) -> list[str]:
+    lines = [
+        "Values stand with their standard error, margins with their 95 % interval. A claim holds "
+        "where the interval of the margin is above 0 by every measure, does not hold where it is "
+        "below 0 by every measure; a margin of held-out scores on the other side of 0 leaves it "
+        "*undecided*, and so does everything else. What has no standard error cannot decide, but "
+        "leaves a claim undecided if its margin is on the other side. The rules are in "
         "`--help_findings`. Several claims are tested, each by itself, without correction."
     ]
+    lines += ["", f"{errors}."] if errors else []
+    if groups:
+        lines += [
+            "",
+            f"*By groups*: the verdict of the rule used before, a jackknife over {groups} disjoint "
+            "groups of utterances, of which every one must agree.",
+        ]
+    return lines
 
 
 def _section(finding: Finding) -> list[str]:
@@ -273,18 +284,27 @@ def _section(finding: Finding) -> list[str]:
         f"Statistic: {claim.statistic}.",
     ]
     if finding.lacking:
-        return [*lines, "", f"Not tested: {finding.lacking}.", ""]
+        lines += ["", f"Not tested: {finding.lacking}."]
+    if not finding.tests:
+        return [*lines, ""]
     names = list(dict.fromkeys(name for test in finding.tests for name in test.baselines))
-    head = ["measure", "value", "all audio", *names, "claimed", "margin", "groups", "verdict"]
-    lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    head = ["measure", "value", *names, "claimed", "margin", "margin, held out", "verdict"]
+    head += ["margin by groups", "groups", "by groups"] if finding.grouped else []
+    lines += ["", _row(head), "|---" * len(head) + "|"]
     for test in finding.tests:
         baselines = [_number(test.baselines.get(name, math.nan)) for name in names]
         cells = [
-            test.measure, _with_interval(test.value), _number(test.value.whole), *baselines,
-            test.threshold, _with_interval(test.margin), jackknife.votes(test.margin),
-            test.verdict,
+            test.measure, _with_error(test.value), *baselines, test.threshold,
+            _with_interval(test.margin.difference, *test.margin.interval(LEVEL)),
+            _number(test.heldout), test.verdict,
         ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+        if test.grouped:
+            margin = test.grouped.margin
+            cells += [
+                _with_interval(margin.estimate, margin.low, margin.high),
+                jackknife.votes(margin), test.grouped.verdict,
+            ]  # fmt: skip
+        lines.append(_row(cells))
     return [*lines, ""]
 
 
@@ -292,10 +312,15 @@ def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
 
 
-def _with_interval(estimate: Estimate) -> str:
-    if math.isnan(estimate.estimate):
+def _with_error(value: Contrast) -> str:
+    error = f" ± {value.standard_error:.3f}" if is_known(value) else ""
+    return f"{_number(value.difference) or 'not defined'}{error}"
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    if math.isnan(value):
         return "not defined"
-    return f"{estimate.estimate:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{value:.3f}" + ("" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]")
 
 
 def as_json(findings: Sequence[Finding], about: Mapping[str, Any]) -> str:
@@ -310,11 +335,21 @@ def as_json(findings: Sequence[Finding], about: Mapping[str, Any]) -> str:
         claim = {
             name: getattr(finding.claim, name) for name in ("name", "text", "source", "statistic")
         }
-        tests = [dataclasses.asdict(test) for test in finding.tests]
-        return {**claim, "verdict": finding.verdict, "lacking": finding.lacking, "tests": tests}
+        outcome = {name: getattr(finding, name) for name in ("verdict", "lacking", "grouped")}
+        return {**claim, **outcome, "tests": [_test_as_dict(test) for test in finding.tests]}
 
     content = {"about": about, "findings": [as_dict(finding) for finding in findings]}
     return json.dumps(_without_nan(content), indent=2) + "\n"
+
+
+def _test_as_dict(test: ClaimTestResult) -> dict[str, Any]:
+    intervals = {
+        name: dataclasses.asdict(value)
+        | dict(zip(("low", "high"), value.interval(LEVEL), strict=True))
+        | {"p": value.p}
+        for name, value in (("value", test.value), ("margin", test.margin))
+    }
+    return dataclasses.asdict(test) | intervals
 
 
 def _without_nan(value: Any) -> Any:
@@ -328,8 +363,9 @@ def _without_nan(value: Any) -> Any:
 
 def explain() -> str:
     """The text of `--help_findings`: the rule, the statistics, every claim."""
-    lines = [str(jackknife.__doc__).strip(), "", str(claim_definitions.__doc__).strip(), ""]
+    lines = [str(verdicts.__doc__).strip(), "", str(claim_definitions.__doc__).strip(), ""]
     for claim in CLAIMS:
         lines += [f"{claim.name} ({claim.source})", f"    {claim.text}", f"    {claim.statistic}"]
         lines += [f"    needs {claim.needs}", ""]
+    lines += [str(jackknife.__doc__).strip()]
     return "\n".join(lines)

@@ -2,8 +2,8 @@
 
 Every group is read once and its statistics are stored; results are made by merging these.
 
-    GROUPS/NAME/1/statistics ...   stored statistics, deleted when all results exist
-    GROUPS/NAME/whole.nc, without-1.nc, ...
+    FOLDER/1/statistics ...   stored statistics
+    FOLDER/whole.nc, without-1.nc, ...
 
 Files that exist are not made again, so an interrupted run resumes where it was.
 """
@@ -32,12 +32,10 @@ class GroupedComparison:
         corpora: The groups of utterances.
         measures: Measures of neurons and layers.
         attention: Measures of attention.
-        rankings: Further measures, which are scored on all the audio only.
         settings: Keyword arguments of `ss.compare`.
         rank_tolerance: As in `ss.merge`.
         checkpoint_every: As in `ss.compare`.
         device_memory_gb: As in `ss.compare`.
-        keep_statistics: Keep the stored statistics of the groups.
         note: Caption of the results' figures.
         progress: Show a progress bar.
     """
@@ -45,12 +43,10 @@ class GroupedComparison:
     corpora: tuple[Corpus, ...]
     measures: tuple[str, ...]
     attention: tuple[str, ...]
-    rankings: tuple[str, ...]
     settings: dict[str, Any]
     rank_tolerance: float | None
     checkpoint_every: float | int
     device_memory_gb: float | None
-    keep_statistics: bool
     note: str
     progress: bool = True
 
@@ -90,11 +86,8 @@ def compare_groups(
             for left_out, path in enumerate(results):  # 0 leaves out nothing
                 if not path.exists():
                     chosen = [s for number, s in zip(numbers, stored) if number != left_out]
-                    _merge_and_score(comparison, chosen, path, whole=not left_out)
+                    _merge_and_score(comparison, chosen, path)
                 bar.update()
-    if not comparison.keep_statistics:
-        for statistics in stored:
-            shutil.rmtree(statistics.parent, ignore_errors=True)
     whole, *without = map(ss.SimilarityResult.load, results)
     return whole, without
 
@@ -120,16 +113,13 @@ def _store_statistics(
     )
 
 
-def _merge_and_score(
-    comparison: GroupedComparison, stored: Sequence[Path], path: Path, whole: bool
-) -> None:
+def _merge_and_score(comparison: GroupedComparison, stored: Sequence[Path], path: Path) -> None:
     """Merge the stored statistics of groups, score them and save the result."""
     # Next to the result: the system's temporary folder may be too small.
     merged = path.with_suffix(".merged")
-    rankings = comparison.rankings if whole else ()
     result = ss.merge(
         stored,
-        measures=(*comparison.measures, *rankings, *comparison.attention),
+        measures=(*comparison.measures, *comparison.attention),
         rank_tolerance=comparison.rank_tolerance,
         statistics_dir=merged,
         note=comparison.note,

@@ -1,7 +1,8 @@
-"""From a statistic on all groups, and on all but one of them, to an interval and a verdict.
+"""The rule of groups: from a statistic on all of them, and on all but one, to a verdict.
 
-The rule, written down before any run. Let t be a statistic on all the audio and t_g the same
-without group g, which has the share w_g of the rows. The pseudo-value of the group is
+The rule that claims were first tested by, for comparison (--groups=8). Let t be a statistic on all
+the audio and t_g the same without group g, which has the share w_g of the rows. The pseudo-value of
+the group is
 
     p_g = t / w_g - (1 / w_g - 1) t_g    (all weights equal: G t - (G - 1) t_g),
 
@@ -22,23 +23,17 @@ Sources: Tukey 1958; Busing, Meijer & van der Leeden 1999 (delete-m_j jackknife)
 """
 
 import dataclasses
-import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
 from speechsim_jax.analyses.intervals import LEVEL
-
-
-class Verdict(enum.StrEnum):
-    """Whether a claim holds, by the rule of this module."""
-
-    HOLDS = "holds"
-    FAILS = "does not hold"
-    UNDECIDED = "undecided"
-    UNTESTED = "not tested"
+from speechsim_jax.analyses.replication.margins import Number, Scores
+from speechsim_jax.analyses.replication.verdicts import Verdict
+from speechsim_jax.errors import UserError
+from speechsim_jax.results.result import SimilarityResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +89,74 @@ def verdict(margin: Estimate) -> Verdict:
     return Verdict.FAILS if (values < 0).all() else Verdict.UNDECIDED
 
 
-def combine(verdicts: Sequence[Verdict]) -> Verdict:
-    """Verdict on a claim that several measures test: theirs if they agree, else undecided."""
-    if not verdicts:
-        return Verdict.UNTESTED
-    return verdicts[0] if len(set(verdicts)) == 1 else Verdict.UNDECIDED
-
-
 def votes(margin: Estimate) -> str:
     """How many groups have a positive margin, as "7/8"."""
     return f"{sum(value > 0 for value in margin.groups)}/{len(margin.groups)}"
+
+
+class Groups:
+    """Results of all the audio, and of all of it but one group of utterances.
+
+    Args:
+        full_results: Results of all the audio.
+        without: For each group the results without it, in the order of `full_results`.
+
+    Raises:
+        UserError: Fewer than two groups, or groups that do not add up to all the audio.
+    """
+
+    def __init__(
+        self,
+        full_results: Sequence[SimilarityResult],
+        without: Sequence[Sequence[SimilarityResult]],
+    ):
+        self._scores = Scores(full_results)
+        self._left_out = [Scores(results) for results in without]
+        first = [results[0] for results in without]
+        self._weights = {
+            heads: group_weights(full_results[0], first, heads)
+            for heads in (False, "attention" in full_results[0].attributes)
+        }
+
+    def __len__(self) -> int:
+        return len(self._left_out)
+
+    def estimate(self, statistic: Callable[[Scores], Number], heads: bool) -> Estimate:
+        """The jackknife estimate of a statistic; `heads`: of attention.
+
+        Raises:
+            LookupError: No result has what it is computed from.
+        """
+        without = [float(statistic(scores)) for scores in self._left_out]
+        return jackknife_estimate(float(statistic(self._scores)), without, self._weights[heads])
+
+
+def group_weights(
+    full: SimilarityResult, without: Sequence[SimilarityResult], heads: bool = False
+) -> Float[np.ndarray, " group"]:
+    """The share of each group in the rows of a comparison.
+
+    Args:
+        full: Result of all the audio.
+        without: Results without each group.
+        heads: Shares of the frames that attention was compared on, instead of rows.
+
+    Raises:
+        UserError: Fewer than two groups, or groups that do not add up to all the audio.
+    """
+    if len(without) < 2:
+        raise UserError(f"{len(without)} groups of utterances; at least 2 are needed, better 8")
+    rows = _rows(full, heads)
+    of_groups = np.array([rows - _rows(result, heads) for result in without], np.float64)
+    if of_groups.sum() != rows or (of_groups <= 0).any():
+        raise UserError(
+            f"the groups have {[int(n) for n in of_groups]} rows of {rows}; they must be disjoint, "
+            "and together the whole"
+        )
+    return of_groups / rows
+
+
+def _rows(result: SimilarityResult, heads: bool) -> int:
+    if heads:
+        return result.attributes["attention"]["frames"]
+    return result.attributes.get("rows", result.attributes["frames"])

@@ -138,6 +138,7 @@ async function start() {
   addAllDownloads();
   drawAll();
   listenToMap();
+  listenToKeep();
   redrawOnResize();
   document.body.dataset.ready = "true";
 }

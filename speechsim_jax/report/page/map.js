@@ -76,6 +76,18 @@ function cellTraces(measure, rows, columns, {cell, bar, block = false}) {
       marker: {symbol: "x-thin", size: Math.min(cell * 0.6, 8), line: {color: GREY, width: 1}},
     });
   }
+  if (measure.marks) {
+    const dots = rows.flatMap((i, r) => columns.flatMap((j, c) =>
+      (measure.marks.cells.at(i, j) === 1 && Number.isFinite(z[r][c]) ? [[c, r]] : [])));
+    traces.push({
+      type: "scatter", mode: "markers", x: dots.map((d) => d[0]), y: dots.map((d) => d[1]),
+      hoverinfo: "skip",
+      marker: {
+        symbol: "circle", size: Math.max(2.5, Math.min(cell * 0.35, 7)), color: "#000",
+        line: {color: "#fff", width: cell < 8 ? 0.5 : 1},
+      },
+    });
+  }
   return traces;
 }
 
@@ -123,11 +135,11 @@ function blockNames(blocks, texts, cell, offset, upright) {
   }).filter((_, k) => k % every === 0);
 }
 
-function cellOutline(column, row) {
+function cellOutline(column, row, dash = "solid") {
   const at = {type: "rect", x0: column - 0.5, x1: column + 0.5, y0: row - 0.5, y1: row + 0.5};
   return [
     {...at, line: {color: "#000", width: 4}},
-    {...at, line: {color: "#fff", width: 2}},
+    {...at, line: {color: "#fff", width: 2, dash}},
   ];
 }
 
@@ -189,21 +201,27 @@ function drawMap() {
   const {layout, cell, narrow, lettered} = mapLayout(
     measure, places, places, widthOf("map"), 580);
   const bar = colourBar(measure.name, narrow);
-  layout.shapes = [...layout.shapes, ...selectedCell(axis, places)];
+  layout.shapes = [...layout.shapes, ...selectedCells(axis, places)];
   const traces = cellTraces(measure, places, places, {cell, bar});
   draw("map", traces, layout);
   const reads = measure.directed ? "How well column y accounts for row x. " : "";
   const holes = measure.values.values.some(Number.isNaN) ? "Crosses: not defined. " : "";
+  const dots = measure.marks ? `Dots: ${measure.marks.text}. ` : "";
   byId("map").querySelector("figcaption").replaceChildren(element("b", {}, measure.name),
     ` ${measure.summary}${measure.summary && ". "}${reads}` +
-    `${colourRangeText([traces[0].zmin, traces[0].zmax])}${holes}${lettered ? modelKey() : ""}`);
+    `${colourRangeText([traces[0].zmin, traces[0].zmax])}${holes}${dots}${lettered ? modelKey() : ""}`);
   plotOf("map").setAttribute("aria-label",
     `${measure.name} of ${places.length} by ${places.length} layers; arrow keys select a cell`);
 }
 
-function selectedCell(axis, places) {
-  const [row, column] = [state.x, state.y].map((name) => places.indexOf(placeOf(axis, name)));
-  return row < 0 || column < 0 ? [] : cellOutline(column, row);
+// The outlines of the selected cell, and of the one that is kept to compare others with.
+function selectedCells(axis, places) {
+  const outline = (cell, dash) => {
+    const [row, column] = cell.map((name) => places.indexOf(placeOf(axis, name)));
+    return row < 0 || column < 0 ? [] : cellOutline(column, row, dash);
+  };
+  return [
+    ...(state.kept ? outline(state.kept, "dot") : []), ...outline([state.x, state.y], "solid")];
 }
 
 // Move the outline of the selected cell, without drawing the map again.
@@ -213,7 +231,7 @@ function markCell() {
   const blocks = blocksOf(axisOf(measure), places);
   Plotly.relayout(plotOf("map"), {shapes: [
     ...separators(blocks, blocks, places.length, places.length),
-    ...selectedCell(axisOf(measure), places),
+    ...selectedCells(axisOf(measure), places),
   ]});
 }
 

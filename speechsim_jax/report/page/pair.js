@@ -27,6 +27,7 @@ function drawPair() {
   const value = measured ? scoreText(state.measure, measured) : "no attention";
   byId("reading").textContent =
     `x ${label(state.x)}; y ${label(state.y)}: ${state.measure.name} ${value}`;
+  drawContrast();
   drawScores(places);
   drawLayers(places);
   drawCorrelations(places);
@@ -50,7 +51,7 @@ function drawScores(pair) {
     const back = places.toReversed();
     rows.push([measure.name, scoreText(measure, places),
       measure.directed ? scoreText(measure, back) : "same"]);
-    for (const {name, values} of measure.heldout) {
+    for (const {name, values} of measure.further) {
       rows.push([name, values.at(...places), values.at(...back)]);
     }
   }
@@ -132,13 +133,13 @@ function drawInfluential([i, j]) {
     const moved = of.moved.at(k, i, j);
     if (moved !== 0 && Number.isFinite(moved)) rows.push([names[of.cluster.at(k, i, j)], moved]);
   }
-  const write = (value, column) => (column === 1 ? signed(value) : value);
+  const write = (value, column) => (column === 1 ? signed(value, 5) : value);
   place.querySelector(".content").replaceChildren(rows.length
     ? scrolling(makeTable([kind, "moves the score by"], rows, {numeric: (k) => k > 0, write}))
     : missing("Nothing is known to move this score."));
 }
 
-const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(5)}`;
+const signed = (value, digits) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
 
 // The selected measure if it is of heads, else the first that is.
 const headMeasure = () =>

@@ -12,18 +12,23 @@ import speechsim_jax as ss
 from speechsim_jax.analyses.replication import findings, jackknife
 from speechsim_jax.analyses.replication.claims import CLAIMS, MEASURES, Roles
 from speechsim_jax.analyses.replication.findings import evaluate_claims
-from speechsim_jax.analyses.replication.jackknife import Estimate, Verdict, jackknife_estimate
+from speechsim_jax.analyses.replication.jackknife import Estimate, Groups, jackknife_estimate
 from speechsim_jax.analyses.replication.margins import (
+    Number,
     Scores,
     far_layers,
     half,
+    localisation,
     lower_steps,
     next_layer,
     same_depth,
+    with_error,
 )
+from speechsim_jax.analyses.replication.verdicts import Verdict, combine, verdict
+from speechsim_jax.inference.contrast import Contrast
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
-WIDTH, LAYERS, ROWS, GROUPS = 12, 3, 3200, 4
+WIDTH, LAYERS, ROWS, GROUPS, SPEAKERS = 12, 3, 3200, 4, 40
 # Directions of falling variance, as in trained models: among equal ones svcca's cut is arbitrary.
 SPREAD = 0.8 ** np.arange(WIDTH)[:, None] * np.linalg.qr(np.vander(np.linspace(0.5, 1.5, WIDTH)))[0]
 ROLES = Roles(
@@ -71,15 +76,22 @@ def untrained(contrastive) -> dict[str, Layers]:
     }
 
 
-def results(models: dict[str, Layers]) -> tuple[SimilarityResult, list[SimilarityResult]]:
-    """Of all rows, and of all but each fourth of them."""
+def compared(models: dict[str, Layers], rows: np.ndarray, **errors) -> SimilarityResult:
+    arrays = {f"{name}/{l}": x[rows] for name, xs in models.items() for l, x in enumerate(xs)}
+    return ss.compare_activations(arrays, measures=MEASURES, rows_per_update=ROWS, **errors)
 
-    def compared(rows: np.ndarray) -> SimilarityResult:
-        arrays = {f"{name}/{l}": x[rows] for name, xs in models.items() for l, x in enumerate(xs)}
-        return ss.compare_activations(arrays, measures=MEASURES, rows_per_update=ROWS)
 
+def result_of(models: dict[str, Layers]) -> SimilarityResult:
+    """Of all rows, with standard errors over 40 speakers."""
     every = np.arange(ROWS)
-    return compared(every), [compared(every[every % GROUPS != g]) for g in range(GROUPS)]
+    return compared(models, every, errors=True, groups=every % SPEAKERS, heldout=True)
+
+
+def groups_of(models: dict[str, Layers]) -> Groups:
+    """All rows, and all but each fourth of them."""
+    every = np.arange(ROWS)
+    without = [[compared(models, every[every % GROUPS != g])] for g in range(GROUPS)]
+    return Groups([compared(models, every)], without)
 
 
 def verdict_of(outcomes: list[findings.Finding], name: str) -> Verdict:
@@ -96,17 +108,21 @@ def claims_named(*names: str) -> list:
 
 
 @pytest.fixture(scope="module")
-def turned(contrastive, untrained) -> tuple[SimilarityResult, list[SimilarityResult]]:
+def turned(contrastive, untrained) -> dict[str, Layers]:
     """The predictive model is the contrastive one on other axes."""
     rng = np.random.default_rng(2)
     other = [mixed(rng, x @ rotation(rng), 0.95) for x in contrastive]
-    return results({"c": contrastive, "p": other} | untrained)
+    return {"c": contrastive, "p": other} | untrained
 
 
 @pytest.fixture(scope="module")
-def rotated(turned) -> list[findings.Finding]:
-    full, without = turned
-    return evaluate_claims([full], [[result] for result in without], ROLES)
+def turned_result(turned) -> SimilarityResult:
+    return result_of(turned)
+
+
+@pytest.fixture(scope="module")
+def rotated(turned_result) -> list[findings.Finding]:
+    return evaluate_claims([turned_result], ROLES)
 
 
 @pytest.mark.slow
@@ -114,35 +130,28 @@ def test_a_rotation_shares_subspaces_but_no_neurons(rotated):
     assert verdict_of(rotated, "subspaces") == Verdict.HOLDS
     assert verdict_of(rotated, "converge") == Verdict.HOLDS
     assert verdict_of(rotated, "neurons") == Verdict.HOLDS
-    estimate = by_measure(rotated, "neurons")["localisation"].value
-    assert abs(estimate.estimate) < 0.1
-    assert estimate.low < estimate.whole < estimate.high
+    value = by_measure(rotated, "neurons")["localisation"].value
+    assert abs(value.difference) < 0.1
+    assert 0 < value.standard_error < 0.05
 
 
 def test_a_permutation_shares_both(contrastive, untrained):
     rng = np.random.default_rng(3)
     order = rng.permutation(WIDTH)
     copied = [mixed(rng, x[:, order], 0.95) for x in contrastive]
-    full, without = results({"c": contrastive, "p": copied} | untrained)
-    outcomes = evaluate_claims(
-        [full], [[result] for result in without], ROLES, claims=claims_named("subspaces", "neurons")
-    )
+    result = result_of({"c": contrastive, "p": copied} | untrained)
+    outcomes = evaluate_claims([result], ROLES, claims=claims_named("subspaces", "neurons"))
     assert verdict_of(outcomes, "subspaces") == Verdict.HOLDS
     assert verdict_of(outcomes, "neurons") == Verdict.FAILS
-    assert by_measure(outcomes, "neurons")["localisation"].value.estimate > 0.9
+    assert by_measure(outcomes, "neurons")["localisation"].value.difference > 0.9
 
 
 @pytest.mark.slow
 def test_unrelated_models_share_nothing(contrastive, untrained):
     rng = np.random.default_rng(4)
     other = deep(rng, noise_of(rng))
-    full, without = results({"c": contrastive, "p": other} | untrained)
-    outcomes = evaluate_claims(
-        [full],
-        [[result] for result in without],
-        ROLES,
-        claims=claims_named("subspaces", "converge"),
-    )
+    result = result_of({"c": contrastive, "p": other} | untrained)
+    outcomes = evaluate_claims([result], ROLES, claims=claims_named("subspaces", "converge"))
     assert verdict_of(outcomes, "subspaces") == Verdict.FAILS
     assert verdict_of(outcomes, "converge") == Verdict.FAILS
 
@@ -156,13 +165,13 @@ def test_groups_that_disagree_decide_nothing(contrastive, untrained):
     partners = {
         name: [mixed(rng, x @ rotation(rng), 0.25) for x in contrastive] for name in ("c0", "p0")
     }
-    full, without = results({"c": contrastive, "p": half_turned} | partners)
-    outcomes = evaluate_claims(
-        [full], [[result] for result in without], ROLES, claims=claims_named("subspaces")
+    models = {"c": contrastive, "p": half_turned} | partners
+    (outcome,) = evaluate_claims(
+        [result_of(models)], ROLES, claims=claims_named("subspaces"), groups=groups_of(models)
     )
-    assert verdict_of(outcomes, "subspaces") == Verdict.UNDECIDED
-    votes = {jackknife.votes(one.margin) for one in by_measure(outcomes, "subspaces").values()}
-    assert "2/4" in votes
+    assert outcome.verdict == outcome.grouped == Verdict.UNDECIDED
+    grouped = [test.grouped for test in outcome.tests]
+    assert "2/4" in {jackknife.votes(one.margin) for one in grouped if one}
 
 
 def test_what_is_not_there_is_not_tested(rotated):
@@ -186,8 +195,7 @@ FINETUNED = dataclasses.replace(ROLES, untrained={}, finetuned=(("ft", "c"),))
 def finetuned(contrastive: Layers, tuned: Layers) -> list[findings.Finding]:
     rng = np.random.default_rng(6)
     other = [mixed(rng, x @ rotation(rng), 0.5) for x in contrastive]
-    full, without = results({"c": contrastive, "p": other, "ft": tuned})
-    return evaluate_claims([full], [[result] for result in without], FINETUNED)
+    return evaluate_claims([result_of({"c": contrastive, "p": other, "ft": tuned})], FINETUNED)
 
 
 @pytest.mark.slow
@@ -198,7 +206,8 @@ def test_changes_that_grow_with_depth(contrastive):
     outcomes = finetuned(contrastive, tuned)
     for name in ("lower layers", "top layers", "kept neurons", "close"):
         assert verdict_of(outcomes, name) == Verdict.HOLDS, name
-    assert by_measure(outcomes, "kept neurons")["own number wins"].value.estimate == 1
+    kept = by_measure(outcomes, "kept neurons")["own number wins"]
+    assert kept.value.difference == 1 and kept.verdict == Verdict.UNTESTED
 
 
 @pytest.mark.slow
@@ -218,9 +227,10 @@ def test_neurons_that_are_moved_or_mixed(contrastive):
     moved = finetuned(contrastive, [mixed(rng, x[:, order], 0.9) for x in contrastive])
     kept = by_measure(moved, "kept neurons")
     assert kept["localisation"].verdict == Verdict.HOLDS
-    assert kept["own number wins"].verdict == Verdict.FAILS
-    assert kept["own number wins"].value.estimate == 0
-    assert verdict_of(moved, "kept neurons") == Verdict.UNDECIDED  # the two tests disagree
+    # Which neuron wins has no standard error: it cannot decide, but it can disagree.
+    assert kept["own number wins"].value.difference == 0
+    assert kept["own number wins"].verdict == Verdict.UNTESTED
+    assert verdict_of(moved, "kept neurons") == Verdict.UNDECIDED
     turned = finetuned(contrastive, [mixed(rng, x @ rotation(rng), 0.9) for x in contrastive])
     assert verdict_of(turned, "kept neurons") == Verdict.FAILS
 
@@ -306,25 +316,98 @@ def _estimate(whole: float, groups: list[float], low: float, high: float) -> Est
         (0.2, [0.1, math.nan], (math.nan, math.nan), Verdict.UNDECIDED),
     ],
 )
-def test_rule(whole, groups, interval, expected):
+def test_rule_of_groups(whole, groups, interval, expected):
     assert jackknife.verdict(_estimate(whole, groups, *interval)) == expected
+
+
+@pytest.mark.parametrize(
+    ("margin", "heldout", "expected"),
+    [
+        (Contrast(0.1, 0.04, 39), math.nan, Verdict.HOLDS),
+        (Contrast(-0.1, 0.04, 39), math.nan, Verdict.FAILS),
+        (Contrast(0.1, 0.06, 39), math.nan, Verdict.UNDECIDED),
+        (Contrast(0.1, 0.045, 9), math.nan, Verdict.UNDECIDED),  # few speakers: a wider interval
+        (Contrast(0.1, 0.04, 39), 0.01, Verdict.HOLDS),
+        (Contrast(0.1, 0.04, 39), -0.01, Verdict.UNDECIDED),  # held-out scores disagree
+        (Contrast(-0.1, 0.04, 39), 0.01, Verdict.UNDECIDED),
+        (Contrast(0.1, 0.04, math.nan), 0.1, Verdict.UNDECIDED),  # fewer than 10 clusters
+    ],
+)
+def test_rule(margin, heldout, expected):
+    assert verdict(margin, heldout) == expected
+
+
+def test_a_statistic_has_the_error_of_its_linear_combination(turned_result):
+    """Of a mean over layers, that of the contrast with the same weights; of a ratio, delta's."""
+    scores = Scores([turned_result])
+    value = with_error(lambda s: next_layer(s, "lincka", "c"), [turned_result])
+    cells = [("c/0", "c/1"), ("c/1", "c/2"), ("c/1", "c/0"), ("c/2", "c/1")]
+    contrast = turned_result.contrast("lincka", cells)
+    assert (
+        value.difference == pytest.approx(contrast.difference) == next_layer(scores, "lincka", "c")
+    )
+    assert value.standard_error == pytest.approx(contrast.standard_error, rel=1e-6)
+    assert value.degrees == pytest.approx(contrast.degrees)
+    others = with_error(lambda s: 1 / next_layer(s, "lincka", "c"), [turned_result])
+    assert others.standard_error == pytest.approx(
+        contrast.standard_error / contrast.difference**2, rel=1e-5
+    )
+    none = with_error(lambda s: next_layer(s, "pwcca", "c"), [turned_result])
+    assert math.isfinite(none.difference) and math.isnan(none.standard_error)
+
+
+def test_errors_are_those_of_a_jackknife_over_speakers(turned, turned_result):
+    every = np.arange(ROWS)
+    small = {"c": turned["c"], "p": turned["p"]}
+    whole = localised([compared(small, every)])
+    without = [localised([compared(small, every[every % SPEAKERS != s])]) for s in range(0, 40, 2)]
+    spread = np.sqrt(2 * (SPEAKERS - 1) / SPEAKERS * np.sum(np.square(np.subtract(without, whole))))
+    error = with_error(lambda s: localised_in(s), [turned_result]).standard_error
+    assert error == pytest.approx(spread, rel=0.35)  # of half of the speakers
+
+
+def localised_in(scores: Scores) -> Number:
+    return localisation(lambda measure: same_depth(scores, measure, "c", "p"))
+
+
+def localised(results: list[SimilarityResult]) -> float:
+    return float(localised_in(Scores(results)))
+
+
+def test_held_out_margins_decide_with_the_others(turned_result):
+    dataset = turned_result.dataset.copy()
+    linreg = dataset["linreg_heldout"].copy(data=-dataset["linreg_heldout"].values)
+    changed = dataclasses.replace(turned_result, dataset=dataset.assign(linreg_heldout=linreg))
+    (before,), (after,) = (
+        evaluate_claims([result], ROLES, claims=claims_named("neighbours"))
+        for result in (turned_result, changed)
+    )
+    assert before.verdict == Verdict.HOLDS and after.verdict == Verdict.UNDECIDED
+    tests = {test.measure: test for test in after.tests}
+    assert tests["linreg"].heldout < 0 < tests["svcca"].heldout
+    assert math.isnan(tests["lincka"].heldout)
 
 
 def test_measures_that_disagree_decide_nothing():
     yes, no, perhaps = Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED
-    assert jackknife.combine([yes, yes]) == yes
-    assert jackknife.combine([no, no]) == no
-    assert jackknife.combine([yes, no]) == jackknife.combine([yes, perhaps]) == perhaps
-    assert jackknife.combine([]) == Verdict.UNTESTED
+    assert combine([yes, yes]) == yes
+    assert combine([no, no]) == no
+    assert combine([yes, no]) == combine([yes, perhaps]) == perhaps
+    untested = Verdict.UNTESTED  # for want of a standard error
+    assert combine([yes, untested], [0.1]) == yes and combine([no, untested], [-0.1]) == no
+    assert combine([yes, untested], [-0.1]) == combine([no, untested], [0.1]) == perhaps
+    assert combine([]) == combine([Verdict.UNTESTED]) == Verdict.UNTESTED
 
 
 def test_groups_must_add_up(contrastive):
-    full, without = results({"c": contrastive[:1]})
-    np.testing.assert_allclose(findings.group_weights(full, without), 1 / GROUPS)
+    every, models = np.arange(ROWS), {"c": contrastive[:1]}
+    full = compared(models, every)
+    without = [compared(models, every[every % GROUPS != g]) for g in range(GROUPS)]
+    np.testing.assert_allclose(jackknife.group_weights(full, without), 1 / GROUPS)
     with pytest.raises(ss.UserError, match="must be disjoint"):
-        findings.group_weights(full, without[1:])
+        jackknife.group_weights(full, without[1:])
     with pytest.raises(ss.UserError, match="1 groups"):
-        findings.group_weights(full, without[:1])
+        jackknife.group_weights(full, without[:1])
 
 
 def test_roles_pair_models_by_size_and_paradigm():
@@ -352,26 +435,37 @@ def test_pages(rotated):
     assert all(one.claim.name in findings.tally(rotated) for one in rotated)
     page = findings.markdown(rotated, ["from a test"], ["figures/lincka.png"])
     assert "| **holds** |" in page and "- from a test" in page and "](figures/lincka.png)" in page
+    assert "±" in text and "by groups" not in text + page
     content = json.loads(findings.as_json(rotated, {"who": "a test", "nothing": math.nan}))
     assert content["about"] == {"who": "a test", "nothing": None}
     by_name = {one["name"]: one for one in content["findings"]}
     assert by_name["neurons"]["verdict"] == "holds"
-    assert len(by_name["neurons"]["tests"][0]["margin"]["groups"]) == GROUPS
+    margin = by_name["neurons"]["tests"][0]["margin"]
+    assert 0 < margin["low"] < margin["difference"] < margin["high"] and margin["p"] < 0.05
     page = findings.explain()
     assert all(claim.text in page for claim in CLAIMS) and "holds           if every" in page
 
 
-def test_published_values_are_baselines(turned):
-    full, without = turned
+@pytest.mark.slow
+def test_verdicts_by_groups_stand_beside(turned, turned_result):
+    outcomes = evaluate_claims(
+        [turned_result], ROLES, claims=claims_named("subspaces"), groups=groups_of(turned)
+    )
+    assert outcomes[0].grouped == Verdict.HOLDS
+    page = findings.markdown(outcomes, [], groups=GROUPS)
+    assert "| **holds** | holds |" in page and "4/4" in page
+    assert "by groups: holds" in findings.table(outcomes)
+    (saved,) = json.loads(findings.as_json(outcomes, {}))["findings"]
+    assert saved["grouped"] == "holds"
+    assert len(saved["tests"][0]["grouped"]["margin"]["groups"]) == GROUPS
+
+
+def test_published_values_are_baselines(turned_result):
     names = [RepresentationName(model, layer) for model in ("h", "w") for layer in range(3)]
     maps = SimilarityResult.build(names, {"lincka": np.full((6, 6), 0.625)})
     there = Roles({"w": "contrastive", "h": "predictive"}, {"w": (3,), "h": (3,)})
     outcomes = evaluate_claims(
-        [full],
-        [[result] for result in without],
-        ROLES,
-        ([maps], there),
-        claims_named("own neurons", "neighbours"),
+        [turned_result], ROLES, ([maps], there), claims_named("own neurons", "neighbours")
     )
     tests = by_measure(outcomes, "neighbours")
     assert tests["lincka"].baselines["published"] == 0.625
