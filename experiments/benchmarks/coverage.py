@@ -20,6 +20,8 @@ _WHAT = "coverage"
 _NEURONS = (6, 5)
 _MEMORY = 0.9
 _PER_SPEAKER = 3
+# Rows of the sample that kernels, ranks and neighbours are of.
+_SAMPLE_FRAMES = 600
 
 # (clusters, mean rows of each, equal lengths, effects of speakers)
 _SETTINGS = (
@@ -65,17 +67,19 @@ def _report(
     labels: dict[str, int | str],
 ) -> None:
     """Compare every corpus, and report the coverage of each measure."""
-    scores, errors, degrees = [], [], 0
+    scores, errors, degrees = [], [], []
     for x, y, utterance, speaker in drawn:
         result = ss.compare_activations(
             {"x": x, "y": y}, measures, errors=True, errors_rows=most_rows,
             groups=speaker if over == "speaker" else utterance, keep_influence="none",
+            utterances=utterance.astype(str), sample_frames=_SAMPLE_FRAMES,
         )  # fmt: skip
-        degrees = result.attributes["errors"]["sampled"] - 1
+        errors_of = result.attributes["errors"]
+        degrees = [errors_of["degrees"].get(m, errors_of.get("sampled", 0) - 1) for m in measures]
         scores.append([float(result.matrix(name)[0, 1]) for name in measures])
         errors.append([float(result.matrix(f"{name}_se")[0, 1]) for name in measures])
     scores, errors = np.array(scores), np.array(errors)
-    half = quantile(degrees, 0.95) * errors
+    half = np.array([quantile(of_measure, 0.95) for of_measure in degrees]) * errors
     covered = np.abs(scores - scores.mean(axis=0)) <= half
     defined = np.isfinite(errors)
     for k, name in enumerate(measures):
