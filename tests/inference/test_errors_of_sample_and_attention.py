@@ -19,8 +19,9 @@ def representations(seed: int = 0, levels: int | None = None) -> dict[str, np.nd
     rng = np.random.default_rng(seed)
     number = np.repeat(np.arange(CLUSTERS), LENGTHS)
     shared = rng.standard_normal((len(GROUP), 3)) + 0.6 * rng.standard_normal((CLUSTERS, 3))[number]
+    mixing = np.random.default_rng(0)
     arrays = {
-        name: shared @ rng.standard_normal((3, width)) + rng.standard_normal((len(GROUP), width))
+        name: shared @ mixing.standard_normal((3, width)) + rng.standard_normal((len(GROUP), width))
         for name, width in (("x", 6), ("y", 5), ("z", 4))
     }
     if levels is not None:
@@ -211,6 +212,7 @@ def test_errors_of_attention_leave_out_groups(utterances):
     assert 0 < contrast.standard_error < 0.2
 
 
+@pytest.mark.slow
 def test_attention_without_groups_takes_utterances():
     result = ss.compare_attentions(attentions(30), ["attn_js"], errors=True)
     assert result.attributes["errors"]["degrees"] == {"attn_js": 19}
@@ -222,6 +224,7 @@ def test_attention_without_groups_takes_utterances():
     np.testing.assert_allclose(none.matrix("attn_js"), result.matrix("attn_js"), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_groups_of_attention_are_one_for_each_utterance():
     with pytest.raises(UserError, match="2 utterances"):
         ss.compare_attentions(attentions(3), ["attn_js"], errors=True, groups=["a", "b"])
