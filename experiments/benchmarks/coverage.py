@@ -1,9 +1,9 @@
 """How often 95 % intervals of standard errors cover.
 
 Simulated corpora: two representations of six and five neurons, rows an AR(0.9) process in every
-cluster, with a signal that both share, and effects of speakers of three clusters each or none. The
-truth that an interval should cover is the mean score over the simulations: scores of this many
-rows, not of infinitely many.
+cluster, with a signal that both share, and effects of speakers of three clusters each or none; or
+the second is the first and 10 % noise. The truth that an interval should cover is the mean score
+over the simulations: scores of this many rows, not of infinitely many.
 """
 
 from collections.abc import Iterator
@@ -23,13 +23,16 @@ _PER_SPEAKER = 3
 # Rows of the sample that kernels, ranks and neighbours are of.
 _SAMPLE_FRAMES = 600
 
-# (clusters, mean rows of each, equal lengths, effects of speakers)
+# (clusters, mean rows of each, equal lengths, effects of speakers, alike)
 _SETTINGS = (
-    (40, 300, True, False),
-    (40, 300, False, True),
-    (200, 300, True, True),
-    (40, 6000, True, False),
-    (40, 6000, False, True),
+    (40, 300, True, False, False),
+    (40, 300, True, False, True),
+    (40, 300, False, True, False),
+    (40, 300, False, True, True),
+    (200, 300, True, True, False),
+    (200, 300, True, True, True),
+    (40, 6000, True, False, False),
+    (40, 6000, False, True, False),
 )
 
 
@@ -42,11 +45,12 @@ def run(simulations: int, small: bool = False) -> None:
     """
     report_machine(_WHAT)
     measures = [name for name, measure in MEASURES.items() if measure.influence is not None]
-    for clusters, rows, equal, effects in _SETTINGS[:1] if small else _SETTINGS:
+    for clusters, rows, equal, effects, alike in _SETTINGS[:1] if small else _SETTINGS:
         length = 40 if small else rows
         labels = {
             "clusters": clusters, "rows": length, "lengths": "equal" if equal else "unequal",
             "speakers": "effects" if effects else "none",
+            "representations": "alike" if alike else "of one signal",
         }  # fmt: skip
         groups = ("speaker", "utterance") if effects else ("utterance",)
         samples = {"all": clusters * length * 4, "sample": 32 * clusters}
@@ -54,7 +58,7 @@ def run(simulations: int, small: bool = False) -> None:
             for kind, most in samples.items():
                 if kind == "all" and clusters * length > 100_000:
                     continue
-                drawn = _draws(simulations, clusters, length, equal, effects)
+                drawn = draws(simulations, clusters, length, equal, effects, alike)
                 _report(drawn, measures, over, most, kind, labels)
 
 
@@ -75,7 +79,7 @@ def _report(
             utterances=utterance.astype(str), sample_frames=_SAMPLE_FRAMES,
         )  # fmt: skip
         errors_of = result.attributes["errors"]
-        degrees = [errors_of["degrees"].get(m, errors_of.get("sampled", 0) - 1) for m in measures]
+        degrees = [errors_of["degrees"].get(m, errors_of["sampled"] - 1) for m in measures]
         scores.append([float(result.matrix(name)[0, 1]) for name in measures])
         errors.append([float(result.matrix(f"{name}_se")[0, 1]) for name in measures])
     scores, errors = np.array(scores), np.array(errors)
@@ -91,8 +95,8 @@ def _report(
         report(_WHAT, "without an estimate", 100 * float(1 - known.mean()), "%", **about)
 
 
-def _draws(
-    simulations: int, clusters: int, rows: int, equal: bool, effects: bool
+def draws(
+    simulations: int, clusters: int, rows: int, equal: bool, effects: bool, alike: bool = False
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Corpora: x, y, and the utterance and speaker of each row."""
     mixing = np.random.default_rng(1).standard_normal((3, sum(_NEURONS)))
@@ -119,4 +123,5 @@ def _draws(
             shared = shared * strength[speaker]
             own = own + 0.5 * rng.standard_normal((speaker.max() + 1, own.shape[1]))[speaker]
         data = shared @ mixing + 1.5 * own
-        yield data[:, : _NEURONS[0]], data[:, _NEURONS[0] :], utterance, speaker
+        x, y = data[:, : _NEURONS[0]], data[:, _NEURONS[0] :]
+        yield x, x[:, : _NEURONS[1]] + 0.1 * y if alike else y, utterance, speaker

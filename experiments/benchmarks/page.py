@@ -47,6 +47,7 @@ _SECTIONS = {
     "errors": "What standard errors and held-out scores cost: two base-size encoders, the paper's "
     "measures.",
     "coverage": "How often 95 % intervals cover the expected score, over simulated corpora.",
+    "pwcca": "The same of several estimators for pwcca, none of which was adopted.",
     "demo": "The paper in miniature.",
     "selfcheck": "Checks of the machine's JAX.",
     "dynamics": "How similar the layers of a checkpoint are to those of the final model.",
