@@ -9,6 +9,7 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from speechsim_jax.inference.clusters import cluster, cluster_for_folds
+from speechsim_jax.pipeline import one_pass
 from speechsim_jax.pipeline.accumulators import Accumulators
 from tests.support.same_result import assert_same_result
 from tests.support.small_models import MODELS, QUICK, waves
@@ -174,6 +175,17 @@ def test_errors_of_the_sample_and_attention_merge_and_resume(
     merged = ss.merge([saved], progress=False)
     assert_same_result(merged, further)
     assert merged.attributes["errors"] == further.attributes["errors"]
+
+
+@pytest.mark.slow
+def test_sums_of_groups_that_are_too_large_are_not_kept(encoders, corpus, monkeypatch, caplog):
+    monkeypatch.setattr(one_pass, "_GROUPS_BYTES", 1000)
+    caplog.set_level("INFO")
+    result = ss.compare(encoders, corpus, **FURTHER | {"measures": "lincka,attn_js"})
+    assert np.isfinite(result.standard_error("lincka")).all()
+    with pytest.raises(UserError, match="attn_js"):
+        result.standard_error("attn_js")
+    assert "no standard errors of attention" in caplog.text
 
 
 @pytest.mark.slow
