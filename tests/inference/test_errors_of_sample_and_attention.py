@@ -98,8 +98,8 @@ def test_half_samples_give_the_influences_of_a_mean(groups):
     np.testing.assert_allclose(of_groups(np.array(differences), groups), expected, atol=1e-12)
 
 
-def test_errors_of_neighbours_are_between_those_of_rows_and_of_leaving_out():
-    """Overlaps of rows alone are too sure; what leaving out changes is replaced by others."""
+def test_errors_of_neighbours_are_over_groups():
+    """24 clusters in 20 groups; contrasts of the same scores are 0."""
     arrays = representations()
     result = compared(arrays, slice(None), errors=True, groups=GROUP)
     error = float(result.standard_error("mutual_knn")[0, 1])
@@ -110,6 +110,7 @@ def test_errors_of_neighbours_are_between_those_of_rows_and_of_leaving_out():
     assert same.difference == same.standard_error == 0
 
 
+@pytest.mark.slow
 def test_errors_of_neighbours_are_the_spread_of_scores():
     """Over independent drawings of clusters."""
     errors, scores = [], []
