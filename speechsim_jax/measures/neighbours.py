@@ -228,8 +228,6 @@ def _mean_squares(representation: SampledRepresentation) -> Float[np.ndarray, " 
 
 def rsa_influence(pair: SamplePair) -> Influence:
     """Of each row through the ranks of its pairs, and through those of others, which it moves."""
-    if pair.rows < 3:
-        return np.full(pair.rows, np.nan)
     own = pair.x.once(_mean_squares) + pair.y.once(_mean_squares)
     return _mean_products(pair.x, pair.y) - rsa(pair) / 2 * own
 

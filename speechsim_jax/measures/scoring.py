@@ -445,7 +445,7 @@ def _score(
                     else _influence(measure, view, of_pair)
                 )
         elif isinstance(view, SamplePair) and (view.x.cluster >= 0).all():
-            influences = views[0].influences if views else _of_clusters(measures, view)
+            influences = views[0].influences if views else _of_clusters(measures, view, scores)
         views.append(_View(*order, scores, details, facts, influences, {}))
     if folds is not None and folds.folds:
         _add_heldout(views, measures, [pair_of(fold, *indices) for fold in folds.folds])
@@ -480,13 +480,17 @@ def _influence(measure: Measure, pair: RepresentationPair, rows: PairRows) -> In
     return np.zeros(count) if pair.same else measure.influence(pair, rows)
 
 
-def _of_clusters(measures: Sequence[Measure], pair: SamplePair) -> dict[str, Influence]:
+def _of_clusters(
+    measures: Sequence[Measure], pair: SamplePair, scores: Mapping[str, float]
+) -> dict[str, Influence]:
     """Mean influence of the rows of each cluster of the sample, or each group, by measure."""
     influences = {}
     for measure in measures:
         if measure.influence is not None:
             number = pair.x.group if measure.grouped else pair.x.cluster
-            of_rows = np.zeros(pair.rows) if pair.same else measure.influence(pair)
+            of_rows = np.full(pair.rows, 0.0 if np.isfinite(scores[measure.name]) else np.nan)
+            if not pair.same and np.isfinite(scores[measure.name]):
+                of_rows = measure.influence(pair)
             influences[measure.name] = np.bincount(number, weights=of_rows) / np.bincount(number)
     return influences
 

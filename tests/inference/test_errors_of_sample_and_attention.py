@@ -121,6 +121,24 @@ def test_errors_of_neighbours_are_the_spread_of_scores():
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(scores, ddof=1), rel=0.5)
 
 
+@pytest.mark.parametrize(
+    "y",
+    [np.ones((len(GROUP), 3)), np.repeat([[1.0], [2.0]], len(GROUP) // 2, axis=0)],
+    ids=["constant", "two values"],
+)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_scores_that_are_not_defined_have_no_errors(y):
+    """Whatever has one has the other, and nothing is divided by 0."""
+    x = representations()["x"][: len(y)]
+    result = ss.compare_activations(
+        {"x": x, "y": y}, list(ON_SAMPLE), errors=True, groups=GROUP[: len(y)]
+    )
+    for name in ON_SAMPLE:
+        scores, errors = result.matrix(name).values, result.standard_error(name).values
+        assert np.isnan(errors[np.isnan(scores)]).all()
+        assert np.isfinite(errors[np.isfinite(scores)]).all()
+
+
 def test_with_few_clusters_there_are_errors_without_intervals():
     few = np.array([f"g{k % 4}" for k in range(len(GROUP))])
     result = compared(representations(), slice(None), errors=True, groups=few)
