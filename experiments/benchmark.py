@@ -12,6 +12,7 @@
     python -m experiments.benchmark --what=startup --speech=FOLDER --against=CHECKOUT
     python -m experiments.benchmark --what=merging
     python -m experiments.benchmark --what=coverage
+    python -m experiments.benchmark --what=pwcca
     python -m experiments.benchmark --what=errors --speech=FOLDER --minutes=10
     python -m experiments.benchmark --what=bootstraps --speech=FOLDER --glob=PATTERN
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
@@ -29,10 +30,11 @@ of two base-size encoders over the first of --minutes, against a plain loop over
 statistics: the update of the moments against the machine's matrix products. startup: seconds until
 `experiments.compare` answers, here and in another checkout. merging: time and memory of `merge` for
 5 and 50 stores. coverage: how often 95 % intervals cover the score, over --repeats simulated
-corpora (400) of each kind. errors: whole runs with and without standard errors, and held-out
-scores, in turns. bootstraps: standard errors of two encoders of the zoo against --repeats
-bootstraps (300) over the speakers of the utterances that --glob matches. plots: draws the lines
-that memory, pipeline and scaling have printed.
+corpora (400) of each kind. pwcca: the same of several estimators for pwcca, which has no standard
+error. errors: whole runs with and without standard errors, and held-out scores, in turns.
+bootstraps: standard errors of two encoders of the zoo against --repeats bootstraps (300) over the
+speakers of the utterances that --glob matches. plots: draws the lines that memory, pipeline and
+scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
 """
@@ -55,7 +57,7 @@ from speechsim_jax.errors import UserError
 class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
-        "attention", "startup", "merging", "coverage", "errors", "bootstraps", "plots",
+        "attention", "startup", "merging", "coverage", "pwcca", "errors", "bootstraps", "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
         os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
@@ -116,6 +118,7 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "errors": lambda given: (_speech(given), _minutes(given, 10)[0], given.repeats or 3),
     "coverage": lambda given: (given.repeats or 400,),
     "bootstraps": lambda given: (_speech(given), given.glob, given.repeats or 300),
+    "pwcca": lambda given: (given.repeats or 400,),
     "merging": lambda given: ((2, 4) if given.small else (5, 50),),
     "plots": _files,
 }  # fmt: skip

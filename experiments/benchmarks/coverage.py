@@ -2,8 +2,9 @@
 
 Simulated corpora: two representations of six and five neurons, rows an AR(0.9) process in every
 cluster, with a signal that both share. Clusters are utterances; or speakers of three utterances
-each, who differ in how strongly the signal shows and in their means. The truth that an interval should cover is the mean score over the simulations: scores of this many
-rows, not of infinitely many.
+each, who differ in how strongly the signal shows and in their means. Or the second is the first and
+10 % noise. The truth that an interval should cover is the mean score over the simulations: scores
+of this many rows, not of infinitely many.
 """
 
 from collections.abc import Iterator
@@ -20,24 +21,28 @@ _WHAT = "coverage"
 _NEURONS = (6, 5)
 _MEMORY = 0.9
 _PER_SPEAKER = 3
+# Rows of the sample that kernels, ranks and neighbours are of.
+_SAMPLE_FRAMES = 600
 
-# Clusters, mean rows of each, equal lengths, effects of speakers; and of --repeats corpora so many
-# where they are long.
+# Clusters, mean rows of each, equal lengths, effects of speakers, alike; and of --repeats corpora
+# so many where they are long.
 _SETTINGS = (
-    (40, 300, True, False, None),
-    (12, 900, True, True, None),
-    (40, 300, True, True, None),
-    (40, 300, False, False, None),
-    (40, 300, False, True, None),
-    (200, 300, True, False, None),
-    (200, 300, False, True, None),
-    (40, 6000, True, False, None),
-    (40, 6000, False, True, None),
-    (200, 6000, False, False, None),
-    (200, 6000, True, True, None),
-    (40, 30_000, True, False, None),
-    (40, 30_000, False, True, None),
-    (200, 30_000, False, True, 100),
+    (40, 300, True, False, False, None),
+    (40, 300, True, False, True, None),
+    (12, 900, True, True, False, None),
+    (40, 300, True, True, False, None),
+    (40, 300, False, False, False, None),
+    (40, 300, False, True, False, None),
+    (40, 300, False, True, True, None),
+    (200, 300, True, False, False, None),
+    (200, 300, False, True, False, None),
+    (40, 6000, True, False, False, None),
+    (40, 6000, False, True, False, None),
+    (200, 6000, False, False, False, None),
+    (200, 6000, True, True, False, None),
+    (40, 30_000, True, False, False, None),
+    (40, 30_000, False, True, False, None),
+    (200, 30_000, False, True, False, 100),
 )
 # Rows of the sample: the default, or where that takes all rows, 32 of each cluster.
 _SAMPLE, _ROWS_OF_SHORT = 20_000, 32
@@ -55,14 +60,16 @@ def run(simulations: int, small: bool = False) -> None:
     report_machine(_WHAT)
     measures = [name for name, measure in MEASURES.items() if measure.influence is not None]
     endless = {
-        effects: _endless(measures, effects, _CHUNK if small else _MANY)
+        (effects, alike): _endless(measures, effects, alike, _CHUNK if small else _MANY)
         for effects in (False, True)
+        for alike in (False, True)
     }
-    for clusters, rows, equal, effects, most in _SETTINGS[:1] if small else _SETTINGS:
+    for clusters, rows, equal, effects, alike, most in _SETTINGS[:1] if small else _SETTINGS:
         length = 40 if small else rows
         labels = {
             "clusters": clusters, "rows": length, "lengths": "equal" if equal else "unequal",
             "speakers": "effects" if effects else "none",
+            "representations": "alike" if alike else "of one signal",
         }  # fmt: skip
         total = clusters * length
         samples = {"sample": _SAMPLE if total > _SAMPLE else clusters * _ROWS_OF_SHORT}
@@ -74,9 +81,9 @@ def run(simulations: int, small: bool = False) -> None:
         for over in overs:
             for kind, errors_rows in samples.items():
                 count = min(simulations, most or simulations)
-                drawn = _draws(count, clusters, length, equal, effects)
+                drawn = draws(count, clusters, length, equal, effects, alike)
                 about = labels | {"over": over, "from": kind, "corpora": count}
-                _report(drawn, measures, over, errors_rows, about, endless[effects])
+                _report(drawn, measures, over, errors_rows, about, endless[effects, alike])
 
 
 def _report(
@@ -93,6 +100,7 @@ def _report(
         result = ss.compare_activations(
             {"x": x, "y": y}, measures, errors=True, errors_rows=errors_rows,
             groups=speaker if over == "speaker" else utterance, keep_influence="none",
+            utterances=utterance.astype(str), sample_frames=_SAMPLE_FRAMES,
         )  # fmt: skip
         scores.append([float(result.matrix(name)[0, 1]) for name in measures])
         errors.append([float(result.standard_error(name)[0, 1]) for name in measures])
@@ -112,19 +120,23 @@ def _report(
             report(_WHAT, name, value, "", **about, shown=what)
 
 
-def _endless(measures: list[str], effects: bool, clusters: int) -> np.ndarray:
-    """Scores of so much audio that they no longer move."""
+def _endless(measures: list[str], effects: bool, alike: bool, clusters: int) -> np.ndarray:
+    """Scores of so much audio that they no longer move; of measures on the sample, which is no
+    larger, NaN.
+    """
+    of_moments = [name for name in measures if MEASURES[name].statistic == "moments"]
 
     def chunks(representation: int) -> Iterator[np.ndarray]:
-        for corpus in _draws(clusters // _CHUNK, _CHUNK, 300, True, effects):
+        for corpus in draws(clusters // _CHUNK, _CHUNK, 300, True, effects, alike):
             yield corpus[representation]
 
-    result = ss.compare_activations({"x": chunks(0), "y": chunks(1)}, measures, errors=False)
-    return np.array([float(result.matrix(name)[0, 1]) for name in measures])
+    result = ss.compare_activations({"x": chunks(0), "y": chunks(1)}, of_moments, errors=False)
+    scores = {name: float(result.matrix(name)[0, 1]) for name in of_moments}
+    return np.array([scores.get(name, np.nan) for name in measures])
 
 
-def _draws(
-    simulations: int, clusters: int, rows: int, equal: bool, effects: bool
+def draws(
+    simulations: int, clusters: int, rows: int, equal: bool, effects: bool, alike: bool = False
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Corpora: x, y, and the utterance and speaker of each row."""
     mixing = np.random.default_rng(1).standard_normal((3, sum(_NEURONS)))
@@ -151,4 +163,5 @@ def _draws(
             shared = shared * strength[speaker]
             own = own + 0.5 * rng.standard_normal((speaker.max() + 1, own.shape[1]))[speaker]
         data = shared @ mixing + 1.5 * own
-        yield data[:, : _NEURONS[0]], data[:, _NEURONS[0] :], utterance, speaker
+        x, y = data[:, : _NEURONS[0]], data[:, _NEURONS[0] :]
+        yield x, x[:, : _NEURONS[1]] + 0.1 * y if alike else y, utterance, speaker

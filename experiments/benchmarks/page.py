@@ -49,6 +49,7 @@ _SECTIONS = {
     "coverage": "How often 95 % intervals cover the expected score, over simulated corpora.",
     "bootstraps": "Standard errors over those of bootstraps over speakers: median [smallest, "
     "largest] of the cells between two encoders of the zoo.",
+    "pwcca": "The same of several estimators for pwcca, none of which was adopted.",
     "demo": "The paper in miniature.",
     "selfcheck": "Checks of the machine's JAX.",
     "dynamics": "How similar the layers of a checkpoint are to those of the final model.",

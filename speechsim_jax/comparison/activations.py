@@ -13,8 +13,10 @@ from speechsim_jax._jax_compat import x64
 from speechsim_jax.comparison.arrays import (
     as_array,
     check_finite,
+    checked_groups,
     default_stats_dtype,
     is_array,
+    named,
     representation_names,
 )
 from speechsim_jax.comparison.score import scored_result
@@ -130,7 +132,7 @@ def compare_activations(
     output = Output(keep_influence=keep_influence, progress=progress)
     names = utterances if groups is None else groups
     fold_of = _fold_of(folds, names, seed) if heldout or folds is not None else None
-    groups = _checked_groups(names) if errors else None
+    groups = checked_groups(names) if errors else None
     if folds is not None and groups is not None and fold_of is not None:
         pairs = set(zip(groups.tolist(), fold_of.tolist()))
         if len(pairs) > len(set(groups.tolist())):
@@ -167,7 +169,10 @@ def compare_activations(
     )
     accumulators: list[Accumulator] = [moments]
     if selection.on("sample"):
-        accumulators.append(SampleAccumulator(shapes, sample_frames, seed, rows_dtype=stats_dtype))
+        clusters = None if groups is None else functools.partial(_of_rows, "groups", groups)
+        accumulators.append(
+            SampleAccumulator(shapes, sample_frames, seed, rows_dtype=stats_dtype, names=clusters)
+        )
     if groups is not None and selection.with_influence:
         accumulators.append(_clustered(shapes, groups, errors_rows, seed, stats_dtype))
     current: list[np.ndarray | None] = first
@@ -200,32 +205,6 @@ def compare_activations(
     return result
 
 
-def _checked_groups(groups: Sequence[Any] | np.ndarray | None) -> np.ndarray:
-    """The cluster of each row as text."""
-    if groups is None:
-        raise UserError(
-            "errors and heldout need groups, the speaker or utterance of each row: rows next to "
-            "each other are not independent"
-        )
-    names = _named("groups", groups).astype(str)
-    if len(set(names.tolist())) < 2:
-        raise UserError("groups: expected one name a row, and at least two groups")
-    return names
-
-
-def _named(what: str, values: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """One value for each row; raises UserError for rows without one, which are not alike."""
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise UserError(f"{what}: expected one name a row, got shape {array.shape}")
-    listed = array.tolist()
-    for row, value in enumerate(listed):
-        # NaN differs from itself.
-        if value is None or value != value or value == "":
-            raise UserError(f"{what}: row {row} has none ({value!r}); leave out such rows")
-    return array
-
-
 def _clustered(
     shapes: tuple[ModelShape, ...], groups: np.ndarray, most_rows: int, seed: int, dtype: str
 ) -> ClusteredSampleAccumulator:
@@ -251,13 +230,13 @@ def _fold_of(
 ) -> np.ndarray:
     """The fold of each row, 0 or 1."""
     if given is not None:
-        values, fold_of = np.unique(_named("folds", given).astype(str), return_inverse=True)
+        values, fold_of = np.unique(named("folds", given).astype(str), return_inverse=True)
         if len(values) != 2:
             raise UserError(
                 f"folds: expected one of two values for each row, got {len(values)} values"
             )
         return fold_of
-    names = _checked_groups(groups)
+    names = checked_groups(groups)
     clusters, index, counts = np.unique(names, return_inverse=True, return_counts=True)
     of_cluster = divided(dict(zip(clusters.tolist(), counts.tolist())), seed)
     return np.array([of_cluster[name] for name in clusters.tolist()])[index]

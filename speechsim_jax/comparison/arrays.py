@@ -105,3 +105,29 @@ def is_array(value: Any) -> bool:
 def default_stats_dtype() -> Literal["float32", "float64"]:
     """float64 on a CPU, (compensated) float32 elsewhere."""
     return "float64" if jax.default_backend() == "cpu" else "float32"
+
+
+def checked_groups(groups: Sequence[Any] | np.ndarray | None) -> np.ndarray:
+    """The cluster of each row as text; raises UserError for none, or one without a name."""
+    if groups is None:
+        raise UserError(
+            "errors and heldout need groups, the speaker or utterance of each row: rows next to "
+            "each other are not independent"
+        )
+    names = named("groups", groups).astype(str)
+    if len(set(names.tolist())) < 2:
+        raise UserError("groups: expected one name a row, and at least two groups")
+    return names
+
+
+def named(what: str, values: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """One value for each row; raises UserError for rows without one, which are not alike."""
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise UserError(f"{what}: expected one name a row, got shape {array.shape}")
+    listed = array.tolist()
+    for row, value in enumerate(listed):
+        # NaN differs from itself.
+        if value is None or value != value or value == "":
+            raise UserError(f"{what}: row {row} has none ({value!r}); leave out such rows")
+    return array

@@ -10,11 +10,14 @@ from speechsim_jax._jax_compat import x64
 from speechsim_jax.comparison.arrays import (
     as_array,
     check_finite,
+    checked_groups,
     default_stats_dtype,
     representation_names,
 )
 from speechsim_jax.comparison.score import scored_result
 from speechsim_jax.errors import UserError
+from speechsim_jax.inference.clusters import GROUPS, folds
+from speechsim_jax.inference.influence_table import Keep
 from speechsim_jax.measures.registry import resolve
 from speechsim_jax.pipeline.attention_inputs import needed_sums, rows_of_maps
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
@@ -38,6 +41,9 @@ def compare_attentions(
     *,
     stats_dtype: Literal["float32", "float64"] | None = None,
     rank_tolerance: float | None = None,
+    errors: bool = False,
+    groups: Sequence[Any] | np.ndarray | None = None,
+    keep_influence: Keep = Output.keep_influence,
 ) -> SimilarityResult:
     """Compare the attention maps of layers, head by head.
 
@@ -55,19 +61,27 @@ def compare_attentions(
       measures: "paper", "all" or names.
       stats_dtype: float64 on a CPU by default, compensated float32 elsewhere.
       rank_tolerance: as in `Settings`, for the measures that take heads as neurons.
+      errors: whether scores get standard errors.
+      groups: the cluster of each utterance, such as its speaker, that standard errors are taken
+        over (default: utterances).
+      keep_influence: as in `Output`.
 
     Returns:
       All scores, labelled.
 
     Raises:
       UserError: maps that are not square, differ in length, hold NaN, inf or negatives, or whose
-        rows do not sum to 1.
+        rows do not sum to 1; groups that do not name one cluster for each utterance.
     """
     if not attentions:
         raise UserError("no attentions given")
     given: dict[str, Any] = {} if stats_dtype is None else {"stats_dtype": stats_dtype}
     Settings(rank_tolerance=rank_tolerance, **given)
-    selection = resolve(measures, ["attention"])
+    if not isinstance(errors, bool):
+        raise UserError(f"errors is {errors!r}; expected True or False (groups names the clusters)")
+    output = Output(keep_influence=keep_influence, progress=False)
+    group_of = _group_of(groups) if errors else {}
+    selection = resolve(measures, ["attention"])._replace(errors=errors)
     names = representation_names(attentions, layer=1, argument="attentions")
     for name, maps in zip(names, attentions.values()):
         if not isinstance(maps, Iterable):
@@ -97,7 +111,9 @@ def compare_attentions(
         if accumulator is None:
             shapes = tuple(ModelShape(1, len(array)) for array in maps)
             sums = needed_sums(selection.measures)
-            accumulator = AttentionAccumulator(shapes, rows_of_maps, sums, stats_dtype)
+            accumulator = AttentionAccumulator(
+                shapes, rows_of_maps, sums, stats_dtype, group_of=group_of
+            )
         if tuple(len(array) for array in maps) != tuple(s.neurons for s in shapes):
             raise UserError(f"utterance {count} has another number of heads than those before it")
         length = maps[0].shape[1]
@@ -106,14 +122,33 @@ def compare_attentions(
         heads = np.concatenate(maps).astype(np.float64)
         padded[0, :, :length, :length] = heads / heads.sum(axis=2, keepdims=True)
         with x64(stats_dtype == "float64"):
-            accumulator.append(jnp.asarray(padded), np.array([length]), frames)
+            group = group_of.get(str(count), count % GROUPS) if errors else 0
+            accumulator.append(jnp.asarray(padded), np.array([length]), frames, [group])
         count += 1
     if accumulator is None:
         raise UserError("no utterances given")
+    if errors and groups is not None and len(groups) != count:
+        raise UserError(f"groups names {len(groups)} utterances, but there are {count}")
     state = accumulator.result()
     finished = store.finish([PassStatistics({state.kind: state})], rank_tolerance)
-    attributes = provenance.record(numeric=finished.numeric)
-    return scored_result(names, finished, selection, attributes, Output(progress=False), names)
+    over = {"over": "none", "reason": "they were not asked for (errors=True)"}
+    if errors:
+        over = {"over": "utterance", "reason": "all utterances, as groups were not given"}
+        if groups is not None:
+            over = {"over": "group", "reason": "groups of utterances, as given"}
+    attributes = provenance.record(numeric=finished.numeric, errors=over)
+    return scored_result(names, finished, selection, attributes, output, names)
+
+
+def _group_of(groups: Sequence[Any] | np.ndarray | None) -> dict[str, int]:
+    """The group of sums of each utterance, by its number."""
+    if groups is None:
+        return {str(k): k for k in range(GROUPS)}
+    names, number, counts = np.unique(
+        checked_groups(groups), return_inverse=True, return_counts=True
+    )
+    group = folds(dict(zip(names.tolist(), counts.tolist())), 0, GROUPS)
+    return {str(k): group[str(names[n])] for k, n in enumerate(number)}
 
 
 def _check_maps(

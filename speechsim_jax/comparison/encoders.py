@@ -407,7 +407,7 @@ def _comparison_run(
     """What all passes share."""
     settings, corpus = request.settings, audio_.corpus
     clustering = cluster(corpus.sources, settings.errors or "none")
-    if request.selection.with_influence:
+    if request.selection.with_errors:
         if clustering.over == "none":
             _log.info("no standard errors: %s", clustering.reason)
         else:

@@ -106,6 +106,8 @@ def scored_result(
             "sampled": len(clusters.names),
             "rows": int(clusters.kept.sum()),
         }
+    if scores.degrees:
+        facts["errors"] = facts.get("errors", attributes["errors"]) | {"degrees": scores.degrees}
     if finished.sample is not None:
         facts["sample"] = {
             "rows": len(finished.sample.keys),
@@ -135,7 +137,7 @@ def _log_cautions(
     result: SimilarityResult, finished: FinishedStatistics, selection: MeasureSelection
 ) -> None:
     """Log what is constant, attention maps with few cells, and errors that are not known."""
-    for name in (measure.name for measure in selection.with_influence):
+    for name in (measure.name for measure in selection.with_errors):
         if f"{name}_se" in result.dataset:
             errors, scores = result.standard_error(name).values, result.matrix(name).values
             if unknown := int(np.sum(np.isnan(errors) & np.isfinite(scores))):

@@ -12,6 +12,9 @@ from speechsim_jax.statistics.sample import text_hash
 
 ErrorsOver = Literal["auto", "speaker", "utterance", "none"]
 
+GROUPS = 20
+"""Of clusters, at most, where standard errors are over groups of them."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Clustering:
@@ -44,18 +47,34 @@ class Clustering:
         of_cluster = folds(self.lengths(rows), seed)
         return {utterance: of_cluster[cluster] for utterance, cluster in self.of.items()}
 
+    def groups(self, rows: Mapping[str, int], seed: int, count: int) -> dict[str, int]:
+        """The group of each of some utterances, 0 to `count` - 1: clusters stay together.
 
-def folds(lengths: Mapping[str, int], seed: int) -> dict[str, int]:
-    """Two folds of clusters, balanced in rows: the longest first, each to the shorter fold.
+        Args:
+          rows: of each utterance.
+          seed: of the order of clusters of one length.
+          count: of groups, at most.
+        """
+        of = {utterance: cluster for utterance, cluster in self.of.items() if utterance in rows}
+        lengths: collections.Counter[str] = collections.Counter()
+        for utterance, cluster in of.items():
+            lengths[cluster] += rows[utterance]
+        group = folds(lengths, seed, count)
+        return {utterance: group[cluster] for utterance, cluster in of.items()}
+
+
+def folds(lengths: Mapping[str, int], seed: int, count: int = 2) -> dict[str, int]:
+    """Folds of clusters, balanced in rows: the longest first, each to the shortest fold.
 
     Args:
       lengths: rows of each cluster.
       seed: of the order of clusters of one length.
+      count: of folds.
     """
     order = sorted(lengths, key=lambda name: (-lengths[name], text_hash(f"{seed}\0fold\0{name}")))
-    sizes, fold = [0, 0], {}
+    sizes, fold = [0] * count, {}
     for name in order:
-        fold[name] = int(sizes[1] < sizes[0])
+        fold[name] = sizes.index(min(sizes))
         sizes[fold[name]] += lengths[name]
     return fold
 

@@ -1,7 +1,7 @@
 """Influences of all cells of a result: of the sampled rows, or summed over clusters."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -26,17 +26,39 @@ class InfluenceTable:
       by: "rows": I_t of each sampled row, by cluster; "clusters": I_c of each sampled cluster.
       values: by measure, [row or cluster, x, y].
       labels: of x and y.
+      further: tables of the measures on other statistics, which have clusters of their own.
+      dims: dimensions of the matrices of these measures.
     """
 
     clusters: SampledClusters
     by: Literal["rows", "clusters"]
     values: Mapping[str, Float32[np.ndarray, "_entry x y"]]
     labels: tuple[str, ...] = ()
+    further: tuple["InfluenceTable", ...] = ()
+    dims: tuple[str, str] = ("x", "y")
 
     @property
     def nbytes(self) -> int:
         """Size in memory."""
-        return sum(values.nbytes for values in self.values.values())
+        return sum(v.nbytes for table in (self, *self.further) for v in table.values.values())
+
+    def labelled(self, labels: Mapping[str, tuple[str, ...]]) -> "InfluenceTable":
+        """The tables with the labels of their dimensions."""
+        further = tuple(table.labelled(labels) for table in self.further)
+        return dataclasses.replace(self, labels=labels[self.dims[0]], further=further)
+
+    def holding(self, measure: str) -> "InfluenceTable":
+        """The table that has a measure: this, or one of `further`.
+
+        Raises:
+          UserError: none has it.
+        """
+        tables = (self, *self.further)
+        for table in tables:
+            if measure in table.values:
+                return table
+        known = ", ".join(name for table in tables for name in table.values) or "none"
+        raise UserError(f"no influences on {measure} were kept; those of: {known}")
 
     def positions(self, x: str, y: str) -> tuple[int, int]:
         """Of a cell."""
@@ -48,17 +70,15 @@ class InfluenceTable:
         Raises:
           UserError: it has none.
         """
-        if measure not in self.values:
-            known = ", ".join(self.values) or "none"
-            raise UserError(f"no influences on {measure} were kept; those of: {known}")
-        return self.values[measure]
+        return self.holding(measure).values[measure]
 
     def cluster_sums(self, measure: str) -> Float[np.ndarray, "cluster x y"]:
         """I_c of every cluster: how much it moves each score. Raises as `of`."""
-        values = self.of(measure)
-        if self.by == "clusters":
+        table = self.holding(measure)
+        values = table.values[measure]
+        if table.by == "clusters":
             return values
-        return self.clusters.summarise(values).sums(self.clusters)
+        return table.clusters.summarise(values).sums(table.clusters)
 
     def summed(self) -> "InfluenceTable":
         """The table of cluster sums."""
@@ -128,8 +148,8 @@ class InfluenceTable:
         """
         x, y = np.nonzero(weights)
         influence = self.rows_of(measure, x, y) @ weights[x, y]
-        summary = self.clusters.summarise(influence)
-        error, relative = standard_error(summary, self.clusters)
+        clusters = self.holding(measure).clusters
+        error, relative = standard_error(clusters.summarise(influence), clusters)
         return float(error), float(relative)
 
     def covariance(
@@ -141,7 +161,7 @@ class InfluenceTable:
           UserError: influences of rows were not kept; or as `of`.
         """
         influence = self.rows_of(measure, x, y)
-        clusters = self.clusters
+        clusters = self.holding(measure).clusters
         means = clusters.summarise(influence).means
         share = clusters.rows / clusters.total_rows
         total = np.zeros((len(x), len(x)))
@@ -163,7 +183,7 @@ class InfluenceTable:
           UserError: influences of rows were not kept; or as `of`.
         """
         values = self.of(measure)
-        if self.by != "rows":
+        if self.holding(measure).by != "rows":
             raise UserError(
                 "contrasts need the influences of rows; run again, or merge, with "
                 "keep_influence='rows'"
@@ -179,15 +199,28 @@ class InfluenceCollector:
       measures: names of the measures.
       count: of representations.
       keep: what is kept of the influences.
+      dims: dimensions of the matrices of these measures.
+
+    Attributes:
+      clusters: as given.
+      errors: standard errors by measure, [x, y].
+      relative: their own relative errors.
     """
 
     def __init__(
-        self, clusters: SampledClusters, measures: tuple[str, ...], count: int, keep: Keep
+        self,
+        clusters: SampledClusters,
+        measures: tuple[str, ...],
+        count: int,
+        keep: Keep,
+        dims: tuple[str, str] = ("x", "y"),
     ):
-        self._clusters = clusters
+        self.clusters, self.dims = clusters, dims
         rows = int(clusters.kept.sum())
         if keep == "auto":
-            keep = "rows" if 4 * rows * count**2 * len(measures) <= _MOST_BYTES else "clusters"
+            # Of clusters that are one entry each, sums are as large as what they are sums of.
+            smaller = "clusters" if rows > len(clusters.names) else "none"
+            keep = "rows" if 4 * rows * count**2 * len(measures) <= _MOST_BYTES else smaller
         self._keep = keep
         entries = {"rows": rows, "clusters": len(clusters.names), "none": 0}[keep]
         self._values = {
@@ -199,16 +232,28 @@ class InfluenceCollector:
     def add(self, i: int, j: int, influences: Mapping[str, Influence]) -> None:
         """Add those on the scores of (i, j), by measure."""
         for name, influence in influences.items():
-            summary = self._clusters.summarise(influence)
-            error, relative = standard_error(summary, self._clusters)
+            summary = self.clusters.summarise(influence)
+            error, relative = standard_error(summary, self.clusters)
             self.errors[name][i, j], self.relative[name][i, j] = error, relative
             if self._keep == "rows":
                 self._values[name][:, i, j] = influence
             elif self._keep == "clusters":
-                self._values[name][:, i, j] = summary.sums(self._clusters)
+                self._values[name][:, i, j] = summary.sums(self.clusters)
 
     def table(self) -> InfluenceTable | None:
         """What was kept."""
         if self._keep in ("rows", "clusters"):
-            return InfluenceTable(self._clusters, self._keep, self._values)
+            return InfluenceTable(self.clusters, self._keep, self._values, dims=self.dims)
         return None
+
+
+def joined(
+    first: InfluenceTable | None, others: Sequence[InfluenceTable | None]
+) -> InfluenceTable | None:
+    """One table of that of the moments and those of other statistics; None without any."""
+    further = tuple(table for table in others if table is not None)
+    if first is None:
+        if not further:
+            return None
+        first = InfluenceTable(SampledClusters.whole((), np.zeros(0, np.int64)), "rows", {})
+    return dataclasses.replace(first, further=further)

@@ -15,6 +15,7 @@ and of K clusters drawn from C the sum by C / K times theirs.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
@@ -60,6 +61,17 @@ class SampledClusters:
             total_rows=int(sample.counts.sum()),
             total=int(np.sum(sample.counts > 0)),
         )
+
+    @classmethod
+    def whole(cls, names: Sequence[str], rows: Int64[np.ndarray, " cluster"]) -> "SampledClusters":
+        """Clusters whose mean influences are known, one entry each: nothing is estimated.
+
+        Args:
+          names: of each.
+          rows: of each.
+        """
+        kept = np.ones(len(names), np.int64)
+        return cls(tuple(names), rows, kept, int(rows.sum()), len(names))
 
     @property
     def degrees(self) -> int:

@@ -118,6 +118,7 @@ def of_heads(
         reference=reference,
         statistic="attention",
         needs=needs,
+        grouped=True,
         details=details,
         facts=facts,
     )
@@ -129,6 +130,7 @@ def of_cells(
     symmetric: bool,
     summary: str,
     reference: str,
+    grouped: bool = True,
 ) -> Measure:
     """A measure on moments, of heads as neurons and cells of maps as rows."""
     return Measure(
@@ -140,6 +142,7 @@ def of_cells(
         limits=(0.0, 1.0),
         reference=reference,
         statistic="attention",
+        grouped=grouped,
     )
 
 
@@ -212,6 +215,7 @@ MEASURES = (
         symmetric=False,
         summary="PWCCA, heads as neurons, cells as rows",
         reference="Morcos et al. 2018",
+        grouped=False,
     ),
 )
 

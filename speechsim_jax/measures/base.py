@@ -228,8 +228,11 @@ class Measure:
       higher_is_closer: False for a distance.
       inflated_by_few_rows: whether it comes out high for any two representations where rows are
         not many times the neurons.
-      influence: of sampled rows on the score of (x, y), x and y different, for its standard error;
-        of measures on moments.
+      influence: of rows on the score of (x, y), x and y different, for its standard error. Of
+        measures on moments, of the rows of a `ClusteredSample`; on the sample, of its rows.
+      grouped: whether the standard error is over at most 20 groups of clusters: of measures on
+        attention by leaving out each, on the sample by an influence that is one for all rows of a
+        group.
       heldout: scores of (x, y) fitted on one fold and evaluated on another, by the name of their
         variable, each from a `heldout.HeldOutPair`; of measures on moments.
     """
@@ -247,7 +250,8 @@ class Measure:
     facts: Callable[[Any], Details] | None = None
     higher_is_closer: bool = True
     inflated_by_few_rows: bool = False
-    influence: Callable[[RepresentationPair, PairRows], Influence] | None = None
+    influence: Callable[..., Influence] | None = None
+    grouped: bool = False
     heldout: Mapping[str, Callable[[Any], float]] = dataclasses.field(default_factory=dict)
 
     def definition(self) -> dict[str, Any]:

@@ -3,14 +3,17 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
+from speechsim_jax.inference.influence_rows import Influence
 from speechsim_jax.measures.base import Measure, SamplePair, divide
 from speechsim_jax.measures.neighbours import upper
 from speechsim_jax.statistics.sample import SampledRepresentation
 
 # Squared distances below this share of the largest squared norm are 0 to rounding.
 _SAME_ROW = 1e-13
+# The density of distances at their median is that of those within this factor of it.
+_AROUND_MEDIAN = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,12 +136,102 @@ def _hsic1_self(representation: SampledRepresentation) -> float:
     return hsic1(representation.once(gram), representation.once(gram))
 
 
+@dataclasses.dataclass(frozen=True)
+class RowsOfKernel:
+    """What the influence of rows on a score of kernels reads of one representation.
+
+    Attributes:
+      kernel: less its means of rows and columns.
+      derivative: of the kernel in log m, less its means.
+      bandwidth: influence of each row on log m.
+      own: sum over columns of the squared kernel.
+    """
+
+    kernel: Float32[np.ndarray, "row row"]
+    derivative: Float32[np.ndarray, "row row"]
+    bandwidth: Float[np.ndarray, " row"]
+    own: Float[np.ndarray, " row"]
+
+
+def rows_of_kernel(representation: SampledRepresentation) -> RowsOfKernel:
+    """The centred kernel, and how each row moves its bandwidth; NaN where the kernel is.
+
+    A row is one of two of a distance, and so moves log m by 2 (1/2 - F) / f: F the share of its own
+    distances up to m, f the density of the logarithms of all at m.
+    """
+    distances = squared_distances(representation.rows)
+    n = len(distances)
+    m = _median(upper(distances), n)
+    if m <= 0:
+        nan = np.full((n, n), np.nan, np.float32)
+        return RowsOfKernel(nan, nan, nan[0], nan[0])
+    share = np.mean(distances <= m, axis=1)
+    around = (distances > m / _AROUND_MEDIAN) & (distances <= m * _AROUND_MEDIAN)
+    density = np.mean(around) / (2 * np.log(_AROUND_MEDIAN))
+    distances /= m
+    kernel = np.exp(-distances / 2)
+    derivative = _centred(kernel * distances / 2)
+    kernel = _centred(kernel)
+    return RowsOfKernel(
+        kernel, derivative, -2 * (share - share.mean()) / density, _row_sums(kernel, kernel)
+    )
+
+
+def _centred(matrix: Float[np.ndarray, "row row"]) -> Float32[np.ndarray, "row row"]:
+    """A symmetric matrix less its means of rows and columns."""
+    means = matrix.mean(axis=0)
+    return (matrix - means - means[:, None] + means.mean()).astype(np.float32)
+
+
+def _row_sums(
+    x: Float32[np.ndarray, "row row"], y: Float32[np.ndarray, "row row"]
+) -> Float[np.ndarray, " row"]:
+    """Of the products of entries."""
+    return np.einsum("ij,ij->i", x, y).astype(np.float64)
+
+
+def _influence(pair: SamplePair, diagonal: bool) -> Influence:
+    """s [2 h / H - a / A - b / B], and what each row does to the bandwidths.
+
+    h, a and b are row sums of the products of centred kernels, of x and y, x and x, y and y, H, A
+    and B their means. They count twice, since a row is one of the two of an entry.
+
+    Args:
+      pair: the representations.
+      diagonal: whether the diagonal is a part of the score.
+    """
+    x, y = pair.x.once(rows_of_kernel), pair.y.once(rows_of_kernel)
+    h, a, b = _row_sums(x.kernel, y.kernel), x.own, y.own
+    if not diagonal:
+        of_x, of_y = (np.diagonal(k.kernel).astype(np.float64) for k in (x, y))
+        h, a, b = h - of_x * of_y, a - of_x**2, b - of_y**2
+    scale = np.sqrt(a.mean() * b.mean()) if min(a.mean(), b.mean()) > 0 else np.nan
+    score = h.mean() / scale
+    total = 2 * h / scale - score * (a / a.mean() + b / b.mean())
+    for one, other, own in ((x, y, a), (y, x, b)):
+        # Of the sums of products in log m; on the diagonal, distances are 0.
+        cross, square = (np.vdot(one.derivative, k.kernel) / pair.rows for k in (other, one))
+        total += (cross / scale - score * square / own.mean()) * one.bandwidth
+    return total - total.mean()
+
+
+def rbfcka_influence(pair: SamplePair) -> Influence:
+    """Of each row, with the kernels' widths, which it moves."""
+    return _influence(pair, diagonal=True)
+
+
+def rbfcka_debiased_influence(pair: SamplePair) -> Influence:
+    """As of `rbfcka`, without the diagonals of the kernels, to first order in 1 / n."""
+    return _influence(pair, diagonal=False)
+
+
 MEASURES = (
     Measure(
         name="rbfcka",
         level="layer",
         summary="CKA with Gaussian kernels, biased, on the frame sample",
         function=rbfcka,
+        influence=rbfcka_influence,
         statistic="sample",
         symmetric=True,
         limits=(0.0, 1.0),
@@ -149,6 +242,7 @@ MEASURES = (
         level="layer",
         summary="CKA with Gaussian kernels and the unbiased estimator of HSIC, on the frame sample",
         function=rbfcka_debiased,
+        influence=rbfcka_debiased_influence,
         statistic="sample",
         symmetric=True,
         limits=(-1.0, 1.0),

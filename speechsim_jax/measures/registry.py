@@ -67,9 +67,14 @@ class MeasureSelection(NamedTuple):
         return tuple(m for m in self.measures if m.heldout)
 
     @property
-    def with_influence(self) -> tuple[Measure, ...]:
+    def with_errors(self) -> tuple[Measure, ...]:
         """The measures that standard errors are known of."""
-        return tuple(m for m in self.measures if m.influence is not None)
+        return tuple(m for m in self.measures if m.grouped or m.influence is not None)
+
+    @property
+    def with_influence(self) -> tuple[Measure, ...]:
+        """Those on moments, whose standard errors are of rows that are kept for them."""
+        return tuple(m for m in self.on(MomentsState.kind) if m.influence is not None)
 
     @property
     def attention(self) -> "MeasureSelection":

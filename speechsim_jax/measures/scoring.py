@@ -9,9 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int64
 
 from speechsim_jax.inference.influence_rows import Influence, RepresentationRows
-from speechsim_jax.inference.influence_table import InfluenceCollector, InfluenceTable, Keep
+from speechsim_jax.inference.influence_table import (
+    InfluenceCollector,
+    InfluenceTable,
+    Keep,
+    joined,
+)
 from speechsim_jax.inference.standard_errors import SampledClusters
 from speechsim_jax.measures.base import (
     AttentionPair,
@@ -26,7 +32,7 @@ from speechsim_jax.measures.base import (
 from speechsim_jax.measures.cca import kept_directions
 from speechsim_jax.measures.heldout import HeldOutPair
 from speechsim_jax.measures.registry import MeasureSelection
-from speechsim_jax.statistics.attention_finished import FinishedAttention
+from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
 from speechsim_jax.statistics.linalg import map_in_threads
@@ -42,9 +48,11 @@ Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
 # Dimensions of a statistic's matrices, where they are not x and y.
 _DIMS = {"attention": ("x_attention", "y_attention")}
 # Memory for what the representations of one block cache: for each a kernel and ranked
-# dissimilarities, 8 n^2 bytes together for n rows (32 MB for 2000). The temporaries of each thread,
-# 40 n^2, come on top.
+# dissimilarities, 8 n^2 bytes together for n rows (32 MB for 2000), and with standard errors two
+# squares of the kernel and one of the ranks, 13 n^2 more. The temporaries of each thread, 40 n^2,
+# come on top.
 _SAMPLE_BYTES = 2**31
+_BYTES_PER_PAIR_OF_ROWS, _WITH_INFLUENCE = 8, 21
 # The same for rows of which influences are computed: z-scored and whitened.
 _ROWS_BYTES = 2**29
 # A score may leave its limits by this much, of rounding in float32.
@@ -63,12 +71,14 @@ class Scores:
       extras: name -> (dimensions, array), padded with NaN or -1. Among them NAME_se, standard
         errors, and NAME_se_error, their own relative errors.
       influence: behind the standard errors; None if there are none, or it is not kept.
+      degrees: of freedom of the standard errors of measures on the sample and on attention.
     """
 
     matrices: dict[str, np.ndarray]
     dims: dict[str, tuple[str, str]]
     extras: Extras
     influence: InfluenceTable | None = None
+    degrees: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def score_all(
@@ -91,7 +101,8 @@ def score_all(
     """
     matrices: dict[str, np.ndarray] = {}
     details = _Details()
-    collector, rows = None, None
+    collectors: dict[str, InfluenceCollector] = {}
+    rows = None
     folds: FinishedFolds | None = finished.get(FoldedMoments.kind)
     heldout: dict[str, np.ndarray] = {}
     if folds is not None:
@@ -99,7 +110,7 @@ def score_all(
         names = [name for measure in selection.measures for name in measure.heldout]
         heldout = {name: np.full(shape, np.nan) for name in names}
     if ClusteredSample.kind in finished and selection.with_influence:
-        collector, rows = _influences(finished, selection, keep_influence)
+        collectors[MomentsState.kind], rows = _influences(finished, selection, keep_influence)
     for kind in selection.statistics:
         measures = selection.on(kind)
         if not measures:
@@ -108,13 +119,19 @@ def score_all(
         matrices |= {measure.name: np.full((count, count), np.nan) for measure in measures}
         x, y = _dims(kind)
         of_moments = kind == MomentsState.kind
+        if kind == Sample.kind:
+            collectors |= _of_sample(finished[kind], measures, keep_influence)
+        elif kind == AttentionState.kind:
+            collectors |= _of_attention(finished[kind], measures, keep_influence)
+        of_kind = [c for key, c in collectors.items() if key.split()[0] == kind]
         further = (rows, folds) if of_moments else (None, None)
         for views in _scored(finished[kind], measures, sample_bytes, *further):
             for view in views:
                 for name, value in view.heldout.items():
                     heldout[name][view.i, view.j] = value
-                if collector is not None:
-                    collector.add(view.i, view.j, view.influences)
+                for collector in of_kind:
+                    known = {n: i for n, i in view.influences.items() if n in collector.errors}
+                    collector.add(view.i, view.j, known)
                 for name, value in view.scores.items():
                     matrices[name][view.i, view.j] = value
                 details.add((x, y), (count, count), (view.i, view.j), view.details)
@@ -131,12 +148,12 @@ def score_all(
     for measure in selection.measures:
         _keep_to_limits(matrices[measure.name], measure)
     dims = {m.name: _dims(m.statistic) for m in selection.measures}
-    if collector is not None:
+    for collector in collectors.values():
         for name in collector.errors:
             undefined = np.isnan(matrices[name])
             for suffix, values in (("se", collector.errors), ("se_error", collector.relative)):
                 values[name][undefined] = np.nan
-                extras[f"{name}_{suffix}"] = (("x", "y"), values[name])
+                extras[f"{name}_{suffix}"] = (dims[name], values[name])
     for measure in selection.measures:
         for name in measure.heldout if folds is not None else ():
             heldout[name][np.isnan(matrices[measure.name])] = np.nan
@@ -145,7 +162,16 @@ def score_all(
         {m.name: matrices[m.name] for m in selection.measures},
         dims,
         extras,
-        collector.table() if collector is not None else None,
+        joined(
+            collectors[MomentsState.kind].table() if MomentsState.kind in collectors else None,
+            [c.table() for kind, c in collectors.items() if kind != MomentsState.kind],
+        ),
+        {
+            name: collector.clusters.degrees
+            for kind, collector in collectors.items()
+            if kind != MomentsState.kind
+            for name in collector.errors
+        },
     )
 
 
@@ -159,6 +185,75 @@ def _influences(
     rows = [RepresentationRows(r, x) for r, x in zip(representations, sample.representations)]
     clusters = SampledClusters.of(sample)
     return InfluenceCollector(clusters, names, len(representations), keep), rows
+
+
+def _of_sample(
+    sample: Sample, measures: Sequence[Measure], keep: Keep
+) -> dict[str, InfluenceCollector]:
+    """The collectors of influences on measures on the sample; none without clusters."""
+    if not len(sample.clusters) or (sample.clusters == "").any():
+        return {}
+    clusters, rows = np.unique(sample.clusters.astype(str), return_counts=True)
+    known = {Sample.kind: SampledClusters.whole(clusters.tolist(), rows)}
+    known[f"{Sample.kind} groups"] = _groups(np.bincount(sample.representations[0].group))
+    names: dict[str, list[str]] = {key: [] for key in known}
+    for measure in measures:
+        if measure.influence is not None:
+            names[f"{Sample.kind} groups" if measure.grouped else Sample.kind].append(measure.name)
+    count = len(sample.representations)
+    return {
+        key: InfluenceCollector(known[key], tuple(names[key]), count, keep)
+        for key in known
+        if names[key]
+    }
+
+
+def _groups(rows: Int64[np.ndarray, " group"]) -> SampledClusters:
+    """Groups of clusters of so many rows each."""
+    return SampledClusters.whole([f"group {k + 1}" for k in range(len(rows))], rows)
+
+
+def _of_attention(
+    attention: FinishedAttention, measures: Sequence[Measure], keep: Keep
+) -> dict[str, InfluenceCollector]:
+    """The influences of groups of utterances on measures on attention; none without groups.
+
+    A group moves a score by what it changes when the group is left out, as many times less as the
+    other groups are of all.
+    """
+    measures = [measure for measure in measures if measure.grouped]
+    frames = attention.group_frames
+    if not measures or len(frames) < 2:
+        return {}
+    clusters = _groups(np.array(list(frames.values())))
+    names, count = tuple(measure.name for measure in measures), len(attention.representations)
+    collector = InfluenceCollector(clusters, names, count, keep, _dims(AttentionState.kind))
+    scores = _head_scores(attention, measures)
+    others = clusters.total_rows / clusters.rows - 1
+    moved = {name: np.zeros((len(frames), count, count)) for name in names}
+    for place, group in enumerate(frames):
+        rest = _head_scores(attention.without(group), measures)
+        for name in names:
+            moved[name][place] = others[place] * (scores[name] - rest[name])
+    for i, j in itertools.product(range(count), repeat=2):
+        of_pair = {name: moved[name][:, i, j] for name in names}
+        collector.add(i, j, {name: values - values.mean() for name, values in of_pair.items()})
+    return {AttentionState.kind: collector}
+
+
+def _head_scores(
+    attention: FinishedAttention, measures: Sequence[Measure]
+) -> dict[str, Float[np.ndarray, "x y"]]:
+    """The scores of all pairs of layers, by measure."""
+    count = len(attention.representations)
+    scores = {measure.name: np.zeros((count, count)) for measure in measures}
+    for i, j in itertools.product(range(count), repeat=2):
+        pair = AttentionPair(attention, i, j)
+        for measure in measures:
+            known = measure.symmetric and j < i
+            of_measure = scores[measure.name]
+            of_measure[i, j] = of_measure[j, i] if known else measure.function(pair)
+    return scores
 
 
 def _undefine_constant(
@@ -276,7 +371,9 @@ def _scored(
     blocks = iter([(range(count), range(count))])
     if isinstance(finished, Sample):
         caching = finished.representations
-        blocks = pair_blocks(count, 8 * len(finished.keys) ** 2, sample_bytes)
+        known = "" not in finished.clusters
+        each = _WITH_INFLUENCE if known else _BYTES_PER_PAIR_OF_ROWS
+        blocks = pair_blocks(count, each * len(finished.keys) ** 2, sample_bytes)
     elif rows is not None:
         caching = rows
         blocks = pair_blocks(count, max(r.cache_bytes for r in rows), _ROWS_BYTES)
@@ -347,6 +444,8 @@ def _score(
                     if known
                     else _influence(measure, view, of_pair)
                 )
+        elif isinstance(view, SamplePair) and (view.x.cluster >= 0).all():
+            influences = views[0].influences if views else _of_clusters(measures, view, scores)
         views.append(_View(*order, scores, details, facts, influences, {}))
     if folds is not None and folds.folds:
         _add_heldout(views, measures, [pair_of(fold, *indices) for fold in folds.folds])
@@ -379,6 +478,21 @@ def _influence(measure: Measure, pair: RepresentationPair, rows: PairRows) -> In
     if not (pair.x.live.any() and pair.y.live.any()):
         return np.full(count, np.nan)
     return np.zeros(count) if pair.same else measure.influence(pair, rows)
+
+
+def _of_clusters(
+    measures: Sequence[Measure], pair: SamplePair, scores: Mapping[str, float]
+) -> dict[str, Influence]:
+    """Mean influence of the rows of each cluster of the sample, or each group, by measure."""
+    influences = {}
+    for measure in measures:
+        if measure.influence is not None:
+            number = pair.x.group if measure.grouped else pair.x.cluster
+            of_rows = np.full(pair.rows, 0.0 if np.isfinite(scores[measure.name]) else np.nan)
+            if not pair.same and np.isfinite(scores[measure.name]):
+                of_rows = measure.influence(pair)
+            influences[measure.name] = np.bincount(number, weights=of_rows) / np.bincount(number)
+    return influences
 
 
 def rank_neurons(best_corr: np.ndarray, ranking: Ranking, models: Sequence[str]) -> Extras:

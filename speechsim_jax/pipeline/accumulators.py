@@ -32,7 +32,7 @@ from speechsim_jax.statistics.folded_moments import FoldedMoments, FoldedMoments
 from speechsim_jax.statistics.moments import ModelShape, Tile
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import MomentsState
-from speechsim_jax.statistics.sample import Sample, SampleAccumulator
+from speechsim_jax.statistics.sample import ClusterNames, Sample, SampleAccumulator
 from speechsim_jax.statistics.store import STATES, PassStatistics
 
 
@@ -53,6 +53,8 @@ class PassSetup:
       cluster_choice: the clusters and rows that they are estimated from.
       clustering_of_folds: what folds are made of.
       folds: the fold of each utterance, 0 or 1, for held-out scores; empty without these.
+      attention_groups: the group of each utterance whose attention is compared, for standard
+        errors; empty without these.
     """
 
     selection: MeasureSelection
@@ -67,6 +69,7 @@ class PassSetup:
     cluster_choice: ClusterChoice
     clustering_of_folds: Clustering
     folds: Mapping[str, int]
+    attention_groups: Mapping[str, int]
 
     @property
     def shapes(self) -> tuple[ModelShape, ...]:
@@ -126,18 +129,28 @@ def _folded_moments(setup: PassSetup) -> FoldedMomentsAccumulator:
 def _sample(setup: PassSetup) -> SampleAccumulator:
     settings = setup.settings
     return SampleAccumulator(
-        setup.shapes, settings.sample_frames, settings.seed, layers=setup.indices
+        setup.shapes,
+        settings.sample_frames,
+        settings.seed,
+        layers=setup.indices,
+        names=_names_of(setup.clustering) if setup.selection.errors else None,
     )
 
 
 def _clustered_sample(setup: PassSetup) -> ClusteredSampleAccumulator:
+    return ClusteredSampleAccumulator(
+        setup.shapes, setup.cluster_choice, _names_of(setup.clustering), layers=setup.indices
+    )
+
+
+def _names_of(clustering: Clustering) -> ClusterNames:
+    """The cluster of each row of a batch."""
+
     def names(rows: BatchRows) -> np.ndarray:
-        of_ids = [setup.clustering.of[utterance] for utterance in rows.utterances]
+        of_ids = [clustering.of[utterance] for utterance in rows.utterances]
         return np.array(of_ids, object)[rows.utterance]
 
-    return ClusteredSampleAccumulator(
-        setup.shapes, setup.cluster_choice, names, layers=setup.indices
-    )
+    return names
 
 
 def _attention(setup: PassSetup) -> AttentionAccumulator:
@@ -152,6 +165,7 @@ def _attention(setup: PassSetup) -> AttentionAccumulator:
         setup.settings.stats_dtype,
         setup.mesh,
         attention_inputs.BATCH_AXIS,
+        setup.attention_groups,
     )
 
 

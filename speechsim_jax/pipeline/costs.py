@@ -141,7 +141,11 @@ def _flops(compiled: jax.stages.Compiled) -> float:
 
 
 def memory_bytes(
-    configs: Sequence[EncoderConfig], blocks: Sequence[Sequence[int]], frames: int
+    configs: Sequence[EncoderConfig],
+    blocks: Sequence[Sequence[int]],
+    frames: int,
+    groups: int,
+    itemsize: int,
 ) -> int:
     """Bytes that the attention level takes on a device.
 
@@ -152,12 +156,13 @@ def memory_bytes(
       configs: of the models.
       blocks: transformer layers whose attention is compared, by model.
       frames: of a batch.
+      groups: of utterances, each with sums of its own.
+      itemsize: bytes of a number of the sums.
     """
     rows = sum(len(of_model) * c.hidden_size for of_model, c in zip(blocks, configs))
     heads = sum(len(of_model) * c.num_attention_heads for of_model, c in zip(blocks, configs))
-    sums = jax.eval_shape(lambda: jax.tree.leaves(attention_sums.zero(heads)))
     numbers = 4 * frames * rows + attention_sums.WORKSPACE_PER_HEAD * heads
-    return 4 * (numbers + sum(leaf.size for leaf in sums))
+    return 4 * numbers + itemsize * attention_sums.numbers(heads, groups)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,8 @@ from jaxtyping import Array, Float32, Int32
 from speechsim_jax.audio import batching
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped, log_skipped
 from speechsim_jax.errors import UserError, counted
-from speechsim_jax.inference.clusters import Clustering
+from speechsim_jax.inference.clusters import GROUPS, Clustering
+from speechsim_jax.inference.standard_errors import LEAST_CLUSTERS
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Activations, Outputs
@@ -37,8 +38,12 @@ from speechsim_jax.pipeline.plan import Pass
 from speechsim_jax.runtime.mesh import place_batch
 from speechsim_jax.runtime.shards import Shard, shares
 from speechsim_jax.settings import Settings
+from speechsim_jax.statistics import attention_sums
 from speechsim_jax.statistics.clustered_sample import ClusterChoice, choose
 from speechsim_jax.statistics.store import PassStatistics
+
+# Most that the sums of groups of utterances take of each device.
+_GROUPS_BYTES = 2**30
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +110,26 @@ class ComparisonRun:
         if not self.selection.heldout:
             return {}
         return self.clustering_of_folds.folds(self.expected_rows, self.settings.seed)
+
+    @functools.cached_property
+    def attention_groups(self) -> dict[str, int]:
+        """The group of each utterance whose attention is compared; empty without standard errors.
+
+        Fewer groups where heads are so many that sums of 20 would be too large; none for fewer
+        than there can be intervals of.
+        """
+        if not self.selection.errors or not self.selection.attention.measures:
+            return {}
+        heads = sum(
+            encoder.config.num_attention_heads * sum(layer > 0 for layer in layers)
+            for encoder, layers in zip(self.encoders, self.layers)
+        )
+        count = min(GROUPS, _GROUPS_BYTES // (4 * attention_sums.numbers(heads)))
+        if count < LEAST_CLUSTERS:
+            _log.info("no standard errors of attention: sums of %d groups are too large", GROUPS)
+            return {}
+        rows = {id_: self.expected_rows[id_] for id_ in self.attention_ids}
+        return self.clustering.groups(rows, self.settings.seed, count)
 
     @functools.cached_property
     def share(self) -> Corpus:
@@ -231,6 +256,7 @@ def run_pass(
             cluster_choice=run.cluster_choice,
             clustering_of_folds=run.clustering_of_folds,
             folds=run.folds,
+            attention_groups=run.attention_groups,
         )
     )
     attention = bool(pass_.selection.attention.measures)

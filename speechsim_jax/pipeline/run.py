@@ -176,8 +176,12 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
     layers = attention_layers(run.encoders, run.layers)
     configs = [encoder.config for encoder in run.encoders]
     together = dataclasses.replace(
-        sizes, attention=costs.memory_bytes(configs, layers, sizes.frames)
-    )
+        sizes,
+        attention=costs.memory_bytes(
+            configs, layers, sizes.frames,
+            groups=1 + max(run.attention_groups.values(), default=0), itemsize=sizes.itemsize,
+        ),
+    )  # fmt: skip
     if division is not None:
         apart = division.attention_apart
         return planned(sizes if apart else together), apart

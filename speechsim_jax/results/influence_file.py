@@ -1,6 +1,8 @@
 """Influences in a netCDF file next to their result."""
 
+import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -27,29 +29,46 @@ def write(table: InfluenceTable, path: AnyPath, key: str) -> AnyPath:
         path: the file.
         key: of the result that they belong to.
     """
-    clusters = table.clusters
-    dim = {"rows": "row", "clusters": "cluster"}[table.by]
-    variables = {name: ((dim, "x", "y"), values) for name, values in table.values.items()}
-    labels = np.array(table.labels, object)
-    coords = {
-        "x": labels,
-        "y": labels,
-        # As JSON: netCDF holds no text that is not UTF-8, as names of files may be.
-        "cluster": np.array([json.dumps(name) for name in clusters.names], object),
-        "cluster_rows": ("cluster", clusters.rows),
-        "cluster_sampled_rows": ("cluster", clusters.kept),
-    }
-    if table.by == "rows":
-        coords["row_cluster"] = ("row", np.repeat(np.arange(len(clusters.names)), clusters.kept))
-    attributes = {
+    variables, coords, attributes = _of_table(table)
+    for k, other in enumerate(table.further, start=1):
+        for whole, part in zip((variables, coords, attributes), _of_table(other, f"_{k}")):
+            whole |= part
+    attributes |= {
         "format": _FORMAT,
         "format_version": netcdf.FORMAT_VERSION,
-        "total_rows": clusters.total_rows,
-        "total_clusters": clusters.total,
-        "by": table.by,
+        "further": len(table.further),
         "key": key,
     }
     return netcdf.write(xr.Dataset(variables, coords, attributes), path)
+
+
+def _of_table(
+    table: InfluenceTable, end: str = ""
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Variables, coordinates and attributes of one table, their names with an ending."""
+    clusters = table.clusters
+    dim = {"rows": f"row{end}", "clusters": f"cluster{end}"}[table.by]
+    x, y, cluster = f"x{end}", f"y{end}", f"cluster{end}"
+    variables = {name: ((dim, x, y), values) for name, values in table.values.items()}
+    labels = np.array(table.labels, object)
+    coords = {
+        x: labels,
+        y: labels,
+        # As JSON: netCDF holds no text that is not UTF-8, as names of files may be.
+        cluster: np.array([json.dumps(name) for name in clusters.names], object),
+        f"cluster_rows{end}": (cluster, clusters.rows),
+        f"cluster_sampled_rows{end}": (cluster, clusters.kept),
+    }
+    if table.by == "rows":
+        row_cluster = np.repeat(np.arange(len(clusters.names)), clusters.kept)
+        coords[f"row_cluster{end}"] = (f"row{end}", row_cluster)
+    attributes = {
+        f"total_rows{end}": clusters.total_rows,
+        f"total_clusters{end}": clusters.total,
+        f"by{end}": table.by,
+        f"dims{end}": " ".join(table.dims),
+    }
+    return variables, coords, attributes
 
 
 def read(path: AnyPath, key: str) -> InfluenceTable:
@@ -65,14 +84,27 @@ def read(path: AnyPath, key: str) -> InfluenceTable:
     dataset = netcdf.read(path, _FORMAT, {"x", "y", "cluster"})
     if dataset.attrs["key"] != key:
         raise UserError(f"{path}: belongs to another result than the one next to it")
+    tables = [
+        _read_table(dataset, f"_{k}" if k else "") for k in range(1 + int(dataset.attrs["further"]))
+    ]
+    return dataclasses.replace(tables[0], further=tuple(tables[1:]))
+
+
+def _read_table(dataset: xr.Dataset, end: str) -> InfluenceTable:
+    """What `_of_table` made."""
     clusters = SampledClusters(
-        names=tuple(map(json.loads, dataset["cluster"].values)),
-        rows=dataset["cluster_rows"].values,
-        kept=dataset["cluster_sampled_rows"].values,
-        total_rows=int(dataset.attrs["total_rows"]),
-        total=int(dataset.attrs["total_clusters"]),
+        names=tuple(map(json.loads, dataset[f"cluster{end}"].values)),
+        rows=dataset[f"cluster_rows{end}"].values,
+        kept=dataset[f"cluster_sampled_rows{end}"].values,
+        total_rows=int(dataset.attrs[f"total_rows{end}"]),
+        total=int(dataset.attrs[f"total_clusters{end}"]),
     )
-    values = {str(name): variable.values for name, variable in dataset.data_vars.items()}
+    x, y = dataset.attrs[f"dims{end}"].split()
+    values = {str(n): v.values for n, v in dataset.data_vars.items() if v.dims[1] == f"x{end}"}
     return InfluenceTable(
-        clusters, dataset.attrs["by"], values, tuple(map(str, dataset["x"].values))
+        clusters=clusters,
+        by=dataset.attrs[f"by{end}"],
+        values=values,
+        labels=tuple(map(str, dataset[f"x{end}"].values)),
+        dims=(x, y),
     )

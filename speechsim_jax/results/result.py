@@ -8,7 +8,7 @@ import math
 import os
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -145,7 +145,12 @@ class SimilarityResult:
                 attrs = netcdf.measure_attributes(measures.get(name, {}))
             variables[name] = (names, values, attrs)
         if influence is not None:
-            influence = replace(influence, labels=tuple(map(str, representations)))
+            influence = influence.labelled(
+                {
+                    "x": tuple(map(str, representations)),
+                    "x_attention": tuple(map(str, attention_representations)),
+                }
+            )
         dataset = xr.Dataset(variables, coords, netcdf.provenance_attributes(attributes))
         return cls(dataset, influence)
 
@@ -279,15 +284,21 @@ class SimilarityResult:
         """Half the width of `interval`, [x, y]; arguments and errors as there."""
         errors = self.standard_error(measure)
         relative = self.dataset[f"{measure}_se_error"].values
-        degrees = effective_degrees(self.attributes["errors"]["sampled"] - 1, relative)
+        degrees = effective_degrees(self._degrees(measure), relative)
         return errors.drop_attrs() * quantile(degrees, level)
+
+    def _degrees(self, measure: str) -> int:
+        """Degrees of freedom of the standard errors of a measure, of all rows of the clusters."""
+        errors = self.attributes["errors"]
+        return errors.get("degrees", {}).get(measure, errors.get("sampled", 0) - 1)
 
     def interval_key(self, measure: str) -> str:
         """What a figure says of the 95 % intervals that it draws; "" where there are none."""
         errors = self.attributes.get("errors", {})
-        if f"{measure}_se" not in self.dataset or errors["sampled"] < LEAST_CLUSTERS:
+        if f"{measure}_se" not in self.dataset or self._degrees(measure) < LEAST_CLUSTERS - 1:
             return ""
-        return f"bands: 95 % intervals over {errors['clusters']} {errors['over']}s"
+        number = f"{errors['clusters']} " if "clusters" in errors else ""
+        return f"bands: 95 % intervals over {number}{errors['over']}s"
 
     @functools.cached_property
     def influence(self) -> InfluenceTable | None:
@@ -350,30 +361,31 @@ class SimilarityResult:
         scores = self.matrix(measure)
         if (cells is None) == (weights is None) or (weights is None and len(cells or ()) == 0):
             raise UserError("contrast: give cells, or weights")
+        dims = scores.dims
         full = np.zeros((len(table.labels),) * 2)
         positions = {label: k for k, label in enumerate(table.labels)}
         if weights is not None:
-            self._check_weights(weights)
-            at = (np.array([positions[v] for v in weights[d].values]) for d in ("x", "y"))
-            full[np.ix_(*at)] = weights.transpose("x", "y").values
+            self._check_weights(weights, dims)
+            at = (np.array([positions[v] for v in weights[d].values]) for d in dims)
+            full[np.ix_(*at)] = weights.transpose(*dims).values
         for group, sign in ((cells, 1.0), (others, -1.0)):
-            pairs = self._cells(group)
+            pairs = self._cells(group, dims[0])
             for x, y in pairs:
                 full[positions[x], positions[y]] += sign / len(pairs)
-        everything = scores.reindex(x=list(table.labels), y=list(table.labels)).values
+        everything = scores.reindex({dim: list(table.labels) for dim in dims}).values
         return contrast(table, measure, everything, full)
 
-    def _check_weights(self, weights: xr.DataArray) -> None:
+    def _check_weights(self, weights: xr.DataArray, dims: tuple[Hashable, ...]) -> None:
         """Raise UserError for weights that cannot be placed by their labels."""
-        if not isinstance(weights, xr.DataArray) or set(weights.dims) != {"x", "y"}:
+        if not isinstance(weights, xr.DataArray) or set(weights.dims) != set(dims):
             raise UserError(
                 "contrast: expected weights labelled as a matrix of scores, such as "
                 "0 * result.matrix(NAME) with some of them set"
             )
-        if not {"x", "y"} <= set(weights.coords):
+        if not set(dims) <= set(weights.coords):
             raise UserError("contrast: the weights have no labels")
-        labels = {*map(str, weights["x"].values), *map(str, weights["y"].values)}
-        self._cells([(label, label) for label in sorted(labels)])
+        labels = {str(label) for dim in dims for label in weights[dim].values}
+        self._cells([(label, label) for label in sorted(labels)], dims[0])
         if not np.isfinite(weights.values).all():
             raise UserError("contrast: a weight is NaN or infinite")
 
@@ -473,8 +485,9 @@ class SimilarityResult:
         """
         table = self._table(measure)
         scores = self.matrix(measure)
-        labels = scores["y"].values[scores["y_model"].values == y_model]
-        self._cells([(x, x)])
+        rows, columns = scores.dims
+        labels = scores[columns].values[scores[f"{columns}_model"].values == y_model]
+        self._cells([(x, x)], rows)
         known = np.isfinite(scores.loc[str(x)]) & np.isfinite(
             self.standard_error(measure).loc[str(x)]
         )
@@ -485,19 +498,19 @@ class SimilarityResult:
                 f"models: {', '.join(self.models)}"
             )
         cells = [table.positions(str(x), y) for y in labels]
-        everything = scores.reindex(x=list(table.labels), y=list(table.labels)).values
+        everything = scores.reindex({dim: list(table.labels) for dim in scores.dims}).values
         closer = self.definition(measure).get("higher_is_closer", True)
         shares = shares_of_largest(table, measure, everything, cells, closer, draws, seed)
-        return xr.DataArray(shares, {"y": labels}, ("y",))
+        return xr.DataArray(shares, {columns: labels}, (columns,))
 
     def _table(self, measure: str) -> InfluenceTable:
         """The influences on a measure's scores."""
         self.standard_error(measure)
         if self.influence is None:
             raise UserError("the influences of this result were not kept (keep_influence='rows')")
-        return self.influence
+        return self.influence.holding(measure)
 
-    def _cells(self, cells: Cells | None) -> list[tuple[str, str]]:
+    def _cells(self, cells: Cells | None, dim: Hashable = "x") -> list[tuple[str, str]]:
         """Labels of cells; raises UserError for one that the result lacks."""
         if cells is None or len(cells) == 0:
             return []
@@ -509,7 +522,7 @@ class SimilarityResult:
         ):
             raise UserError(f"cells {cells!r}: expected pairs (x, y) of labels such as 'model/3'")
         pairs = [(str(x), str(y)) for x, y in given]
-        known = set(map(str, self.representations))
+        known = set(map(str, self.dataset[dim].values))
         for label in (label for pair in pairs for label in pair):
             if label not in known:
                 raise UserError(f"no representation {label!r}{did_you_mean(label, known)}")
@@ -700,6 +713,8 @@ class SimilarityResult:
             return ""
         if errors["over"] == "none":
             return f"no standard errors: {errors['reason']}"
+        if "clusters" not in errors and errors.get("degrees"):
+            return f"±: standard error over {errors['over']}s ({errors['reason']})"
         if "clusters" not in errors:
             return "no standard errors: none are known of these measures"
         over = f"{errors['clusters']:,} {errors['over']}s"
@@ -730,7 +745,10 @@ class SimilarityResult:
         mean = float(scores[used] @ total[used])
         if f"{measure}_se" not in self.dataset or not self.known_influence:
             return Mean(mean)
-        if self.known_influence.by != "rows":
+        try:
+            if self.known_influence.holding(measure).by != "rows":
+                return Mean(mean)
+        except UserError:
             return Mean(mean)
         labelled = self.matrix(measure).copy(data=total)
         return Mean(mean, self.contrast(measure, weights=labelled).standard_error)

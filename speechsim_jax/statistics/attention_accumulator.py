@@ -1,7 +1,7 @@
 """Accumulates the attention sums of batches on the devices."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,6 +41,7 @@ class AttentionAccumulator:
       mesh: devices; one if None.
       batch_axis: by field name of the inputs, the axis that runs over utterances and is divided
         over the devices; the first for a field not named, none for None.
+      group_of: utterance -> its group, from 0 on, where sums are kept for each of several groups.
     """
 
     def __init__(
@@ -51,14 +52,19 @@ class AttentionAccumulator:
         stats_dtype: str = "float32",
         mesh: Mesh | None = None,
         batch_axis: Mapping[str, int | None] = {},
+        group_of: Mapping[str, int] = {},
     ):
+        self._group_of = group_of
         self._shapes, self._needed, self._dtype = shapes, needed, stats_dtype
         self._mesh = mesh if mesh is not None and mesh.size > 1 else None
         self._update = _program(make_rows, needed, self._mesh, tuple(batch_axis.items()))
         self._lengths: list[int] = []
+        self._groups: list[int] = []  # of each utterance
         with x64(stats_dtype == "float64"):
             self._state = attention_sums.zero(
-                sum(s.layers * s.neurons for s in shapes), stats_dtype
+                sum(s.layers * s.neurons for s in shapes),
+                stats_dtype,
+                1 + max(group_of.values(), default=0),
             )
             if self._mesh is not None:
                 self._state = self._placed(jax.tree.map(np.asarray, self._state))
@@ -77,10 +83,18 @@ class AttentionAccumulator:
         """Add the utterances of a batch whose attention is read; none if it has no inputs."""
         if batch.attention is not None:
             assert batch.lengths is not None
-            self.append(batch.attention, batch.lengths, batch.hidden[0].shape[2])
+            groups = [self._group_of.get(name, 0) for name in batch.rows.utterances]
+            fillers = len(batch.lengths) - len(groups)
+            self.append(
+                batch.attention, batch.lengths, batch.hidden[0].shape[2], groups + fillers * [0]
+            )
 
     def append(
-        self, inputs: AttentionInputs, lengths: Int[np.ndarray, " batch"], frames: int
+        self,
+        inputs: AttentionInputs,
+        lengths: Int[np.ndarray, " batch"],
+        frames: int,
+        groups: Sequence[int] | None = None,
     ) -> None:
         """Add a batch of utterances.
 
@@ -88,12 +102,14 @@ class AttentionAccumulator:
           inputs: of their maps.
           lengths: frames of each utterance; 0 for a filler.
           frames: of each utterance, padding included.
+          groups: of each utterance; by default the first.
         """
+        groups = [0] * len(lengths) if groups is None else groups
         with x64(self._dtype == "float64"):
-            self._state = self._update(
-                self._state, inputs, jnp.asarray(lengths, jnp.int32), frames=frames
-            )
+            counts, numbers = (jnp.asarray(values, jnp.int32) for values in (lengths, groups))
+            self._state = self._update(self._state, inputs, counts, numbers, frames=frames)
         self._lengths += [int(length) for length in lengths if length]
+        self._groups += [group for group, length in zip(groups, lengths, strict=True) if length]
 
     def wait(self) -> None:
         """Block until everything added so far has been computed."""
@@ -104,12 +120,13 @@ class AttentionAccumulator:
         return {
             "kind": self._kind(),
             "lengths": list(self._lengths),
+            "groups": list(self._groups),
             "state": [np.asarray(x) for x in jax.tree.leaves(self._state)],
         }
 
     def _kind(self) -> str:
         """What two accumulators must share for one to resume from the other's snapshot."""
-        return repr((self._shapes, self._needed, self._dtype))
+        return repr((self._shapes, self._needed, self._dtype, sorted(self._group_of.items())))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Resume from a snapshot, on the same number of devices or another.
@@ -125,12 +142,14 @@ class AttentionAccumulator:
         state = jax.tree.unflatten(jax.tree.structure(self._state), snapshot["state"])
         with x64(self._dtype == "float64"):
             self._state = self._placed(state)
-        self._lengths = list(snapshot["lengths"])
+        self._lengths, self._groups = list(snapshot["lengths"]), list(snapshot["groups"])
 
     def result(self) -> AttentionState:
         """The sums over all utterances, on the host."""
         sums = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(axis=0), self._state)
-        return AttentionState(self._shapes, self._needed, self._dtype, sums, tuple(self._lengths))
+        return AttentionState(
+            self._shapes, self._needed, self._dtype, sums, tuple(self._lengths), tuple(self._groups)
+        )
 
 
 @functools.lru_cache(maxsize=16)
@@ -153,11 +172,11 @@ def _update(
     state: AttentionSums,
     inputs: AttentionInputs,
     lengths: Int[Array, " batch"],
+    groups: Int[Array, " batch"],
     frames: int,
 ) -> AttentionSums:
-    return attention_sums.update(
-        state, functools.partial(make_rows, inputs), lengths, frames, needed
-    )
+    rows = functools.partial(make_rows, inputs)
+    return attention_sums.update(state, rows, lengths, frames, needed, groups=groups)
 
 
 def _update_on_mesh(
@@ -167,6 +186,7 @@ def _update_on_mesh(
     state: AttentionSums,
     inputs: AttentionInputs,
     lengths: Int[Array, " batch"],
+    groups: Int[Array, " batch"],
     frames: int,
 ) -> AttentionSums:
     """`update` on every device: its share of the sums by its share of the utterances."""
@@ -176,15 +196,17 @@ def _update_on_mesh(
         axis = batch_axis.get(getattr(path[-1], "name", ""), 0) if path else 0
         return P() if axis is None else P(*(None,) * axis, AXES)
 
-    def on_device(state: AttentionSums, leaves: list[Array], lengths: Array) -> AttentionSums:
-        return update(state, jax.tree.unflatten(structure, leaves), lengths, frames=frames)
+    def on_device(
+        state: AttentionSums, leaves: list[Array], lengths: Array, groups: Array
+    ) -> AttentionSums:
+        return update(state, jax.tree.unflatten(structure, leaves), lengths, groups, frames=frames)
 
     layouts = [layout(path) for path, _ in leaves]
     mapped = jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(P(AXES), layouts, P(AXES)),
+        in_specs=(P(AXES), layouts, P(AXES), P(AXES)),
         out_specs=P(AXES),
         check_vma=False,
     )
-    return mapped(state, [leaf for _, leaf in leaves], lengths)
+    return mapped(state, [leaf for _, leaf in leaves], lengths, groups)

@@ -28,8 +28,9 @@ class AttentionState:
       shapes: layers and heads (as `neurons`) of every model.
       needed: names of the sums that were computed.
       dtype: type of the sums while they were accumulated.
-      sums: over utterances.
+      sums: over the utterances of each group.
       lengths: frames of each utterance.
+      groups: of each utterance, from 0 on; standard errors leave out one at a time.
     """
 
     kind: ClassVar[str] = "attention"
@@ -39,6 +40,7 @@ class AttentionState:
     dtype: str
     sums: AttentionSums
     lengths: tuple[int, ...]
+    groups: tuple[int, ...]
 
     def save(self, folder: Path) -> None:
         """Write sums-NUMBER.npy and state.json."""
@@ -49,6 +51,7 @@ class AttentionState:
             "needed": self.needed,
             "dtype": self.dtype,
             "lengths": self.lengths,
+            "groups": self.groups,
         }
         (folder / "state.json").write_text(json.dumps(record))
 
@@ -64,10 +67,11 @@ class AttentionState:
             dtype=record["dtype"],
             sums=jax.tree.unflatten(structure, leaves),
             lengths=tuple(record["lengths"]),
+            groups=tuple(record["groups"]),
         )
 
     def merge(self, others: Sequence["AttentionState"]) -> "AttentionState":
-        """The sums over the utterances of all states.
+        """The sums over the utterances of all states, group by group.
 
         Raises:
           UserError: states of other heads or sums.
@@ -106,19 +110,28 @@ class AttentionState:
         def means(pairs: attention_sums.PairSums) -> MapMeans:
             return MapMeans(**{name: getattr(pairs, name) / n for name, n in divide_by.items()})
 
-        divergence = _unrolled(np.asarray(self.sums.heads.divergence))
-        square = dataclasses.replace(self.sums.heads, divergence=divergence)
+        sums = jax.tree.map(lambda x: x.sum(axis=0), self.sums)
+        divergence = _unrolled(np.asarray(sums.heads.divergence))
+        square = dataclasses.replace(sums.heads, divergence=divergence)
         ends = np.cumsum([0] + [s.neurons for s in self.shapes for _ in range(s.layers)])
         heads = tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(ends))
-        gram = np.asarray(self.sums.gram)
+        gram = np.asarray(sums.gram)
         return FinishedAttention(
             heads=heads,
             means=means(square),
-            baselines=means(self.sums.baselines),
+            baselines=means(sums.baselines),
             moments=_moments(gram, heads, self.shapes, counts, self.dtype, rank_tolerance),
             utterances=len(counts),
             frames=int(counts.sum()),
+            state=self,
+            rank_tolerance=rank_tolerance,
         )
+
+    def without(self, group: int) -> "AttentionState":
+        """The state of all other groups, together."""
+        rest = jax.tree.map(lambda x: np.delete(x, group, axis=0).sum(axis=0)[None], self.sums)
+        lengths = tuple(n for n, g in zip(self.lengths, self.groups) if g != group)
+        return dataclasses.replace(self, sums=rest, lengths=lengths, groups=(0,) * len(lengths))
 
 
 def _merge_two(a: AttentionState, b: AttentionState) -> AttentionState:
@@ -128,8 +141,20 @@ def _merge_two(a: AttentionState, b: AttentionState) -> AttentionState:
                 f"attention sums differ in their {field} ({getattr(a, field)} and "
                 f"{getattr(b, field)}); only those of the same models and measures can be merged"
             )
-    sums = jax.tree.map(np.add, a.sums, b.sums)
-    return dataclasses.replace(a, sums=sums, lengths=a.lengths + b.lengths)
+    sums = jax.tree.map(_add_groups, a.sums, b.sums)
+    return dataclasses.replace(
+        a, sums=sums, lengths=a.lengths + b.lengths, groups=a.groups + b.groups
+    )
+
+
+def _add_groups(
+    a: Float[np.ndarray, "_groups *each"], b: Float[np.ndarray, "_groups *each"]
+) -> Float[np.ndarray, "_groups *each"]:
+    """The sums of each group; one job may have more groups than the other."""
+    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
+    total = longer.copy()
+    total[: len(shorter)] += shorter
+    return total
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +193,8 @@ class FinishedAttention:
       moments: all cells of all maps as rows, heads as neurons.
       utterances: number of those whose attention was read.
       frames: number of their frames.
+      state: the sums that these are means of.
+      rank_tolerance: of `moments`.
     """
 
     heads: tuple[slice, ...]
@@ -176,6 +203,18 @@ class FinishedAttention:
     moments: FinishedMoments
     utterances: int
     frames: int
+    state: AttentionState
+    rank_tolerance: float | None
+
+    @property
+    def group_frames(self) -> dict[int, int]:
+        """Frames of each group that has any."""
+        frames = np.bincount(self.state.groups, weights=self.state.lengths)
+        return {group: int(count) for group, count in enumerate(frames) if count}
+
+    def without(self, group: int) -> "FinishedAttention":
+        """The same over the utterances of all other groups."""
+        return self.state.without(group).finish((), self.rank_tolerance)
 
     @property
     def representations(self) -> tuple[slice, ...]:

@@ -73,15 +73,15 @@ class PairSums:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AttentionSums:
-    """The running state, where every sum is compensated: [sum and lost digits, ...].
+    """The running state of groups of utterances, every sum compensated: sum and lost digits.
 
-    The sums of one utterance, and the state on the host (float64), have no such first axis.
+    The state on the host (float64) has no such first axis, the sums of one utterance no groups.
 
     Attributes:
-      heads: [2, head, head], except for the divergence [2, head, step]: of heads h and h + 1 + step
-        around the circle, which has each pair once.
-      gram: sum over cells of (A - 1/T) (B - 1/T), [2, head, head].
-      baselines: of every head against `BASELINES`, [2, baseline, head].
+      heads: [2, group, head, head], except for the divergence [2, group, head, step]: of heads h
+        and h + 1 + step around the circle, which has each pair once.
+      gram: sum over cells of (A - 1/T) (B - 1/T), [2, group, head, head].
+      baselines: of every head against `BASELINES`, [2, group, baseline, head].
     """
 
     heads: PairSums
@@ -89,11 +89,11 @@ class AttentionSums:
     baselines: PairSums
 
 
-def zero(heads: int, dtype: DTypeLike = jnp.float32) -> AttentionSums:
+def zero(heads: int, dtype: DTypeLike = jnp.float32, groups: int = 1) -> AttentionSums:
     """The state of no utterances."""
 
     def zeros(*shape: int) -> Array:
-        return jnp.zeros((2, *shape), dtype)
+        return jnp.zeros((2, groups, *shape), dtype)
 
     square = (heads, heads)
     return AttentionSums(
@@ -102,6 +102,12 @@ def zero(heads: int, dtype: DTypeLike = jnp.float32) -> AttentionSums:
         zeros(*square),
         PairSums(*(zeros(len(BASELINES), heads) for _ in dataclasses.fields(PairSums))),
     )  # fmt: skip
+
+
+def numbers(heads: int, groups: int = 1) -> int:
+    """How many numbers a state has."""
+    leaves = jax.eval_shape(lambda: jax.tree.leaves(zero(heads, groups=groups)))
+    return sum(leaf.size for leaf in leaves)
 
 
 def steps(heads: int) -> int:
@@ -117,6 +123,7 @@ def update(
     needed: tuple[str, ...] = ("distance", "divergence", "correlation"),
     cells_at_once: int = CELLS_AT_ONCE,
     logarithms_at_once: int = LOGARITHMS_AT_ONCE,
+    groups: Int[Array, " batch"] | None = None,
 ) -> AttentionSums:
     """Add a batch of utterances.
 
@@ -128,6 +135,7 @@ def update(
       needed: the costly sums to compute, the others stay 0; the Gram matrix is always computed.
       cells_at_once: cells of each map that exist at once.
       logarithms_at_once: of these, cells whose logarithms are taken at once.
+      groups: that each utterance is added to; by default the first.
     """
 
     def add_utterance(b: Int[Array, ""], state: AttentionSums) -> AttentionSums:
@@ -139,7 +147,11 @@ def update(
             cells_at_once=cells_at_once,
             logarithms_at_once=logarithms_at_once,
         )
-        return jax.tree.map(add, state, utterance.sums(state.gram.shape[1], needed))
+        group = 0 if groups is None else groups[b]
+        return jax.tree.map(
+            lambda total, term: total.at[:, group].set(add(total[:, group], term)),
+            state, utterance.sums(state.gram.shape[-1], needed),
+        )  # fmt: skip
 
     return lax.fori_loop(0, len(lengths), add_utterance, state)
 
@@ -187,7 +199,7 @@ class _Utterance:
 
     def sums(self, heads: int, needed: tuple[str, ...]) -> AttentionSums:
         """The sums of this utterance."""
-        empty = jax.tree.map(lambda x: x[0], zero(heads, self.dtype))
+        empty = jax.tree.map(lambda x: x[0, 0], zero(heads, self.dtype))
 
         def step(total: tuple, first: Int[Array, ""]) -> tuple:
             gram, correlation, divergence, profile = total

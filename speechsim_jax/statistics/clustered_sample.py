@@ -16,12 +16,12 @@ import collections
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int64, Shaped, UInt64
+from jaxtyping import Float, Int64, UInt64
 
 from speechsim_jax.array_types import HiddenStates
 from speechsim_jax.errors import UserError
@@ -34,7 +34,7 @@ from speechsim_jax.statistics.accumulator import (
 )
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.row_fetcher import RowFetcher
-from speechsim_jax.statistics.sample import joined_passes, row_keys, text_hash
+from speechsim_jax.statistics.sample import ClusterNames, joined_passes, row_keys, text_hash
 
 _EVERY = 2**64
 # Most clusters of which rows are kept.
@@ -231,10 +231,6 @@ def _order(
         positions = positions[first]
         parts.append(positions[choice.kept(keys[positions])])
     return np.concatenate(parts)
-
-
-ClusterNames = Callable[[BatchRows], Shaped[np.ndarray, " row"]]
-"""The cluster of each row of a batch."""
 
 
 class ClusteredSampleAccumulator:

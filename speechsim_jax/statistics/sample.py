@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,7 +35,12 @@ from speechsim_jax.statistics.derived import DerivesOnce
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.row_fetcher import RowFetcher
 
+# Of clusters, at most.
+_GROUPS = 20
 _LAST_KEY = np.uint64(2**64 - 1)
+
+ClusterNames = Callable[[BatchRows], Shaped[np.ndarray, " row"]]
+"""The cluster of each row of a batch: its speaker or utterance."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,6 +53,7 @@ class Sample:
       keys: of each row.
       utterances: of each row, not cut into pieces; "" where not known.
       numbers: of each row within its utterance.
+      clusters: of each row, what standard errors are taken over; "" without these.
       rows: of each model, [layer, row, neuron].
       layers: index of each representation among all that are compared, ascending.
     """
@@ -59,16 +65,18 @@ class Sample:
     keys: UInt64[np.ndarray, " row"]
     utterances: Shaped[np.ndarray, " row"]
     numbers: Int64[np.ndarray, " row"]
+    clusters: Shaped[np.ndarray, " row"]
     rows: tuple[Float[np.ndarray, "_layer row _neuron"], ...]
     layers: tuple[LayerIndex, ...]
 
     @functools.cached_property
     def representations(self) -> tuple["SampledRepresentation", ...]:
         """Every layer of every model, in order."""
-        _, utterance = np.unique(self.utterances.astype(str), return_inverse=True)
-        utterance = np.where(self.utterances == "", -1, utterance)
+        utterance, cluster = (_numbered(names) for names in (self.utterances, self.clusters))
         return tuple(
-            SampledRepresentation(layer, utterance) for model in self.rows for layer in model
+            SampledRepresentation(layer, utterance, cluster)
+            for model in self.rows
+            for layer in model
         )
 
     def save(self, folder: Path) -> None:
@@ -81,6 +89,7 @@ class Sample:
             "size": self.size,
             "seed": self.seed,
             "utterances": self.utterances.tolist(),
+            "clusters": self.clusters.tolist(),
             "models": len(self.rows),
             "layers": self.layers,
         }
@@ -96,6 +105,7 @@ class Sample:
             keys=np.load(folder / "keys.npy"),
             utterances=np.array(record["utterances"], object),
             numbers=np.load(folder / "numbers.npy"),
+            clusters=np.array(record["clusters"], object),
             rows=tuple(np.load(folder / f"rows-{k}.npy") for k in range(record["models"])),
             layers=tuple((model, layer) for model, layer in record["layers"]),
         )
@@ -168,8 +178,15 @@ def _merge_two(a: Sample, b: Sample) -> Sample:
         keys=join(a.keys, b.keys),
         utterances=join(a.utterances, b.utterances),
         numbers=join(a.numbers, b.numbers),
+        clusters=join(a.clusters, b.clusters),
         rows=tuple(join(x, y, 1) for x, y in zip(a.rows, b.rows)),
     )
+
+
+def _numbered(names: Shaped[np.ndarray, " row"]) -> Int64[np.ndarray, " row"]:
+    """A number for each name, in their order; -1 for ""."""
+    _, number = np.unique(names.astype(str), return_inverse=True)
+    return np.where(names == "", -1, number)
 
 
 def row_keys(seed: int, rows: BatchRows) -> UInt64[np.ndarray, " row"]:
@@ -206,6 +223,7 @@ class SampleAccumulator:
       seed: of the keys.
       rows_dtype: type of the rows.
       layers: index of each layer among all that are compared; by default those of `shapes` are all.
+      names: the cluster of each row of a batch; None without standard errors.
     """
 
     def __init__(
@@ -215,12 +233,14 @@ class SampleAccumulator:
         seed: int = 0,
         rows_dtype: str = "float32",
         layers: tuple[LayerIndex, ...] | None = None,
+        names: ClusterNames | None = None,
     ):
-        self._size, self._seed = size, seed
+        self._size, self._seed, self._names = size, seed, names
         self._layers = all_layers(shapes) if layers is None else layers
         self._keys = np.full(size, _LAST_KEY)  # of the row in each slot
         self._utterances = np.full(size, "", object)
         self._numbers = np.zeros(size, np.int64)
+        self._clusters = np.full(size, "", object)
         self._fetcher = RowFetcher(
             [np.zeros((s.layers, size, s.neurons), rows_dtype) for s in shapes]
         )
@@ -246,6 +266,8 @@ class SampleAccumulator:
             self._keys[slots] = keys[new]
             self._utterances[slots] = np.array(rows.utterances, object)[rows.utterance[new]]
             self._numbers[slots] = rows.number[new]
+            if self._names is not None:
+                self._clusters[slots] = self._names(rows)[new]
             self._fetcher.fetch(hidden, rows.positions[new], slots)
         self._fetcher.settle()
 
@@ -261,6 +283,7 @@ class SampleAccumulator:
             "keys": self._keys.copy(),
             "utterances": self._utterances.tolist(),
             "numbers": self._numbers.copy(),
+            "clusters": self._clusters.tolist(),
             "rows": [x.copy() for x in self._fetcher.rows],
         }
 
@@ -282,6 +305,7 @@ class SampleAccumulator:
             )
         self._keys, self._numbers = snapshot["keys"].copy(), snapshot["numbers"].copy()
         self._utterances = np.array(snapshot["utterances"], object)
+        self._clusters = np.array(snapshot["clusters"], object)
         self._fetcher = RowFetcher([x.copy() for x in snapshot["rows"]])
 
     def result(self) -> Sample:
@@ -296,9 +320,21 @@ class SampleAccumulator:
             keys=self._keys[order],
             utterances=self._utterances[order],
             numbers=self._numbers[order],
+            clusters=self._clusters[order],
             rows=tuple(x[:, order] for x in rows),
             layers=self._layers,
         )
+
+
+def _groups(representation: "SampledRepresentation") -> Int64[np.ndarray, " row"]:
+    """The group of each row, the largest cluster first, each to the smallest group."""
+    sizes = np.bincount(representation.cluster)
+    total = np.zeros(min(_GROUPS, len(sizes)), np.int64)
+    group = np.zeros(len(sizes), np.int64)
+    for cluster in np.argsort(-sizes, kind="stable"):
+        group[cluster] = total.argmin()
+        total[group[cluster]] += sizes[cluster]
+    return group[representation.cluster]
 
 
 class SampledRepresentation(DerivesOnce):
@@ -307,12 +343,25 @@ class SampledRepresentation(DerivesOnce):
     Args:
       rows: the rows, of any float type.
       utterance: a number for the utterance of each row, -1 where it is not known.
+      cluster: a number for what standard errors are taken over, -1 without these, which is the
+        default.
     """
 
-    def __init__(self, rows: Float[np.ndarray, "row neuron"], utterance: Int64[np.ndarray, " row"]):
+    def __init__(
+        self,
+        rows: Float[np.ndarray, "row neuron"],
+        utterance: Int64[np.ndarray, " row"],
+        cluster: Int64[np.ndarray, " row"] | None = None,
+    ):
         super().__init__()
         self._rows = rows
         self.utterance = utterance
+        self.cluster = np.full(len(rows), -1) if cluster is None else cluster
+
+    @property
+    def group(self) -> Int64[np.ndarray, " row"]:
+        """The group of each row: clusters in at most 20 groups, balanced in rows."""
+        return self.once(_groups)
 
     @property
     def rows(self) -> Float[np.ndarray, "row neuron"]:

@@ -9,6 +9,8 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from speechsim_jax.inference.clusters import cluster, cluster_for_folds
+from speechsim_jax.pipeline import one_pass
+from speechsim_jax.pipeline.accumulators import Accumulators
 from tests.support.same_result import assert_same_result
 from tests.support.small_models import MODELS, QUICK, waves
 from tests.support.tolerances import ERRORS_RELATIVE, ERRORS_RELATIVE_BATCHES
@@ -118,6 +120,78 @@ def test_fewer_rows_give_about_the_same(encoders, corpus, result):
         known = np.isfinite(off) & (stated > 0)
         assert known.sum() > 20
         assert (np.abs(off[known]) <= 4 * stated[known]).mean() > 0.95
+
+
+# Of another measure of moments, the sample and attention.
+FURTHER = QUICK | {
+    "measures": "lincka,rbfcka,rsa,mutual_knn,attn_js,attn_svcca",
+    "sample_frames": 300,
+}
+
+
+@pytest.fixture(scope="module")
+def further(encoders, corpus) -> ss.SimilarityResult:
+    return ss.compare(encoders, corpus, **FURTHER)
+
+
+@pytest.mark.slow
+def test_the_sample_and_attention_have_errors_over_the_same_clusters(further, tmp_path):
+    assert further.attributes["errors"]["degrees"] == {
+        "rbfcka": 11, "rsa": 11, "mutual_knn": 11, "attn_js": 11, "attn_svcca": 11,
+    }  # fmt: skip
+    for name in further.measures:
+        errors = further.standard_error(name).values
+        between = errors[: len(errors) // 3, -3:]
+        assert np.isfinite(errors).all() and (between > 0).all(), name
+        labels = list(map(str, further.matrix(name)[further.matrix(name).dims[0]].values))
+        cells = (labels[0], labels[-1]), (labels[1], labels[-1])
+        assert further.contrast(name, *cells).standard_error > 0
+        assert float(further.closest(name, labels[0], further.models[1]).sum()) == pytest.approx(1)
+    read = ss.SimilarityResult.load(further.save(tmp_path / "result.nc"))
+    one, other = (r.contrast("attn_js", *cells).standard_error for r in (read, further))
+    assert one == other
+
+
+@pytest.mark.slow
+def test_errors_of_the_sample_and_attention_merge_and_resume(
+    encoders, corpus, further, tmp_path, monkeypatch
+):
+    """Two shards, one of them interrupted after its second batch."""
+    saved = tmp_path / "statistics"
+    settings = FURTHER | {"statistics_dir": saved, "checkpoint_every": 0}
+    update, batches = Accumulators.append, []
+
+    def interrupted(self, *arguments):
+        batches.append(arguments)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        update(self, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Accumulators, "append", interrupted)
+        ss.accumulate(encoders, corpus, shard="1/2", **settings)
+    for shard in ("1/2", "2/2"):
+        ss.accumulate(encoders, corpus, shard=shard, **settings)
+    merged = ss.merge([saved], progress=False)
+    assert_same_result(merged, further)
+    assert merged.attributes["errors"] == further.attributes["errors"]
+
+
+@pytest.mark.slow
+def test_sums_of_groups_that_are_too_large_are_not_kept(encoders, corpus, monkeypatch, caplog):
+    monkeypatch.setattr(one_pass, "_GROUPS_BYTES", 1000)
+    caplog.set_level("INFO")
+    result = ss.compare(encoders, corpus, **FURTHER | {"measures": "lincka,attn_js"})
+    assert np.isfinite(result.standard_error("lincka")).all()
+    with pytest.raises(UserError, match="attn_js"):
+        result.standard_error("attn_js")
+    assert "no standard errors of attention" in caplog.text
+
+
+@pytest.mark.slow
+def test_batches_do_not_change_errors_of_the_sample_and_attention(encoders, corpus, further):
+    other = ss.compare(encoders, corpus, **FURTHER | {"batch_seconds": 1, "buckets": 2})
+    assert_same_result(other, further, ERRORS_RELATIVE_BATCHES)
 
 
 def sources(count: int, speakers: int) -> list:

@@ -24,6 +24,7 @@ from experiments.benchmarks import (
     plain,
     plots,
     processes,
+    pwcca,
     scaling,
     scores,
     startup,
@@ -92,6 +93,14 @@ def test_coverage(capsys):
     assert len(covered) == 2 * len(measures) and {"svcca", "maxcorr", "procrustes"} <= measures
     ratios = [line["value"] for line in lines if line["shown"] == "error / spread"]
     assert all(0.2 < ratio < 5 for ratio in ratios)
+
+
+def test_pwcca(capsys):
+    """The estimators that were tried, on corpora without ties and with some."""
+    pwcca.run(3, small=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()[1:]]
+    ratios = [line["value"] for line in lines if line["figure"].startswith("standard error")]
+    assert len(ratios) == 2 * 6 and all(ratio > 0 for ratio in ratios)
 
 
 @pytest.mark.slow

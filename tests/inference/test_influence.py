@@ -20,7 +20,9 @@ JACKKNIFED = ("lincka", "maxcorr", "linreg", "linreg_r2", "mean_cca", "svcca", "
 WITH_INFLUENCE = [
     name
     for name, measure in MEASURES.items()
-    if measure.influence is not None and name != "lincka_debiased"
+    if measure.influence is not None
+    and measure.statistic == "moments"
+    and name != "lincka_debiased"
 ]
 COPIES = 4000
 

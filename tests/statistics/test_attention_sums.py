@@ -125,7 +125,8 @@ def state_of(
     sums: AttentionSums, maps: Maps, shapes=SHAPES, dtype: str = "float32"
 ) -> AttentionState:
     host = jax.tree.map(lambda x: np.asarray(x, np.float64).sum(axis=0), sums)
-    return AttentionState(shapes, (), dtype, host, tuple(one.shape[1] for one in maps))
+    lengths = tuple(one.shape[1] for one in maps)
+    return AttentionState(shapes, (), dtype, host, lengths, (0,) * len(lengths))
 
 
 def finish(

@@ -304,24 +304,28 @@ def test_attention():
     def stream(text: str) -> AttentionAccumulator:
         return AttentionAccumulator(
             HEADS, rows_of_projections, ("divergence",),
-            mesh=mesh_of(text), batch_axis=BATCH_AXIS,
+            mesh=mesh_of(text), batch_axis=BATCH_AXIS, group_of={str(k): k for k in range(3)},
         )  # fmt: skip
+
+    groups = [0, 1, 2, 0, 1, 2, 0, 1]
 
     one, eight = stream("data:1"), stream("data:4,feature:2")
     for statistic in (one, eight):
-        statistic.append(*projections(0), FRAMES)
+        statistic.append(*projections(0), FRAMES, groups)
     taken = eight.snapshot()
     kept = [x.copy() for x in taken["state"]]
     sums = []
     for statistic in (one, eight):
-        statistic.append(*projections(1), FRAMES)
+        statistic.append(*projections(1), FRAMES, groups)
         sums.append([np.array(x) for x in jax.tree.leaves(statistic._state)])
     for statistic in (one, eight):
         statistic.restore(taken)
         assert len(statistic.snapshot()["lengths"]) == 6
-        statistic.append(*projections(1), FRAMES)
+        statistic.append(*projections(1), FRAMES, groups)
         sums.append([np.array(x) for x in jax.tree.leaves(statistic._state)])
     assert one.result().lengths == eight.result().lengths
+    assert one.result().groups == eight.result().groups
+    assert all((x != 0).any() for x in one.result().sums.gram)
     assert len(one.result().lengths) == 12
     for expected, found, elsewhere, same in zip(*sums):
         np.testing.assert_array_equal(same, found)
@@ -333,7 +337,7 @@ def test_attention():
         np.testing.assert_array_equal(a, b)
     models, lengths = projections(0)
     update = functools.partial(eight._update, frames=FRAMES)
-    assert collectives_of(update, eight._state, models, lengths) == set()
+    assert collectives_of(update, eight._state, models, lengths, np.array(groups)) == set()
     with pytest.raises(UserError, match="other attention heads"):
         AttentionAccumulator(HEADS, rows_of_projections, ()).restore(taken)
 

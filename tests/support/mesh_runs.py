@@ -110,9 +110,12 @@ def _apart(
     """Largest difference of the further scores whose names end so."""
     names = [name for name in map(str, found.dataset) if name.endswith(end)]
     assert names
-    a, b = (np.stack([result.matrix(name).values for name in names]) for result in (found, one))
-    scale = np.maximum(np.abs(b), 1e-6) if relative else 1.0
-    return float((np.abs(a - b) / scale).max())
+    largest = 0.0
+    for name in names:
+        a, b = (result.matrix(name).values for result in (found, one))
+        scale = np.maximum(np.abs(b), 1e-6) if relative else 1.0
+        largest = max(largest, float((np.abs(a - b) / scale).max()))
+    return largest
 
 
 def _least_gb(run, settings) -> float:
