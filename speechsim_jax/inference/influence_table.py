@@ -9,7 +9,11 @@ from jaxtyping import Float, Float32, Int64
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.inference.influence_rows import Influence
-from speechsim_jax.inference.standard_errors import SampledClusters, standard_error
+from speechsim_jax.inference.standard_errors import (
+    SampledClusters,
+    error_of_sums,
+    standard_error,
+)
 
 Keep = Literal["auto", "rows", "clusters", "none"]
 
@@ -26,12 +30,20 @@ class InfluenceTable:
       by: "rows": I_t of each sampled row, by cluster; "clusters": I_c of each sampled cluster.
       values: by measure, [row or cluster, x, y].
       labels: of x and y.
+      complete: whether I_c are of all clusters and not estimated from a sample of their rows;
+        contrasts follow from them alone then.
     """
 
     clusters: SampledClusters
     by: Literal["rows", "clusters"]
     values: Mapping[str, Float32[np.ndarray, "_entry x y"]]
     labels: tuple[str, ...] = ()
+    complete: bool = False
+
+    @property
+    def gives_contrasts(self) -> bool:
+        """Whether standard errors of weighted sums of cells follow from what was kept."""
+        return self.by == "rows" or self.complete
 
     @property
     def nbytes(self) -> int:
@@ -82,10 +94,12 @@ class InfluenceTable:
         """The standard error of a weighted sum of cells, and its own relative error.
 
         Raises:
-          UserError: influences of rows were not kept; or as `of`.
+          UserError: influences of rows were not kept, and are needed; or as `of`.
         """
         x, y = np.nonzero(weights)
-        influence = self._of_rows(measure, x, y) @ weights[x, y]
+        influence = self._of_cells(measure, x, y) @ weights[x, y]
+        if self.by == "clusters":
+            return float(error_of_sums(influence)), 0.0
         summary = self.clusters.summarise(influence)
         error, relative = standard_error(summary, self.clusters)
         return float(error), float(relative)
@@ -96,10 +110,12 @@ class InfluenceTable:
         """Covariance of the estimates of several cells, without bias and so not always positive.
 
         Raises:
-          UserError: influences of rows were not kept; or as `of`.
+          UserError: influences of rows were not kept, and are needed; or as `of`.
         """
-        influence = self._of_rows(measure, x, y)
+        influence = self._of_cells(measure, x, y)
         clusters = self.clusters
+        if self.by == "clusters":
+            return influence.T @ influence * clusters.total / (clusters.total - 1)
         means = clusters.summarise(influence).means
         share = clusters.rows / clusters.total_rows
         total = np.zeros((len(x), len(x)))
@@ -112,12 +128,12 @@ class InfluenceTable:
         scale = clusters.total / len(clusters.names)
         return total * scale * clusters.total / (clusters.total - 1)
 
-    def _of_rows(
+    def _of_cells(
         self, measure: str, x: Int64[np.ndarray, " cell"], y: Int64[np.ndarray, " cell"]
-    ) -> Float[np.ndarray, "row cell"]:
-        """Influences of rows on some cells, in float64."""
+    ) -> Float[np.ndarray, "_entry cell"]:
+        """Influences of rows, or of all clusters, on some cells, in float64."""
         values = self.of(measure)
-        if self.by != "rows":
+        if not self.gives_contrasts:
             raise UserError(
                 "contrasts need the influences of rows; run again, or merge, with "
                 "keep_influence='rows'"
@@ -164,5 +180,6 @@ class InfluenceCollector:
     def table(self) -> InfluenceTable | None:
         """What was kept."""
         if self._keep in ("rows", "clusters"):
-            return InfluenceTable(self._clusters, self._keep, self._values)
+            complete = self._clusters.complete
+            return InfluenceTable(self._clusters, self._keep, self._values, complete=complete)
         return None

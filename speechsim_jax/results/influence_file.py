@@ -47,6 +47,7 @@ def write(table: InfluenceTable, path: AnyPath, key: str) -> AnyPath:
         "total_rows": clusters.total_rows,
         "total_clusters": clusters.total,
         "by": table.by,
+        "complete": int(table.complete),
         "key": key,
     }
     return netcdf.write(xr.Dataset(variables, coords, attributes), path)
@@ -74,5 +75,9 @@ def read(path: AnyPath, key: str) -> InfluenceTable:
     )
     values = {str(name): variable.values for name, variable in dataset.data_vars.items()}
     return InfluenceTable(
-        clusters, dataset.attrs["by"], values, tuple(map(str, dataset["x"].values))
+        clusters,
+        dataset.attrs["by"],
+        values,
+        tuple(map(str, dataset["x"].values)),
+        complete=bool(dataset.attrs.get("complete", 0)),
     )

@@ -146,6 +146,36 @@ class SimilarityResult:
         dataset = xr.Dataset(variables, coords, netcdf.provenance_attributes(attributes))
         return cls(dataset, influence)
 
+    def with_standard_errors(
+        self,
+        errors: Mapping[str, Float[np.ndarray, "x y"]],
+        influence: InfluenceTable | None,
+        facts: Mapping[str, Any],
+    ) -> "SimilarityResult":
+        """The same scores with other standard errors, which are not estimated from a sample.
+
+        Args:
+            errors: by measure; NaN takes the place of those of undefined scores.
+            influence: behind them.
+            facts: how they were computed, added to `attributes["errors"]`.
+        """
+        variables = {}
+        for name, values in errors.items():
+            known = np.isfinite(self.matrix(name).values)
+            for end, of_end in (
+                ("se", values),
+                ("se_error", np.where(np.isnan(values), np.inf, 0)),
+            ):
+                array = np.where(known, of_end, np.nan)
+                variables[f"{name}_{end}"] = (REPRESENTATION_DIMS, array, {"kind": "extra"})
+        attributes = self.attributes
+        attributes["errors"] = attributes.get("errors", {}) | dict(facts)
+        dataset = self.dataset.assign(variables)
+        dataset.attrs = netcdf.provenance_attributes(attributes)
+        if influence is not None:
+            influence = replace(influence, labels=tuple(map(str, self.representations)))
+        return SimilarityResult(dataset, influence)
+
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of the measures, in the order they were computed."""
@@ -623,7 +653,7 @@ class SimilarityResult:
         mean = float(scores[used] @ total[used])
         if f"{measure}_se" not in self.dataset or not self.known_influence:
             return Mean(mean)
-        if self.known_influence.by != "rows":
+        if not self.known_influence.gives_contrasts:
             return Mean(mean)
         labelled = self.matrix(measure).copy(data=total)
         return Mean(mean, self.contrast(measure, weights=labelled).standard_error)
