@@ -189,7 +189,7 @@ def worst_known(result: SimilarityResult, selection: MeasureSelection) -> float:
     """The largest relative error of a sampled standard error of a measure of moments; else 0."""
     names = [f"{m.name}_se_error" for m in selection.on(MomentsState.kind)]
     found = [result.dataset[name].values for name in names if name in result.dataset]
-    return max((float(np.nanmax(x, initial=0)) for x in found), default=0.0)
+    return max((float(np.max(x, initial=0, where=~np.isnan(x))) for x in found), default=0.0)
 
 
 def log_unknown_errors(result: SimilarityResult, selection: MeasureSelection) -> None:

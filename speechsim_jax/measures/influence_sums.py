@@ -64,17 +64,16 @@ class InfluenceSums:
 
     def add(
         self,
-        rows: Sequence[Float[np.ndarray, "row _neuron"]],
+        rows: Sequence[Float[np.ndarray, "taken _neuron"]],
         clusters: Shaped[np.ndarray, " row"],
         taken: Int64[np.ndarray, " taken"] | None = None,
     ) -> None:
         """Add rows.
 
         Args:
-          rows: of each representation.
-          clusters: name of the cluster of each.
-          taken: positions of those whose influences are computed, the others being counted only;
-            all by default.
+          rows: of each representation, those whose influences are computed.
+          clusters: name of the cluster of each row, of others too that are counted only.
+          taken: which of these `rows` are; all by default.
         """
         places = self._places(clusters)
         if taken is None:
@@ -82,8 +81,8 @@ class InfluenceSums:
         self._counts[0] += np.bincount(places, minlength=len(self._place))
         self._counts[1] += np.bincount(places[taken], minlength=len(self._place))
         for start in range(0, len(taken), self._chunk):
-            part = taken[start : start + self._chunk]
-            self._waiting.append(([x[part] for x in rows], places[part]))
+            part = slice(start, start + self._chunk)
+            self._waiting.append(([x[part] for x in rows], places[taken[part]]))
             if sum(len(p) for _, p in self._waiting) >= self._chunk:
                 self.flush()
 
@@ -147,23 +146,33 @@ class InfluenceSums:
         """Everything that `restore` needs."""
         self.flush()
         return {
-            "measures": [m.name for m in self._measures],
+            "measures": self.names,
             "clusters": list(self._place),
-            "counts": self._counts,
+            "counts": self._counts.copy(),
             "sums": self._sums[: len(self._place)].copy(),
         }
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Go on from a snapshot of sums of the same measures."""
-        assert snapshot["measures"] == [m.name for m in self._measures]
+        assert snapshot["measures"] == self.names
         self._place = {name: k for k, name in enumerate(snapshot["clusters"])}
         self._counts = snapshot["counts"]
         self._sums = snapshot["sums"]
 
     @property
+    def names(self) -> list[str]:
+        """Of the measures."""
+        return [measure.name for measure in self._measures]
+
+    @property
     def rows(self) -> int:
-        """All rows, and not only those whose influences were computed."""
+        """All rows that were added or counted."""
         return int(self._counts[0].sum())
+
+    @property
+    def expected_rows(self) -> int:
+        """Those of the moments."""
+        return self._moments.rows
 
     def result(self) -> ReadInfluence:
         """Influences and standard errors, of everything that was added."""

@@ -628,8 +628,9 @@ class SimilarityResult:
         over = f"{errors['clusters']:,} {errors['over']}s"
         if errors["sampled"] < errors["clusters"]:
             over += f", estimated from {errors['sampled']} of them"
+        again = ", read a second time" if errors.get("source") == "reading" else ""
         return (
-            f"±: standard error over {over} ({errors['rows']:,} of their frames; "
+            f"±: standard error over {over} ({errors['rows']:,} of their frames{again}; "
             f"{errors['reason']}); it does not contain what few frames add to a score"
         )
 

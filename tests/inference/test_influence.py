@@ -131,8 +131,9 @@ def test_neither_blocks_nor_order_of_rows_change_errors(result):
 
 def test_a_sample_of_rows_gives_about_the_same(result):
     few = ss.compare_activations(
-        INPUTS, list(JACKKNIFED), errors=True, groups=GOLDEN["group"], errors_rows=1500
-    )
+        INPUTS, list(JACKKNIFED), errors=True, groups=GOLDEN["group"], errors_rows=1500,
+        errors_source="sample",
+    )  # fmt: skip
     assert few.attributes["errors"]["rows"] < 1700
     for name in JACKKNIFED:
         errors, all_rows = few.standard_error(name).values, result.standard_error(name).values
@@ -192,9 +193,13 @@ def test_influences_of_another_result_are_refused(result, tmp_path):
 
 
 @pytest.mark.parametrize("keep", ["clusters", "none"])
-def test_what_is_kept_of_influences(keep, result, tmp_path):
+def test_what_is_kept_of_influences(keep, tmp_path):
+    sampled = {"errors_rows": 1500, "errors_source": "sample"}
+    result = ss.compare_activations(
+        INPUTS, ["lincka"], errors=True, groups=GOLDEN["group"], **sampled
+    )
     kept = ss.compare_activations(
-        INPUTS, ["lincka"], errors=True, groups=GOLDEN["group"], keep_influence=keep
+        INPUTS, ["lincka"], errors=True, groups=GOLDEN["group"], keep_influence=keep, **sampled
     )
     np.testing.assert_allclose(kept.matrix("lincka_se"), result.matrix("lincka_se"), rtol=1e-12)
     with pytest.raises(UserError, match="rows"):
@@ -319,8 +324,9 @@ def test_errors_that_are_hardly_known_are_none_and_said(caplog):
     groups = np.repeat(np.arange(12), 2000)
     x, y = rng.standard_normal((2, len(groups), 4))
     result = ss.compare_activations(
-        {"x": x, "y": x + y}, ["lincka"], errors=True, groups=groups, errors_rows=400
-    )
+        {"x": x, "y": x + y}, ["lincka"], errors=True, groups=groups, errors_rows=400,
+        errors_source="sample",
+    )  # fmt: skip
     errors = result.standard_error("lincka").values[0, 1]
     relative = result.dataset["lincka_se_error"].values[0, 1]
     assert relative > 0.5 and np.isnan(errors) and "not known" in caplog.text
