@@ -68,7 +68,7 @@ def _report(
     scores, errors, degrees = [], [], 0
     for x, y, utterance, speaker in drawn:
         result = ss.compare_activations(
-            {"x": x, "y": y}, measures, errors=True, errors_rows=most_rows,
+            {"x": x, "y": y}, measures, errors=True, errors_rows=most_rows, errors_source="sample",
             groups=speaker if over == "speaker" else utterance, keep_influence="none",
         )  # fmt: skip
         degrees = result.attributes["errors"]["sampled"] - 1

@@ -555,13 +555,22 @@ class SimilarityResult:
             The path.
         """
         path = as_path(path)
-        beside = influence_file.influence_path(path)
+        beside, new = influence_file.influence_path(path), influence_file.new_path(path)
         with writing(path):
+            # Until the new result is there, an older one keeps its own influences.
             if self.influence is not None:
-                influence_file.write(self.influence, beside, self._key)
-            elif beside.exists():
-                beside.unlink()
-            return netcdf.write(self.dataset, path)
+                influence_file.write(self.influence, new, self._key)
+            try:
+                netcdf.write(self.dataset, path)
+            except BaseException:
+                new.unlink(missing_ok=True)
+                raise
+            if self.influence is not None:
+                influence_file.settle(self.influence, path, self._key)
+            else:
+                for old in (beside, new):
+                    old.unlink(missing_ok=True)
+        return path
 
     @property
     def _key(self) -> str:
@@ -581,10 +590,10 @@ class SimilarityResult:
         path = as_path(path)
         dataset = netcdf.read(path, netcdf.FORMAT, {"x_model", "y_layer"})
         result = cls(dataset)
-        beside = influence_file.influence_path(path)
-        if not beside.is_file():
+        places = influence_file.influence_path(path), influence_file.new_path(path)
+        if not any(place.is_file() for place in places):
             return result
-        return replace(result, _influence=lambda: influence_file.read(beside, result._key))
+        return replace(result, _influence=lambda: influence_file.read(path, result._key))
 
     def summary(self) -> str:
         """A table of means over layers for a terminal, a row for each measure.

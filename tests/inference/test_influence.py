@@ -9,6 +9,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.inference.influence_rows import RepresentationRows
 from speechsim_jax.measures import MEASURES
 from speechsim_jax.measures.base import PairRows, RepresentationPair
+from speechsim_jax.results import influence_file, netcdf
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 from tests.support.paths import DATA
 from tests.support.rows import moments_of
@@ -176,6 +177,42 @@ def test_contrasts_survive_saving_and_selecting(result, tmp_path):
     (tmp_path / "r.influence.nc").unlink()
     with pytest.raises(UserError, match="keep_influence"):
         ss.SimilarityResult.load(tmp_path / "r.nc").contrast("linreg", *cells)
+
+
+def _fails(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("where", ["netcdf.write", "influence_file.write", "influence_file.settle"])
+def test_a_full_disk_leaves_a_result_with_its_own_influences(where, result, tmp_path, monkeypatch):
+    """The old pair, or the new result with the new influences under their first name."""
+    cells = ("a/0", "b/0"), ("a/0", "c/0")
+    older = ss.compare_activations(
+        INPUTS, ["lincka"], errors=True, groups=GOLDEN["group"], errors_rows=900,
+        errors_source="sample",
+    )  # fmt: skip
+    path = older.save(tmp_path / "r.nc")
+    module, name = where.split(".")
+    target = {"netcdf": netcdf, "influence_file": influence_file}[module]
+    kept = getattr(target, name)
+    calls = []
+
+    def write(*arguments: object) -> object:
+        calls.append(arguments)
+        # Influences are written by the same function before the result.
+        return kept(*arguments) if where == "netcdf.write" and len(calls) == 1 else _fails()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(target, name, write)
+        with pytest.raises(UserError, match="No space"):
+            result.save(path)
+    loaded = ss.SimilarityResult.load(path)
+    there = result if where.endswith("settle") else older
+    assert loaded.contrast("lincka", *cells) == there.contrast("lincka", *cells)
+    assert ss.SimilarityResult.load(result.save(path)).contrast("lincka", *cells) == (
+        result.contrast("lincka", *cells)
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.influence.nc", "r.nc"]
 
 
 def test_influences_of_another_result_are_refused(result, tmp_path):
