@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -244,6 +244,7 @@ def run_pass(
     return accumulators.result(), counts
 
 
+@runtime_checkable
 class BatchSink(Protocol):
     """What `_read_corpus` adds batches to: the `Accumulators` of a pass, or another sum."""
 
