@@ -150,7 +150,7 @@ def error_of_sums(sums: Float[np.ndarray, "cluster *cells"]) -> Float[np.ndarray
     total = len(sums)
     if total < 2:
         return np.full(sums.shape[1:], np.nan)
-    return np.sqrt(total / (total - 1) * np.square(sums.astype(np.float64)).sum(axis=0))
+    return np.asarray(np.sqrt(total / (total - 1) * np.square(sums.astype(np.float64)).sum(axis=0)))
 
 
 def effective_degrees(degrees: int, relative: np.ndarray | float) -> np.ndarray:
