@@ -155,6 +155,16 @@ class Settings:
         20_000, "Frames of the sample that standard errors are estimated from, at most about.", HOW,
         at_least=64,
     )  # fmt: skip
+    errors_source: Literal["auto", "sample", "reading"] = setting(
+        "auto",
+        "What standard errors are computed from: a sample of frames; a second reading, of all; "
+        "auto: the sample, and a second reading where one is known to no more than 10 %.",
+        HOW,
+    )
+    errors_stride: int = setting(
+        1, "A second reading computes influences of every k-th frame of an utterance only.", HOW,
+        at_least=1,
+    )  # fmt: skip
     heldout: bool = setting(
         False,
         "Scores that are fitted on half of the speakers or utterances and evaluated on the others, "

@@ -99,6 +99,7 @@ def _report(
     for x, y, utterance, speaker in drawn:
         result = ss.compare_activations(
             {"x": x, "y": y}, measures, errors=True, errors_rows=errors_rows,
+            errors_source="sample",
             groups=speaker if over == "speaker" else utterance, keep_influence="none",
             utterances=utterance.astype(str), sample_frames=_SAMPLE_FRAMES,
         )  # fmt: skip

@@ -1,9 +1,10 @@
 """`compare_activations`: the same statistics and scores on arrays."""
 
 import functools
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,18 @@ from speechsim_jax.comparison.arrays import (
     named,
     representation_names,
 )
-from speechsim_jax.comparison.score import scored_result
+from speechsim_jax.comparison.score import (
+    WELL_KNOWN,
+    log_unknown_errors,
+    scored_result,
+    with_reading,
+    worst_known,
+)
 from speechsim_jax.errors import UserError
 from speechsim_jax.inference.clusters import folds as divided
 from speechsim_jax.inference.influence_table import Keep
-from speechsim_jax.measures.registry import resolve
+from speechsim_jax.measures.influence_sums import InfluenceSums
+from speechsim_jax.measures.registry import MeasureSelection, resolve
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime import provenance
 from speechsim_jax.settings import Output, Settings
@@ -49,7 +57,7 @@ _ERRORS = {
 }
 
 Rows = Any
-"""An array, or an iterable of arrays, one after the other."""
+"""An array, or an iterable of arrays, one after the other, or a function that returns one."""
 
 
 def compare_activations(
@@ -66,6 +74,7 @@ def compare_activations(
     errors: bool = False,
     groups: Sequence[Any] | np.ndarray | None = None,
     errors_rows: int = Settings.errors_rows,
+    errors_source: Literal["auto", "sample", "reading"] = "auto",
     keep_influence: Keep = Output.keep_influence,
     heldout: bool = False,
     folds: Sequence[Any] | np.ndarray | None = None,
@@ -82,7 +91,8 @@ def compare_activations(
 
     Args:
       activations: name -> array [rows, neurons] (numpy's, memory-mapped ones are read in blocks;
-        JAX's, torch's, or rows as lists), or an iterable of such arrays, one after the other.
+        JAX's, torch's, or rows as lists), or an iterable of such arrays, one after the other, or a
+        function that returns one.
         "model/3" or ("model", 3) is layer 3 of a model; a key without a layer is layer 0 of a model
         of one layer.
       measures: as in `compare`, except for attention.
@@ -99,6 +109,9 @@ def compare_activations(
       groups: the cluster of each row, such as its speaker, that standard errors are taken over
         (default: `utterances`).
       errors_rows: rows that standard errors are estimated from, at most about.
+      errors_source: whether they are estimated from a sample of rows, or the arrays are read a
+        second time ("auto": where the sample does not give each to 10 %). An iterator can be read
+        once only.
       keep_influence: as in `Output`.
       heldout: whether there are scores that are fitted on one fold of the rows and evaluated on the
         other, NAME_heldout.
@@ -122,6 +135,7 @@ def compare_activations(
         rank_tolerance=rank_tolerance,
         rows_per_update=rows_per_update,
         errors_rows=errors_rows,
+        errors_source=errors_source,
         **given,
     )
     for name, value in (("errors", errors), ("heldout", heldout)):
@@ -152,15 +166,19 @@ def compare_activations(
     if stats_dtype is None:
         stats_dtype = default_stats_dtype()
     labels = [str(name) for name in names]
-    limits = _LIMITS[stats_dtype]
-    blocks = [
-        _blocks(label, rows, rows_per_update, limits)
-        for label, rows in zip(labels, activations.values())
-    ]
-    first = [next(block, None) for block in blocks]
-    _check_aligned(labels, first, 0)
-    widths = [block.shape[1] for block in first if block is not None]
-    shapes = _shapes(widths)
+    once = [label for label, rows in zip(labels, activations.values()) if _read_once(rows)]
+    if errors and errors_source == "reading" and once:
+        raise UserError(
+            f"{once[0]}: an iterator can be read once only; errors_source='reading' needs an "
+            "array, a list of chunks, or a function that returns an iterable"
+        )
+
+    def blocks_of_all() -> Iterator[list[np.ndarray]]:
+        return _aligned(labels, list(activations.values()), rows_per_update, _LIMITS[stats_dtype])
+
+    blocks = blocks_of_all()
+    first = next(blocks, None)
+    shapes = _shapes([] if first is None else [block.shape[1] for block in first])
     moments = _moments(
         shapes,
         rows_per_update,
@@ -173,17 +191,13 @@ def compare_activations(
         accumulators.append(
             SampleAccumulator(shapes, sample_frames, seed, rows_dtype=stats_dtype, names=clusters)
         )
-    if groups is not None and selection.with_influence:
+    if groups is not None and selection.with_influence and errors_source != "reading":
         accumulators.append(_clustered(shapes, groups, errors_rows, seed, stats_dtype))
-    current: list[np.ndarray | None] = first
-    while current[0] is not None:
-        arrays = [block for block in current if block is not None]
+    for arrays in itertools.chain([] if first is None else [first], blocks):
         rows = _rows(moments.rows, len(arrays[0]), utterances)
         batch = EncodedBatch(_as_models(shapes, arrays, stats_dtype), rows)
         for accumulator in accumulators:
             accumulator.update(batch)
-        current = [next(block, None) for block in blocks]
-        _check_aligned(labels, current, moments.rows)
     if utterances is not None and len(utterances) != moments.rows:
         raise UserError(f"utterances names {len(utterances)} rows, but there are {moments.rows}")
     for what, of_rows in (("groups", groups), ("folds", fold_of)):
@@ -200,9 +214,38 @@ def compare_activations(
         errors=dict(zip(("over", "reason"), _ERRORS[errors])),
     )
     result = scored_result(names, finished, selection, attributes, output)
+    if groups is not None and _read_again(result, selection, errors_source, once):
+        assert finished.moments is not None
+        sums = InfluenceSums(finished.moments, selection.measures)
+        read = 0
+        for arrays in blocks_of_all():
+            of_rows = groups[read : read + len(arrays[0])]
+            read += len(arrays[0])
+            sums.add([block[: len(of_rows)].astype(stats_dtype) for block in arrays], of_rows)
+        if read != moments.rows:
+            raise UserError(f"{labels[0]}: not the same rows when read a second time")
+        result = with_reading(result, sums.result(), output)
+    log_unknown_errors(result, selection)
     if warning := result.few_frames_warning():
         _log.warning("%s", warning)
     return result
+
+
+def _read_again(
+    result: SimilarityResult, selection: MeasureSelection, source: str, once: Sequence[str]
+) -> bool:
+    """Whether standard errors are computed from a second reading of the arrays."""
+    if not selection.with_influence or source == "sample":
+        return False
+    if source == "reading":
+        return True
+    worst = worst_known(result, selection)
+    if worst > WELL_KNOWN and once:
+        _log.info(
+            "sampled standard errors are known to %.0f %% at worst; %s can be read once only, so "
+            "they are not computed from all rows", 100 * worst, once[0],
+        )  # fmt: skip
+    return worst > WELL_KNOWN and not once
 
 
 def _clustered(
@@ -276,6 +319,8 @@ def _blocks(name: str, rows: Rows, size: int, limits: tuple[float, float]) -> It
     """Blocks of exactly `size` rows, except for the last; the largest value within the limits."""
     pending: list[np.ndarray] = []
     waiting = checked = 0
+    if not is_array(rows) and not isinstance(rows, Iterable) and callable(rows):
+        rows = rows()
     if not is_array(rows) and not isinstance(rows, Iterable):
         raise UserError(
             f"{name}: expected an array [rows, neurons] or chunks of one, got {type(rows).__name__}"
@@ -306,6 +351,26 @@ def _blocks(name: str, rows: Rows, size: int, limits: tuple[float, float]) -> It
         raise UserError(f"{name}: no value exceeds {peak:.3g}; {_SCALE_IT}")
     if waiting:
         yield np.concatenate(pending)
+
+
+def _read_once(rows: Rows) -> bool:
+    """Whether rows are gone once they have been read: an iterator."""
+    return not is_array(rows) and isinstance(rows, Iterator)
+
+
+def _aligned(
+    labels: list[str], activations: list[Rows], size: int, limits: tuple[float, float]
+) -> Iterator[list[np.ndarray]]:
+    """Blocks of the same rows of all representations."""
+    blocks = [_blocks(label, rows, size, limits) for label, rows in zip(labels, activations)]
+    before = 0
+    while True:
+        current = [next(block, None) for block in blocks]
+        _check_aligned(labels, current, before)
+        if current[0] is None:
+            return
+        before += len(current[0])
+        yield [block for block in current if block is not None]
 
 
 def _check_aligned(labels: list[str], blocks: list[np.ndarray | None], before: int) -> None:

@@ -13,14 +13,26 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+
 from speechsim_jax.audio import batching, chosen
 from speechsim_jax.audio.chosen import ChosenAudio
 from speechsim_jax.audio.corpus import log_skipped, total_seconds
 from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.comparison.request import Request
-from speechsim_jax.comparison.score import scored_once, scored_result
+from speechsim_jax.comparison.score import (
+    WELL_KNOWN,
+    digest_of,
+    kept_once,
+    log_unknown_errors,
+    scored_once,
+    scored_result,
+    with_reading,
+    worst_known,
+)
 from speechsim_jax.errors import UserError, counted, printable
 from speechsim_jax.inference.clusters import cluster, cluster_for_folds
+from speechsim_jax.measures.influence_sums import InfluenceSums
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import load_encoder
@@ -42,13 +54,15 @@ from speechsim_jax.pipeline.run import (
     plan_passes,
     run_passes,
 )
+from speechsim_jax.pipeline.second_reading import least_bytes, read_again
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import provenance
-from speechsim_jax.runtime.atomic_write import AnyPath
+from speechsim_jax.runtime.atomic_write import AnyPath, remove_folder
 from speechsim_jax.runtime.identity import as_json, difference
 from speechsim_jax.runtime.shards import WHOLE
 from speechsim_jax.settings import Output, Resources, Settings
 from speechsim_jax.statistics import store
+from speechsim_jax.statistics.store import FinishedStatistics
 
 ModelSource = str | Path | SpeechEncoder
 """A hub id, a folder, "zoo:NAME", "random:ID", or a loaded encoder."""
@@ -110,8 +124,64 @@ def compare(
         output = request.output
         scoring = read.names, finished, request.selection, attributes, output
         if read.stored_in is None:
-            return scored_result(*scoring)
-        return scored_once(read.stored_in, *scoring)
+            result = scored_result(*scoring)
+        else:
+            result = scored_once(read.stored_in, *scoring)
+        if _reads_again(read, request, result):
+            result = _with_reading(read, request, finished, result)
+        log_unknown_errors(result, request.selection)
+        return result
+
+
+def _reads_again(read: "_Read", request: Request, result: SimilarityResult) -> bool:
+    """Whether standard errors are computed from a second reading; logs why."""
+    source, over = request.settings.errors_source, read.run.clustering.over
+    if over == "none" or source == "sample" or not request.selection.with_influence:
+        return False
+    if source == "reading":
+        return True
+    worst = worst_known(result, request.selection)
+    if worst <= WELL_KNOWN:
+        return False
+    least = least_bytes(read.run, read.planned)
+    known = f"{100 * worst:.0f} % at worst" if np.isfinite(worst) else "not at all, some of them"
+    if least > request.budget_bytes:
+        _log.warning(
+            "sampled standard errors are known to %s, but %.3g GB of memory are too few for a "
+            "second reading, which takes %.3g GB", known, request.budget_bytes / 1e9, least / 1e9,
+        )  # fmt: skip
+        return False
+    _log.info(
+        "sampled standard errors are known to %s: the audio is read a second time "
+        "(errors_source='sample' does without, errors_stride is quicker)", known,
+    )  # fmt: skip
+    return True
+
+
+def _with_reading(
+    read: "_Read", request: Request, finished: FinishedStatistics, result: SimilarityResult
+) -> SimilarityResult:
+    """The result with standard errors from a second reading, which an earlier run may have made."""
+    assert finished.moments is not None
+    stride, output = request.settings.errors_stride, request.output
+    sums = InfluenceSums(finished.moments, request.selection.measures)
+    key = ["reading", sums.names, stride, finished.numeric]
+
+    def with_new(shard: ShardFolder | None) -> SimilarityResult:
+        new = read_again(read.run, read.passes.counts, sums, shard)
+        return with_reading(result, new, output, stride)
+
+    if read.shard is None or output.statistics_dir is None:
+        return with_new(None)
+    shard = read.shard.reading(digest_of(key))
+    with shard.opened():
+        if read.stored_in is None:
+            return with_new(shard)
+        names = list(request.selection.names)
+        key = [*key, names, output.keep_influence, output.note]
+        found = kept_once(read.stored_in, request.selection, key, lambda: with_new(shard))
+    remove_folder(shard.path)
+    return found
 
 
 def accumulate(
@@ -155,6 +225,11 @@ def accumulate(
     request = Request.checked(measures, levels, settings, resources, output, overrides)
     if request.output.statistics_dir is None or not request.output.keep_statistics:
         raise UserError("accumulate needs statistics_dir, the folder that all shards fill")
+    if request.settings.errors_source == "reading":
+        raise UserError(
+            "errors_source='reading' reads all audio again once the sums of all shards are there, "
+            "and merge reads none; use errors_source='sample', or compare"
+        )
     with contextlib.ExitStack() as scratch:
         _read(models, audio, request, scratch)
     return job_status(job_folder(request.output.statistics_dir).path)
@@ -169,12 +244,18 @@ class _Read:
       passes: statistics and counts.
       attributes: how they were made.
       stored_in: folder of the statistics, None if they are in memory only.
+      run: what all readings share.
+      planned: the passes.
+      shard: where this shard is stored; None if statistics stay in memory.
     """
 
     names: list[RepresentationName]
     passes: PassesRun
     attributes: dict[str, Any]
     stored_in: AnyPath | None
+    run: ComparisonRun
+    planned: tuple[Pass, ...]
+    shard: ShardFolder | None
 
 
 def _read(
@@ -196,6 +277,14 @@ def _read(
         )  # fmt: skip
     names = [RepresentationName(e.name, l) for e, ls in zip(encoders, run.layers) for l in ls]
     passes, shard = _opened_shard(run, request, names, audio_, scratch)
+    if run.clustering.over != "none" and request.settings.errors_source == "reading":
+        least = least_bytes(run, passes)
+        if least > request.budget_bytes:
+            raise UserError(
+                f"{request.budget_bytes} bytes of memory on each device are too few for "
+                f"errors_source='reading', which needs all models at once: give at least {least} "
+                f"({least / 1e9:.3g} GB), or use errors_source='sample'"
+            )
     stored = request.output.statistics_dir is not None
     keep = stored and request.output.keep_statistics
     complete = None if shard is None else shard.complete()
@@ -209,7 +298,8 @@ def _read(
         record = {"counts": dataclasses.asdict(counts), "attributes": attributes}
         shard.finish({"passes": done.names, **record})
     in_folder = shard is not None and stored and bool(done.names)
-    return _Read(names, done, attributes, shard.path if shard and in_folder else None)
+    stored_in = shard.path if shard and in_folder else None
+    return _Read(names, done, attributes, stored_in, run, passes, shard)
 
 
 def _opened_shard(
@@ -289,7 +379,7 @@ def _planned(
 def _identity(run: ComparisonRun, audio_: ChosenAudio) -> dict[str, Any]:
     """Everything that affects the statistics, for JSON."""
     settings = dataclasses.asdict(run.settings) | {"errors": run.clustering.over}
-    for later in ("rank_tolerance", "strict"):
+    for later in ("rank_tolerance", "strict", "errors_source", "errors_stride"):
         del settings[later]
     versions = provenance.record()["versions"]
     return {
@@ -422,7 +512,8 @@ def _comparison_run(
         encoders=encoders,
         layers=tuple(_layers_of(encoder, settings.layers) for encoder in encoders),
         selection=request.selection._replace(
-            errors=clustering.over != "none", heldout=settings.heldout
+            errors=clustering.over != "none" and settings.errors_source != "reading",
+            heldout=settings.heldout,
         ),
         settings=settings,
         corpus=corpus,

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from speechsim_jax.audio.corpus import Corpus
-from speechsim_jax.comparison.score import scored_once, scored_result
+from speechsim_jax.comparison.score import (
+    WELL_KNOWN,
+    log_unknown_errors,
+    scored_once,
+    scored_result,
+    worst_known,
+)
 from speechsim_jax.errors import UserError
 from speechsim_jax.inference.influence_table import Keep
 from speechsim_jax.measures.registry import MeasureSelection, resolve
@@ -39,6 +45,10 @@ _MAY_DIFFER = (
     "audio", "versions", "alignments", "max_minutes", "batch_seconds", "buckets",
     "rows_per_update", "attention_max_seconds", "statistics", "attention", "errors_rows",
 )  # fmt: skip
+_NOT_SAMPLED = {
+    "over": "none",
+    "reason": "the jobs keep no sample of rows (errors_source='reading'), and merge reads no audio",
+}
 _NOT_RECORDED = {"over": "none", "reason": "the jobs do not record any"}
 # Parts that are added up at a time: memory grows with it, and files are read again for each group.
 _AT_A_TIME = 8
@@ -121,8 +131,16 @@ def merge(
             attributes["merged_without"] = missing
         scoring = names, finished, selection, attributes, output
         if target_shard is None or statistics_dir is None:
-            return scored_result(*scoring)
-        return scored_once(target_shard.path, *scoring)
+            result = scored_result(*scoring)
+        else:
+            result = scored_once(target_shard.path, *scoring)
+        if (worst := worst_known(result, selection)) > WELL_KNOWN:
+            _log.info(
+                "sampled standard errors are known to %.0f %% at worst; merge reads no audio, so "
+                "that there is no second reading", 100 * worst,
+            )  # fmt: skip
+        log_unknown_errors(result, selection)
+        return result
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -391,14 +409,19 @@ def _attributes(
 ) -> dict[str, Any]:
     """How the result was made: sums over the parts, and where each came from."""
     first = jobs[0].attributes
+    errors = first.get("errors", _NOT_RECORDED)
+    if len(jobs) > 1:
+        errors = errors | {"reason": "as in the merged jobs"}
+    sources = {job.attributes["settings"].get("errors_source") for job in jobs}
+    if "reading" in sources and errors["over"] != "none":
+        errors = _NOT_SAMPLED
     origins = dict.fromkeys(job.attributes["corpus"]["origin"] for job in jobs)
     corpus = first["corpus"] if len(jobs) == 1 else {"origin": ", ".join(origins)}
     return provenance.record(
         note=note or (first["note"] if len(jobs) == 1 else ""),
         models=first["models"],
         settings=first["settings"],
-        errors=first.get("errors", _NOT_RECORDED)
-        | ({"reason": "as in the merged jobs"} if len(jobs) > 1 else {}),
+        errors=errors,
         heldout=first.get("heldout", _NOT_RECORDED),
         corpus=corpus,
         merged=_sources_of(jobs, parts),

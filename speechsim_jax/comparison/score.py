@@ -13,16 +13,21 @@ import tqdm.auto
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.inference.standard_errors import SampledClusters
+from speechsim_jax.measures.influence_sums import ReadInfluence
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.measures.scoring import pairs_scored, score_all
 from speechsim_jax.pipeline.job_folder import writing
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime.atomic_write import AnyPath
 from speechsim_jax.settings import Output
-from speechsim_jax.statistics.moments_finished import FinishedMoments
+from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 from speechsim_jax.statistics.store import FinishedStatistics
 
 _PACKAGE = "speechsim_jax"
+
+# A sampled standard error that is known worse than this, relatively, is computed from a second
+# reading where one can be made.
+WELL_KNOWN = 0.1
 
 _CELLS_PER_HEAD = 10
 # Representations that a warning names; the result has the numbers of all.
@@ -43,13 +48,33 @@ def scored_once(
 
     Scores of a measure that a user has registered are not kept, as its definition may change.
     """
-    if not all(_is_ours(measure.function) for measure in selection.measures):
-        return scored_result(names, finished, selection, attributes, output)
-    version = importlib.metadata.version(_PACKAGE)
     kept = [attributes["note"], output.keep_influence]
-    key = [version, list(selection.names), *kept, finished.numeric]
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-    path = folder / f"scores-{digest}.nc"
+    return kept_once(
+        folder,
+        selection,
+        [list(selection.names), *kept, finished.numeric],
+        lambda: scored_result(names, finished, selection, attributes, output),
+    )
+
+
+def kept_once(
+    folder: AnyPath,
+    selection: MeasureSelection,
+    key: Sequence[Any],
+    compute: Callable[[], SimilarityResult],
+) -> SimilarityResult:
+    """A result that is kept in a folder of stored statistics, or what an earlier run has kept.
+
+    Args:
+      folder: of the statistics.
+      selection: the measures; a result of one that a user has registered is not kept.
+      key: everything else that it depends on, for JSON.
+      compute: computes it.
+    """
+    if not all(_is_ours(measure.function) for measure in selection.measures):
+        return compute()
+    version = importlib.metadata.version(_PACKAGE)
+    path = folder / f"scores-{digest_of([version, *key])}.nc"
     if path.exists():
         try:
             result = SimilarityResult.load(path)
@@ -58,10 +83,15 @@ def scored_once(
         else:
             _log.info("scored by an earlier run")
             return result
-    result = scored_result(names, finished, selection, attributes, output)
+    result = compute()
     with writing(folder):
         result.save(path)
     return result
+
+
+def digest_of(key: Sequence[Any]) -> str:
+    """Short, and different for another key."""
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
 
 
 def _is_ours(function: Callable[..., Any]) -> bool:
@@ -105,6 +135,7 @@ def scored_result(
             "clusters": clusters.total,
             "sampled": len(clusters.names),
             "rows": int(clusters.kept.sum()),
+            "source": "sample",
         }
     if scores.degrees:
         facts["errors"] = facts.get("errors", attributes["errors"]) | {"degrees": scores.degrees}
@@ -133,19 +164,53 @@ def scored_result(
     return result
 
 
-def _log_cautions(
-    result: SimilarityResult, finished: FinishedStatistics, selection: MeasureSelection
-) -> None:
-    """Log what is constant, attention maps with few cells, and errors that are not known."""
+def with_reading(
+    result: SimilarityResult, read: ReadInfluence, output: Output, stride: int = 1
+) -> SimilarityResult:
+    """The result with the standard errors of a second reading.
+
+    Args:
+      result: without standard errors of measures of moments, or with sampled ones.
+      read: what the reading has given.
+      output: what is kept of influences.
+      stride: every so many rows were evaluated.
+    """
+    clusters = read.table.clusters
+    facts = {
+        "clusters": clusters.total,
+        "sampled": clusters.total,
+        "rows": read.rows,
+        "source": "reading",
+        "stride": stride,
+    }
+    table = None if output.keep_influence == "none" else read.table
+    return result.with_standard_errors(read.errors, table, facts)
+
+
+def worst_known(result: SimilarityResult, selection: MeasureSelection) -> float:
+    """The largest relative error of a sampled standard error of a measure of moments; else 0."""
+    names = [f"{m.name}_se_error" for m in selection.on(MomentsState.kind)]
+    found = [result.dataset[name].values for name in names if name in result.dataset]
+    return max((float(np.max(x, initial=0, where=~np.isnan(x))) for x in found), default=0.0)
+
+
+def log_unknown_errors(result: SimilarityResult, selection: MeasureSelection) -> None:
+    """Log standard errors that are not known, of scores that are."""
     for name in (measure.name for measure in selection.with_errors):
         if f"{name}_se" in result.dataset:
             errors, scores = result.standard_error(name).values, result.matrix(name).values
             if unknown := int(np.sum(np.isnan(errors) & np.isfinite(scores))):
                 _log.warning(
                     "standard errors of %d scores of %s are not known to half: too few rows of "
-                    "each %s were sampled (errors_rows)",
+                    "each %s were sampled (errors_rows, errors_source='reading')",
                     unknown, name, result.attributes["errors"]["over"],
                 )  # fmt: skip
+
+
+def _log_cautions(
+    result: SimilarityResult, finished: FinishedStatistics, selection: MeasureSelection
+) -> None:
+    """Log what is constant, and attention maps with few cells."""
     if (moments := finished.by_kind.get("moments")) is not None:
         _log_constant(result.representations, moments, "neurons")
     # Those of heads without a sum of their own take heads as neurons, and cells of maps as rows.

@@ -9,7 +9,10 @@ from jaxtyping import Float, Float32, Int64
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.inference.influence_rows import Influence
-from speechsim_jax.inference.standard_errors import SampledClusters, standard_error
+from speechsim_jax.inference.standard_errors import (
+    SampledClusters,
+    standard_error,
+)
 
 Keep = Literal["auto", "rows", "clusters", "none"]
 
@@ -144,7 +147,7 @@ class InfluenceTable:
         """The standard error of a weighted sum of cells, and its own relative error.
 
         Raises:
-          UserError: influences of rows were not kept; or as `of`.
+          UserError: influences of rows were not kept, and are needed; or as `of`.
         """
         x, y = np.nonzero(weights)
         influence = self.rows_of(measure, x, y) @ weights[x, y]
@@ -158,7 +161,7 @@ class InfluenceTable:
         """Covariance of the estimates of several cells, without bias and so not always positive.
 
         Raises:
-          UserError: influences of rows were not kept; or as `of`.
+          UserError: influences of rows were not kept, and are needed; or as `of`.
         """
         influence = self.rows_of(measure, x, y)
         clusters = self.holding(measure).clusters
@@ -242,6 +245,12 @@ class InfluenceCollector:
 
     def table(self) -> InfluenceTable | None:
         """What was kept."""
+        if self._keep == "clusters" and self.clusters.complete:
+            # Of all rows, so nothing is estimated: contrasts follow from means of clusters.
+            whole = SampledClusters.whole(self.clusters.names, self.clusters.rows)
+            scale = (whole.total_rows / whole.rows).astype(np.float32)[:, None, None]
+            means = {name: values * scale for name, values in self._values.items()}
+            return InfluenceTable(whole, "rows", means, dims=self.dims)
         if self._keep in ("rows", "clusters"):
             return InfluenceTable(self.clusters, self._keep, self._values, dims=self.dims)
         return None

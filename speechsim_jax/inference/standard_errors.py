@@ -33,12 +33,12 @@ _MOST_RELATIVE = 0.5
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SampledClusters:
-    """The clusters of which rows were sampled; rows are in their order.
+    """The clusters of which rows were sampled, or read again; rows are in their order.
 
     Attributes:
       names: of each.
       rows: of each, read.
-      kept: of each, in the sample.
+      kept: of each, in the sample, or of which influences were computed.
       total_rows: of all clusters.
       total: number of all clusters.
     """
@@ -77,6 +77,11 @@ class SampledClusters:
     def degrees(self) -> int:
         """Degrees of freedom of intervals: sampled clusters less one."""
         return len(self.names) - 1
+
+    @property
+    def complete(self) -> bool:
+        """Whether all rows of all clusters are in the sample."""
+        return len(self.names) == self.total and bool((self.kept == self.rows).all())
 
     @functools.cached_property
     def _starts(self) -> Int64[np.ndarray, " cluster"]:
@@ -150,6 +155,14 @@ def standard_error(
     relative = np.where(sums > 0, relative, np.where(exact, 0.0, np.inf))
     known = relative <= _MOST_RELATIVE if sampled > 1 else np.zeros_like(exact)
     return np.where(known, np.where(exact, 0.0, error), np.nan), relative
+
+
+def error_of_sums(sums: Float[np.ndarray, "cluster *cells"]) -> Float[np.ndarray, "*cells"]:
+    """The standard error of each cell from the I_c of all clusters; NaN with fewer than two."""
+    total = len(sums)
+    if total < 2:
+        return np.full(sums.shape[1:], np.nan)
+    return np.asarray(np.sqrt(total / (total - 1) * np.square(sums.astype(np.float64)).sum(axis=0)))
 
 
 def effective_degrees(degrees: int, relative: np.ndarray | float) -> np.ndarray:

@@ -47,7 +47,12 @@ def budget_bytes(device_memory_gb: float | int | None, mesh: Mesh) -> int:
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit:
         return round(_ACCELERATOR_SHARE * limit)
-    return round(_CPU_SHARE * _host_memory_bytes() / len(mesh.local_devices))
+    return round(host_budget_bytes() / len(mesh.local_devices))
+
+
+def host_budget_bytes() -> int:
+    """Bytes of this machine's memory, or its container's, that a comparison may take."""
+    return round(_CPU_SHARE * _host_memory_bytes())
 
 
 def _host_memory_bytes(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:

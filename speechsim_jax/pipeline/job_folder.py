@@ -123,6 +123,14 @@ class ShardFolder:
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future | None = None
 
+    def reading(self, key: str) -> "ShardFolder":
+        """Where a second reading of this shard has its checkpoints, of pass 1.
+
+        Args:
+          key: what tells it from others.
+        """
+        return ShardFolder(self.path / f"reading-{key}", self._run, self._plan, self._seconds / 60)
+
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """Work on this shard: nobody else does as long as this lasts, where there are locks.

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ import tqdm.auto
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int32
 
+from speechsim_jax.array_types import Lengths
 from speechsim_jax.audio import batching
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped, log_skipped
 from speechsim_jax.errors import UserError, counted
@@ -39,6 +40,7 @@ from speechsim_jax.runtime.mesh import place_batch
 from speechsim_jax.runtime.shards import Shard, shares
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics import attention_sums
+from speechsim_jax.statistics.accumulator import BatchRows, Snapshot
 from speechsim_jax.statistics.clustered_sample import ClusterChoice, choose
 from speechsim_jax.statistics.store import PassStatistics
 
@@ -268,6 +270,56 @@ def run_pass(
     return accumulators.result(), counts
 
 
+@runtime_checkable
+class BatchSink(Protocol):
+    """What `_read_corpus` adds batches to: the `Accumulators` of a pass, or another sum."""
+
+    def append(self, activations: Sequence[Activations], lengths: Lengths, rows: BatchRows) -> None:
+        """Add a batch."""
+        ...
+
+    def snapshot(self) -> dict[str, Snapshot]:
+        """For a checkpoint, by kind."""
+        ...
+
+    def restore(self, snapshot: dict[str, Snapshot]) -> None:
+        """Resume from a checkpoint."""
+        ...
+
+    def wait(self) -> None:
+        """Block until everything added so far has been computed."""
+        ...
+
+
+def read_all_layers(
+    run: ComparisonRun,
+    corpus: Corpus,
+    sink: BatchSink,
+    shard: ShardFolder | None,
+    expected: Mapping[str, str],
+) -> None:
+    """Read the audio again with all compared layers of all models, from the last checkpoint on.
+
+    Args:
+      run: what all passes share.
+      corpus: what is read.
+      sink: what takes the rows.
+      shard: where checkpoints are, None for none.
+      expected: digest of each utterance as the passes have read it.
+
+    Raises:
+      UserError: as `run_pass`.
+    """
+    placed = tuple(
+        forward.on_devices(encoder, run.mesh, max(layers))
+        for encoder, layers in zip(run.encoders, run.layers)
+    )
+    outputs = [run.outputs(of_model, attention=False) for of_model in run.layers]
+    _compile(placed, outputs, run)
+    checkpoints = shard and _Checkpoints(shard, 1, run.on_cpu)
+    _read_corpus(run, placed, outputs, corpus, sink, checkpoints, expected)
+
+
 def _compile(
     encoders: Sequence[SpeechEncoder], outputs: Sequence[Outputs], run: ComparisonRun
 ) -> None:
@@ -301,7 +353,7 @@ def _read_corpus(
     encoders: Sequence[SpeechEncoder],
     outputs: Sequence[Outputs],
     corpus: Corpus,
-    accumulators: Accumulators,
+    accumulators: BatchSink,
     checkpoints: "_Checkpoints | None",
     expected: Mapping[str, str] | None,
 ) -> ReadCounts:
@@ -463,7 +515,7 @@ class _Checkpoints:
         self._shard, self._number, self._on_cpu = shard, number, on_cpu
         self.due = shard.due
 
-    def resume(self, accumulators: Accumulators) -> tuple[int, batching.Cursor, ReadCounts]:
+    def resume(self, accumulators: BatchSink) -> tuple[int, batching.Cursor, ReadCounts]:
         """Restore the last checkpoint; returns its batch, where to continue, and what was read."""
         saved = self._shard.checkpoint(self._number)
         if saved is None:
@@ -474,7 +526,7 @@ class _Checkpoints:
         return saved.batch, batching.Cursor.of(saved.metadata["cursor"]), counts
 
     def save(
-        self, batch: int, accumulators: Accumulators, counts: ReadCounts, cursor: batching.Cursor
+        self, batch: int, accumulators: BatchSink, counts: ReadCounts, cursor: batching.Cursor
     ) -> None:
         """Start writing a checkpoint of everything that `resume` reads.
 

@@ -2,7 +2,7 @@
 
 A pass needs, on every device,
 
-    memory = state + parameters + buffers + hidden + max(forward, update) + attention
+    memory = state + parameters + buffers + hidden + max(forward, update) + attention + samples
 
 a term a function below. The state grows with the *pairs* of representations that a pass holds, the
 other terms with the representations themselves.
@@ -64,6 +64,8 @@ class Sizes:
       row_itemsize: bytes of a number of a row or hidden state.
       attention: bytes that the attention level takes in a pass, next to everything else.
       states: moments that are kept side by side: two where there are folds.
+      sampled_rows: rows of samples, which are on the host: a device's share of them where devices
+        are CPUs and take their memory from the same, else 0.
     """
 
     rows_per_update: int
@@ -73,6 +75,7 @@ class Sizes:
     row_itemsize: int = 4
     attention: int = 0
     states: int = 1
+    sampled_rows: int = 0
 
 
 class PassMemory(NamedTuple):
@@ -84,6 +87,7 @@ class PassMemory(NamedTuple):
     hidden: int = 0
     workspace: int = 0
     attention: int = 0
+    samples: int = 0
 
     @property
     def total(self) -> int:
@@ -137,6 +141,11 @@ def hidden_bytes(load: PassLoad, sizes: Sizes) -> int:
     return sizes.frames * load.neurons * sizes.row_itemsize
 
 
+def sample_bytes(load: PassLoad, sizes: Sizes) -> int:
+    """Rows of samples, and a copy: they are sorted at the end, and copied for checkpoints."""
+    return 2 * sizes.sampled_rows * load.neurons * sizes.row_itemsize
+
+
 def forward_bytes(load: PassLoad, models: Sequence[ModelCost]) -> int:
     """Temporaries of a forward pass; models run one after the other (`one_pass.run_pass`)."""
     return max(m.workspace_bytes for m, depth in zip(models, load.depths) if depth >= 0)
@@ -183,6 +192,7 @@ class Triangle:
             hidden=hidden_bytes(load, self.sizes),
             workspace=max(forward_bytes(load, self.models), update_bytes(load, self.sizes)),
             attention=self.sizes.attention,
+            samples=sample_bytes(load, self.sizes),
         )
 
     def with_pair(self, load: PassLoad, pair: IndexPair) -> PassLoad:

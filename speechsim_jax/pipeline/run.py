@@ -30,9 +30,11 @@ from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, digest_of
 from speechsim_jax.pipeline.pass_memory import PassMemory, Sizes
 from speechsim_jax.pipeline.plan import NeededLayers, Pass, Plan, plan
 from speechsim_jax.runtime.shards import WHOLE
+from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.folded_moments import FoldedMoments
 from speechsim_jax.statistics.moments import ModelShape, Tile, count_of
 from speechsim_jax.statistics.moments_finished import MomentsState
+from speechsim_jax.statistics.sample import Sample
 from speechsim_jax.statistics.store import PassStatistics
 
 _log = logging.getLogger(__name__)
@@ -165,7 +167,10 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
         feature=run.mesh.shape["feature"],
         itemsize=np.dtype(run.settings.stats_dtype).itemsize,
         states=2 if FoldedMoments.kind in run.selection.accumulated else 1,
+        sampled_rows=-(-sampled_rows(run) // len(run.mesh.local_devices)) if run.on_cpu else 0,
     )
+    if not run.on_cpu:
+        _check_host_memory(run, shapes)
     rows = seconds * SAMPLE_RATE_HZ / config.hop_samples / run.settings.frame_stride
     planned = functools.partial(
         plan, shapes, models, budget_bytes, data=run.mesh.shape["data"], rows=round(rows),
@@ -200,6 +205,25 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
     if len(with_attention.passes) == 1:
         return with_attention, False
     return planned(sizes), True
+
+
+def sampled_rows(run: ComparisonRun) -> int:
+    """Rows that the samples of a pass keep on the host, about."""
+    kinds = run.selection.accumulated
+    rows = run.cluster_choice.expected_rows if ClusteredSample.kind in kinds else 0
+    return rows + (run.settings.sample_frames if Sample.kind in kinds else 0)
+
+
+def _check_host_memory(run: ComparisonRun, shapes: Sequence[ModelShape]) -> None:
+    """Raise UserError for samples that the host of an accelerator cannot hold."""
+    neurons = sum(shape.layers * shape.neurons for shape in shapes)
+    needed = 2 * 4 * sampled_rows(run) * neurons
+    if needed > costs.host_budget_bytes():
+        raise UserError(
+            f"the sampled rows take {needed / 1e9:.3g} GB of this machine's memory, which has "
+            f"{costs.host_budget_bytes() / 1e9:.3g} GB for them; give fewer errors_rows or "
+            "sample_frames, or errors_source='reading'"
+        )
 
 
 class PassesRun(NamedTuple):

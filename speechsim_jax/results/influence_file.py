@@ -11,7 +11,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.inference.influence_table import InfluenceTable
 from speechsim_jax.inference.standard_errors import SampledClusters
 from speechsim_jax.results import netcdf
-from speechsim_jax.runtime.atomic_write import AnyPath
+from speechsim_jax.runtime.atomic_write import AnyPath, in_bucket
 
 _FORMAT = "speechsim_jax.InfluenceTable"
 
@@ -19,6 +19,11 @@ _FORMAT = "speechsim_jax.InfluenceTable"
 def influence_path(result: AnyPath) -> AnyPath:
     """Where the influences of a result are: result.influence.nc for result.nc."""
     return result.with_name(f"{result.stem}.influence.nc")
+
+
+def new_path(result: AnyPath) -> AnyPath:
+    """Where they are until their result is written, too."""
+    return result.with_name(f"{result.stem}.influence.new.nc")
 
 
 def write(table: InfluenceTable, path: AnyPath, key: str) -> AnyPath:
@@ -71,23 +76,39 @@ def _of_table(
     return variables, coords, attributes
 
 
-def read(path: AnyPath, key: str) -> InfluenceTable:
-    """Read what `write` wrote.
+def settle(table: InfluenceTable, result: AnyPath, key: str) -> None:
+    """Give influences that were written under their first name the one next to the new result.
 
     Args:
-        path: the file.
-        key: of the result that they must belong to.
+        table: the influences.
+        result: the file of the result.
+        key: of this result.
+    """
+    if in_bucket(result):  # which has no renames
+        write(table, influence_path(result), key)
+        new_path(result).unlink()
+    else:
+        new_path(result).replace(influence_path(result))
+
+
+def read(result: AnyPath, key: str) -> InfluenceTable:
+    """Read what `write` wrote, also where a kill has left it under its first name.
+
+    Args:
+        result: the file of the result that they belong to.
+        key: of this result.
 
     Raises:
         UserError: the file is not one of `write`, is damaged, or of another result.
     """
-    dataset = netcdf.read(path, _FORMAT, {"x", "y", "cluster"})
-    if dataset.attrs["key"] != key:
-        raise UserError(f"{path}: belongs to another result than the one next to it")
-    tables = [
-        _read_table(dataset, f"_{k}" if k else "") for k in range(1 + int(dataset.attrs["further"]))
-    ]
-    return dataclasses.replace(tables[0], further=tuple(tables[1:]))
+    paths = [path for path in (influence_path(result), new_path(result)) if path.is_file()]
+    for path in paths:
+        dataset = netcdf.read(path, _FORMAT, {"x", "y", "cluster"})
+        if dataset.attrs["key"] == key:
+            ends = ["", *(f"_{k}" for k in range(1, 1 + int(dataset.attrs["further"])))]
+            first, *others = (_read_table(dataset, end) for end in ends)
+            return dataclasses.replace(first, further=tuple(others))
+    raise UserError(f"{paths[0]}: belongs to another result than the one next to it")
 
 
 def _read_table(dataset: xr.Dataset, end: str) -> InfluenceTable:

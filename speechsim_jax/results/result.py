@@ -19,7 +19,7 @@ from jaxtyping import Float
 from speechsim_jax.errors import UserError, did_you_mean, printable
 from speechsim_jax.inference import differences
 from speechsim_jax.inference.contrast import Contrast, contrast, shares_of_largest
-from speechsim_jax.inference.influence_table import InfluenceTable, Keep
+from speechsim_jax.inference.influence_table import InfluenceTable, joined, Keep
 from speechsim_jax.inference.standard_errors import (
     LEAST_CLUSTERS,
     effective_degrees,
@@ -153,6 +153,37 @@ class SimilarityResult:
             )
         dataset = xr.Dataset(variables, coords, netcdf.provenance_attributes(attributes))
         return cls(dataset, influence)
+
+    def with_standard_errors(
+        self,
+        errors: Mapping[str, Float[np.ndarray, "x y"]],
+        influence: InfluenceTable | None,
+        facts: Mapping[str, Any],
+    ) -> "SimilarityResult":
+        """The same scores with other standard errors, which are not estimated from a sample.
+
+        Args:
+            errors: by measure; NaN takes the place of those of undefined scores.
+            influence: behind them.
+            facts: how they were computed, added to `attributes["errors"]`.
+        """
+        variables = {}
+        for name, values in errors.items():
+            known = np.isfinite(self.matrix(name).values)
+            for end, of_end in (
+                ("se", values),
+                ("se_error", np.where(np.isnan(values), np.inf, 0)),
+            ):
+                array = np.where(known, of_end, np.nan)
+                variables[f"{name}_{end}"] = (REPRESENTATION_DIMS, array, {"kind": "extra"})
+        attributes = self.attributes
+        attributes["errors"] = attributes.get("errors", {}) | dict(facts)
+        dataset = self.dataset.assign(variables)
+        dataset.attrs = netcdf.provenance_attributes(attributes)
+        if influence is not None:
+            influence = replace(influence, labels=tuple(map(str, self.representations)))
+        others = self.influence.further if self.influence is not None else ()
+        return SimilarityResult(dataset, joined(influence, others))
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -645,13 +676,22 @@ class SimilarityResult:
             The path.
         """
         path = as_path(path)
-        beside = influence_file.influence_path(path)
+        beside, new = influence_file.influence_path(path), influence_file.new_path(path)
         with writing(path):
+            # Until the new result is there, an older one keeps its own influences.
             if self.influence is not None:
-                influence_file.write(self.influence, beside, self._key)
-            elif beside.exists():
-                beside.unlink()
-            return netcdf.write(self.dataset, path)
+                influence_file.write(self.influence, new, self._key)
+            try:
+                netcdf.write(self.dataset, path)
+            except BaseException:
+                new.unlink(missing_ok=True)
+                raise
+            if self.influence is not None:
+                influence_file.settle(self.influence, path, self._key)
+            else:
+                for old in (beside, new):
+                    old.unlink(missing_ok=True)
+        return path
 
     @property
     def _key(self) -> str:
@@ -671,10 +711,10 @@ class SimilarityResult:
         path = as_path(path)
         dataset = netcdf.read(path, netcdf.FORMAT, {"x_model", "y_layer"})
         result = cls(dataset)
-        beside = influence_file.influence_path(path)
-        if not beside.is_file():
+        places = influence_file.influence_path(path), influence_file.new_path(path)
+        if not any(place.is_file() for place in places):
             return result
-        return replace(result, _influence=lambda: influence_file.read(beside, result._key))
+        return replace(result, _influence=lambda: influence_file.read(path, result._key))
 
     def summary(self) -> str:
         """A table of means over layers for a terminal, a row for each measure.
@@ -720,8 +760,9 @@ class SimilarityResult:
         over = f"{errors['clusters']:,} {errors['over']}s"
         if errors["sampled"] < errors["clusters"]:
             over += f", estimated from {errors['sampled']} of them"
+        again = ", read a second time" if errors.get("source") == "reading" else ""
         return (
-            f"±: standard error over {over} ({errors['rows']:,} of their frames; "
+            f"±: standard error over {over} ({errors['rows']:,} of their frames{again}; "
             f"{errors['reason']}); it does not contain what few frames add to a score"
         )
 

@@ -385,13 +385,16 @@ class ClusteredSampleAccumulator:
             [len(of_cluster) for of_cluster in self._slots.values()],
         )
         order = np.lexsort((self._keys[slots], cluster))
-        rows, self._fetcher.rows = self._fetcher.rows, ()
+        stored, self._fetcher.rows = list(self._fetcher.rows), ()
+        rows = []
+        while stored:  # one model's rows exist twice, not all
+            rows.append(stored.pop(0)[:, slots[order]])
         return ClusteredSample(
             choice=self._choice,
             clusters=clusters,
             counts=np.array([self._counts[name] for name in clusters], np.int64),
             keys=self._keys[slots[order]],
             cluster=cluster[order],
-            rows=tuple(x[:, slots[order]] for x in rows),
+            rows=tuple(rows),
             layers=self._layers,
         )

@@ -61,6 +61,7 @@ def test_they_are_those_of_the_rows(encoders, corpus, result):
     )
     assert result.attributes["errors"] | {"reason": ""} == {
         "over": "speaker", "reason": "", "clusters": 12, "sampled": 12, "rows": len(speakers),
+        "source": "sample",
     }  # fmt: skip
     for name in MEASURES.split(","):
         np.testing.assert_allclose(
@@ -111,7 +112,7 @@ def test_shards_and_jobs_merge_to_them(encoders, corpus, result, tmp_path):
 
 @pytest.mark.slow
 def test_fewer_rows_give_about_the_same(encoders, corpus, result):
-    few = ss.compare(encoders, corpus, **SETTINGS | {"errors_rows": 700})
+    few = ss.compare(encoders, corpus, **SETTINGS | {"errors_rows": 700, "errors_source": "sample"})
     assert 600 < few.attributes["errors"]["rows"] < 800
     assert few.attributes["rows"] == result.attributes["rows"]
     for name in MEASURES.split(","):

@@ -9,6 +9,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.inference.influence_rows import RepresentationRows
 from speechsim_jax.measures import MEASURES
 from speechsim_jax.measures.base import PairRows, RepresentationPair
+from speechsim_jax.results import influence_file, netcdf
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 from tests.support.paths import DATA
 from tests.support.rows import moments_of
@@ -133,8 +134,9 @@ def test_neither_blocks_nor_order_of_rows_change_errors(result):
 
 def test_a_sample_of_rows_gives_about_the_same(result):
     few = ss.compare_activations(
-        INPUTS, list(JACKKNIFED), errors=True, groups=GOLDEN["group"], errors_rows=1500
-    )
+        INPUTS, list(JACKKNIFED), errors=True, groups=GOLDEN["group"], errors_rows=1500,
+        errors_source="sample",
+    )  # fmt: skip
     assert few.attributes["errors"]["rows"] < 1700
     for name in JACKKNIFED:
         errors, all_rows = few.standard_error(name).values, result.standard_error(name).values
@@ -179,6 +181,42 @@ def test_contrasts_survive_saving_and_selecting(result, tmp_path):
         ss.SimilarityResult.load(tmp_path / "r.nc").contrast("linreg", *cells)
 
 
+def _fails(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("where", ["netcdf.write", "influence_file.write", "influence_file.settle"])
+def test_a_full_disk_leaves_a_result_with_its_own_influences(where, result, tmp_path, monkeypatch):
+    """The old pair, or the new result with the new influences under their first name."""
+    cells = ("a/0", "b/0"), ("a/0", "c/0")
+    older = ss.compare_activations(
+        INPUTS, ["lincka"], errors=True, groups=GOLDEN["group"], errors_rows=900,
+        errors_source="sample",
+    )  # fmt: skip
+    path = older.save(tmp_path / "r.nc")
+    module, name = where.split(".")
+    target = {"netcdf": netcdf, "influence_file": influence_file}[module]
+    kept = getattr(target, name)
+    calls = []
+
+    def write(*arguments: object) -> object:
+        calls.append(arguments)
+        # Influences are written by the same function before the result.
+        return kept(*arguments) if where == "netcdf.write" and len(calls) == 1 else _fails()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(target, name, write)
+        with pytest.raises(UserError, match="No space"):
+            result.save(path)
+    loaded = ss.SimilarityResult.load(path)
+    there = result if where.endswith("settle") else older
+    assert loaded.contrast("lincka", *cells) == there.contrast("lincka", *cells)
+    assert ss.SimilarityResult.load(result.save(path)).contrast("lincka", *cells) == (
+        result.contrast("lincka", *cells)
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.influence.nc", "r.nc"]
+
+
 def test_influences_of_another_result_are_refused(result, tmp_path):
     result.save(tmp_path / "r.nc")
     other = ss.compare_activations(INPUTS, ["lincka"], errors=True, groups=GOLDEN["group"])
@@ -194,9 +232,13 @@ def test_influences_of_another_result_are_refused(result, tmp_path):
 
 
 @pytest.mark.parametrize("keep", ["clusters", "none"])
-def test_what_is_kept_of_influences(keep, result, tmp_path):
+def test_what_is_kept_of_influences(keep, tmp_path):
+    sampled = {"errors_rows": 1500, "errors_source": "sample"}
+    result = ss.compare_activations(
+        INPUTS, ["lincka"], errors=True, groups=GOLDEN["group"], **sampled
+    )
     kept = ss.compare_activations(
-        INPUTS, ["lincka"], errors=True, groups=GOLDEN["group"], keep_influence=keep
+        INPUTS, ["lincka"], errors=True, groups=GOLDEN["group"], keep_influence=keep, **sampled
     )
     np.testing.assert_allclose(kept.matrix("lincka_se"), result.matrix("lincka_se"), rtol=1e-12)
     with pytest.raises(UserError, match="rows"):
@@ -321,8 +363,9 @@ def test_errors_that_are_hardly_known_are_none_and_said(caplog):
     groups = np.repeat(np.arange(12), 2000)
     x, y = rng.standard_normal((2, len(groups), 4))
     result = ss.compare_activations(
-        {"x": x, "y": x + y}, ["lincka"], errors=True, groups=groups, errors_rows=400
-    )
+        {"x": x, "y": x + y}, ["lincka"], errors=True, groups=groups, errors_rows=400,
+        errors_source="sample",
+    )  # fmt: skip
     errors = result.standard_error("lincka").values[0, 1]
     relative = result.dataset["lincka_se_error"].values[0, 1]
     assert relative > 0.5 and np.isnan(errors) and "not known" in caplog.text

@@ -202,6 +202,25 @@ def test_state_and_buffers_are_those_of_the_statistics(feature, dtype):
         assert one.memory.hidden == 4 * 7 * neurons
 
 
+@pytest.mark.parametrize("sampled", [0, 1_000, 50_000])
+def test_sampled_rows_are_a_part_of_the_memory(sampled):
+    """On CPUs: twice the rows, of the representations of a pass only; so there are more passes."""
+    shapes, models = (ModelShape(3, 8), ModelShape(2, 12)), [BASE, LARGE]
+    without = Sizes(rows_per_update=5, frames=7)
+    sizes = dataclasses.replace(without, sampled_rows=sampled)
+    most = whole_bytes(shapes, models, without)
+    whole = plan(shapes, models, most + 2 * 4 * sampled * (3 * 8 + 2 * 12), sizes).passes
+    assert len(whole) == 1 and whole[0].memory.samples == 2 * 4 * sampled * (3 * 8 + 2 * 12)
+    if sampled:
+        least = smallest_budget(shapes, models, sizes)
+        assert least >= smallest_budget(shapes, models, without) + 2 * 4 * sampled * 12
+        several = plan(shapes, models, max(least, most), sizes).passes
+        assert len(several) > 1
+        for one in several:
+            neurons = sum(s.layers * s.neurons for s in shapes_of(one, shapes))
+            assert one.memory.samples == 2 * 4 * sampled * neurons
+
+
 def test_the_update_takes_no_more_than_is_planned():
     """XLA's own count of the temporaries of a compiled update."""
     shapes, rows = (ModelShape(3, 128), ModelShape(2, 64)), 512

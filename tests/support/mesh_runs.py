@@ -35,7 +35,7 @@ SEVERAL = {"measures": MEASURES}  # passes: a budget comes to it
 VARIANTS = {
     "data:2": {"batch_seconds": 1, "buckets": 2},
     "data:4, shuffled": {"batch_seconds": 20, "rows_per_update": 64},
-    "data:8": {"batch_seconds": 5},
+    "data:8": {"batch_seconds": 5, "errors_source": "reading"},
     "data:4,feature:2, shuffled": {"batch_seconds": 1, "rows_per_update": 25},
     "data:2,feature:4": {"batch_seconds": 2},
     "data:1, shuffled, several passes": {"batch_seconds": 1} | SEVERAL,
