@@ -19,7 +19,7 @@ from jaxtyping import Float
 from speechsim_jax.errors import UserError, did_you_mean, printable
 from speechsim_jax.inference import differences
 from speechsim_jax.inference.contrast import Contrast, contrast, shares_of_largest
-from speechsim_jax.inference.influence_table import InfluenceTable, joined, Keep
+from speechsim_jax.inference.influence_table import InfluenceTable, Keep, joined
 from speechsim_jax.inference.standard_errors import (
     LEAST_CLUSTERS,
     effective_degrees,
