@@ -422,7 +422,9 @@ def _comparison_run(
         encoders=encoders,
         layers=tuple(_layers_of(encoder, settings.layers) for encoder in encoders),
         selection=request.selection._replace(
-            errors=clustering.over != "none", heldout=settings.heldout
+            errors=clustering.over != "none",
+            heldout=settings.heldout,
+            null=settings.null != "none",
         ),
         settings=settings,
         corpus=corpus,
@@ -468,6 +470,7 @@ def _attributes(
             "over": run.clustering_of_folds.over if run.selection.heldout else "none",
             "reason": run.clustering_of_folds.reason if run.selection.heldout else "not asked for",
         },
+        null={"kind": run.settings.null, "draws": run.settings.null_draws},
         mesh=dict(run.mesh.shape),
         frames=counts.frames,
         utterances=counts.utterances,

@@ -400,6 +400,7 @@ def _attributes(
         errors=first.get("errors", _NOT_RECORDED)
         | ({"reason": "as in the merged jobs"} if len(jobs) > 1 else {}),
         heldout=first.get("heldout", _NOT_RECORDED),
+        null=first.get("null", {"kind": "none"}),
         corpus=corpus,
         merged=_sources_of(jobs, parts),
         numeric={"stats_precision": "highest"} | finished.numeric,

@@ -25,6 +25,7 @@ from speechsim_jax.measures.base import (
 )
 from speechsim_jax.measures.cca import kept_directions
 from speechsim_jax.measures.heldout import HeldOutPair
+from speechsim_jax.measures.null import null_extras, null_scores
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.statistics.attention_finished import FinishedAttention
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
@@ -35,6 +36,7 @@ from speechsim_jax.statistics.moments_finished import (
     MomentsState,
     RepresentationMoments,
 )
+from speechsim_jax.statistics.null_moments import FinishedNull, NullDraw, NullMoments
 from speechsim_jax.statistics.sample import Sample
 
 Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
@@ -98,6 +100,12 @@ def score_all(
         shape = (len(folds.representations),) * 2
         names = [name for measure in selection.measures for name in measure.heldout]
         heldout = {name: np.full(shape, np.nan) for name in names}
+    null: FinishedNull = finished.get(NullMoments.kind, FinishedNull(()))
+    under_null: dict[str, np.ndarray] = {}
+    if null.draws:
+        shape = (len(null.draws), *(len(null.representations),) * 2)
+        measures = selection.on(MomentsState.kind)
+        under_null = {measure.name: np.full(shape, np.nan) for measure in measures}
     if ClusteredSample.kind in finished and selection.with_influence:
         collector, rows = _influences(finished, selection, keep_influence)
     for kind in selection.statistics:
@@ -108,11 +116,13 @@ def score_all(
         matrices |= {measure.name: np.full((count, count), np.nan) for measure in measures}
         x, y = _dims(kind)
         of_moments = kind == MomentsState.kind
-        further = (rows, folds) if of_moments else (None, None)
+        further = (rows, folds, null.draws) if of_moments else ()
         for views in _scored(finished[kind], measures, sample_bytes, *further):
             for view in views:
                 for name, value in view.heldout.items():
                     heldout[name][view.i, view.j] = value
+                for name, values in view.under_null.items():
+                    under_null[name][:, view.i, view.j] = values
                 if collector is not None:
                     collector.add(view.i, view.j, view.influences)
                 for name, value in view.scores.items():
@@ -141,6 +151,9 @@ def score_all(
         for name in measure.heldout if folds is not None else ():
             heldout[name][np.isnan(matrices[measure.name])] = np.nan
             extras[name] = (("x", "y"), heldout[name])
+        if measure.name in under_null:
+            of_draws = under_null[measure.name]
+            extras |= null_extras(measure, matrices[measure.name], of_draws, models)
     return Scores(
         {m.name: matrices[m.name] for m in selection.measures},
         dims,
@@ -259,6 +272,7 @@ class _View:
     facts: dict[str, Any]
     influences: dict[str, Influence]
     heldout: dict[str, float]
+    under_null: dict[str, list[float]]
 
 
 def _scored(
@@ -267,10 +281,11 @@ def _scored(
     sample_bytes: int,
     rows: Sequence[RepresentationRows] | None = None,
     folds: FinishedFolds | None = None,
+    draws: Sequence[NullDraw] = (),
 ) -> Iterator[list[_View]]:
     """Every unordered pair of one statistic, in both orders."""
     pair = functools.partial(pair_of, finished)
-    score = functools.partial(_score, pair, measures, rows, folds)
+    score = functools.partial(_score, pair, measures, rows, folds, draws)
     count = len(finished.representations)
     caching: Sequence[Any] = ()
     blocks = iter([(range(count), range(count))])
@@ -319,6 +334,7 @@ def _score(
     measures: Sequence[Measure],
     rows: Sequence[RepresentationRows] | None,
     folds: FinishedFolds | None,
+    draws: Sequence[NullDraw],
     indices: tuple[int, int],
 ) -> list[_View]:
     """Both directions of a pair; symmetric measures are computed once."""
@@ -347,9 +363,11 @@ def _score(
                     if known
                     else _influence(measure, view, of_pair)
                 )
-        views.append(_View(*order, scores, details, facts, influences, {}))
+        views.append(_View(*order, scores, details, facts, influences, {}, {}))
     if folds is not None and folds.folds:
         _add_heldout(views, measures, [pair_of(fold, *indices) for fold in folds.folds])
+    for view, scores in zip(views, null_scores(draws, measures, i, j) if draws else ()):
+        view.under_null.update(scores)
     return views
 
 

@@ -32,6 +32,14 @@ from speechsim_jax.statistics.folded_moments import FoldedMoments, FoldedMoments
 from speechsim_jax.statistics.moments import ModelShape, Tile
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import MomentsState
+from speechsim_jax.statistics.null_moments import (
+    NullMoments,
+    NullMomentsAccumulator,
+    paired_layers,
+    paired_shapes,
+    paired_tiles,
+)
+from speechsim_jax.statistics.null_rows import shift_pairs
 from speechsim_jax.statistics.sample import Sample, SampleAccumulator
 from speechsim_jax.statistics.store import STATES, PassStatistics
 
@@ -123,6 +131,26 @@ def _folded_moments(setup: PassSetup) -> FoldedMomentsAccumulator:
     return FoldedMomentsAccumulator((_moments(halved), _moments(halved)), numbers, fold_of)
 
 
+def _null_moments(setup: PassSetup) -> NullMomentsAccumulator:
+    settings = setup.settings
+
+    def pairing(rows: BatchRows, draw: int) -> np.ndarray:
+        return shift_pairs(rows, draw, settings.seed)
+
+    def one(draw: int) -> MomentsAccumulator:
+        # Rolling changes no own products. Buffers of half the size, for twice the models.
+        return MomentsAccumulator(
+            paired_shapes(setup.shapes),
+            max(settings.rows_per_update // 2, 1),
+            settings.stats_dtype,
+            mesh=setup.mesh,
+            tiles=paired_tiles(setup.tiles, len(setup.shapes), own="" if draw else "x"),
+            layers=paired_layers(setup.indices),
+        )
+
+    return NullMomentsAccumulator(list(map(one, range(settings.null_draws))), pairing)
+
+
 def _sample(setup: PassSetup) -> SampleAccumulator:
     settings = setup.settings
     return SampleAccumulator(
@@ -160,6 +188,7 @@ Factory = Callable[[PassSetup], Accumulator]
 _FACTORIES: dict[str, Factory] = {
     MomentsState.kind: _moments,
     FoldedMoments.kind: _folded_moments,
+    NullMoments.kind: _null_moments,
     Sample.kind: _sample,
     ClusteredSample.kind: _clustered_sample,
     AttentionState.kind: _attention,

@@ -33,6 +33,7 @@ from speechsim_jax.runtime.shards import WHOLE
 from speechsim_jax.statistics.folded_moments import FoldedMoments
 from speechsim_jax.statistics.moments import ModelShape, Tile, count_of
 from speechsim_jax.statistics.moments_finished import MomentsState
+from speechsim_jax.statistics.null_moments import NullMoments
 from speechsim_jax.statistics.store import PassStatistics
 
 _log = logging.getLogger(__name__)
@@ -165,6 +166,7 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
         feature=run.mesh.shape["feature"],
         itemsize=np.dtype(run.settings.stats_dtype).itemsize,
         states=2 if FoldedMoments.kind in run.selection.accumulated else 1,
+        draws=run.settings.null_draws if NullMoments.kind in run.selection.accumulated else 0,
     )
     rows = seconds * SAMPLE_RATE_HZ / config.hop_samples / run.settings.frame_stride
     planned = functools.partial(

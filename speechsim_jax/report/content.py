@@ -145,7 +145,9 @@ def _measure(result: SimilarityResult, name: str, arrays: PackedArrays) -> dict[
         "half": _half_interval(result, name, arrays),
         "heldout": [
             {"name": printable(further), "values": arrays.exact(result.matrix(further).values)}
-            for further in (f"{name}_heldout", f"{name}_ridge_heldout")
+            for further in (
+                f"{name}_{end}" for end in ("heldout", "ridge_heldout", "null", "calibrated", "p")
+            )
             if further in result.dataset
         ],
         "alignment": _alignment(result.models, representations, values, closer, arrays),
