@@ -13,6 +13,7 @@
     python -m experiments.benchmark --what=merging
     python -m experiments.benchmark --what=coverage
     python -m experiments.benchmark --what=errors --speech=FOLDER --minutes=10
+    python -m experiments.benchmark --what=null --speech=FOLDER --minutes=3 --repeats=1
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
@@ -29,7 +30,9 @@ statistics: the update of the moments against the machine's matrix products. sta
 `experiments.compare` answers, here and in another checkout. merging: time and memory of `merge` for
 5 and 50 stores. coverage: how often 95 % intervals cover the score, over --repeats simulated
 corpora (400) of each kind. errors: whole runs with and without standard errors, and held-out
-scores, in turns. plots: draws the lines that memory, pipeline and scaling have printed.
+scores, in turns. null: p-values of 400 simulated corpora of unrelated signals, and whole runs with
+and without a null, if there is --speech. plots: draws the lines that memory, pipeline and scaling
+have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
 """
@@ -52,7 +55,8 @@ from speechsim_jax.errors import UserError
 class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
-        "attention", "startup", "merging", "coverage", "errors", "plots",
+        "attention", "startup", "merging", "coverage", "errors", "null",
+        "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
         os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
@@ -110,6 +114,9 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "attention": lambda given: (_speech(given), _minutes(given, 3)[0], given.repeats or 7),
     "startup": lambda given: (_speech(given), given.repeats or 5, given.against),
     "errors": lambda given: (_speech(given), _minutes(given, 10)[0], given.repeats or 3),
+    "null": lambda given: (
+        20 if given.small else 400, given.speech, _minutes(given, 3)[0], given.repeats or 3,
+    ),
     "coverage": lambda given: (given.repeats or 400,),
     "merging": lambda given: ((2, 4) if given.small else (5, 50),),
     "plots": _files,

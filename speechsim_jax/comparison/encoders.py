@@ -416,6 +416,10 @@ def _comparison_run(
     if settings.heldout and request.selection.with_heldout:
         for_folds = cluster_for_folds(corpus.sources, settings.errors or "none")
         _log.info("held-out scores in two folds by %s: %s", for_folds.over, for_folds.reason)
+    if settings.null == "swap":
+        speakers = {source.speaker or source.id for source in corpus.sources}
+        if len(speakers) < 2:
+            raise UserError("null='swap' needs utterances of at least two speakers; use 'shift'")
     seconds = [source.seconds or 0.0 for source in corpus.sources]
     known = [length for length in seconds if length]
     return ComparisonRun(

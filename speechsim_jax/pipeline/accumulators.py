@@ -35,6 +35,8 @@ from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.null_moments import (
     NullMoments,
     NullMomentsAccumulator,
+    ShiftedMomentsAccumulator,
+    SwappedMomentsAccumulator,
     paired_layers,
     paired_shapes,
     paired_tiles,
@@ -42,6 +44,7 @@ from speechsim_jax.statistics.null_moments import (
 from speechsim_jax.statistics.null_rows import shift_pairs
 from speechsim_jax.statistics.sample import Sample, SampleAccumulator
 from speechsim_jax.statistics.store import STATES, PassStatistics
+from speechsim_jax.statistics.swapped_moments import SwapPlan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,6 +64,7 @@ class PassSetup:
       cluster_choice: the clusters and rows that they are estimated from.
       clustering_of_folds: what folds are made of.
       folds: the fold of each utterance, 0 or 1, for held-out scores; empty without these.
+      swap: the utterances that the null "swap" pairs; None without it.
     """
 
     selection: MeasureSelection
@@ -75,6 +79,7 @@ class PassSetup:
     cluster_choice: ClusterChoice
     clustering_of_folds: Clustering
     folds: Mapping[str, int]
+    swap: SwapPlan | None
 
     @property
     def shapes(self) -> tuple[ModelShape, ...]:
@@ -134,21 +139,22 @@ def _folded_moments(setup: PassSetup) -> FoldedMomentsAccumulator:
 def _null_moments(setup: PassSetup) -> NullMomentsAccumulator:
     settings = setup.settings
 
-    def pairing(rows: BatchRows, draw: int) -> np.ndarray:
-        return shift_pairs(rows, draw, settings.seed)
-
     def one(draw: int) -> MomentsAccumulator:
-        # Rolling changes no own products. Buffers of half the size, for twice the models.
+        # Rolling changes no own products.
+        own = "xy" if setup.swap else "" if draw else "x"
         return MomentsAccumulator(
             paired_shapes(setup.shapes),
-            max(settings.rows_per_update // 2, 1),
+            max(settings.rows_per_update // 2, 1),  # of twice the models
             settings.stats_dtype,
             mesh=setup.mesh,
-            tiles=paired_tiles(setup.tiles, len(setup.shapes), own="" if draw else "x"),
+            tiles=paired_tiles(setup.tiles, len(setup.shapes), own),
             layers=paired_layers(setup.indices),
         )
 
-    return NullMomentsAccumulator(list(map(one, range(settings.null_draws))), pairing)
+    draws = [one(draw) for draw in range(settings.null_draws)]
+    if setup.swap:
+        return SwappedMomentsAccumulator(draws, setup.swap)
+    return ShiftedMomentsAccumulator(draws, lambda r, draw: shift_pairs(r, draw, settings.seed))
 
 
 def _sample(setup: PassSetup) -> SampleAccumulator:

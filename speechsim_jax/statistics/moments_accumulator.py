@@ -193,6 +193,11 @@ class MomentsAccumulator:
                 self._state = self._programs.place_state(on_first)
                 self._append_rows(snapshot["buffers"], snapshot["fills"])
 
+    def append_host(self, rows: tuple[np.ndarray, ...]) -> None:
+        """Add rows of each model that are on the host, [layer, row, neuron]."""
+        with x64(self._x64):
+            self._append_rows(list(rows), [rows[0].shape[1]])
+
     def _append_rows(self, buffers: list[np.ndarray], fills: list[int]) -> None:
         """Add the first rows of each device's part of the buffers, divided over all devices."""
         size = buffers[0].shape[1] // len(fills)

@@ -28,6 +28,12 @@ from speechsim_jax.statistics.moments_finished import (
     MomentsState,
     RepresentationMoments,
 )
+from speechsim_jax.statistics.swapped_moments import (
+    SwappedPairs,
+    SwapPlan,
+    WaitingRows,
+    paired,
+)
 
 # Added to the number of a model where it has the other rows; there are fewer models.
 _OTHER_ROWS = 2**20
@@ -77,14 +83,18 @@ class NullMoments:
     Attributes:
       draws: of each; those after the first may lack the products of x and y with themselves, which
         are then those of the first.
+      waiting: rows to be paired with some of other shards.
     """
 
     kind: ClassVar[str] = "null_moments"
 
     draws: tuple[MomentsState, ...]
+    waiting: WaitingRows = dataclasses.field(default_factory=WaitingRows)
 
     def save(self, folder: Path) -> None:
-        """Write each draw into a folder, 0, 1, ..."""
+        """Write each draw into a folder, 0, 1, ..., and what waits into another."""
+        (folder / "waiting").mkdir()
+        self.waiting.save(folder / "waiting")
         for number, draw in enumerate(self.draws):
             (folder / str(number)).mkdir()
             draw.save(folder / str(number))
@@ -94,10 +104,13 @@ class NullMoments:
     def load(cls, folder: Path) -> "NullMoments":
         """Read what `save` wrote."""
         count = json.loads((folder / "draws.json").read_text())
-        return cls(tuple(MomentsState.load(folder / str(number)) for number in range(count)))
+        draws = tuple(MomentsState.load(folder / str(number)) for number in range(count))
+        return cls(draws, WaitingRows.load(folder / "waiting"))
 
     def merge(self, others: Sequence["NullMoments"]) -> "NullMoments":
         """The moments over the rows of all, draw by draw. Lazy: it can be saved once.
+
+        What waits in one for rows that wait in another is paired.
 
         Raises:
           UserError: states of other models, layer pairs or precision, or of more or fewer draws.
@@ -105,8 +118,17 @@ class NullMoments:
         states = [self, *others]
         if len({len(state.draws) for state in states}) > 1:
             raise UserError("nulls of different numbers of draws cannot be merged (null_draws)")
-        draws = zip(*(state.draws for state in states), strict=True)
-        return NullMoments(tuple(first.merge(rest) for first, *rest in draws))
+        waiting = self.waiting.union([state.waiting for state in others])
+        complete = waiting.complete(waiting.pairs)
+        draws = []
+        for number, (first, *rest) in enumerate(
+            zip(*(state.draws for state in states), strict=True)
+        ):
+            if pairs := [pair for pair in complete if pair[0] == number]:
+                rest.append(paired(first, waiting, pairs))
+            draws.append(first.merge(rest))
+        waiting.drop(complete)
+        return NullMoments(tuple(draws), waiting)
 
     def finish(
         self, others: Sequence["NullMoments"] = (), rank_tolerance: float | None = None
@@ -166,18 +188,10 @@ class NullMomentsAccumulator:
     Args:
       accumulators: an empty one for each draw, of `paired_shapes`, `paired_tiles` and
         `paired_layers`.
-      pairing: which rows are paired; those of a pair are on one device.
     """
 
-    def __init__(self, accumulators: Sequence[MomentsAccumulator], pairing: Pairing):
-        self._draws, self._pairing = tuple(accumulators), pairing
-
-    def update(self, batch: EncodedBatch) -> None:
-        """Add the rows of a batch."""
-        models = len(batch.hidden)
-        for number, draw in enumerate(self._draws):
-            positions = np.repeat(self._pairing(batch.rows, number), models, axis=0)
-            draw.append_each(batch.hidden * 2, positions)
+    def __init__(self, accumulators: Sequence[MomentsAccumulator]):
+        self._draws = tuple(accumulators)
 
     def wait(self) -> None:
         """Block until everything added so far has been computed."""
@@ -200,3 +214,55 @@ class NullMomentsAccumulator:
     def result(self) -> NullMoments:
         """The moments of all draws."""
         return NullMoments(tuple(draw.result() for draw in self._draws))
+
+
+class ShiftedMomentsAccumulator(NullMomentsAccumulator):
+    """Pairs rows with others of the same utterance.
+
+    Args:
+      accumulators: as in `NullMomentsAccumulator`.
+      pairing: which rows are paired; those of a pair are on one device.
+    """
+
+    def __init__(self, accumulators: Sequence[MomentsAccumulator], pairing: Pairing):
+        super().__init__(accumulators)
+        self._pairing = pairing
+
+    def update(self, batch: EncodedBatch) -> None:
+        """Add the rows of a batch."""
+        models = len(batch.hidden)
+        for number, draw in enumerate(self._draws):
+            positions = np.repeat(self._pairing(batch.rows, number), models, axis=0)
+            draw.append_each(batch.hidden * 2, positions)
+
+
+class SwappedMomentsAccumulator(NullMomentsAccumulator):
+    """Pairs rows with those of other utterances, which wait for each other on the host.
+
+    Args:
+      accumulators: as in `NullMomentsAccumulator`.
+      plan: which utterances are paired.
+    """
+
+    def __init__(self, accumulators: Sequence[MomentsAccumulator], plan: SwapPlan):
+        super().__init__(accumulators)
+        self._pairs = SwappedPairs(accumulators, plan)
+
+    def update(self, batch: EncodedBatch) -> None:
+        """Add the rows of a batch."""
+        self._pairs.update(batch)
+
+    def snapshot(self) -> Snapshot:
+        """Everything that `restore` needs; the accumulator may continue."""
+        self._pairs.flush()
+        return super().snapshot() | self._pairs.waiting.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Resume from a snapshot; raises as `MomentsAccumulator.restore`."""
+        super().restore(snapshot)
+        self._pairs.waiting = WaitingRows.restored(snapshot)
+
+    def result(self) -> NullMoments:
+        """The moments of all draws, and what still waits."""
+        self._pairs.flush()
+        return NullMoments(super().result().draws, self._pairs.waiting)

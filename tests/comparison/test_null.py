@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.signal
 
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
@@ -170,3 +171,31 @@ def test_utterances_that_are_too_short(rows, caplog):
     result = ss.compare_activations(rows, "lincka", null="shift", utterances=names)
     assert "lincka_null" not in result.dataset
     assert any("null" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("null", ["shift", "swap"])
+def test_p_values_of_unrelated_slow_signals_are_uniform(null):
+    """Kolmogorov's bound at 1 %; for discrete values it is wider than needed."""
+    single, best = [], []
+    names = np.repeat(np.arange(16), 50)
+    for simulation in range(60):
+        rng = np.random.default_rng(simulation)
+        steps = rng.standard_normal((16, 50, 16))
+        steps[:, 1:] *= (1 - 0.95**2) ** 0.5
+        series = scipy.signal.lfilter([1.0], [1.0, -0.95], steps, axis=1).reshape(-1, 16)
+        rows = {f"y/{k}": series[:, 4 * k : 4 * k + 4] for k in range(3)} | {"x/0": series[:, 12:]}
+        result = ss.compare_activations(
+            rows, ["lincka", "maxcorr"], null=null, null_draws=19, utterances=names,
+            seed=simulation,
+        )  # fmt: skip
+        for measure in ("lincka", "maxcorr"):
+            single += (
+                result.matrix(f"{measure}_p").loc["x/0", ["y/0", "y/1", "y/2"]].values.tolist()
+            )
+            best.append(float(result.dataset[f"{measure}_p_best"].loc["x/0", "y"]))
+    for p in (single, best):
+        # Two measures of one corpus are not independent.
+        bound = 1.63 / np.sqrt(len(p) / 2)
+        for k in range(1, 21):
+            assert np.mean(np.array(p) <= k / 20 + 1e-9) == pytest.approx(k / 20, abs=bound)

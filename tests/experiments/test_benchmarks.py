@@ -18,6 +18,7 @@ from experiments.benchmarks import (
     encoder,
     memory,
     merging,
+    null,
     pipeline,
     plain,
     plots,
@@ -90,6 +91,15 @@ def test_coverage(capsys):
     assert len(covered) == 2 * len(measures) and {"svcca", "maxcorr", "procrustes"} <= measures
     ratios = [line["value"] for line in lines if line["figure"].startswith("standard error")]
     assert all(0.2 < ratio < 5 for ratio in ratios)
+
+
+@pytest.mark.slow
+def test_null(capsys):
+    null.run(20, None, 0, 0, small=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert len(lines) == 2 * 2 * 4 * 3
+    half = [line["value"] for line in lines if line["p at most"] == 0.5]
+    assert 30 < np.mean(half) < 70
 
 
 @pytest.mark.slow
