@@ -49,6 +49,7 @@ from speechsim_jax.runtime.identity import as_json, difference
 from speechsim_jax.runtime.shards import WHOLE
 from speechsim_jax.settings import Output, Resources, Settings
 from speechsim_jax.statistics import store
+from speechsim_jax.statistics.moments_finished import MomentsState
 
 ModelSource = str | Path | SpeechEncoder
 """A hub id, a folder, "zoo:NAME", "random:ID", or a loaded encoder."""
@@ -416,6 +417,8 @@ def _comparison_run(
     if settings.heldout and request.selection.with_heldout:
         for_folds = cluster_for_folds(corpus.sources, settings.errors or "none")
         _log.info("held-out scores in two folds by %s: %s", for_folds.over, for_folds.reason)
+    if settings.null != "none" and not request.selection.on(MomentsState.kind):
+        _log.warning("no null: none of the measures is on moments of all frames")
     if settings.null == "swap":
         speakers = {source.speaker or source.id for source in corpus.sources}
         if len(speakers) < 2:
