@@ -118,16 +118,20 @@ def test_partners_are_a_permutation_of_other_speakers():
 
 def test_p_values_of_nineteen_draws(rows):
     result = ss.compare_activations(
-        rows, ["lincka", "procrustes_angle"], null="shift", null_draws=19, utterances=utterances()
+        rows,
+        ["lincka", "procrustes_distance"],
+        null="shift",
+        null_draws=19,
+        utterances=utterances(),
     )
-    for measure in ("lincka", "procrustes_angle"):
+    for measure in ("lincka", "procrustes_distance"):
         p = result.matrix(f"{measure}_p")
         assert float(p.loc["x/0", "x/1"]) == 0.05  # they share slow signals
         best = result.dataset[f"{measure}_p_best"]
         assert best.dims == ("x", "model")
         np.testing.assert_allclose(best.sel(model="y"), p.loc[:, "y/0"])  # one layer only
         assert (best.sel(model="x") >= p.sel(y=["x/0", "x/1"]).min("y") - 1e-12).all()
-    assert "procrustes_angle_calibrated" not in result.dataset
+    assert "procrustes_distance_calibrated" not in result.dataset
 
 
 def test_saved_selected_and_written(rows, tmp_path):
@@ -144,7 +148,6 @@ def test_saved_selected_and_written(rows, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ({"null": "roll"}, "null"),
         ({"null": "shift"}, "utterances"),
         ({"null": "shift", "utterances": ["a"] * 206, "null_draws": 0}, "null_draws"),
         ({"null": "swap", "utterances": ["a"] * 206, "groups": ["s"] * 206}, "groups"),
@@ -156,6 +159,12 @@ def test_saved_selected_and_written(rows, tmp_path):
 def test_what_cannot_be_paired(arguments, word, rows):
     with pytest.raises(UserError, match=word):
         ss.compare_activations(rows, "lincka", **arguments)
+
+
+def test_one_row_of_each_utterance_has_no_other_time():
+    with pytest.raises(UserError, match="pool"):
+        ss.Settings(null="shift", pool="utterance")
+    assert ss.Settings(null="swap", pool="utterance").null_draws == 3
 
 
 def test_chunks_cannot_be_read_again(rows):

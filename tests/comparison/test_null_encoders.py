@@ -135,9 +135,8 @@ def test_a_partner_that_cannot_be_read_is_left_out(encoders, corpus):
     assert np.isfinite(result.matrix("lincka_null")).all()
 
 
+@pytest.mark.slow
 def test_one_speaker_has_no_other(encoders, corpus):
     alone = tuple(dataclasses.replace(source, speaker="s") for source in corpus.sources)
     with pytest.raises(UserError, match="speakers"):
         ss.compare(encoders, dataclasses.replace(corpus, sources=alone), null="swap", **SETTINGS)
-    with pytest.raises(UserError, match="pool"):
-        ss.compare(encoders, corpus, null="shift", pool="utterance", **SETTINGS)
