@@ -8,6 +8,7 @@ p-values is to be at most s.
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import scipy.signal
@@ -41,13 +42,13 @@ def run(
       small: tiny encoders.
     """
     report_machine(_WHAT)
-    for null in ("shift", "swap"):
-        _report_p_values(null, simulations)
+    _report_p_values("shift", simulations)
+    _report_p_values("swap", simulations)
     if speech is not None:
         _report_cost(speech, minutes, repeats, small)
 
 
-def _report_p_values(null: str, simulations: int) -> None:
+def _report_p_values(null: Literal["shift", "swap"], simulations: int) -> None:
     """Shares of the p-values of single cells and of the best layer."""
     cells: dict[str, list[float]] = {name: [] for name in _MEASURES}
     best: dict[str, list[float]] = {name: [] for name in _MEASURES}
@@ -56,7 +57,7 @@ def _report_p_values(null: str, simulations: int) -> None:
         rng = np.random.default_rng(simulation)
         noise = rng.standard_normal((_UTTERANCES, _ROWS, (1 + _LAYERS) * _NEURONS))
         noise[:, 1:] *= (1 - _MEMORY**2) ** 0.5
-        series = scipy.signal.lfilter([1.0], [1.0, -_MEMORY], noise, axis=1)
+        series = np.asarray(scipy.signal.lfilter([1.0], [1.0, -_MEMORY], noise, axis=1))
         parts = np.split(series.reshape(len(utterances), -1), 1 + _LAYERS, axis=1)
         result = ss.compare_activations(
             {"x/0": parts[0]} | {f"y/{k}": part for k, part in enumerate(parts[1:])},

@@ -148,11 +148,11 @@ def compare_activations(
     selection = selection._replace(null=null != "none")
     null_pairs = None
     if NullMoments.kind in selection.accumulated:
-        of_rows = (
-            None if v is None else _named(n, v)
-            for n, v in (("utterances", utterances), ("groups", speakers))
+        named = (
+            None if values is None else _named(what, values)
+            for what, values in (("utterances", utterances), ("groups", speakers))
         )
-        null_pairs = row_pairs(null, *of_rows, seed)
+        null_pairs = row_pairs(null, next(named), next(named), seed)
         if chunks := [key for key, rows in activations.items() if not is_array(rows)]:
             raise UserError(
                 f"{chunks[0]}: null={null!r} reads rows in another order; give an array "

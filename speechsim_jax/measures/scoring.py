@@ -6,7 +6,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -116,8 +116,8 @@ def score_all(
         matrices |= {measure.name: np.full((count, count), np.nan) for measure in measures}
         x, y = _dims(kind)
         of_moments = kind == MomentsState.kind
-        further = (rows, folds, null.draws) if of_moments else ()
-        for views in _scored(finished[kind], measures, sample_bytes, *further):
+        further = _Further(rows, folds, null.draws) if of_moments else _Further()
+        for views in _scored(finished[kind], measures, sample_bytes, further):
             for view in views:
                 for name, value in view.heldout.items():
                     heldout[name][view.i, view.j] = value
@@ -275,17 +275,30 @@ class _View:
     under_null: dict[str, list[float]]
 
 
+class _Further(NamedTuple):
+    """What there is besides the moments of all rows, for standard errors, held-out scores, nulls.
+
+    Attributes:
+      rows: sampled rows of each representation.
+      folds: the moments of two folds.
+      draws: those of rows that do not belong together.
+    """
+
+    rows: Sequence[RepresentationRows] | None = None
+    folds: FinishedFolds | None = None
+    draws: Sequence[NullDraw] = ()
+
+
 def _scored(
     finished: Any,
     measures: Sequence[Measure],
     sample_bytes: int,
-    rows: Sequence[RepresentationRows] | None = None,
-    folds: FinishedFolds | None = None,
-    draws: Sequence[NullDraw] = (),
+    further: _Further,
 ) -> Iterator[list[_View]]:
     """Every unordered pair of one statistic, in both orders."""
     pair = functools.partial(pair_of, finished)
-    score = functools.partial(_score, pair, measures, rows, folds, draws)
+    rows = further.rows
+    score = functools.partial(_score, pair, measures, further)
     count = len(finished.representations)
     caching: Sequence[Any] = ()
     blocks = iter([(range(count), range(count))])
@@ -332,13 +345,12 @@ def pair_blocks(count: int, bytes_each: int, memory_bytes: int) -> Iterator[tupl
 def _score(
     pair_at: Callable[[int, int], Any],
     measures: Sequence[Measure],
-    rows: Sequence[RepresentationRows] | None,
-    folds: FinishedFolds | None,
-    draws: Sequence[NullDraw],
+    further: _Further,
     indices: tuple[int, int],
 ) -> list[_View]:
     """Both directions of a pair; symmetric measures are computed once."""
     i, j = indices
+    rows, folds, draws = further
     pair = pair_at(i, j)
     views: list[_View] = []
     for view in (pair,) if pair.same else (pair, pair.swapped):

@@ -193,6 +193,10 @@ class NullMomentsAccumulator:
     def __init__(self, accumulators: Sequence[MomentsAccumulator]):
         self._draws = tuple(accumulators)
 
+    def update(self, batch: EncodedBatch) -> None:
+        """Add the rows of a batch."""
+        raise NotImplementedError
+
     def wait(self) -> None:
         """Block until everything added so far has been computed."""
         for draw in self._draws:
