@@ -192,7 +192,8 @@ def test_p_values_of_unrelated_slow_signals_are_uniform(null):
         rng = np.random.default_rng(simulation)
         steps = rng.standard_normal((16, 50, 16))
         steps[:, 1:] *= (1 - 0.95**2) ** 0.5
-        series = scipy.signal.lfilter([1.0], [1.0, -0.95], steps, axis=1).reshape(-1, 16)
+        filtered = scipy.signal.lfilter([1.0], [1.0, -0.95], steps, axis=1)
+        series = np.asarray(filtered).reshape(-1, 16)
         rows = {f"y/{k}": series[:, 4 * k : 4 * k + 4] for k in range(3)} | {"x/0": series[:, 12:]}
         result = ss.compare_activations(
             rows, ["lincka", "maxcorr"], null=null, null_draws=19, utterances=names,
