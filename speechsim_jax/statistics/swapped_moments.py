@@ -22,7 +22,7 @@ from speechsim_jax.statistics.null_rows import by_utterance
 # Pairs of rows that are brought to the devices together.
 _STAGED = 512
 
-UnitRows = tuple[Float[np.ndarray, "_layer row _neuron"], ...]
+UnitRows = tuple[Float[np.ndarray, "_layer _row _neuron"], ...]
 """The rows of an utterance, or of a piece of a long one, of each model."""
 
 UnitPair = tuple[int, str, str]
