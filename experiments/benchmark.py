@@ -15,6 +15,7 @@
     python -m experiments.benchmark --what=pwcca
     python -m experiments.benchmark --what=errors --speech=FOLDER --minutes=10
     python -m experiments.benchmark --what=bootstraps --speech=FOLDER --glob=PATTERN
+    python -m experiments.benchmark --what=null --speech=FOLDER --minutes=3 --repeats=1
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
@@ -33,8 +34,9 @@ statistics: the update of the moments against the machine's matrix products. sta
 corpora (400) of each kind. pwcca: the same of several estimators for pwcca, which has no standard
 error. errors: whole runs with and without standard errors, and held-out scores, in turns.
 bootstraps: standard errors of two encoders of the zoo against --repeats bootstraps (300) over the
-speakers of the utterances that --glob matches. plots: draws the lines that memory, pipeline and
-scaling have printed.
+speakers of the utterances that --glob matches. null: p-values of 400 simulated corpora of unrelated
+signals, and whole runs with and without a null, if there is --speech. plots: draws the lines that
+memory, pipeline and scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
 """
@@ -57,7 +59,8 @@ from speechsim_jax.errors import UserError
 class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
-        "attention", "startup", "merging", "coverage", "pwcca", "errors", "bootstraps", "plots",
+        "attention", "startup", "merging", "coverage", "pwcca", "errors", "bootstraps", "null",
+        "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
         os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
@@ -116,6 +119,9 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "attention": lambda given: (_speech(given), _minutes(given, 3)[0], given.repeats or 7),
     "startup": lambda given: (_speech(given), given.repeats or 5, given.against),
     "errors": lambda given: (_speech(given), _minutes(given, 10)[0], given.repeats or 3),
+    "null": lambda given: (
+        20 if given.small else 400, given.speech, _minutes(given, 3)[0], given.repeats or 3,
+    ),
     "coverage": lambda given: (given.repeats or 400,),
     "bootstraps": lambda given: (_speech(given), given.glob, given.repeats or 300),
     "pwcca": lambda given: (given.repeats or 400,),

@@ -171,6 +171,20 @@ class Settings:
         "too: of regression, best matches and canonical correlations.",
         HOW,
     )
+    null: Literal["none", "shift", "swap"] = setting(
+        "none",
+        "The score of rows that do not belong together, too: shift pairs frames of one utterance "
+        "at different times, swap those of utterances of different speakers.",
+        HOW,
+    )
+    null_draws: int = setting(
+        3,
+        "Draws of the null; 19 or more for p-values. Each takes the memory and time of the "
+        "statistics once more.",
+        HOW,
+        at_least=1,
+        at_most=999,
+    )
     attention_max_seconds: float | int | None = setting(
         None, "Attention level: a seeded choice of so much audio (default: all).", HOW, above=0
     )
@@ -212,6 +226,11 @@ class Settings:
         if self.layers == ():
             raise UserError("layers is empty; expected numbers of hidden states, or None for all")
         self._check_alignments()
+        if self.null == "shift" and self.pool == "utterance":
+            raise UserError(
+                "null='shift' needs several rows of each utterance, and pool='utterance' leaves "
+                "one; use null='swap' or another pool"
+            )
 
     def _check_alignments(self) -> None:
         """Raise UserError unless alignments are given exactly where something reads them."""

@@ -50,6 +50,8 @@ _SECTIONS = {
     "bootstraps": "Standard errors over those of bootstraps over speakers: median [smallest, "
     "largest] of the cells between two encoders of the zoo.",
     "pwcca": "The same of several estimators for pwcca, none of which was adopted.",
+    "null": "p-values of unrelated slow signals (uniform: a share s is at most s), and what three "
+    "draws cost: two base-size encoders, the paper's measures.",
     "demo": "The paper in miniature.",
     "selfcheck": "Checks of the machine's JAX.",
     "dynamics": "How similar the layers of a checkpoint are to those of the final model.",

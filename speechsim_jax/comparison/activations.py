@@ -6,13 +6,11 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from speechsim_jax._jax_compat import x64
 from speechsim_jax.comparison.arrays import (
     as_array,
+    as_models,
     check_finite,
     checked_groups,
     default_stats_dtype,
@@ -20,6 +18,7 @@ from speechsim_jax.comparison.arrays import (
     named,
     representation_names,
 )
+from speechsim_jax.comparison.null_arrays import Null, null_moments, row_pairs
 from speechsim_jax.comparison.score import (
     WELL_KNOWN,
     log_unknown_errors,
@@ -36,12 +35,13 @@ from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime import provenance
 from speechsim_jax.settings import Output, Settings
 from speechsim_jax.statistics import store
-from speechsim_jax.statistics.accumulator import Accumulator, BatchRows, EncodedBatch
+from speechsim_jax.statistics.accumulator import Accumulator, BatchRows, EncodedBatch, State
 from speechsim_jax.statistics.clustered_sample import ClusteredSampleAccumulator, choose
 from speechsim_jax.statistics.folded_moments import FoldedMoments, FoldedMomentsAccumulator
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import MomentsState
+from speechsim_jax.statistics.null_moments import NullMoments
 from speechsim_jax.statistics.sample import Sample, SampleAccumulator
 from speechsim_jax.statistics.store import PassStatistics
 
@@ -78,6 +78,8 @@ def compare_activations(
     keep_influence: Keep = Output.keep_influence,
     heldout: bool = False,
     folds: Sequence[Any] | np.ndarray | None = None,
+    null: Null = Settings.null,
+    null_draws: int = Settings.null_draws,
     progress: bool = False,
 ) -> SimilarityResult:
     """Compare representations given as arrays, on the same rows.
@@ -117,6 +119,9 @@ def compare_activations(
         other, NAME_heldout.
       folds: the fold of each row, two different values (default: groups, or utterances, divided so
         that rows are balanced).
+      null: as in `Settings`; "shift" needs utterances, "swap" takes those of another group. The
+        arrays are read once more for each draw, so they may not be iterables.
+      null_draws: as in `Settings`.
       progress: whether a bar is shown on stderr.
 
     Returns:
@@ -136,6 +141,8 @@ def compare_activations(
         rows_per_update=rows_per_update,
         errors_rows=errors_rows,
         errors_source=errors_source,
+        null=null,
+        null_draws=null_draws,
         **given,
     )
     for name, value in (("errors", errors), ("heldout", heldout)):
@@ -146,7 +153,7 @@ def compare_activations(
     output = Output(keep_influence=keep_influence, progress=progress)
     names = utterances if groups is None else groups
     fold_of = _fold_of(folds, names, seed) if heldout or folds is not None else None
-    groups = checked_groups(names) if errors else None
+    speakers, groups = groups, checked_groups(names) if errors else None
     if folds is not None and groups is not None and fold_of is not None:
         pairs = set(zip(groups.tolist(), fold_of.tolist()))
         if len(pairs) > len(set(groups.tolist())):
@@ -154,6 +161,19 @@ def compare_activations(
     if rows_per_update < 2:
         raise UserError("rows_per_update is 1; expected at least 2")
     selection = resolve(measures, levels)._replace(errors=errors, heldout=fold_of is not None)
+    selection = selection._replace(null=null != "none")
+    null_pairs = None
+    if NullMoments.kind in selection.accumulated:
+        of_utterance, of_speaker = (
+            None if values is None else named(what, values)
+            for what, values in (("utterances", utterances), ("groups", speakers))
+        )
+        null_pairs = row_pairs(null, of_utterance, of_speaker, seed)
+        if chunks := [key for key, rows in activations.items() if not is_array(rows)]:
+            raise UserError(
+                f"{chunks[0]}: null={null!r} reads rows in another order; give an array "
+                "(np.memmap for one that does not fit into memory), not chunks of one"
+            )
     if attention := selection.on("attention"):
         raise UserError(f"{attention[0].name} compares maps; use compare_attentions")
     for measure in selection.measures:
@@ -195,15 +215,20 @@ def compare_activations(
         accumulators.append(_clustered(shapes, groups, errors_rows, seed, stats_dtype))
     for arrays in itertools.chain([] if first is None else [first], blocks):
         rows = _rows(moments.rows, len(arrays[0]), utterances)
-        batch = EncodedBatch(_as_models(shapes, arrays, stats_dtype), rows)
+        batch = EncodedBatch(as_models(shapes, arrays, stats_dtype), rows)
         for accumulator in accumulators:
             accumulator.update(batch)
     if utterances is not None and len(utterances) != moments.rows:
         raise UserError(f"utterances names {len(utterances)} rows, but there are {moments.rows}")
-    for what, of_rows in (("groups", groups), ("folds", fold_of)):
+    for what, of_rows in (("groups", groups), ("groups", speakers), ("folds", fold_of)):
         if of_rows is not None and len(of_rows) != moments.rows:
             raise UserError(f"{what} names {len(of_rows)} rows, but there are {moments.rows}")
-    states = [accumulator.result() for accumulator in accumulators]
+    states: list[State] = [accumulator.result() for accumulator in accumulators]
+    if null_pairs is not None:
+        arrays = [as_array(label, rows) for label, rows in zip(labels, activations.values())]
+        states.append(
+            null_moments(arrays, shapes, null_pairs, null_draws, rows_per_update, stats_dtype)
+        )
     finished = store.finish(
         [PassStatistics({state.kind: state for state in states})], rank_tolerance
     )
@@ -212,6 +237,7 @@ def compare_activations(
         numeric=finished.numeric,
         settings={"sample_frames": sample_frames, "seed": seed, "errors_rows": errors_rows},
         errors=dict(zip(("over", "reason"), _ERRORS[errors])),
+        null={"kind": null, "draws": null_draws},
     )
     result = scored_result(names, finished, selection, attributes, output)
     if groups is not None and _read_again(result, selection, errors_source, once):
@@ -395,17 +421,3 @@ def _shapes(widths: list[int]) -> tuple[ModelShape, ...]:
         else:
             shapes.append(ModelShape(1, width))
     return tuple(shapes)
-
-
-def _as_models(
-    shapes: tuple[ModelShape, ...], blocks: list[np.ndarray], dtype: str
-) -> tuple[jax.Array, ...]:
-    """The blocks of all representations as [layer, 1, row, neuron] of each model."""
-    hidden: list[jax.Array] = []
-    start = 0
-    for shape in shapes:
-        layers = [block.astype(dtype) for block in blocks[start : start + shape.layers]]
-        with x64(dtype == "float64"):
-            hidden.append(jnp.asarray(np.stack(layers)[:, None]))
-        start += shape.layers
-    return tuple(hidden)

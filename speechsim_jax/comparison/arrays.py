@@ -4,10 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from speechsim_jax._jax_compat import x64
 from speechsim_jax.errors import UserError
 from speechsim_jax.results.result import RepresentationName
+from speechsim_jax.statistics.moments import ModelShape
 
 Key = str | tuple[str, int]
 """Key of a representation: "model/3", ("model", 3), or a name alone."""
@@ -131,3 +134,23 @@ def named(what: str, values: Sequence[Any] | np.ndarray) -> np.ndarray:
         if value is None or value != value or value == "":
             raise UserError(f"{what}: row {row} has none ({value!r}); leave out such rows")
     return array
+
+
+def as_models(
+    shapes: tuple[ModelShape, ...], blocks: list[np.ndarray], dtype: str
+) -> tuple[jax.Array, ...]:
+    """The blocks of all representations as [layer, 1, row, neuron] of each model.
+
+    Args:
+      shapes: the models.
+      blocks: of each representation, [row, neuron].
+      dtype: of the result.
+    """
+    hidden: list[jax.Array] = []
+    start = 0
+    for shape in shapes:
+        layers = [block.astype(dtype) for block in blocks[start : start + shape.layers]]
+        with x64(dtype == "float64"):
+            hidden.append(jnp.asarray(np.stack(layers)[:, None]))
+        start += shape.layers
+    return tuple(hidden)

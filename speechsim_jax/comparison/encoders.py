@@ -62,6 +62,7 @@ from speechsim_jax.runtime.identity import as_json, difference
 from speechsim_jax.runtime.shards import WHOLE
 from speechsim_jax.settings import Output, Resources, Settings
 from speechsim_jax.statistics import store
+from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.store import FinishedStatistics
 
 ModelSource = str | Path | SpeechEncoder
@@ -506,6 +507,12 @@ def _comparison_run(
     if settings.heldout and request.selection.with_heldout:
         for_folds = cluster_for_folds(corpus.sources, settings.errors or "none")
         _log.info("held-out scores in two folds by %s: %s", for_folds.over, for_folds.reason)
+    if settings.null != "none" and not request.selection.on(MomentsState.kind):
+        _log.warning("no null: none of the measures is on moments of all frames")
+    if settings.null == "swap":
+        speakers = {source.speaker or source.id for source in corpus.sources}
+        if len(speakers) < 2:
+            raise UserError("null='swap' needs utterances of at least two speakers; use 'shift'")
     seconds = [source.seconds or 0.0 for source in corpus.sources]
     known = [length for length in seconds if length]
     return ComparisonRun(
@@ -514,6 +521,7 @@ def _comparison_run(
         selection=request.selection._replace(
             errors=clustering.over != "none" and settings.errors_source != "reading",
             heldout=settings.heldout,
+            null=settings.null != "none",
         ),
         settings=settings,
         corpus=corpus,
@@ -559,6 +567,7 @@ def _attributes(
             "over": run.clustering_of_folds.over if run.selection.heldout else "none",
             "reason": run.clustering_of_folds.reason if run.selection.heldout else "not asked for",
         },
+        null={"kind": run.settings.null, "draws": run.settings.null_draws},
         mesh=dict(run.mesh.shape),
         frames=counts.frames,
         utterances=counts.utterances,

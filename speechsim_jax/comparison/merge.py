@@ -423,6 +423,7 @@ def _attributes(
         settings=first["settings"],
         errors=errors,
         heldout=first.get("heldout", _NOT_RECORDED),
+        null=first.get("null", {"kind": "none"}),
         corpus=corpus,
         merged=_sources_of(jobs, parts),
         numeric={"stats_precision": "highest"} | finished.numeric,

@@ -254,6 +254,11 @@ class Measure:
     grouped: bool = False
     heldout: Mapping[str, Callable[[Any], float]] = dataclasses.field(default_factory=dict)
 
+    @property
+    def bounded_by_one(self) -> bool:
+        """Whether 1 is the score of what is the same: (s - null) / (1 - null) is then a score."""
+        return self.higher_is_closer and self.limits[1] == 1
+
     def definition(self) -> dict[str, Any]:
         """The part of the record that is stored with a result."""
         return {
@@ -265,6 +270,7 @@ class Measure:
             "reference": self.reference,
             "higher_is_closer": self.higher_is_closer,
             "inflated_by_few_rows": self.inflated_by_few_rows,
+            "bounded_by_one": self.bounded_by_one,
         }
 
 

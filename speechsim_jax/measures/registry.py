@@ -18,6 +18,7 @@ from speechsim_jax.measures.base import Measure, Ranking, statistics_read
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.folded_moments import FoldedMoments
 from speechsim_jax.statistics.moments_finished import MomentsState
+from speechsim_jax.statistics.null_moments import NullMoments
 
 MEASURES: dict[str, Measure] = {
     measure.name: measure
@@ -38,12 +39,14 @@ class MeasureSelection(NamedTuple):
       rankings: of neurons.
       errors: whether they have standard errors, where these are known.
       heldout: whether they have held-out scores, where these are defined.
+      null: whether they have scores of rows that do not belong together; of measures on moments.
     """
 
     measures: tuple[Measure, ...]
     rankings: tuple[Ranking, ...] = ()
     errors: bool = False
     heldout: bool = False
+    null: bool = False
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -59,6 +62,8 @@ class MeasureSelection(NamedTuple):
             kinds[kinds.index(MomentsState.kind)] = FoldedMoments.kind
         if self.errors and self.with_influence:
             kinds.append(ClusteredSample.kind)
+        if self.null and self.on(MomentsState.kind):
+            kinds.append(NullMoments.kind)
         return tuple(kinds)
 
     @property

@@ -6,7 +6,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -31,6 +31,7 @@ from speechsim_jax.measures.base import (
 )
 from speechsim_jax.measures.cca import kept_directions
 from speechsim_jax.measures.heldout import HeldOutPair
+from speechsim_jax.measures.null import null_extras, null_scores
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
@@ -41,6 +42,7 @@ from speechsim_jax.statistics.moments_finished import (
     MomentsState,
     RepresentationMoments,
 )
+from speechsim_jax.statistics.null_moments import FinishedNull, NullDraw, NullMoments
 from speechsim_jax.statistics.sample import Sample
 
 Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
@@ -109,6 +111,12 @@ def score_all(
         shape = (len(folds.representations),) * 2
         names = [name for measure in selection.measures for name in measure.heldout]
         heldout = {name: np.full(shape, np.nan) for name in names}
+    null: FinishedNull = finished.get(NullMoments.kind, FinishedNull(()))
+    under_null: dict[str, np.ndarray] = {}
+    if null.draws:
+        shape = (len(null.draws), *(len(null.representations),) * 2)
+        measures = selection.on(MomentsState.kind)
+        under_null = {measure.name: np.full(shape, np.nan) for measure in measures}
     if ClusteredSample.kind in finished and selection.with_influence:
         collectors[MomentsState.kind], rows = _influences(finished, selection, keep_influence)
     for kind in selection.statistics:
@@ -124,11 +132,13 @@ def score_all(
         elif kind == AttentionState.kind:
             collectors |= _of_attention(finished[kind], measures, keep_influence)
         of_kind = [c for key, c in collectors.items() if key.split()[0] == kind]
-        further = (rows, folds) if of_moments else (None, None)
-        for views in _scored(finished[kind], measures, sample_bytes, *further):
+        further = _Further(rows, folds, null.draws) if of_moments else _Further()
+        for views in _scored(finished[kind], measures, sample_bytes, further):
             for view in views:
                 for name, value in view.heldout.items():
                     heldout[name][view.i, view.j] = value
+                for name, values in view.under_null.items():
+                    under_null[name][:, view.i, view.j] = values
                 for collector in of_kind:
                     known = {n: i for n, i in view.influences.items() if n in collector.errors}
                     collector.add(view.i, view.j, known)
@@ -158,6 +168,9 @@ def score_all(
         for name in measure.heldout if folds is not None else ():
             heldout[name][np.isnan(matrices[measure.name])] = np.nan
             extras[name] = (("x", "y"), heldout[name])
+        if measure.name in under_null:
+            of_draws = under_null[measure.name]
+            extras |= null_extras(measure, matrices[measure.name], of_draws, models)
     return Scores(
         {m.name: matrices[m.name] for m in selection.measures},
         dims,
@@ -354,18 +367,33 @@ class _View:
     facts: dict[str, Any]
     influences: dict[str, Influence]
     heldout: dict[str, float]
+    under_null: dict[str, list[float]]
+
+
+class _Further(NamedTuple):
+    """What there is besides the moments of all rows, for standard errors, held-out scores, nulls.
+
+    Attributes:
+      rows: sampled rows of each representation.
+      folds: the moments of two folds.
+      draws: those of rows that do not belong together.
+    """
+
+    rows: Sequence[RepresentationRows] | None = None
+    folds: FinishedFolds | None = None
+    draws: Sequence[NullDraw] = ()
 
 
 def _scored(
     finished: Any,
     measures: Sequence[Measure],
     sample_bytes: int,
-    rows: Sequence[RepresentationRows] | None = None,
-    folds: FinishedFolds | None = None,
+    further: _Further,
 ) -> Iterator[list[_View]]:
     """Every unordered pair of one statistic, in both orders."""
     pair = functools.partial(pair_of, finished)
-    score = functools.partial(_score, pair, measures, rows, folds)
+    rows = further.rows
+    score = functools.partial(_score, pair, measures, further)
     count = len(finished.representations)
     caching: Sequence[Any] = ()
     blocks = iter([(range(count), range(count))])
@@ -414,12 +442,12 @@ def pair_blocks(count: int, bytes_each: int, memory_bytes: int) -> Iterator[tupl
 def _score(
     pair_at: Callable[[int, int], Any],
     measures: Sequence[Measure],
-    rows: Sequence[RepresentationRows] | None,
-    folds: FinishedFolds | None,
+    further: _Further,
     indices: tuple[int, int],
 ) -> list[_View]:
     """Both directions of a pair; symmetric measures are computed once."""
     i, j = indices
+    rows, folds, draws = further
     pair = pair_at(i, j)
     views: list[_View] = []
     for view in (pair,) if pair.same else (pair, pair.swapped):
@@ -446,9 +474,11 @@ def _score(
                 )
         elif isinstance(view, SamplePair) and (view.x.cluster >= 0).all():
             influences = views[0].influences if views else _of_clusters(measures, view, scores)
-        views.append(_View(*order, scores, details, facts, influences, {}))
+        views.append(_View(*order, scores, details, facts, influences, {}, {}))
     if folds is not None and folds.folds:
         _add_heldout(views, measures, [pair_of(fold, *indices) for fold in folds.folds])
+    for view, scores in zip(views, null_scores(draws, measures, i, j) if draws else ()):
+        view.under_null.update(scores)
     return views
 
 

@@ -32,8 +32,19 @@ from speechsim_jax.statistics.folded_moments import FoldedMoments, FoldedMoments
 from speechsim_jax.statistics.moments import ModelShape, Tile
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import MomentsState
+from speechsim_jax.statistics.null_moments import (
+    NullMoments,
+    NullMomentsAccumulator,
+    ShiftedMomentsAccumulator,
+    SwappedMomentsAccumulator,
+    paired_layers,
+    paired_shapes,
+    paired_tiles,
+)
+from speechsim_jax.statistics.null_rows import shift_pairs
 from speechsim_jax.statistics.sample import ClusterNames, Sample, SampleAccumulator
 from speechsim_jax.statistics.store import STATES, PassStatistics
+from speechsim_jax.statistics.swapped_moments import SwapPlan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,6 +66,7 @@ class PassSetup:
       folds: the fold of each utterance, 0 or 1, for held-out scores; empty without these.
       attention_groups: the group of each utterance whose attention is compared, for standard
         errors; empty without these.
+      swap: the utterances that the null "swap" pairs; None without it.
     """
 
     selection: MeasureSelection
@@ -70,6 +82,7 @@ class PassSetup:
     clustering_of_folds: Clustering
     folds: Mapping[str, int]
     attention_groups: Mapping[str, int]
+    swap: SwapPlan | None
 
     @property
     def shapes(self) -> tuple[ModelShape, ...]:
@@ -126,6 +139,27 @@ def _folded_moments(setup: PassSetup) -> FoldedMomentsAccumulator:
     return FoldedMomentsAccumulator((_moments(halved), _moments(halved)), numbers, fold_of)
 
 
+def _null_moments(setup: PassSetup) -> NullMomentsAccumulator:
+    settings = setup.settings
+
+    def one(draw: int) -> MomentsAccumulator:
+        # Rolling changes no own products.
+        own = "xy" if setup.swap else "" if draw else "x"
+        return MomentsAccumulator(
+            paired_shapes(setup.shapes),
+            max(settings.rows_per_update // 2, 1),  # of twice the models
+            settings.stats_dtype,
+            mesh=setup.mesh,
+            tiles=paired_tiles(setup.tiles, len(setup.shapes), own),
+            layers=paired_layers(setup.indices),
+        )
+
+    draws = [one(draw) for draw in range(settings.null_draws)]
+    if setup.swap:
+        return SwappedMomentsAccumulator(draws, setup.swap)
+    return ShiftedMomentsAccumulator(draws, lambda r, draw: shift_pairs(r, draw, settings.seed))
+
+
 def _sample(setup: PassSetup) -> SampleAccumulator:
     settings = setup.settings
     return SampleAccumulator(
@@ -174,6 +208,7 @@ Factory = Callable[[PassSetup], Accumulator]
 _FACTORIES: dict[str, Factory] = {
     MomentsState.kind: _moments,
     FoldedMoments.kind: _folded_moments,
+    NullMoments.kind: _null_moments,
     Sample.kind: _sample,
     ClusteredSample.kind: _clustered_sample,
     AttentionState.kind: _attention,

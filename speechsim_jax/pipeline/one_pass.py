@@ -7,8 +7,10 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import itertools
 import logging
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +44,9 @@ from speechsim_jax.settings import Settings
 from speechsim_jax.statistics import attention_sums
 from speechsim_jax.statistics.accumulator import BatchRows, Snapshot
 from speechsim_jax.statistics.clustered_sample import ClusterChoice, choose
+from speechsim_jax.statistics.null_rows import swap_partners, swap_ring
 from speechsim_jax.statistics.store import PassStatistics
+from speechsim_jax.statistics.swapped_moments import SwapPlan
 
 # Most that the sums of groups of utterances take of each device.
 _GROUPS_BYTES = 2**30
@@ -134,10 +138,44 @@ class ComparisonRun:
         return self.clustering.groups(rows, self.settings.seed, count)
 
     @functools.cached_property
+    def _ring(self) -> tuple[str, ...]:
+        """The order in which utterances are paired by the null "swap"."""
+        speakers = {source.id: source.speaker for source in self.corpus.sources}
+        return swap_ring(speakers, self.settings.seed)
+
+    @functools.cached_property
+    def swap(self) -> SwapPlan | None:
+        """The utterances that the null "swap" pairs; None without it."""
+        if not self.selection.null or self.settings.null != "swap":
+            return None
+        sources = self.corpus.sources
+        speakers = {source.id: source.speaker for source in sources}
+        longest = max(bucket.samples for bucket in self.buckets)
+        return SwapPlan(
+            name=self.corpus.fingerprint(),
+            partners=tuple(
+                swap_partners(self._ring, speakers, draw)
+                for draw in range(self.settings.null_draws)
+            ),
+            pieces={
+                source.id: -(-round(source.seconds * SAMPLE_RATE_HZ) // longest)
+                if source.seconds
+                else sys.maxsize
+                for source in sources
+            },
+        )
+
+    @functools.cached_property
     def share(self) -> Corpus:
         """The audio that this process reads."""
         sources = self.corpus.sources
-        parts = shares([source.seconds or 0.0 for source in sources], self.shard.count)
+        if self.swap is None:
+            parts = shares([source.seconds or 0.0 for source in sources], self.shard.count)
+        else:  # those that are paired together, so that few rows wait for each other
+            at = {source.id: k for k, source in enumerate(sources)}
+            bounds = np.linspace(0, len(sources), self.shard.count + 1).astype(int)
+            order = [at[name] for name in self._ring]
+            parts = [order[start:end] for start, end in itertools.pairwise(bounds.tolist())]
         chosen = tuple(sources[k] for k in parts[self.shard.index - 1])
         return dataclasses.replace(self.corpus, sources=chosen)
 
@@ -259,6 +297,7 @@ def run_pass(
             clustering_of_folds=run.clustering_of_folds,
             folds=run.folds,
             attention_groups=run.attention_groups,
+            swap=run.swap,
         )
     )
     attention = bool(pass_.selection.attention.measures)

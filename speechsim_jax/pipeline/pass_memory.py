@@ -66,6 +66,7 @@ class Sizes:
       states: moments that are kept side by side: two where there are folds.
       sampled_rows: rows of samples, which are on the host: a device's share of them where devices
         are CPUs and take their memory from the same, else 0.
+      draws: of the null, each with moments of twice the models and buffers of half the rows.
     """
 
     rows_per_update: int
@@ -76,6 +77,7 @@ class Sizes:
     attention: int = 0
     states: int = 1
     sampled_rows: int = 0
+    draws: int = 0
 
 
 class PassMemory(NamedTuple):
@@ -122,7 +124,12 @@ def state_bytes(load: PassLoad, sizes: Sizes) -> int:
     """
     n = len(load.representations)
     numbers = load.cells + load.neurons * (n + 2) + n + n**2
-    return sizes.states * (_COUNT_BYTES + 2 * sizes.itemsize * numbers)
+    # Twice the models, and no more pairs than these and each side's own.
+    own = 2 * load.neurons * -(-load.widest // sizes.feature)
+    paired = load.cells + own + 2 * load.neurons * (2 * n + 2) + 2 * n + (2 * n) ** 2
+    return sizes.states * (_COUNT_BYTES + 2 * sizes.itemsize * numbers) + sizes.draws * (
+        _COUNT_BYTES + 2 * sizes.itemsize * paired
+    )
 
 
 def parameter_bytes(load: PassLoad, models: Sequence[ModelCost]) -> int:
@@ -133,7 +140,7 @@ def parameter_bytes(load: PassLoad, models: Sequence[ModelCost]) -> int:
 
 def buffer_bytes(load: PassLoad, sizes: Sizes) -> int:
     """Row buffers [layer, row, neuron] of every model (`MomentsAccumulator`)."""
-    return sizes.rows_per_update * load.neurons * sizes.row_itemsize
+    return (1 + sizes.draws) * sizes.rows_per_update * load.neurons * sizes.row_itemsize
 
 
 def hidden_bytes(load: PassLoad, sizes: Sizes) -> int:
@@ -160,8 +167,11 @@ def update_bytes(load: PassLoad, sizes: Sizes) -> int:
     0.635 GB, as by XLA's own count.)
     """
     rows, n = sizes.feature * sizes.rows_per_update, len(load.representations)
+    if sizes.draws:  # the same rows of twice the representations, halved
+        n *= 2
     gathered = rows * load.neurons * sizes.row_itemsize if sizes.feature > 1 else 0
-    shifted = rows * (load.neurons + 2 * load.widest + n) + (n + 2) * load.neurons + 2 * n**2
+    small = (n + 2) * load.neurons * (2 if sizes.draws else 1) + 2 * n**2
+    shifted = rows * (load.neurons + 2 * load.widest + n) + small
     product = 3 * load.widest * -(-load.widest // sizes.feature)
     return gathered + sizes.itemsize * (shifted + product) + _BETWEEN_BUFFERS
 

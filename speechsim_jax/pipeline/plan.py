@@ -78,6 +78,7 @@ class Plan:
       mesh: devices along `data` and along `feature`.
       rows: of the statistics; None where not known.
       rate: FLOP/s of all devices together; None where not known.
+      draws: of the null.
     """
 
     passes: tuple[Pass, ...]
@@ -87,12 +88,16 @@ class Plan:
     mesh: tuple[int, int]
     rows: int | None = None
     rate: float | int | None = None
+    draws: int = 0
 
     @property
     def statistics_flops(self) -> int:
-        """2 n sum of d_l d_m over all layer pairs (l, m), n rows; needs `rows`."""
+        """2 n sum of d_l d_m over all layer pairs (l, m), n rows, once more in each draw.
+
+        Needs `rows`.
+        """
         assert self.rows is not None
-        return 2 * self.rows * sum(
+        return (1 + self.draws) * 2 * self.rows * sum(
             len(tile.pairs) * self.shapes[tile.a].neurons * self.shapes[tile.b].neurons
             for pass_ in self.passes
             for tile in pass_.tiles
@@ -173,7 +178,8 @@ def plan(
         passes = tuple(_as_divided(triangle, tiles) for tiles in division)
     else:
         passes = _fewest_passes(triangle, budget_bytes)
-    return Plan(passes, shapes, tuple(models), budget_bytes, (data, sizes.feature), rows, rate)
+    mesh = (data, sizes.feature)
+    return Plan(passes, shapes, tuple(models), budget_bytes, mesh, rows, rate, sizes.draws)
 
 
 def _fewest_passes(triangle: Triangle, budget_bytes: int) -> tuple[Pass, ...]:

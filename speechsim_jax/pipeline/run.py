@@ -34,6 +34,7 @@ from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.folded_moments import FoldedMoments
 from speechsim_jax.statistics.moments import ModelShape, Tile, count_of
 from speechsim_jax.statistics.moments_finished import MomentsState
+from speechsim_jax.statistics.null_moments import NullMoments
 from speechsim_jax.statistics.sample import Sample
 from speechsim_jax.statistics.store import PassStatistics
 
@@ -168,6 +169,7 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
         itemsize=np.dtype(run.settings.stats_dtype).itemsize,
         states=2 if FoldedMoments.kind in run.selection.accumulated else 1,
         sampled_rows=-(-sampled_rows(run) // len(run.mesh.local_devices)) if run.on_cpu else 0,
+        draws=run.settings.null_draws if NullMoments.kind in run.selection.accumulated else 0,
     )
     if not run.on_cpu:
         _check_host_memory(run, shapes)

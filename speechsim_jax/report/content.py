@@ -32,7 +32,7 @@ MOST_PAIRS = 3 * 2**20
 """Pairs of cells with an interval of their difference, of all measures: a byte each."""
 
 # Further matrices of a measure that the view of a cell has.
-_FURTHER = ("_heldout", "_ridge_heldout", "_null", "_calibrated")
+_FURTHER = ("_heldout", "_ridge_heldout", "_null", "_calibrated", "_p")
 # Plotly's names of matplotlib's markers.
 _SYMBOLS = {
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down",

@@ -239,7 +239,8 @@ class SimilarityResult:
 
         Args:
             measure: its name; "NAME_se" for the standard errors of measure NAME, "NAME_heldout"
-                for its held-out scores.
+                for its held-out scores, "NAME_null", "NAME_null_std", "NAME_calibrated" and
+                "NAME_p" for what a null says of them.
 
         Returns:
             The scores of row x with column y, or what is asked for of them.
@@ -259,6 +260,11 @@ class SimilarityResult:
     def _heldout(self) -> tuple[str, ...]:
         """Names of the matrices of held-out scores."""
         return tuple(name for name in self._of_scores if name.endswith("_heldout"))
+
+    @property
+    def _nulls(self) -> tuple[str, ...]:
+        """Names of the matrices of scores that rows have which do not belong together."""
+        return tuple(name for name in self._of_scores if name.endswith("_null"))
 
     @property
     def _of_scores(self) -> tuple[str, ...]:
@@ -623,9 +629,9 @@ class SimilarityResult:
         """A table with one row per pair of representations x and y, one column per measure.
 
         Returns:
-            x_model, x_layer, y_model, y_layer, the measures, then NAME_se and NAME_heldout where
-            there are any; NaN where one is not defined, or has no such pair, as attention measures
-            of layer 0.
+            x_model, x_layer, y_model, y_layer, the measures, then NAME_se, NAME_heldout, NAME_null,
+            NAME_null_std, NAME_calibrated and NAME_p where there are any; NaN where one is not
+            defined, or has no such pair, as attention measures of layer 0.
         """
         labels = list(dict.fromkeys([*self.representations, *self.attention_representations]))
         index = _text(map(str, labels))
@@ -634,7 +640,8 @@ class SimilarityResult:
             ("x_model", "x_layer", "y_model", "y_layer"), zip(*pairs, strict=True), strict=True
         )
         columns: dict[str, Any] = {key: ("pair", list(values)) for key, values in keys}
-        further = [n for n in self._of_scores if n.endswith(("_se", "_heldout"))]
+        ends = ("_se", "_heldout", "_null", "_null_std", "_calibrated", "_p")
+        further = [n for n in self._of_scores if n.endswith(ends)]
         for measure in (*self.measures, *further):
             matrix = self.matrix(measure).drop_attrs()
             rows, cols = matrix.dims
@@ -727,7 +734,7 @@ class SimilarityResult:
         blocks = blocks_shown(len(self.models))
         means = {
             measure: {heading: self._mean(measure, pairs) for heading, pairs in blocks.items()}
-            for measure in (*self.measures, *self._heldout)
+            for measure in (*self.measures, *self._heldout, *self._nulls)
         }
         table = means_table(
             Counter(representation.model for representation in self.representations), means

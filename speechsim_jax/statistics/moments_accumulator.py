@@ -85,26 +85,39 @@ class MomentsAccumulator:
             (`runtime.mesh.place_batch`).
           positions: which frames, on the flattened [batch * frame] axis.
         """
+        self.append_each(hidden, np.tile(positions, (len(hidden), 1)))
+
+    def append_each(
+        self, hidden: tuple[HiddenStates, ...], positions: Int64[np.ndarray, "model row"]
+    ) -> None:
+        """Add rows that are made of other frames in each model.
+
+        Args:
+          hidden: of each model, as in `append`; of all the same batch and frames.
+          positions: which frames of each model; those of one row are on one device.
+        """
         waiting = self._by_device(hidden[0], positions)
-        while any(map(len, waiting)):
-            source = np.full((len(waiting), self._size), -1, np.int32)
+        while any(frames.size for frames in waiting):
+            source = np.full((len(hidden), len(waiting), self._size), -1, np.int32)
             for device, (fill, frames) in enumerate(zip(self._fills, waiting)):
-                taken = frames[: self._size - fill]
-                source[device, fill : fill + len(taken)] = taken
-                self._fills[device] += len(taken)
-                waiting[device] = frames[len(taken) :]
+                taken = frames[:, : self._size - fill]
+                count = taken.shape[1]
+                source[:, device, fill : fill + count] = taken
+                self._fills[device] += count
+                waiting[device] = frames[:, count:]
             with x64(self._x64):
-                self._buffers = self._programs.pack(self._buffers, hidden, source.reshape(-1))
+                sources = tuple(source.reshape(len(hidden), -1))
+                self._buffers = self._programs.pack(self._buffers, hidden, sources)
             if max(self._fills) == self._size:
                 self._flush()
 
     def _by_device(
-        self, hidden: HiddenStates, positions: Int64[np.ndarray, " row"]
-    ) -> list[Int64[np.ndarray, " _"]]:
+        self, hidden: HiddenStates, positions: Int64[np.ndarray, "model row"]
+    ) -> list[Int64[np.ndarray, "model _"]]:
         """The positions in each device's utterances, counted from its first frame."""
         share = hidden.shape[1] * hidden.shape[2] // self._programs.devices
         device, position = np.divmod(positions, share)
-        return [position[device == d] for d in range(self._programs.devices)]
+        return [position[:, device[0] == d] for d in range(self._programs.devices)]
 
     def _flush(self) -> None:
         valid = np.array(self._fills, np.int32)
@@ -179,6 +192,11 @@ class MomentsAccumulator:
                 on_first = moments_on_mesh.of_one_device(state, self._mesh[0])
                 self._state = self._programs.place_state(on_first)
                 self._append_rows(snapshot["buffers"], snapshot["fills"])
+
+    def append_host(self, rows: tuple[np.ndarray, ...]) -> None:
+        """Add rows of each model that are on the host, [layer, row, neuron]."""
+        with x64(self._x64):
+            self._append_rows(list(rows), [rows[0].shape[1]])
 
     def _append_rows(self, buffers: list[np.ndarray], fills: list[int]) -> None:
         """Add the first rows of each device's part of the buffers, divided over all devices."""

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -202,7 +202,7 @@ class FinishedMoments:
     """Means, scatters and correlations of all representations and pairs, in float64.
 
     Everything about a pair comes from the one pass that has it, so the reference shifts of passes
-    may differ.
+    may differ. `representations` are those with products with themselves, by index.
 
     Args:
       states: moments in memory, or those of one or several passes over the same rows.
@@ -226,7 +226,7 @@ class FinishedMoments:
         widest = max(shape.neurons for state in self.states for shape in state.shapes)
         default = 1e-6 if self.dtype == "float32" else widest * 2.2e-16
         self.rank_tolerance = default if rank_tolerance is None else rank_tolerance
-        layers = sorted({layer for state in self.states for layer in state.layers})
+        layers = sorted(x for x, y in self._sums if x == y)
         self.representations = tuple(map_in_threads(self._representation, layers))
 
     def _representation(self, index: LayerIndex) -> "RepresentationMoments":
@@ -248,6 +248,16 @@ class FinishedMoments:
             correlation_norm=float(np.linalg.norm(correlation)),
             whitening=whiten(correlation, self.rank_tolerance),
         )
+
+    def lend_own(self, other: "FinishedMoments", indices: Mapping[LayerIndex, LayerIndex]) -> None:
+        """Give another the sums of representations with themselves that it lacks.
+
+        Args:
+          other: moments of the same rows of these representations.
+          indices: of a representation here -> there.
+        """
+        for here, there in indices.items():
+            other._sums.setdefault((there, there), self._sums[here, here])
 
     def _of(self, x: "RepresentationMoments", y: "RepresentationMoments") -> tuple[_PairSums, bool]:
         """The sums of a pair, and whether its cross moments are those of (y, x)."""

@@ -50,7 +50,7 @@ class Programs:
       devices: number of devices.
       zero: (shapes, tiles, dtype) -> state of no rows.
       buffers: (shapes, rows of each device, dtype) -> empty row buffers.
-      pack: (buffers, hidden states, source) -> buffers (`pack`).
+      pack: (buffers, hidden states, sources) -> buffers (`pack`).
       reference_mean: (buffers, valid rows of each device) -> reference shift.
       update: (state, buffers, valid rows of each device) -> state.
       place_state: state on the host -> state on the devices.
@@ -60,29 +60,31 @@ class Programs:
     devices: int
     zero: Callable[[tuple[ModelShape, ...], tuple[Tile, ...] | None, str], Moments]
     buffers: Callable[[tuple[ModelShape, ...], int, str], Buffers]
-    pack: Callable[[Buffers, tuple[HiddenStates, ...], Source], Buffers]
+    pack: Callable[[Buffers, tuple[HiddenStates, ...], tuple[Source, ...]], Buffers]
     reference_mean: Callable[[Buffers, Valid], Reference]
     update: Callable[[Moments, Buffers, Valid], Moments]
     place_state: Callable[[Moments], Moments]
     place_rows: Callable[[tuple[np.ndarray, ...]], tuple[Array, ...]]
 
 
-def pack(buffers: Buffers, hidden: tuple[HiddenStates, ...], source: Source) -> Buffers:
+def pack(
+    buffers: Buffers, hidden: tuple[HiddenStates, ...], sources: tuple[Source, ...]
+) -> Buffers:
     """Copy frames into the buffers: buffer[:, r] = frame source[r], unchanged where that is -1.
 
     Args:
       buffers: of each model.
       hidden: of each model.
-      source: indices into the flattened [batch * frame] axis.
+      sources: of each model, indices into the flattened [batch * frame] axis.
     """
-    source = jnp.asarray(source)
 
-    def fill(buffer: ModelRows, states: HiddenStates) -> ModelRows:
+    def fill(buffer: ModelRows, states: HiddenStates, indices: Source) -> ModelRows:
+        source = jnp.asarray(indices)
         frames = states.reshape(states.shape[0], -1, states.shape[-1])
         chosen = jnp.take(frames, jnp.maximum(source, 0), axis=1)
         return jnp.where((source >= 0)[:, None], chosen.astype(buffer.dtype), buffer)
 
-    return tuple(fill(buffer, states) for buffer, states in zip(buffers, hidden))
+    return tuple(map(fill, buffers, hidden, sources))
 
 
 @functools.cache

@@ -43,6 +43,7 @@ from speechsim_jax.statistics.attention_finished import AttentionState, Finished
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
+from speechsim_jax.statistics.null_moments import NullMoments
 from speechsim_jax.statistics.sample import Sample
 
 # Of the files; others are refused.
@@ -51,7 +52,8 @@ _RECORD = "statistics.json"
 _SNAPSHOT = "snapshot.json"
 
 STATES: dict[str, type[State]] = {
-    s.kind: s for s in (MomentsState, FoldedMoments, Sample, ClusteredSample, AttentionState)
+    s.kind: s
+    for s in (MomentsState, FoldedMoments, NullMoments, Sample, ClusteredSample, AttentionState)
 }
 """The statistics that can be stored, by kind; see `pipeline.accumulators.register_statistic`."""
 

@@ -20,6 +20,7 @@ from experiments.benchmarks import (
     encoder,
     memory,
     merging,
+    null,
     pipeline,
     plain,
     plots,
@@ -113,6 +114,15 @@ def test_bootstraps(speech, tmp_path, capsys):
     assert {"svcca", "maxcorr", "procrustes"} <= {line["figure"] for line in lines}
     assert all(line["speakers"] == 4 for line in lines)
     assert any(line["low"] <= line["value"] <= line["high"] for line in lines)
+
+
+@pytest.mark.slow
+def test_null(capsys):
+    null.run(20, None, 0, 0, small=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert len(lines) == 2 * 2 * 4 * 3
+    half = [line["value"] for line in lines if line["p at most"] == 0.5]
+    assert 30 < np.mean(half) < 70
 
 
 @pytest.mark.slow

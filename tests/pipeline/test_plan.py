@@ -19,6 +19,7 @@ from speechsim_jax.pipeline.pass_memory import ModelCost, Sizes, Triangle, updat
 from speechsim_jax.pipeline.plan import Pass, Plan, plan
 from speechsim_jax.statistics import moments
 from speechsim_jax.statistics.moments import ModelShape, all_tiles
+from speechsim_jax.statistics.null_moments import paired_shapes, paired_tiles
 
 # Hidden states 0 to 12 of 768 neurons and 0 to 24 of 1024; parameters of wav2vec2 in float32 (94.4
 # and 315 million, of these 7.09 and 12.6 million a layer).
@@ -285,3 +286,22 @@ def test_what_is_printed(six):
     assert len(several) == 1 + 9 + 1
     assert "encoders" not in several[-1] and "min" not in several[-1]
     assert six.seconds is None
+
+
+@pytest.mark.parametrize(("own", "most"), [("x", 1.3), ("xy", 1.01)])
+def test_the_state_of_a_draw_has_room(own, most):
+    """The largest draw, of both sides' own products, to a per cent."""
+    shapes = (ModelShape(3, 16), ModelShape(2, 16))
+    models = [ModelCost(f"m{k}", tuple(range(s.layers)), 1, 1) for k, s in enumerate(shapes)]
+    without, with_two = (
+        plan(shapes, models, 10**12, Sizes(8, 1, draws=draws)).passes[0].memory for draws in (0, 2)
+    )
+    state = moments.zero(paired_shapes(shapes), paired_tiles(all_tiles(shapes), 2, own))
+    actual = 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    assert actual <= with_two.state - without.state < most * actual
+    assert with_two.buffers == 3 * without.buffers
+    work = [
+        plan(shapes, models, 10**12, Sizes(8, 1, draws=draws), rows=100).statistics_flops
+        for draws in (0, 3)
+    ]
+    assert work[1] == 4 * work[0]

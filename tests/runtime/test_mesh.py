@@ -38,6 +38,7 @@ def assert_equal(actual: dict, measures: int) -> None:
     assert max(actual["errors"].values()) <= tolerances.MESH, actual["errors"]
     assert actual["standard_errors"] <= tolerances.ERRORS_RELATIVE
     assert actual["heldout"] <= tolerances.MESH
+    assert actual["null"] <= tolerances.MESH
     assert set(actual["choices"]) == {"rank", "best_match", "mincorr_order"}
     assert all(actual["choices"].values()), actual["choices"]
 
@@ -49,6 +50,10 @@ def test_every_way_gives_the_scores_of_one_device_in_one_pass(variant, report):
     assert (report[variant]["passes"] >= 3) == several
     mesh = ",".join(f"{axis}:{size}" for axis, size in report[variant]["mesh"].items())
     assert mesh.startswith(variant.split(", ")[0])
+
+
+def test_utterances_that_are_swapped(report):
+    assert report["swapped"] <= tolerances.MESH
 
 
 def test_pooled_frames(report):

@@ -29,6 +29,8 @@ SETTINGS = {
     "rows_per_update": 40,
     "sample_frames": 100,
     "heldout": True,
+    "null": "shift",
+    "null_draws": 1,
     "progress": False,
 }
 SEVERAL = {"measures": MEASURES}  # passes: a budget comes to it
@@ -67,6 +69,7 @@ def main(checkpoints: str) -> None:
             "errors": {measure: float(np.abs(values).max()) for measure, values in apart.items()},
             "standard_errors": _apart(found, one, "_se", relative=True),
             "heldout": _apart(found, one, "_heldout"),
+            "null": _apart(found, one, "_null"),
             "choices": {
                 name: found.dataset[name].equals(one.dataset[name])
                 for name in CHOICES
@@ -83,8 +86,11 @@ def main(checkpoints: str) -> None:
         if "several passes" in how:
             given["device_memory_gb"] = 1.2 * _least_gb(run, given)
         report[name] = against_one(run(shuffled if "shuffled" in how else audio, **given))
-    pooled = {"measures": "lincka", "pool": "utterance"}
+    pooled = {"measures": "lincka", "pool": "utterance", "null": "none"}
     a, b = (run(**pooled, mesh=mesh).matrix("lincka").values for mesh in ("data:1", "data:4"))
+    swap = {"measures": "lincka,maxcorr", "null": "swap", "null_draws": 2}
+    a, b = (run(**swap, mesh=mesh) for mesh in ("data:1", "data:4"))
+    report["swapped"] = _apart(a, b, "_null")
     report["pooled"] = float(np.abs(a - b).max())
     append, batches = accumulators.Accumulators.append, []
 

@@ -109,7 +109,7 @@ def _store_statistics(
         device_memory_gb=comparison.device_memory_gb,
         statistics_dir=statistics,
         # The groups themselves are what claims are sure over.
-        **comparison.settings | {"errors": "none", "heldout": False},
+        **comparison.settings | {"errors": "none", "heldout": False, "null": "none"},
     )
 
 

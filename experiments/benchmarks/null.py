@@ -1,0 +1,92 @@
+"""Whether p-values of a null are uniform for signals that are unrelated, and what a null costs.
+
+Simulated corpora: a representation and another of three layers, neurons of all of them independent
+AR(0.95) processes in every utterance. With 19 draws p is a multiple of 1/20; a share s of the
+p-values is to be at most s.
+"""
+
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import scipy.signal
+
+import speechsim_jax as ss
+from experiments.benchmarks import processes
+from experiments.benchmarks.machine import SMALL, report, report_machine, write_encoders
+
+_WHAT = "null"
+_MEMORY = 0.95
+_UTTERANCES, _ROWS, _NEURONS, _LAYERS = 40, 100, 6, 3
+_DRAWS = 19
+_MEASURES = ("maxcorr", "linreg", "lincka", "svcca")
+_FLAGS = {
+    "plain": [],
+    "shift": ["--null=shift"],
+    "swap": ["--null=swap"],
+}
+
+
+def run(
+    simulations: int, speech: str | None, minutes: float, repeats: int, small: bool = False
+) -> None:
+    """Simulate, then time whole runs with and without a null in turns.
+
+    Args:
+      simulations: corpora.
+      speech: folder or manifest; None to simulate only.
+      minutes: of speech.
+      repeats: turns, of which ratios are the median.
+      small: tiny encoders.
+    """
+    report_machine(_WHAT)
+    _report_p_values("shift", simulations)
+    _report_p_values("swap", simulations)
+    if speech is not None:
+        _report_cost(speech, minutes, repeats, small)
+
+
+def _report_p_values(null: Literal["shift", "swap"], simulations: int) -> None:
+    """Shares of the p-values of single cells and of the best layer."""
+    cells: dict[str, list[float]] = {name: [] for name in _MEASURES}
+    best: dict[str, list[float]] = {name: [] for name in _MEASURES}
+    utterances = np.repeat(np.arange(_UTTERANCES), _ROWS)
+    for simulation in range(simulations):
+        rng = np.random.default_rng(simulation)
+        noise = rng.standard_normal((_UTTERANCES, _ROWS, (1 + _LAYERS) * _NEURONS))
+        noise[:, 1:] *= (1 - _MEMORY**2) ** 0.5
+        series = np.asarray(scipy.signal.lfilter([1.0], [1.0, -_MEMORY], noise, axis=1))
+        parts = np.split(series.reshape(len(utterances), -1), 1 + _LAYERS, axis=1)
+        result = ss.compare_activations(
+            {"x/0": parts[0]} | {f"y/{k}": part for k, part in enumerate(parts[1:])},
+            _MEASURES, null=null, null_draws=_DRAWS, utterances=utterances, seed=simulation,
+        )  # fmt: skip
+        for name in _MEASURES:
+            cells[name].append(float(result.matrix(f"{name}_p").loc["x/0", "y/0"]))
+            best[name].append(float(result.dataset[f"{name}_p_best"].loc["x/0", "y"]))
+    for over, values in (("one cell", cells), ("best of three layers", best)):
+        for name, drawn in values.items():
+            for bound in (0.05, 0.25, 0.5):
+                share = 100 * float(np.mean(np.array(drawn) <= bound + 1e-9))
+                labels = {"null": null, "measure": name, "of": over, "p at most": bound}
+                report(_WHAT, "share of p-values", share, "%", **labels)
+
+
+def _report_cost(speech: str, minutes: float, repeats: int, small: bool) -> None:
+    """Time and memory of runs on two base-size encoders, three draws."""
+    with tempfile.TemporaryDirectory() as scratch:
+        models = write_encoders(Path(scratch) / "models", **(SMALL if small else {}))
+        runs: dict[str, list[processes.Run]] = {name: [] for name in _FLAGS}
+        for turn in range(repeats):
+            for name, flags in _FLAGS.items():
+                workdir = Path(scratch) / f"{name}-{turn}"
+                given = [f"--max_minutes={minutes}", "--errors=none", *flags]
+                runs[name].append(processes.compare(models, speech, workdir, given))
+    for name, of_setting in runs.items():
+        labels = {"minutes": minutes, "setting": name}
+        for part in ("total", "reading", "scores"):
+            seconds = statistics.median(getattr(one, part) for one in of_setting)
+            report(_WHAT, part, seconds, "s", **labels)
+        report(_WHAT, "peak RSS", max(one.peak_gib for one in of_setting), "GiB", **labels)
