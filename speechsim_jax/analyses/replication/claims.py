@@ -140,19 +140,19 @@ def untrained_partner(scores: Scores, measure: str, x: str, y: str, roles: Roles
     return (with_y + with_x) / 2
 
 
-def _mean(statistic: Callable[..., float], pairs: Iterable[ModelPair]) -> Statistic:
+def _mean(statistic: Callable[..., Number], pairs: Iterable[ModelPair]) -> Statistic:
     """The mean of a statistic of (scores, x, y) over pairs of models."""
     chosen = list(pairs)
     return lambda scores: np.mean([statistic(scores, x, y) for x, y in chosen], axis=0)
 
 
-def _over_models(statistic: Callable[..., float], models: Iterable[str]) -> Statistic:
+def _over_models(statistic: Callable[..., Number], models: Iterable[str]) -> Statistic:
     """The mean of a statistic of (scores, model) over models."""
     chosen = list(models)
     return lambda scores: np.mean([statistic(scores, model) for model in chosen], axis=0)
 
 
-def _of(measure: str, statistic: Callable[..., float], **options: object) -> Callable[..., float]:
+def _of(measure: str, statistic: Callable[..., Number], **options: object) -> Callable[..., Number]:
     """A statistic of (scores, measure, *models) as one of (scores, *models)."""
     return lambda scores, *models: statistic(scores, measure, *models, **options)
 
@@ -186,7 +186,7 @@ def _by_measure(pairs: Iterable[ModelPair]) -> Callable[[Scores, str], Number]:
 
 
 def _combined(
-    score: Callable[[Scores, str], Number], combination: Callable[..., float]
+    score: Callable[[Scores, str], Number], combination: Callable[..., Number]
 ) -> Statistic:
     """`localisation` or `delocalised` of scores by measure."""
     return lambda scores: combination(partial(score, scores))
@@ -292,7 +292,7 @@ def _neurons_within(roles: Roles) -> list[ClaimTest]:
     if not roles.crossed:
         return []
 
-    def excess(statistic: Callable[..., float], models: Iterable[tuple[str, ...]]) -> Statistic:
+    def excess(statistic: Callable[..., Number], models: Iterable[tuple[str, ...]]) -> Statistic:
         chosen = list(models)
         return lambda scores: np.mean(
             [statistic(scores, "maxcorr", *m) - statistic(scores, "rotcorr", *m) for m in chosen],
