@@ -160,6 +160,16 @@ class Settings:
         "too: of regression, best matches and canonical correlations.",
         HOW,
     )
+    target_se: float | int | None = setting(
+        None,
+        "Read audio in steps, balanced over speakers, until standard errors and what few frames "
+        "add to scores are below this, or the audio ends; the log predicts how much that takes.",
+        HOW,
+        above=0,
+    )
+    target_of: Literal["largest", "median"] = setting(
+        "largest", "Of each measure, which standard error target_se is for.", HOW
+    )
     attention_max_seconds: float | int | None = setting(
         None, "Attention level: a seeded choice of so much audio (default: all).", HOW, above=0
     )
@@ -198,6 +208,8 @@ class Settings:
         check_fields(self)
         if self.errors is None:
             object.__setattr__(self, "errors", "none")
+        if self.target_se is not None and self.errors == "none":
+            raise UserError("target_se needs standard errors; leave out errors='none'")
         if self.layers == ():
             raise UserError("layers is empty; expected numbers of hidden states, or None for all")
         self._check_alignments()

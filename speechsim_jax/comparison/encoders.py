@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from speechsim_jax.audio import batching, chosen
+from speechsim_jax.audio import batching, chosen, selection
 from speechsim_jax.audio.chosen import ChosenAudio
-from speechsim_jax.audio.corpus import log_skipped, total_seconds
+from speechsim_jax.audio.corpus import Source, log_skipped, total_seconds
 from speechsim_jax.audio.open_corpus import AudioInput
+from speechsim_jax.comparison import target
+from speechsim_jax.comparison.merge import together
 from speechsim_jax.comparison.request import Request
 from speechsim_jax.comparison.score import scored_once, scored_result
 from speechsim_jax.errors import UserError, counted, printable
@@ -32,12 +34,15 @@ from speechsim_jax.pipeline.job_folder import (
     ShardStatus,
     job_folder,
     job_status,
+    step_folder,
+    step_folders,
 )
-from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts
+from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, Step
 from speechsim_jax.pipeline.plan import Pass
 from speechsim_jax.pipeline.run import (
     Division,
     PassesRun,
+    check_enough,
     check_unchanged,
     plan_passes,
     run_passes,
@@ -52,6 +57,9 @@ from speechsim_jax.statistics import store
 
 ModelSource = str | Path | SpeechEncoder
 """A hub id, a folder, "zoo:NAME", "random:ID", or a loaded encoder."""
+
+# In the plan of a step: the utterances that have been read after it.
+_END = "end_of_step"
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +108,8 @@ def compare(
             f"shard {request.shard} has no result of its own; use accumulate, and merge when all "
             "shards are complete"
         )
+    if request.settings.target_se is not None:
+        return _compare_to_target(models, audio, request)
     with contextlib.ExitStack() as scratch:
         read = _read(models, audio, request, scratch)
         finished = store.finish(read.passes.statistics, request.settings.rank_tolerance)
@@ -155,6 +165,8 @@ def accumulate(
     request = Request.checked(measures, levels, settings, resources, output, overrides)
     if request.output.statistics_dir is None or not request.output.keep_statistics:
         raise UserError("accumulate needs statistics_dir, the folder that all shards fill")
+    if request.settings.target_se is not None:
+        raise UserError("accumulate makes no scores, which target_se needs; use compare")
     with contextlib.ExitStack() as scratch:
         _read(models, audio, request, scratch)
     return job_status(job_folder(request.output.statistics_dir).path)
@@ -184,18 +196,43 @@ def _read(
     scratch: contextlib.ExitStack,
 ) -> _Read:
     """Read the audio, or what earlier runs have stored; temporary files live in `scratch`."""
+    run, audio_ = _prepared(models, audio, request)
+    return _read_run(run, audio_, request, scratch)
+
+
+def _prepared(
+    models: Sequence[ModelSource], audio: AudioInput, request: Request
+) -> tuple[ComparisonRun, ChosenAudio]:
+    """Choose the audio and load the models."""
     sources = _sources(models)
     audio_ = _choose(audio, request, len(sources))
-    encoders = _load(sources, request)
-    run = _comparison_run(encoders, audio_, request)
+    return _comparison_run(_load(sources, request), audio_, request), audio_
+
+
+def _read_run(
+    run: ComparisonRun,
+    audio_: ChosenAudio,
+    request: Request,
+    scratch: contextlib.ExitStack,
+    division: Division | None = None,
+) -> _Read:
+    """Read the audio of a run, or of one step of it.
+
+    Args:
+      run: the comparison.
+      audio_: its audio.
+      request: where statistics go.
+      scratch: temporary files live in it.
+      division: how layer pairs are divided over passes, of an earlier step; None for the best way.
+    """
     if run.shard.count > len(run.corpus.sources):
         _log.warning(
             "%d shards are more than %s: %d of them have nothing to read", run.shard.count,
             counted(len(run.corpus.sources), "utterance"),
             run.shard.count - len(run.corpus.sources),
         )  # fmt: skip
-    names = [RepresentationName(e.name, l) for e, ls in zip(encoders, run.layers) for l in ls]
-    passes, shard = _opened_shard(run, request, names, audio_, scratch)
+    names = [RepresentationName(e.name, l) for e, ls in zip(run.encoders, run.layers) for l in ls]
+    passes, shard = _opened_shard(run, request, names, audio_, scratch, division)
     stored = request.output.statistics_dir is not None
     keep = stored and request.output.keep_statistics
     complete = None if shard is None else shard.complete()
@@ -212,12 +249,116 @@ def _read(
     return _Read(names, done, attributes, shard.path if shard and in_folder else None)
 
 
+def _compare_to_target(
+    models: Sequence[ModelSource], audio: AudioInput, request: Request
+) -> SimilarityResult:
+    """Read audio in steps until standard errors are below the target.
+
+    Each step is a job in a folder of its own: one that is complete is not read again, and one that
+    has begun reads the same utterances, whatever is predicted now.
+    """
+    run, audio_ = _prepared(models, audio, request)
+    settings, over = request.settings, run.clustering.over
+    if over == "none" or settings.target_se is None:
+        raise UserError(f"target_se needs standard errors: {run.clustering.reason}")
+    order = selection.in_turn(run.corpus, settings.seed)
+    reached: list[target.StepReached] = []
+    before: tuple[target.PartScores, ...] = ()
+    division: Division | None = None
+    end, minutes = 0, target.FIRST_MINUTES
+    with contextlib.ExitStack() as scratch:
+        path = _folder_of_steps(request, scratch)
+        while True:
+            folder = step_folder(path, len(reached) + 1)
+            start, planned = end, folder.plan()
+            end = target.end_of_step(order, start, minutes, run.clustering)
+            if planned is not None:
+                end = min(planned[_END], len(order))
+            result, new = _read_step(run, audio_, request, folder, order[:end], start, division)
+            division = Division.from_json((folder.plan() or {})["division"])
+            reached.append(target.StepReached.of(result, (*before, new), settings))
+            target.log_step(reached, settings, over, order[end:])
+            if reached[-1].reached(settings.target_se) or end == len(order):
+                facts = target.record(reached, settings, result)
+                return result.with_attributes(target=facts)
+            before = (target.PartScores.of(result, run.selection),)
+            minutes = reached[-1].next_minutes
+
+
+def _folder_of_steps(request: Request, scratch: contextlib.ExitStack) -> AnyPath:
+    """Where the steps are: a temporary folder, if there is none for statistics.
+
+    Raises:
+      UserError: the folder is of a comparison that reads its audio at once.
+    """
+    directory = request.output.statistics_dir
+    if directory is None:
+        folder = tempfile.TemporaryDirectory(prefix="speechsim-")
+        return Path(scratch.enter_context(folder))
+    folder = job_folder(directory)
+    if folder.plan() is not None:
+        raise UserError(
+            f"{folder.path} is of another job, without target_se; choose another folder"
+        )
+    return folder.path
+
+
+def _read_step(
+    run: ComparisonRun,
+    audio_: ChosenAudio,
+    request: Request,
+    folder: JobFolder,
+    utterances: Sequence[Source],
+    start: int,
+    division: Division | None,
+) -> tuple[SimilarityResult, target.PartScores | None]:
+    """Read one step and score everything that was read.
+
+    Args:
+      run: the comparison.
+      audio_: all of its audio.
+      request: what it is asked for.
+      folder: of this step.
+      utterances: of this step and those before.
+      start: how many of them steps before have read.
+      division: of the first step; None for this.
+
+    Returns:
+      The result of all steps, and the scores of this step alone.
+    """
+    settings, output = request.settings, request.output
+    before, ids = (frozenset(s.id for s in p) for p in (utterances[:start], utterances[start:]))
+    corpus = dataclasses.replace(
+        audio_.corpus, sources=tuple(sorted(utterances, key=lambda source: source.id))
+    )
+    stored = dataclasses.replace(output, statistics_dir=str(folder.path), keep_statistics=True)
+    with contextlib.ExitStack() as scratch:
+        read = _read_run(
+            dataclasses.replace(run, step=Step(ids, before)),
+            audio_ if start == 0 else dataclasses.replace(audio_, skipped=()),
+            dataclasses.replace(request, output=stored),
+            scratch,
+            division,
+        )
+        new = target.scores_of_part(read.passes.statistics, run.selection, settings.rank_tolerance)
+        merged, counts = together(step_folders(folder.path.parent), scratch)
+        check_enough(corpus, counts, merged)
+        finished = store.finish(merged, settings.rank_tolerance)
+        so_far = dataclasses.replace(audio_, corpus=corpus)
+        attributes = _attributes(run, so_far, counts, output.note, len(read.passes.statistics)) | {
+            "numeric": {"stats_precision": "highest"} | finished.numeric,
+            "rows": finished.rows(counts.frames),
+        }
+        return scored_result(read.names, finished, run.selection, attributes, output), new
+
+
 def _opened_shard(
     run: ComparisonRun,
     request: Request,
     names: Sequence[RepresentationName],
     audio_: ChosenAudio,
     scratch: contextlib.ExitStack,
+    division: Division | None,
 ) -> tuple[tuple[Pass, ...], ShardFolder | None]:
     """The passes, and where this shard is stored: locked, and of unchanged audio.
 
@@ -241,7 +382,11 @@ def _opened_shard(
         scratch.enter_context(shard.opened())
         return passes, shard
     folder = job_folder(directory)
-    passes, plan = _planned(run, request, names, audio_, folder)
+    if run.step is None and step_folders(folder.path):
+        raise UserError(
+            f"{folder.path} holds the steps of a comparison with target_se; choose another folder"
+        )
+    passes, plan = _planned(run, request, names, audio_, folder, division)
     shard = folder.shard(run.shard, plan, request.resources.checkpoint_every)
     scratch.enter_context(shard.opened())
     if shard.metadata(1) is not None:
@@ -255,6 +400,7 @@ def _planned(
     names: Sequence[RepresentationName],
     audio_: ChosenAudio,
     folder: JobFolder,
+    division: Division | None,
 ) -> tuple[tuple[Pass, ...], dict[str, Any]]:
     """The passes, as the plan in the folder divides them, and this plan, which is made if needed.
 
@@ -267,10 +413,12 @@ def _planned(
     if plan is not None:
         _check_same_job(plan, identity, run, folder)
         return plan_passes(run, budget, Division.from_json(plan["division"])), plan
-    passes = plan_passes(run, budget)
+    passes = plan_passes(run, budget, division)
+    step = {} if run.step is None else {_END: len(run.step.before | run.step.ids)}
     plan = folder.write_plan(
         {
             "identity": identity,
+            **step,
             "shards": run.shard.count,
             "representations": [[name.model, name.layer] for name in names],
             "measures": list(run.selection.names),
@@ -289,7 +437,7 @@ def _planned(
 def _identity(run: ComparisonRun, audio_: ChosenAudio) -> dict[str, Any]:
     """Everything that affects the statistics, for JSON."""
     settings = dataclasses.asdict(run.settings) | {"errors": run.clustering.over}
-    for later in ("rank_tolerance", "strict"):
+    for later in ("rank_tolerance", "strict", "target_se", "target_of"):
         del settings[later]
     versions = provenance.record()["versions"]
     return {
@@ -472,6 +620,7 @@ def _attributes(
         frames=counts.frames,
         utterances=counts.utterances,
         seconds=counts.seconds,
+        encoding_seconds=counts.elapsed_seconds,
         skipped=[dataclasses.asdict(skipped) for skipped in counts.skipped],
         reading=dict(counts.notes),
         duplicates=len(counts.duplicates),

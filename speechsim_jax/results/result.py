@@ -174,6 +174,15 @@ class SimilarityResult:
         """The nested attributes that `build` was called with (tuples as lists, as in JSON)."""
         return json.loads(self.dataset.attrs["provenance"])
 
+    def with_attributes(self, **attributes: Any) -> "SimilarityResult":
+        """The same scores with further attributes, or others of the same names.
+
+        Args:
+            attributes: mappings, lists and simple values, nested in any way.
+        """
+        provenance = netcdf.provenance_attributes(self.attributes | attributes)
+        return replace(self, dataset=self.dataset.assign_attrs(provenance))
+
     def definition(self, measure: str) -> dict[str, Any]:
         """What is known of a measure: the entry of `measures` that `build` was called with.
 
