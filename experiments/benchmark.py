@@ -13,6 +13,7 @@
     python -m experiments.benchmark --what=merging
     python -m experiments.benchmark --what=coverage
     python -m experiments.benchmark --what=errors --speech=FOLDER --minutes=10
+    python -m experiments.benchmark --what=target --speech=MANIFEST
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
@@ -29,7 +30,8 @@ statistics: the update of the moments against the machine's matrix products. sta
 `experiments.compare` answers, here and in another checkout. merging: time and memory of `merge` for
 5 and 50 stores. coverage: how often 95 % intervals cover the score, over --repeats simulated
 corpora (400) of each kind. errors: whole runs with and without standard errors, and held-out
-scores, in turns. plots: draws the lines that memory, pipeline and scaling have printed.
+scores, in turns. target: minutes of audio that --target_se predicts, against those that plain runs
+need. plots: draws the lines that memory, pipeline and scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
 """
@@ -52,7 +54,8 @@ from speechsim_jax.errors import UserError
 class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
-        "attention", "startup", "merging", "coverage", "errors", "plots",
+        "attention", "startup", "merging", "coverage", "errors", "target",
+        "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
         os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
@@ -110,6 +113,7 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "attention": lambda given: (_speech(given), _minutes(given, 3)[0], given.repeats or 7),
     "startup": lambda given: (_speech(given), given.repeats or 5, given.against),
     "errors": lambda given: (_speech(given), _minutes(given, 10)[0], given.repeats or 3),
+    "target": lambda given: (_speech(given),),
     "coverage": lambda given: (given.repeats or 400,),
     "merging": lambda given: ((2, 4) if given.small else (5, 50),),
     "plots": _files,

@@ -261,28 +261,31 @@ def _compare_to_target(
     settings, over = request.settings, run.clustering.over
     if over == "none" or settings.target_se is None:
         raise UserError(f"target_se needs standard errors: {run.clustering.reason}")
-    order = selection.in_turn(run.corpus, settings.seed)
+    # Those whose attention is compared are few and the first of the order, or nearly so.
+    attention = run.attention_ids if run.selection.attention.measures else frozenset()
+    in_turn = selection.in_turn(run.corpus, settings.seed)
+    order = sorted(in_turn, key=lambda source: source.id not in attention)
     reached: list[target.StepReached] = []
-    before: tuple[target.PartScores, ...] = ()
+    parts: tuple[target.PartScores, ...] = ()
     division: Division | None = None
     end, minutes = 0, target.FIRST_MINUTES
     with contextlib.ExitStack() as scratch:
         path = _folder_of_steps(request, scratch)
         while True:
-            folder = step_folder(path, len(reached) + 1)
-            start, planned = end, folder.plan()
+            folders = [step_folder(path, number + 1) for number in range(len(reached) + 1)]
+            start, planned = end, folders[-1].plan()
             end = target.end_of_step(order, start, minutes, run.clustering)
             if planned is not None:
                 end = min(planned[_END], len(order))
-            result, new = _read_step(run, audio_, request, folder, order[:end], start, division)
-            division = Division.from_json((folder.plan() or {})["division"])
-            reached.append(target.StepReached.of(result, (*before, new), settings))
+            result, new = _read_step(run, audio_, request, folders, order[:end], start, division)
+            division = Division.from_json((folders[0].plan() or {})["division"])
+            reached.append(target.StepReached.of(result, (*parts, new) if parts else (), settings))
             target.log_step(reached, settings, over, order[end:])
             if reached[-1].reached(settings.target_se) or end == len(order):
                 facts = target.record(reached, settings, result)
                 return result.with_attributes(target=facts)
-            before = (target.PartScores.of(result, run.selection),)
-            minutes = reached[-1].next_minutes
+            parts = (target.PartScores.of(result),)
+            minutes = reached[-1].growth * total_seconds(order[:end]) / 60
 
 
 def _folder_of_steps(request: Request, scratch: contextlib.ExitStack) -> AnyPath:
@@ -307,7 +310,7 @@ def _read_step(
     run: ComparisonRun,
     audio_: ChosenAudio,
     request: Request,
-    folder: JobFolder,
+    folders: Sequence[JobFolder],
     utterances: Sequence[Source],
     start: int,
     division: Division | None,
@@ -318,20 +321,20 @@ def _read_step(
       run: the comparison.
       audio_: all of its audio.
       request: what it is asked for.
-      folder: of this step.
+      folders: of the steps so far, of this one last.
       utterances: of this step and those before.
       start: how many of them steps before have read.
       division: of the first step; None for this.
 
     Returns:
-      The result of all steps, and the scores of this step alone.
+      The result of the steps so far, and the scores of this step alone, None if it is the first.
     """
     settings, output = request.settings, request.output
     before, ids = (frozenset(s.id for s in p) for p in (utterances[:start], utterances[start:]))
     corpus = dataclasses.replace(
         audio_.corpus, sources=tuple(sorted(utterances, key=lambda source: source.id))
     )
-    stored = dataclasses.replace(output, statistics_dir=str(folder.path), keep_statistics=True)
+    stored = dataclasses.replace(output, statistics_dir=str(folders[-1].path), keep_statistics=True)
     with contextlib.ExitStack() as scratch:
         read = _read_run(
             dataclasses.replace(run, step=Step(ids, before)),
@@ -340,10 +343,12 @@ def _read_step(
             scratch,
             division,
         )
-        new = target.scores_of_part(read.passes.statistics, run.selection, settings.rank_tolerance)
-        merged, counts = together(step_folders(folder.path.parent), scratch)
+        tolerance, new = settings.rank_tolerance, None
+        if start > 0:
+            new = target.scores_of_part(read.passes.statistics, run.selection, tolerance)
+        merged, counts = together(folders, scratch)
         check_enough(corpus, counts, merged)
-        finished = store.finish(merged, settings.rank_tolerance)
+        finished = store.finish(merged, tolerance)
         so_far = dataclasses.replace(audio_, corpus=corpus)
         attributes = _attributes(run, so_far, counts, output.note, len(read.passes.statistics)) | {
             "numeric": {"stats_precision": "highest"} | finished.numeric,

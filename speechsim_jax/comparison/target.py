@@ -13,7 +13,6 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.inference import planning
 from speechsim_jax.inference.clusters import Clustering
 from speechsim_jax.inference.standard_errors import LEAST_CLUSTERS
-from speechsim_jax.measures.base import Measure
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.measures.scoring import score_all
 from speechsim_jax.results.result import SimilarityResult
@@ -38,7 +37,7 @@ def end_of_step(order: Sequence[Source], start: int, minutes: float, clustering:
     Args:
       order: all utterances.
       start: that were read before.
-      minutes: that are to be read in all, with those before.
+      minutes: that are to be read in all, with those before, as headers of files state them.
       clustering: what standard errors are over; there are 10 clusters, if there are so many.
     """
     least = min(LEAST_CLUSTERS, len(set(clustering.of.values())))
@@ -65,12 +64,12 @@ class PartScores(NamedTuple):
     matrices: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(cls, result: SimilarityResult, selection: MeasureSelection) -> "PartScores":
-        """Those of a result of this selection."""
+    def of(cls, result: SimilarityResult) -> "PartScores":
+        """Those of a result."""
         return cls(
             result.attributes["rows"],
             int(result.dataset["width"].max()),
-            {m.name: result.matrix(m.name).values for m in _on_moments(selection)},
+            {name: result.matrix(name).values for name in _on_moments(result)},
         )
 
 
@@ -89,7 +88,7 @@ def scores_of_part(
         PassStatistics({kind: state for kind, state in of_pass.states.items() if kind in kinds})
         for of_pass in statistics
     ]
-    measures = _on_moments(selection)
+    measures = tuple(m for m in selection.with_influence if m.statistic == MomentsState.kind)
     if not measures:
         return None
     try:
@@ -104,9 +103,11 @@ def scores_of_part(
     return PartScores(moments.rows, widest, scores.matrices)
 
 
-def _on_moments(selection: MeasureSelection) -> tuple[Measure, ...]:
+def _on_moments(result: SimilarityResult) -> list[str]:
     """The measures whose inflation by few rows is estimated."""
-    return tuple(m for m in selection.with_influence if m.statistic == MomentsState.kind)
+    kind = MomentsState.kind
+    names = measures_with_errors(result)
+    return [name for name in names if result.definition(name).get("statistic", kind) == kind]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,7 @@ class StepReached:
 
         Args:
           result: of everything that was read.
-          parts: scores of what earlier steps have read, and of this step alone; one if it is the
+          parts: scores of what earlier steps have read, and of this step alone; none if it is the
             first.
           settings: with the target.
         """
@@ -154,8 +155,9 @@ class StepReached:
             errors[name] = planning.over_pairs(result.standard_error(name).values, scores, of)
         known = {name: error for name, error in errors.items() if math.isfinite(error)}
         # One that is not known is not below any target.
-        worst = max(known, key=known.__getitem__) if known else next(iter(errors))
-        error = errors[worst] if len(known) == len(errors) else math.nan
+        unknown = [name for name in errors if name not in known]
+        worst = unknown[0] if unknown else max(known, key=known.__getitem__)
+        error = errors[worst]
         attributes = result.attributes
         inflation = _inflation(result, parts, of)
         minutes = attributes["seconds"] / 60
@@ -166,7 +168,7 @@ class StepReached:
             standard_error=error,
             measure=worst,
             inflation=inflation,
-            applies=any(part is not None and part.matrices for part in parts),
+            applies=bool(_on_moments(result)),
             predicted_minutes=planning.minutes_needed(
                 minutes, error, settings.target_se, inflation
             ),
@@ -177,10 +179,10 @@ class StepReached:
         return self.standard_error <= target and (not self.applies or self.inflation <= target)
 
     @property
-    def next_minutes(self) -> float:
-        """Up to how many minutes the next step reads."""
+    def growth(self) -> float:
+        """How many times the audio that was read will have been read after the next step."""
         known = not (self.applies and math.isnan(self.inflation))
-        return planning.next_minutes(self.minutes, self.predicted_minutes, known)
+        return planning.growth_of_step(self.minutes, self.predicted_minutes, known)
 
     def as_json(self) -> dict[str, Any]:
         """For the record of the result; None for what is not known."""

@@ -98,15 +98,15 @@ def inflation_by_few_rows(
     return (first + second) / sum(rows) - whole
 
 
-def next_minutes(minutes: float, predicted: float, inflation_known: bool) -> float:
-    """Up to how many minutes the next step reads.
+def growth_of_step(minutes: float, predicted: float, inflation_known: bool) -> float:
+    """How many times the audio that was read will have been read after the next step.
 
     Args:
         minutes: that were read.
         predicted: from `minutes_needed`; NaN where nothing can be predicted.
         inflation_known: whether the inflation was part of the prediction.
     """
-    goal = 2 * minutes if math.isnan(predicted) else _MARGIN * predicted
+    growth = 2.0 if math.isnan(predicted) or minutes == 0 else _MARGIN * predicted / minutes
     if not inflation_known:  # which takes two parts of about the same length
-        goal = max(goal, 2 * minutes)
-    return float(np.clip(goal, _LEAST_GROWTH * minutes, _MOST_GROWTH * minutes))
+        growth = max(growth, 2.0)
+    return float(np.clip(growth, _LEAST_GROWTH, _MOST_GROWTH))

@@ -141,7 +141,7 @@ def test_one_step_alone_does_not_show_the_inflation():
     settings = Settings(target_se=0.01)
     step = target.StepReached.of(result_of(0.001, 500), [part(500, 0.8)], settings)
     assert not step.reached(0.01) and step.as_json()["inflation"] is None
-    assert step.next_minutes == pytest.approx(2)
+    assert step.growth == pytest.approx(2)
 
 
 # --- whole comparisons ---
