@@ -288,11 +288,6 @@ class SimilarityResult:
         They fall with the root of the number of clusters, here with as much audio of each as in
         this result. What few frames add to scores is not part of this.
 
-        >>> for needed in result.audio_needed(0.01):  # of 10 minutes of audio
-        ...     print(f"{needed.measure}, {needed.of}: {needed.minutes:.0f} min")
-        lincka, largest: 40 min
-        lincka, median: 10 min
-
         Args:
             target_se: the standard error that is to be reached; positive.
 

@@ -9,7 +9,6 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax.audio import batching
 from speechsim_jax.audio.selection import in_turn
-from speechsim_jax.comparison import encoders as encoders_module
 from speechsim_jax.comparison import target
 from speechsim_jax.errors import UserError
 from speechsim_jax.inference.clusters import cluster
@@ -207,22 +206,26 @@ def test_a_killed_run_goes_on_in_the_step_where_it_was(
 ):
     result, _ = in_steps
     given = {"target_se": TARGET, "statistics_dir": tmp_path, "checkpoint_every": 0, **SETTINGS}
-    original = encoders_module.scored_result
+    original = batching.batches
 
-    def killed(*arguments):
-        if len(read) > 30:
-            raise RuntimeError("killed")
-        return original(*arguments)
+    def killed(*arguments, **others):
+        for batch in original(*arguments, **others):
+            if len(read) > 15:
+                raise RuntimeError("killed")
+            yield batch
 
-    monkeypatch.setattr(encoders_module, "scored_result", killed)
-    with pytest.raises(RuntimeError, match="killed"):
-        ss.compare(encoders, corpus, **given)
+    with monkeypatch.context() as patch:
+        patch.setattr(batching, "batches", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            ss.compare(encoders, corpus, **given)
+    assert (tmp_path / "step-2").exists()
     before = len(read)
-    monkeypatch.setattr(encoders_module, "scored_result", original)
     # What is predicted now makes no difference to a step that has begun.
     monkeypatch.setattr(target, "FIRST_MINUTES", 0.3)
     resumed = ss.compare(encoders, corpus, **given)
-    assert len(read) == len(set(read)) and len(read) > before
+    assert len(read) > before and {name: read.count(name) for name in read} == dict.fromkeys(
+        (source.id for source in in_turn(corpus, 0)[: result.attributes["utterances"]]), 1
+    )
     assert resumed.attributes["target"]["steps"][0]["minutes"] < 0.3
     assert_same_result(resumed, result)
 
