@@ -210,9 +210,9 @@ def test_a_killed_run_goes_on_in_the_step_where_it_was(
 
     def killed(*arguments, **others):
         for batch in original(*arguments, **others):
+            yield batch
             if len(read) > 15:
                 raise RuntimeError("killed")
-            yield batch
 
     with monkeypatch.context() as patch:
         patch.setattr(batching, "batches", killed)
