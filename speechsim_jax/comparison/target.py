@@ -243,7 +243,9 @@ def log_step(
         return
     predicted = "how much is needed is not known"
     if math.isfinite(step.predicted_minutes):
-        predicted = f"about {step.predicted_minutes:.3g} min are needed"
+        # A variance is known to sqrt(2 / degrees of freedom), and minutes are proportional to it.
+        off = 100 * math.sqrt(2 / max(step.clusters - 1, 1))
+        predicted = f"about {step.predicted_minutes:.3g} min (give or take {off:.0f} %) are needed"
     if not left:
         _log.warning(
             "the audio has ended after %.1f min, before the target of %g was reached: %s",
