@@ -16,6 +16,7 @@
     python -m experiments.benchmark --what=errors --speech=FOLDER --minutes=10
     python -m experiments.benchmark --what=bootstraps --speech=FOLDER --glob=PATTERN
     python -m experiments.benchmark --what=null --speech=FOLDER --minutes=3 --repeats=1
+    python -m experiments.benchmark --what=target --speech=MANIFEST
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
@@ -35,8 +36,9 @@ corpora (400) of each kind. pwcca: the same of several estimators for pwcca, whi
 error. errors: whole runs with and without standard errors, and held-out scores, in turns.
 bootstraps: standard errors of two encoders of the zoo against --repeats bootstraps (300) over the
 speakers of the utterances that --glob matches. null: p-values of 400 simulated corpora of unrelated
-signals, and whole runs with and without a null, if there is --speech. plots: draws the lines that
-memory, pipeline and scaling have printed.
+signals, and whole runs with and without a null, if there is --speech. target: minutes of audio that
+--target_se predicts, against those that plain runs need. plots: draws the lines that memory,
+pipeline and scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
 """
@@ -60,6 +62,7 @@ class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
         "attention", "startup", "merging", "coverage", "pwcca", "errors", "bootstraps", "null",
+        "target",
         "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
@@ -122,6 +125,7 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "null": lambda given: (
         20 if given.small else 400, given.speech, _minutes(given, 3)[0], given.repeats or 3,
     ),
+    "target": lambda given: (_speech(given),),
     "coverage": lambda given: (given.repeats or 400,),
     "bootstraps": lambda given: (_speech(given), given.glob, given.repeats or 300),
     "pwcca": lambda given: (given.repeats or 400,),

@@ -185,6 +185,16 @@ class Settings:
         at_least=1,
         at_most=999,
     )
+    target_se: float | int | None = setting(
+        None,
+        "Read audio in steps, balanced over speakers, until standard errors and what few frames "
+        "add to scores are below this, or the audio ends; the log predicts how much that takes.",
+        HOW,
+        above=0,
+    )
+    target_of: Literal["largest", "median"] = setting(
+        "largest", "Of each measure, which standard error target_se is for.", HOW
+    )
     attention_max_seconds: float | int | None = setting(
         None, "Attention level: a seeded choice of so much audio (default: all).", HOW, above=0
     )
@@ -223,6 +233,14 @@ class Settings:
         check_fields(self)
         if self.errors is None:
             object.__setattr__(self, "errors", "none")
+        if self.target_se is not None and self.errors == "none":
+            raise UserError("target_se needs standard errors; leave out errors='none'")
+        if self.target_se is not None and (self.null != "none" or self.errors_source == "reading"):
+            what = "null" if self.null != "none" else "errors_source='reading'"
+            raise UserError(
+                f"target_se reads audio in steps, and {what} is of all of it; find out how much "
+                "is needed first, then use max_minutes"
+            )
         if self.layers == ():
             raise UserError("layers is empty; expected numbers of hidden states, or None for all")
         self._check_alignments()

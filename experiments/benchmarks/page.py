@@ -52,6 +52,8 @@ _SECTIONS = {
     "pwcca": "The same of several estimators for pwcca, none of which was adopted.",
     "null": "p-values of unrelated slow signals (uniform: a share s is at most s), and what three "
     "draws cost: two base-size encoders, the paper's measures.",
+    "target": "Minutes of audio that `--target_se` predicts and that plain runs need: two zoo "
+    "models, 205 speakers with an utterance each.",
     "demo": "The paper in miniature.",
     "selfcheck": "Checks of the machine's JAX.",
     "dynamics": "How similar the layers of a checkpoint are to those of the final model.",

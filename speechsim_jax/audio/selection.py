@@ -62,6 +62,19 @@ def select(corpus: Corpus, max_minutes: float | int, seed: int) -> Corpus:
     return replace(corpus, sources=tuple(sorted(chosen, key=_id)))
 
 
+def in_turn(corpus: Corpus, seed: int) -> list[Source]:
+    """All utterances in the order in which `select` takes them: one of each speaker, then another.
+
+    The first n are balanced over speakers for every n. The order of `corpus.sources` does not
+    matter.
+
+    Args:
+        corpus: the utterances.
+        seed: of the shuffles of speakers and of their utterances.
+    """
+    return _round_robin(corpus.sources, seed)
+
+
 def _fetch_until_full(corpus: Corpus, room_seconds: float, seed: int) -> Corpus:
     """The utterances in turn until one does not fit; the first with a duration always counts."""
     turns = _round_robin(corpus.sources, seed)

@@ -77,8 +77,9 @@ def is_complete(workdir: AnyPath) -> bool:
 
 
 def has_partial_results(statistics: AnyPath) -> bool:
-    """Whether there are checkpoints or statistics of a pass in a job's folder, or a shard's."""
-    patterns = ("pass-*/statistics.json", "*/pass-*/statistics.json")
+    """Whether there are checkpoints or statistics of a pass in the folder of a job or shard."""
+    of_pass = "pass-*/statistics.json"
+    patterns = (of_pass, f"*/{of_pass}", f"step-*/*/{of_pass}")
     return any(True for pattern in patterns for _ in statistics.glob(pattern))
 
 
@@ -151,7 +152,8 @@ def keeping_complete(workdir: AnyPath) -> Iterator[None]:
 
 def _remove_statistics(statistics: AnyPath) -> None:
     """Delete statistics; raises LockedError if another process writes them."""
-    for folder in (statistics, *statistics.glob("shard-*")):
+    shards = (*statistics.glob("shard-*"), *statistics.glob("step-*/shard-*"))
+    for folder in (statistics, *shards):
         check_unlocked(folder)
     remove_folder(statistics)
 

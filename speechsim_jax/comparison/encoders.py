@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from speechsim_jax.audio import batching, chosen
+from speechsim_jax.audio import batching, chosen, selection
 from speechsim_jax.audio.chosen import ChosenAudio
-from speechsim_jax.audio.corpus import log_skipped, total_seconds
+from speechsim_jax.audio.corpus import Source, log_skipped, total_seconds
 from speechsim_jax.audio.open_corpus import AudioInput
+from speechsim_jax.comparison import target
+from speechsim_jax.comparison.merge import together
 from speechsim_jax.comparison.request import Request
 from speechsim_jax.comparison.score import (
     WELL_KNOWN,
@@ -44,12 +46,15 @@ from speechsim_jax.pipeline.job_folder import (
     ShardStatus,
     job_folder,
     job_status,
+    step_folder,
+    step_folders,
 )
-from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts
+from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, Step
 from speechsim_jax.pipeline.plan import Pass
 from speechsim_jax.pipeline.run import (
     Division,
     PassesRun,
+    check_enough,
     check_unchanged,
     plan_passes,
     run_passes,
@@ -67,6 +72,9 @@ from speechsim_jax.statistics.store import FinishedStatistics
 
 ModelSource = str | Path | SpeechEncoder
 """A hub id, a folder, "zoo:NAME", "random:ID", or a loaded encoder."""
+
+# In the plan of a step: the utterances that have been read after it.
+_END = "end_of_step"
 
 _log = logging.getLogger(__name__)
 
@@ -115,6 +123,8 @@ def compare(
             f"shard {request.shard} has no result of its own; use accumulate, and merge when all "
             "shards are complete"
         )
+    if request.settings.target_se is not None:
+        return _compare_to_target(models, audio, request)
     with contextlib.ExitStack() as scratch:
         read = _read(models, audio, request, scratch)
         finished = store.finish(read.passes.statistics, request.settings.rank_tolerance)
@@ -231,6 +241,8 @@ def accumulate(
             "errors_source='reading' reads all audio again once the sums of all shards are there, "
             "and merge reads none; use errors_source='sample', or compare"
         )
+    if request.settings.target_se is not None:
+        raise UserError("accumulate makes no scores, which target_se needs; use compare")
     with contextlib.ExitStack() as scratch:
         _read(models, audio, request, scratch)
     return job_status(job_folder(request.output.statistics_dir).path)
@@ -266,18 +278,43 @@ def _read(
     scratch: contextlib.ExitStack,
 ) -> _Read:
     """Read the audio, or what earlier runs have stored; temporary files live in `scratch`."""
+    run, audio_ = _prepared(models, audio, request)
+    return _read_run(run, audio_, request, scratch)
+
+
+def _prepared(
+    models: Sequence[ModelSource], audio: AudioInput, request: Request
+) -> tuple[ComparisonRun, ChosenAudio]:
+    """Choose the audio and load the models."""
     sources = _sources(models)
     audio_ = _choose(audio, request, len(sources))
-    encoders = _load(sources, request)
-    run = _comparison_run(encoders, audio_, request)
+    return _comparison_run(_load(sources, request), audio_, request), audio_
+
+
+def _read_run(
+    run: ComparisonRun,
+    audio_: ChosenAudio,
+    request: Request,
+    scratch: contextlib.ExitStack,
+    division: Division | None = None,
+) -> _Read:
+    """Read the audio of a run, or of one step of it.
+
+    Args:
+      run: the comparison.
+      audio_: its audio.
+      request: where statistics go.
+      scratch: temporary files live in it.
+      division: how layer pairs are divided over passes, of an earlier step; None for the best way.
+    """
     if run.shard.count > len(run.corpus.sources):
         _log.warning(
             "%d shards are more than %s: %d of them have nothing to read", run.shard.count,
             counted(len(run.corpus.sources), "utterance"),
             run.shard.count - len(run.corpus.sources),
         )  # fmt: skip
-    names = [RepresentationName(e.name, l) for e, ls in zip(encoders, run.layers) for l in ls]
-    passes, shard = _opened_shard(run, request, names, audio_, scratch)
+    names = [RepresentationName(e.name, l) for e, ls in zip(run.encoders, run.layers) for l in ls]
+    passes, shard = _opened_shard(run, request, names, audio_, scratch, division)
     if run.clustering.over != "none" and request.settings.errors_source == "reading":
         least = least_bytes(run, passes)
         if least > request.budget_bytes:
@@ -303,12 +340,121 @@ def _read(
     return _Read(names, done, attributes, stored_in, run, passes, shard)
 
 
+def _compare_to_target(
+    models: Sequence[ModelSource], audio: AudioInput, request: Request
+) -> SimilarityResult:
+    """Read audio in steps until standard errors are below the target.
+
+    Each step is a job in a folder of its own: one that is complete is not read again, and one that
+    has begun reads the same utterances, whatever is predicted now.
+    """
+    run, audio_ = _prepared(models, audio, request)
+    settings, over = request.settings, run.clustering.over
+    if over == "none" or settings.target_se is None:
+        raise UserError(f"target_se needs standard errors: {run.clustering.reason}")
+    # Those whose attention is compared are few and the first of the order, or nearly so.
+    attention = run.attention_ids if run.selection.attention.measures else frozenset()
+    in_turn = selection.in_turn(run.corpus, settings.seed)
+    order = sorted(in_turn, key=lambda source: source.id not in attention)
+    reached: list[target.StepReached] = []
+    parts: tuple[target.PartScores, ...] = ()
+    division: Division | None = None
+    end, minutes = 0, target.FIRST_MINUTES
+    with contextlib.ExitStack() as scratch:
+        path = _folder_of_steps(request, scratch)
+        while True:
+            folders = [step_folder(path, number + 1) for number in range(len(reached) + 1)]
+            start, planned = end, folders[-1].plan()
+            end = target.end_of_step(order, start, minutes, run.clustering)
+            if planned is not None:
+                end = min(planned[_END], len(order))
+            result, new = _read_step(run, audio_, request, folders, order[:end], start, division)
+            division = Division.from_json((folders[0].plan() or {})["division"])
+            reached.append(target.StepReached.of(result, (*parts, new) if parts else (), settings))
+            target.log_step(reached, settings, over, order[end:])
+            if reached[-1].reached(settings.target_se) or end == len(order):
+                facts = target.record(reached, settings, result)
+                return result.with_attributes(target=facts)
+            parts = (target.PartScores.of(result),)
+            minutes = reached[-1].growth * total_seconds(order[:end]) / 60
+
+
+def _folder_of_steps(request: Request, scratch: contextlib.ExitStack) -> AnyPath:
+    """Where the steps are: a temporary folder, if there is none for statistics.
+
+    Raises:
+      UserError: the folder is of a comparison that reads its audio at once.
+    """
+    directory = request.output.statistics_dir
+    if directory is None:
+        folder = tempfile.TemporaryDirectory(prefix="speechsim-")
+        return Path(scratch.enter_context(folder))
+    folder = job_folder(directory)
+    if folder.plan() is not None:
+        raise UserError(
+            f"{folder.path} is of another job, without target_se; choose another folder"
+        )
+    return folder.path
+
+
+def _read_step(
+    run: ComparisonRun,
+    audio_: ChosenAudio,
+    request: Request,
+    folders: Sequence[JobFolder],
+    utterances: Sequence[Source],
+    start: int,
+    division: Division | None,
+) -> tuple[SimilarityResult, target.PartScores | None]:
+    """Read one step and score everything that was read.
+
+    Args:
+      run: the comparison.
+      audio_: all of its audio.
+      request: what it is asked for.
+      folders: of the steps so far, of this one last.
+      utterances: of this step and those before.
+      start: how many of them steps before have read.
+      division: of the first step; None for this.
+
+    Returns:
+      The result of the steps so far, and the scores of this step alone, None if it is the first.
+    """
+    settings, output = request.settings, request.output
+    before, ids = (frozenset(s.id for s in p) for p in (utterances[:start], utterances[start:]))
+    corpus = dataclasses.replace(
+        audio_.corpus, sources=tuple(sorted(utterances, key=lambda source: source.id))
+    )
+    stored = dataclasses.replace(output, statistics_dir=str(folders[-1].path), keep_statistics=True)
+    with contextlib.ExitStack() as scratch:
+        read = _read_run(
+            dataclasses.replace(run, step=Step(ids, before)),
+            audio_ if start == 0 else dataclasses.replace(audio_, skipped=()),
+            dataclasses.replace(request, output=stored),
+            scratch,
+            division,
+        )
+        tolerance, new = settings.rank_tolerance, None
+        if start > 0:
+            new = target.scores_of_part(read.passes.statistics, run.selection, tolerance)
+        merged, counts = together(folders, scratch)
+        check_enough(corpus, counts, merged)
+        finished = store.finish(merged, tolerance)
+        so_far = dataclasses.replace(audio_, corpus=corpus)
+        attributes = _attributes(run, so_far, counts, output.note, len(read.passes.statistics)) | {
+            "numeric": {"stats_precision": "highest"} | finished.numeric,
+            "rows": finished.rows(counts.frames),
+        }
+        return scored_result(read.names, finished, run.selection, attributes, output), new
+
+
 def _opened_shard(
     run: ComparisonRun,
     request: Request,
     names: Sequence[RepresentationName],
     audio_: ChosenAudio,
     scratch: contextlib.ExitStack,
+    division: Division | None,
 ) -> tuple[tuple[Pass, ...], ShardFolder | None]:
     """The passes, and where this shard is stored: locked, and of unchanged audio.
 
@@ -332,7 +478,11 @@ def _opened_shard(
         scratch.enter_context(shard.opened())
         return passes, shard
     folder = job_folder(directory)
-    passes, plan = _planned(run, request, names, audio_, folder)
+    if run.step is None and step_folders(folder.path):
+        raise UserError(
+            f"{folder.path} holds the steps of a comparison with target_se; choose another folder"
+        )
+    passes, plan = _planned(run, request, names, audio_, folder, division)
     shard = folder.shard(run.shard, plan, request.resources.checkpoint_every)
     scratch.enter_context(shard.opened())
     if shard.metadata(1) is not None:
@@ -346,6 +496,7 @@ def _planned(
     names: Sequence[RepresentationName],
     audio_: ChosenAudio,
     folder: JobFolder,
+    division: Division | None,
 ) -> tuple[tuple[Pass, ...], dict[str, Any]]:
     """The passes, as the plan in the folder divides them, and this plan, which is made if needed.
 
@@ -358,10 +509,12 @@ def _planned(
     if plan is not None:
         _check_same_job(plan, identity, run, folder)
         return plan_passes(run, budget, Division.from_json(plan["division"])), plan
-    passes = plan_passes(run, budget)
+    passes = plan_passes(run, budget, division)
+    step = {} if run.step is None else {_END: len(run.step.before | run.step.ids)}
     plan = folder.write_plan(
         {
             "identity": identity,
+            **step,
             "shards": run.shard.count,
             "representations": [[name.model, name.layer] for name in names],
             "measures": list(run.selection.names),
@@ -380,8 +533,9 @@ def _planned(
 def _identity(run: ComparisonRun, audio_: ChosenAudio) -> dict[str, Any]:
     """Everything that affects the statistics, for JSON."""
     settings = dataclasses.asdict(run.settings) | {"errors": run.clustering.over}
-    for later in ("rank_tolerance", "strict", "errors_source", "errors_stride"):
-        del settings[later]
+    later = ("rank_tolerance", "strict", "errors_source", "errors_stride", "target_se", "target_of")
+    for name in later:
+        del settings[name]
     versions = provenance.record()["versions"]
     return {
         "audio": audio_.corpus.fingerprint(),
@@ -572,6 +726,7 @@ def _attributes(
         frames=counts.frames,
         utterances=counts.utterances,
         seconds=counts.seconds,
+        encoding_seconds=counts.elapsed_seconds,
         skipped=[dataclasses.asdict(skipped) for skipped in counts.skipped],
         reading=dict(counts.notes),
         duplicates=len(counts.duplicates),

@@ -25,7 +25,7 @@ from speechsim_jax.comparison.score import (
 from speechsim_jax.errors import UserError
 from speechsim_jax.inference.influence_table import Keep
 from speechsim_jax.measures.registry import MeasureSelection, resolve
-from speechsim_jax.pipeline.job_folder import JobFolder, ShardFolder, job_folder
+from speechsim_jax.pipeline.job_folder import JobFolder, ShardFolder, job_folder, step_folders
 from speechsim_jax.pipeline.one_pass import ReadCounts
 from speechsim_jax.pipeline.run import check_enough
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
@@ -101,7 +101,9 @@ def merge(
         raise UserError("no folders given; expected those of compare(statistics_dir=...)")
     Settings(rank_tolerance=rank_tolerance)
     output = Output(keep_influence=keep_influence, note=note, progress=progress)
-    jobs = _opened(list(map(job_folder, folders)))
+    given = list(map(job_folder, folders))
+    # A comparison that has read its audio in steps is a job for each.
+    jobs = _opened([job for folder in given for job in step_folders(folder.path) or [folder]])
     for other in jobs[1:]:
         _check_alike(jobs[0], other)
     _check_disjoint(jobs)
@@ -141,6 +143,29 @@ def merge(
             )  # fmt: skip
         log_unknown_errors(result, selection)
         return result
+
+
+def together(
+    steps: Sequence[JobFolder], scratch: contextlib.ExitStack
+) -> tuple[list[PassStatistics], ReadCounts]:
+    """The statistics of the steps of one comparison, added up, and what they have read.
+
+    Args:
+      steps: complete, of disjoint utterances.
+      scratch: the sums are in a temporary folder that lives in it.
+
+    Raises:
+      UserError: damaged statistics.
+    """
+    jobs = _opened(steps)
+    parts = [part for job in jobs for part in job.parts]
+    if len(parts) == 1:
+        (part,) = parts
+        names = part.record["passes"]
+        return [store.read(part.shard.path / name)[0] for name in names], part.counts
+    folder = scratch.enter_context(tempfile.TemporaryDirectory(prefix="speechsim-"))
+    _, merged, _ = _merge_into(JobFolder(Path(folder)), jobs, parts, scratch)
+    return merged, sum((part.counts for part in parts), start=ReadCounts())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -431,6 +456,7 @@ def _attributes(
         rows=finished.rows(counts.frames),
         utterances=counts.utterances,
         seconds=counts.seconds,
+        encoding_seconds=counts.elapsed_seconds,
         skipped=[dataclasses.asdict(skipped) for skipped in counts.skipped],
         reading=dict(counts.notes),
         duplicates=len(counts.duplicates),

@@ -12,7 +12,7 @@ from speechsim_jax.measures.registry import MeasureSelection, resolve
 from speechsim_jax.pipeline import costs
 from speechsim_jax.pipeline.accumulators import check_registered
 from speechsim_jax.runtime.mesh import mesh_from
-from speechsim_jax.runtime.shards import Shard, shard_from
+from speechsim_jax.runtime.shards import WHOLE, Shard, shard_from
 from speechsim_jax.settings import Output, Resources, Settings, with_overrides
 
 
@@ -65,6 +65,16 @@ class Request:
             )
         selection = resolve(measures, levels)
         check_registered(selection)
+        if settings.target_se is not None and not selection.with_influence:
+            raise UserError(
+                f"target_se: no standard errors are known of {', '.join(selection.names)}; add a "
+                "measure that has some, such as lincka"
+            )
+        if settings.target_se is not None and shard != WHOLE:
+            raise UserError(
+                f"target_se and shard {shard}: how much to read depends on what all have read; "
+                "leave out one of them"
+            )
         if settings.attention_max_seconds is not None and not selection.attention.measures:
             raise UserError("attention_max_seconds is given, but no measure of the attention level")
         if settings.stats_dtype == "float64" and jax.default_backend() != "cpu":

@@ -15,6 +15,7 @@ folder may be in a bucket. Where there are locks, a shard is locked while a proc
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import logging
 import os
 import re
@@ -374,14 +375,27 @@ class ShardStatus:
     seconds: float | int
 
 
+def step_folder(path: AnyPath, number: int) -> JobFolder:
+    """The folder of a step, from 1 on, of a comparison whose audio is read in steps."""
+    return JobFolder(path / f"step-{number}")
+
+
+def step_folders(path: AnyPath) -> list[JobFolder]:
+    """The folders of the steps of a comparison, in order; none if it reads its audio at once."""
+    folders = (step_folder(path, number) for number in itertools.count(1))
+    return list(itertools.takewhile(lambda folder: folder.plan() is not None, folders))
+
+
 def job_status(path: AnyPath) -> list[ShardStatus]:
-    """How far the shards of a job are.
+    """How far the shards of a job are; of one that reads its audio in steps, each step.
 
     Raises:
       UserError: the folder holds no job, or its plan is damaged.
     """
     folder = JobFolder(path)
     plan = folder.plan()
+    if plan is None and (steps := step_folders(path)):
+        return [status for step in steps for status in job_status(step.path)]
     if plan is None:
         raise UserError(f"{path} holds no plan of a job")
     return [

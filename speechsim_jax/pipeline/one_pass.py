@@ -54,6 +54,19 @@ _GROUPS_BYTES = 2**30
 _log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One of several steps in which the audio is read, where scores decide how much of it.
+
+    Attributes:
+      ids: the utterances of this step.
+      before: those of the steps before.
+    """
+
+    ids: frozenset[str]
+    before: frozenset[str]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ComparisonRun:
     """What all passes of a comparison share.
@@ -72,6 +85,7 @@ class ComparisonRun:
       progress: whether a bar is shown.
       clustering: what standard errors are taken over.
       clustering_of_folds: what folds are made of.
+      step: the part of the corpus that is read; None for all of it.
     """
 
     encoders: tuple[SpeechEncoder, ...]
@@ -87,6 +101,7 @@ class ComparisonRun:
     progress: bool
     clustering: Clustering
     clustering_of_folds: Clustering
+    step: Step | None = None
 
     @functools.cached_property
     def expected_rows(self) -> dict[str, int]:
@@ -103,9 +118,17 @@ class ComparisonRun:
 
     @functools.cached_property
     def cluster_choice(self) -> ClusterChoice:
-        """The clusters and rows that standard errors are estimated from, the same in all shards."""
+        """The clusters and rows that standard errors are estimated from, the same in all shards.
+
+        Those of a step are for what it and the steps before read.
+        """
+        clustering = self.clustering
+        if self.step is not None:
+            read = self.step.before | self.step.ids
+            of = {id_: name for id_, name in clustering.of.items() if id_ in read}
+            clustering = dataclasses.replace(clustering, of=of)
         return choose(
-            self.clustering.lengths(self.expected_rows),
+            clustering.lengths(self.expected_rows),
             self.settings.errors_rows,
             self.settings.seed,
         )
@@ -169,6 +192,8 @@ class ComparisonRun:
     def share(self) -> Corpus:
         """The audio that this process reads."""
         sources = self.corpus.sources
+        if self.step is not None:
+            sources = tuple(source for source in sources if source.id in self.step.ids)
         if self.swap is None:
             parts = shares([source.seconds or 0.0 for source in sources], self.shard.count)
         else:  # those that are paired together, so that few rows wait for each other
@@ -205,6 +230,7 @@ class ReadCounts:
       skipped: files that could not be used.
       digests: id and digest of the samples of each utterance or piece.
       notes: what was guessed or changed in reading, with the number of utterances.
+      elapsed_seconds: that reading and encoding took, in all passes.
     """
 
     utterances: int = 0
@@ -213,6 +239,7 @@ class ReadCounts:
     skipped: tuple[Skipped, ...] = ()
     digests: tuple[tuple[str, str], ...] = ()
     notes: tuple[tuple[str, int], ...] = ()
+    elapsed_seconds: float = 0.0
 
     def __add__(self, other: "ReadCounts") -> "ReadCounts":
         return ReadCounts(
@@ -229,6 +256,7 @@ class ReadCounts:
                     ).items()
                 )
             ),
+            self.elapsed_seconds + other.elapsed_seconds,
         )
 
     @property
@@ -404,7 +432,6 @@ def _read_corpus(
     before = earlier.seconds + sum(lengths.get(skip.id, 0.0) for skip in earlier.skipped)
     checks: collections.deque[FiniteCheck] = collections.deque()
     names = [encoder.name for encoder in encoders]
-    clock = time.monotonic()
     with _progress_bar(sum(lengths.values()), before, run.progress) as bar:
         tally = _Tally(earlier, expected)
 
@@ -447,9 +474,9 @@ def _read_corpus(
             bar.update(max(bar.total - bar.n, 0))
     for waiting in checks:
         waiting.check()
-    counts = tally.counts()
     accumulators.wait()
-    _log_rate(counts, earlier, time.monotonic() - clock)
+    counts = tally.counts()
+    _log_rate(counts, earlier)
     return counts
 
 
@@ -484,6 +511,7 @@ class _Tally:
 
     def __init__(self, earlier: ReadCounts, expected: Mapping[str, str] | None):
         self._counts = dataclasses.replace(earlier, skipped=(), digests=(), notes=())
+        self._started = time.monotonic()
         # Lists: tuples that grow by one are copied each time.
         self._skipped, self._digests = list(earlier.skipped), list(earlier.digests)
         self._notes = collections.Counter(dict(earlier.notes))
@@ -515,6 +543,7 @@ class _Tally:
             skipped=tuple(self._skipped),
             digests=tuple(self._digests),
             notes=tuple(sorted(self._notes.items())),
+            elapsed_seconds=self._counts.elapsed_seconds + time.monotonic() - self._started,
         )
 
 
@@ -529,11 +558,12 @@ def digest_of(samples: Float32[np.ndarray, " sample"]) -> str:
     return hashlib.blake2b(np.ascontiguousarray(samples).data, digest_size=16).hexdigest()
 
 
-def _log_rate(counts: ReadCounts, earlier: ReadCounts, elapsed_seconds: float) -> None:
+def _log_rate(counts: ReadCounts, earlier: ReadCounts) -> None:
     utterances = counts.utterances - earlier.utterances
     if not utterances:
         return
     seconds = counts.seconds - earlier.seconds
+    elapsed_seconds = counts.elapsed_seconds - earlier.elapsed_seconds
     _log.info(
         "read %s, %.1f s of audio, %d frames in %.1f s (%.2f audio-seconds per second)",
         counted(utterances, "utterance"), seconds, counts.frames - earlier.frames,

@@ -283,11 +283,14 @@ def run_passes(
                 if several:
                     _, result, _ = shard.statistics(number) or (None, result, None)
         done.statistics.append(result)
-        if number == 1:
+        if number > 1:
+            took = total.elapsed_seconds + counts.elapsed_seconds
+            total = dataclasses.replace(total, elapsed_seconds=took)
+        else:
             total = counts
             if not stored:
                 _log_quality(counts)
-            if run.shard == WHOLE:
+            if run.shard == WHOLE and run.step is None:
                 check_enough(corpus, counts, done.statistics)
             # Unusable files are reported once: later passes leave them out.
             skipped = {skipped.id for skipped in counts.skipped}

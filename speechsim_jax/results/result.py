@@ -20,6 +20,7 @@ from speechsim_jax.errors import UserError, did_you_mean, printable
 from speechsim_jax.inference import differences
 from speechsim_jax.inference.contrast import Contrast, contrast, shares_of_largest
 from speechsim_jax.inference.influence_table import InfluenceTable, Keep, joined
+from speechsim_jax.inference.planning import AudioNeeded, minutes_needed, over_pairs
 from speechsim_jax.inference.standard_errors import (
     LEAST_CLUSTERS,
     effective_degrees,
@@ -219,6 +220,15 @@ class SimilarityResult:
         """The nested attributes that `build` was called with (tuples as lists, as in JSON)."""
         return json.loads(self.dataset.attrs["provenance"])
 
+    def with_attributes(self, **attributes: Any) -> "SimilarityResult":
+        """The same scores with further attributes, or others of the same names.
+
+        Args:
+            attributes: mappings, lists and simple values, nested in any way.
+        """
+        provenance = netcdf.provenance_attributes(self.attributes | attributes)
+        return replace(self, dataset=self.dataset.assign_attrs(provenance))
+
     def definition(self, measure: str) -> dict[str, Any]:
         """What is known of a measure: the entry of `measures` that `build` was called with.
 
@@ -328,6 +338,43 @@ class SimilarityResult:
         """Degrees of freedom of the standard errors of a measure, of all rows of the clusters."""
         errors = self.attributes["errors"]
         return errors.get("degrees", {}).get(measure, errors.get("sampled", 0) - 1)
+
+    def audio_needed(self, target_se: float | int) -> tuple[AudioNeeded, ...]:
+        """How much audio the standard errors need to be below a target.
+
+        They fall with the root of the number of clusters, here with as much audio of each as in
+        this result. What few frames add to scores is not part of this.
+
+        Args:
+            target_se: the standard error that is to be reached; positive.
+
+        Returns:
+            For every measure that has standard errors what its largest needs, and its median.
+
+        Raises:
+            UserError: a target that is none; a result without standard errors or whose amount of
+                audio is not known, as one of arrays.
+        """
+        if isinstance(target_se, bool) or not isinstance(target_se, int | float):
+            raise UserError(f"target_se is {target_se!r}; expected a number")
+        if not 0 < target_se < math.inf:
+            raise UserError(f"target_se is {target_se!r}; expected more than 0")
+        attributes = self.attributes
+        if not attributes.get("seconds"):
+            raise UserError("this result does not know how many minutes of audio it is of")
+        measures = [name for name in self.measures if f"{name}_se" in self.dataset]
+        if not measures:
+            self.standard_error(self.measures[0])  # which says why
+        minutes = attributes["seconds"] / 60
+        hours_a_minute = attributes.get("encoding_seconds", math.nan) / 3600 / minutes
+        needed = []
+        for name in measures:
+            errors, scores = self.standard_error(name).values, self.matrix(name).values
+            for of in ("largest", "median"):
+                error = over_pairs(errors, scores, of)
+                audio = minutes_needed(minutes, error, target_se)
+                needed.append(AudioNeeded(name, of, error, audio, audio * hours_a_minute))
+        return tuple(needed)
 
     def interval_key(self, measure: str) -> str:
         """What a figure says of the 95 % intervals that it draws; "" where there are none."""
@@ -749,6 +796,8 @@ class SimilarityResult:
             parts.append(textwrap.fill(errors, 100))
         if any(self.matrix(measure).dims == ATTENTION_DIMS for measure in self.measures):
             parts.append("attn_*: heads of any two models look alike; see their baselines, too")
+        if target := self.target_note():
+            parts.append(textwrap.fill(target, 100))
         if warning := self.few_frames_warning():
             parts.append(textwrap.fill(warning, 100))
         return "\n\n".join(parts)
@@ -772,6 +821,28 @@ class SimilarityResult:
             f"±: standard error over {over} ({errors['rows']:,} of their frames{again}; "
             f"{errors['reason']}); it does not contain what few frames add to a score"
         )
+
+    def target_note(self) -> str:
+        """What was reached with `target_se`, and of how much audio; "" without a target."""
+        target = self.attributes.get("target")
+        if target is None:
+            return ""
+        last = target["steps"][-1]
+        numbers = {
+            name: "not known" if last[name] is None else f"{last[name]:.2g}"
+            for name in ("standard_error", "inflation")
+        }
+        reached = "reached" if target["reached"] else "not reached before the audio ended"
+        note = (
+            f"target of {target['standard_error']:g}: {reached}, {target['minutes']:.1f} min; "
+            f"{target['of']} standard error {numbers['standard_error']}, inflation by few frames "
+            f"{numbers['inflation']}"
+        )
+        if not target["reached"] and target["predicted_minutes"] is not None:
+            note += f"; about {target['predicted_minutes']:.3g} min are needed"
+        if target["left_out"]:
+            note += f"; not part of it, without standard errors: {', '.join(target['left_out'])}"
+        return note
 
     def few_frames_warning(self) -> str:
         """A warning if the scores are of too few frames for some of the measures, else ""."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from speechsim_jax.audio.corpus import Corpus, Source, read
 from speechsim_jax.audio.open_corpus import open_corpus, with_durations
-from speechsim_jax.audio.selection import Groups, disjoint_groups, select
+from speechsim_jax.audio.selection import Groups, disjoint_groups, in_turn, select
 from speechsim_jax.errors import UserError
 from tests.support.sound_files import SPEECH, corpus_of, ids, manifest, needs_speech, noise, write
 
@@ -171,3 +171,21 @@ def test_real_selection_spreads_over_speakers():
     # There are 225 speakers; only the very short clips that fill the last seconds come from
     # somebody already chosen.
     assert len(set(speakers)) > 50 and len(set(speakers)) > 0.9 * len(speakers)
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.integers(1, 8), min_size=1),
+    st.integers(0, 3),
+    st.randoms(use_true_random=False),
+)
+def test_in_turn_is_balanced_however_far_it_goes(counts, seed, random):
+    corpus = corpus_of({speaker: [6.0] * count for speaker, count in counts.items()})
+    shuffled = list(corpus.sources)
+    random.shuffle(shuffled)
+    order = in_turn(replace(corpus, sources=tuple(shuffled)), seed)
+    assert order == in_turn(corpus, seed)
+    assert sorted(source.id for source in order) == sorted(ids(corpus))
+    for end in range(1, len(order)):
+        taken = [source.speaker for source in order[:end]]
+        most = max(map(taken.count, counts))
+        assert all(taken.count(s) >= min(most - 1, count) for s, count in counts.items())

@@ -19,6 +19,7 @@ import speechsim_jax as ss
 from speechsim_jax import figures
 from speechsim_jax.commands import compare, status
 from speechsim_jax.commands.workdir import is_complete
+from speechsim_jax.comparison import encoders, target
 from speechsim_jax.pipeline import accumulators
 from speechsim_jax.pipeline import run as run_module
 from speechsim_jax.runtime.atomic_write import as_path
@@ -275,6 +276,41 @@ def test_ctrl_c_in_the_first_two_seconds(arguments, tmp_path):
         assert process.returncode == 130, err
         assert time.monotonic() - sent < 4
         assert "Traceback" not in err and "interrupted" in err.splitlines()[-1]
+
+
+# --- steps ---
+
+
+@pytest.mark.slow
+def test_steps_of_a_command(capsys, arguments, tmp_path, monkeypatch):
+    """Killed in the second step: refused without --resume, then continued; status, merge."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    for number in range(16):
+        soundfile.write(folder / f"{number}.wav", 0.1 * rng.standard_normal(9000), 16_000)
+    monkeypatch.setattr(target, "FIRST_MINUTES", 0.05)
+    given = [f"--audio={folder}", "--target_se=1e-4", "--keep_statistics"]
+    with monkeypatch.context() as patch:
+        patch.setattr(encoders, "together", no_space)
+        with pytest.raises(OSError):
+            call(capsys, "compare", *arguments, *given)
+    assert_mistake(call(capsys, "compare", *arguments, *given), "--resume", "--overwrite")
+    ended = call(capsys, "compare", *arguments, *given, "--resume")
+    assert ended.code == 0 and "not reached" in ended.out, ended
+    run = tmp_path / "run"
+    result = ss.SimilarityResult.load(run / "result.nc")
+    assert result.attributes["utterances"] == 16
+    steps = result.attributes["target"]["steps"]
+    assert steps[0]["clusters"] == 10 and len(steps) > 1
+    shown = call(capsys, "status", f"--workdir={run}").out.splitlines()
+    assert shown[-1] == f"{len(steps)} of {len(steps)} shards are done; results: complete"
+    merged = call(capsys, "merge", f"--jobs={run}", f"--workdir={tmp_path / 'again'}")
+    assert merged.code == 0, merged
+    assert_same_result(ss.SimilarityResult.load(tmp_path / "again" / "result.nc"), result)
+    with locked(run / "statistics" / "step-1" / "shard-1-of-1"):
+        ended = call(capsys, "compare", *arguments, *given, "--overwrite")
+        assert_mistake(ended, "step-1", "works in it")
 
 
 # --- shards ---
