@@ -20,6 +20,7 @@ Every claim is tested by margins, one a measure: numbers that are positive where
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -140,16 +141,21 @@ def untrained_partner(scores: Scores, measure: str, x: str, y: str, roles: Roles
     return (with_y + with_x) / 2
 
 
+def _average(values: Iterable[Any]) -> Number:
+    """The mean of statistics of several models."""
+    return np.mean(list(values), axis=0)
+
+
 def _mean(statistic: Callable[..., Number], pairs: Iterable[ModelPair]) -> Statistic:
     """The mean of a statistic of (scores, x, y) over pairs of models."""
     chosen = list(pairs)
-    return lambda scores: np.mean([statistic(scores, x, y) for x, y in chosen], axis=0)
+    return lambda scores: _average(statistic(scores, x, y) for x, y in chosen)
 
 
 def _over_models(statistic: Callable[..., Number], models: Iterable[str]) -> Statistic:
     """The mean of a statistic of (scores, model) over models."""
     chosen = list(models)
-    return lambda scores: np.mean([statistic(scores, model) for model in chosen], axis=0)
+    return lambda scores: _average(statistic(scores, model) for model in chosen)
 
 
 def _of(measure: str, statistic: Callable[..., Number], **options: object) -> Callable[..., Number]:
@@ -180,9 +186,7 @@ def _mean_of_two(a: Statistic, b: Statistic) -> Statistic:
 def _by_measure(pairs: Iterable[ModelPair]) -> Callable[[Scores, str], Number]:
     """The mean of `both_ways` over pairs of models, as a function of scores and measure."""
     chosen = list(pairs)
-    return lambda scores, measure: np.mean(
-        [both_ways(scores, measure, x, y) for x, y in chosen], axis=0
-    )
+    return lambda scores, measure: _average(both_ways(scores, measure, x, y) for x, y in chosen)
 
 
 def _combined(
@@ -294,9 +298,8 @@ def _neurons_within(roles: Roles) -> list[ClaimTest]:
 
     def excess(statistic: Callable[..., Number], models: Iterable[tuple[str, ...]]) -> Statistic:
         chosen = list(models)
-        return lambda scores: np.mean(
-            [statistic(scores, "maxcorr", *m) - statistic(scores, "rotcorr", *m) for m in chosen],
-            axis=0,
+        return lambda scores: _average(
+            statistic(scores, "maxcorr", *m) - statistic(scores, "rotcorr", *m) for m in chosen
         )
 
     value = excess(next_layer, [(x,) for x in roles.paradigms])
