@@ -18,11 +18,11 @@ from speechsim_jax.comparison.arrays import (
     representation_names,
 )
 from speechsim_jax.comparison.score import scored_result
-from speechsim_jax.errors import UserError
+from speechsim_jax.errors import UserError, did_you_mean
 from speechsim_jax.inference.clusters import folds as divided
 from speechsim_jax.inference.influence_table import Keep
-from speechsim_jax.measures.registry import resolve
-from speechsim_jax.results.result import SimilarityResult
+from speechsim_jax.measures.registry import MeasureSelection, resolve
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import provenance
 from speechsim_jax.settings import Output, Settings
 from speechsim_jax.statistics import store
@@ -67,6 +67,7 @@ def compare_activations(
     keep_influence: Keep = Output.keep_influence,
     heldout: bool = False,
     folds: Sequence[Any] | np.ndarray | None = None,
+    given: Sequence[str] = (),
     progress: bool = False,
 ) -> SimilarityResult:
     """Compare representations given as arrays, on the same rows.
@@ -102,6 +103,8 @@ def compare_activations(
         other, NAME_heldout.
       folds: the fold of each row, two different values (default: groups, or utterances, divided so
         that rows are balanced).
+      given: keys of representations that are regressed out of all others, as acoustic features:
+        scores are of what is left (partial scores), and these leave the result.
       progress: whether a bar is shown on stderr.
 
     Returns:
@@ -113,14 +116,14 @@ def compare_activations(
     """
     if not activations:
         raise UserError("no activations given")
-    given: dict[str, Any] = {} if stats_dtype is None else {"stats_dtype": stats_dtype}
+    precision: dict[str, Any] = {} if stats_dtype is None else {"stats_dtype": stats_dtype}
     Settings(
         sample_frames=sample_frames,
         seed=seed,
         rank_tolerance=rank_tolerance,
         rows_per_update=rows_per_update,
         errors_rows=errors_rows,
-        **given,
+        **precision,
     )
     for name, value in (("errors", errors), ("heldout", heldout)):
         if not isinstance(value, bool):
@@ -147,6 +150,7 @@ def compare_activations(
                 "have; use compare"
             )
     names = representation_names(activations, layer=0, argument="activations")
+    leaving = _given(given, names, selection)
     if stats_dtype is None:
         stats_dtype = default_stats_dtype()
     labels = [str(name) for name in names]
@@ -188,16 +192,38 @@ def compare_activations(
     finished = store.finish(
         [PassStatistics({state.kind: state for state in states})], rank_tolerance
     )
+    if leaving:
+        finished = finished.given(leaving)
+        names = [name for number, name in enumerate(names) if number not in leaving]
     attributes = provenance.record(
         frames=finished.rows(0),
         numeric=finished.numeric,
         settings={"sample_frames": sample_frames, "seed": seed, "errors_rows": errors_rows},
         errors=dict(zip(("over", "reason"), _ERRORS[errors])),
+        **({"given": list(given)} if leaving else {}),
     )
     result = scored_result(names, finished, selection, attributes, output)
     if warning := result.few_frames_warning():
         _log.warning("%s", warning)
     return result
+
+
+def _given(
+    given: Sequence[str], names: Sequence[RepresentationName], selection: MeasureSelection
+) -> list[int]:
+    """Numbers of the representations that are regressed out of the others."""
+    if isinstance(given, str):
+        raise UserError(f"given is {given!r}; expected a list of names")
+    known = [str(name) for name in names]
+    numbers = []
+    for key in representation_names(given, layer=0, argument="given"):
+        if str(key) not in known:
+            raise UserError(f"given: no representation {key}{did_you_mean(str(key), known)}")
+        numbers.append(known.index(str(key)))
+    for measure in selection.measures if numbers else ():
+        if measure.statistic != MomentsState.kind:
+            raise UserError(f"{measure.name} has no partial score, as it is not made of moments")
+    return numbers
 
 
 def _checked_groups(groups: Sequence[Any] | np.ndarray | None) -> np.ndarray:

@@ -117,7 +117,7 @@ def linreg_floor(pair: RepresentationPair) -> Details:
 
     Frames are correlated in time, so the floor of unrelated speech is higher.
     """
-    return {"linreg_r2_floor": (None, np.array(pair.y.whitening.rank / (pair.rows - 1)))}
+    return {"linreg_r2_floor": (None, np.array(pair.y.whitening.rank / pair.degrees))}
 
 
 def linreg_r2(pair: RepresentationPair) -> float:

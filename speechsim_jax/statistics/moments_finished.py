@@ -237,17 +237,12 @@ class FinishedMoments:
         mean = reference + first / self.rows
         std = np.sqrt(np.maximum(np.diagonal(scatter), 0) / self.rows)
         std = np.where(std <= _DEAD_STD[self.dtype] * np.maximum(np.abs(mean), 1e-30), 0.0, std)
-        live = std > 0
-        correlation = (scatter / self.rows)[np.ix_(live, live)] / np.outer(std[live], std[live])
-        return RepresentationMoments(
-            index=index,
-            mean=mean,
-            std=std,
-            live=live,
-            scatter_norm=float(np.linalg.norm(scatter)),
-            correlation_norm=float(np.linalg.norm(correlation)),
-            whitening=whiten(correlation, self.rank_tolerance),
-        )
+        return RepresentationMoments.of(index, mean, std, scatter, self.rows, self.rank_tolerance)
+
+    @property
+    def degrees(self) -> int:
+        """Rows less the number of directions that were fitted to them, the mean among these."""
+        return self.rows - 1
 
     def _of(self, x: "RepresentationMoments", y: "RepresentationMoments") -> tuple[_PairSums, bool]:
         """The sums of a pair, and whether its cross moments are those of (y, x)."""
@@ -319,6 +314,38 @@ class RepresentationMoments:
     scatter_norm: float
     correlation_norm: float
     whitening: Whitening
+
+    @classmethod
+    def of(
+        cls,
+        index: LayerIndex,
+        mean: Vector,
+        std: Vector,
+        scatter: Float[np.ndarray, "x x"],
+        rows: int,
+        rank_tolerance: float,
+    ) -> "RepresentationMoments":
+        """The moments of a representation with this scatter.
+
+        Args:
+          index: of the representation.
+          mean: of each neuron.
+          std: of each neuron, 0 for a dead one.
+          scatter: S_xx.
+          rows: n.
+          rank_tolerance: of the whitening.
+        """
+        live = std > 0
+        correlation = (scatter / rows)[np.ix_(live, live)] / np.outer(std[live], std[live])
+        return cls(
+            index=index,
+            mean=mean,
+            std=std,
+            live=live,
+            scatter_norm=float(np.linalg.norm(scatter)),
+            correlation_norm=float(np.linalg.norm(correlation)),
+            whitening=whiten(correlation, rank_tolerance),
+        )
 
     @property
     def width(self) -> int:

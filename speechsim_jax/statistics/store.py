@@ -43,6 +43,7 @@ from speechsim_jax.statistics.attention_finished import AttentionState, Finished
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
+from speechsim_jax.statistics.partial_moments import PartialMoments
 from speechsim_jax.statistics.sample import Sample
 
 # Of the files; others are refused.
@@ -88,6 +89,33 @@ class FinishedStatistics:
     def attention(self) -> FinishedAttention | None:
         """The means over attention maps, None if no measure reads them."""
         return self.by_kind.get(AttentionState.kind)
+
+    def given(self, numbers: Sequence[int]) -> "FinishedStatistics":
+        """What measures read of residuals on given representations, which leave.
+
+        Args:
+          numbers: of the given representations.
+
+        Raises:
+          UserError: nothing is given, or nothing is left; there are no moments.
+        """
+        if self.moments is None:
+            raise UserError("given: only measures on moments have partial scores")
+        moments = PartialMoments(self.moments, numbers)
+        finished: dict[str, Any] = {MomentsState.kind: moments}
+        if FoldedMoments.kind in self.by_kind:
+            folds = self.by_kind[FoldedMoments.kind].folds
+            finished[FoldedMoments.kind] = FinishedFolds(
+                moments, tuple(PartialMoments(fold, numbers) for fold in folds)
+            )
+        if self.clustered is not None:
+            rows = moments.residuals(self.clustered.representations)
+            finished[ClusteredSample.kind] = dataclasses.replace(
+                self.clustered,
+                rows=tuple(of_one[None] for of_one in rows),
+                layers=tuple(r.index for r in moments.representations),
+            )
+        return FinishedStatistics(finished)
 
     @property
     def numeric(self) -> dict[str, Any]:
