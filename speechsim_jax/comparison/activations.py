@@ -17,10 +17,12 @@ from speechsim_jax.comparison.arrays import (
     is_array,
     representation_names,
 )
+from speechsim_jax.comparison.label_tracks import label_track
 from speechsim_jax.comparison.score import scored_result
 from speechsim_jax.errors import UserError, did_you_mean
 from speechsim_jax.inference.clusters import folds as divided
 from speechsim_jax.inference.influence_table import Keep
+from speechsim_jax.measures.concepts import LabelTrack
 from speechsim_jax.measures.registry import MeasureSelection, resolve
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import provenance
@@ -67,6 +69,8 @@ def compare_activations(
     keep_influence: Keep = Output.keep_influence,
     heldout: bool = False,
     folds: Sequence[Any] | np.ndarray | None = None,
+    labels: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
+    label_min_share: float | int = 0.0,
     given: Sequence[str] = (),
     progress: bool = False,
 ) -> SimilarityResult:
@@ -103,6 +107,10 @@ def compare_activations(
         other, NAME_heldout.
       folds: the fold of each row, two different values (default: groups, or utterances, divided so
         that rows are balanced).
+      labels: name -> the label of each row, as its phone; None or "" for none. Each becomes a
+        representation of that name, with a column for every class, and brings what neurons and
+        layers know of it (docs/concepts.md).
+      label_min_share: classes of a smaller share of the labelled rows count as no label.
       given: keys of representations that are regressed out of all others, as acoustic features:
         scores are of what is left (partial scores), and these leave the result.
       progress: whether a bar is shown on stderr.
@@ -149,18 +157,22 @@ def compare_activations(
                 f"{measure.name} reads the statistic {measure.statistic!r}, which arrays do not "
                 "have; use compare"
             )
-    names = representation_names(activations, layer=0, argument="activations")
+    tracks = [label_track(name, of, label_min_share) for name, of in (labels or {}).items()]
+    names = representation_names(
+        [*activations, *(track.name for track in tracks)], layer=0, argument="activations"
+    )
     leaving = _given(given, names, selection)
     if stats_dtype is None:
         stats_dtype = default_stats_dtype()
-    labels = [str(name) for name in names]
+    texts = [str(name) for name in names]
+    indicators = [track.indicators(rows_per_update) for track in tracks]
     limits = _LIMITS[stats_dtype]
     blocks = [
         _blocks(label, rows, rows_per_update, limits)
-        for label, rows in zip(labels, activations.values())
+        for label, rows in zip(texts, [*activations.values(), *indicators])
     ]
     first = [next(block, None) for block in blocks]
-    _check_aligned(labels, first, 0)
+    _check_aligned(texts, first, 0)
     widths = [block.shape[1] for block in first if block is not None]
     shapes = _shapes(widths)
     moments = _moments(
@@ -182,7 +194,7 @@ def compare_activations(
         for accumulator in accumulators:
             accumulator.update(batch)
         current = [next(block, None) for block in blocks]
-        _check_aligned(labels, current, moments.rows)
+        _check_aligned(texts, current, moments.rows)
     if utterances is not None and len(utterances) != moments.rows:
         raise UserError(f"utterances names {len(utterances)} rows, but there are {moments.rows}")
     for what, of_rows in (("groups", groups), ("folds", fold_of)):
@@ -195,6 +207,12 @@ def compare_activations(
     if leaving:
         finished = finished.given(leaving)
         names = [name for number, name in enumerate(names) if number not in leaving]
+    known = [str(name) for name in names]
+    of_labels = [
+        LabelTrack(track.name, known.index(label), track.classes)
+        for track, label in zip(tracks, texts[len(activations) :])
+        if label in known
+    ]
     attributes = provenance.record(
         frames=finished.rows(0),
         numeric=finished.numeric,
@@ -202,7 +220,7 @@ def compare_activations(
         errors=dict(zip(("over", "reason"), _ERRORS[errors])),
         **({"given": list(given)} if leaving else {}),
     )
-    result = scored_result(names, finished, selection, attributes, output)
+    result = scored_result(names, finished, selection, attributes, output, labels=of_labels)
     if warning := result.few_frames_warning():
         _log.warning("%s", warning)
     return result

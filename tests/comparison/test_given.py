@@ -85,7 +85,7 @@ def test_given_columns_that_depend_on_each_other_count_once():
 def test_what_is_given_whole_is_dead():
     z = np.column_stack([INPUTS["a"][:, :3], GIVEN])
     result = partial(["maxcorr", "linreg"], z)
-    assert result.dataset["dead_neurons"].loc["a"] == 3
+    assert result.dataset["dead_neurons"].loc["a/0"] == 3
 
 
 def test_float32():
