@@ -179,12 +179,12 @@ def compare_activations(
         shapes,
         rows_per_update,
         stats_dtype,
-        fold_of if FoldedMoments.kind in selection.accumulated else None,
+        fold_of if tracks or FoldedMoments.kind in selection.accumulated else None,
     )
     accumulators: list[Accumulator] = [moments]
     if selection.on("sample"):
         accumulators.append(SampleAccumulator(shapes, sample_frames, seed, rows_dtype=stats_dtype))
-    if groups is not None and selection.with_influence:
+    if groups is not None and (tracks or selection.with_influence):
         accumulators.append(_clustered(shapes, groups, errors_rows, seed, stats_dtype))
     current: list[np.ndarray | None] = first
     while current[0] is not None:

@@ -103,7 +103,7 @@ def scored_result(
         )
     extras = scores.extras
     if labels and finished.moments is not None:
-        extras = extras | concepts(finished.moments, labels)
+        extras = extras | concepts(finished.by_kind, labels)
     facts = {}
     if finished.clustered is not None:
         clusters = SampledClusters.of(finished.clustered)

@@ -6,16 +6,30 @@ without a label are rows of zeros: one more class.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from speechsim_jax.measures.base import RepresentationPair, divide
+from speechsim_jax.inference.influence_rows import RepresentationRows
+from speechsim_jax.inference.standard_errors import SampledClusters, standard_error
+from speechsim_jax.measures.base import PairRows, RepresentationPair, divide
+from speechsim_jax.measures.heldout import HeldOutPair
 from speechsim_jax.measures.neuron import ROTATIONS, rotated, winners
-from speechsim_jax.measures.regression import linreg_r2_global, multiple_correlations
-from speechsim_jax.statistics.linalg import Matrix, Vector, map_in_threads
-from speechsim_jax.statistics.moments_finished import FinishedMoments
+from speechsim_jax.measures.regression import (
+    coefficients_of,
+    linreg_r2_global,
+    linreg_r2_global_influence,
+    linreg_r2_heldout,
+    linreg_r2_influence,
+    multiple_correlations,
+    predicted,
+)
+from speechsim_jax.statistics.clustered_sample import ClusteredSample
+from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
+from speechsim_jax.statistics.linalg import Vector, map_in_threads
+from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 
 Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
@@ -103,11 +117,76 @@ def agreement(
     return observed, chance, divide(observed - chance, 1 - chance)
 
 
-def concepts(moments: FinishedMoments, labels: Sequence[LabelTrack]) -> Extras:
+def _readability_influence(
+    pair: RepresentationPair, rows: PairRows
+) -> Float[np.ndarray, "row class"]:
+    """x f - r / 2 (x^2 + f^2) of each class, x its z-scored indicator, f its fit of variance 1."""
+    r = multiple_correlations(pair.swapped)
+    x = rows.y.zscored
+    fit = rows.x.white @ rows.x.cast(pair.x.whitening.matrix.T @ pair.live_correlation)
+    fit = fit * np.divide(1, r, out=np.zeros_like(r), where=r > 0)
+    return _all_classes(pair, x * fit - r / 2 * (np.square(x) + np.square(fit)))
+
+
+def _localisation_influence(
+    pair: RepresentationPair, rows: PairRows
+) -> Float[np.ndarray, "row class"]:
+    """s (dc / c - dr / r), c the |correlation| with the best neuron, which is held."""
+    correlation = pair.live_correlation
+    best = np.abs(correlation).argmax(axis=0)
+    c = correlation[best, np.arange(correlation.shape[1])]
+    z, x = rows.x.zscored[:, best], rows.y.zscored
+    of_best = z * x * np.sign(c) - np.abs(c) / 2 * (np.square(z) + np.square(x))
+    read = readability(pair)
+    share = np.divide(1, np.abs(c), out=np.zeros_like(c), where=c != 0)
+    of_read = _readability_influence(pair, rows) / np.where(read > 0, read, np.inf)
+    return localisation(pair) * (_all_classes(pair, of_best * share) - of_read)
+
+
+def _all_classes(
+    pair: RepresentationPair, live: Float[np.ndarray, "row live"]
+) -> Float[np.ndarray, "row class"]:
+    """Values of the classes of y that have rows, NaN for the others."""
+    values = np.full((len(live), pair.y.width), np.nan)
+    values[:, pair.y.live] = live
+    return values
+
+
+_INFLUENCES: Mapping[str, Callable[[RepresentationPair, PairRows], np.ndarray]] = {
+    "eta2": linreg_r2_influence,
+    "eta2_global": linreg_r2_global_influence,
+    "readability": _readability_influence,
+    "localisation": _localisation_influence,
+}
+
+
+def _heldout(pair: HeldOutPair) -> dict[str, np.ndarray | float]:
+    """Of a layer and a label track, fitted on one fold and evaluated on the other.
+
+    Classes that do not occur in both folds have none.
+    """
+    classes = pair.swapped
+    occurs = classes.fit.x.live & classes.evaluate.x.live
+    read = np.full(len(occurs), np.nan)
+    read[classes.fit.x.live] = predicted(classes, coefficients_of(classes.fit))
+    read[~occurs] = np.nan
+    fitted = pair.fit.correlation
+    best = np.abs(fitted).argmax(axis=0)
+    number = np.arange(len(best))
+    held = pair.evaluate.correlation[best, number] * np.sign(fitted[best, number])
+    return {
+        "eta2_heldout": linreg_r2_heldout(pair),
+        "readability_heldout": read,
+        "localisation_heldout": _ratio(np.where(occurs, held, np.nan), read),
+    }
+
+
+def concepts(finished: Mapping[str, Any], labels: Sequence[LabelTrack]) -> Extras:
     """Everything about label tracks that a result keeps.
 
     Args:
-      moments: of all representations, label tracks among them.
+      finished: statistics by kind: the moments of all representations, label tracks among them;
+        those of two folds and the clustered sample, if there are such.
       labels: the label tracks.
 
     Returns:
@@ -115,85 +194,119 @@ def concepts(moments: FinishedMoments, labels: Sequence[LabelTrack]) -> Extras:
       `localisation` and `localisation_rotated` [x, class]; `concept_agreement` with
       `concept_agreement_chance` and `concept_agreement_kappa` [x, y, track]; of each neuron
       `neuron_eta2`, `neuron_class` and `neuron_class_corr` [x, neuron, track]; and if they take
-      at most 64 MiB `class_corr` [x, neuron, class]. NaN (-1) for label tracks themselves.
+      at most 64 MiB `class_corr` [x, neuron, class]. NAME_heldout of eta2, readability and
+      localisation with two folds, NAME_se and NAME_se_error with a clustered sample. NaN (-1) for
+      label tracks themselves.
     """
+    moments: FinishedMoments = finished[MomentsState.kind]
     representations = moments.representations
-    layers = [k for k in range(len(representations)) if k not in {t.number for t in labels}]
-    count, tracks = len(representations), len(labels)
-    widest = max((representations[k].width for k in layers), default=1)
-    starts = np.cumsum([0, *(len(track.classes) for track in labels)])
-    extras: Extras = {
-        "track": (("track",), np.array([track.name for track in labels])),
-        "class": (("class",), np.array([f"{t.name}/{name}" for t in labels for name in t.classes])),
-    }
+    of_labels = {track.number for track in labels}
+    layers = [k for k in range(len(representations)) if k not in of_labels]
+    arrays = _Arrays(moments, layers, labels)
+    rows, clusters = _rows(finished)
 
-    def empty(*dims: tuple[str, int], dtype: str = "f8") -> np.ndarray:
-        return np.full([size for _, size in dims], -1 if dtype == "i4" else np.nan, dtype)
+    def of_layer(k: int) -> list[dict[str, np.ndarray | float]]:
+        return [_of_pair(finished, k, track.number, rows, clusters) for track in labels]
 
-    x, y, neuron = ("x", count), ("y", count), ("neuron", widest)
-    track, classes = ("track", tracks), ("class", int(starts[-1]))
-    shapes = {
-        "eta2": (x, track), "eta2_global": (x, track),
-        "readability": (x, classes), "localisation": (x, classes),
-        "localisation_rotated": (x, classes),
-        "concept_agreement": (x, y, track), "concept_agreement_chance": (x, y, track),
-        "concept_agreement_kappa": (x, y, track),
-        "neuron_eta2": (x, neuron, track), "neuron_class_corr": (x, neuron, track),
-        "class_corr": (x, neuron, classes),
-    }  # fmt: skip
-    if 8 * count * widest * classes[1] > _MOST_BYTES:
-        del shapes["class_corr"]
-    for name, dims in shapes.items():
-        extras[name] = tuple(dim for dim, _ in dims), empty(*dims)
-    extras["neuron_class"] = ("x", "neuron", "track"), empty(x, neuron, track, dtype="i4")
-
-    def of_layer(k: int) -> tuple[int, list[Mapping[str, np.ndarray | float]]]:
-        return k, [_of_pair(moments, k, of) for of in labels]
-
-    for k, found in map_in_threads(of_layer, layers):
-        width = representations[k].width
+    for k, found in zip(layers, map_in_threads(of_layer, layers)):
         for number, values in enumerate(found):
-            where = slice(starts[number], starts[number + 1])
             for name, value in values.items():
-                if name not in extras:
-                    continue
-                array = extras[name][1]
-                if name == "class_corr":
-                    array[k, :width, where] = value
-                elif name.startswith("neuron"):
-                    array[k, :width, number] = value
-                elif name.startswith("eta2"):
-                    array[k, number] = value
-                else:
-                    array[k, where] = value
-    of_neuron = extras["neuron_class"][1]
-
-    def of_pair(pair: tuple[int, int]) -> tuple[tuple[int, int], np.ndarray]:
-        return pair, _winner(moments, *pair)
-
+                arrays.put(name, k, number, value)
     pairs = [(i, j) for i in layers for j in layers if i != j]
+    matches = map_in_threads(lambda pair: _best_matches(moments, *pair), pairs)
     names = ("concept_agreement", "concept_agreement_chance", "concept_agreement_kappa")
-    for (i, j), winner in map_in_threads(of_pair, pairs):
-        for number in range(tracks):
-            ours, theirs = of_neuron[i, :, number], of_neuron[j, :, number]
-            found = agreement(ours[: len(winner)], theirs, winner)
-            for name, value in zip(names, found, strict=True):
-                extras[name][1][i, j, number] = value
-    return extras
+    of_neuron = arrays.values["neuron_class"]
+    for (i, j), winner in zip(pairs, matches):
+        for number in range(len(labels)):
+            ours, theirs = of_neuron[i, : len(winner), number], of_neuron[j, :, number]
+            for name, value in zip(names, agreement(ours, theirs, winner), strict=True):
+                arrays.values[name][i, j, number] = value
+    return arrays.extras()
+
+
+class _Arrays:
+    """The arrays of a result, filled layer by layer.
+
+    Args:
+      moments: of all representations.
+      layers: numbers of those that are no label tracks.
+      labels: the label tracks.
+    """
+
+    def __init__(
+        self, moments: FinishedMoments, layers: Sequence[int], labels: Sequence[LabelTrack]
+    ):
+        self._labels = labels
+        self._starts = np.cumsum([0, *(len(track.classes) for track in labels)])
+        count = len(moments.representations)
+        self._sizes = {
+            "x": count, "y": count, "track": len(labels), "class": int(self._starts[-1]),
+            "neuron": max((moments.representations[k].width for k in layers), default=1),
+        }  # fmt: skip
+        self._dims: dict[str, tuple[str, ...]] = {}
+        self.values: dict[str, np.ndarray] = {}
+        self._add("neuron_class", ("x", "neuron", "track"), "i4")
+        for name in ("concept_agreement", "concept_agreement_chance", "concept_agreement_kappa"):
+            self._add(name, ("x", "y", "track"))
+
+    def _add(self, name: str, dims: tuple[str, ...], dtype: str = "f8") -> None:
+        shape = [self._sizes[dim] for dim in dims]
+        self._dims[name] = dims
+        self.values[name] = np.full(shape, -1 if dtype == "i4" else np.nan, dtype)
+
+    def put(self, name: str, layer: int, track: int, value: np.ndarray | float) -> None:
+        """Put what is known of a layer and a track into its place."""
+        neurons = ("neuron",) if name.startswith("neuron") or name == "class_corr" else ()
+        of_track = name.startswith(("eta2", "neuron"))
+        if name not in self.values:
+            self._add(name, ("x", *neurons, "track" if of_track else "class"))
+        start, end = self._starts[track : track + 2]
+        place = (slice(len(np.atleast_1d(value))),) if neurons else ()
+        self.values[name][(layer, *place, track if of_track else slice(start, end))] = value
+
+    def extras(self) -> Extras:
+        """Names, dimensions and values."""
+        names = [f"{track.name}/{name}" for track in self._labels for name in track.classes]
+        found: Extras = {
+            "track": (("track",), np.array([track.name for track in self._labels])),
+            "class": (("class",), np.array(names)),
+        }
+        return found | {
+            name: (self._dims[name], values)
+            for name, values in self.values.items()
+            if name != "class_corr" or values.nbytes <= _MOST_BYTES
+        }
+
+
+def _rows(
+    finished: Mapping[str, Any],
+) -> tuple[list[RepresentationRows], SampledClusters | None]:
+    """The sampled rows of each representation, and their clusters."""
+    sample: ClusteredSample | None = finished.get(ClusteredSample.kind)
+    if sample is None:
+        return [], None
+    representations = finished[MomentsState.kind].representations
+    rows = [RepresentationRows(r, x) for r, x in zip(representations, sample.representations)]
+    return rows, SampledClusters.of(sample)
 
 
 def _of_pair(
-    moments: FinishedMoments, layer: int, track: LabelTrack
+    finished: Mapping[str, Any],
+    layer: int,
+    track: int,
+    rows: Sequence[RepresentationRows],
+    clusters: SampledClusters | None,
 ) -> dict[str, np.ndarray | float]:
-    """A layer and a label track."""
-    representations = moments.representations
-    pair = RepresentationPair(moments, representations[layer], representations[track.number])
+    """What is known of a layer and a label track."""
+    pair = _pair(finished[MomentsState.kind], layer, track)
+    if not pair.x.live.any() or not pair.y.live.any():
+        return {}
     correlation = pair.correlation
     best, of_neuron = winners(correlation)
     shares = eta2(pair)
-    return {
-        "eta2": float(shares[pair.x.live].mean()) if pair.x.live.any() else float("nan"),
-        "eta2_global": linreg_r2_global(pair) if pair.x.live.any() else float("nan"),
+    found: dict[str, np.ndarray | float] = {
+        "eta2": float(shares[pair.x.live].mean()),
+        "eta2_global": linreg_r2_global(pair),
         "readability": readability(pair),
         "localisation": localisation(pair),
         "localisation_rotated": rotated_localisation(pair),
@@ -202,11 +315,25 @@ def _of_pair(
         "neuron_class_corr": correlation[np.arange(len(best)), of_neuron],
         "class_corr": correlation,
     }
+    folds: FinishedFolds | None = finished.get(FoldedMoments.kind)
+    if folds is not None and folds.folds:
+        pairs = [_pair(fold, layer, track) for fold in folds.folds]
+        if all(of.x.live.any() and of.y.live.any() for of in pairs):
+            first, second = (_heldout(HeldOutPair(*order)) for order in (pairs, pairs[::-1]))
+            found |= {name: (first[name] + second[name]) / 2 for name in first}
+    if clusters is not None:
+        of_pair = PairRows(rows[layer], rows[track])
+        for name, influence in _INFLUENCES.items():
+            summary = clusters.summarise(influence(pair, of_pair))
+            found[f"{name}_se"], found[f"{name}_se_error"] = standard_error(summary, clusters)
+        rows[layer].release()
+    return found
 
 
-def _winner(moments: FinishedMoments, i: int, j: int) -> Int[np.ndarray, " x"]:
-    """The neuron of representation j that correlates best with each of i."""
-    x, y = moments.representations[i], moments.representations[j]
-    pair = RepresentationPair(moments, x, y)
-    correlation: Matrix = pair.correlation
-    return winners(correlation)[1]
+def _pair(moments: FinishedMoments, x: int, y: int) -> RepresentationPair:
+    return RepresentationPair(moments, moments.representations[x], moments.representations[y])
+
+
+def _best_matches(moments: FinishedMoments, i: int, j: int) -> Int[np.ndarray, " x"]:
+    """The neuron of representation j that correlates best with each of i, -1 for none."""
+    return winners(_pair(moments, i, j).correlation)[1]

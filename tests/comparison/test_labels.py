@@ -192,3 +192,77 @@ def test_blocks_do_not_change_it(result):
 def test_refused_in_one_line(labels, says):
     with pytest.raises(UserError, match=says):
         ss.compare_activations(INPUTS, ["lincka"], labels=labels)
+
+
+# --- errors and held out ---
+
+OF_CLASSES = ("eta2", "eta2_global", "readability", "localisation")
+
+
+@pytest.fixture(scope="module")
+def sure() -> ss.SimilarityResult:
+    return ss.compare_activations(
+        INPUTS, ["linreg", "linreg_r2"], labels={"phone": LABEL}, errors=True,
+        groups=GOLDEN["group"], heldout=True, folds=GOLDEN["fold"],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def jackknife() -> dict[str, np.ndarray]:
+    """Delete-one-group jackknives of what is known of labels."""
+    groups = np.unique(GOLDEN["group"])
+    left: dict[str, list[np.ndarray]] = {name: [] for name in OF_CLASSES}
+    for group in groups:
+        kept = GOLDEN["group"] != group
+        once = ss.compare_activations(
+            {k: x[kept] for k, x in INPUTS.items()}, ["linreg"], labels={"phone": LABEL[kept]}
+        )
+        order = np.argsort(once.dataset["class"].values)
+        for name in OF_CLASSES:
+            values = once.matrix(name).values[:3]
+            left[name].append(values[:, order] if values.shape[1] > 1 else values)
+    scale = (len(groups) - 1) ** 2 / len(groups)
+    return {name: np.sqrt(scale * np.var(values, axis=0, ddof=1)) for name, values in left.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_errors_are_those_of_the_jackknife(name, sure, jackknife):
+    errors = sure.standard_error(name).values[:3]
+    if errors.shape[1] > 1:
+        errors = errors[:, np.argsort(sure.dataset["class"].values)]
+    ratio = errors / jackknife[name]
+    # A best neuron that changes with the group left out moves the jackknife, not the influence.
+    assert 0.9 < np.median(ratio) < 1.1
+    assert np.mean((ratio > 0.8) & (ratio < 1.25)) > 0.85
+
+
+def test_errors_of_shares_are_those_of_regression(sure):
+    of_linreg = sure.standard_error("linreg_r2")
+    np.testing.assert_allclose(
+        sure.standard_error("eta2").values[:3, 0], of_linreg.values[:3, 3], rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        sure.matrix("eta2_heldout").values[:3, 0], sure.matrix("linreg_r2_heldout").values[:3, 3]
+    )
+    low, high = sure.interval("readability").values[:, :3]
+    assert (low < sure.matrix("readability").values[:3]).all() and (low < high).all()
+
+
+def test_held_out_classes_of_unrelated_rows_are_not_readable():
+    rng = np.random.default_rng(0)
+    x, label = rng.standard_normal((800, 150)), rng.integers(0, 6, 800)
+    result = ss.compare_activations(
+        {"x": x}, ["lincka"], labels={"phone": label}, heldout=True, folds=np.arange(800) % 2
+    )
+    assert float(result.matrix("readability")[0].mean()) > 0.35
+    assert abs(float(result.matrix("readability_heldout")[0].mean())) < 0.05
+
+
+def test_a_class_of_one_fold_has_no_held_out_score():
+    label = np.where(GOLDEN["fold"] == 0, "first", np.where(LABEL > 2, "high", "low"))
+    result = ss.compare_activations(
+        INPUTS, ["lincka"], labels={"of": label}, heldout=True, folds=GOLDEN["fold"]
+    )
+    held = result.matrix("readability_heldout").sel(x="a/0")
+    assert np.isnan(held.sel({"class": "of/first"}))
