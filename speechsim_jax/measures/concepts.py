@@ -109,7 +109,7 @@ def agreement(
     used = (x >= 0) & (winner >= 0)
     ours, theirs = x[used], y[winner[used]]
     if not len(ours):
-        return (float("nan"),) * 3
+        return float("nan"), float("nan"), float("nan")
     count = max(int(x.max()), int(y.max())) + 1
     known = theirs >= 0
     shares = [np.bincount(of, minlength=count) / len(ours) for of in (ours, theirs[known])]
