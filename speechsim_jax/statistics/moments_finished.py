@@ -24,6 +24,10 @@ from speechsim_jax.statistics.moments import Compensated, ModelShape, Moments, R
 # Relative to the mean: a float32 neuron that varies less is rounding noise. In float64 a constant
 # neuron has a variance of exactly 0, since the reference shift takes its value.
 _DEAD_STD = {"float32": 1e-6, "float64": 0.0}
+# Relative to the mean's distance from the reference shift, which is about 1 for what varies: a few
+# times the root of the precision, as squares are cancelled. A neuron may be constant in one fold, at
+# another value than the shift.
+_DEAD_SHIFT = {"float32": 1e-3, "float64": 1e-7}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -234,9 +238,11 @@ class FinishedMoments:
         sums = self._sums[index, index]
         first, reference = sums.first(sums.x), sums.reference(sums.x)
         scatter = sums.cross() - np.outer(first, first) / self.rows
-        mean = reference + first / self.rows
+        shift = first / self.rows
+        mean = reference + shift
         std = np.sqrt(np.maximum(np.diagonal(scatter), 0) / self.rows)
-        std = np.where(std <= _DEAD_STD[self.dtype] * np.maximum(np.abs(mean), 1e-30), 0.0, std)
+        least = _DEAD_STD[self.dtype] * np.maximum(np.abs(mean), 1e-30)
+        std = np.where(std <= np.maximum(least, _DEAD_SHIFT[self.dtype] * np.abs(shift)), 0.0, std)
         return RepresentationMoments.of(index, mean, std, scatter, self.rows, self.rank_tolerance)
 
     @property
