@@ -24,9 +24,9 @@ from speechsim_jax.statistics.moments import Compensated, ModelShape, Moments, R
 # Relative to the mean: a float32 neuron that varies less is rounding noise. In float64 a constant
 # neuron has a variance of exactly 0, since the reference shift takes its value.
 _DEAD_STD = {"float32": 1e-6, "float64": 0.0}
-# Relative to the mean's distance from the reference shift, about 1 for what varies: the root of what
-# sums of a million squares lose. A neuron may be constant in one fold, at another value than the
-# shift.
+# Relative to the mean's distance from the reference shift, about 1 for what varies: the root of
+# what sums of a million squares lose. A neuron may be constant in one fold, at another value than
+# the shift.
 _DEAD_SHIFT = {"float32": 1e-3, "float64": 1e-5}
 
 
