@@ -18,6 +18,7 @@ from speechsim_jax.comparison.arrays import (
     named,
     representation_names,
 )
+from speechsim_jax.comparison.label_tracks import label_track
 from speechsim_jax.comparison.null_arrays import Null, null_moments, row_pairs
 from speechsim_jax.comparison.score import (
     WELL_KNOWN,
@@ -26,12 +27,13 @@ from speechsim_jax.comparison.score import (
     with_reading,
     worst_known,
 )
-from speechsim_jax.errors import UserError
+from speechsim_jax.errors import UserError, did_you_mean
 from speechsim_jax.inference.clusters import folds as divided
 from speechsim_jax.inference.influence_table import Keep
+from speechsim_jax.measures.concepts import LabelTrack
 from speechsim_jax.measures.influence_sums import InfluenceSums
 from speechsim_jax.measures.registry import MeasureSelection, resolve
-from speechsim_jax.results.result import SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import provenance
 from speechsim_jax.settings import Output, Settings
 from speechsim_jax.statistics import store
@@ -80,6 +82,9 @@ def compare_activations(
     folds: Sequence[Any] | np.ndarray | None = None,
     null: Null = Settings.null,
     null_draws: int = Settings.null_draws,
+    labels: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
+    label_min_share: float | int = 0.0,
+    given: Sequence[str] = (),
     progress: bool = False,
 ) -> SimilarityResult:
     """Compare representations given as arrays, on the same rows.
@@ -122,6 +127,12 @@ def compare_activations(
       null: as in `Settings`; "shift" needs utterances, "swap" takes those of another group. The
         arrays are read once more for each draw, so they may not be iterables.
       null_draws: as in `Settings`.
+      labels: name -> the label of each row, as its phone; None or "" for none. Each becomes a
+        representation of that name, with a column for every class, and brings what neurons and
+        layers know of it (docs/concepts.md).
+      label_min_share: classes of a smaller share of the labelled rows count as no label.
+      given: keys of representations that are regressed out of all others, as acoustic features:
+        scores are of what is left (partial scores), and these leave the result.
       progress: whether a bar is shown on stderr.
 
     Returns:
@@ -133,7 +144,7 @@ def compare_activations(
     """
     if not activations:
         raise UserError("no activations given")
-    given: dict[str, Any] = {} if stats_dtype is None else {"stats_dtype": stats_dtype}
+    precision: dict[str, Any] = {} if stats_dtype is None else {"stats_dtype": stats_dtype}
     Settings(
         sample_frames=sample_frames,
         seed=seed,
@@ -143,7 +154,7 @@ def compare_activations(
         errors_source=errors_source,
         null=null,
         null_draws=null_draws,
-        **given,
+        **precision,
     )
     for name, value in (("errors", errors), ("heldout", heldout)):
         if not isinstance(value, bool):
@@ -164,6 +175,8 @@ def compare_activations(
     selection = selection._replace(null=null != "none")
     null_pairs = None
     if NullMoments.kind in selection.accumulated:
+        if labels or len(given):
+            raise UserError(f"null={null!r} has no labels and nothing given; leave them out")
         of_utterance, of_speaker = (
             None if values is None else named(what, values)
             for what, values in (("utterances", utterances), ("groups", speakers))
@@ -182,11 +195,17 @@ def compare_activations(
                 f"{measure.name} reads the statistic {measure.statistic!r}, which arrays do not "
                 "have; use compare"
             )
-    names = representation_names(activations, layer=0, argument="activations")
+    tracks = [label_track(name, of, label_min_share) for name, of in (labels or {}).items()]
+    names = representation_names(
+        [*activations, *(track.name for track in tracks)], layer=0, argument="activations"
+    )
+    leaving = _given(given, names, selection)
     if stats_dtype is None:
         stats_dtype = default_stats_dtype()
-    labels = [str(name) for name in names]
-    once = [label for label, rows in zip(labels, activations.values()) if _read_once(rows)]
+    texts = [str(name) for name in names]
+    indicators = [functools.partial(track.indicators, rows_per_update) for track in tracks]
+    everything = [*activations.values(), *indicators]
+    once = [text for text, rows in zip(texts, everything) if _read_once(rows)]
     if errors and errors_source == "reading" and once:
         raise UserError(
             f"{once[0]}: an iterator can be read once only; errors_source='reading' needs an "
@@ -194,7 +213,7 @@ def compare_activations(
         )
 
     def blocks_of_all() -> Iterator[list[np.ndarray]]:
-        return _aligned(labels, list(activations.values()), rows_per_update, _LIMITS[stats_dtype])
+        return _aligned(texts, everything, rows_per_update, _LIMITS[stats_dtype])
 
     blocks = blocks_of_all()
     first = next(blocks, None)
@@ -203,7 +222,7 @@ def compare_activations(
         shapes,
         rows_per_update,
         stats_dtype,
-        fold_of if FoldedMoments.kind in selection.accumulated else None,
+        fold_of if tracks or FoldedMoments.kind in selection.accumulated else None,
     )
     accumulators: list[Accumulator] = [moments]
     if selection.on("sample"):
@@ -211,7 +230,9 @@ def compare_activations(
         accumulators.append(
             SampleAccumulator(shapes, sample_frames, seed, rows_dtype=stats_dtype, names=clusters)
         )
-    if groups is not None and selection.with_influence and errors_source != "reading":
+    # What is known of labels has sampled errors in any case.
+    sampled = bool(tracks) or (selection.with_influence and errors_source != "reading")
+    if groups is not None and sampled:
         accumulators.append(_clustered(shapes, groups, errors_rows, seed, stats_dtype))
     for arrays in itertools.chain([] if first is None else [first], blocks):
         rows = _rows(moments.rows, len(arrays[0]), utterances)
@@ -225,21 +246,31 @@ def compare_activations(
             raise UserError(f"{what} names {len(of_rows)} rows, but there are {moments.rows}")
     states: list[State] = [accumulator.result() for accumulator in accumulators]
     if null_pairs is not None:
-        arrays = [as_array(label, rows) for label, rows in zip(labels, activations.values())]
+        arrays = [as_array(text, rows) for text, rows in zip(texts, activations.values())]
         states.append(
             null_moments(arrays, shapes, null_pairs, null_draws, rows_per_update, stats_dtype)
         )
     finished = store.finish(
         [PassStatistics({state.kind: state for state in states})], rank_tolerance
     )
+    if leaving:
+        finished = finished.given(leaving)
+        names = [name for number, name in enumerate(names) if number not in leaving]
+    known = [str(name) for name in names]
+    of_labels = [
+        LabelTrack(track.name, known.index(label), track.classes)
+        for track, label in zip(tracks, texts[len(activations) :])
+        if label in known
+    ]
     attributes = provenance.record(
         frames=finished.rows(0),
         numeric=finished.numeric,
         settings={"sample_frames": sample_frames, "seed": seed, "errors_rows": errors_rows},
         errors=dict(zip(("over", "reason"), _ERRORS[errors])),
         null={"kind": null, "draws": null_draws},
+        **({"given": list(given)} if leaving else {}),
     )
-    result = scored_result(names, finished, selection, attributes, output)
+    result = scored_result(names, finished, selection, attributes, output, labels=of_labels)
     if groups is not None and _read_again(result, selection, errors_source, once):
         assert finished.moments is not None
         sums = InfluenceSums(finished.moments, selection.measures)
@@ -247,9 +278,10 @@ def compare_activations(
         for arrays in blocks_of_all():
             of_rows = groups[read : read + len(arrays[0])]
             read += len(arrays[0])
-            sums.add([block[: len(of_rows)].astype(stats_dtype) for block in arrays], of_rows)
+            taken = [block[: len(of_rows)].astype(stats_dtype) for block in arrays]
+            sums.add(finished.residuals(taken), of_rows)
         if read != moments.rows:
-            raise UserError(f"{labels[0]}: not the same rows when read a second time")
+            raise UserError(f"{texts[0]}: not the same rows when read a second time")
         result = with_reading(result, sums.result(), output)
     log_unknown_errors(result, selection)
     if warning := result.few_frames_warning():
@@ -272,6 +304,24 @@ def _read_again(
             "they are not computed from all rows", 100 * worst, once[0],
         )  # fmt: skip
     return worst > WELL_KNOWN and not once
+
+
+def _given(
+    given: Sequence[str], names: Sequence[RepresentationName], selection: MeasureSelection
+) -> list[int]:
+    """Numbers of the representations that are regressed out of the others."""
+    if isinstance(given, str):
+        raise UserError(f"given is {given!r}; expected a list of names")
+    known = [str(name) for name in names]
+    numbers = []
+    for key in representation_names(given, layer=0, argument="given"):
+        if str(key) not in known:
+            raise UserError(f"given: no representation {key}{did_you_mean(str(key), known)}")
+        numbers.append(known.index(str(key)))
+    for measure in selection.measures if numbers else ():
+        if measure.statistic != MomentsState.kind:
+            raise UserError(f"{measure.name} has no partial score, as it is not made of moments")
+    return numbers
 
 
 def _clustered(

@@ -13,6 +13,7 @@ import tqdm.auto
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.inference.standard_errors import SampledClusters
+from speechsim_jax.measures.concepts import LabelTrack, concepts
 from speechsim_jax.measures.influence_sums import ReadInfluence
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.measures.scoring import pairs_scored, score_all
@@ -106,6 +107,7 @@ def scored_result(
     attributes: dict[str, Any],
     output: Output,
     attention_names: Sequence[RepresentationName] | None = None,
+    labels: Sequence[LabelTrack] = (),
 ) -> SimilarityResult:
     """Score all pairs of representations and label the result.
 
@@ -116,6 +118,7 @@ def scored_result(
       attributes: how the result was made; facts of the statistics are added.
       output: what is kept of influences, and whether a bar is shown.
       attention_names: of those with attention; by default all layers but 0.
+      labels: which representations are label tracks.
     """
     started = time.monotonic()
     if attention_names is None:
@@ -128,6 +131,9 @@ def scored_result(
         scores = score_all(
             finished.by_kind, selection, models, bar.update, keep_influence=output.keep_influence
         )
+    extras = scores.extras
+    if labels and finished.moments is not None:
+        extras = extras | concepts(finished.by_kind, labels)
     facts = {}
     if finished.clustered is not None:
         clusters = SampledClusters.of(finished.clustered)
@@ -153,7 +159,7 @@ def scored_result(
     result = SimilarityResult.build(
         names,
         scores.matrices,
-        scores.extras,
+        extras,
         measures={measure.name: measure.definition() for measure in selection.measures},
         attributes=attributes | facts,
         attention_representations=attention_names if selection.on("attention") else (),

@@ -79,6 +79,11 @@ class RepresentationPair:
         return self.moments.rows
 
     @property
+    def degrees(self) -> int:
+        """Rows less the number of directions that were fitted to them, the mean among these."""
+        return self.moments.degrees
+
+    @property
     def same(self) -> bool:
         """Whether x and y are one representation."""
         return self.x is self.y

@@ -332,7 +332,7 @@ def canonical_correlations(pair: RepresentationPair) -> Details:
     are correlated in time, so the floor of unrelated speech is higher.
     """
     parts = canonical(pair)
-    floor = max(parts.x.rank, parts.y.rank) / (pair.rows - 1)
+    floor = max(parts.x.rank, parts.y.rank) / pair.degrees
     return {
         "svcca_rho": ("k", parts.rho.astype(np.float32)),
         "svcca_rho2_floor": (None, np.array(floor)),

@@ -30,7 +30,7 @@ def lincka_floor(pair: RepresentationPair) -> Details:
         representation.std @ representation.std * pair.rows for representation in (pair.x, pair.y)
     ]
     norms = pair.x.scatter_norm * pair.y.scatter_norm
-    floor = divide(float(traces[0] * traces[1]), (pair.rows - 1) * norms)
+    floor = divide(float(traces[0] * traces[1]), pair.degrees * norms)
     return {"lincka_floor": (None, np.array(floor))}
 
 

@@ -13,7 +13,7 @@ from speechsim_jax.measures.regression import on_directions
 from speechsim_jax.statistics.linalg import Matrix, Vector
 
 # Random rotations behind `rotcorr`.
-_ROTATIONS = 3
+ROTATIONS = 3
 
 
 def maxcorr(pair: RepresentationPair) -> float:
@@ -127,8 +127,8 @@ def rotcorr_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """As of `maxcorr`, on the rotated axes; and what a row does to the scale of y's neurons."""
     total = np.zeros(len(rows.x.zscored))
     white = pair.y.whitening
-    for draw in range(_ROTATIONS):
-        correlation, axes = _rotated(pair, draw)
+    for draw in range(ROTATIONS):
+        correlation, axes = rotated(pair, draw)
         if not correlation.size:
             continue
         winner = np.abs(correlation).argmax(axis=1)
@@ -144,21 +144,21 @@ def rotcorr_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
             (white.vectors * np.sqrt(white.values)) @ won
         )
         total -= np.square(rows.y.zscored) @ (q * moved).sum(axis=1) / 2
-    return total / (_ROTATIONS * pair.x.width)
+    return total / (ROTATIONS * pair.x.width)
 
 
 def _rotated_maxcorr(pair: RepresentationPair) -> list[float]:
     if _rotated_maxcorr not in pair.cache:
-        pair.cache[_rotated_maxcorr] = [_one_rotation(pair, draw) for draw in range(_ROTATIONS)]
+        pair.cache[_rotated_maxcorr] = [_one_rotation(pair, draw) for draw in range(ROTATIONS)]
     return pair.cache[_rotated_maxcorr]
 
 
 def _one_rotation(pair: RepresentationPair, draw: int) -> float:
-    correlation, _ = _rotated(pair, draw)
+    correlation, _ = rotated(pair, draw)
     return float(np.abs(correlation).max(axis=1, initial=0).sum() / pair.x.width)
 
 
-def _rotated(
+def rotated(
     pair: RepresentationPair, draw: int
 ) -> tuple[Float[np.ndarray, "live axis"], Float[np.ndarray, "rank axis"]]:
     """Correlations of x's live neurons with y's rotated ones, and these in y's whitened directions.

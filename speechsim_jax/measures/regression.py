@@ -51,7 +51,7 @@ def linreg_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     return total / max(len(r), 1)
 
 
-def _coefficients(fit: RepresentationPair) -> Float[np.ndarray, "live_y live_x"]:
+def coefficients_of(fit: RepresentationPair) -> Float[np.ndarray, "live_y live_x"]:
     """Of the least-squares prediction of each z-scored neuron of x from those of y."""
     return fit.y.whitening.matrix @ on_directions(fit).T
 
@@ -61,11 +61,11 @@ def linreg_heldout(pair: HeldOutPair) -> float:
 
     Near 0 for unrelated representations, however few the rows.
     """
-    r = _predicted(pair, _coefficients(pair.fit))
+    r = predicted(pair, coefficients_of(pair.fit))
     return float(r.mean()) if r.size else float("nan")
 
 
-def _predicted(pair: HeldOutPair, coefficients: np.ndarray) -> Vector:
+def predicted(pair: HeldOutPair, coefficients: np.ndarray) -> Vector:
     """Correlation of each live neuron of x with its prediction on the other fold."""
     covariance = np.einsum("ij,ji->i", pair.cross, coefficients)
     variance = np.einsum("ji,ji->i", coefficients, pair.own_y @ coefficients)
@@ -78,7 +78,7 @@ def linreg_r2_heldout(pair: HeldOutPair) -> float:
 
     At most 1, unbounded below.
     """
-    coefficients = _coefficients(pair.fit)
+    coefficients = coefficients_of(pair.fit)
     variance = np.diagonal(pair.own_x)
     errors = variance - 2 * np.einsum("ij,ji->i", pair.cross, coefficients)
     errors = errors + np.einsum("ji,ji->i", coefficients, pair.own_y @ coefficients)
@@ -109,7 +109,7 @@ def linreg_ridge_heldout(pair: HeldOutPair) -> float:
     error = left / np.square(np.maximum(1 - shrunk.sum(axis=1) / rows, 1e-12))
     best = shrunk[np.argmin(error)]
     coefficients = (white.matrix * best) @ on_directions(pair.fit).T
-    return float(_predicted(pair, coefficients).mean())
+    return float(predicted(pair, coefficients).mean())
 
 
 def linreg_floor(pair: RepresentationPair) -> Details:
@@ -117,7 +117,7 @@ def linreg_floor(pair: RepresentationPair) -> Details:
 
     Frames are correlated in time, so the floor of unrelated speech is higher.
     """
-    return {"linreg_r2_floor": (None, np.array(pair.y.whitening.rank / (pair.rows - 1)))}
+    return {"linreg_r2_floor": (None, np.array(pair.y.whitening.rank / pair.degrees))}
 
 
 def linreg_r2(pair: RepresentationPair) -> float:

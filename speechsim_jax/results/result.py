@@ -41,6 +41,8 @@ Cells = Sequence[Any]
 
 REPRESENTATION_DIMS = ("x", "y")
 ATTENTION_DIMS = ("x_attention", "y_attention")
+# Dimensions of what is known of label tracks and their classes.
+_OF_LABELS = {"track", "class"}
 
 
 @dataclass(frozen=True)
@@ -283,7 +285,8 @@ class SimilarityResult:
         return tuple(
             name
             for name, v in self._variables.items()
-            if v.dims in (REPRESENTATION_DIMS, ATTENTION_DIMS) and name not in measures
+            if (v.dims in (REPRESENTATION_DIMS, ATTENTION_DIMS) or _OF_LABELS & set(v.dims))
+            and name not in measures
         )
 
     def standard_error(self, measure: str) -> xr.DataArray:

@@ -24,6 +24,10 @@ from speechsim_jax.statistics.moments import Compensated, ModelShape, Moments, R
 # Relative to the mean: a float32 neuron that varies less is rounding noise. In float64 a constant
 # neuron has a variance of exactly 0, since the reference shift takes its value.
 _DEAD_STD = {"float32": 1e-6, "float64": 0.0}
+# Relative to the mean's distance from the reference shift, about 1 for what varies: the root of
+# what sums of a million squares lose. A neuron may be constant in one fold, at another value than
+# the shift.
+_DEAD_SHIFT = {"float32": 1e-3, "float64": 1e-5}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -234,20 +238,17 @@ class FinishedMoments:
         sums = self._sums[index, index]
         first, reference = sums.first(sums.x), sums.reference(sums.x)
         scatter = sums.cross() - np.outer(first, first) / self.rows
-        mean = reference + first / self.rows
+        shift = first / self.rows
+        mean = reference + shift
         std = np.sqrt(np.maximum(np.diagonal(scatter), 0) / self.rows)
-        std = np.where(std <= _DEAD_STD[self.dtype] * np.maximum(np.abs(mean), 1e-30), 0.0, std)
-        live = std > 0
-        correlation = (scatter / self.rows)[np.ix_(live, live)] / np.outer(std[live], std[live])
-        return RepresentationMoments(
-            index=index,
-            mean=mean,
-            std=std,
-            live=live,
-            scatter_norm=float(np.linalg.norm(scatter)),
-            correlation_norm=float(np.linalg.norm(correlation)),
-            whitening=whiten(correlation, self.rank_tolerance),
-        )
+        least = _DEAD_STD[self.dtype] * np.maximum(np.abs(mean), 1e-30)
+        std = np.where(std <= np.maximum(least, _DEAD_SHIFT[self.dtype] * np.abs(shift)), 0.0, std)
+        return RepresentationMoments.of(index, mean, std, scatter, self.rows, self.rank_tolerance)
+
+    @property
+    def degrees(self) -> int:
+        """Rows less the number of directions that were fitted to them, the mean among these."""
+        return self.rows - 1
 
     def lend_own(self, other: "FinishedMoments", indices: Mapping[LayerIndex, LayerIndex]) -> None:
         """Give another the sums of representations with themselves that it lacks.
@@ -329,6 +330,38 @@ class RepresentationMoments:
     scatter_norm: float
     correlation_norm: float
     whitening: Whitening
+
+    @classmethod
+    def of(
+        cls,
+        index: LayerIndex,
+        mean: Vector,
+        std: Vector,
+        scatter: Float[np.ndarray, "x x"],
+        rows: int,
+        rank_tolerance: float,
+    ) -> "RepresentationMoments":
+        """The moments of a representation with this scatter.
+
+        Args:
+          index: of the representation.
+          mean: of each neuron.
+          std: of each neuron, 0 for a dead one.
+          scatter: S_xx.
+          rows: n.
+          rank_tolerance: of the whitening.
+        """
+        live = std > 0
+        correlation = (scatter / rows)[np.ix_(live, live)] / np.outer(std[live], std[live])
+        return cls(
+            index=index,
+            mean=mean,
+            std=std,
+            live=live,
+            scatter_norm=float(np.linalg.norm(scatter)),
+            correlation_norm=float(np.linalg.norm(correlation)),
+            whitening=whiten(correlation, rank_tolerance),
+        )
 
     @property
     def width(self) -> int:

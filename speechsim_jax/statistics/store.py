@@ -44,6 +44,7 @@ from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 from speechsim_jax.statistics.null_moments import NullMoments
+from speechsim_jax.statistics.partial_moments import PartialMoments
 from speechsim_jax.statistics.sample import Sample
 
 # Of the files; others are refused.
@@ -90,6 +91,43 @@ class FinishedStatistics:
     def attention(self) -> FinishedAttention | None:
         """The means over attention maps, None if no measure reads them."""
         return self.by_kind.get(AttentionState.kind)
+
+    def given(self, numbers: Sequence[int]) -> "FinishedStatistics":
+        """What measures read of residuals on given representations, which leave.
+
+        Args:
+          numbers: of the given representations.
+
+        Raises:
+          UserError: nothing is given, or nothing is left; there are no moments.
+        """
+        if self.moments is None:
+            raise UserError("given: only measures on moments have partial scores")
+        moments = PartialMoments(self.moments, numbers)
+        finished: dict[str, Any] = {MomentsState.kind: moments}
+        if FoldedMoments.kind in self.by_kind:
+            folds = self.by_kind[FoldedMoments.kind].folds
+            finished[FoldedMoments.kind] = FinishedFolds(
+                moments, tuple(PartialMoments(fold, numbers) for fold in folds)
+            )
+        if self.clustered is not None:
+            rows = moments.residuals(self.clustered.representations)
+            finished[ClusteredSample.kind] = dataclasses.replace(
+                self.clustered,
+                rows=tuple(of_one[None] for of_one in rows),
+                layers=tuple(r.index for r in moments.representations),
+            )
+        return FinishedStatistics(finished)
+
+    def residuals(self, rows: list[np.ndarray]) -> list[np.ndarray]:
+        """Rows of all representations, or of those that are left less what given ones explain.
+
+        Args:
+          rows: of each representation, [row, neuron].
+        """
+        if isinstance(self.moments, PartialMoments):
+            return self.moments.residuals(rows)
+        return rows
 
     @property
     def numeric(self) -> dict[str, Any]:

@@ -163,3 +163,17 @@ def test_a_fold_without_rows_gives_no_scores(caplog):
     result = compared(folds=fold)
     assert np.isnan(result.matrix("linreg_heldout")).all() and "no held-out" in caplog.text
     np.testing.assert_allclose(result.matrix("linreg"), compared().matrix("linreg"), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("constant", [0.0, 3.0, -0.1])
+def test_a_neuron_that_is_constant_in_one_fold_is_dead_there(dtype, constant):
+    rng = np.random.default_rng(0)
+    x, fold = rng.standard_normal((600, 5)), np.repeat([0, 1], 300)
+    x[fold == 1, 2] = constant
+    y = x + 0.1 * rng.standard_normal((600, 5))
+    held = ss.compare_activations(
+        {"x": x, "y": y}, ["maxcorr"], heldout=True, folds=fold, stats_dtype=dtype
+    ).matrix("maxcorr_heldout")
+    # Fitted on fold 0 the neuron counts as 0 on fold 1; fitted on fold 1 it matches nothing.
+    assert float(held[0, 1]) == pytest.approx(0.8, abs=0.03)

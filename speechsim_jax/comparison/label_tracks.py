@@ -1,0 +1,73 @@
+"""Labels of rows, as phones, as representations with one column a class."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from speechsim_jax.errors import UserError
+
+MOST_CLASSES = 2000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowLabels:
+    """The class of every row.
+
+    Attributes:
+      name: of the track.
+      classes: most frequent first.
+      of_row: number of each row's class, -1 for none.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    of_row: Int64[np.ndarray, " row"]
+
+    def indicators(self, rows: int) -> Iterator[Float64[np.ndarray, "row class"]]:
+        """1 for the class of each row, else 0, in blocks of so many rows."""
+        for start in range(0, len(self.of_row), rows):
+            of_row = self.of_row[start : start + rows]
+            block = np.zeros((len(of_row), len(self.classes)))
+            labelled = np.flatnonzero(of_row >= 0)
+            block[labelled, of_row[labelled]] = 1
+            yield block
+
+
+def label_track(name: str, labels: Sequence[Any] | np.ndarray, min_share: float | int) -> RowLabels:
+    """The classes of labels, by frequency and then by name.
+
+    Args:
+      name: of the track.
+      labels: of each row; None, NaN or "" for none.
+      min_share: classes of a smaller share of the labelled rows are no classes.
+
+    Raises:
+      UserError: labels that are not one a row; no class, or more than 2,000.
+    """
+    array = np.asarray(labels, dtype=object)
+    if array.ndim != 1:
+        raise UserError(f"labels of {name}: expected one label a row, got shape {array.shape}")
+    if isinstance(min_share, bool) or not 0 <= min_share < 1:
+        raise UserError(f"label_min_share is {min_share!r}; expected a share, at least 0, below 1")
+    # NaN differs from itself.
+    texts = ["" if label is None or label != label else str(label) for label in array.tolist()]
+    counts = collections.Counter(texts)
+    counts.pop("", None)
+    least = min_share * counts.total()
+    classes = sorted(
+        (text for text, count in counts.items() if count >= least),
+        key=lambda text: (-counts[text], text),
+    )
+    if not classes:
+        raise UserError(f"labels of {name}: no row has one")
+    if len(classes) > MOST_CLASSES:
+        raise UserError(
+            f"labels of {name}: {len(classes):,} classes are more than {MOST_CLASSES:,}; "
+            "label_min_share leaves rare ones out"
+        )
+    number = {text: k for k, text in enumerate(classes)}
+    return RowLabels(name, tuple(classes), np.array([number.get(text, -1) for text in texts]))

@@ -1,0 +1,339 @@
+"""What neurons and layers know of labels, as phones or speakers, from finished moments.
+
+A label track is a representation with one column a class, 1 in the rows of that class and 0
+elsewhere, so that its cross moments with a layer hold the mean of every neuron in every class. Rows
+without a label are rows of zeros: one more class.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from speechsim_jax.inference.influence_rows import RepresentationRows
+from speechsim_jax.inference.standard_errors import SampledClusters, standard_error
+from speechsim_jax.measures.base import PairRows, RepresentationPair, divide
+from speechsim_jax.measures.heldout import HeldOutPair
+from speechsim_jax.measures.neuron import ROTATIONS, rotated, winners
+from speechsim_jax.measures.regression import (
+    coefficients_of,
+    linreg_r2_global,
+    linreg_r2_global_influence,
+    linreg_r2_heldout,
+    linreg_r2_influence,
+    multiple_correlations,
+    predicted,
+)
+from speechsim_jax.statistics.clustered_sample import ClusteredSample
+from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
+from speechsim_jax.statistics.linalg import Vector, map_in_threads
+from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
+
+Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
+
+# Correlations of every neuron with every class are kept up to this size.
+_MOST_BYTES = 2**26
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelTrack:
+    """A label track among the representations.
+
+    Attributes:
+      name: as "phone".
+      number: of its representation.
+      classes: of its columns.
+    """
+
+    name: str
+    number: int
+    classes: tuple[str, ...]
+
+
+def eta2(pair: RepresentationPair) -> Vector:
+    """The share of each neuron's variance that lies between the classes of y; NaN if it is dead.
+
+    eta squared of an analysis of variance, the R^2 of the neuron on the indicators.
+    """
+    shares = np.full(pair.x.width, np.nan)
+    shares[pair.x.live] = np.square(multiple_correlations(pair))
+    return shares
+
+
+def readability(pair: RepresentationPair) -> Vector:
+    """The multiple correlation of the indicator of each class of y with all neurons of x."""
+    read = np.full(pair.y.width, np.nan)
+    read[pair.y.live] = multiple_correlations(pair.swapped)
+    return read
+
+
+def localisation(pair: RepresentationPair) -> Vector:
+    """How much of a class one neuron says: its best |correlation| over the readability.
+
+    In (0, 1] for each class of y; 1: one neuron of x says as much as all of them.
+    """
+    best = np.abs(pair.correlation).max(axis=0, initial=0)
+    return _ratio(best, readability(pair))
+
+
+def rotated_localisation(pair: RepresentationPair) -> Vector:
+    """The localisation to expect if x's axes meant nothing: its mean over rotations of x."""
+    best = np.full(pair.y.width, np.nan)
+    draws = [
+        np.abs(rotated(pair.swapped, draw)[0]).max(axis=1, initial=0) for draw in range(ROTATIONS)
+    ]
+    best[pair.y.live] = np.mean(draws, axis=0)
+    return _ratio(best, readability(pair))
+
+
+def _ratio(numerator: Vector, denominator: Vector) -> Vector:
+    known = denominator > 0
+    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=known)
+
+
+def agreement(
+    x: Int[np.ndarray, " x"], y: Int[np.ndarray, " y"], winner: Int[np.ndarray, " x"]
+) -> tuple[float, float, float]:
+    """How often a neuron of x and its best match in y are of one class.
+
+    Args:
+      x, y: the class of each neuron, -1 for none.
+      winner: for each neuron of x the neuron of y that correlates with it best, -1 for none.
+
+    Returns:
+      The share of x's neurons with a class; the share that chance would give, sum_k p_k q_k over
+      the classes of these and of their winners; Cohen's kappa.
+    """
+    used = (x >= 0) & (winner >= 0)
+    ours, theirs = x[used], y[winner[used]]
+    if not len(ours):
+        return float("nan"), float("nan"), float("nan")
+    count = max(int(x.max()), int(y.max())) + 1
+    known = theirs >= 0
+    shares = [np.bincount(of, minlength=count) / len(ours) for of in (ours, theirs[known])]
+    observed, chance = float(np.mean(ours == theirs)), float(shares[0] @ shares[1])
+    return observed, chance, divide(observed - chance, 1 - chance)
+
+
+def _readability_influence(
+    pair: RepresentationPair, rows: PairRows
+) -> Float[np.ndarray, "row class"]:
+    """x f - r / 2 (x^2 + f^2) of each class, x its z-scored indicator, f its fit of variance 1."""
+    r = multiple_correlations(pair.swapped)
+    x = rows.y.zscored
+    fit = rows.x.white @ rows.x.cast(pair.x.whitening.matrix.T @ pair.live_correlation)
+    fit = fit * np.divide(1, r, out=np.zeros_like(r), where=r > 0)
+    return _all_classes(pair, x * fit - r / 2 * (np.square(x) + np.square(fit)))
+
+
+def _localisation_influence(
+    pair: RepresentationPair, rows: PairRows
+) -> Float[np.ndarray, "row class"]:
+    """s (dc / c - dr / r), c the |correlation| with the best neuron, which is held."""
+    correlation = pair.live_correlation
+    best = np.abs(correlation).argmax(axis=0)
+    c = correlation[best, np.arange(correlation.shape[1])]
+    z, x = rows.x.zscored[:, best], rows.y.zscored
+    of_best = z * x * np.sign(c) - np.abs(c) / 2 * (np.square(z) + np.square(x))
+    read = readability(pair)
+    share = np.divide(1, np.abs(c), out=np.zeros_like(c), where=c != 0)
+    of_read = _readability_influence(pair, rows) / np.where(read > 0, read, np.inf)
+    return localisation(pair) * (_all_classes(pair, of_best * share) - of_read)
+
+
+def _all_classes(
+    pair: RepresentationPair, live: Float[np.ndarray, "row live"]
+) -> Float[np.ndarray, "row class"]:
+    """Values of the classes of y that have rows, NaN for the others."""
+    values = np.full((len(live), pair.y.width), np.nan)
+    values[:, pair.y.live] = live
+    return values
+
+
+_INFLUENCES: Mapping[str, Callable[[RepresentationPair, PairRows], np.ndarray]] = {
+    "eta2": linreg_r2_influence,
+    "eta2_global": linreg_r2_global_influence,
+    "readability": _readability_influence,
+    "localisation": _localisation_influence,
+}
+
+
+def _heldout(pair: HeldOutPair) -> dict[str, np.ndarray | float]:
+    """Of a layer and a label track, fitted on one fold and evaluated on the other.
+
+    Classes that do not occur in both folds have none.
+    """
+    classes = pair.swapped
+    occurs = classes.fit.x.live & classes.evaluate.x.live
+    read = np.full(len(occurs), np.nan)
+    read[classes.fit.x.live] = predicted(classes, coefficients_of(classes.fit))
+    read[~occurs] = np.nan
+    fitted = pair.fit.correlation
+    best = np.abs(fitted).argmax(axis=0)
+    number = np.arange(len(best))
+    held = pair.evaluate.correlation[best, number] * np.sign(fitted[best, number])
+    return {
+        "eta2_heldout": linreg_r2_heldout(pair),
+        "readability_heldout": read,
+        "localisation_heldout": _ratio(np.where(occurs, held, np.nan), read),
+    }
+
+
+def concepts(finished: Mapping[str, Any], labels: Sequence[LabelTrack]) -> Extras:
+    """Everything about label tracks that a result keeps.
+
+    Args:
+      finished: statistics by kind: the moments of all representations, label tracks among them;
+        those of two folds and the clustered sample, if there are such.
+      labels: the label tracks.
+
+    Returns:
+      By name, dimensions and values: `eta2` and `eta2_global` [x, track]; `readability`,
+      `localisation` and `localisation_rotated` [x, class]; `concept_agreement` with
+      `concept_agreement_chance` and `concept_agreement_kappa` [x, y, track]; of each neuron
+      `neuron_eta2`, `neuron_class` and `neuron_class_corr` [x, neuron, track]; and if they take
+      at most 64 MiB `class_corr` [x, neuron, class]. NAME_heldout of eta2, readability and
+      localisation with two folds, NAME_se and NAME_se_error with a clustered sample. NaN (-1) for
+      label tracks themselves.
+    """
+    moments: FinishedMoments = finished[MomentsState.kind]
+    representations = moments.representations
+    of_labels = {track.number for track in labels}
+    layers = [k for k in range(len(representations)) if k not in of_labels]
+    arrays = _Arrays(moments, layers, labels)
+    rows, clusters = _rows(finished)
+
+    def of_layer(k: int) -> list[dict[str, np.ndarray | float]]:
+        return [_of_pair(finished, k, track.number, rows, clusters) for track in labels]
+
+    for k, found in zip(layers, map_in_threads(of_layer, layers)):
+        for number, values in enumerate(found):
+            for name, value in values.items():
+                arrays.put(name, k, number, value)
+    pairs = [(i, j) for i in layers for j in layers if i != j]
+    matches = map_in_threads(lambda pair: _best_matches(moments, *pair), pairs)
+    names = ("concept_agreement", "concept_agreement_chance", "concept_agreement_kappa")
+    of_neuron = arrays.values["neuron_class"]
+    for (i, j), winner in zip(pairs, matches):
+        for number in range(len(labels)):
+            ours, theirs = of_neuron[i, : len(winner), number], of_neuron[j, :, number]
+            for name, value in zip(names, agreement(ours, theirs, winner), strict=True):
+                arrays.values[name][i, j, number] = value
+    return arrays.extras()
+
+
+class _Arrays:
+    """The arrays of a result, filled layer by layer.
+
+    Args:
+      moments: of all representations.
+      layers: numbers of those that are no label tracks.
+      labels: the label tracks.
+    """
+
+    def __init__(
+        self, moments: FinishedMoments, layers: Sequence[int], labels: Sequence[LabelTrack]
+    ):
+        self._labels = labels
+        self._starts = np.cumsum([0, *(len(track.classes) for track in labels)])
+        count = len(moments.representations)
+        self._sizes = {
+            "x": count, "y": count, "track": len(labels), "class": int(self._starts[-1]),
+            "neuron": max((moments.representations[k].width for k in layers), default=1),
+        }  # fmt: skip
+        self._dims: dict[str, tuple[str, ...]] = {}
+        self.values: dict[str, np.ndarray] = {}
+        self._add("neuron_class", ("x", "neuron", "track"), "i4")
+        for name in ("concept_agreement", "concept_agreement_chance", "concept_agreement_kappa"):
+            self._add(name, ("x", "y", "track"))
+
+    def _add(self, name: str, dims: tuple[str, ...], dtype: str = "f8") -> None:
+        shape = [self._sizes[dim] for dim in dims]
+        self._dims[name] = dims
+        self.values[name] = np.full(shape, -1 if dtype == "i4" else np.nan, dtype)
+
+    def put(self, name: str, layer: int, track: int, value: np.ndarray | float) -> None:
+        """Put what is known of a layer and a track into its place."""
+        neurons = ("neuron",) if name.startswith("neuron") or name == "class_corr" else ()
+        of_track = name.startswith(("eta2", "neuron"))
+        if name not in self.values:
+            self._add(name, ("x", *neurons, "track" if of_track else "class"))
+        start, end = self._starts[track : track + 2]
+        place = (slice(len(np.atleast_1d(value))),) if neurons else ()
+        self.values[name][(layer, *place, track if of_track else slice(start, end))] = value
+
+    def extras(self) -> Extras:
+        """Names, dimensions and values."""
+        names = [f"{track.name}/{name}" for track in self._labels for name in track.classes]
+        found: Extras = {
+            "track": (("track",), np.array([track.name for track in self._labels])),
+            "class": (("class",), np.array(names)),
+        }
+        return found | {
+            name: (self._dims[name], values)
+            for name, values in self.values.items()
+            if name != "class_corr" or values.nbytes <= _MOST_BYTES
+        }
+
+
+def _rows(
+    finished: Mapping[str, Any],
+) -> tuple[list[RepresentationRows], SampledClusters | None]:
+    """The sampled rows of each representation, and their clusters."""
+    sample: ClusteredSample | None = finished.get(ClusteredSample.kind)
+    if sample is None:
+        return [], None
+    representations = finished[MomentsState.kind].representations
+    rows = [RepresentationRows(r, x) for r, x in zip(representations, sample.representations)]
+    return rows, SampledClusters.of(sample)
+
+
+def _of_pair(
+    finished: Mapping[str, Any],
+    layer: int,
+    track: int,
+    rows: Sequence[RepresentationRows],
+    clusters: SampledClusters | None,
+) -> dict[str, np.ndarray | float]:
+    """What is known of a layer and a label track."""
+    pair = _pair(finished[MomentsState.kind], layer, track)
+    if not pair.x.live.any() or not pair.y.live.any():
+        return {}
+    correlation = pair.correlation
+    best, of_neuron = winners(correlation)
+    shares = eta2(pair)
+    found: dict[str, np.ndarray | float] = {
+        "eta2": float(shares[pair.x.live].mean()),
+        "eta2_global": linreg_r2_global(pair),
+        "readability": readability(pair),
+        "localisation": localisation(pair),
+        "localisation_rotated": rotated_localisation(pair),
+        "neuron_eta2": shares,
+        "neuron_class": of_neuron,
+        "neuron_class_corr": correlation[np.arange(len(best)), of_neuron],
+        "class_corr": correlation,
+    }
+    folds: FinishedFolds | None = finished.get(FoldedMoments.kind)
+    if folds is not None and folds.folds:
+        pairs = [_pair(fold, layer, track) for fold in folds.folds]
+        if all(of.x.live.any() and of.y.live.any() for of in pairs):
+            first, second = (_heldout(HeldOutPair(*order)) for order in (pairs, pairs[::-1]))
+            found |= {name: (first[name] + second[name]) / 2 for name in first}
+    if clusters is not None:
+        of_pair = PairRows(rows[layer], rows[track])
+        for name, influence in _INFLUENCES.items():
+            summary = clusters.summarise(influence(pair, of_pair))
+            found[f"{name}_se"], found[f"{name}_se_error"] = standard_error(summary, clusters)
+        rows[layer].release()
+    return found
+
+
+def _pair(moments: FinishedMoments, x: int, y: int) -> RepresentationPair:
+    return RepresentationPair(moments, moments.representations[x], moments.representations[y])
+
+
+def _best_matches(moments: FinishedMoments, i: int, j: int) -> Int[np.ndarray, " x"]:
+    """The neuron of representation j that correlates best with each of i, -1 for none."""
+    return winners(_pair(moments, i, j).correlation)[1]
