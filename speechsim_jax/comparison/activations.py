@@ -181,7 +181,7 @@ def compare_activations(
             None if values is None else named(what, values)
             for what, values in (("utterances", utterances), ("groups", speakers))
         )
-        null_pairs = row_pairs(null, of_utterance, of_speaker, seed)
+        null_pairs = row_pairs(null, of_utterance, of_speaker, null_draws, seed)
         if chunks := [key for key, rows in activations.items() if not is_array(rows)]:
             raise UserError(
                 f"{chunks[0]}: null={null!r} reads rows in another order; give an array "

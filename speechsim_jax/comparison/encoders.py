@@ -663,10 +663,6 @@ def _comparison_run(
         _log.info("held-out scores in two folds by %s: %s", for_folds.over, for_folds.reason)
     if settings.null != "none" and not request.selection.on(MomentsState.kind):
         _log.warning("no null: none of the measures is on moments of all frames")
-    if settings.null == "swap":
-        speakers = {source.speaker or source.id for source in corpus.sources}
-        if len(speakers) < 2:
-            raise UserError("null='swap' needs utterances of at least two speakers; use 'shift'")
     seconds = [source.seconds or 0.0 for source in corpus.sources]
     known = [length for length in seconds if length]
     return ComparisonRun(

@@ -29,6 +29,7 @@ def row_pairs(
     null: Null,
     utterances: np.ndarray | None,
     groups: np.ndarray | None,
+    draws: int,
     seed: int,
 ) -> Pairs:
     """The pairs of rows of each draw.
@@ -37,10 +38,11 @@ def row_pairs(
       null: "shift" or "swap".
       utterances: of each row; by default `groups`.
       groups: the speaker of each row, for "swap"; by default each utterance has one of its own.
+      draws: their number.
       seed: of the draws.
 
     Raises:
-      UserError: neither is given; an utterance of several groups, or no two groups.
+      UserError: neither is given; an utterance of several groups, or too few for "swap".
     """
     if utterances is None and groups is None:
         raise UserError(f"null={null!r} needs utterances, the utterance of each row")
@@ -54,7 +56,7 @@ def row_pairs(
         return lambda draw: shift_pairs(rows, draw, seed)
     positions = dict(by_utterance(rows))
     speakers = _speakers(named, groups)
-    ring = swap_ring(speakers, seed)
+    ring = swap_ring(speakers, seed, draws)
 
     def swapped(draw: int) -> np.ndarray:
         pairs = [np.zeros((2, 0), np.int64)]
@@ -74,8 +76,6 @@ def _speakers(utterances: np.ndarray, groups: np.ndarray | None) -> dict[str, st
     speakers = dict(pairs.keys())
     if len(speakers) < len(pairs):
         raise UserError("groups: some utterance is in several of them; null='swap' needs one")
-    if len(set(speakers.values())) < 2:
-        raise UserError("null='swap' needs utterances of at least two groups")
     return speakers
 
 

@@ -164,7 +164,7 @@ class ComparisonRun:
     def _ring(self) -> tuple[str, ...]:
         """The order in which utterances are paired by the null "swap"."""
         speakers = {source.id: source.speaker for source in self.corpus.sources}
-        return swap_ring(speakers, self.settings.seed)
+        return swap_ring(speakers, self.settings.seed, self.settings.null_draws)
 
     @functools.cached_property
     def swap(self) -> SwapPlan | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int64
 
+from speechsim_jax.errors import UserError
 from speechsim_jax.statistics.accumulator import BatchRows
 from speechsim_jax.statistics.sample import text_hash
 
@@ -55,13 +56,23 @@ def shift_offset(name: str, rows: int, draw: int, seed: int) -> int:
     return first + text_hash(f"{seed}\0shift {draw}\0{name}") % (rows - 2 * first + 1)
 
 
-def swap_ring(speakers: Mapping[str, str], seed: int) -> tuple[str, ...]:
+def swap_ring(speakers: Mapping[str, str], seed: int, draws: int = 1) -> tuple[str, ...]:
     """The utterances in a seeded order in which those of one speaker are evenly spread.
 
     Args:
       speakers: of each utterance; "" where not known, which is a speaker of its own.
       seed: of the order.
+      draws: of the null, each of which takes the utterance one further on.
+
+    Raises:
+      UserError: not more utterances than draws, or fewer than two speakers.
     """
+    if len(speakers) <= draws:
+        raise UserError(
+            f"null='swap' needs more utterances than null_draws={draws}; there are {len(speakers)}"
+        )
+    if len(set(speakers.values())) == 1 and "" not in speakers.values():
+        raise UserError("null='swap' needs utterances of at least two speakers (groups)")
     by_speaker: dict[str, list[str]] = {}
     for name, speaker in speakers.items():
         by_speaker.setdefault(f"s{speaker}" if speaker else f"u{name}", []).append(name)

@@ -88,10 +88,10 @@ def main(checkpoints: str) -> None:
         report[name] = against_one(run(shuffled if "shuffled" in how else audio, **given))
     pooled = {"measures": "lincka", "pool": "utterance", "null": "none"}
     a, b = (run(**pooled, mesh=mesh).matrix("lincka").values for mesh in ("data:1", "data:4"))
-    swap = {"measures": "lincka,maxcorr", "null": "swap", "null_draws": 2}
-    a, b = (run(**swap, mesh=mesh) for mesh in ("data:1", "data:4"))
-    report["swapped"] = _apart(a, b, "_null")
     report["pooled"] = float(np.abs(a - b).max())
+    swap = {"measures": "lincka,maxcorr", "null": "swap", "null_draws": 2}
+    one_device, four = (run(**swap, mesh=mesh) for mesh in ("data:1", "data:4"))
+    report["swapped"] = _apart(four, one_device, "_null")
     append, batches = accumulators.Accumulators.append, []
 
     def dies(self, *batch):
