@@ -407,7 +407,7 @@ def test_two_cells_are_compared(
     desktop.open(write_report(result, tmp_path / "report.html"))
     dots = desktop.run("return document.querySelector('#map .plot').data[1].x.length")
     found = result.differences("maxcorr")
-    assert dots == int((~found.differs & found.p.notnull() | found.reference).sum())
+    assert dots == int((~found.differs & found.difference.notnull() | found.reference).sum())
     for measure, kept, others in (
         ("maxcorr", (2, 5), [(2, 6), (2, 1), (4, 5), (7, 0)]),
         ("lincka", (1, 6), [(6, 2), (3, 6), (1, 7)]),
