@@ -66,7 +66,9 @@ def swapped(x: np.ndarray, y: np.ndarray, draw: int) -> tuple[np.ndarray, np.nda
 
 
 @pytest.mark.parametrize(("null", "oracle"), [("shift", shifted), ("swap", swapped)])
-@pytest.mark.parametrize("rows_per_update", [16, 4096])
+@pytest.mark.parametrize(
+    "rows_per_update", [pytest.param(16, marks=pytest.mark.slow), 4096], ids=str
+)
 def test_it_is_the_score_of_the_paired_rows(null, oracle, rows_per_update, rows):
     speakers = [SPEAKERS[name] for name in utterances()]
     result = ss.compare_activations(
