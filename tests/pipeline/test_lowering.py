@@ -58,7 +58,7 @@ def test_statistics():
         jax.jit(moments_accumulator.pack),
         buffers,
         jax.device_put(hidden),
-        jax.numpy.zeros(64, np.int32),
+        tuple(jax.numpy.zeros(64, np.int32) for _ in hidden),
     )
 
 
