@@ -27,12 +27,8 @@ def run(speech: str, minutes: float, repeats: int, small: bool = False) -> None:
     report_machine(_WHAT)
     with tempfile.TemporaryDirectory() as scratch:
         models = write_encoders(Path(scratch) / "models", **(SMALL if small else {}))
-        runs: dict[str, list[processes.Run]] = {name: [] for name in _FLAGS}
-        for turn in range(repeats):
-            for name, flags in _FLAGS.items():
-                workdir = Path(scratch) / f"{name}-{turn}"
-                given = [f"--max_minutes={minutes}", *flags]
-                runs[name].append(processes.compare(models, speech, workdir, given))
+        settings = {name: [f"--max_minutes={minutes}", *flags] for name, flags in _FLAGS.items()}
+        runs = processes.in_turns(models, speech, Path(scratch), settings, repeats)
     for name, of_setting in runs.items():
         labels = {"minutes": minutes, "setting": name}
         for part in ("total", "reading", "scores", "saving"):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,3 +91,26 @@ def compare(models: Sequence[Path], speech: str, workdir: Path, flags: Sequence[
         compiling=times["compiling_seconds"],
         peak_gib=completed.peak_gib,
     )
+
+
+def in_turns(
+    models: Sequence[Path],
+    speech: str,
+    folder: Path,
+    settings: Mapping[str, Sequence[str]],
+    turns: int,
+) -> dict[str, list[Run]]:
+    """Runs of each setting, a turn of all after the other, so that a busy machine is fair.
+
+    Args:
+        models: Folders of encoders.
+        speech: Folder or manifest.
+        folder: For what the runs write.
+        settings: Flags by name.
+        turns: Of all settings.
+    """
+    runs: dict[str, list[Run]] = {name: [] for name in settings}
+    for turn in range(turns):
+        for name, flags in settings.items():
+            runs[name].append(compare(models, speech, folder / f"{name}-{turn}", flags))
+    return runs

@@ -12,7 +12,7 @@ from speechsim_jax.inference.clusters import cluster, cluster_for_folds
 from speechsim_jax.pipeline import one_pass
 from speechsim_jax.pipeline.accumulators import Accumulators
 from tests.support.same_result import assert_same_result
-from tests.support.small_models import MODELS, QUICK, waves
+from tests.support.small_models import MODELS, QUICK, of_speakers, waves
 from tests.support.tolerances import ERRORS_RELATIVE, ERRORS_RELATIVE_BATCHES
 
 MEASURES = "maxcorr,linreg,lincka,svcca"
@@ -28,12 +28,9 @@ def encoders() -> list[ss.SpeechEncoder]:
 @pytest.fixture(scope="module")
 def corpus():
     """24 utterances of 11 speakers, one of them unknown."""
-    corpus = ss.open_corpus(waves(24))
-    sources = tuple(
-        dataclasses.replace(source, speaker=f"s{k % SPEAKERS}" if k else "")
-        for k, source in enumerate(corpus.sources)
-    )
-    return dataclasses.replace(corpus, sources=sources)
+    corpus = of_speakers(24, SPEAKERS)
+    unknown = dataclasses.replace(corpus.sources[0], speaker="")
+    return dataclasses.replace(corpus, sources=(unknown, *corpus.sources[1:]))
 
 
 @pytest.fixture(scope="module")

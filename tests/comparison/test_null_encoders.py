@@ -9,7 +9,7 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from tests.support.same_result import assert_same_result
-from tests.support.small_models import MODELS, QUICK, waves
+from tests.support.small_models import MODELS, QUICK, of_speakers
 
 MEASURES = "maxcorr,linreg,lincka,svcca"
 SETTINGS = QUICK | {"measures": MEASURES, "null_draws": 2, "max_seconds": 1}
@@ -26,11 +26,7 @@ def encoders() -> list[ss.SpeechEncoder]:
 @pytest.fixture(scope="module")
 def corpus():
     """12 utterances of 5 speakers, about half of them cut into two pieces."""
-    corpus = ss.open_corpus(waves(12))
-    sources = tuple(
-        dataclasses.replace(source, speaker=f"s{k % 5}") for k, source in enumerate(corpus.sources)
-    )
-    return dataclasses.replace(corpus, sources=sources)
+    return of_speakers(12, 5)
 
 
 @pytest.fixture(scope="module")

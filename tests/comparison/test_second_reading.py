@@ -1,6 +1,5 @@
 """A second reading of the audio, for standard errors of whole comparisons."""
 
-import dataclasses
 import unittest.mock
 
 import numpy as np
@@ -10,7 +9,7 @@ import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import influence_sums
 from tests.support.same_result import assert_same_result
-from tests.support.small_models import MODELS, QUICK, waves
+from tests.support.small_models import MODELS, QUICK, of_speakers
 
 SETTINGS = QUICK | {"measures": "maxcorr,linreg,lincka,svcca"}
 FEW = {"errors_rows": 200}
@@ -28,11 +27,7 @@ def encoders() -> list[ss.SpeechEncoder]:
 @pytest.fixture(scope="module")
 def corpus():
     """24 utterances of 12 speakers."""
-    corpus = ss.open_corpus(waves(24))
-    sources = tuple(
-        dataclasses.replace(source, speaker=f"s{k % 12}") for k, source in enumerate(corpus.sources)
-    )
-    return dataclasses.replace(corpus, sources=sources)
+    return of_speakers(24, 12)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from speechsim_jax.inference.clusters import cluster
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.settings import Settings
 from tests.support.same_result import assert_same_result
-from tests.support.small_models import MODELS, QUICK, waves
+from tests.support.small_models import MODELS, QUICK, of_speakers
 
 SETTINGS = QUICK | {"measures": "maxcorr,lincka,pwcca", "sample_frames": 100}
 TARGET = 0.012
@@ -29,11 +29,7 @@ def encoders() -> list[ss.SpeechEncoder]:
 @pytest.fixture(scope="module")
 def corpus():
     """120 utterances of 40 speakers, a minute and a half."""
-    corpus = ss.open_corpus(waves(120))
-    sources = tuple(
-        dataclasses.replace(source, speaker=f"s{k % 40}") for k, source in enumerate(corpus.sources)
-    )
-    return dataclasses.replace(corpus, sources=sources)
+    return of_speakers(120, 40)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,11 @@
 """Two tiny encoders, noise that they read, and settings that compile one padded shape."""
 
+import dataclasses
+
 import numpy as np
 
+import speechsim_jax as ss
+from speechsim_jax.audio.corpus import Corpus
 from tests.support.paths import DATA
 
 MODELS = [DATA / "parity" / "wav2vec2-base", DATA / "parity" / "hubert-large"]
@@ -19,3 +23,13 @@ def waves(count: int = 9, seed: int = 0) -> dict[str, np.ndarray]:
         ).astype(np.float32)
         for i, n in enumerate(rng.choice([7_111, 20_000], count))
     }
+
+
+def of_speakers(utterances: int, speakers: int) -> Corpus:
+    """Such noise, of speakers s0, s1, ... in turn."""
+    corpus = ss.open_corpus(waves(utterances))
+    sources = tuple(
+        dataclasses.replace(source, speaker=f"s{k % speakers}")
+        for k, source in enumerate(corpus.sources)
+    )
+    return dataclasses.replace(corpus, sources=sources)
