@@ -40,7 +40,7 @@ ERRORS_RELATIVE = 1e-5
 
 # The same with batches of other shapes, which change hidden states by rounding: what turns svcca's
 # subspaces is divided by differences of eigenvalues, and ranks of rsa change places. Measured
-# 1.3e-5 (svcca, 1,160 rows), 1.8e-5 (rsa, 100 rows); with equal batches rsa is equal on two devices.
+# 1.3e-5 (svcca, 1,160 rows), 1.8e-5 (rsa, 100 rows; with equal batches 0 on two devices).
 ERRORS_RELATIVE_BATCHES = 1e-4
 
 # Losses of trainings against torch's, float32 on both sides (relative). Measured 2.2e-7.
