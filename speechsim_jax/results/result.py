@@ -404,12 +404,13 @@ class SimilarityResult:
         """The table with the influences of rows on a measure's scores; None where there are none.
 
         Args:
-            measure: its name.
+            measure: its name, of representations, not of attention.
         """
-        table = self.known_influence
-        if table is None or table.by != "rows" or measure not in table.values:
-            return None
-        return table
+        known = self.known_influence
+        for table in (known, *known.further) if known is not None else ():
+            if measure in table.values and table.by == "rows" and table.dims == REPRESENTATION_DIMS:
+                return table
+        return None
 
     def keeping_influence(self, keep: Keep) -> "SimilarityResult":
         """The same result with the influences of rows or clusters, or without.
