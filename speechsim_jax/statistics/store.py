@@ -48,7 +48,7 @@ from speechsim_jax.statistics.partial_moments import PartialMoments
 from speechsim_jax.statistics.sample import Sample
 
 # Of the files; others are refused.
-_FORMAT = 3
+_FORMAT = 4
 _RECORD = "statistics.json"
 _SNAPSHOT = "snapshot.json"
 
