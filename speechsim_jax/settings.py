@@ -158,7 +158,8 @@ class Settings:
     errors_source: Literal["auto", "sample", "reading"] = setting(
         "auto",
         "What standard errors are computed from: a sample of frames; a second reading, of all; "
-        "auto: the sample, and a second reading where one is known to no more than 10 %.",
+        "auto: the sample, and a second reading where half of those of a measure are not known to "
+        "10 %.",
         HOW,
     )
     errors_stride: int = setting(

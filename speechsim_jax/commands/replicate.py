@@ -53,7 +53,8 @@ _SETTINGS = (
 _RESOURCES = (
     "device_memory_gb", "checkpoint_every", "revision", "cache_dir", "local_files_only",
 )  # fmt: skip
-_DEFAULTS = Settings(attention_max_seconds=60)
+# One reading: a claim is over many cells, of which the sample says enough.
+_DEFAULTS = Settings(attention_max_seconds=60, errors_source="sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -458,7 +459,7 @@ def of_preset(
         models=preset.models,
         finetuned=preset.finetuned + finetuned,
         seeds=preset.seeds + seeds,
-        settings=Settings(**(defaults | dict(settings or {}))),
+        settings=dataclasses.replace(_DEFAULTS, **(defaults | dict(settings or {}))),
         published=published or "paper",
         published_as=published_as or dict(preset.published_as),
         split=preset.split if split is None else split,

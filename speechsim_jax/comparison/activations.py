@@ -300,7 +300,7 @@ def _read_again(
     worst = worst_known(result, selection)
     if worst > WELL_KNOWN and once:
         _log.info(
-            "sampled standard errors are known to %.0f %% at worst; %s can be read once only, so "
+            "sampled standard errors are known to %.0f %% (median); %s can be read once only, so "
             "they are not computed from all rows", 100 * worst, once[0],
         )  # fmt: skip
     return worst > WELL_KNOWN and not once

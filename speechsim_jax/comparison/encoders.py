@@ -155,7 +155,7 @@ def _reads_again(read: "_Read", request: Request, result: SimilarityResult) -> b
     if worst <= WELL_KNOWN:
         return False
     least = least_bytes(read.run, read.planned)
-    known = f"{100 * worst:.0f} % at worst" if np.isfinite(worst) else "not at all, some of them"
+    known = f"{100 * worst:.0f} % (median)" if np.isfinite(worst) else "nothing, half of them"
     if least > request.budget_bytes:
         _log.warning(
             "sampled standard errors are known to %s, but %.3g GB of memory are too few for a "

@@ -138,7 +138,7 @@ def merge(
             result = scored_once(target_shard.path, *scoring)
         if (worst := worst_known(result, selection)) > WELL_KNOWN:
             _log.info(
-                "sampled standard errors are known to %.0f %% at worst; merge reads no audio, so "
+                "sampled standard errors are known to %.0f %% (median); merge reads no audio, so "
                 "that there is no second reading", 100 * worst,
             )  # fmt: skip
         log_unknown_errors(result, selection)

@@ -26,8 +26,8 @@ from speechsim_jax.statistics.store import FinishedStatistics
 
 _PACKAGE = "speechsim_jax"
 
-# A sampled standard error that is known worse than this, relatively, is computed from a second
-# reading where one can be made.
+# Where half of the sampled standard errors of a measure are known worse than this, relatively, they
+# are computed from a second reading, if one can be made.
 WELL_KNOWN = 0.1
 
 _CELLS_PER_HEAD = 10
@@ -194,10 +194,13 @@ def with_reading(
 
 
 def worst_known(result: SimilarityResult, selection: MeasureSelection) -> float:
-    """The largest relative error of a sampled standard error of a measure of moments; else 0."""
+    """How well the sampled standard errors of the measure of moments are known that are so least.
+
+    The median of their relative errors over the cells that have any; 0 without such measures.
+    """
     names = [f"{m.name}_se_error" for m in selection.on(MomentsState.kind)]
     found = [result.dataset[name].values for name in names if name in result.dataset]
-    return max((float(np.max(x, initial=0, where=~np.isnan(x))) for x in found), default=0.0)
+    return max((float(np.median(x[x > 0])) for x in found if (x > 0).any()), default=0.0)
 
 
 def log_unknown_errors(result: SimilarityResult, selection: MeasureSelection) -> None:
