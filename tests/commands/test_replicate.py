@@ -263,7 +263,9 @@ def test_flags(tmp_path):
         seeds=(("d", "b"),),
         groups=9,
         published_as={"hubert-base": "a"},
-        settings=Settings(layers=(0, 6, -1), batch_seconds=20, attention_max_seconds=60),
+        settings=Settings(
+            layers=(0, 6, -1), batch_seconds=20, attention_max_seconds=60, errors_source="sample"
+        ),
     )
     tuned = "random:zoo:c:zoo:a,zoo:d:b"
     named = parsed("--models=a,b", f"--finetuned={tuned}", "--audio=s", "--workdir=w")
@@ -274,7 +276,7 @@ def test_flags(tmp_path):
     zoo = parsed("--preset=zoo", "--audio=s", "--workdir=w", "--batch_seconds=20", "--seed=1")
     assert zoo.settings == Settings(
         max_minutes=4, attention_max_seconds=120, rows_per_update=1024, buckets=2,
-        batch_seconds=20, seed=1,
+        batch_seconds=20, seed=1, errors_source="sample",
     )  # fmt: skip
     assert set(paper.untrained or ()) == set(paper.models)
     assert parsed("--models=a,b", "--untrained=none", "--audio=s", "--workdir=w").untrained == ()
