@@ -15,6 +15,7 @@ folder may be in a bucket. Where there are locks, a shard is locked while a proc
 import contextlib
 import dataclasses
 import datetime
+import functools
 import itertools
 import logging
 import os
@@ -73,7 +74,11 @@ class JobFolder:
 
     def __init__(self, path: AnyPath):
         self.path = path
-        self._run = new_run()
+
+    @functools.cached_property
+    def _run(self) -> str:
+        """The name of this run."""
+        return new_run()
 
     def plan(self) -> dict[str, Any] | None:
         """The plan, None if there is none; its "checksum" names it in all other entries.

@@ -135,7 +135,7 @@ def test_devices_gather_rows_along_feature_and_nothing_else():
         found = collectives_of(device.update, state, buffers, np.zeros(8, np.int32))
         assert found == {Collective("all-gather", group) for group in groups}
         hidden, source = hidden_of(0, mesh_of(text), data()), np.zeros(8 * SIZE, np.int32)
-        assert collectives_of(device.pack, buffers, hidden, source) == set()
+        assert collectives_of(device.pack, buffers, hidden, (source,) * len(hidden)) == set()
         # The reference shift is made once: sums over all devices, and rows stay where they are.
         valid = np.ones(8, np.int32)
         found = collectives_of(lambda buffers: device.reference_mean(buffers, valid), buffers)
