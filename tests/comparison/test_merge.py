@@ -216,7 +216,7 @@ def test_what_is_written_is_read(folders, tmp_path):
     record = tmp_path / "copy" / "statistics.json"
     text = record.read_text()
     record.write_text('{"format": 2, "kinds": []}')
-    with pytest.raises(UserError, match="is of format 2, this version reads 3"):
+    with pytest.raises(UserError, match="is of format 2, this version reads 4"):
         store.read(tmp_path / "copy")
     record.write_text(text)
     (tmp_path / "copy" / "sample" / "keys.npy").unlink()

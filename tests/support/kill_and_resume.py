@@ -125,7 +125,7 @@ def _jobs(folder: Path) -> list[Job]:
     ]  # fmt: skip
     commands = {
         "one pass": [*compare, audio],
-        "several passes": [*compare, audio, "--device_memory_gb=0.0033"],
+        "several passes": [*compare, audio, "--device_memory_gb=0.0095"],
         "merge": merge,
     }
     jobs = []
