@@ -1,7 +1,7 @@
 """Standard errors on real speech against bootstraps over speakers.
 
 Two trained encoders of the zoo, three layers of each. A bootstrap draws speakers with replacement,
-with all of their utterances, and compares anew; the spread of its scores is what a standard error
+with all of their utterances, and compares again; the spread of its scores is what a standard error
 estimates. With C speakers a bootstrap's variance is (C - 1) / C of that of the influences, which
 matters with ten.
 """

@@ -117,8 +117,8 @@ def compare_activations(
         (default: `utterances`).
       errors_rows: rows that standard errors are estimated from, at most about.
       errors_source: whether they are estimated from a sample of rows, or the arrays are read a
-        second time ("auto": where the sample does not give each to 10 %). An iterator can be read
-        once only.
+        second time ("auto": where the sample does not give half of those of a measure to 10 %). An
+        iterator can be read once only.
       keep_influence: as in `Output`.
       heldout: whether there are scores that are fitted on one fold of the rows and evaluated on the
         other, NAME_heldout.
@@ -319,8 +319,8 @@ def _given(
             raise UserError(f"given: no representation {key}{did_you_mean(str(key), known)}")
         numbers.append(known.index(str(key)))
     for measure in selection.measures if numbers else ():
-        if measure.statistic != MomentsState.kind:
-            raise UserError(f"{measure.name} has no partial score, as it is not made of moments")
+        if measure.statistic != MomentsState.kind or not measure.partial:
+            raise UserError(f"{measure.name} has no partial score; leave it out, or given")
     return numbers
 
 

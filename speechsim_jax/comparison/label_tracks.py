@@ -51,7 +51,8 @@ def label_track(name: str, labels: Sequence[Any] | np.ndarray, min_share: float 
     array = np.asarray(labels, dtype=object)
     if array.ndim != 1:
         raise UserError(f"labels of {name}: expected one label a row, got shape {array.shape}")
-    if isinstance(min_share, bool) or not 0 <= min_share < 1:
+    number = isinstance(min_share, int | float) and not isinstance(min_share, bool)
+    if not number or not 0 <= min_share < 1:
         raise UserError(f"label_min_share is {min_share!r}; expected a share, at least 0, below 1")
     # NaN differs from itself.
     texts = ["" if label is None or label != label else str(label) for label in array.tolist()]
@@ -69,5 +70,5 @@ def label_track(name: str, labels: Sequence[Any] | np.ndarray, min_share: float 
             f"labels of {name}: {len(classes):,} classes are more than {MOST_CLASSES:,}; "
             "label_min_share leaves rare ones out"
         )
-    number = {text: k for k, text in enumerate(classes)}
-    return RowLabels(name, tuple(classes), np.array([number.get(text, -1) for text in texts]))
+    position = {text: k for k, text in enumerate(classes)}
+    return RowLabels(name, tuple(classes), np.array([position.get(text, -1) for text in texts]))

@@ -233,6 +233,8 @@ class Measure:
       higher_is_closer: False for a distance.
       inflated_by_few_rows: whether it comes out high for any two representations where rows are
         not many times the neurons.
+      partial: of measures on moments, whether there is a score of residuals on given
+        representations.
       influence: of rows on the score of (x, y), x and y different, for its standard error. Of
         measures on moments, of the rows of a `ClusteredSample`; on the sample, of its rows.
       grouped: whether the standard error is over at most 20 groups of clusters: of measures on
@@ -255,6 +257,7 @@ class Measure:
     facts: Callable[[Any], Details] | None = None
     higher_is_closer: bool = True
     inflated_by_few_rows: bool = False
+    partial: bool = True
     influence: Callable[..., Influence] | None = None
     grouped: bool = False
     heldout: Mapping[str, Callable[[Any], float]] = dataclasses.field(default_factory=dict)

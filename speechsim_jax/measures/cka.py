@@ -168,6 +168,7 @@ MEASURES = (
         level="layer",
         summary="linear CKA with the unbiased estimator of HSIC",
         function=lincka_debiased,
+        partial=False,  # its sums of squared norms are not known of residuals
         influence=lincka_debiased_influence,
         symmetric=True,
         limits=(-1.0, 1.0),

@@ -35,6 +35,21 @@ Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
 # Correlations of every neuron with every class are kept up to this size.
 _MOST_BYTES = 2**26
+# Of two representations.
+_OF_TWO = ("concept_agreement", "concept_agreement_chance", "concept_agreement_kappa")
+_DIMS = {
+    "eta2": ("x", "track"),
+    "eta2_global": ("x", "track"),
+    "readability": ("x", "class"),
+    "localisation": ("x", "class"),
+    "localisation_rotated": ("x", "class"),
+    "neuron_eta2": ("x", "neuron", "track"),
+    "neuron_class": ("x", "neuron", "track"),
+    "neuron_class_corr": ("x", "neuron", "track"),
+    "class_corr": ("x", "neuron", "class"),
+    **dict.fromkeys(_OF_TWO, ("x", "y", "track")),
+}
+_ENDINGS = ("_error", "_se", "_heldout")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +217,7 @@ def concepts(finished: Mapping[str, Any], labels: Sequence[LabelTrack]) -> Extra
     representations = moments.representations
     of_labels = {track.number for track in labels}
     layers = [k for k in range(len(representations)) if k not in of_labels]
-    arrays = _Arrays(moments, layers, labels)
+    arrays = _Arrays(moments, labels)
     rows, clusters = _rows(finished)
 
     def of_layer(k: int) -> list[dict[str, np.ndarray | float]]:
@@ -214,12 +229,11 @@ def concepts(finished: Mapping[str, Any], labels: Sequence[LabelTrack]) -> Extra
                 arrays.put(name, k, number, value)
     pairs = [(i, j) for i in layers for j in layers if i != j]
     matches = map_in_threads(lambda pair: _best_matches(moments, *pair), pairs)
-    names = ("concept_agreement", "concept_agreement_chance", "concept_agreement_kappa")
     of_neuron = arrays.values["neuron_class"]
     for (i, j), winner in zip(pairs, matches):
         for number in range(len(labels)):
             ours, theirs = of_neuron[i, : len(winner), number], of_neuron[j, :, number]
-            for name, value in zip(names, agreement(ours, theirs, winner), strict=True):
+            for name, value in zip(_OF_TWO, agreement(ours, theirs, winner), strict=True):
                 arrays.values[name][i, j, number] = value
     return arrays.extras()
 
@@ -229,40 +243,41 @@ class _Arrays:
 
     Args:
       moments: of all representations.
-      layers: numbers of those that are no label tracks.
       labels: the label tracks.
     """
 
-    def __init__(
-        self, moments: FinishedMoments, layers: Sequence[int], labels: Sequence[LabelTrack]
-    ):
+    def __init__(self, moments: FinishedMoments, labels: Sequence[LabelTrack]):
         self._labels = labels
-        self._starts = np.cumsum([0, *(len(track.classes) for track in labels)])
-        count = len(moments.representations)
+        ends = np.cumsum([len(track.classes) for track in labels]).tolist()
+        self._classes = [slice(a, b) for a, b in zip([0, *ends], ends)]
+        widths = [representation.width for representation in moments.representations]
+        # As long as the same dimension of other arrays of a result.
         self._sizes = {
-            "x": count, "y": count, "track": len(labels), "class": int(self._starts[-1]),
-            "neuron": max((moments.representations[k].width for k in layers), default=1),
+            "x": len(widths), "y": len(widths), "neuron": max(widths), "track": len(labels),
+            "class": ends[-1],
         }  # fmt: skip
-        self._dims: dict[str, tuple[str, ...]] = {}
         self.values: dict[str, np.ndarray] = {}
-        self._add("neuron_class", ("x", "neuron", "track"), "i4")
-        for name in ("concept_agreement", "concept_agreement_chance", "concept_agreement_kappa"):
-            self._add(name, ("x", "y", "track"))
+        corr = 8 * self._sizes["x"] * self._sizes["neuron"] * self._sizes["class"]
+        for name in _DIMS:
+            if name != "class_corr" or corr <= _MOST_BYTES:
+                self._add(name, -1 if name == "neuron_class" else float("nan"))
 
-    def _add(self, name: str, dims: tuple[str, ...], dtype: str = "f8") -> None:
-        shape = [self._sizes[dim] for dim in dims]
-        self._dims[name] = dims
-        self.values[name] = np.full(shape, -1 if dtype == "i4" else np.nan, dtype)
+    def _add(self, name: str, missing: float | int) -> None:
+        shape = [self._sizes[dim] for dim in _dims(name)]
+        dtype = np.float64 if np.isnan(missing) else np.int32
+        self.values[name] = np.full(shape, missing, dtype)
 
     def put(self, name: str, layer: int, track: int, value: np.ndarray | float) -> None:
         """Put what is known of a layer and a track into its place."""
-        neurons = ("neuron",) if name.startswith("neuron") or name == "class_corr" else ()
-        of_track = name.startswith(("eta2", "neuron"))
+        value = np.asarray(value)
         if name not in self.values:
-            self._add(name, ("x", *neurons, "track" if of_track else "class"))
-        start, end = self._starts[track : track + 2]
-        place = (slice(len(np.atleast_1d(value))),) if neurons else ()
-        self.values[name][(layer, *place, track if of_track else slice(start, end))] = value
+            if name in _DIMS:
+                return  # too large to be kept
+            self._add(name, float("nan"))
+        places = {"x": layer, "track": track, "class": self._classes[track]}
+        if "neuron" in _dims(name):
+            places["neuron"] = slice(len(value))
+        self.values[name][tuple(places[dim] for dim in _dims(name))] = value
 
     def extras(self) -> Extras:
         """Names, dimensions and values."""
@@ -271,11 +286,14 @@ class _Arrays:
             "track": (("track",), np.array([track.name for track in self._labels])),
             "class": (("class",), np.array(names)),
         }
-        return found | {
-            name: (self._dims[name], values)
-            for name, values in self.values.items()
-            if name != "class_corr" or values.nbytes <= _MOST_BYTES
-        }
+        return found | {name: (_dims(name), values) for name, values in self.values.items()}
+
+
+def _dims(name: str) -> tuple[str, ...]:
+    """The dimensions of an array; NAME_se and NAME_heldout have those of NAME."""
+    for ending in _ENDINGS:
+        name = name.removesuffix(ending)
+    return _DIMS[name]
 
 
 def _rows(

@@ -18,7 +18,7 @@ NEIGHBOURS = 10
 # Cosines and correlations that agree to so many decimals are ties: what follows is rounding, which
 # would otherwise order rows that are equal.
 _DECIMALS = 12
-# How finely the ranks of dissimilarities are told apart where rows move them.
+# How finely the ranks of dissimilarities are distinguished where rows move them.
 _BINS = 256
 # The neighbours of a row within half of the sample are first looked for among so many.
 _CLOSE = 160

@@ -244,7 +244,12 @@ class SimilarityResult:
         Raises:
             UserError: the result has no such measure.
         """
-        return json.loads(self.matrix(measure).attrs["definition"])
+        attrs = self.matrix(measure).attrs
+        if "definition" not in attrs:
+            raise UserError(
+                f"{measure} is no measure of this result; they are: {', '.join(self.measures)}"
+            )
+        return json.loads(attrs["definition"])
 
     def matrix(self, measure: str) -> xr.DataArray:
         """The matrix of one measure, labelled.
@@ -252,15 +257,17 @@ class SimilarityResult:
         Args:
             measure: its name; "NAME_se" for the standard errors of measure NAME, "NAME_heldout"
                 for its held-out scores, "NAME_null", "NAME_null_std", "NAME_calibrated" and
-                "NAME_p" for what a null says of them.
+                "NAME_p" for what a null says of them; "eta2", "readability" and the like for what
+                representations know of labels (docs/concepts.md).
 
         Returns:
-            The scores of row x with column y, or what is asked for of them.
+            The scores of row x with column y, or what is asked for of them; of labels [x, track],
+            [x, class] or [x, y, track].
 
         Raises:
             UserError: the result has no such measure, or it is a ranking.
         """
-        if measure not in self.measures and measure not in self._of_scores:
+        if measure not in (*self.measures, *self._of_scores, *self._of_labels):
             if (ranking := f"{measure}_neuron") in self.dataset:
                 raise UserError(f"{measure} is a ranking of neurons: result.dataset[{ranking!r}]")
             raise UserError(
@@ -285,9 +292,13 @@ class SimilarityResult:
         return tuple(
             name
             for name, v in self._variables.items()
-            if (v.dims in (REPRESENTATION_DIMS, ATTENTION_DIMS) or _OF_LABELS & set(v.dims))
-            and name not in measures
+            if v.dims in (REPRESENTATION_DIMS, ATTENTION_DIMS) and name not in measures
         )
+
+    @property
+    def _of_labels(self) -> tuple[str, ...]:
+        """Names of what is known of label tracks and their classes."""
+        return tuple(name for name, v in self._variables.items() if _OF_LABELS & set(v.dims))
 
     def standard_error(self, measure: str) -> xr.DataArray:
         """Standard errors of the scores of a measure, over speakers or utterances.
@@ -668,6 +679,9 @@ class SimilarityResult:
             UserError: an unknown measure or model.
         """
         matrix = self.matrix(measure)
+        if matrix.dims not in (REPRESENTATION_DIMS, ATTENTION_DIMS):
+            dims = ", ".join(map(str, matrix.dims))
+            raise UserError(f"{measure} is [{dims}], and has no block of two models")
         positions = {}
         for dim, model in zip(matrix.dims, (x_model, y_model), strict=True):
             positions[dim] = np.flatnonzero(matrix[f"{dim}_model"].values == model)

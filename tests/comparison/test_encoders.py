@@ -18,11 +18,6 @@ from tests.support.small_models import MODELS, QUICK, waves
 
 
 @pytest.fixture(scope="module")
-def encoders() -> list[ss.SpeechEncoder]:
-    return [ss.load_encoder(folder) for folder in MODELS]
-
-
-@pytest.fixture(scope="module")
 def rows(encoders) -> dict[tuple[str, int], np.ndarray]:
     """Every representation's frames, each utterance encoded alone."""
     states_of: dict[tuple[str, int], list[np.ndarray]] = {}

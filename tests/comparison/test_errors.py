@@ -12,17 +12,12 @@ from speechsim_jax.inference.clusters import cluster, cluster_for_folds
 from speechsim_jax.pipeline import one_pass
 from speechsim_jax.pipeline.accumulators import Accumulators
 from tests.support.same_result import assert_same_result
-from tests.support.small_models import MODELS, QUICK, of_speakers, waves
+from tests.support.small_models import QUICK, of_speakers, waves
 from tests.support.tolerances import ERRORS_RELATIVE, ERRORS_RELATIVE_BATCHES
 
 MEASURES = "maxcorr,linreg,lincka,svcca"
 SETTINGS = QUICK | {"measures": MEASURES, "heldout": True}
 SPEAKERS = 11
-
-
-@pytest.fixture(scope="module")
-def encoders() -> list[ss.SpeechEncoder]:
-    return [ss.load_encoder(folder) for folder in MODELS]
 
 
 @pytest.fixture(scope="module")

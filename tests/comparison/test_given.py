@@ -101,7 +101,7 @@ def test_float32():
         (["lincka"], ["y"], "no representation y/0"),
         (["lincka"], "z", "a list"),
         (["rsa"], ["z"], "rsa has no partial score"),
-        (["lincka_debiased"], ["z"], "lincka_debiased"),
+        (["lincka_debiased"], ["z"], "lincka_debiased has no partial score"),
         (["lincka"], ["a", "b", "c", "z"], "not all"),
     ],
 )

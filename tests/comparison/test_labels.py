@@ -93,8 +93,8 @@ def test_concepts_in_single_neurons_are_localised_and_agree():
     result = compared(x, y, label)
     assert (result.matrix("readability")[:2] > 0.95).all()
     assert (result.matrix("localisation")[:2] > 0.97).all()
-    told = result.dataset["neuron_class_corr"].values[0, :, 0]
-    assert np.sum(told > 0.9) == CLASSES
+    strongest = result.dataset["neuron_class_corr"].values[0, :, 0]
+    assert np.sum(strongest > 0.9) == CLASSES
     # The other neurons say nothing: their class, and so their agreement, is chance.
     classes = result.dataset["neuron_class"].values[:2, :, 0]
     best = [int(np.argmax(np.abs(np.corrcoef(x[:, k], y.T)[0, 1:]))) for k in range(CLASSES)]
@@ -268,3 +268,41 @@ def test_a_class_of_one_fold_has_no_held_out_score():
     held = result.matrix("readability_heldout").sel(x="a/0")
     assert np.isnan(held.sel({"class": "of/first"}))
     assert np.isfinite(held.drop_sel({"class": "of/first"})).all()
+
+
+# --- what else reads a result ---
+
+
+def test_more_classes_than_neurons_and_everything_that_is_made_of_a_result(tmp_path):
+    rng = np.random.default_rng(0)
+    x, word = rng.standard_normal((1200, 5)), rng.integers(0, 40, 1200)
+    result = ss.compare_activations(
+        {"a/0": x, "a/1": x[:, ::-1], "b": rng.standard_normal((1200, 7))}, ["maxcorr", "linreg"],
+        labels={"word": word}, errors=True, groups=np.repeat(np.arange(12), 100), heldout=True,
+    )  # fmt: skip
+    assert result.dataset["class_corr"].shape == (4, 40, 40)
+    assert np.isnan(result.dataset["class_corr"].sel(x="a/0")[5:]).all()
+    assert "linreg" in result.summary() and "eta2" not in result.to_dataframe().columns
+    result.to_csv(tmp_path / "scores.csv")
+    ss.write_report(result, tmp_path / "report.html")
+    assert result.select("a").matrix("eta2").shape == (2, 1)
+
+
+def test_constant_layers_know_nothing():
+    constant = ss.compare_activations(
+        {"a": np.ones((200, 3)), "b": np.zeros((200, 3))},
+        ["lincka"],
+        labels={"of": np.arange(200) % 3},
+    )
+    assert np.isnan(constant.matrix("eta2")).all()
+    assert (constant.dataset["neuron_class"] == -1).all()
+
+
+def test_what_is_no_measure_is_said(result):
+    for what in (result.definition, lambda name: ss.plot(result, name)):
+        with pytest.raises(UserError, match="eta2 is no measure"):
+            what("eta2")
+    with pytest.raises(UserError, match="no block"):
+        result.block("eta2", "a", "b")
+    with pytest.raises(UserError, match="label_min_share"):
+        ss.compare_activations(INPUTS, ["lincka"], labels={"phone": LABEL}, label_min_share=1.5)

@@ -9,18 +9,13 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from tests.support.same_result import assert_same_result
-from tests.support.small_models import MODELS, QUICK, of_speakers
+from tests.support.small_models import QUICK, of_speakers
 
 MEASURES = "maxcorr,linreg,lincka,svcca"
 SETTINGS = QUICK | {"measures": MEASURES, "null_draws": 2, "max_seconds": 1, "errors": "none"}
 NULLS = ("shift", "swap")
 # Of scores of float32 sums by another way.
 BAR = 5e-5
-
-
-@pytest.fixture(scope="module")
-def encoders() -> list[ss.SpeechEncoder]:
-    return [ss.load_encoder(folder) for folder in MODELS]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import influence_sums
 from tests.support.same_result import assert_same_result
-from tests.support.small_models import MODELS, QUICK, of_speakers
+from tests.support.small_models import QUICK, of_speakers
 
 SETTINGS = QUICK | {"measures": "maxcorr,linreg,lincka,svcca"}
 FEW = {"errors_rows": 200}
@@ -17,11 +17,6 @@ FEW = {"errors_rows": 200}
 
 class Killed(Exception):
     """Stands for whatever ends a run."""
-
-
-@pytest.fixture(scope="module")
-def encoders() -> list[ss.SpeechEncoder]:
-    return [ss.load_encoder(folder) for folder in MODELS]
 
 
 @pytest.fixture(scope="module")

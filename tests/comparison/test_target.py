@@ -15,17 +15,12 @@ from speechsim_jax.inference.clusters import cluster
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.settings import Settings
 from tests.support.same_result import assert_same_result
-from tests.support.small_models import MODELS, QUICK, of_speakers
+from tests.support.small_models import QUICK, of_speakers
 
 SETTINGS = QUICK | {
     "measures": "maxcorr,lincka,pwcca", "sample_frames": 100, "errors_source": "sample",
 }  # fmt: skip
 TARGET = 0.012
-
-
-@pytest.fixture(scope="module")
-def encoders() -> list[ss.SpeechEncoder]:
-    return [ss.load_encoder(folder) for folder in MODELS]
 
 
 @pytest.fixture(scope="module")

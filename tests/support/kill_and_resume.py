@@ -12,6 +12,7 @@ complete is repeated.
 
 import argparse
 import collections
+import itertools
 import json
 import os
 import random
@@ -261,6 +262,8 @@ def _difference(
 
 def _repeated(before: set[str], log: Sequence[str]) -> str | None:
     """Whether the resumed run has read again what was complete."""
+    # A second reading for standard errors comes after the passes, and may be resumed, too.
+    log = list(itertools.takewhile(lambda m: "read a second time" not in m, log))
     batches = {}
     for name in before:
         number, _, rest = name.partition(".")
