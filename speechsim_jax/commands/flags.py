@@ -315,7 +315,7 @@ def present_values(values: flags.FlagValues, record: type) -> dict[str, Any]:
 def _value(flag: flags.Flag, field: dataclasses.Field, hint: Any) -> Any:
     """A flag's value in the type of its field. Raises UserError."""
     value = flag.value
-    if field.default is REQUIRED and not value:
+    if field.default is REQUIRED and not value and value != 0:
         raise UserError(f"--{flag.name} is required; see --help")
     if isinstance(value, list):
         text = ",".join(value)

@@ -150,4 +150,4 @@ def test_the_command(tmp_path, capsys):
         assert rows[1][1:5] == ["median", "0.03", "90.0", "1.50"]
     assert_mistake(call(capsys, "plan", str(tmp_path / "no.nc"), "--target_se=0.01"), "no.nc")
     assert_mistake(call(capsys, "plan", str(tmp_path)), "--target_se")
-    assert_mistake(call(capsys, "plan", str(tmp_path), "--target_se=0"), "target_se")
+    assert_mistake(call(capsys, "plan", str(tmp_path), "--target_se=0"), "expected more than 0")
