@@ -40,6 +40,7 @@ class MeasureSelection(NamedTuple):
       errors: whether they have standard errors, where these are known.
       heldout: whether they have held-out scores, where these are defined.
       null: whether they have scores of rows that do not belong together; of measures on moments.
+      labels: whether there are label tracks, and what is known of them.
     """
 
     measures: tuple[Measure, ...]
@@ -47,6 +48,7 @@ class MeasureSelection(NamedTuple):
     errors: bool = False
     heldout: bool = False
     null: bool = False
+    labels: bool = False
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -57,10 +59,12 @@ class MeasureSelection(NamedTuple):
     def accumulated(self) -> tuple[str, ...]:
         """The kinds of statistics that are accumulated for them."""
         kinds = list(self.statistics)
-        if self.heldout and self.with_heldout:
+        if self.labels and MomentsState.kind not in kinds:
+            kinds.insert(0, MomentsState.kind)
+        if self.heldout and (self.with_heldout or self.labels):
             # From which the moments of all rows come, too.
             kinds[kinds.index(MomentsState.kind)] = FoldedMoments.kind
-        if self.errors and self.with_influence:
+        if self.errors and (self.with_influence or self.labels):
             kinds.append(ClusteredSample.kind)
         if self.null and self.on(MomentsState.kind):
             kinds.append(NullMoments.kind)

@@ -55,6 +55,8 @@ class PassSetup:
       selection: the measures that read them.
       encoders: the models of this pass.
       layers: hidden states that are compared, by model; attention layer l makes hidden state l.
+      tracks: width of each track, which follow the models.
+      frames_of: how many frames so many samples give.
       indices: of each representation among those of all passes, ascending.
       tiles: the layer pairs of this pass.
       settings: of the comparison.
@@ -72,6 +74,8 @@ class PassSetup:
     selection: MeasureSelection
     encoders: tuple[SpeechEncoder, ...]
     layers: tuple[tuple[int, ...], ...]
+    tracks: tuple[int, ...]
+    frames_of: Callable[[np.ndarray], np.ndarray]
     indices: tuple[LayerIndex, ...]
     tiles: tuple[Tile, ...]
     settings: Settings
@@ -86,10 +90,13 @@ class PassSetup:
 
     @property
     def shapes(self) -> tuple[ModelShape, ...]:
-        """Layers and width of each model."""
-        return tuple(
-            ModelShape(len(layers), encoder.config.hidden_size)
-            for encoder, layers in zip(self.encoders, self.layers)
+        """Layers and width of each model, and then of each track."""
+        return (
+            *(
+                ModelShape(len(layers), encoder.config.hidden_size)
+                for encoder, layers in zip(self.encoders, self.layers)
+            ),
+            *(ModelShape(1, width) for width in self.tracks),
         )
 
     @property
@@ -252,7 +259,6 @@ class Accumulators:
     def __init__(self, setup: PassSetup):
         kinds = setup.selection.accumulated
         self._setup = setup
-        self._config = setup.encoders[0].config
         self._by_kind = {kind: _FACTORIES[kind](setup) for kind in kinds}
         self._reads_attention = AttentionState.kind in kinds
 
@@ -260,13 +266,13 @@ class Accumulators:
         """Add a batch.
 
         Args:
-          activations: of every model, hidden states pooled.
+          activations: of every model and track, hidden states pooled.
           lengths: samples of each utterance.
           rows: the frames that are rows.
         """
         attention, frames = None, None
         if self._reads_attention:
-            frames = np.asarray(self._config.frames(lengths), np.int32)
+            frames = np.asarray(self._setup.frames_of(lengths), np.int32)
             for row, utterance in enumerate(rows.utterances):
                 frames[row] *= utterance in self._setup.attention_ids
             if frames.any():

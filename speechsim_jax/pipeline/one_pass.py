@@ -26,6 +26,7 @@ from jaxtyping import Array, Float32, Int32
 from speechsim_jax.array_types import Lengths
 from speechsim_jax.audio import batching
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped, log_skipped
+from speechsim_jax.audio.tracks import Track
 from speechsim_jax.errors import UserError, counted
 from speechsim_jax.inference.clusters import GROUPS, Clustering
 from speechsim_jax.inference.standard_errors import LEAST_CLUSTERS
@@ -37,13 +38,15 @@ from speechsim_jax.pipeline import frame_choice
 from speechsim_jax.pipeline.accumulators import Accumulators, PassSetup
 from speechsim_jax.pipeline.frame_choice import FrameChoice
 from speechsim_jax.pipeline.job_folder import ShardFolder
-from speechsim_jax.pipeline.plan import Pass
+from speechsim_jax.pipeline.plan import NeededLayers, Pass
+from speechsim_jax.pipeline.track_rows import TrackRows
 from speechsim_jax.runtime.mesh import place_batch
 from speechsim_jax.runtime.shards import Shard, shares
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics import attention_sums
 from speechsim_jax.statistics.accumulator import BatchRows, Snapshot
 from speechsim_jax.statistics.clustered_sample import ClusterChoice, choose
+from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.null_rows import swap_partners, swap_ring
 from speechsim_jax.statistics.store import PassStatistics
 from speechsim_jax.statistics.swapped_moments import SwapPlan
@@ -85,6 +88,7 @@ class ComparisonRun:
       progress: whether a bar is shown.
       clustering: what standard errors are taken over.
       clustering_of_folds: what folds are made of.
+      tracks: features and labels that are compared, too.
       step: the part of the corpus that is read; None for all of it.
     """
 
@@ -101,7 +105,33 @@ class ComparisonRun:
     progress: bool
     clustering: Clustering
     clustering_of_folds: Clustering
+    tracks: tuple[Track, ...] = ()
     step: Step | None = None
+
+    @property
+    def shapes(self) -> tuple[ModelShape, ...]:
+        """Layers and width of each model, and then of each track."""
+        return (
+            *(
+                ModelShape(len(layers), encoder.config.hidden_size)
+                for encoder, layers in zip(self.encoders, self.layers)
+            ),
+            *(ModelShape(1, track.width) for track in self.tracks),
+        )
+
+    def needed(
+        self, models: Sequence[NeededLayers]
+    ) -> tuple[list[NeededLayers], tuple[Track, ...]]:
+        """The encoders and the tracks among models that are numbered as in `shapes`."""
+        count = len(self.encoders)
+        return (
+            [needed for needed in models if needed.model < count],
+            tuple(self.tracks[needed.model - count] for needed in models if needed.model >= count),
+        )
+
+    def track_rows(self, tracks: tuple[Track, ...]) -> TrackRows:
+        """What computes the rows of tracks."""
+        return TrackRows(tracks, self.encoders[0].config, self.mesh)
 
     @functools.cached_property
     def expected_rows(self) -> dict[str, int]:
@@ -304,8 +334,9 @@ def run_pass(
     Raises:
       UserError: a hidden state that is NaN or inf, or audio that has changed since an earlier pass.
     """
-    layers = tuple(tuple(run.layers[n.model][l] for l in n.layers) for n in pass_.models)
-    placed = tuple(forward.on_devices(encoders[n.model], run.mesh, n.depth) for n in pass_.models)
+    of_encoders, tracks = run.needed(pass_.models)
+    layers = tuple(tuple(run.layers[n.model][l] for l in n.layers) for n in of_encoders)
+    placed = tuple(forward.on_devices(encoders[n.model], run.mesh, n.depth) for n in of_encoders)
     attention_ids = run.attention_ids
     if not pass_.selection.without_attention.measures:
         sources = tuple(source for source in corpus.sources if source.id in attention_ids)
@@ -315,6 +346,8 @@ def run_pass(
             selection=pass_.selection,
             encoders=placed,
             layers=layers,
+            tracks=tuple(track.width for track in tracks),
+            frames_of=run.encoders[0].config.frames,
             indices=tuple((n.model, l) for n in pass_.models for l in n.layers),
             tiles=pass_.local_tiles,
             settings=run.settings,
@@ -333,7 +366,8 @@ def run_pass(
     if corpus.sources:
         _compile(placed, outputs, run)
     checkpoints = shard and _Checkpoints(shard, number, run.on_cpu)
-    counts = _read_corpus(run, placed, outputs, corpus, accumulators, checkpoints, expected)
+    rows = run.track_rows(tracks)
+    counts = _read_corpus(run, placed, outputs, rows, corpus, accumulators, checkpoints, expected)
     return accumulators.result(), counts
 
 
@@ -384,7 +418,8 @@ def read_all_layers(
     outputs = [run.outputs(of_model, attention=False) for of_model in run.layers]
     _compile(placed, outputs, run)
     checkpoints = shard and _Checkpoints(shard, 1, run.on_cpu)
-    _read_corpus(run, placed, outputs, corpus, sink, checkpoints, expected)
+    rows = run.track_rows(run.tracks)
+    _read_corpus(run, placed, outputs, rows, corpus, sink, checkpoints, expected)
 
 
 def _compile(
@@ -419,6 +454,7 @@ def _read_corpus(
     run: ComparisonRun,
     encoders: Sequence[SpeechEncoder],
     outputs: Sequence[Outputs],
+    track_rows: TrackRows,
     corpus: Corpus,
     accumulators: BatchSink,
     checkpoints: "_Checkpoints | None",
@@ -443,18 +479,20 @@ def _read_corpus(
         batches = batching.batches(
             corpus,
             run.buckets,
-            min_samples=encoders[0].config.window_samples,
+            min_samples=run.encoders[0].config.window_samples,
             strict=run.settings.strict,
             on_skip=on_skip,
             on_note=tally.note,
+            attach=track_rows.of_piece if track_rows.tracks else None,
             start=cursor,
         )
         for step, batch in enumerate(batches, start=done + 1):
             batch = batching.pad_to_multiple(batch, run.mesh.size)
             activations = _encode(run, encoders, outputs, batch)
-            frames = activations[0].frame_mask.shape[1]
+            frames = int(run.encoders[0].config.frames(batch.samples.shape[1]))
             first_bad = [_first_bad_frame(model) for model in activations]
             checks.append(FiniteCheck(names, batch.ids, frames, first_bad))
+            activations += track_rows.of_batch(batch, frames)
             chosen = run.choice.of(batch, frames)
             activations = [frame_choice.pooled(model, chosen) for model in activations]
             accumulators.append(activations, batch.lengths, chosen.rows)
