@@ -84,6 +84,7 @@ class Source:
         part: Whether the utterance is a part of the file, from `offset_seconds` on.
         unusable: Why it cannot be read, if that is known without opening it.
         channel: Which channel is read, from 0 on; None for the mean of all.
+        columns: What else a manifest or dataset says of it, by column: "gender", "accent".
     """
 
     id: str
@@ -99,6 +100,7 @@ class Source:
     part: bool = False
     unusable: str = ""
     channel: int | None = None
+    columns: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def stamp(self) -> list[Any]:
         """What tells cheaply that the audio was replaced: of a file, size and time of change."""

@@ -31,6 +31,8 @@ class Layout:
             its name for "*", without suffixes.
         tables: Manifests that know speakers and transcripts by the name of the file, relative to
             its folder; the first that names a file counts.
+        gender: (file, speaker) -> "female" or "male", "" if it is not known; None if the layout
+            does not say.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Layout:
     transcript: Callable[[Path, Path], str] | None = None
     alignments: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
+    gender: Callable[[Path, str], str] | None = None
 
     def match(self, path: PurePosixPath) -> re.Match[str] | None:
         """The match of a path, None if the file is not of this layout."""
