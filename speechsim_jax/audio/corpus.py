@@ -17,6 +17,7 @@ import soxr
 from jaxtyping import Float32, Shaped
 
 from speechsim_jax.audio import mp3_frames, stated_length
+from speechsim_jax.audio.columns import Columns
 from speechsim_jax.audio.paths import is_file
 from speechsim_jax.errors import UserError, counted, printable
 
@@ -100,7 +101,7 @@ class Source:
     part: bool = False
     unusable: str = ""
     channel: int | None = None
-    columns: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    columns: Mapping[str, str] = field(default_factory=Columns, repr=False, compare=False)
 
     def stamp(self) -> list[Any]:
         """What tells cheaply that the audio was replaced: of a file, size and time of change."""

@@ -30,6 +30,7 @@ from speechsim_jax.audio.alignments import (
     alignments_of,
     without_misfits,
 )
+from speechsim_jax.audio.columns import GENDER
 from speechsim_jax.audio.corpus import Corpus, Skipped, Source
 from speechsim_jax.audio.corpus_layouts import recognise
 from speechsim_jax.audio.label_classes import classes_of
@@ -37,7 +38,7 @@ from speechsim_jax.audio.paths import looked_up
 from speechsim_jax.audio.tracks import Piece, Track
 from speechsim_jax.errors import UserError, counted, did_you_mean
 
-SPEAKER, GENDER = "speaker", "gender"
+SPEAKER = "speaker"
 _TIERS_OF = {"phone": ("phn",), "word": ("wrd",)}  # as TIMIT calls them
 
 log = logging.getLogger(__name__)
