@@ -164,7 +164,7 @@ def _starts(centres: _Centres, window: int) -> Int[np.ndarray, " frame"]:
 
 def _windows(
     samples: _Samples, starts: Int[np.ndarray, " frame"], length: int
-) -> Float32[np.ndarray, "frame sample"]:
+) -> Float32[np.ndarray, "frame window"]:
     before = max(0, -int(starts.min()))
     after = max(0, int(starts.max()) + length - len(samples))
     padded = np.pad(samples, (before, after)) if before or after else samples
@@ -212,7 +212,7 @@ def _loudest(samples: _Samples) -> float:
 
 
 def _voiced(
-    windows: Float32[np.ndarray, "frame sample"],
+    windows: Float32[np.ndarray, "frame window"],
     periods: Int[np.ndarray, " frame"],
     loudest: float,
 ) -> Bool[np.ndarray, " frame"]:
