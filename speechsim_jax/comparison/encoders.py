@@ -294,7 +294,9 @@ def _prepared(
     sources = _sources(models)
     audio_ = _choose(audio, request, len(sources))
     tracks = open_tracks(request.settings, request.functions, audio_.corpus)
-    return _comparison_run(_load(sources, request), audio_, tracks, request), audio_
+    run = _comparison_run(_load(sources, request), audio_, tracks, request)
+    _compared(run).with_given(request.settings.given, request.selection)  # names are checked first
+    return run, audio_
 
 
 def _read_run(
