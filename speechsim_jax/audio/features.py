@@ -31,7 +31,8 @@ from speechsim_jax.audio.tracks import Piece, Track
 from speechsim_jax.errors import UserError, did_you_mean
 
 _WINDOW_SAMPLES = 400  # 25 ms
-_FLOOR_POWER = 1e-10  # -100 dB: below what 16 bits hold
+_FLOOR_DB = -100.0  # below what 16 bits hold
+_FLOOR_POWER = 10 ** (_FLOOR_DB / 10)
 _LOGMEL_BANDS = 80
 
 _MFCC_BANDS, _COEFFICIENTS, _DELTA_HOP_SAMPLES = 40, 13, 160
@@ -164,7 +165,7 @@ def _starts(centres: _Centres, window: int) -> Int[np.ndarray, " frame"]:
 
 def _windows(
     samples: _Samples, starts: Int[np.ndarray, " frame"], length: int
-) -> Float32[np.ndarray, "frame sample"]:
+) -> Float32[np.ndarray, "frame window"]:
     before = max(0, -int(starts.min()))
     after = max(0, int(starts.max()) + length - len(samples))
     padded = np.pad(samples, (before, after)) if before or after else samples
@@ -185,7 +186,8 @@ def _mel_power(
 
 
 def _decibels(power: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    return 10 * np.log10(np.maximum(power, np.float32(_FLOOR_POWER)))
+    # The inner floor is for the logarithm of 0 alone: in float32, 1e-10 is not quite -100 dB.
+    return np.maximum(10 * np.log10(np.maximum(power, _FLOOR_POWER / 2)), _FLOOR_DB)
 
 
 @functools.cache
@@ -212,7 +214,7 @@ def _loudest(samples: _Samples) -> float:
 
 
 def _voiced(
-    windows: Float32[np.ndarray, "frame sample"],
+    windows: Float32[np.ndarray, "frame window"],
     periods: Int[np.ndarray, " frame"],
     loudest: float,
 ) -> Bool[np.ndarray, " frame"]:
@@ -270,7 +272,7 @@ class FeatureTrack:
 
 
 _SHORT = {"window_seconds": _WINDOW_SAMPLES / SAMPLE_RATE_HZ, "window": "hann"}
-_DECIBELS = {"unit": "dB", "floor_db": 10 * math.log10(_FLOOR_POWER)}
+_DECIBELS = {"unit": "dB", "floor_db": _FLOOR_DB}
 FEATURES: Mapping[str, FeatureTrack] = {
     track.name: track
     for track in (
