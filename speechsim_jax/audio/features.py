@@ -31,7 +31,8 @@ from speechsim_jax.audio.tracks import Piece, Track
 from speechsim_jax.errors import UserError, did_you_mean
 
 _WINDOW_SAMPLES = 400  # 25 ms
-_FLOOR_POWER = 1e-10  # -100 dB: below what 16 bits hold
+_FLOOR_DB = -100.0  # below what 16 bits hold
+_FLOOR_POWER = 10 ** (_FLOOR_DB / 10)
 _LOGMEL_BANDS = 80
 
 _MFCC_BANDS, _COEFFICIENTS, _DELTA_HOP_SAMPLES = 40, 13, 160
@@ -185,7 +186,8 @@ def _mel_power(
 
 
 def _decibels(power: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    return 10 * np.log10(np.maximum(power, np.float32(_FLOOR_POWER)))
+    # The inner floor is for the logarithm of 0 alone: in float32, 1e-10 is not quite -100 dB.
+    return np.maximum(10 * np.log10(np.maximum(power, _FLOOR_POWER / 2)), _FLOOR_DB)
 
 
 @functools.cache
@@ -270,7 +272,7 @@ class FeatureTrack:
 
 
 _SHORT = {"window_seconds": _WINDOW_SAMPLES / SAMPLE_RATE_HZ, "window": "hann"}
-_DECIBELS = {"unit": "dB", "floor_db": 10 * math.log10(_FLOOR_POWER)}
+_DECIBELS = {"unit": "dB", "floor_db": _FLOOR_DB}
 FEATURES: Mapping[str, FeatureTrack] = {
     track.name: track
     for track in (

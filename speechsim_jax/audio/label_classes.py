@@ -8,9 +8,7 @@ MOST_CLASSES = 2000
 """Of a label track: each is a column, and pairs of columns are summed."""
 
 
-def classes_of(
-    name: str, amounts: Mapping[str, float | int], min_share: float | int
-) -> tuple[str, ...]:
+def classes_of(name: str, amounts: Mapping[str, int], min_share: float | int) -> tuple[str, ...]:
     """The labels that are classes, by amount and then by name.
 
     Args:
