@@ -536,6 +536,8 @@ def _identity(run: ComparisonRun, audio_: ChosenAudio) -> dict[str, Any]:
     later = ("rank_tolerance", "strict", "errors_source", "errors_stride", "target_se", "target_of")
     for name in later:
         del settings[name]
+    if not settings["exemplars"]:  # as in jobs that were stored before there were any
+        del settings["exemplars"]
     versions = provenance.record()["versions"]
     return {
         "audio": audio_.corpus.fingerprint(),
@@ -672,6 +674,7 @@ def _comparison_run(
             errors=clustering.over != "none" and settings.errors_source != "reading",
             heldout=settings.heldout,
             null=settings.null != "none",
+            exemplars=settings.exemplars > 0,
         ),
         settings=settings,
         corpus=corpus,

@@ -44,6 +44,7 @@ from speechsim_jax.statistics.store import FinishedStatistics, PassStatistics
 _MAY_DIFFER = (
     "audio", "versions", "alignments", "max_minutes", "batch_seconds", "buckets",
     "rows_per_update", "attention_max_seconds", "statistics", "attention", "errors_rows",
+    "exemplars",
 )  # fmt: skip
 _NOT_SAMPLED = {
     "over": "none",
