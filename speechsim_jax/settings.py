@@ -219,6 +219,14 @@ class Settings:
     target_of: Literal["largest", "median"] = setting(
         "largest", "Of each measure, which standard error target_se is for.", HOW
     )
+    exemplars: int = setting(
+        0,
+        "Of every neuron so many frames that excite it most, at most one of an utterance; in the "
+        "result and, with sound, in the report.",
+        HOW,
+        at_least=0,
+        at_most=20,
+    )
     attention_max_seconds: float | int | None = setting(
         None, "Attention level: a seeded choice of so much audio (default: all).", HOW, above=0
     )
@@ -271,6 +279,11 @@ class Settings:
         if self.layers == ():
             raise UserError("layers is empty; expected numbers of hidden states, or None for all")
         self._check_alignments()
+        if self.exemplars and self.pool != "none":
+            raise UserError(
+                f"exemplars are single frames, and pool={self.pool!r} averages them; leave out one "
+                "of the two"
+            )
         if self.null == "shift" and self.pool == "utterance":
             raise UserError(
                 "null='shift' needs several rows of each utterance, and pool='utterance' leaves "

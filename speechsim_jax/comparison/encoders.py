@@ -708,6 +708,7 @@ def _comparison_run(
             heldout=settings.heldout,
             null=settings.null != "none",
             labels=labelled,
+            exemplars=settings.exemplars > 0,
         ),
         settings=settings,
         corpus=corpus,

@@ -46,6 +46,7 @@ _MAY_DIFFER = (
     "audio", "versions", "alignments", "max_minutes", "batch_seconds", "buckets",
     "rows_per_update", "attention_max_seconds", "statistics", "attention", "errors_rows",
     "labels", "label_min_share",
+    "exemplars",
 )  # fmt: skip
 _NOT_SAMPLED = {
     "over": "none",

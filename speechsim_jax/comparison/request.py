@@ -87,6 +87,11 @@ class Request:
                 f"target_se and shard {shard}: how much to read depends on what all have read; "
                 "leave out one of them"
             )
+        if settings.exemplars and not selection.without_attention.measures:
+            raise UserError(
+                "exemplars are of neurons, and all measures are of attention heads; add one that "
+                "is not, such as maxcorr"
+            )
         if settings.attention_max_seconds is not None and not selection.attention.measures:
             raise UserError("attention_max_seconds is given, but no measure of the attention level")
         if settings.stats_dtype == "float64" and jax.default_backend() != "cpu":

@@ -19,6 +19,7 @@ from speechsim_jax.measures.influence_sums import ReadInfluence
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.measures.scoring import pairs_scored, score_all
 from speechsim_jax.pipeline.job_folder import writing
+from speechsim_jax.results.exemplars import exemplar_variables
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime.atomic_write import AnyPath
 from speechsim_jax.settings import Output
@@ -134,6 +135,9 @@ def scored_result(
     extras = scores.extras
     if compared.labels and finished.moments is not None:
         extras = extras | concepts(finished.by_kind, compared.labels)
+    if finished.exemplars is not None and finished.moments is not None:
+        live = [representation.live for representation in finished.moments.representations]
+        extras = extras | exemplar_variables(finished.exemplars, live)
     facts = {}
     if finished.clustered is not None:
         clusters = SampledClusters.of(finished.clustered)

@@ -16,6 +16,7 @@ from speechsim_jax.measures import (
 )
 from speechsim_jax.measures.base import Measure, Ranking, statistics_read
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
+from speechsim_jax.statistics.exemplars import Exemplars
 from speechsim_jax.statistics.folded_moments import FoldedMoments
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.null_moments import NullMoments
@@ -41,6 +42,7 @@ class MeasureSelection(NamedTuple):
       heldout: whether they have held-out scores, where these are defined.
       null: whether they have scores of rows that do not belong together; of measures on moments.
       labels: whether there are label tracks, and what is known of them.
+      exemplars: whether the frames that excite each neuron most are kept, too.
     """
 
     measures: tuple[Measure, ...]
@@ -49,6 +51,7 @@ class MeasureSelection(NamedTuple):
     heldout: bool = False
     null: bool = False
     labels: bool = False
+    exemplars: bool = False
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -68,6 +71,8 @@ class MeasureSelection(NamedTuple):
             kinds.append(ClusteredSample.kind)
         if self.null and self.on(MomentsState.kind):
             kinds.append(NullMoments.kind)
+        if self.exemplars:
+            kinds.append(Exemplars.kind)
         return tuple(kinds)
 
     @property

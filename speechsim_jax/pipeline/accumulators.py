@@ -28,6 +28,7 @@ from speechsim_jax.statistics.clustered_sample import (
     ClusteredSample,
     ClusteredSampleAccumulator,
 )
+from speechsim_jax.statistics.exemplars import Exemplars, ExemplarsAccumulator
 from speechsim_jax.statistics.folded_moments import FoldedMoments, FoldedMomentsAccumulator
 from speechsim_jax.statistics.moments import ModelShape, Tile
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
@@ -69,6 +70,7 @@ class PassSetup:
       attention_groups: the group of each utterance whose attention is compared, for standard
         errors; empty without these.
       swap: the utterances that the null "swap" pairs; None without it.
+      utterances: ids of all that may be read, in any pass or shard.
     """
 
     selection: MeasureSelection
@@ -87,6 +89,7 @@ class PassSetup:
     folds: Mapping[str, int]
     attention_groups: Mapping[str, int]
     swap: SwapPlan | None
+    utterances: tuple[str, ...]
 
     @property
     def shapes(self) -> tuple[ModelShape, ...]:
@@ -194,6 +197,19 @@ def _names_of(clustering: Clustering) -> ClusterNames:
     return names
 
 
+def _exemplars(setup: PassSetup) -> ExemplarsAccumulator:
+    config = setup.encoders[0].config
+    return ExemplarsAccumulator(
+        setup.shapes,
+        setup.settings.exemplars,
+        setup.utterances,
+        config.hop_samples,
+        config.window_samples,
+        setup.mesh,
+        setup.indices,
+    )
+
+
 def _attention(setup: PassSetup) -> AttentionAccumulator:
     heads = tuple(
         ModelShape(len(layers), encoder.config.num_attention_heads)
@@ -219,6 +235,7 @@ _FACTORIES: dict[str, Factory] = {
     Sample.kind: _sample,
     ClusteredSample.kind: _clustered_sample,
     AttentionState.kind: _attention,
+    Exemplars.kind: _exemplars,
 }
 
 

@@ -359,6 +359,7 @@ def run_pass(
             folds=run.folds,
             attention_groups=run.attention_groups,
             swap=run.swap,
+            utterances=tuple(source.id for source in run.corpus.sources),
         )
     )
     attention = bool(pass_.selection.attention.measures)

@@ -3,6 +3,7 @@
 A pass needs, on every device,
 
     memory = state + parameters + buffers + hidden + max(forward, update) + attention + samples
+             + exemplars
 
 a term a function below. The state grows with the *pairs* of representations that a pass holds, the
 other terms with the representations themselves.
@@ -67,6 +68,8 @@ class Sizes:
       sampled_rows: rows of samples, which are on the host: a device's share of them where devices
         are CPUs and take their memory from the same, else 0.
       draws: of the null, each with moments of twice the models and buffers of half the rows.
+      exemplars: of each neuron.
+      utterances: of the largest batch, fillers included, on all devices.
     """
 
     rows_per_update: int
@@ -78,6 +81,8 @@ class Sizes:
     states: int = 1
     sampled_rows: int = 0
     draws: int = 0
+    exemplars: int = 0
+    utterances: int = 0
 
 
 class PassMemory(NamedTuple):
@@ -90,6 +95,7 @@ class PassMemory(NamedTuple):
     workspace: int = 0
     attention: int = 0
     samples: int = 0
+    exemplars: int = 0
 
     @property
     def total(self) -> int:
@@ -153,6 +159,19 @@ def sample_bytes(load: PassLoad, sizes: Sizes) -> int:
     return 2 * sizes.sampled_rows * load.neurons * sizes.row_itemsize
 
 
+def exemplar_bytes(load: PassLoad, sizes: Sizes) -> int:
+    """`exemplars.Exemplars`, before and after an update, and what they are chosen from.
+
+    An exemplar is three numbers; a candidate takes two more while it is considered. Two copies of
+    one layer of a batch.
+    """
+    if not sizes.exemplars:
+        return 0
+    kept = 3 * sizes.exemplars + 1
+    considered = 5 * (sizes.exemplars + sizes.utterances)
+    return 4 * (load.neurons * (2 * kept + considered) + 2 * sizes.frames * load.widest)
+
+
 def forward_bytes(load: PassLoad, models: Sequence[ModelCost]) -> int:
     """Temporaries of a forward pass; models run one after the other (`one_pass.run_pass`)."""
     return max(m.workspace_bytes for m, depth in zip(models, load.depths) if depth >= 0)
@@ -203,6 +222,7 @@ class Triangle:
             workspace=max(forward_bytes(load, self.models), update_bytes(load, self.sizes)),
             attention=self.sizes.attention,
             samples=sample_bytes(load, self.sizes),
+            exemplars=exemplar_bytes(load, self.sizes),
         )
 
     def with_pair(self, load: PassLoad, pair: IndexPair) -> PassLoad:

@@ -170,6 +170,8 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
         states=2 if FoldedMoments.kind in run.selection.accumulated else 1,
         sampled_rows=-(-sampled_rows(run) // len(run.mesh.local_devices)) if run.on_cpu else 0,
         draws=run.settings.null_draws if NullMoments.kind in run.selection.accumulated else 0,
+        exemplars=run.settings.exemplars,
+        utterances=max(b.batch for b in run.buckets) + run.mesh.size - 1,
     )
     if not run.on_cpu:
         _check_host_memory(run, shapes)

@@ -41,6 +41,7 @@ from speechsim_jax.runtime.checked_files import (
 from speechsim_jax.statistics.accumulator import Snapshot, State
 from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
+from speechsim_jax.statistics.exemplars import Exemplars
 from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 from speechsim_jax.statistics.null_moments import NullMoments
@@ -54,7 +55,15 @@ _SNAPSHOT = "snapshot.json"
 
 STATES: dict[str, type[State]] = {
     s.kind: s
-    for s in (MomentsState, FoldedMoments, NullMoments, Sample, ClusteredSample, AttentionState)
+    for s in (
+        MomentsState,
+        FoldedMoments,
+        NullMoments,
+        Sample,
+        ClusteredSample,
+        AttentionState,
+        Exemplars,
+    )
 }
 """The statistics that can be stored, by kind; see `pipeline.accumulators.register_statistic`."""
 
@@ -86,6 +95,11 @@ class FinishedStatistics:
     def clustered(self) -> ClusteredSample | None:
         """The rows that standard errors are estimated from, None without these."""
         return self.by_kind.get(ClusteredSample.kind)
+
+    @property
+    def exemplars(self) -> Exemplars | None:
+        """The frames that excite each neuron most, None where they were not asked for."""
+        return self.by_kind.get(Exemplars.kind)
 
     @property
     def attention(self) -> FinishedAttention | None:
