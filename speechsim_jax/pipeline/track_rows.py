@@ -11,7 +11,6 @@ from jaxtyping import Array, Float32, Int32
 
 from speechsim_jax.audio.batching import Batch
 from speechsim_jax.audio.tracks import Piece, Track
-from speechsim_jax.errors import UserError, printable
 from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.runtime.mesh import place_frames
@@ -35,13 +34,9 @@ class TrackRows:
     mesh: Mesh
 
     def of_piece(self, piece: Piece) -> PieceRows:
-        """The rows of all frames of a piece; for any thread.
-
-        Raises:
-          UserError: a track whose rows are not one a frame, of its width and finite.
-        """
+        """The rows of all frames of a piece; for any thread."""
         centres = self.config.frame_centres_seconds(int(self.config.frames(len(piece.samples))))
-        return tuple(_checked(track, piece, track.rows(piece, centres)) for track in self.tracks)
+        return tuple(track.rows(piece, centres) for track in self.tracks)
 
     def of_batch(self, batch: Batch, frames: int) -> list[Activations]:
         """A batch as "hidden states" [1, batch, frame, number] of each track.
@@ -67,17 +62,6 @@ class TrackRows:
                 )
             found.append(Activations(rows, mask))
         return found
-
-
-def _checked(track: Track, piece: Piece, rows: np.ndarray) -> np.ndarray:
-    finite = np.isfinite(rows)
-    if not finite.all():
-        frame = int(np.argwhere(~finite)[0, 0])
-        raise UserError(
-            f"track {track.name}: NaN or inf at frame {frame} of {printable(piece.utterance)!r}"
-            + (f", {piece.start_seconds:g} s after its start" if piece.start_seconds else "")
-        )
-    return rows
 
 
 def _padded(
