@@ -47,6 +47,8 @@ _DIMS = {
     "neuron_eta2": ("x", "neuron", "track"),
     "neuron_class": ("x", "neuron", "track"),
     "neuron_class_corr": ("x", "neuron", "track"),
+    "class_neuron": ("x", "class"),
+    "class_neuron_corr": ("x", "class"),
     "class_corr": ("x", "neuron", "class"),
     **dict.fromkeys(_OF_TWO, ("x", "y", "track")),
 }
@@ -184,7 +186,8 @@ def concepts(finished: Mapping[str, Any], labels: Sequence[LabelTrack]) -> Extra
     Returns:
       By name, dimensions and values: `eta2` and `eta2_global` [x, track]; `readability`,
       `localisation` and `localisation_rotated` [x, class]; `concept_agreement` with
-      `concept_agreement_chance` and `concept_agreement_kappa` [x, y, track]; of each neuron
+      `concept_agreement_chance` and `concept_agreement_kappa` [x, y, track]; of each class
+      `class_neuron` and `class_neuron_corr` [x, class]; of each neuron
       `neuron_eta2`, `neuron_class` and `neuron_class_corr` [x, neuron, track]; and if they take
       at most 64 MiB `class_corr` [x, neuron, class]. NAME_heldout of eta2, readability and
       localisation with two folds, NAME_se and NAME_se_error with a clustered sample. NaN (-1) for
@@ -268,7 +271,8 @@ class _Arrays:
         corr = 8 * self._sizes["x"] * self._sizes["neuron"] * self._sizes["class"]
         for name in _DIMS:
             if name != "class_corr" or corr <= _MOST_BYTES:
-                self._add(name, -1 if name == "neuron_class" else float("nan"))
+                number = name in ("neuron_class", "class_neuron")
+                self._add(name, -1 if number else float("nan"))
 
     def _add(self, name: str, missing: float | int) -> None:
         shape = [self._sizes[dim] for dim in _dims(name)]
@@ -331,6 +335,7 @@ def _of_pair(
         return {}
     correlation = pair.correlation
     best, of_neuron = winners(correlation)
+    of_class = winners(correlation.T)[1]
     shares = eta2(pair)
     found: dict[str, np.ndarray | float] = {
         "eta2": float(shares[pair.x.live].mean()),
@@ -341,6 +346,8 @@ def _of_pair(
         "neuron_eta2": shares,
         "neuron_class": of_neuron,
         "neuron_class_corr": correlation[np.arange(len(best)), of_neuron],
+        "class_neuron": of_class,
+        "class_neuron_corr": correlation[of_class, np.arange(len(of_class))],
         "class_corr": correlation,
     }
     folds: FinishedFolds | None = finished.get(FoldedMoments.kind)
