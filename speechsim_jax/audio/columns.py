@@ -42,6 +42,9 @@ class Columns(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def __repr__(self) -> str:
+        return f"Columns({dict(self)})"
+
 
 def columns_of(row: Mapping[str, Any]) -> Columns:
     """The columns that are filled with a short text, number or truth value."""

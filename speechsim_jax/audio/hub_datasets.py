@@ -392,7 +392,10 @@ def _texts(column: Any, declared: Any) -> list[str]:
             names[value] if value is not None and 0 <= value < len(names) else ""
             for value in column.to_pylist()
         ]
-    return ["" if value is None else str(value) for value in column.to_pylist()]
+    values = column.to_pylist()
+    if isinstance(next((value for value in values if value is not None), None), bool):
+        values = [None if value is None else str(value).lower() for value in values]
+    return ["" if value is None else str(value) for value in values]
 
 
 def _is_text(field_: Any) -> bool:

@@ -288,7 +288,7 @@ class _Columns:
                 self._compare(row, what, filled[0], other)
         others: dict[str, Any] = {}
         for index in self._others:
-            if index < len(values):
+            if index < len(values) and stated(values[index]):
                 others.setdefault(self.names[index], values[index])
         return row | {"columns": others}
 
