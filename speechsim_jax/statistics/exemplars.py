@@ -404,4 +404,5 @@ def _selected(
         return jnp.where(own, -jnp.inf, left), found
 
     _, found = lax.scan(take, jnp.asarray(value), length=count)
-    return tuple(jnp.moveaxis(x.squeeze(axis + 1), 0, axis) for x in found)
+    best, who, when = (jnp.moveaxis(x.squeeze(axis + 1), 0, axis) for x in found)
+    return best, who, when
