@@ -35,8 +35,8 @@ from speechsim_jax.settings import check_figure_formats, check_figure_style
 
 __all__ = [
     "DepthLine",
-    "depth_curves",
     "colour_limits",
+    "depth_curves",
     "difference",
     "facts",
     "finetuned",

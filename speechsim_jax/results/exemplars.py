@@ -1,7 +1,8 @@
 """Exemplars in a result: the frames that excite each neuron most."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -13,6 +14,24 @@ from speechsim_jax.statistics.exemplars import Exemplars
 
 _DIMS = ("x", "exemplar", "neuron")
 _NAMES = "exemplar_names"
+
+
+class Exemplar(NamedTuple):
+    """A frame that excites a neuron.
+
+    Attributes:
+        neuron: its number.
+        rank: 1 for the frame with the largest activation.
+        value: the activation.
+        utterance: id of the utterance.
+        seconds: the centre of the frame, from the start of the utterance.
+    """
+
+    neuron: int
+    rank: int
+    value: float
+    utterance: str
+    seconds: float
 
 
 def exemplar_variables(
@@ -51,29 +70,33 @@ def has_exemplars(dataset: xr.Dataset) -> bool:
     return _NAMES in dataset
 
 
-def exemplar_table(dataset: xr.Dataset, label: str) -> xr.Dataset:
-    """The exemplars of the neurons of one representation: see `SimilarityResult.exemplars`."""
+def exemplar_records(
+    dataset: xr.Dataset, label: str, neuron: int | None = None
+) -> tuple[Exemplar, ...]:
+    """The exemplars of a representation: see `SimilarityResult.exemplars`."""
     if not has_exemplars(dataset):
         raise UserError("this result has no exemplars; run the comparison with exemplars=5")
     labels = dataset["x"].values.tolist()
     if label not in labels:
         raise UserError(f"no representation {label!r}{did_you_mean(label, labels)}")
     at = labels.index(label)
-    width = dataset.sizes["neuron"]
-    if "width" in dataset:
-        width = int(dataset["width"].values[at])
-    arrays = {
-        name: dataset[f"exemplar_{name}"].values[at, :, :width].T
+    width = int(dataset["width"].values[at])
+    if neuron is not None and not 0 <= neuron < width:
+        raise UserError(f"{label} has no neuron {neuron}; it has neurons 0 to {width - 1}")
+    value, utterance, sample = (
+        dataset[f"exemplar_{name}"].values[at, :, :width]
         for name in ("value", "utterance", "sample")
-    }
-    # One more: what is no exemplar has number -1, the last.
-    names = np.array([*map(json.loads, dataset[_NAMES].values), ""], object)
-    known = arrays["utterance"] >= 0
-    dims = ("neuron", "rank")
-    variables: Mapping[str, tuple[tuple[str, str], np.ndarray]] = {
-        "value": (dims, arrays["value"]),
-        "utterance": (dims, names[arrays["utterance"]]),
-        "seconds": (dims, np.where(known, arrays["sample"] / SAMPLE_RATE_HZ, np.nan)),
-    }
-    coordinates = {"neuron": np.arange(width), "rank": 1 + np.arange(known.shape[1])}
-    return xr.Dataset(variables, coordinates)
+    )
+    names = list(map(json.loads, dataset[_NAMES].values))
+    numbers = range(width) if neuron is None else (neuron,)
+    return tuple(
+        Exemplar(
+            int(number),
+            rank + 1,
+            float(value[rank, number]),
+            names[utterance[rank, number]],
+            float(sample[rank, number] / SAMPLE_RATE_HZ),
+        )
+        for number in numbers
+        for rank in np.flatnonzero(utterance[:, number] >= 0).tolist()
+    )

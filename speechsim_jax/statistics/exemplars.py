@@ -371,14 +371,14 @@ def _add(
     found = _Kept(value, number, sample, lowest.min(axis=1))
     if everywhere is not None:
         found = lax.with_sharding_constraint(found, everywhere)
-    selected = _selected(
+    best, who, when = _selected(
         jnp.concatenate([kept.value, found.value], axis=1),
         jnp.concatenate([kept.utterance, found.utterance], axis=1),
         jnp.concatenate([kept.sample, found.sample], axis=1),
         kept.value.shape[1],
         1,
     )
-    new = _Kept(*selected, jnp.minimum(kept.lowest, found.lowest))
+    new = _Kept(best, who, when, jnp.minimum(kept.lowest, found.lowest))
     return new if everywhere is None else lax.with_sharding_constraint(new, everywhere)
 
 
@@ -404,4 +404,5 @@ def _selected(
         return jnp.where(own, -jnp.inf, left), found
 
     _, found = lax.scan(take, jnp.asarray(value), length=count)
-    return tuple(jnp.moveaxis(x.squeeze(axis + 1), 0, axis) for x in found)
+    best, who, when = (jnp.moveaxis(x.squeeze(axis + 1), 0, axis) for x in found)
+    return best, who, when

@@ -1,6 +1,7 @@
 """Exemplars of a comparison: those of all frames, in every way to compute them."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from speechsim_jax.results.result import SimilarityResult
 from tests.support.small_models import QUICK, of_speakers, waves
 
 COUNT = 3
-SETTINGS = QUICK | {"measures": "maxcorr", "exemplars": COUNT, "errors": "none"}
+SETTINGS: dict[str, Any] = QUICK | {"measures": "maxcorr", "exemplars": COUNT, "errors": "none"}
 PARTS = ("exemplar_value", "exemplar_utterance", "exemplar_sample", "exemplar_names")
 
 
@@ -67,15 +68,21 @@ def assert_finds(result: SimilarityResult, expected) -> None:
     """The oracle's exemplars; its passes are of other shapes, so activations may be a bit apart."""
     assert list(expected) == list(map(str, result.representations))
     for label, (value, utterance, second) in expected.items():
-        table = result.exemplars(label)
-        assert dict(table.sizes) == {"neuron": value.shape[1], "rank": COUNT}
+        records = result.exemplars(label)
+        assert [r[:2] for r in records] == [
+            (neuron, rank + 1) for neuron in range(value.shape[1]) for rank in range(COUNT)
+        ]
+        table = {
+            name: np.array([getattr(r, name) for r in records], kind).reshape(-1, COUNT)
+            for name, kind in (("value", float), ("utterance", object), ("seconds", float))
+        }
         np.testing.assert_allclose(table["value"], value[:COUNT].T, rtol=1e-4, atol=1e-5)
         # Where no other is about as large.
         gap = np.diff(value[: COUNT + 1], axis=0)[:COUNT].T < -1e-3
         clear = gap & np.concatenate([gap[:, :1] | True, gap[:, :-1]], axis=1)
         assert clear.mean() > 0.8
-        assert (table["utterance"].values == utterance[:COUNT].T)[clear].all()
-        same = np.isclose(table["seconds"].values, second[:COUNT].T, atol=1e-3)[clear]
+        assert (table["utterance"] == utterance[:COUNT].T)[clear].all()
+        same = np.isclose(table["seconds"], second[:COUNT].T, atol=1e-3)[clear]
         assert same.mean() > 0.99  # two frames of one utterance may be about as large
 
 
@@ -96,8 +103,8 @@ def test_a_saved_result_and_a_selection_have_them(whole, tmp_path):
     alone = loaded.select(last)
     label = str(alone.representations[1])
     assert label.startswith(last)
-    assert alone.exemplars(label).identical(whole.exemplars(label))
-    assert alone.exemplars(alone.representations[1]).identical(whole.exemplars(label))
+    assert alone.exemplars(label) == whole.exemplars(label)
+    assert alone.exemplars(alone.representations[1], 3) == whole.exemplars(label)[9:12]
     with pytest.raises(UserError, match="did you mean"):
         whole.exemplars(label + "0")
 
@@ -147,7 +154,7 @@ def test_jobs_with_fewer_exemplars_or_none(encoders, audio, whole, tmp_path):
         settings = SETTINGS | {"exemplars": count, "statistics_dir": tmp_path / name}
         ss.compare(encoders, waves_, **settings)
     two = ss.merge([tmp_path / "a", tmp_path / "b"], progress=False)
-    assert two.exemplars(two.representations[0]).sizes["rank"] == 2
+    assert [exemplar.rank for exemplar in two.exemplars(two.representations[0], 5)] == [1, 2]
     three = ss.merge([tmp_path / name for name in "abc"], progress=False)
     assert three.attributes["merged_without"] == ["exemplars"]
 
@@ -156,18 +163,20 @@ def test_jobs_with_fewer_exemplars_or_none(encoders, audio, whole, tmp_path):
 def test_steps_until_a_target_have_those_of_all_steps(encoders, monkeypatch):
     monkeypatch.setattr(target, "FIRST_MINUTES", 0.1)
     corpus = of_speakers(60, 20)
-    settings = QUICK | {"measures": "lincka", "exemplars": COUNT, "errors_source": "sample"}
+    settings: dict[str, Any] = QUICK | {
+        "measures": "lincka", "exemplars": COUNT, "errors_source": "sample",
+    }  # fmt: skip
     stepwise = ss.compare(encoders, corpus, target_se=1e-6, **settings)
     assert len(stepwise.attributes["target"]["steps"]) > 1
     assert_same_exemplars(stepwise, ss.compare(encoders, corpus, **settings))
 
 
 def test_what_cannot_have_exemplars_is_refused_at_once():
-    nothing = {"models": ["no/such/model"], "audio": "no/such/audio"}
-    for settings, words in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"exemplars": 21}, "at most 20"),
         ({"exemplars": 2, "pool": "utterance"}, "single frames"),
         ({"exemplars": 2, "measures": "attn_frobenius"}, "attention heads"),
-    ):
+    )
+    for settings, words in cases:
         with pytest.raises(UserError, match=words):
-            ss.compare(**nothing, **settings)
+            ss.compare(["no/such/model"], "no/such/audio", **settings)

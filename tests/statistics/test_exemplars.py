@@ -243,6 +243,7 @@ def test_an_update_takes_no_more_than_is_planned():
     rows = np.ones((batch, frames), bool), np.zeros(batch, np.int32), np.zeros(batch, np.int32)
     compiled = exemplars._add.lower(kept, hidden, *rows, HOP, everywhere=None).compile()
     memory = compiled.memory_analysis()
+    assert memory is not None
     taken = memory.temp_size_in_bytes + memory.output_size_in_bytes
     taken += sum(array.nbytes for array in kept)
     load = PassLoad(frozenset(range(4)), (3,), 4 * 256, 256)
