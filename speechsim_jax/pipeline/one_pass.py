@@ -45,7 +45,7 @@ from speechsim_jax.runtime.shards import Shard, shares
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics import attention_sums
 from speechsim_jax.statistics.accumulator import BatchRows, Snapshot
-from speechsim_jax.statistics.clustered_sample import ClusterChoice, choose
+from speechsim_jax.statistics.clustered_sample import SHARE, ClusterChoice, choose
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.null_rows import swap_partners, swap_ring
 from speechsim_jax.statistics.store import PassStatistics
@@ -53,6 +53,11 @@ from speechsim_jax.statistics.swapped_moments import SwapPlan
 
 # Most that the sums of groups of utterances take of each device.
 _GROUPS_BYTES = 2**30
+
+# Of the rows of a cluster, where there are labels: single classes and neurons need more rows than
+# means over neurons do. On 38,000 frames of 10 speakers, standard errors of a phone's readability
+# are known to 25 % (median), with 5 % of the rows to 71 %; those of kappa all, and two of five.
+_SHARE_WITH_LABELS = 0.25
 
 _log = logging.getLogger(__name__)
 
@@ -161,6 +166,7 @@ class ComparisonRun:
             clustering.lengths(self.expected_rows),
             self.settings.errors_rows,
             self.settings.seed,
+            _SHARE_WITH_LABELS if self.selection.labels else SHARE,
         )
 
     @functools.cached_property

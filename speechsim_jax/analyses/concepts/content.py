@@ -149,7 +149,12 @@ def _content(result: SimilarityResult, model: str, track: str) -> DepthCurve:
     half = np.full(len(layers), np.nan)
     if f"{CONTENT}_se" in result.dataset:
         half = result.half_interval(CONTENT).sel(cells).values
-    return DepthCurve(model, track, np.array(layers), of(CONTENT), half, of(f"{CONTENT}_heldout"))
+    heldout = of(f"{CONTENT}_heldout")
+    if "readability_heldout" in result.dataset and track in result.dataset["track"].values:
+        # Without classes that are in one fold only.
+        of_classes = _of_classes(result, "readability_heldout", track)
+        heldout = of_classes.sel(x=cells["y"]).mean("class").values
+    return DepthCurve(model, track, np.array(layers), of(CONTENT), half, heldout)
 
 
 def _of_classes(result: SimilarityResult, name: str, track: str) -> xr.DataArray:
