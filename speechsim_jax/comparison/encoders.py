@@ -699,7 +699,7 @@ def _comparison_run(
         _log.warning("no null: none of the measures is on moments of all frames")
     seconds = [source.seconds or 0.0 for source in corpus.sources]
     known = [length for length in seconds if length]
-    return ComparisonRun(
+    run = ComparisonRun(
         encoders=encoders,
         layers=tuple(_layers_of(encoder, settings.layers) for encoder in encoders),
         selection=request.selection._replace(
@@ -736,6 +736,14 @@ def _comparison_run(
         clustering_of_folds=for_folds,
         tracks=tracks,
     )
+    speakers = [tracks[number - len(encoders)].name for number in run.speaker_tracks]
+    if speakers:
+        _log.info(
+            "what is known of %s is held out in folds of utterances: its classes are in one fold "
+            "of the others each", ", ".join(speakers),
+        )  # fmt: skip
+    selection = run.selection._replace(speaker_labels=bool(speakers))
+    return dataclasses.replace(run, selection=selection)
 
 
 def _attributes(

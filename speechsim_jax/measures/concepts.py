@@ -28,7 +28,11 @@ from speechsim_jax.measures.regression import (
     predicted,
 )
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
-from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
+from speechsim_jax.statistics.folded_moments import (
+    FinishedFolds,
+    FoldedMoments,
+    UtteranceFolds,
+)
 from speechsim_jax.statistics.linalg import Vector, map_in_threads
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 
@@ -350,12 +354,15 @@ def _of_pair(
         "class_neuron_corr": correlation[of_class, np.arange(len(of_class))],
         "class_corr": correlation,
     }
-    folds: FinishedFolds | None = finished.get(FoldedMoments.kind)
-    if folds is not None and folds.folds:
+    for kind in (FoldedMoments.kind, UtteranceFolds.kind):
+        folds: FinishedFolds | None = finished.get(kind)
+        if folds is None or not folds.folds:
+            continue
         pairs = [_pair(fold, layer, track) for fold in folds.folds]
-        if all(of.x.live.any() and of.y.live.any() for of in pairs):
+        if _share_a_class(pairs):
             first, second = (_heldout(HeldOutPair(*order)) for order in (pairs, pairs[::-1]))
             found |= {name: (first[name] + second[name]) / 2 for name in first}
+            break
     if clusters is not None:
         of_pair = PairRows(rows[layer], rows[track])
         for name, influence in _INFLUENCES.items():
@@ -363,6 +370,12 @@ def _of_pair(
             found[f"{name}_se"], found[f"{name}_se_error"] = standard_error(summary, clusters)
         rows[layer].release()
     return found
+
+
+def _share_a_class(folds: Sequence[RepresentationPair]) -> bool:
+    """Whether a class of y occurs in both folds, and neurons of x vary in both."""
+    one, other = folds
+    return bool((one.y.live & other.y.live).any() and one.x.live.any() and other.x.live.any())
 
 
 def _pair(moments: FinishedMoments, x: int, y: int) -> RepresentationPair:

@@ -17,7 +17,7 @@ from speechsim_jax.measures import (
 from speechsim_jax.measures.base import Measure, Ranking, statistics_read
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.exemplars import Exemplars
-from speechsim_jax.statistics.folded_moments import FoldedMoments
+from speechsim_jax.statistics.folded_moments import FoldedMoments, UtteranceFolds
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.null_moments import NullMoments
 
@@ -42,6 +42,7 @@ class MeasureSelection(NamedTuple):
       heldout: whether they have held-out scores, where these are defined.
       null: whether they have scores of rows that do not belong together; of measures on moments.
       labels: whether there are label tracks, and what is known of them.
+      speaker_labels: whether classes of some are in one fold only, as speakers are.
       exemplars: whether the frames that excite each neuron most are kept, too.
     """
 
@@ -51,6 +52,7 @@ class MeasureSelection(NamedTuple):
     heldout: bool = False
     null: bool = False
     labels: bool = False
+    speaker_labels: bool = False
     exemplars: bool = False
 
     @property
@@ -67,6 +69,8 @@ class MeasureSelection(NamedTuple):
         if self.heldout and (self.with_heldout or self.labels):
             # From which the moments of all rows come, too.
             kinds[kinds.index(MomentsState.kind)] = FoldedMoments.kind
+        if self.heldout and self.speaker_labels:
+            kinds.append(UtteranceFolds.kind)
         if self.errors and (self.with_influence or self.labels):
             kinds.append(ClusteredSample.kind)
         if self.null and self.on(MomentsState.kind):

@@ -26,9 +26,11 @@ from jaxtyping import Array, Float32, Int32
 from speechsim_jax.array_types import Lengths
 from speechsim_jax.audio import batching
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped, log_skipped
+from speechsim_jax.audio.label_sources import UtteranceLabels
 from speechsim_jax.audio.tracks import Track
 from speechsim_jax.errors import UserError, counted
 from speechsim_jax.inference.clusters import GROUPS, Clustering
+from speechsim_jax.inference.clusters import folds as divided
 from speechsim_jax.inference.standard_errors import LEAST_CLUSTERS
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models import forward
@@ -177,6 +179,38 @@ class ComparisonRun:
         return self.clustering_of_folds.folds(self.expected_rows, self.settings.seed)
 
     @functools.cached_property
+    def speaker_tracks(self) -> tuple[int, ...]:
+        """Numbers, as in `shapes`, of the labels that speakers, or utterances, have to themselves.
+
+        Each of their classes is in one fold of the audio.
+        """
+        found = []
+        for number, track in enumerate(self.tracks, start=len(self.encoders)):
+            of_class = one_fold_each(track, self.folds)
+            if of_class:
+                found.append(number)
+        return tuple(found)
+
+    @functools.cached_property
+    def utterance_folds(self) -> dict[str, int]:
+        """The fold of each utterance where those of each speaker are divided; empty if not needed.
+
+        Those of a class of the first such label are balanced in rows.
+        """
+        if not self.speaker_tracks or not self.selection.heldout:
+            return {}
+        track = self.tracks[self.speaker_tracks[0] - len(self.encoders)]
+        assert isinstance(track, UtteranceLabels)
+        lengths: dict[int, dict[str, int]] = {}
+        for utterance, number in track.numbers.items():
+            lengths.setdefault(number, {})[utterance] = self.expected_rows[utterance]
+        return {
+            utterance: fold
+            for of_class in lengths.values()
+            for utterance, fold in divided(of_class, self.settings.seed).items()
+        }
+
+    @functools.cached_property
     def attention_groups(self) -> dict[str, int]:
         """The group of each utterance whose attention is compared; empty without standard errors.
 
@@ -253,6 +287,17 @@ class ComparisonRun:
     def outputs(self, layers: tuple[int, ...], attention: bool) -> Outputs:
         """What an encoder has to return."""
         return Outputs(layers, last_layer=self.settings.last_layer, projections=attention)
+
+
+def one_fold_each(track: Track, folds: Mapping[str, int]) -> bool:
+    """Whether each class of a label is of utterances in one of two folds, and both have some."""
+    if not isinstance(track, UtteranceLabels) or not folds:
+        return False
+    found: dict[int, set[int]] = {}
+    for utterance, number in track.numbers.items():
+        if number >= 0:
+            found.setdefault(number, set()).add(folds[utterance])
+    return bool(found) and all(len(of) == 1 for of in found.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -363,6 +408,10 @@ def run_pass(
             cluster_choice=run.cluster_choice,
             clustering_of_folds=run.clustering_of_folds,
             folds=run.folds,
+            utterance_folds=run.utterance_folds,
+            speaker_tracks=tuple(
+                k for k, n in enumerate(pass_.models) if n.model in run.speaker_tracks
+            ),
             attention_groups=run.attention_groups,
             swap=run.swap,
             utterances=tuple(source.id for source in run.corpus.sources),

@@ -31,7 +31,7 @@ from speechsim_jax.pipeline.pass_memory import ModelCost, PassMemory, Sizes
 from speechsim_jax.pipeline.plan import NeededLayers, Pass, Plan, plan
 from speechsim_jax.runtime.shards import WHOLE
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
-from speechsim_jax.statistics.folded_moments import FoldedMoments
+from speechsim_jax.statistics.folded_moments import FoldedMoments, UtteranceFolds
 from speechsim_jax.statistics.moments import ModelShape, Tile, count_of
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.null_moments import NullMoments
@@ -170,6 +170,7 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
         states=2 if FoldedMoments.kind in run.selection.accumulated else 1,
         sampled_rows=-(-sampled_rows(run) // len(run.mesh.local_devices)) if run.on_cpu else 0,
         draws=run.settings.null_draws if NullMoments.kind in run.selection.accumulated else 0,
+        own_folds=2 if UtteranceFolds.kind in run.selection.accumulated else 0,
         exemplars=run.settings.exemplars,
         utterances=max(b.batch for b in run.buckets) + run.mesh.size - 1,
     )

@@ -42,7 +42,7 @@ from speechsim_jax.statistics.accumulator import Snapshot, State
 from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.exemplars import Exemplars
-from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
+from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments, UtteranceFolds
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 from speechsim_jax.statistics.null_moments import NullMoments
 from speechsim_jax.statistics.partial_moments import PartialMoments
@@ -58,6 +58,7 @@ STATES: dict[str, type[State]] = {
     for s in (
         MomentsState,
         FoldedMoments,
+        UtteranceFolds,
         NullMoments,
         Sample,
         ClusteredSample,
@@ -173,7 +174,7 @@ def finish(
     for kind in kinds:
         first, *others = (p.states[kind] for p in passes if kind in p.states)
         finished[kind] = first.finish(others, rank_tolerance)
-        if isinstance(finished[kind], FinishedFolds):
+        if kind == FoldedMoments.kind:
             finished[MomentsState.kind] = finished[kind].whole
     return FinishedStatistics(finished)
 

@@ -11,6 +11,7 @@ import speechsim_jax as ss
 from speechsim_jax.audio.features import feature_tracks
 from speechsim_jax.audio.tracks import Piece
 from speechsim_jax.errors import UserError
+from speechsim_jax.inference.clusters import folds
 from tests.support.same_result import assert_same_result
 from tests.support.small_models import MODELS, QUICK, of_speakers
 
@@ -253,3 +254,32 @@ def test_of_mistakes_there_is_one_line(encoders, corpus, alignments):
     model = dataclasses.replace(ss.load_encoder(MODELS[0]), name="logmel")
     with pytest.raises(UserError, match="a model and a track"):
         ss.compare([model], corpus, **SETTINGS)
+
+
+# --- labels that are speakers ---
+
+
+def test_what_is_known_of_speakers_is_held_out_on_their_other_utterances(encoders, corpus, rows):
+    """Speakers are in one fold of the other held-out scores."""
+    settings = SETTINGS | {"labels": ["speaker"], "tracks": [], "heldout": True}
+    found = ss.compare(encoders, corpus, **settings)
+    arrays, _, speaker, utterance = rows
+    arrays = {name: of for name, of in arrays.items() if name != "logmel"}
+    run = [source.id for source in corpus.sources]
+    lengths = {id_: utterance.count(id_) for id_ in run}
+    fold_of = {}
+    for name in sorted(set(speaker)):
+        theirs = {s.id: lengths[s.id] for s in corpus.sources if s.speaker == name}
+        fold_of |= folds(theirs, 0)
+    expected = ss.compare_activations(
+        arrays, MEASURES, labels={"speaker": speaker}, groups=speaker, heldout=True,
+        folds=[fold_of[id_] for id_ in utterance], rank_tolerance=1e-6,
+    )  # fmt: skip
+    for name in ("readability_heldout", "eta2_heldout"):
+        np.testing.assert_allclose(found.matrix(name), expected.matrix(name), atol=1e-3)
+    assert np.isfinite(found.matrix("readability_heldout").values[:-1]).all()
+    assert not np.allclose(
+        found.matrix("linreg_heldout").values[:-1, :-1],
+        expected.matrix("linreg_heldout").values[:-1, :-1],
+        atol=1e-3,
+    )
