@@ -387,15 +387,15 @@ def _first(columns: Mapping[str, list[str]], names: Sequence[str]) -> list[str]:
 def _texts(column: Any, declared: Any) -> list[str]:
     """Values as text; of a class its name."""
     names = getattr(declared, "names", None)  # of a ClassLabel
-    if names:
-        return [
-            names[value] if value is not None and 0 <= value < len(names) else ""
-            for value in column.to_pylist()
-        ]
-    values = column.to_pylist()
-    if isinstance(next((value for value in values if value is not None), None), bool):
-        values = [None if value is None else str(value).lower() for value in values]
-    return ["" if value is None else str(value) for value in values]
+
+    def text(value: Any) -> str:
+        if value is None:
+            return ""
+        if names:
+            return names[value] if 0 <= value < len(names) else ""
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    return [text(value) for value in column.to_pylist()]
 
 
 def _is_text(field_: Any) -> bool:
