@@ -159,6 +159,12 @@ class Settings:
         "Tracks or layers that are regressed out of all others: scores are of what is left.",
         COMPARED,
     )
+    given_part: Literal["rest", "explained"] = setting(
+        "rest",
+        "Scores of what is left of representations where others are given, or of what these "
+        "explain: given=speaker, the similarity within speakers, or between them.",
+        COMPARED,
+    )
     seed: int = setting(0, "Seed of every random choice.", HOW, at_least=0)
     sample_frames: int = setting(
         2000,
@@ -276,6 +282,12 @@ class Settings:
         if self.given and (self.null != "none" or self.target_se is not None):
             what = "null" if self.null != "none" else "target_se"
             raise UserError(f"{what} has no partial form; leave it out, or given")
+        if self.given_part == "explained" and not self.given:
+            raise UserError("given_part='explained' needs given: what explains")
+        if self.given_part == "explained" and self.errors_source == "reading":
+            raise UserError(
+                "what is given explains has no standard errors; leave out errors_source='reading'"
+            )
         if self.layers == ():
             raise UserError("layers is empty; expected numbers of hidden states, or None for all")
         self._check_alignments()

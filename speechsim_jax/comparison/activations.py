@@ -85,6 +85,7 @@ def compare_activations(
     labels: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
     label_min_share: float | int = 0.0,
     given: Sequence[str] = (),
+    given_part: Literal["rest", "explained"] = Settings.given_part,
     progress: bool = False,
 ) -> SimilarityResult:
     """Compare representations given as arrays, on the same rows.
@@ -133,6 +134,7 @@ def compare_activations(
       label_min_share: classes of a smaller share of the labelled rows count as no label.
       given: keys of representations that are regressed out of all others, as acoustic features:
         scores are of what is left (partial scores), and these leave the result.
+      given_part: as in `Settings`.
       progress: whether a bar is shown on stderr.
 
     Returns:
@@ -154,6 +156,8 @@ def compare_activations(
         errors_source=errors_source,
         null=null,
         null_draws=null_draws,
+        given=tuple(given) if isinstance(given, list | tuple) else (),
+        given_part=given_part,
         **precision,
     )
     for name, value in (("errors", errors), ("heldout", heldout)):
@@ -208,7 +212,7 @@ def compare_activations(
             LabelTrack(track.name, texts.index(label), track.classes)
             for track, label in zip(tracks, labelled)
         ),
-    ).with_given(given, selection)
+    ).with_given(given, selection, given_part)
     if stats_dtype is None:
         stats_dtype = default_stats_dtype()
     indicators = [functools.partial(track.indicators, rows_per_update) for track in tracks]
@@ -266,7 +270,7 @@ def compare_activations(
         settings={"sample_frames": sample_frames, "seed": seed, "errors_rows": errors_rows},
         errors=dict(zip(("over", "reason"), _ERRORS[errors])),
         null={"kind": null, "draws": null_draws},
-        **({"given": list(given)} if compared.given else {}),
+        **({"given": list(given), "given_part": given_part} if compared.given else {}),
     )
     result = scored_result(compared.left, finished, selection, attributes, output)
     if groups is not None and _read_again(result, selection, errors_source, once):

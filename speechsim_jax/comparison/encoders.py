@@ -131,7 +131,9 @@ def compare(
         return _compare_to_target(models, audio, request)
     with contextlib.ExitStack() as scratch:
         read = _read(models, audio, request, scratch)
-        compared = read.compared.with_given(request.settings.given, request.selection)
+        compared = read.compared.with_given(
+            request.settings.given, request.selection, request.settings.given_part
+        )
         finished = compared.finish(read.passes.statistics, request.settings.rank_tolerance)
         attributes = read.attributes | {
             "numeric": {"stats_precision": "highest"} | finished.numeric,
@@ -153,6 +155,8 @@ def _reads_again(read: "_Read", request: Request, result: SimilarityResult) -> b
     """Whether standard errors are computed from a second reading; logs why."""
     source, over = request.settings.errors_source, read.run.clustering.over
     if over == "none" or source == "sample" or not request.selection.with_influence:
+        return False
+    if request.settings.given_part == "explained":
         return False
     if source == "reading":
         return True
@@ -560,7 +564,7 @@ def _identity(run: ComparisonRun, audio_: ChosenAudio) -> dict[str, Any]:
     settings = dataclasses.asdict(run.settings) | {"errors": run.clustering.over}
     later = (
         "rank_tolerance", "strict", "errors_source", "errors_stride", "target_se", "target_of",
-        "given",
+        "given", "given_part",
     )  # fmt: skip
     for name in later:
         del settings[name]

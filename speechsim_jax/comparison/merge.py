@@ -128,8 +128,9 @@ def merge(
         counts = sum((part.counts for part in parts), start=ReadCounts())
         origins = ", ".join(dict.fromkeys(job.attributes["corpus"]["origin"] for job in jobs))
         check_enough(Corpus(origins, ()), counts, merged)
-        given = parts[0].record["attributes"]["settings"].get("given", ())
-        compared = Representations.from_json(plan).with_given(given, selection)
+        settings = parts[0].record["attributes"]["settings"]
+        given, part = settings.get("given", ()), settings.get("given_part", "rest")
+        compared = Representations.from_json(plan).with_given(given, selection, part)
         finished = compared.finish(merged, rank_tolerance)
         _check_stored(selection, finished, merged)
         attributes = _attributes(jobs, parts, counts, finished, note)

@@ -22,18 +22,23 @@ class Representations:
       names: of all, in the order of the statistics.
       labels: those that are label tracks.
       given: numbers of those that are regressed out of the others, and leave.
+      explained: whether the others are what is given explains of them, not what is left.
     """
 
     names: tuple[RepresentationName, ...]
     labels: tuple[LabelTrack, ...] = ()
     given: tuple[int, ...] = ()
+    explained: bool = False
 
-    def with_given(self, given: Sequence[str], selection: MeasureSelection) -> "Representations":
+    def with_given(
+        self, given: Sequence[str], selection: MeasureSelection, part: str = "rest"
+    ) -> "Representations":
         """The same, of which some are given.
 
         Args:
           given: their keys.
           selection: the measures, which must have partial scores.
+          part: "rest" or "explained", as `Settings.given_part`.
 
         Raises:
           UserError: a name that is none of these; a measure without a partial score.
@@ -47,7 +52,7 @@ class Representations:
                 raise UserError(f"given: no representation {key}{did_you_mean(str(key), known)}")
             numbers.append(known.index(str(key)))
         check_partial(given, selection)
-        return dataclasses.replace(self, given=tuple(numbers))
+        return dataclasses.replace(self, given=tuple(numbers), explained=part == "explained")
 
     @property
     def left(self) -> "Representations":
@@ -71,7 +76,7 @@ class Representations:
           UserError: as `store.finish`; everything is given.
         """
         finished = store.finish(passes, rank_tolerance)
-        return finished.given(self.given) if self.given else finished
+        return finished.given(self.given, self.explained) if self.given else finished
 
     def as_json(self) -> dict[str, Any]:
         """For the plan of a job; what is given is no part of it."""
