@@ -30,8 +30,8 @@ from speechsim_jax.runtime.atomic_write import as_path, write_text
 from speechsim_jax.settings import Output, Resources, Settings, documented
 
 if TYPE_CHECKING:
-    from speechsim_jax.analyses.concepts.content import Concepts
     from speechsim_jax.audio.corpus import Corpus
+    from speechsim_jax.results.concepts import Concepts
 
 MEASURES = "maxcorr,linreg,linreg_r2,lincka"
 _SETTINGS = (
@@ -100,19 +100,21 @@ def run(config: Config) -> Concepts | None:
         return None
 
     from speechsim_jax import figures
-    from speechsim_jax.analyses.concepts import content, figure, page
+    from speechsim_jax.analyses import concepts as page
+    from speechsim_jax.figures.concepts import draw
+    from speechsim_jax.results.concepts import CONTENT, neuron_table, read_concepts
 
-    concepts = content.read_concepts(result)
+    concepts = read_concepts(result)
     workdir = as_path(config.workdir)
     probed = {}
     if probe is not None and "phone" in concepts.labels:
         probed["phone"] = page.probe_correlations(concepts, probe, "phone")
-    drawn = figure.draw(concepts, result.notes(), result.interval_key(content.CONTENT))
+    drawn = draw(concepts, result.notes(), result.interval_key(CONTENT))
     named = {f"concepts_{name}": one for name, one in drawn.items()}
     paths = figures.write_figures(named, workdir / "figures", config.figure_formats)
     shown = {path.stem: f"figures/{path.name}" for path in reversed(paths)}
     text = page.markdown(concepts, result.notes(), list(reversed(shown.values())), probed)
-    write_text(workdir / "neurons.csv", content.neuron_table(result, concepts.models))
+    write_text(workdir / "neurons.csv", neuron_table(result, concepts.models))
     write_json(workdir / "concepts.json", page.as_record(concepts, probed))
     write_text(workdir / "concepts.md", text)
     return concepts
@@ -173,7 +175,7 @@ def main(values: FlagValues) -> None:
         print(f"results follow when all shards are complete: speechsim status {workdir}")
         return
 
-    from speechsim_jax.analyses.concepts import page
+    from speechsim_jax.analyses.concepts import summary
 
-    print(page.summary(concepts))
+    print(summary(concepts))
     print(f"\nwritten: {workdir / 'concepts.md'}, neurons.csv, report.html and figures")

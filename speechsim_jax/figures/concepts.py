@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from speechsim_jax.analyses.concepts.content import Concepts, DepthCurve
-from speechsim_jax.figures import DepthLine, depth_curves
+from speechsim_jax.figures.curves import DepthLine, depth_curves
+from speechsim_jax.results.concepts import Concepts, DepthCurve
 from speechsim_jax.results.depth import relative_depth
 
 

@@ -7,13 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from speechsim_jax.analyses.concepts.content import (
-    Agreement,
-    Concepts,
-    DepthCurve,
-    rank_correlation,
-)
 from speechsim_jax.analyses.markdown import literal
+from speechsim_jax.results.concepts import Agreement, Concepts, DepthCurve, rank_correlation
 
 
 def probe_correlations(
