@@ -26,6 +26,7 @@ def draw(concepts: Concepts, notes: Sequence[str], interval: str) -> dict[str, F
             "How well each layer tells phones, speakers, acoustics, ...",
             notes,
             [*intervals, *_dashes(concepts.content, "dashed: held out")],
+            one_scale=False,
         )
     }
     if concepts.labels:
@@ -35,6 +36,7 @@ def draw(concepts: Concepts, notes: Sequence[str], interval: str) -> dict[str, F
             "How much of that one neuron tells",
             notes,
             ["dashed: layers in rotated axes"],
+            one_scale=False,
         )
     for label in concepts.labels if len(concepts.models) > 1 else ():
         lines: dict[str, list[DepthLine]] = {}

@@ -135,15 +135,17 @@ def depth_curves(
     title: str,
     notes: Sequence[str] = (),
     keys: Sequence[str] = (),
+    one_scale: bool = True,
 ) -> Figure:
     """Values of layers against their relative depth, a panel for each of several things.
 
     Args:
         panels: lines by title.
-        label: of the vertical axis, which all share.
+        label: of the vertical axes.
         title: of the figure; "" for none.
         notes: of the data, under the title.
         keys: what bands and dashes mean.
+        one_scale: whether all panels have one vertical scale.
     """
     columns = min(3, len(panels))
     width = _WIDTHS[columns]
@@ -154,7 +156,7 @@ def depth_curves(
     ]
     head = headline(title, width, notes, keys)
     figure, axes_of = _page(
-        head, len(panels), columns, handles, "relative depth of the layer", label
+        head, len(panels), columns, handles, "relative depth of the layer", label, one_scale
     )
     for axes, (name, lines) in zip(axes_of, panels.items(), strict=True):
         for line in lines:
@@ -247,8 +249,13 @@ def _page(
     handles: list[Line2D],
     depth_label: str,
     shared_label: str | None = None,
+    one_scale: bool = True,
 ) -> tuple[StandaloneFigure, np.ndarray]:
-    """Panels between a headline and a legend; with `shared_label` they share a vertical axis."""
+    """Panels between a headline and a legend; with `shared_label` they share a vertical axis.
+
+    Without `one_scale` they share its label only.
+    """
+    one_scale = one_scale and shared_label is not None
     width = _WIDTHS[columns]
     widest = max(text_width(str(handle.get_label()), SMALL) for handle in handles)
     legend_columns = max(1, int((72 * width - 12) // (widest + 32)))
@@ -258,11 +265,9 @@ def _page(
     figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     left, bottom = [38 if shared_label else 30, foot] / points
     right, top = 1 - [8, head.height + 10] / points
-    wspace, hspace = (0.08, 0.2) if shared_label else (0.24, 0.25)
+    wspace, hspace = (0.08, 0.2) if one_scale else (0.24, 0.25)
     figure.subplots_adjust(left, bottom, right, top, wspace=wspace, hspace=hspace)
-    panels = figure.subplots(
-        rows, columns, sharex=True, sharey=shared_label is not None, squeeze=False
-    ).ravel()
+    panels = figure.subplots(rows, columns, sharex=True, sharey=one_scale, squeeze=False).ravel()
     for axes in panels[count:]:
         axes.remove()
     for axes in panels[max(0, count - columns) : count]:
