@@ -148,6 +148,25 @@ def label_tracks(
     return tuple(tracks.values())
 
 
+def segments_of(
+    specs: Sequence[str], corpus: Corpus, layout: str | None = None
+) -> dict[str, Segments]:
+    """The segments of the first label that is of alignments, as phones, by utterance.
+
+    Args:
+      specs: as of `label_tracks`.
+      corpus: the utterances.
+      layout: as of `label_tracks`.
+    """
+    for spec in specs:
+        if ":" in spec:
+            (track,) = label_tracks([spec], corpus, 0.0, layout)
+            assert isinstance(track, SegmentLabels)
+            known = track.segments.items()
+            return {utterance: found[0] for utterance, found in known if found is not None}
+    return {}
+
+
 def _alignments(name: str, where: str, corpus: Corpus, layout: str | None) -> Alignments:
     """The alignments that a label names, with or without a tier."""
     tier = None

@@ -37,6 +37,7 @@ from speechsim_jax.settings import (
 )
 
 if TYPE_CHECKING:
+    from speechsim_jax.audio.alignments import Segments
     from speechsim_jax.audio.corpus import Corpus
     from speechsim_jax.results.result import SimilarityResult
 
@@ -71,9 +72,14 @@ class Config:
     figure_formats: tuple[str, ...] = flags.figure_formats()
     figure_style: str = flags.figure_style()
     figure_reference: str = flags.figure_reference()
+    exemplars_audio: str = flags.exemplars_audio()
+    exemplars_neurons: tuple[str, ...] = flags.exemplars_neurons()
 
     def __post_init__(self) -> None:
         flags.check_figures(self.figure_formats, self.figure_style, self.figure_reference)
+        flags.check_exemplars(self.exemplars_neurons, self.exemplars_audio)
+        if self.exemplars_neurons and not self.settings.exemplars:
+            raise UserError("exemplars_neurons is given without exemplars; add exemplars=5")
         if self.output.statistics_dir is not None:
             raise UserError("the command writes statistics into workdir, not output.statistics_dir")
 
@@ -106,7 +112,7 @@ def run(config: Config) -> SimilarityResult | None:
             import speechsim_jax as ss
 
             result = ss.compare(**_arguments(config, corpus, workdir, config.keep_statistics))
-            _save(result, workdir, config)
+            _save(result, workdir, config, corpus)
         if not config.keep_statistics:
             remove_folder(workdir / STATISTICS)
     return result
@@ -141,7 +147,7 @@ def _run_shard(config: Config, workdir: AnyPath, shard: Shard) -> SimilarityResu
                     note=config.output.note,
                     progress=config.output.progress,
                 )
-                _save(result, workdir, config)
+                _save(result, workdir, config, corpus)
                 remove_folder(merged)
         except LockedError as error:
             _log.info("all shards are complete, and another process merges them: %s", error)
@@ -174,7 +180,7 @@ def _arguments(config: Config, corpus: Corpus, workdir: AnyPath, keep: bool) -> 
     }
 
 
-def _save(result: SimilarityResult, workdir: AnyPath, config: Config) -> None:
+def _save(result: SimilarityResult, workdir: AnyPath, config: Config, corpus: Corpus) -> None:
     save_result(
         result,
         workdir,
@@ -182,7 +188,19 @@ def _save(result: SimilarityResult, workdir: AnyPath, config: Config) -> None:
         config.figure_formats,
         config.figure_style,
         config.figure_reference,
+        corpus if config.exemplars_audio == "auto" else None,
+        config.exemplars_neurons,
+        _segments(corpus, config.settings),
     )
+
+
+def _segments(corpus: Corpus, settings: Settings) -> dict[str, Segments]:
+    """What is heard in exemplars: the phones, or whatever label is of alignments."""
+    if not settings.exemplars:
+        return {}
+    from speechsim_jax.audio.label_sources import segments_of
+
+    return segments_of(settings.labels, corpus, settings.layout)
 
 
 def _complete_before(workdir: AnyPath) -> SimilarityResult:

@@ -149,6 +149,32 @@ def figure_reference() -> Any:
     return setting("auto", text, WRITTEN, choices=FIGURE_REFERENCES)
 
 
+def exemplars_audio() -> Any:
+    """Whether exemplars can be heard in the report."""
+    text = "Half a second of sound with each exemplar in the report, up to 8 MB; none: no sound."
+    return setting("auto", text, WRITTEN, choices=("auto", "none"))
+
+
+def exemplars_neurons() -> Any:
+    """Neurons whose exemplars are shown."""
+    text = (
+        "Neurons whose exemplars the report shows besides the best-matched: MODEL/LAYER:NEURON, "
+        "e.g. mine/3:17."
+    )
+    return setting((), text, WRITTEN)
+
+
+def check_exemplars(neurons: Collection[str], audio: str) -> None:
+    """Raise UserError for what is no name of a neuron, or no choice of sound."""
+    for name in neurons:
+        if not re.fullmatch(r".+/\d+:\d+", name):
+            raise UserError(
+                f"exemplars_neurons={name}: expected MODEL/LAYER:NEURON, such as mine/3:17"
+            )
+    if audio not in ("auto", "none"):
+        raise UserError(f"exemplars_audio={audio}: expected auto or none")
+
+
 def check_figures(formats: Collection[str], style: str, reference: str = "auto") -> None:
     """Raise UserError unless figures can be written so."""
     try:

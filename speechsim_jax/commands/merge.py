@@ -40,6 +40,9 @@ class Config:
     jobs: tuple[str, ...] = flags.own(
         (), "Workdirs of comparisons with --keep_statistics or --shard (default: --workdir)."
     )
+    audio: str | None = flags.own(
+        None, "Audio of the jobs, for the sound of exemplars in the report (default: no sound)."
+    )
     measures: str | None = flags.measures()
     levels: tuple[str, ...] = flags.levels()
     rank_tolerance: float | None = flags.like(Settings, "rank_tolerance")
@@ -50,9 +53,12 @@ class Config:
     figure_formats: tuple[str, ...] = flags.figure_formats()
     figure_style: str = flags.figure_style()
     figure_reference: str = flags.figure_reference()
+    exemplars_audio: str = flags.exemplars_audio()
+    exemplars_neurons: tuple[str, ...] = flags.exemplars_neurons()
 
     def __post_init__(self) -> None:
         flags.check_figures(self.figure_formats, self.figure_style, self.figure_reference)
+        flags.check_exemplars(self.exemplars_neurons, self.exemplars_audio)
 
 
 def run(config: Config) -> SimilarityResult:
@@ -99,6 +105,8 @@ def run(config: Config) -> SimilarityResult:
                 config.figure_formats,
                 config.figure_style,
                 config.figure_reference,
+                None if config.exemplars_audio == "none" else config.audio,
+                config.exemplars_neurons,
             )
         if not (config.keep_statistics and config.jobs):
             remove_folder(target)

@@ -24,6 +24,8 @@ from speechsim_jax.runtime.lock import check_unlocked
 from speechsim_jax.settings import FIGURE_FORMATS
 
 if TYPE_CHECKING:
+    from speechsim_jax.audio.alignments import Segments
+    from speechsim_jax.audio.open_corpus import AudioInput
     from speechsim_jax.results.result import SimilarityResult
 
 _RESULT, _CONFIG, _UNFINISHED = "result.nc", "config.json", "unfinished.json"
@@ -241,8 +243,22 @@ def save_result(
     formats: Sequence[str] = ("png",),
     style: str = "labelled",
     reference: str = "auto",
+    audio: AudioInput | None = None,
+    neurons: Sequence[str] = (),
+    segments: Mapping[str, Segments] | None = None,
 ) -> None:
     """Write result.nc, scores.csv, report.html, figures/* and config.json, replacing older ones.
+
+    Args:
+      result: what is written.
+      workdir: the folder.
+      config: what was asked for.
+      formats: of figures.
+      style: of heat maps.
+      reference: of the dots on heat maps.
+      audio: of the result, for the sound of exemplars in the report; None for none.
+      neurons: whose exemplars the report shows besides the best-matched.
+      segments: of each utterance, what is heard in exemplars.
 
     Raises:
       StorageError: one of them cannot be written; it says which are complete.
@@ -260,7 +276,9 @@ def save_result(
     steps = {
         _RESULT: lambda: result.save(workdir / _RESULT),
         "scores.csv": lambda: result.to_csv(workdir / "scores.csv"),
-        "report.html": lambda: ss.write_report(result, workdir / "report.html"),
+        "report.html": lambda: ss.write_report(
+            result, workdir / "report.html", audio=audio, neurons=neurons, segments=segments
+        ),
         "figures": draw,
         _CONFIG: lambda: write_json(workdir / _CONFIG, config),
     }

@@ -1,6 +1,6 @@
 """Curves over the depth of models: how similar their layers are, and what their scores stand on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,6 +108,70 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
     numbers = [text.get_text() for text in panels[0].get_yticklabels()]
     room = 3 * GAP + MEDIUM * LINE + 4 + max(text_width(number, SMALL) for number in numbers)
     figure.subplots_adjust(left=max(room / (72 * width), figure.subplotpars.left))
+    return figure
+
+
+class DepthLine(NamedTuple):
+    """Values of the layers of a model, for `depth_curves`.
+
+    Attributes:
+        name: of the model.
+        depth: relative depth of each layer.
+        values: of each layer, drawn as a line.
+        half: half the width of an interval, drawn as a band; NaN for none.
+        other: of each layer, drawn dashed; NaN for none.
+    """
+
+    name: str
+    depth: Float[np.ndarray, " layer"]
+    values: Float[np.ndarray, " layer"]
+    half: Float[np.ndarray, " layer"]
+    other: Float[np.ndarray, " layer"]
+
+
+def depth_curves(
+    panels: Mapping[str, Sequence[DepthLine]],
+    label: str,
+    title: str,
+    notes: Sequence[str] = (),
+    keys: Sequence[str] = (),
+) -> Figure:
+    """Values of layers against their relative depth, a panel for each of several things.
+
+    Args:
+        panels: lines by title.
+        label: of the vertical axis, which all share.
+        title: of the figure; "" for none.
+        notes: of the data, under the title.
+        keys: what bands and dashes mean.
+    """
+    columns = min(3, len(panels))
+    width = _WIDTHS[columns]
+    names = unique(line.name for lines in panels.values() for line in lines)
+    handles = [
+        Line2D([], [], label=ellipsised(name, 72 * width - 60, SMALL), **line_style(k, 8))
+        for k, name in enumerate(short_names(names))
+    ]
+    head = headline(title, width, notes, keys)
+    figure, axes_of = _page(
+        head, len(panels), columns, handles, "relative depth of the layer", label
+    )
+    for axes, (name, lines) in zip(axes_of, panels.items(), strict=True):
+        for line in lines:
+            style = line_style(names.index(line.name), len(line.depth))
+            if np.isfinite(line.half).any():
+                ends = line.values - line.half, line.values + line.half
+                axes.fill_between(
+                    line.depth, *ends, color=style["color"], alpha=0.15, linewidth=0, gid="band"
+                )
+            axes.plot(line.depth, line.values, "-", gid=line.name, **style)
+            if np.isfinite(line.other).any():
+                axes.plot(
+                    line.depth, line.other, "--", gid=f"{line.name}, dashed",
+                    **style | {"markerfacecolor": "white"},
+                )  # fmt: skip
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        style_panel(axes, ellipsised(name, 72 * width / columns - 30, MEDIUM))
     return figure
 
 

@@ -96,6 +96,7 @@ class FrameChoice:
             number=number[first],
             ids=batch.ids,
             utterances=tuple(name for name, _ in names),
+            starts=tuple(piece * int(n) for (_, piece), n in zip(names, batch.lengths)),
         )
         if self.pool == "none":
             return FrameSelection(rows, len(positions), None)

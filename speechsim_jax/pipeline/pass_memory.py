@@ -3,6 +3,7 @@
 A pass needs, on every device,
 
     memory = state + parameters + buffers + hidden + max(forward, update) + attention + samples
+             + exemplars
 
 a term a function below. The state grows with the *pairs* of representations that a pass holds, the
 other terms with the representations themselves.
@@ -67,6 +68,10 @@ class Sizes:
       sampled_rows: rows of samples, which are on the host: a device's share of them where devices
         are CPUs and take their memory from the same, else 0.
       draws: of the null, each with moments of twice the models and buffers of half the rows.
+      own_folds: further folds with products of each representation with itself and with a label
+        track only, and buffers of half the rows.
+      exemplars: of each neuron.
+      utterances: of the largest batch, fillers included, on all devices.
     """
 
     rows_per_update: int
@@ -78,6 +83,9 @@ class Sizes:
     states: int = 1
     sampled_rows: int = 0
     draws: int = 0
+    own_folds: int = 0
+    exemplars: int = 0
+    utterances: int = 0
 
 
 class PassMemory(NamedTuple):
@@ -90,6 +98,7 @@ class PassMemory(NamedTuple):
     workspace: int = 0
     attention: int = 0
     samples: int = 0
+    exemplars: int = 0
 
     @property
     def total(self) -> int:
@@ -127,8 +136,12 @@ def state_bytes(load: PassLoad, sizes: Sizes) -> int:
     # Twice the models, and no more pairs than these and each side's own.
     own = 2 * load.neurons * -(-load.widest // sizes.feature)
     paired = load.cells + own + 2 * load.neurons * (2 * n + 2) + 2 * n + (2 * n) ** 2
-    return sizes.states * (_COUNT_BYTES + 2 * sizes.itemsize * numbers) + sizes.draws * (
-        _COUNT_BYTES + 2 * sizes.itemsize * paired
+    few = 2 * load.neurons * -(-load.widest // sizes.feature) + load.neurons * (n + 2) + n + n**2
+    of_folds = sizes.own_folds * (_COUNT_BYTES + 2 * sizes.itemsize * few)
+    return (
+        of_folds
+        + sizes.states * (_COUNT_BYTES + 2 * sizes.itemsize * numbers)
+        + sizes.draws * (_COUNT_BYTES + 2 * sizes.itemsize * paired)
     )
 
 
@@ -140,7 +153,8 @@ def parameter_bytes(load: PassLoad, models: Sequence[ModelCost]) -> int:
 
 def buffer_bytes(load: PassLoad, sizes: Sizes) -> int:
     """Row buffers [layer, row, neuron] of every model (`MomentsAccumulator`)."""
-    return (1 + sizes.draws) * sizes.rows_per_update * load.neurons * sizes.row_itemsize
+    buffers = 1 + sizes.draws + sizes.own_folds / 2
+    return round(buffers * sizes.rows_per_update) * load.neurons * sizes.row_itemsize
 
 
 def hidden_bytes(load: PassLoad, sizes: Sizes) -> int:
@@ -151,6 +165,19 @@ def hidden_bytes(load: PassLoad, sizes: Sizes) -> int:
 def sample_bytes(load: PassLoad, sizes: Sizes) -> int:
     """Rows of samples, and a copy: they are sorted at the end, and copied for checkpoints."""
     return 2 * sizes.sampled_rows * load.neurons * sizes.row_itemsize
+
+
+def exemplar_bytes(load: PassLoad, sizes: Sizes) -> int:
+    """`exemplars.Exemplars`, before and after an update, and what they are chosen from.
+
+    An exemplar is three numbers; a candidate takes two more while it is considered. Two copies of
+    one layer of a batch.
+    """
+    if not sizes.exemplars:
+        return 0
+    kept = 3 * sizes.exemplars + 1
+    considered = 5 * (sizes.exemplars + sizes.utterances)
+    return 4 * (load.neurons * (2 * kept + considered) + 2 * sizes.frames * load.widest)
 
 
 def forward_bytes(load: PassLoad, models: Sequence[ModelCost]) -> int:
@@ -203,6 +230,7 @@ class Triangle:
             workspace=max(forward_bytes(load, self.models), update_bytes(load, self.sizes)),
             attention=self.sizes.attention,
             samples=sample_bytes(load, self.sizes),
+            exemplars=exemplar_bytes(load, self.sizes),
         )
 
     def with_pair(self, load: PassLoad, pair: IndexPair) -> PassLoad:

@@ -6,24 +6,38 @@ neurons and canonical correlations the page has a selection, the result's own fi
 
 import functools
 import os
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from string import Template
 
 from plotly.offline import get_plotlyjs
 
+from speechsim_jax.audio.alignments import Segments
+from speechsim_jax.audio.open_corpus import AudioInput, open_corpus
 from speechsim_jax.report import markup
+from speechsim_jax.report.concepts import concepts_section
 from speechsim_jax.report.content import page_data
+from speechsim_jax.report.exemplars import exemplars_section
 from speechsim_jax.report.packed import PackedArrays, encode
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime.atomic_write import AnyPath, write_text
 
 __all__ = ["write_report"]
 
+# Of a page with sound, and some room for tables of exemplars.
+_MOST_BYTES = 8_000_000 - 500_000
 # In the order in which they are run.
 _SCRIPTS = ("numbers", "plots", "tables", "map", "pair", "contrast", "depth", "neurons", "main")
 
 
-def write_report(result: SimilarityResult, path: str | os.PathLike[str]) -> AnyPath:
+def write_report(
+    result: SimilarityResult,
+    path: str | os.PathLike[str],
+    *,
+    audio: AudioInput | None = None,
+    neurons: Sequence[str] = (),
+    segments: Mapping[str, Segments] | None = None,
+) -> AnyPath:
     """Write one HTML page with interactive maps, curves, matches and the provenance.
 
     It opens from disk, without a network; where the result lacks something, the page states it. A
@@ -35,18 +49,31 @@ def write_report(result: SimilarityResult, path: str | os.PathLike[str]) -> AnyP
     Args:
         result: what the page shows.
         path: the file; its folder is made if needed.
+        audio: that the result is of; with it, exemplars of neurons can be heard. Their snippets
+            are a part of the page, which they leave below 8 MB.
+        neurons: whose exemplars are shown besides those of the best-matched, as
+            "MODEL/LAYER:NEURON".
+        segments: of each utterance, such as phones; what is heard in a snippet is shown with it.
 
     Returns:
         The path.
+
+    Raises:
+        UserError: no such audio or neuron; neurons of a result without exemplars.
     """
-    return write_text(path, report_page(result))
+    return write_text(path, report_page(result, audio, neurons, segments))
 
 
-def report_page(result: SimilarityResult) -> str:
-    """The page as HTML."""
+def report_page(
+    result: SimilarityResult,
+    audio: AudioInput | None = None,
+    neurons: Sequence[str] = (),
+    segments: Mapping[str, Segments] | None = None,
+) -> str:
+    """The page as HTML; arguments and errors as of `write_report`."""
     arrays = PackedArrays()
     data = page_data(result, arrays)
-    return Template(_file("page.html")).substitute(
+    parts = dict(
         title=markup.html_text(markup.headline(result)),
         notes=markup.html_text(" · ".join(result.notes())),
         warning=markup.warning(result.few_frames_warning()),
@@ -59,11 +86,18 @@ def report_page(result: SimilarityResult) -> str:
         errors=markup.errors_note(result),
         uncertainty=markup.uncertainty_section(result),
         reading=markup.reading_table(result),
+        concepts=concepts_section(result),
         skipped=markup.skipped_table(result),
         plotly=_plotly(),
         data=arrays.encode(data),
         script="\n".join(_file(f"{name}.js") for name in _SCRIPTS),
     )
+    room = _MOST_BYTES - sum(len(part.encode()) for part in parts.values())
+    corpus = None if audio is None else open_corpus(audio)
+    links = {"concepts": "Concepts", "exemplars": "Exemplars"}
+    parts["exemplars"] = exemplars_section(result, room, corpus, neurons, segments)
+    further = " ".join(f'<a href="#{k}">{name}</a>' for k, name in links.items() if parts[k])
+    return Template(_file("page.html")).substitute(parts, further_links=further)
 
 
 @functools.cache

@@ -28,6 +28,7 @@ from speechsim_jax.inference.standard_errors import (
 )
 from speechsim_jax.results import influence_file, netcdf
 from speechsim_jax.results.depth import floors
+from speechsim_jax.results.exemplars import Exemplar, exemplar_records
 from speechsim_jax.results.reference import CLOSEST, reference_cells
 from speechsim_jax.results.summary import Mean, blocks_shown, few_frames_warning, means_table
 from speechsim_jax.runtime.atomic_write import AnyPath, as_path, write_text, writing
@@ -626,6 +627,25 @@ class SimilarityResult:
             if label not in known:
                 raise UserError(f"no representation {label!r}{did_you_mean(label, known)}")
         return pairs
+
+    def exemplars(self, name: Any, neuron: int | None = None) -> tuple[Exemplar, ...]:
+        """The frames that excite neurons of a representation most (`compare(exemplars=5)`).
+
+        At most one frame of an utterance, the one with the largest activation; none of a neuron
+        that never changes. `pandas.DataFrame(result.exemplars("model/3"))` is a table of them.
+
+        Args:
+            name: the label of the representation, such as "model/3".
+            neuron: its number; all neurons by default.
+
+        Returns:
+            `neuron`, `rank` (1 is the largest), `value` (the activation), `utterance` and `seconds`
+            (the centre of the frame) of each.
+
+        Raises:
+            UserError: no such representation or neuron, or a result without exemplars.
+        """
+        return exemplar_records(self.dataset, str(name), neuron)
 
     def select(
         self,

@@ -38,6 +38,8 @@ class BatchRows:
         the row.
       ids: ids of the batch's utterances, or of the pieces of long ones.
       utterances: for each of `ids` its utterance; "" where not known.
+      starts: for each of `ids` the sample of its utterance, at 16 kHz, at which it begins; empty
+        where all begin theirs.
     """
 
     positions: Int64[np.ndarray, " row"]
@@ -45,6 +47,7 @@ class BatchRows:
     number: Int64[np.ndarray, " row"]
     ids: tuple[str, ...]
     utterances: tuple[str, ...]
+    starts: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -391,6 +391,12 @@ FLAG_MISTAKES = {
         ("--figure_reference=closets", "'closest'"),
     ),
     "figure style": (["--figure_style=papr"], ("--figure_style=papr", "labelled", "'paper'")),
+    "exemplars": (["--exemplars=21"], ("--exemplars", "20")),
+    "neuron of exemplars": (
+        ["--exemplars=2", "--exemplars_neurons=base/1"],
+        ("--exemplars_neurons=base/1", "MODEL/LAYER:NEURON"),
+    ),
+    "neurons without exemplars": (["--exemplars_neurons=base/1:3"], ("--exemplars_neurons",)),
     "workdir below a file": ([f"--workdir={BASE}/config.json/x"], ("--workdir=", "cannot be")),
     "shard": (["--shard=5/4"], ("there is no shard 5 of 4",)),
 }
@@ -496,6 +502,7 @@ def test_quiet_merge(script, tmp_path, good):
         {"figure_formats": ()},
         {"figure_style": "fancy"},
         {"figure_reference": "best"},
+        {"exemplars_audio": "loud"},
     ],
 )
 def test_figures_that_cannot_be_drawn_are_refused_first(wrong, compared):
@@ -513,6 +520,29 @@ def test_figures_as_asked_for(compared, tmp_path):
     names = {path.name for path in folder.iterdir()}
     drawn = {f"{k}_{m}" for k in ("heatmap", "trend") for m in MEASURES.split(",")} | {"facts"}
     assert names == {f"{name}.{kind}" for name in drawn for kind in ("pdf", "png")} | {"mine.txt"}
+
+
+@pytest.mark.slow
+def test_exemplars_are_in_the_report_with_their_sound(script, tmp_path, good):
+    job = tmp_path / "job"
+    name = Path(BASE).name
+    arguments = [f"--models={BASE}", f"--audio={good}", "--layers=0,-1", "--measures=maxcorr"]
+    arguments += ["--exemplars=2", f"--exemplars_neurons={name}/0:3", "--quiet"]
+    assert script(*arguments, f"--workdir={job}", "--keep_statistics").code == 0
+    page = (job / "report.html").read_text()
+    assert f"{name}/0, neuron 3 and {name}/" in page
+    count = page.count("<audio")
+    assert count >= 4
+    result = ss.SimilarityResult.load(job / "result.nc")
+    assert len(result.exemplars(f"{name}/0", 3)) == 2
+    assert script(*arguments, f"--workdir={tmp_path / 'b'}", "--exemplars_audio=none").code == 0
+    assert "<audio" not in (tmp_path / "b" / "report.html").read_text()
+    again = [f"--jobs={job}", f"--exemplars_neurons={name}/0:3", "--quiet"]
+    for more, sounds in (([f"--audio={good}"], count), ([], 0)):
+        folder = tmp_path / f"merged-{sounds}"
+        assert script(*again, *more, f"--workdir={folder}", name="merge").code == 0
+        page = (folder / "report.html").read_text()
+        assert page.count("<audio") == sounds and f"{name}/0, neuron 3 and" in page
 
 
 def test_help_measures(script):

@@ -140,7 +140,7 @@ def test_flags_of_nested_records(name):
 
 CONFIGS = {
     "compare": compare.Config(("m",), "a", "w"),
-    "merge": merge.Config("w", ("j",)),
+    "merge": merge.Config("w", ("j",), audio="a"),
     "dynamics": dynamics.Config("r", "a", "w"),
     "probe": probe.Config(("m",), "a", "t", "w"),
     "transcribe": transcribe.Config(("m",), "a"),

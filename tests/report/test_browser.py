@@ -14,12 +14,21 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
+from speechsim_jax.audio.alignments import Segments
 from speechsim_jax.errors import printable
 from speechsim_jax.report import content, write_report
+from speechsim_jax.report import exemplars as content_exemplars
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from tests.support.clustered import clustered_result
 from tests.support.hostile import NAMES, SENTINEL, hostile_result
-from tests.support.report_results import SMALL, Shape, heads_alone, random_result, scores_within
+from tests.support.report_results import (
+    SMALL,
+    Shape,
+    heads_alone,
+    random_result,
+    scores_within,
+    with_exemplars,
+)
 
 webdriver = pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.chrome.options import Options  # noqa: E402
@@ -607,6 +616,65 @@ def test_names_from_outside_are_shown_and_not_obeyed(desktop: Browser, tmp_path:
     hover = "return document.querySelector('#map .hoverlayer').textContent"
     said = desktop.wait(lambda: desktop.run(hover))
     assert f"{result.measures[0]}: " in said and f"{options[12]}, layer 0" in said
+    assert desktop.console_messages() == []
+
+
+@pytest.mark.slow
+def test_snippets_of_exemplars_play(desktop: Browser, tmp_path: Path) -> None:
+    lengths = {f"{k:03}.wav": 24_000 for k in range(40)}
+    models = {"first": Shape(13, 768, 12), "second": Shape(13, 768, 12)}
+    rng = np.random.default_rng(0)
+    audio = {name: rng.standard_normal(n).astype(np.float32) / 4 for name, n in lengths.items()}
+    result = with_exemplars(random_result(models), lengths)
+    path = write_report(result, tmp_path / "report.html", audio=audio)
+    assert path.stat().st_size < 8e6
+    desktop.open(path)
+    desktop.run("for (const closed of document.querySelectorAll('details')) closed.open = true")
+    desktop.run("for (const player of document.querySelectorAll('audio')) player.load()")
+    desktop.run(
+        "for (const player of document.querySelectorAll('audio')) player.preload = 'metadata'"
+    )
+    durations = "return [...document.querySelectorAll('audio')].map((player) => player.duration)"
+    # JSON has no NaN: not yet known.
+    desktop.wait(lambda: None not in desktop.run(durations), seconds=60)
+    seconds = desktop.run(durations)
+    assert len(seconds) == content_exemplars.MOST_SNIPPETS
+    assert all(0.45 <= one <= 0.55 for one in seconds)
+    desktop.element("h1").click()  # without, a browser plays nothing
+    desktop.run("window.player = document.querySelector('audio'); player.play()")
+    desktop.wait(lambda: desktop.run("return player.ended"))
+    assert desktop.run("return document.documentElement.scrollWidth") <= DESKTOP[0]
+    assert desktop.console_messages() == []
+
+
+@pytest.mark.slow
+def test_names_and_labels_of_exemplars_are_shown_and_not_obeyed(
+    desktop: Browser, tmp_path: Path
+) -> None:
+    result = with_exemplars(hostile_result(), dict.fromkeys(NAMES, 16_000))
+    ends = np.linspace(0.05, 1.1, len(NAMES))
+    heard = Segments(np.concatenate([[0], ends[:-1]]), ends, NAMES)
+    audio = {name: np.sin(np.arange(16_000)).astype(np.float32) for name in NAMES}
+    path = write_report(
+        result, tmp_path / "report.html", audio=audio, segments=dict.fromkeys(NAMES, heard)
+    )
+    desktop.open(path)
+    desktop.run("for (const closed of document.querySelectorAll('details')) closed.open = true")
+    time.sleep(0.3)
+    assert desktop.run(f"return {SENTINEL} ?? null") is None
+    found = "return [...document.querySelectorAll(arguments[0])].map((node) => node.outerHTML)"
+    foreign = "img, iframe, object, embed, svg[onload], b b, sup, [href^=javascript], [srcdoc]"
+    assert desktop.run(found, foreign) == []
+    handlers = """return [...document.querySelectorAll("#exemplars *")].flatMap(
+      (node) => [...node.attributes].map((one) => one.name)).filter((name) => /^on/.test(name))"""
+    assert desktop.run(handlers) == []
+    cells = "return [...document.querySelectorAll(arguments[0])].map((node) => node.textContent)"
+    names = set(desktop.run(cells, "#exemplars td:nth-child(2)"))
+    shown = {printable(name) for name in NAMES}
+    assert names <= shown and len(names) > 0.8 * len(shown)
+    labels = " ".join(desktop.run(cells, "#exemplars td:nth-child(4)"))
+    assert sum(name in labels for name in shown) > 0.8 * len(shown)
+    assert desktop.run("return document.documentElement.scrollWidth") <= DESKTOP[0]
     assert desktop.console_messages() == []
 
 

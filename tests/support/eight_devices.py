@@ -21,10 +21,11 @@ from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.pipeline.attention_inputs import Projected, rows_of_projections
 from speechsim_jax.runtime.mesh import AXES, mesh_from, place_batch
-from speechsim_jax.statistics import moments, moments_on_mesh
+from speechsim_jax.statistics import exemplars, moments, moments_on_mesh
 from speechsim_jax.statistics import moments_accumulator as rows_module
 from speechsim_jax.statistics.accumulator import BatchRows
 from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
+from speechsim_jax.statistics.exemplars import ExemplarsAccumulator
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.sample import SampleAccumulator
@@ -410,3 +411,33 @@ def test_update_is_translated_for_accelerators():
 
 def test_one_device_of_many_runs_the_program_of_one():
     assert new("data:1")._programs.update is rows_module._update
+
+
+def test_exemplars_depend_neither_on_the_devices_nor_on_a_rest():
+    names = [f"{batch}.{i}" for batch in range(3) for i in range(8)]
+    found = []
+    for text in ("data:1", "data:4", "data:4,feature:2"):
+        new_on = functools.partial(ExemplarsAccumulator, SHAPES, 3, names, 320, 400, mesh_of(text))
+        statistic = new_on()
+        for batch in range(3):
+            if batch == 2:
+                taken, statistic = statistic.snapshot(), new_on()
+                statistic.restore(taken)
+            positions = positions_of(batch)
+            utterance, number = np.divmod(positions, FRAMES)
+            ids = tuple(names[8 * batch : 8 * batch + 8])
+            rows = BatchRows(positions, utterance, number, ids, ids)
+            before = exemplars._add._cache_size()
+            statistic.append(hidden_of(batch, mesh_of(text), data()), rows)
+            assert batch == 0 or exemplars._add._cache_size() == before
+        found.append(statistic.result())
+    for other in found[1:]:
+        assert other.utterances == found[0].utterances
+        for name in ("value", "utterance", "sample", "lowest"):
+            np.testing.assert_array_equal(getattr(other, name), getattr(found[0], name))
+    best = []
+    for whole in data():
+        of_utterance = np.nan_to_num(whole, nan=-99).max(axis=2)
+        first = -np.sort(-of_utterance, axis=1)[:, :3]
+        best.append(first.swapaxes(0, 1).reshape(3, -1))
+    np.testing.assert_array_equal(found[0].value, np.concatenate(best, axis=1))

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from speechsim_jax.results.exemplars import exemplar_variables
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
+from speechsim_jax.statistics.exemplars import Exemplars
 
 
 class Shape(NamedTuple):
@@ -83,6 +85,28 @@ def random_result(
         attention_representations=attention,
         dims={name: ("x_attention", "y_attention") for name in ON_HEADS},
     )
+
+
+def with_exemplars(
+    result: SimilarityResult, utterances: dict[str, int], count: int = 5, seed: int = 0
+) -> SimilarityResult:
+    """The result with random exemplars in utterances of so many samples."""
+    rng = np.random.default_rng(seed)
+    names = tuple(utterances)
+    live = [np.ones(int(width), bool) for width in result.dataset["width"].values]
+    total = sum(map(len, live))
+    utterance = rng.permuted(np.tile(np.arange(len(names)), (total, 1)), axis=1)[:, :count].T
+    lengths = np.array(list(utterances.values()))
+    found = Exemplars(
+        names,
+        -np.sort(-rng.standard_normal((count, total)), axis=0).astype(np.float32),
+        utterance.astype(np.int32),
+        rng.integers(0, lengths[utterance]).astype(np.int32),
+        np.full(total, -9, np.float32),
+        tuple((0, k) for k in range(len(live))),
+        tuple(map(len, live)),
+    )
+    return SimilarityResult(result.dataset.assign(exemplar_variables(found, live)))
 
 
 def heads_alone(models: dict[str, Shape]) -> SimilarityResult:
