@@ -131,8 +131,16 @@ def test_speakers_and_transcripts_may_be_missing_in_part(tmp_path):
     assert [(source.speaker, source.transcript) for source in sources] == [("", ""), ("ann", "")]
 
 
-def test_other_columns_are_kept_with_the_names_of_classes(tmp_path):
-    """Whatever is no long text: labels as names, numbers, truth values."""
+def test_other_columns_are_kept_with_the_names_of_classes(tmp_path, monkeypatch):
+    """Labels as names, numbers, truth values; long texts are not even read."""
+    read_columns: list[str] = []
+    original = parquet.ParquetFile.read
+
+    def reading(self, columns, **options):
+        read_columns.extend(columns)
+        return original(self, columns=columns, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "read", reading)
     described = README.replace(
         "---\nconfigs",
         "---\ndataset_info:\n  config_name: clean\n  features:\n"
@@ -158,6 +166,8 @@ def test_other_columns_are_kept_with_the_names_of_classes(tmp_path):
         {"age": "33", "native": "true"},
     ]
     assert [source.speaker for source in corpus.sources] == ["1000", "1001", "1002", "1000"]
+    assert {"emotion", "text"} <= set(read_columns)
+    assert not {"story", "embedding"} & set(read_columns)
 
 
 def test_the_audio_column_is_recognised_by_its_type(tmp_path):
