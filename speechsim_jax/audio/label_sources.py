@@ -111,7 +111,7 @@ class UtteranceLabels(_Labels):
 def label_tracks(
     specs: Sequence[str],
     corpus: Corpus,
-    min_share: float = 0.0,
+    min_share: float | int = 0.0,
     layout: str | None = None,
     strict: bool = False,
 ) -> tuple[Track, ...]:
@@ -190,7 +190,7 @@ def _exists(where: str) -> bool:
 
 
 def _segment_labels(
-    name: str, alignments: Alignments, corpus: Corpus, min_share: float, strict: bool
+    name: str, alignments: Alignments, corpus: Corpus, min_share: float | int, strict: bool
 ) -> SegmentLabels:
     without: list[Skipped] = []
     misfits: list[Skipped] = []
@@ -227,7 +227,7 @@ def _segment_labels(
 
 
 def _utterance_labels(
-    name: str, corpus: Corpus, min_share: float, layout: str | None
+    name: str, corpus: Corpus, min_share: float | int, layout: str | None
 ) -> UtteranceLabels:
     labels = _values(name, corpus, layout)
     if missing := [id_ for id_, label in labels.items() if not label]:
@@ -297,7 +297,7 @@ def _gender(source: Source, layout: str | None) -> str:
     return recognised.layout.gender(path, recognised.speaker)
 
 
-def _facts(classes: tuple[str, ...], min_share: float) -> dict[str, Any]:
+def _facts(classes: tuple[str, ...], min_share: float | int) -> dict[str, Any]:
     return {"min_share": min_share, "classes_sha256": _digest(classes)}
 
 
