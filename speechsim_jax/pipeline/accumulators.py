@@ -85,7 +85,7 @@ class PassSetup:
     encoders: tuple[SpeechEncoder, ...]
     layers: tuple[tuple[int, ...], ...]
     tracks: tuple[int, ...]
-    frames_of: Callable[[np.ndarray], np.ndarray]
+    frames_of: Callable[[Any], Any]
     indices: tuple[LayerIndex, ...]
     tiles: tuple[Tile, ...]
     settings: Settings
