@@ -19,7 +19,7 @@ import speechsim_jax as ss
 from speechsim_jax.audio import batching
 from speechsim_jax.commands import compare
 from speechsim_jax.commands.workdir import save_result
-from speechsim_jax.comparison import encoders
+from speechsim_jax.comparison import prepared
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
@@ -411,7 +411,7 @@ def test_mistakes_in_flags(name, script, tmp_path, good, monkeypatch):
 
 
 def test_nothing_is_loaded_for_an_unknown_measure(script, tmp_path, good, monkeypatch):
-    monkeypatch.setattr(encoders, "load_encoder", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(prepared, "load_encoder", lambda *a, **k: pytest.fail("a model was loaded"))
     arguments = [f"--models={BASE}", f"--audio={good}", f"--workdir={tmp_path}"]
     assert_mistake(script(*arguments, "--measures=linkca"), "unknown measure 'linkca'")
 

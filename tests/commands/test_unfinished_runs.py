@@ -19,7 +19,8 @@ import speechsim_jax as ss
 from speechsim_jax import figures
 from speechsim_jax.commands import compare, status
 from speechsim_jax.commands.workdir import is_complete
-from speechsim_jax.comparison import encoders, target
+from speechsim_jax.comparison import steps as steps_module
+from speechsim_jax.comparison import target
 from speechsim_jax.pipeline import accumulators
 from speechsim_jax.pipeline import run as run_module
 from speechsim_jax.runtime.atomic_write import as_path
@@ -292,7 +293,7 @@ def test_steps_of_a_command(capsys, arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(target, "FIRST_MINUTES", 0.05)
     given = [f"--audio={folder}", "--target_se=1e-4", "--keep_statistics"]
     with monkeypatch.context() as patch:
-        patch.setattr(encoders, "together", no_space)
+        patch.setattr(steps_module, "together", no_space)
         with pytest.raises(OSError):
             call(capsys, "compare", *arguments, *given)
     assert_mistake(call(capsys, "compare", *arguments, *given), "--resume", "--overwrite")

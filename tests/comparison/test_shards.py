@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
-from speechsim_jax.comparison import encoders as encoders_module
+from speechsim_jax.comparison import reading
 from speechsim_jax.errors import UserError
 from speechsim_jax.pipeline import accumulators
 from speechsim_jax.pipeline import job_folder as job_folder_module
@@ -139,17 +139,17 @@ def test_two_runs_of_one_shard_in_a_bucket(encoders, audio, whole, monkeypatch, 
         folder = f"{address}/job"
         given = SETTINGS | {"statistics_dir": folder, "shard": "1/2"}
         runs = iter(["20300102T-b", "20300101T-a"])
-        run_passes = encoders_module.run_passes
+        run_passes = reading.run_passes
 
         def overtaken(*arguments):
             with monkeypatch.context() as patch:
-                patch.setattr(encoders_module, "run_passes", run_passes)
+                patch.setattr(reading, "run_passes", run_passes)
                 ss.accumulate(encoders, audio, **given)
             return run_passes(*arguments)
 
         with monkeypatch.context() as patch:
             patch.setattr(job_folder_module, "new_run", lambda: next(runs, "20300103T-c"))
-            patch.setattr(encoders_module, "run_passes", overtaken)
+            patch.setattr(reading, "run_passes", overtaken)
             ss.accumulate(encoders, audio, **given)
         assert "another run was complete first" in caplog.text
         ss.accumulate(encoders, audio, **given | {"shard": "2/2"})
