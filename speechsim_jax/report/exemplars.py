@@ -74,7 +74,7 @@ def exemplars_section(
     named = [parsed(text, result) for text in neurons]
     searched = _Matches(result)
     best = searched.best()
-    matches = [searched.of(neuron) for neuron in named] + best[:MOST_PAIRS]
+    matches = list(dict.fromkeys([*map(searched.of, named), *best[:MOST_PAIRS]]))
     every = dict.fromkeys(neuron for match in matches for neuron in _both(match))
     shown = {neuron: result.exemplars(*neuron) for neuron in every}
     places = [e for match in matches for neuron in _both(match) for e in shown[neuron]]

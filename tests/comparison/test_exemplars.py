@@ -10,6 +10,7 @@ import speechsim_jax as ss
 from speechsim_jax.comparison import target
 from speechsim_jax.errors import UserError
 from speechsim_jax.pipeline import accumulators
+from speechsim_jax.pipeline.job_folder import job_folder
 from speechsim_jax.results.result import SimilarityResult
 from tests.support.small_models import QUICK, of_speakers, waves
 
@@ -110,7 +111,10 @@ def test_a_saved_result_and_a_selection_have_them(whole, tmp_path):
 
 
 def test_a_result_without_exemplars_says_so(encoders, audio, tmp_path):
-    without = ss.compare(encoders, audio, **SETTINGS | {"exemplars": 0})
+    stored = {"exemplars": 0, "statistics_dir": tmp_path / "stored"}
+    without = ss.compare(encoders, audio, **SETTINGS | stored)
+    plan = job_folder(tmp_path / "stored").plan()
+    assert plan is not None and "exemplars" not in plan["identity"]  # as before there were any
     assert not [name for name in without.dataset if "exemplar" in str(name)]
     with pytest.raises(UserError, match="exemplars=5"):
         SimilarityResult.load(without.save(tmp_path / "r.nc")).exemplars("x/0")
