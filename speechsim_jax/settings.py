@@ -136,6 +136,35 @@ class Settings:
     drop_labels: tuple[str, ...] = setting(
         (), "Leave out frames in segments of the alignments with these labels, e.g. SIL.", COMPARED
     )
+    tracks: tuple[str, ...] = setting(
+        (),
+        "Acoustic features that are compared like layers: logmel, mfcc, f0, energy, ...",
+        COMPARED,
+    )
+    labels: tuple[str, ...] = setting(
+        (),
+        "Labels of frames, and what layers and neurons know of them: NAME:ALIGNMENTS[:TIER] (as "
+        "phone:FOLDER or word:auto), speaker, gender, or a column of the manifest.",
+        COMPARED,
+    )
+    label_min_share: float | int = setting(
+        0.0,
+        "Classes of a smaller share of the labelled audio count as no label.",
+        COMPARED,
+        at_least=0,
+        below=1,
+    )
+    given: tuple[str, ...] = setting(
+        (),
+        "Tracks or layers that are regressed out of all others: scores are of what is left.",
+        COMPARED,
+    )
+    given_part: Literal["rest", "explained"] = setting(
+        "rest",
+        "Scores of what is left of representations where others are given, or of what these "
+        "explain: given=speaker, the similarity within speakers, or between them.",
+        COMPARED,
+    )
     seed: int = setting(0, "Seed of every random choice.", HOW, at_least=0)
     sample_frames: int = setting(
         2000,
@@ -249,6 +278,15 @@ class Settings:
             raise UserError(
                 f"target_se reads audio in steps, and {what} is of all of it; find out how much "
                 "is needed first, then use max_minutes"
+            )
+        if self.given and (self.null != "none" or self.target_se is not None):
+            what = "null" if self.null != "none" else "target_se"
+            raise UserError(f"{what} has no partial form; leave it out, or given")
+        if self.given_part == "explained" and not self.given:
+            raise UserError("given_part='explained' needs given: what explains")
+        if self.given_part == "explained" and self.errors_source == "reading":
+            raise UserError(
+                "what is given explains has no standard errors; leave out errors_source='reading'"
             )
         if self.layers == ():
             raise UserError("layers is empty; expected numbers of hidden states, or None for all")

@@ -21,7 +21,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -213,7 +213,9 @@ class Alignments:
         return exact, partly
 
 
-def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
+def read_alignments(
+    path: str | Path, tier: str | None = None, preferred: Sequence[str] = ()
+) -> Alignments:
     """Read a file of alignments, or a folder of files of one utterance each.
 
     The utterance of a TextGrid, .phn, .wrd, .lab, .phones or .words file is the file's name, within
@@ -222,6 +224,7 @@ def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
     Args:
         path: The file or folder; hidden files and those of __MACOSX are passed over.
         tier: Which tier; may be left out where there is only one.
+        preferred: Of several tiers and none chosen, the first of these that there is, in any case.
 
     Returns:
         The segments of the tier, of every utterance that has any. Segments that overlap by at most
@@ -237,11 +240,15 @@ def read_alignments(path: str | Path, tier: str | None = None) -> Alignments:
         raise UserError(f"alignments: no {', '.join(_OF_ONE_UTTERANCE)} file below {root}")
     within = root if root.is_dir() else root.parent
     named = [(file, file.relative_to(within).with_suffix("").as_posix()) for file in files]
-    return _read_files(named, str(root), tier)
+    return _read_files(named, str(root), tier, preferred)
 
 
 def alignments_of(
-    corpus: Corpus, where: str, tier: str | None = None, layout: str | None = None
+    corpus: Corpus,
+    where: str,
+    tier: str | None = None,
+    layout: str | None = None,
+    preferred: Sequence[str] = (),
 ) -> Alignments:
     """The alignments of a corpus.
 
@@ -251,13 +258,14 @@ def alignments_of(
             with the audio, at the place that its layout names (`corpus_layouts`).
         tier: As for `read_alignments`.
         layout: Name of the only layout that counts for "auto"; None for any.
+        preferred: Of several tiers and none chosen, the first of these that there is, in any case.
 
     Raises:
         UserError: as `read_alignments`; the layout is not known, has no alignments, or they are not
             there.
     """
     if where != AUTO:
-        return read_alignments(where, tier)
+        return read_alignments(where, tier, preferred)
     places: Counter[str] = Counter()
     without: Counter[str] = Counter()
     named = []
@@ -277,7 +285,7 @@ def alignments_of(
         raise _none_published(corpus, without)
     for place, count in places.items():
         log.info("alignments: %s for %s", place, counted(count, "file"))
-    return _read_files(named, f"{corpus.origin} ({', '.join(places)})", tier)
+    return _read_files(named, f"{corpus.origin} ({', '.join(places)})", tier, preferred)
 
 
 def _none_published(corpus: Corpus, layouts: Mapping[str, int]) -> UserError:
@@ -292,7 +300,9 @@ def _none_published(corpus: Corpus, layouts: Mapping[str, int]) -> UserError:
     return UserError(f"alignments=auto: {reason}; name a file or folder of alignments")
 
 
-def _read_files(named: Iterable[tuple[Path, str]], origin: str, tier: str | None) -> Alignments:
+def _read_files(
+    named: Iterable[tuple[Path, str]], origin: str, tier: str | None, preferred: Sequence[str]
+) -> Alignments:
     """The alignments of files, each with the name of its utterance, if it is of one."""
     digest = hashlib.sha256()
     tiers: dict[str, dict[str, _SegmentList]] = {}
@@ -306,6 +316,9 @@ def _read_files(named: Iterable[tuple[Path, str]], origin: str, tier: str | None
             utterances = tiers.setdefault(segment.tier, {})
             utterances.setdefault(segment.utterance, _SegmentList()).add(segment)
     known = ", ".join(name or "(unnamed)" for name in tiers) or "none"
+    if tier is None and len(tiers) > 1:
+        spelled = {name.casefold(): name for name in tiers}
+        tier = next((spelled[name] for name in preferred if name in spelled), None)
     if tier is None and len(tiers) > 1:
         raise MissingTier(
             f"alignments: {origin} has the tiers {known}; choose one (alignment_tier)", tuple(tiers)

@@ -1,5 +1,6 @@
 """Batches: utterances of any length in a few fixed shapes, decoded ahead of use by threads."""
 
+import functools
 import logging
 import math
 from bisect import bisect_left
@@ -21,6 +22,7 @@ from speechsim_jax.audio.corpus import (
     Utterance,
     read,
 )
+from speechsim_jax.audio.tracks import Piece
 from speechsim_jax.errors import UserError
 from speechsim_jax.settings import Settings
 
@@ -81,12 +83,14 @@ class Batch:
         lengths: Valid samples of each row; 0 in the filler rows at the end.
         ids: Of the rows that are not filler.
         after: The position in the stream right after this batch.
+        attached: Of each of these rows, what `attach` has made of it; empty without.
     """
 
     samples: Float32[np.ndarray, "batch samples"]
     lengths: Int32[np.ndarray, "batch"]
     ids: tuple[str, ...]
     after: Cursor = Cursor()
+    attached: tuple[Any, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -176,6 +180,7 @@ def batches(
     lookahead: int = 8,
     on_skip: Callable[[Skipped], None],
     on_note: Callable[[str], None] = lambda _: None,
+    attach: Callable[[Piece], Any] | None = None,
     start: Cursor = Cursor(),
 ) -> Generator[Batch, None, None]:
     """Decode a corpus in order into batches of the given shapes.
@@ -193,6 +198,7 @@ def batches(
         lookahead: Sources that are decoded ahead of use, at most.
         on_skip: Called with every source that cannot be used.
         on_note: Called with every note of an utterance, what was guessed or changed in reading it.
+        attach: Called with every row, on the threads that decode; what it returns is in the batch.
         start: `after` of an earlier batch of the same corpus and buckets, to resume after it: of
             the sources before it, only those that wait are decoded again.
 
@@ -210,9 +216,8 @@ def batches(
         )
     if workers < 1 or lookahead < 1:
         raise UserError(f"workers={workers}, lookahead={lookahead}: expected at least 1 of each")
-    return _generate(
-        corpus, shapes, min_samples, strict, workers, lookahead, on_skip, on_note, start
-    )
+    decode = functools.partial(_decode, min_samples, shapes[-1].samples, attach)
+    return _generate(corpus, shapes, decode, strict, workers, lookahead, on_skip, on_note, start)
 
 
 def pieces(source: Source, max_samples: int, min_samples: int = 1) -> list[Utterance]:
@@ -229,6 +234,35 @@ def pieces(source: Source, max_samples: int, min_samples: int = 1) -> list[Utter
     return _cut(read(source, min_samples), max_samples)
 
 
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """An utterance that fits into a row, or a piece of a longer one; and what is attached to it."""
+
+    utterance: Utterance
+    attached: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """An utterance as the rows that it is cut into, and the notes of reading it."""
+
+    rows: list[_Row]
+    notes: tuple[str, ...]
+
+
+def _decode(
+    min_samples: int, max_samples: int, attach: Callable[[Piece], Any] | None, source: Source
+) -> _Decoded:
+    """Decode and cut one source, and attach what belongs to its rows; on any thread."""
+    whole = read(source, min_samples)
+    rows, start = [], 0
+    for part in _cut(whole, max_samples):
+        piece = Piece(whole.id, start / SAMPLE_RATE_HZ, part.samples)
+        rows.append(_Row(part, attach(piece) if attach else None))
+        start += len(part.samples)
+    return _Decoded(rows, whole.notes)
+
+
 def pad_to_multiple(batch: Batch, multiple: int) -> Batch:
     """The batch with filler rows up to a multiple of the devices that share it."""
     missing = -len(batch.lengths) % multiple
@@ -241,7 +275,7 @@ def pad_to_multiple(batch: Batch, multiple: int) -> Batch:
 def _generate(
     corpus: Corpus,
     buckets: Sequence[Bucket],
-    min_samples: int,
+    decode: Callable[[Source], _Decoded],
     strict: bool,
     workers: int,
     lookahead: int,
@@ -250,30 +284,26 @@ def _generate(
     start: Cursor,
 ) -> Generator[Batch, None, None]:
     lengths = [bucket.samples for bucket in buckets]
-
-    def decode(source: Source) -> Utterance:
-        return read(source, min_samples)
-
     pool = ThreadPoolExecutor(workers, thread_name_prefix="speechsim-audio")
     try:
-        pieces = _pieces_at(start, corpus, decode, pool, lengths[-1])
-        waiting = [[(at, pieces[at]) for at in positions] for positions in start.waiting]
+        rows_at = _rows_at(start, corpus, decode, pool)
+        waiting = [[(at, rows_at[at]) for at in positions] for positions in start.waiting]
         waiting += [[] for _ in buckets[len(waiting) :]]
-        queue = deque((at, pieces[at]) for at in start.rest)
+        queue = deque((at, rows_at[at]) for at in start.rest)
         decoded = start.sources
 
         def take_batch(index: int) -> Batch:
             rows, waiting[index] = waiting[index], []
             positions = tuple(tuple(at for at, _ in bucket) for bucket in waiting)
             after = Cursor(decoded, positions, tuple(at for at, _ in queue))
-            return _assemble([piece for _, piece in rows], buckets[index], after)
+            return _assemble([row for _, row in rows], buckets[index], after)
 
         upcoming = _decode_ahead(pool, decode, corpus.sources[decoded:], lookahead)
         while True:
             while queue:
-                at, piece = queue.popleft()
-                index = bisect_left(lengths, len(piece.samples))
-                waiting[index].append((at, piece))
+                at, row = queue.popleft()
+                index = bisect_left(lengths, len(row.utterance.samples))
+                waiting[index].append((at, row))
                 if len(waiting[index]) == buckets[index].batch:
                     yield take_batch(index)
             source, pending = next(upcoming, (None, None))
@@ -281,10 +311,7 @@ def _generate(
                 break
             decoded += 1
             try:
-                utterance = pending.result()
-                for note in utterance.notes:
-                    on_note(note)
-                cut = _cut(utterance, lengths[-1])
+                found = pending.result()
             except AudioError as error:
                 if strict:
                     raise UserError(
@@ -292,7 +319,9 @@ def _generate(
                     ) from error
                 on_skip(Skipped(source.id, str(error)))
                 continue
-            queue.extend(((decoded - 1, number), piece) for number, piece in enumerate(cut))
+            for note in found.notes:
+                on_note(note)
+            queue.extend(((decoded - 1, number), row) for number, row in enumerate(found.rows))
         for index, rows in enumerate(waiting):
             if rows:
                 yield take_batch(index)
@@ -300,36 +329,35 @@ def _generate(
         pool.shutdown(cancel_futures=True)
 
 
-def _pieces_at(
+def _rows_at(
     start: Cursor,
     corpus: Corpus,
-    decode: Callable[[Source], Utterance],
+    decode: Callable[[Source], _Decoded],
     pool: ThreadPoolExecutor,
-    max_samples: int,
-) -> dict[CropPosition, Utterance]:
-    """The pieces that a cursor names; raises UserError if their files have changed since."""
+) -> dict[CropPosition, _Row]:
+    """The rows that a cursor names; raises UserError if their files have changed since."""
     positions = [at for bucket in (*start.waiting, start.rest) for at in bucket]
     numbers = sorted({number for number, _ in positions})
     try:
-        utterances = list(pool.map(decode, [corpus.sources[number] for number in numbers]))
-        pieces = {
-            (number, index): piece
-            for number, utterance in zip(numbers, utterances, strict=True)
-            for index, piece in enumerate(_cut(utterance, max_samples))
+        decoded = list(pool.map(decode, [corpus.sources[number] for number in numbers]))
+        rows = {
+            (number, index): row
+            for number, of_source in zip(numbers, decoded, strict=True)
+            for index, row in enumerate(of_source.rows)
         }
-        return {at: pieces[at] for at in positions}
+        return {at: rows[at] for at in positions}
     except (AudioError, LookupError) as error:
         raise UserError(f"the audio has changed since it was read first: {error}") from error
 
 
 def _decode_ahead(
     pool: ThreadPoolExecutor,
-    decode: Callable[[Source], Utterance],
+    decode: Callable[[Source], _Decoded],
     sources: Sequence[Source],
     lookahead: int,
-) -> Iterator[tuple[Source, Future[Utterance]]]:
+) -> Iterator[tuple[Source, Future[_Decoded]]]:
     """Sources in order with their decoding under way, never more than `lookahead` undelivered."""
-    queue: deque[tuple[Source, Future[Utterance]]] = deque()
+    queue: deque[tuple[Source, Future[_Decoded]]] = deque()
     for source in sources:
         if len(queue) == lookahead:
             yield queue.popleft()
@@ -350,13 +378,14 @@ def _cut(utterance: Utterance, max_samples: int) -> list[Utterance]:
     ]
 
 
-def _assemble(rows: Sequence[Utterance], bucket: Bucket, after: Cursor) -> Batch:
+def _assemble(rows: Sequence[_Row], bucket: Bucket, after: Cursor) -> Batch:
     samples = np.zeros((bucket.batch, bucket.samples), np.float32)
     lengths = np.zeros(bucket.batch, np.int32)
-    for row, utterance in enumerate(rows):
-        lengths[row] = len(utterance.samples)
-        samples[row, : lengths[row]] = utterance.samples
-    return Batch(samples, lengths, tuple(row.id for row in rows), after)
+    for number, row in enumerate(rows):
+        lengths[number] = len(row.utterance.samples)
+        samples[number, : lengths[number]] = row.utterance.samples
+    ids = tuple(row.utterance.id for row in rows)
+    return Batch(samples, lengths, ids, after, tuple(row.attached for row in rows))
 
 
 def _best_lengths(

@@ -17,6 +17,7 @@ import soxr
 from jaxtyping import Float32, Shaped
 
 from speechsim_jax.audio import mp3_frames, stated_length
+from speechsim_jax.audio.columns import Columns
 from speechsim_jax.audio.paths import is_file
 from speechsim_jax.errors import UserError, counted, printable
 
@@ -84,6 +85,7 @@ class Source:
         part: Whether the utterance is a part of the file, from `offset_seconds` on.
         unusable: Why it cannot be read, if that is known without opening it.
         channel: Which channel is read, from 0 on; None for the mean of all.
+        columns: What else a manifest or dataset says of it, by column: "gender", "accent".
     """
 
     id: str
@@ -99,6 +101,7 @@ class Source:
     part: bool = False
     unusable: str = ""
     channel: int | None = None
+    columns: Mapping[str, str] = field(default_factory=Columns, repr=False, compare=False)
 
     def stamp(self) -> list[Any]:
         """What tells cheaply that the audio was replaced: of a file, size and time of change."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from speechsim_jax.audio.columns import gender_of
 from speechsim_jax.audio.paths import is_file
 from speechsim_jax.errors import UserError, did_you_mean
 
@@ -31,6 +32,8 @@ class Layout:
             its name for "*", without suffixes.
         tables: Manifests that know speakers and transcripts by the name of the file, relative to
             its folder; the first that names a file counts.
+        gender: (file, speaker) -> "female" or "male", "" if it is not known; None if the layout
+            does not say.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Layout:
     transcript: Callable[[Path, Path], str] | None = None
     alignments: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
+    gender: Callable[[Path, str], str] | None = None
 
     def match(self, path: PurePosixPath) -> re.Match[str] | None:
         """The match of a path, None if the file is not of this layout."""
@@ -224,6 +228,47 @@ def _read_table(path: Path, changed: int, separator: str, text: int, key: int) -
     return {Path(row[key]).stem: row[text].strip() for row in rows if len(row) > text}
 
 
+def _listed_gender(names: tuple[str, ...], column: int) -> Callable[[Path, str], str]:
+    """By a table in a folder above the audio: the speaker first, the gender in a column."""
+
+    def find(path: Path, speaker: str) -> str:
+        # Some tables leave out the letter: 225 is p225.
+        for folder in path.parents:
+            for name in names:
+                genders = _genders_once(folder / name, column)
+                for key in (speaker, speaker.lstrip("pS")):
+                    if key in genders:
+                        return genders[key]
+        return ""
+
+    return find
+
+
+def _genders_once(path: Path, column: int) -> dict[str, str]:
+    try:
+        return _genders(path, path.stat().st_mtime_ns, column)
+    except OSError:
+        return {}
+
+
+@functools.lru_cache(maxsize=64)
+def _genders(path: Path, changed: int, column: int) -> dict[str, str]:
+    """Genders by speaker, of a table with any separators; `changed` as in `_read_table`."""
+    rows = (re.split(r"[\s|,]+", line.strip(), maxsplit=column + 1) for line in _lines(path))
+    genders = {row[0]: gender_of(row[column]) for row in rows if len(row) > column}
+    return {speaker: gender for speaker, gender in genders.items() if gender in ("female", "male")}
+
+
+def _initial(_: Path, speaker: str) -> str:
+    """TIMIT: F or M, then initials."""
+    return gender_of(speaker[0])
+
+
+def _parity(_: Path, speaker: str) -> str:
+    """RAVDESS: odd numbers are men."""
+    return "male" if int(speaker) % 2 else "female"
+
+
 def _without_times(text: str) -> str:
     """TIMIT: two sample numbers come first."""
     return re.sub(r"^\d+ \d+ ", "", text).strip()
@@ -243,20 +288,28 @@ LAYOUTS = (
         "LibriSpeech/dev-clean/84/121123/84-121123-0000.flac",
         _in_chapter,
         ("*.TextGrid",),
+        gender=_listed_gender(("SPEAKERS.TXT",), 1),
     ),
     # One folder of files from it, as many sets are handed on.
-    Layout("LibriSpeech files", r"(?P<speaker>\d{1,5})-\d{3,6}-\d{4}", "84-121123-0000.flac"),
+    Layout(
+        "LibriSpeech files",
+        r"(?P<speaker>\d{1,5})-\d{3,6}-\d{4}",
+        "84-121123-0000.flac",
+        gender=_listed_gender(("SPEAKERS.TXT",), 1),
+    ),
     Layout(
         "LibriTTS",
         r"(?P<speaker>\d{1,5})/(\d{1,6})/(?P=speaker)_\2_\d{6}_\d{6}",
         "LibriTTS/dev-clean/84/121123/84_121123_000007_000001.wav",
         _next_to_it(".normalized.txt"),
+        gender=_listed_gender(("speakers.tsv", "SPEAKERS.txt"), 1),
     ),
     Layout(
         "MLS",
         r"audio/(?P<speaker>\d+)/(\d+)/(?P=speaker)_\2_\d{6}",
         "mls_german/dev/audio/1054/1599/1054_1599_000000.opus",
         _in_table("transcripts.txt", "\t"),
+        gender=_listed_gender(("metainfo.txt",), 1),
     ),
     Layout(
         "TIMIT",
@@ -264,17 +317,20 @@ LAYOUTS = (
         "TRAIN/DR1/FCJF0/SA1.WAV",
         _next_to_it(".txt", _without_times),
         ("*.PHN", "*.WRD"),
+        gender=_initial,
     ),
     Layout(
         "VCTK",
         r"(?P<speaker>[ps]\d{1,3})/(?P=speaker)_\d{3}(?:_mic[12])?",
         "wav48_silence_trimmed/p225/p225_001_mic1.flac",
         _in_folder("txt"),
+        gender=_listed_gender(("speaker-info.txt",), 2),
     ),
     Layout(
         "VoxCeleb",
         r"(?P<speaker>id\d{5})/[\w-]{11}/\d{5}",
         "vox1_dev_wav/wav/id10001/1zcIwhmdeo4/00001.wav",
+        gender=_listed_gender(("vox1_meta.csv", "vox2_meta.csv"), 2),
     ),
     Layout(
         "Common Voice",
@@ -290,6 +346,7 @@ LAYOUTS = (
         r"(?P<speaker>S\d{4})/BAC009(?P=speaker)W\d{4}",
         "data_aishell/wav/train/S0002/BAC009S0002W0122.wav",
         _in_table("transcript/aishell_transcript_v0.8.txt", " "),
+        gender=_listed_gender(("resource_aishell/speaker.info",), 1),
     ),
     Layout(
         "AISHELL-3",
@@ -336,8 +393,14 @@ LAYOUTS = (
         "RAVDESS",
         r"Actor_(?P<speaker>\d\d)/\d\d-\d\d-\d\d-\d\d-\d\d-\d\d-(?P=speaker)",
         "Actor_01/03-01-06-01-02-01-01.wav",
+        gender=_parity,
     ),
-    Layout("CREMA-D", r"(?P<speaker>1\d{3})_[A-Z]{3}_[A-Z]{3}_[A-Z]{2}", "1001_DFA_ANG_XX.wav"),
+    Layout(
+        "CREMA-D",
+        r"(?P<speaker>1\d{3})_[A-Z]{3}_[A-Z]{3}_[A-Z]{2}",
+        "1001_DFA_ANG_XX.wav",
+        gender=_listed_gender(("VideoDemographics.csv",), 2),
+    ),
     Layout(
         "Buckeye",
         r"(?P<speaker>s[0-4]\d)\d\d[ab]",

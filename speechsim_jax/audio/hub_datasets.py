@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from speechsim_jax.audio.columns import GENDER, GENDER_NAMES, columns_of, gender_of
 from speechsim_jax.audio.corpus import DATASET, AudioError, Corpus, Source
 from speechsim_jax.audio.paths import looked_up
 from speechsim_jax.errors import UserError
@@ -25,6 +26,9 @@ _IDS = ("id", "utt_id", "utterance_id", "uid", "segment_id", "key", "file")
 _SPEAKERS = ("speaker_id", "speaker", "client_id", "spk_id", "speaker_name")
 _TRANSCRIPTS = ("text", "transcript", "transcription", "sentence", "normalized_text")
 _PATH = "path of the audio"  # no column has this name
+# A column that takes more, compressed, is no label: long texts are not fetched.
+_LABEL_BYTES_A_ROW, _PAGE_BYTES = 64, 4096
+_USUAL = (*_IDS, *_SPEAKERS, *_TRANSCRIPTS, _PATH)
 
 _WORKERS = 4  # each holds a row group in memory
 
@@ -173,6 +177,7 @@ def open_dataset(text: str) -> Corpus:
             row=row,
             speaker=speakers[number] if speakers else "",
             transcript=transcripts[number] if transcripts else "",
+            columns=_columns(columns, number),
         )
         for number, (name, row) in enumerate(zip(names, rows))
     ]
@@ -235,11 +240,16 @@ def _list(
         parquet = pq.ParquetFile(file, pre_buffer=True)
         schema, metadata = parquet.schema_arrow, parquet.metadata
         audio = _audio_column(schema, features, address)
-        usual = (*_IDS, *_SPEAKERS, *_TRANSCRIPTS)
-        names = [name for name in schema.names if name in usual and _is_text(schema.field(name))]
+        short = _short_columns(metadata)
+        names = [
+            name
+            for name in schema.names
+            if _is_text(schema.field(name)) and (name in _USUAL or name in short)
+        ]
+        declared = _declared(schema, features)
         has_path = "path" in _subfields(schema.field(audio))
         table = parquet.read(columns=[*names, *([f"{audio}.path"] if has_path else [])])
-    columns = {name: _texts(table.column(name)) for name in names}
+    columns = {name: _texts(table.column(name), declared[name]) for name in names}
     if has_path:
         structs = table.column(audio).to_pylist()
         columns[_PATH] = [(struct or {}).get("path") or "" for struct in structs]
@@ -260,7 +270,7 @@ def _audio_column(schema: Any, features: Mapping[str, Any], address: Address) ->
     """A column of type Audio, or else of bytes in a struct; preferably one called audio."""
     import datasets
 
-    declared = {**datasets.Features.from_arrow_schema(schema), **features}
+    declared = _declared(schema, features)
     candidates = [column.name for column in schema if "bytes" in _subfields(column)]
     for type_ in (datasets.Audio, dict):  # a dict is a struct of no declared type
         names = [name for name in candidates if isinstance(declared[name], type_)]
@@ -270,6 +280,32 @@ def _audio_column(schema: Any, features: Mapping[str, Any], address: Address) ->
         f"audio: {address} has no column of audio, only {', '.join(schema.names)}; expected one of "
         "type Audio that holds bytes"
     )
+
+
+def _declared(schema: Any, features: Mapping[str, Any]) -> dict[str, Any]:
+    """The types of a file's columns as `datasets` knows them."""
+    import datasets
+
+    return {**datasets.Features.from_arrow_schema(schema), **features}
+
+
+def _short_columns(metadata: Any) -> set[str]:
+    """The columns of a file that take little room."""
+    sizes: dict[str, int] = {}
+    for group in range(metadata.num_row_groups):
+        for index in range(metadata.num_columns):
+            column = metadata.row_group(group).column(index)
+            name = column.path_in_schema
+            sizes[name] = sizes.get(name, 0) + column.total_compressed_size
+    most = _LABEL_BYTES_A_ROW * metadata.num_rows + _PAGE_BYTES * metadata.num_row_groups
+    return {name for name, size in sizes.items() if size <= most}
+
+
+def _columns(columns: Mapping[str, list[str]], number: int) -> Mapping[str, str]:
+    """What a row says besides its id, speaker and transcript."""
+    others = {name: texts[number] for name, texts in columns.items() if name not in _USUAL}
+    gender = next((others.pop(name) for name in GENDER_NAMES if others.get(name)), "")
+    return columns_of(others | {GENDER: gender_of(gender)})
 
 
 def _audio_of(url: str, group: int, column: str) -> Any:
@@ -348,15 +384,27 @@ def _first(columns: Mapping[str, list[str]], names: Sequence[str]) -> list[str]:
     return next((columns[name] for name in names if name in columns), [])
 
 
-def _texts(column: Any) -> list[str]:
-    return ["" if value is None else str(value) for value in column.to_pylist()]
+def _texts(column: Any, declared: Any) -> list[str]:
+    """Values as text; of a class its name."""
+    names = getattr(declared, "names", None)  # of a ClassLabel
+
+    def text(value: Any) -> str:
+        if value is None:
+            return ""
+        if names:
+            return names[value] if 0 <= value < len(names) else ""
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    return [text(value) for value in column.to_pylist()]
 
 
 def _is_text(field_: Any) -> bool:
     """Whether a column's values can be read as text."""
     import pyarrow as pa
 
-    is_text_type = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
+    is_text_type = (
+        pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean,
+    )  # fmt: skip
     return any(test(field_.type) for test in is_text_type)
 
 

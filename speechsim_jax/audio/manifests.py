@@ -25,6 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from speechsim_jax.audio import text_files
+from speechsim_jax.audio.columns import (
+    GENDER,
+    GENDER_NAMES,
+    MISSING,
+    Columns,
+    columns_of,
+    gender_of,
+    stated,
+)
 from speechsim_jax.audio.corpus import ROUNDED_PART_SECONDS
 from speechsim_jax.audio.paths import looked_up
 from speechsim_jax.errors import UserError, printable
@@ -47,6 +56,7 @@ _NAMES = {
         "transcript", "text", "sentence", "transcription", "wrd", "words", "normalized_text",
         "raw_transcription",
     ),
+    GENDER: GENDER_NAMES,
 }  # fmt: skip
 _SUFFIXES = (".tsv", ".csv", ".json", ".jsonl", ".ndjson")
 _SEPARATORS = "\t;,|"
@@ -66,8 +76,6 @@ _MEANINGS = {
 _RANKS = {name: rank for rank, name in enumerate(_MEANINGS)}
 _LIKE_A_TIME = re.compile(r"(start|end|stop)_|onset|offset|begin")
 _IN_SAMPLES = re.compile(r"_(samples?|frames?)$")
-# As pandas and others write what is missing.
-_MISSING = ("", "nan", "none", "null", "n/a", "<na>")
 _TO_THE_END = -1.0
 
 
@@ -86,6 +94,7 @@ class Entry:
         from_start: Whether the duration counts from the start of the file, which it may not fill:
             the manifest is of a kind that has offsets, and states none here.
         unusable: Why it cannot be read, if the manifest contradicts itself.
+        columns: The gender, and whatever else the manifest says.
     """
 
     where: str
@@ -97,6 +106,7 @@ class Entry:
     transcript: str = ""
     from_start: bool = False
     unusable: str = ""
+    columns: Mapping[str, str] = field(default_factory=Columns)
 
 
 def is_manifest(path: Path) -> bool:
@@ -221,18 +231,19 @@ class _Columns:
     known: set[str] = field(default_factory=set)
     warned: set[str] = field(default_factory=set)
     _found: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    _others: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rename(self.names)
 
     def rename(self, names: list[str]) -> None:
         """Take the names of another object."""
-        if self._found and names == self.names:
+        if (self._found or self._others) and names == self.names:
             return
         self.names = names
         plain = [_plain(name) for name in names]
         ends_at_offset = any(name.startswith("onset") for name in plain)
-        self._found = {}
+        self._found, self._others = {}, []
         ignored = []
         for index, name in enumerate(plain):
             what, per_second = _MEANINGS.get(name, ("", 1))
@@ -242,6 +253,8 @@ class _Columns:
                 self._found.setdefault(what, []).append((index, per_second))
             elif _LIKE_A_TIME.match(name):
                 ignored.append(index)
+            else:
+                self._others.append(index)
         for found in self._found.values():
             found.sort(key=lambda one: _RANKS[plain[one[0]]])
         self.known = set(self._found)
@@ -267,13 +280,17 @@ class _Columns:
                 if value is None:
                     continue
                 row.setdefault(what, "")
-                if str(value).strip() and not (what == "speaker" and not _speaker(value)):
+                if str(value).strip() and (what not in ("speaker", GENDER) or stated(value)):
                     filled.append((name, value))
             if filled:
                 row[what] = filled[0][1]
             for other in filled[1:]:
                 self._compare(row, what, filled[0], other)
-        return row
+        others: dict[str, Any] = {}
+        for index in self._others:
+            if index < len(values) and stated(values[index]):
+                others.setdefault(self.names[index], values[index])
+        return row | {"columns": others}
 
     def _compare(
         self, row: dict[str, Any], what: str, used: tuple[str, Any], other: tuple[str, Any]
@@ -387,10 +404,19 @@ def _of_lhotse(cut: Mapping[str, Any], where: str) -> dict[str, Any]:
         "id": cut.get("id"),
         "offset": cut.get("start"),
         "seconds": cut.get("duration"),
-        "speaker": next((s["speaker"] for s in said if s.get("speaker")), None),
+        "speaker": _first(said, "speaker"),
         "transcript": " ".join(str(s["text"]) for s in said if s.get("text")),
+        GENDER: _first(said, GENDER),
+        "language": _first(said, "language"),
     }
-    return {what: value for what, value in row.items() if value is not None}
+    custom = _first(said, "custom")
+    others = custom if isinstance(custom, dict) else {}
+    return others | {what: value for what, value in row.items() if value is not None}
+
+
+def _first(records: Sequence[Mapping[str, Any]], name: str) -> Any:
+    """What the first of these that has a field says in it; None if none has."""
+    return next((record[name] for record in records if record.get(name)), None)
 
 
 def _objects(record: Mapping[str, Any], name: str, where: str) -> list[dict[str, Any]]:
@@ -437,20 +463,18 @@ def _entry(row: Mapping[str, Any], where: str, from_start: bool) -> Entry:
         transcript=str(row.get("transcript") or ""),
         from_start=from_start and offset is None and seconds is not None,
         unusable=unusable,
+        columns=columns_of({**row.get("columns", {}), GENDER: gender_of(row.get(GENDER))}),
     )
 
 
 def _speaker(value: Any) -> str | None:
     """A speaker as it is written; "" if that says that it is not known."""
-    if value is None:
-        return None
-    name = str(value).strip()
-    return "" if name.lower() in (*_MISSING, "unknown") else name
+    return None if value is None else stated(value)
 
 
 def _seconds(value: Any, what: str, name: str, per_second: int, where: str) -> float | None:
     """A time; -1 (the end of the file) stays, except of a start."""
-    if value is None or str(value).strip().lower() in _MISSING:
+    if value is None or str(value).strip().lower() in MISSING:
         return None
     try:
         seconds = float(value)
@@ -467,8 +491,8 @@ def _seconds(value: Any, what: str, name: str, per_second: int, where: str) -> f
 
 
 def _kaldi(folder: Path) -> Iterator[Entry]:
-    """wav.scp, and utt2spk, segments and text if they are there."""
-    speakers, texts = (_pairs(folder / name) for name in ("utt2spk", "text"))
+    """wav.scp, and utt2spk, spk2gender, segments and text if they are there."""
+    speakers, texts, genders = (_pairs(folder / name) for name in ("utt2spk", "text", "spk2gender"))
     known = (folder / "utt2spk").is_file()
     paths = _pairs(folder / "wav.scp")
     segments = folder / "segments"
@@ -476,7 +500,9 @@ def _kaldi(folder: Path) -> Iterator[Entry]:
         for number, (id_, path) in enumerate(paths.items(), start=1):
             speaker = _speaker(speakers.get(id_, "")) if known else None
             where = f"audio: {folder / 'wav.scp'} line {number}"
-            yield Entry(where, path, id_, None, None, speaker, texts.get(id_, ""))
+            columns = columns_of({GENDER: gender_of(genders.get(speaker or ""))})
+            text = texts.get(id_, "")
+            yield Entry(where, path, id_, None, None, speaker, text, columns=columns)
         return
     for number, (id_, rest) in enumerate(_pairs(segments).items(), start=1):
         where = f"audio: {segments} line {number}"
@@ -490,6 +516,7 @@ def _kaldi(folder: Path) -> Iterator[Entry]:
         }  # fmt: skip
         if known:
             row["speaker"] = speakers.get(id_, "")
+            row[GENDER] = genders.get(speakers.get(id_, ""))
         yield _entry({k: v for k, v in row.items() if v is not None}, where, from_start=False)
 
 

@@ -212,14 +212,15 @@ def _of_layouts(
         if source.path is not None and not source.unusable:
             layout = recognise(source.path.absolute(), naming.layout).layout
         if layout is not None and source.path is not None:
-            speaker, text = source.speaker, source.transcript
+            speaker, text, columns = source.speaker, source.transcript, source.columns
             if layout.tables and not (speaker and text):
                 known = _of_table(source.path, layout.tables)
                 if known is not None:
                     speaker, text = speaker or known.speaker or "", text or known.transcript
+                    columns = columns or known.columns
             if transcripts and not text and layout.transcript is not None:
                 text = layout.transcript(source.path, Path(source.path.anchor))
-            source = replace(source, speaker=speaker, transcript=text)
+            source = replace(source, speaker=speaker, transcript=text, columns=columns)
         completed.append(source)
         layouts.append(layout)
     return completed, layouts
@@ -392,6 +393,7 @@ def _entry_source(entry: manifests.Entry, root: Path, suffix: str, naming: _Nami
         part=part,
         speaker=source.speaker if entry.speaker is None else entry.speaker,
         transcript=entry.transcript,
+        columns=entry.columns,
     )
 
 

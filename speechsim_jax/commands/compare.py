@@ -37,6 +37,7 @@ from speechsim_jax.settings import (
 )
 
 if TYPE_CHECKING:
+    from speechsim_jax.audio.alignments import Segments
     from speechsim_jax.audio.corpus import Corpus
     from speechsim_jax.results.result import SimilarityResult
 
@@ -189,7 +190,17 @@ def _save(result: SimilarityResult, workdir: AnyPath, config: Config, corpus: Co
         config.figure_reference,
         corpus if config.exemplars_audio == "auto" else None,
         config.exemplars_neurons,
+        _segments(corpus, config.settings),
     )
+
+
+def _segments(corpus: Corpus, settings: Settings) -> dict[str, Segments]:
+    """What is heard in exemplars: the phones, or whatever label is of alignments."""
+    if not settings.exemplars:
+        return {}
+    from speechsim_jax.audio.label_sources import segments_of
+
+    return segments_of(settings.labels, corpus, settings.layout)
 
 
 def _complete_before(workdir: AnyPath) -> SimilarityResult:

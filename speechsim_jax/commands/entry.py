@@ -24,8 +24,8 @@ from speechsim_jax.errors import StorageError, UserError, did_you_mean, printabl
 from speechsim_jax.runtime.atomic_write import as_path, in_bucket
 
 COMMANDS = (
-    "compare", "merge", "status", "plan", "replicate", "probe", "dynamics", "transcribe",
-    "pretrain", "finetune", "synthesise", "card", "selfcheck", "demo",
+    "compare", "merge", "status", "plan", "replicate", "concepts", "probe", "dynamics",
+    "transcribe", "pretrain", "finetune", "synthesise", "card", "selfcheck", "demo",
 )  # fmt: skip
 # What a run leaves that --resume continues.
 _PARTIAL = ("checkpoints", "*/job.json", "statistics/**/statistics.json")

@@ -24,6 +24,7 @@ from speechsim_jax.runtime.lock import check_unlocked
 from speechsim_jax.settings import FIGURE_FORMATS
 
 if TYPE_CHECKING:
+    from speechsim_jax.audio.alignments import Segments
     from speechsim_jax.audio.open_corpus import AudioInput
     from speechsim_jax.results.result import SimilarityResult
 
@@ -244,6 +245,7 @@ def save_result(
     reference: str = "auto",
     audio: AudioInput | None = None,
     neurons: Sequence[str] = (),
+    segments: Mapping[str, Segments] | None = None,
 ) -> None:
     """Write result.nc, scores.csv, report.html, figures/* and config.json, replacing older ones.
 
@@ -256,6 +258,7 @@ def save_result(
       reference: of the dots on heat maps.
       audio: of the result, for the sound of exemplars in the report; None for none.
       neurons: whose exemplars the report shows besides the best-matched.
+      segments: of each utterance, what is heard in exemplars.
 
     Raises:
       StorageError: one of them cannot be written; it says which are complete.
@@ -274,7 +277,7 @@ def save_result(
         _RESULT: lambda: result.save(workdir / _RESULT),
         "scores.csv": lambda: result.to_csv(workdir / "scores.csv"),
         "report.html": lambda: ss.write_report(
-            result, workdir / "report.html", audio=audio, neurons=neurons
+            result, workdir / "report.html", audio=audio, neurons=neurons, segments=segments
         ),
         "figures": draw,
         _CONFIG: lambda: write_json(workdir / _CONFIG, config),

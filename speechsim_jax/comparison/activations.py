@@ -20,6 +20,7 @@ from speechsim_jax.comparison.arrays import (
 )
 from speechsim_jax.comparison.label_tracks import label_track
 from speechsim_jax.comparison.null_arrays import Null, null_moments, row_pairs
+from speechsim_jax.comparison.representations import Representations
 from speechsim_jax.comparison.score import (
     WELL_KNOWN,
     log_unknown_errors,
@@ -27,16 +28,15 @@ from speechsim_jax.comparison.score import (
     with_reading,
     worst_known,
 )
-from speechsim_jax.errors import UserError, did_you_mean
+from speechsim_jax.errors import UserError
 from speechsim_jax.inference.clusters import folds as divided
 from speechsim_jax.inference.influence_table import Keep
 from speechsim_jax.measures.concepts import LabelTrack
 from speechsim_jax.measures.influence_sums import InfluenceSums
 from speechsim_jax.measures.registry import MeasureSelection, resolve
-from speechsim_jax.results.result import RepresentationName, SimilarityResult
+from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime import provenance
 from speechsim_jax.settings import Output, Settings
-from speechsim_jax.statistics import store
 from speechsim_jax.statistics.accumulator import Accumulator, BatchRows, EncodedBatch, State
 from speechsim_jax.statistics.clustered_sample import ClusteredSampleAccumulator, choose
 from speechsim_jax.statistics.folded_moments import FoldedMoments, FoldedMomentsAccumulator
@@ -85,6 +85,7 @@ def compare_activations(
     labels: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
     label_min_share: float | int = 0.0,
     given: Sequence[str] = (),
+    given_part: Literal["rest", "explained"] = Settings.given_part,
     progress: bool = False,
 ) -> SimilarityResult:
     """Compare representations given as arrays, on the same rows.
@@ -133,6 +134,7 @@ def compare_activations(
       label_min_share: classes of a smaller share of the labelled rows count as no label.
       given: keys of representations that are regressed out of all others, as acoustic features:
         scores are of what is left (partial scores), and these leave the result.
+      given_part: as in `Settings`.
       progress: whether a bar is shown on stderr.
 
     Returns:
@@ -154,6 +156,8 @@ def compare_activations(
         errors_source=errors_source,
         null=null,
         null_draws=null_draws,
+        given=tuple(given) if isinstance(given, list | tuple) else (),
+        given_part=given_part,
         **precision,
     )
     for name, value in (("errors", errors), ("heldout", heldout)):
@@ -196,13 +200,21 @@ def compare_activations(
                 "have; use compare"
             )
     tracks = [label_track(name, of, label_min_share) for name, of in (labels or {}).items()]
+    selection = selection._replace(labels=bool(tracks))
     names = representation_names(
         [*activations, *(track.name for track in tracks)], layer=0, argument="activations"
     )
-    leaving = _given(given, names, selection)
+    texts = [str(name) for name in names]
+    labelled = texts[len(activations) :]
+    compared = Representations(
+        tuple(names),
+        tuple(
+            LabelTrack(track.name, texts.index(label), track.classes)
+            for track, label in zip(tracks, labelled)
+        ),
+    ).with_given(given, selection, given_part)
     if stats_dtype is None:
         stats_dtype = default_stats_dtype()
-    texts = [str(name) for name in names]
     indicators = [functools.partial(track.indicators, rows_per_update) for track in tracks]
     everything = [*activations.values(), *indicators]
     once = [text for text, rows in zip(texts, everything) if _read_once(rows)]
@@ -222,7 +234,7 @@ def compare_activations(
         shapes,
         rows_per_update,
         stats_dtype,
-        fold_of if tracks or FoldedMoments.kind in selection.accumulated else None,
+        fold_of if FoldedMoments.kind in selection.accumulated else None,
     )
     accumulators: list[Accumulator] = [moments]
     if selection.on("sample"):
@@ -250,27 +262,17 @@ def compare_activations(
         states.append(
             null_moments(arrays, shapes, null_pairs, null_draws, rows_per_update, stats_dtype)
         )
-    finished = store.finish(
-        [PassStatistics({state.kind: state for state in states})], rank_tolerance
-    )
-    if leaving:
-        finished = finished.given(leaving)
-        names = [name for number, name in enumerate(names) if number not in leaving]
-    known = [str(name) for name in names]
-    of_labels = [
-        LabelTrack(track.name, known.index(label), track.classes)
-        for track, label in zip(tracks, texts[len(activations) :])
-        if label in known
-    ]
+    passes = [PassStatistics({state.kind: state for state in states})]
+    finished = compared.finish(passes, rank_tolerance)
     attributes = provenance.record(
         frames=finished.rows(0),
         numeric=finished.numeric,
         settings={"sample_frames": sample_frames, "seed": seed, "errors_rows": errors_rows},
         errors=dict(zip(("over", "reason"), _ERRORS[errors])),
         null={"kind": null, "draws": null_draws},
-        **({"given": list(given)} if leaving else {}),
+        **({"given": list(given), "given_part": given_part} if compared.given else {}),
     )
-    result = scored_result(names, finished, selection, attributes, output, labels=of_labels)
+    result = scored_result(compared.left, finished, selection, attributes, output)
     if groups is not None and _read_again(result, selection, errors_source, once):
         assert finished.moments is not None
         sums = InfluenceSums(finished.moments, selection.measures)
@@ -304,24 +306,6 @@ def _read_again(
             "they are not computed from all rows", 100 * worst, once[0],
         )  # fmt: skip
     return worst > WELL_KNOWN and not once
-
-
-def _given(
-    given: Sequence[str], names: Sequence[RepresentationName], selection: MeasureSelection
-) -> list[int]:
-    """Numbers of the representations that are regressed out of the others."""
-    if isinstance(given, str):
-        raise UserError(f"given is {given!r}; expected a list of names")
-    known = [str(name) for name in names]
-    numbers = []
-    for key in representation_names(given, layer=0, argument="given"):
-        if str(key) not in known:
-            raise UserError(f"given: no representation {key}{did_you_mean(str(key), known)}")
-        numbers.append(known.index(str(key)))
-    for measure in selection.measures if numbers else ():
-        if measure.statistic != MomentsState.kind or not measure.partial:
-            raise UserError(f"{measure.name} has no partial score; leave it out, or given")
-    return numbers
 
 
 def _clustered(

@@ -14,6 +14,7 @@ from speechsim_jax.comparison.arrays import (
     default_stats_dtype,
     representation_names,
 )
+from speechsim_jax.comparison.representations import Representations
 from speechsim_jax.comparison.score import scored_result
 from speechsim_jax.errors import UserError
 from speechsim_jax.inference.clusters import GROUPS, folds
@@ -137,7 +138,8 @@ def compare_attentions(
         if groups is not None:
             over = {"over": "group", "reason": "groups of utterances, as given"}
     attributes = provenance.record(numeric=finished.numeric, errors=over)
-    return scored_result(names, finished, selection, attributes, output, names)
+    compared = Representations(tuple(names))
+    return scored_result(compared, finished, selection, attributes, output, names)
 
 
 def _group_of(groups: Sequence[Any] | np.ndarray | None) -> dict[str, int]:

@@ -19,8 +19,10 @@ from speechsim_jax.audio import batching, chosen, selection
 from speechsim_jax.audio.chosen import ChosenAudio
 from speechsim_jax.audio.corpus import Source, log_skipped, total_seconds
 from speechsim_jax.audio.open_corpus import AudioInput
+from speechsim_jax.audio.tracks import Track
 from speechsim_jax.comparison import target
 from speechsim_jax.comparison.merge import together
+from speechsim_jax.comparison.representations import Representations
 from speechsim_jax.comparison.request import Request
 from speechsim_jax.comparison.score import (
     WELL_KNOWN,
@@ -32,8 +34,10 @@ from speechsim_jax.comparison.score import (
     with_reading,
     worst_known,
 )
+from speechsim_jax.comparison.tracks import open_tracks
 from speechsim_jax.errors import UserError, counted, printable
 from speechsim_jax.inference.clusters import cluster, cluster_for_folds
+from speechsim_jax.measures.concepts import LabelTrack
 from speechsim_jax.measures.influence_sums import InfluenceSums
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
@@ -127,13 +131,16 @@ def compare(
         return _compare_to_target(models, audio, request)
     with contextlib.ExitStack() as scratch:
         read = _read(models, audio, request, scratch)
-        finished = store.finish(read.passes.statistics, request.settings.rank_tolerance)
+        compared = read.compared.with_given(
+            request.settings.given, request.selection, request.settings.given_part
+        )
+        finished = compared.finish(read.passes.statistics, request.settings.rank_tolerance)
         attributes = read.attributes | {
             "numeric": {"stats_precision": "highest"} | finished.numeric,
             "rows": finished.rows(read.passes.counts.frames),
         }
         output = request.output
-        scoring = read.names, finished, request.selection, attributes, output
+        scoring = compared.left, finished, request.selection, attributes, output
         if read.stored_in is None:
             result = scored_result(*scoring)
         else:
@@ -148,6 +155,8 @@ def _reads_again(read: "_Read", request: Request, result: SimilarityResult) -> b
     """Whether standard errors are computed from a second reading; logs why."""
     source, over = request.settings.errors_source, read.run.clustering.over
     if over == "none" or source == "sample" or not request.selection.with_influence:
+        return False
+    if request.settings.given_part == "explained":
         return False
     if source == "reading":
         return True
@@ -176,10 +185,10 @@ def _with_reading(
     assert finished.moments is not None
     stride, output = request.settings.errors_stride, request.output
     sums = InfluenceSums(finished.moments, request.selection.measures)
-    key = ["reading", sums.names, stride, finished.numeric]
+    key = ["reading", sums.names, stride, finished.numeric, list(request.settings.given)]
 
     def with_new(shard: ShardFolder | None) -> SimilarityResult:
-        new = read_again(read.run, read.passes.counts, sums, shard)
+        new = read_again(read.run, read.passes.counts, sums, finished.residuals, shard)
         return with_reading(result, new, output, stride)
 
     if read.shard is None or output.statistics_dir is None:
@@ -253,7 +262,7 @@ class _Read:
     """Statistics of the audio that was read.
 
     Attributes:
-      names: of the representations.
+      compared: the representations.
       passes: statistics and counts.
       attributes: how they were made.
       stored_in: folder of the statistics, None if they are in memory only.
@@ -262,7 +271,7 @@ class _Read:
       shard: where this shard is stored; None if statistics stay in memory.
     """
 
-    names: list[RepresentationName]
+    compared: Representations
     passes: PassesRun
     attributes: dict[str, Any]
     stored_in: AnyPath | None
@@ -288,7 +297,10 @@ def _prepared(
     """Choose the audio and load the models."""
     sources = _sources(models)
     audio_ = _choose(audio, request, len(sources))
-    return _comparison_run(_load(sources, request), audio_, request), audio_
+    tracks = open_tracks(request.settings, request.functions, audio_.corpus)
+    run = _comparison_run(_load(sources, request), audio_, tracks, request)
+    _compared(run).with_given(request.settings.given, request.selection)  # names are checked first
+    return run, audio_
 
 
 def _read_run(
@@ -313,8 +325,8 @@ def _read_run(
             counted(len(run.corpus.sources), "utterance"),
             run.shard.count - len(run.corpus.sources),
         )  # fmt: skip
-    names = [RepresentationName(e.name, l) for e, ls in zip(run.encoders, run.layers) for l in ls]
-    passes, shard = _opened_shard(run, request, names, audio_, scratch, division)
+    compared = _compared(run)
+    passes, shard = _opened_shard(run, request, compared, audio_, scratch, division)
     if run.clustering.over != "none" and request.settings.errors_source == "reading":
         least = least_bytes(run, passes)
         if least > request.budget_bytes:
@@ -337,7 +349,24 @@ def _read_run(
         shard.finish({"passes": done.names, **record})
     in_folder = shard is not None and stored and bool(done.names)
     stored_in = shard.path if shard and in_folder else None
-    return _Read(names, done, attributes, stored_in, run, passes, shard)
+    return _Read(compared, done, attributes, stored_in, run, passes, shard)
+
+
+def _compared(run: ComparisonRun) -> Representations:
+    """The layers of all models, then the tracks."""
+    names = [RepresentationName(e.name, l) for e, ls in zip(run.encoders, run.layers) for l in ls]
+    models = {encoder.name for encoder in run.encoders}
+    for track in run.tracks:
+        if track.name in models:
+            raise UserError(f"a model and a track are both called {track.name!r}; rename one")
+    first = len(names)
+    names += [RepresentationName(track.name, 0) for track in run.tracks]
+    labels = [
+        LabelTrack(track.name, first + k, track.classes)
+        for k, track in enumerate(run.tracks)
+        if track.classes
+    ]
+    return Representations(tuple(names), tuple(labels))
 
 
 def _compare_to_target(
@@ -445,13 +474,13 @@ def _read_step(
             "numeric": {"stats_precision": "highest"} | finished.numeric,
             "rows": finished.rows(counts.frames),
         }
-        return scored_result(read.names, finished, run.selection, attributes, output), new
+        return scored_result(read.compared, finished, run.selection, attributes, output), new
 
 
 def _opened_shard(
     run: ComparisonRun,
     request: Request,
-    names: Sequence[RepresentationName],
+    compared: Representations,
     audio_: ChosenAudio,
     scratch: contextlib.ExitStack,
     division: Division | None,
@@ -482,7 +511,7 @@ def _opened_shard(
         raise UserError(
             f"{folder.path} holds the steps of a comparison with target_se; choose another folder"
         )
-    passes, plan = _planned(run, request, names, audio_, folder, division)
+    passes, plan = _planned(run, request, compared, audio_, folder, division)
     shard = folder.shard(run.shard, plan, request.resources.checkpoint_every)
     scratch.enter_context(shard.opened())
     if shard.metadata(1) is not None:
@@ -493,7 +522,7 @@ def _opened_shard(
 def _planned(
     run: ComparisonRun,
     request: Request,
-    names: Sequence[RepresentationName],
+    compared: Representations,
     audio_: ChosenAudio,
     folder: JobFolder,
     division: Division | None,
@@ -516,7 +545,7 @@ def _planned(
             "identity": identity,
             **step,
             "shards": run.shard.count,
-            "representations": [[name.model, name.layer] for name in names],
+            **compared.as_json(),
             "measures": list(run.selection.names),
             "passes": len(passes),
             "division": Division.of(passes).as_json(),
@@ -533,11 +562,12 @@ def _planned(
 def _identity(run: ComparisonRun, audio_: ChosenAudio) -> dict[str, Any]:
     """Everything that affects the statistics, for JSON."""
     settings = dataclasses.asdict(run.settings) | {"errors": run.clustering.over}
-    later = ("rank_tolerance", "strict", "errors_source", "errors_stride", "target_se", "target_of")
+    later = (
+        "rank_tolerance", "strict", "errors_source", "errors_stride", "target_se", "target_of",
+        "given", "given_part",
+    )  # fmt: skip
     for name in later:
         del settings[name]
-    if not settings["exemplars"]:  # as in jobs that were stored before there were any
-        del settings["exemplars"]
     versions = provenance.record()["versions"]
     return {
         "audio": audio_.corpus.fingerprint(),
@@ -555,6 +585,8 @@ def _identity(run: ComparisonRun, audio_: ChosenAudio) -> dict[str, Any]:
         "statistics": list(run.selection.accumulated),
         "attention": list(needed_sums(run.selection.on("attention"))),
         **settings,
+        "tracks": {track.name: track.record for track in run.tracks if not track.classes},
+        "labels": {track.name: track.record for track in run.tracks if track.classes},
     }
 
 
@@ -649,7 +681,10 @@ def _load(sources: Sequence[ModelSource], request: Request) -> tuple[SpeechEncod
 
 
 def _comparison_run(
-    encoders: tuple[SpeechEncoder, ...], audio_: ChosenAudio, request: Request
+    encoders: tuple[SpeechEncoder, ...],
+    audio_: ChosenAudio,
+    tracks: tuple[Track, ...],
+    request: Request,
 ) -> ComparisonRun:
     """What all passes share."""
     settings, corpus = request.settings, audio_.corpus
@@ -660,20 +695,23 @@ def _comparison_run(
         else:
             _log.info("standard errors over %ss: %s", clustering.over, clustering.reason)
     for_folds = clustering
-    if settings.heldout and request.selection.with_heldout:
+    labelled = any(track.classes for track in tracks)
+    if settings.heldout and (request.selection.with_heldout or labelled):
         for_folds = cluster_for_folds(corpus.sources, settings.errors or "none")
         _log.info("held-out scores in two folds by %s: %s", for_folds.over, for_folds.reason)
     if settings.null != "none" and not request.selection.on(MomentsState.kind):
         _log.warning("no null: none of the measures is on moments of all frames")
     seconds = [source.seconds or 0.0 for source in corpus.sources]
     known = [length for length in seconds if length]
-    return ComparisonRun(
+    run = ComparisonRun(
         encoders=encoders,
         layers=tuple(_layers_of(encoder, settings.layers) for encoder in encoders),
         selection=request.selection._replace(
-            errors=clustering.over != "none" and settings.errors_source != "reading",
+            # What is known of labels has sampled errors in any case.
+            errors=clustering.over != "none" and (labelled or settings.errors_source != "reading"),
             heldout=settings.heldout,
             null=settings.null != "none",
+            labels=labelled,
             exemplars=settings.exemplars > 0,
         ),
         settings=settings,
@@ -700,7 +738,16 @@ def _comparison_run(
         progress=request.output.progress,
         clustering=clustering,
         clustering_of_folds=for_folds,
+        tracks=tracks,
     )
+    speakers = [tracks[number - len(encoders)].name for number in run.speaker_tracks]
+    if speakers:
+        _log.info(
+            "what is known of %s is held out in folds of utterances: its classes are in one fold "
+            "of the others each", ", ".join(speakers),
+        )  # fmt: skip
+    selection = run.selection._replace(speaker_labels=bool(speakers))
+    return dataclasses.replace(run, selection=selection)
 
 
 def _attributes(
@@ -721,6 +768,7 @@ def _attributes(
             "reason": run.clustering_of_folds.reason if run.selection.heldout else "not asked for",
         },
         null={"kind": run.settings.null, "draws": run.settings.null_draws},
+        **({"tracks": {t.name: t.record for t in run.tracks}} if run.tracks else {}),
         mesh=dict(run.mesh.shape),
         frames=counts.frames,
         utterances=counts.utterances,

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from speechsim_jax.audio.label_classes import classes_of
 from speechsim_jax.errors import UserError
-
-MOST_CLASSES = 2000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,24 +50,10 @@ def label_track(name: str, labels: Sequence[Any] | np.ndarray, min_share: float 
     array = np.asarray(labels, dtype=object)
     if array.ndim != 1:
         raise UserError(f"labels of {name}: expected one label a row, got shape {array.shape}")
-    number = isinstance(min_share, int | float) and not isinstance(min_share, bool)
-    if not number or not 0 <= min_share < 1:
-        raise UserError(f"label_min_share is {min_share!r}; expected a share, at least 0, below 1")
     # NaN differs from itself.
     texts = ["" if label is None or label != label else str(label) for label in array.tolist()]
     counts = collections.Counter(texts)
     counts.pop("", None)
-    least = min_share * counts.total()
-    classes = sorted(
-        (text for text, count in counts.items() if count >= least),
-        key=lambda text: (-counts[text], text),
-    )
-    if not classes:
-        raise UserError(f"labels of {name}: no row has one")
-    if len(classes) > MOST_CLASSES:
-        raise UserError(
-            f"labels of {name}: {len(classes):,} classes are more than {MOST_CLASSES:,}; "
-            "label_min_share leaves rare ones out"
-        )
+    classes = classes_of(name, counts, min_share)
     position = {text: k for k, text in enumerate(classes)}
-    return RowLabels(name, tuple(classes), np.array([position.get(text, -1) for text in texts]))
+    return RowLabels(name, classes, np.array([position.get(text, -1) for text in texts]))

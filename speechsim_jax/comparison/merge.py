@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from speechsim_jax.audio.corpus import Corpus
+from speechsim_jax.comparison.representations import Representations
 from speechsim_jax.comparison.score import (
     WELL_KNOWN,
     log_unknown_errors,
@@ -28,7 +29,7 @@ from speechsim_jax.measures.registry import MeasureSelection, resolve
 from speechsim_jax.pipeline.job_folder import JobFolder, ShardFolder, job_folder, step_folders
 from speechsim_jax.pipeline.one_pass import ReadCounts
 from speechsim_jax.pipeline.run import check_enough
-from speechsim_jax.results.result import RepresentationName, SimilarityResult
+from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime import provenance
 from speechsim_jax.runtime.atomic_write import AnyPath, remove_folder
 from speechsim_jax.runtime.checked_files import DamagedFileError
@@ -44,6 +45,7 @@ from speechsim_jax.statistics.store import FinishedStatistics, PassStatistics
 _MAY_DIFFER = (
     "audio", "versions", "alignments", "max_minutes", "batch_seconds", "buckets",
     "rows_per_update", "attention_max_seconds", "statistics", "attention", "errors_rows",
+    "labels", "label_min_share",
     "exemplars",
 )  # fmt: skip
 _NOT_SAMPLED = {
@@ -123,16 +125,18 @@ def merge(
                 target = job_folder(statistics_dir)
             target_shard, merged, missing = _merge_into(target, jobs, parts, scratch)
         selection = _selection(plan["measures"], measures, levels, missing)
-        names = [RepresentationName(model, layer) for model, layer in plan["representations"]]
         counts = sum((part.counts for part in parts), start=ReadCounts())
         origins = ", ".join(dict.fromkeys(job.attributes["corpus"]["origin"] for job in jobs))
         check_enough(Corpus(origins, ()), counts, merged)
-        finished = store.finish(merged, rank_tolerance)
+        settings = parts[0].record["attributes"]["settings"]
+        given, part = settings.get("given", ()), settings.get("given_part", "rest")
+        compared = Representations.from_json(plan).with_given(given, selection, part)
+        finished = compared.finish(merged, rank_tolerance)
         _check_stored(selection, finished, merged)
         attributes = _attributes(jobs, parts, counts, finished, note)
         if missing:
             attributes["merged_without"] = missing
-        scoring = names, finished, selection, attributes, output
+        scoring = compared.left, finished, selection, attributes, output
         if target_shard is None or statistics_dir is None:
             result = scored_result(*scoring)
         else:
@@ -241,6 +245,11 @@ def _distinct_names(paths: Sequence[AnyPath]) -> list[str]:
 def _check_alike(first: _Job, other: _Job) -> None:
     """Raise UserError for jobs of other models, layers, settings or memory plan."""
     then, now = first.plan, other.plan
+    if then.get("labels") != now.get("labels"):
+        raise UserError(
+            f"{first.path} and {other.path} differ in the classes of their labels, which are those "
+            "of the audio of each; read one corpus in shards instead"
+        )
     if then["representations"] != now["representations"] or (
         then["division"]["tiles"] != now["division"]["tiles"]
         and all(
@@ -447,6 +456,7 @@ def _attributes(
         note=note or (first["note"] if len(jobs) == 1 else ""),
         models=first["models"],
         settings=first["settings"],
+        **({"tracks": first["tracks"]} if "tracks" in first else {}),
         errors=errors,
         heldout=first.get("heldout", _NOT_RECORDED),
         null=first.get("null", {"kind": "none"}),

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from speechsim_jax.comparison.representations import check_partial
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures.registry import MeasureSelection, resolve
 from speechsim_jax.pipeline import costs
@@ -23,6 +24,7 @@ class Request:
     Attributes:
       selection: the measures.
       settings: everything that can change a number.
+      functions: by name, tracks that are computed by the caller's functions, or that are arrays.
       resources: where models come from and what may be used.
       output: what is written or shown besides the result.
       shard: the share of the audio that is read.
@@ -32,6 +34,7 @@ class Request:
 
     selection: MeasureSelection
     settings: Settings
+    functions: Mapping[str, Any]
     resources: Resources
     output: Output
     shard: Shard
@@ -53,6 +56,10 @@ class Request:
         Raises:
           UserError: an unknown or impossible setting, measure, shard, mesh or memory.
         """
+        functions: dict[str, Any] = {}
+        if isinstance(tracks := overrides.get("tracks"), Mapping):
+            functions = {name: value for name, value in tracks.items() if value is not None}
+            overrides = {**overrides, "tracks": tuple(tracks)}
         settings, resources, output = with_overrides(
             (settings or Settings(), resources or Resources(), output or Output()), overrides
         )
@@ -65,6 +72,11 @@ class Request:
             )
         selection = resolve(measures, levels)
         check_registered(selection)
+        check_partial(settings.given, selection)
+        if not selection.without_attention.measures and (settings.tracks or settings.labels):
+            raise UserError(
+                "tracks and labels are compared by measures of hidden states; add one, as linreg"
+            )
         if settings.target_se is not None and not selection.with_influence:
             raise UserError(
                 f"target_se: no standard errors are known of {', '.join(selection.names)}; add a "
@@ -88,6 +100,6 @@ class Request:
             )
         mesh = mesh_from(resources.mesh)
         return cls(
-            selection, settings, resources, output, shard, mesh,
+            selection, settings, functions, resources, output, shard, mesh,
             costs.budget_bytes(resources.device_memory_gb, mesh),
         )  # fmt: skip

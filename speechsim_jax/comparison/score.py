@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import tqdm.auto
 
+from speechsim_jax.comparison.representations import Representations
 from speechsim_jax.errors import UserError
 from speechsim_jax.inference.standard_errors import SampledClusters
-from speechsim_jax.measures.concepts import LabelTrack, concepts
+from speechsim_jax.measures.concepts import concepts
 from speechsim_jax.measures.influence_sums import ReadInfluence
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.measures.scoring import pairs_scored, score_all
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 def scored_once(
     folder: AnyPath,
-    names: Sequence[RepresentationName],
+    compared: Representations,
     finished: FinishedStatistics,
     selection: MeasureSelection,
     attributes: dict[str, Any],
@@ -50,12 +51,12 @@ def scored_once(
 
     Scores of a measure that a user has registered are not kept, as its definition may change.
     """
-    kept = [attributes["note"], output.keep_influence]
+    kept = [attributes["note"], output.keep_influence, list(map(str, compared.names))]
     return kept_once(
         folder,
         selection,
         [list(selection.names), *kept, finished.numeric],
-        lambda: scored_result(names, finished, selection, attributes, output),
+        lambda: scored_result(compared, finished, selection, attributes, output),
     )
 
 
@@ -102,25 +103,24 @@ def _is_ours(function: Callable[..., Any]) -> bool:
 
 
 def scored_result(
-    names: Sequence[RepresentationName],
+    compared: Representations,
     finished: FinishedStatistics,
     selection: MeasureSelection,
     attributes: dict[str, Any],
     output: Output,
     attention_names: Sequence[RepresentationName] | None = None,
-    labels: Sequence[LabelTrack] = (),
 ) -> SimilarityResult:
     """Score all pairs of representations and label the result.
 
     Args:
-      names: of the representations.
+      compared: the representations of the finished statistics.
       finished: what the measures read.
       selection: the measures.
       attributes: how the result was made; facts of the statistics are added.
       output: what is kept of influences, and whether a bar is shown.
       attention_names: of those with attention; by default all layers but 0.
-      labels: which representations are label tracks.
     """
+    names = compared.names
     started = time.monotonic()
     if attention_names is None:
         attention_names = [name for name in names if name.layer > 0]
@@ -133,8 +133,8 @@ def scored_result(
             finished.by_kind, selection, models, bar.update, keep_influence=output.keep_influence
         )
     extras = scores.extras
-    if labels and finished.moments is not None:
-        extras = extras | concepts(finished.by_kind, labels)
+    if compared.labels and finished.moments is not None:
+        extras = extras | concepts(finished.by_kind, compared.labels)
     if finished.exemplars is not None and finished.moments is not None:
         live = [representation.live for representation in finished.moments.representations]
         extras = extras | exemplar_variables(finished.exemplars, live)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from speechsim_jax.figures.curves import facts, has_facts, layer_trend
+from speechsim_jax.figures.curves import DepthLine, depth_curves, facts, has_facts, layer_trend
 from speechsim_jax.figures.differences import difference, finetuned
 from speechsim_jax.figures.heads import head_matches, plot_heads
 from speechsim_jax.figures.heatmap import HeatMap, draw, published_order
@@ -34,7 +34,9 @@ from speechsim_jax.runtime.atomic_write import AnyPath
 from speechsim_jax.settings import check_figure_formats, check_figure_style
 
 __all__ = [
+    "DepthLine",
     "colour_limits",
+    "depth_curves",
     "difference",
     "facts",
     "finetuned",

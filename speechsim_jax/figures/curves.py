@@ -1,6 +1,6 @@
 """Curves over the depth of models: how similar their layers are, and what their scores stand on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,6 +111,72 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
     return figure
 
 
+class DepthLine(NamedTuple):
+    """Values of the layers of a model, for `depth_curves`.
+
+    Attributes:
+        name: of the model.
+        depth: relative depth of each layer.
+        values: of each layer, drawn as a line.
+        half: half the width of an interval, drawn as a band; NaN for none.
+        other: of each layer, drawn dashed; NaN for none.
+    """
+
+    name: str
+    depth: Float[np.ndarray, " layer"]
+    values: Float[np.ndarray, " layer"]
+    half: Float[np.ndarray, " layer"]
+    other: Float[np.ndarray, " layer"]
+
+
+def depth_curves(
+    panels: Mapping[str, Sequence[DepthLine]],
+    label: str,
+    title: str,
+    notes: Sequence[str] = (),
+    keys: Sequence[str] = (),
+    one_scale: bool = True,
+) -> Figure:
+    """Values of layers against their relative depth, a panel for each of several things.
+
+    Args:
+        panels: lines by title.
+        label: of the vertical axes.
+        title: of the figure; "" for none.
+        notes: of the data, under the title.
+        keys: what bands and dashes mean.
+        one_scale: whether all panels have one vertical scale.
+    """
+    columns = min(3, len(panels))
+    width = _WIDTHS[columns]
+    names = unique(line.name for lines in panels.values() for line in lines)
+    handles = [
+        Line2D([], [], label=ellipsised(name, 72 * width - 60, SMALL), **line_style(k, 8))
+        for k, name in enumerate(short_names(names))
+    ]
+    head = headline(title, width, notes, keys)
+    figure, axes_of = _page(
+        head, len(panels), columns, handles, "relative depth of the layer", label, one_scale
+    )
+    for axes, (name, lines) in zip(axes_of, panels.items(), strict=True):
+        for line in lines:
+            style = line_style(names.index(line.name), len(line.depth))
+            if np.isfinite(line.half).any():
+                ends = line.values - line.half, line.values + line.half
+                axes.fill_between(
+                    line.depth, *ends, color=style["color"], alpha=0.15, linewidth=0, gid="band"
+                )
+            axes.plot(line.depth, line.values, "-", gid=line.name, **style)
+            if np.isfinite(line.other).any():
+                axes.plot(
+                    line.depth, line.other, "--", gid=f"{line.name}, dashed",
+                    **style | {"markerfacecolor": "white"},
+                )  # fmt: skip
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        style_panel(axes, ellipsised(name, 72 * width / columns - 30, MEDIUM))
+    return figure
+
+
 def has_facts(result: SimilarityResult) -> bool:
     """Whether `facts` has something to draw."""
     counts = [
@@ -183,8 +249,13 @@ def _page(
     handles: list[Line2D],
     depth_label: str,
     shared_label: str | None = None,
+    one_scale: bool = True,
 ) -> tuple[StandaloneFigure, np.ndarray]:
-    """Panels between a headline and a legend; with `shared_label` they share a vertical axis."""
+    """Panels between a headline and a legend; with `shared_label` they share a vertical axis.
+
+    Without `one_scale` they share its label only.
+    """
+    one_scale = one_scale and shared_label is not None
     width = _WIDTHS[columns]
     widest = max(text_width(str(handle.get_label()), SMALL) for handle in handles)
     legend_columns = max(1, int((72 * width - 12) // (widest + 32)))
@@ -194,11 +265,9 @@ def _page(
     figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     left, bottom = [38 if shared_label else 30, foot] / points
     right, top = 1 - [8, head.height + 10] / points
-    wspace, hspace = (0.08, 0.2) if shared_label else (0.24, 0.25)
+    wspace, hspace = (0.08, 0.2) if one_scale else (0.24, 0.25)
     figure.subplots_adjust(left, bottom, right, top, wspace=wspace, hspace=hspace)
-    panels = figure.subplots(
-        rows, columns, sharex=True, sharey=shared_label is not None, squeeze=False
-    ).ravel()
+    panels = figure.subplots(rows, columns, sharex=True, sharey=one_scale, squeeze=False).ravel()
     for axes in panels[count:]:
         axes.remove()
     for axes in panels[max(0, count - columns) : count]:

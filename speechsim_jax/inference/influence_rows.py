@@ -1,7 +1,7 @@
 """Sampled rows of representations in the axes that influences are written in."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from speechsim_jax.statistics.derived import DerivesOnce
 from speechsim_jax.statistics.moments_finished import RepresentationMoments
@@ -42,6 +42,13 @@ class RepresentationRows(DerivesOnce):
     def zscored(self) -> Float[np.ndarray, "row live"]:
         """The live neurons, z-scored."""
         return self.once(_zscored)
+
+    def zscored_neurons(
+        self, neurons: Int64[np.ndarray, " chosen"]
+    ) -> Float[np.ndarray, "row chosen"]:
+        """Some live neurons, z-scored; not kept."""
+        mean, std = self.moments.mean[neurons], self.moments.std[neurons]
+        return (self._rows[:, neurons] - mean).astype(self._rows.dtype) / self.cast(std)
 
     @property
     def white(self) -> Float[np.ndarray, "row rank"]:

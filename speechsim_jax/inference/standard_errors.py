@@ -27,8 +27,8 @@ from speechsim_jax.statistics.clustered_sample import ClusteredSample
 LEAST_CLUSTERS = 10
 """With fewer there is no interval."""
 
-# A standard error that is known worse than this, relatively, is none.
-_MOST_RELATIVE = 0.5
+MOST_RELATIVE = 0.5
+"""A standard error that is known worse than this, relatively, is none."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,7 +153,7 @@ def standard_error(
         error = np.sqrt(total / (total - 1) * sums) if total > 1 else np.full_like(sums, np.nan)
         relative = np.sqrt(of_rows + of_clusters) / (2 * sums)
     relative = np.where(sums > 0, relative, np.where(exact, 0.0, np.inf))
-    known = relative <= _MOST_RELATIVE if sampled > 1 else np.zeros_like(exact)
+    known = relative <= MOST_RELATIVE if sampled > 1 else np.zeros_like(exact)
     return np.where(known, np.where(exact, 0.0, error), np.nan), relative
 
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from speechsim_jax.inference.influence_rows import RepresentationRows
 from speechsim_jax.inference.standard_errors import SampledClusters, standard_error
-from speechsim_jax.measures.base import PairRows, RepresentationPair, divide
+from speechsim_jax.measures.agreement import AgreementErrors, agreement
+from speechsim_jax.measures.base import PairRows, RepresentationPair
 from speechsim_jax.measures.heldout import HeldOutPair
 from speechsim_jax.measures.neuron import ROTATIONS, rotated, winners
 from speechsim_jax.measures.regression import (
@@ -27,7 +28,11 @@ from speechsim_jax.measures.regression import (
     predicted,
 )
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
-from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
+from speechsim_jax.statistics.folded_moments import (
+    FinishedFolds,
+    FoldedMoments,
+    UtteranceFolds,
+)
 from speechsim_jax.statistics.linalg import Vector, map_in_threads
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 
@@ -46,6 +51,8 @@ _DIMS = {
     "neuron_eta2": ("x", "neuron", "track"),
     "neuron_class": ("x", "neuron", "track"),
     "neuron_class_corr": ("x", "neuron", "track"),
+    "class_neuron": ("x", "class"),
+    "class_neuron_corr": ("x", "class"),
     "class_corr": ("x", "neuron", "class"),
     **dict.fromkeys(_OF_TWO, ("x", "y", "track")),
 }
@@ -106,30 +113,6 @@ def rotated_localisation(pair: RepresentationPair) -> Vector:
 def _ratio(numerator: Vector, denominator: Vector) -> Vector:
     known = denominator > 0
     return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=known)
-
-
-def agreement(
-    x: Int[np.ndarray, " x"], y: Int[np.ndarray, " y"], winner: Int[np.ndarray, " x"]
-) -> tuple[float, float, float]:
-    """How often a neuron of x and its best match in y are of one class.
-
-    Args:
-      x, y: the class of each neuron, -1 for none.
-      winner: for each neuron of x the neuron of y that correlates with it best, -1 for none.
-
-    Returns:
-      The share of x's neurons with a class; the share that chance would give, sum_k p_k q_k over
-      the classes of these and of their winners; Cohen's kappa.
-    """
-    used = (x >= 0) & (winner >= 0)
-    ours, theirs = x[used], y[winner[used]]
-    if not len(ours):
-        return float("nan"), float("nan"), float("nan")
-    count = max(int(x.max()), int(y.max())) + 1
-    known = theirs >= 0
-    shares = [np.bincount(of, minlength=count) / len(ours) for of in (ours, theirs[known])]
-    observed, chance = float(np.mean(ours == theirs)), float(shares[0] @ shares[1])
-    return observed, chance, divide(observed - chance, 1 - chance)
 
 
 def _readability_influence(
@@ -207,7 +190,8 @@ def concepts(finished: Mapping[str, Any], labels: Sequence[LabelTrack]) -> Extra
     Returns:
       By name, dimensions and values: `eta2` and `eta2_global` [x, track]; `readability`,
       `localisation` and `localisation_rotated` [x, class]; `concept_agreement` with
-      `concept_agreement_chance` and `concept_agreement_kappa` [x, y, track]; of each neuron
+      `concept_agreement_chance` and `concept_agreement_kappa` [x, y, track]; of each class
+      `class_neuron` and `class_neuron_corr` [x, class]; of each neuron
       `neuron_eta2`, `neuron_class` and `neuron_class_corr` [x, neuron, track]; and if they take
       at most 64 MiB `class_corr` [x, neuron, class]. NAME_heldout of eta2, readability and
       localisation with two folds, NAME_se and NAME_se_error with a clustered sample. NaN (-1) for
@@ -227,15 +211,46 @@ def concepts(finished: Mapping[str, Any], labels: Sequence[LabelTrack]) -> Extra
         for number, values in enumerate(found):
             for name, value in values.items():
                 arrays.put(name, k, number, value)
-    pairs = [(i, j) for i in layers for j in layers if i != j]
-    matches = map_in_threads(lambda pair: _best_matches(moments, *pair), pairs)
-    of_neuron = arrays.values["neuron_class"]
-    for (i, j), winner in zip(pairs, matches):
-        for number in range(len(labels)):
-            ours, theirs = of_neuron[i, : len(winner), number], of_neuron[j, :, number]
-            for name, value in zip(_OF_TWO, agreement(ours, theirs, winner), strict=True):
-                arrays.values[name][i, j, number] = value
+    _put_agreement(arrays, moments, labels, layers, rows, clusters)
     return arrays.extras()
+
+
+def _put_agreement(
+    arrays: "_Arrays",
+    moments: FinishedMoments,
+    labels: Sequence[LabelTrack],
+    layers: Sequence[int],
+    rows: Sequence[RepresentationRows],
+    clusters: SampledClusters | None,
+) -> None:
+    """Agreement of the classes of best-matched neurons, of all pairs of layers."""
+    errors = None
+    if clusters is not None and len(clusters.names) > 1:
+        tracks = [track.number for track in labels]
+        errors = AgreementErrors(rows, clusters, layers, tracks)
+        of_layers = map_in_threads(
+            lambda k: errors.add_layer(k, [_pair(moments, k, t).correlation for t in tracks]),
+            layers,
+        )
+        for _ in of_layers:
+            pass
+    of_neuron = arrays.values["neuron_class"]
+
+    def of_winners_in(j: int) -> dict[int, tuple[np.ndarray, np.ndarray | None]]:
+        correlations = {i: _pair(moments, i, j).correlation for i in layers if i != j}
+        known = {} if errors is None else errors.of_winners_in(j, correlations)
+        return {i: (winners(of)[1], known.get(i)) for i, of in correlations.items()}
+
+    for j, found in zip(layers, map_in_threads(of_winners_in, layers)):
+        for i, (winner, known) in found.items():
+            for number in range(len(labels)):
+                ours, theirs = of_neuron[i, : len(winner), number], of_neuron[j, :, number]
+                values = agreement(ours, theirs, winner)
+                for k, (name, value) in enumerate(zip(_OF_TWO, values, strict=True)):
+                    arrays.put(name, i, number, value, j)
+                    if known is not None:
+                        arrays.put(f"{name}_se", i, number, known[number, k, 0], j)
+                        arrays.put(f"{name}_se_error", i, number, known[number, k, 1], j)
 
 
 class _Arrays:
@@ -260,21 +275,24 @@ class _Arrays:
         corr = 8 * self._sizes["x"] * self._sizes["neuron"] * self._sizes["class"]
         for name in _DIMS:
             if name != "class_corr" or corr <= _MOST_BYTES:
-                self._add(name, -1 if name == "neuron_class" else float("nan"))
+                number = name in ("neuron_class", "class_neuron")
+                self._add(name, -1 if number else float("nan"))
 
     def _add(self, name: str, missing: float | int) -> None:
         shape = [self._sizes[dim] for dim in _dims(name)]
         dtype = np.float64 if np.isnan(missing) else np.int32
         self.values[name] = np.full(shape, missing, dtype)
 
-    def put(self, name: str, layer: int, track: int, value: np.ndarray | float) -> None:
-        """Put what is known of a layer and a track into its place."""
+    def put(
+        self, name: str, layer: int, track: int, value: np.ndarray | float, y: int = -1
+    ) -> None:
+        """Put what is known of a layer, or two, and a track into its place."""
         value = np.asarray(value)
         if name not in self.values:
             if name in _DIMS:
                 return  # too large to be kept
             self._add(name, float("nan"))
-        places = {"x": layer, "track": track, "class": self._classes[track]}
+        places = {"x": layer, "y": y, "track": track, "class": self._classes[track]}
         if "neuron" in _dims(name):
             places["neuron"] = slice(len(value))
         self.values[name][tuple(places[dim] for dim in _dims(name))] = value
@@ -321,6 +339,7 @@ def _of_pair(
         return {}
     correlation = pair.correlation
     best, of_neuron = winners(correlation)
+    of_class = winners(correlation.T)[1]
     shares = eta2(pair)
     found: dict[str, np.ndarray | float] = {
         "eta2": float(shares[pair.x.live].mean()),
@@ -331,14 +350,19 @@ def _of_pair(
         "neuron_eta2": shares,
         "neuron_class": of_neuron,
         "neuron_class_corr": correlation[np.arange(len(best)), of_neuron],
+        "class_neuron": of_class,
+        "class_neuron_corr": correlation[of_class, np.arange(len(of_class))],
         "class_corr": correlation,
     }
-    folds: FinishedFolds | None = finished.get(FoldedMoments.kind)
-    if folds is not None and folds.folds:
+    for kind in (FoldedMoments.kind, UtteranceFolds.kind):
+        folds: FinishedFolds | None = finished.get(kind)
+        if folds is None or not folds.folds:
+            continue
         pairs = [_pair(fold, layer, track) for fold in folds.folds]
-        if all(of.x.live.any() and of.y.live.any() for of in pairs):
+        if _share_a_class(pairs):
             first, second = (_heldout(HeldOutPair(*order)) for order in (pairs, pairs[::-1]))
             found |= {name: (first[name] + second[name]) / 2 for name in first}
+            break
     if clusters is not None:
         of_pair = PairRows(rows[layer], rows[track])
         for name, influence in _INFLUENCES.items():
@@ -348,10 +372,11 @@ def _of_pair(
     return found
 
 
+def _share_a_class(folds: Sequence[RepresentationPair]) -> bool:
+    """Whether a class of y occurs in both folds, and neurons of x vary in both."""
+    one, other = folds
+    return bool((one.y.live & other.y.live).any() and one.x.live.any() and other.x.live.any())
+
+
 def _pair(moments: FinishedMoments, x: int, y: int) -> RepresentationPair:
     return RepresentationPair(moments, moments.representations[x], moments.representations[y])
-
-
-def _best_matches(moments: FinishedMoments, i: int, j: int) -> Int[np.ndarray, " x"]:
-    """The neuron of representation j that correlates best with each of i, -1 for none."""
-    return winners(_pair(moments, i, j).correlation)[1]

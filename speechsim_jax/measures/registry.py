@@ -17,7 +17,7 @@ from speechsim_jax.measures import (
 from speechsim_jax.measures.base import Measure, Ranking, statistics_read
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.exemplars import Exemplars
-from speechsim_jax.statistics.folded_moments import FoldedMoments
+from speechsim_jax.statistics.folded_moments import FoldedMoments, UtteranceFolds
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.null_moments import NullMoments
 
@@ -41,6 +41,8 @@ class MeasureSelection(NamedTuple):
       errors: whether they have standard errors, where these are known.
       heldout: whether they have held-out scores, where these are defined.
       null: whether they have scores of rows that do not belong together; of measures on moments.
+      labels: whether there are label tracks, and what is known of them.
+      speaker_labels: whether classes of some are in one fold only, as speakers are.
       exemplars: whether the frames that excite each neuron most are kept, too.
     """
 
@@ -49,6 +51,8 @@ class MeasureSelection(NamedTuple):
     errors: bool = False
     heldout: bool = False
     null: bool = False
+    labels: bool = False
+    speaker_labels: bool = False
     exemplars: bool = False
 
     @property
@@ -60,10 +64,14 @@ class MeasureSelection(NamedTuple):
     def accumulated(self) -> tuple[str, ...]:
         """The kinds of statistics that are accumulated for them."""
         kinds = list(self.statistics)
-        if self.heldout and self.with_heldout:
+        if self.labels and MomentsState.kind not in kinds:
+            kinds.insert(0, MomentsState.kind)
+        if self.heldout and (self.with_heldout or self.labels):
             # From which the moments of all rows come, too.
             kinds[kinds.index(MomentsState.kind)] = FoldedMoments.kind
-        if self.errors and self.with_influence:
+        if self.heldout and self.speaker_labels:
+            kinds.append(UtteranceFolds.kind)
+        if self.errors and (self.with_influence or self.labels):
             kinds.append(ClusteredSample.kind)
         if self.null and self.on(MomentsState.kind):
             kinds.append(NullMoments.kind)

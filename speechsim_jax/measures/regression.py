@@ -69,7 +69,8 @@ def predicted(pair: HeldOutPair, coefficients: np.ndarray) -> Vector:
     """Correlation of each live neuron of x with its prediction on the other fold."""
     covariance = np.einsum("ij,ji->i", pair.cross, coefficients)
     variance = np.einsum("ji,ji->i", coefficients, pair.own_y @ coefficients)
-    scale = np.sqrt(np.maximum(variance, 0) * np.diagonal(pair.own_x))
+    # Of what is constant in the other fold both are 0, or rounding errors about it.
+    scale = np.sqrt(np.maximum(variance, 0) * np.maximum(np.diagonal(pair.own_x), 0))
     return np.divide(covariance, scale, out=np.zeros_like(covariance), where=scale > 0)
 
 

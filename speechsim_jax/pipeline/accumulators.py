@@ -29,7 +29,12 @@ from speechsim_jax.statistics.clustered_sample import (
     ClusteredSampleAccumulator,
 )
 from speechsim_jax.statistics.exemplars import Exemplars, ExemplarsAccumulator
-from speechsim_jax.statistics.folded_moments import FoldedMoments, FoldedMomentsAccumulator
+from speechsim_jax.statistics.folded_moments import (
+    FoldedMoments,
+    FoldedMomentsAccumulator,
+    UtteranceFolds,
+    tiles_with,
+)
 from speechsim_jax.statistics.moments import ModelShape, Tile
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import MomentsState
@@ -56,6 +61,8 @@ class PassSetup:
       selection: the measures that read them.
       encoders: the models of this pass.
       layers: hidden states that are compared, by model; attention layer l makes hidden state l.
+      tracks: width of each track, which follow the models.
+      frames_of: how many frames so many samples give.
       indices: of each representation among those of all passes, ascending.
       tiles: the layer pairs of this pass.
       settings: of the comparison.
@@ -65,6 +72,9 @@ class PassSetup:
       cluster_choice: the clusters and rows that they are estimated from.
       clustering_of_folds: what folds are made of.
       folds: the fold of each utterance, 0 or 1, for held-out scores; empty without these.
+      utterance_folds: the fold of each utterance in folds that divide each speaker's; empty without
+        labels that are speakers.
+      speaker_tracks: positions of these among the models of this pass.
       attention_groups: the group of each utterance whose attention is compared, for standard
         errors; empty without these.
       swap: the utterances that the null "swap" pairs; None without it.
@@ -74,6 +84,8 @@ class PassSetup:
     selection: MeasureSelection
     encoders: tuple[SpeechEncoder, ...]
     layers: tuple[tuple[int, ...], ...]
+    tracks: tuple[int, ...]
+    frames_of: Callable[[np.ndarray], np.ndarray]
     indices: tuple[LayerIndex, ...]
     tiles: tuple[Tile, ...]
     settings: Settings
@@ -83,16 +95,21 @@ class PassSetup:
     cluster_choice: ClusterChoice
     clustering_of_folds: Clustering
     folds: Mapping[str, int]
+    utterance_folds: Mapping[str, int]
+    speaker_tracks: tuple[int, ...]
     attention_groups: Mapping[str, int]
     swap: SwapPlan | None
     utterances: tuple[str, ...]
 
     @property
     def shapes(self) -> tuple[ModelShape, ...]:
-        """Layers and width of each model."""
-        return tuple(
-            ModelShape(len(layers), encoder.config.hidden_size)
-            for encoder, layers in zip(self.encoders, self.layers)
+        """Layers and width of each model, and then of each track."""
+        return (
+            *(
+                ModelShape(len(layers), encoder.config.hidden_size)
+                for encoder, layers in zip(self.encoders, self.layers)
+            ),
+            *(ModelShape(1, width) for width in self.tracks),
         )
 
     @property
@@ -140,6 +157,20 @@ def _folded_moments(setup: PassSetup) -> FoldedMomentsAccumulator:
     of = setup.clustering_of_folds.of
     fold_of = {of[utterance]: fold for utterance, fold in setup.folds.items()}
     return FoldedMomentsAccumulator((_moments(halved), _moments(halved)), numbers, fold_of)
+
+
+def _utterance_folds(setup: PassSetup) -> FoldedMomentsAccumulator:
+    def numbers(rows: BatchRows) -> np.ndarray:
+        of = [setup.utterance_folds[u] for u in rows.utterances]
+        return np.array(of, np.int64)[rows.utterance]
+
+    settings = dataclasses.replace(
+        setup.settings, rows_per_update=max(setup.settings.rows_per_update // 2, 1)
+    )
+    tiles = tiles_with(setup.tiles, setup.speaker_tracks)
+    halved = dataclasses.replace(setup, settings=settings, tiles=tiles)
+    folds = _moments(halved), _moments(halved)
+    return FoldedMomentsAccumulator(folds, numbers, setup.utterance_folds, UtteranceFolds)
 
 
 def _null_moments(setup: PassSetup) -> NullMomentsAccumulator:
@@ -224,6 +255,7 @@ Factory = Callable[[PassSetup], Accumulator]
 _FACTORIES: dict[str, Factory] = {
     MomentsState.kind: _moments,
     FoldedMoments.kind: _folded_moments,
+    UtteranceFolds.kind: _utterance_folds,
     NullMoments.kind: _null_moments,
     Sample.kind: _sample,
     ClusteredSample.kind: _clustered_sample,
@@ -269,7 +301,6 @@ class Accumulators:
     def __init__(self, setup: PassSetup):
         kinds = setup.selection.accumulated
         self._setup = setup
-        self._config = setup.encoders[0].config
         self._by_kind = {kind: _FACTORIES[kind](setup) for kind in kinds}
         self._reads_attention = AttentionState.kind in kinds
 
@@ -277,13 +308,13 @@ class Accumulators:
         """Add a batch.
 
         Args:
-          activations: of every model, hidden states pooled.
+          activations: of every model and track, hidden states pooled.
           lengths: samples of each utterance.
           rows: the frames that are rows.
         """
         attention, frames = None, None
         if self._reads_attention:
-            frames = np.asarray(self._config.frames(lengths), np.int32)
+            frames = np.asarray(self._setup.frames_of(lengths), np.int32)
             for row, utterance in enumerate(rows.utterances):
                 frames[row] *= utterance in self._setup.attention_ids
             if frames.any():

@@ -68,6 +68,8 @@ class Sizes:
       sampled_rows: rows of samples, which are on the host: a device's share of them where devices
         are CPUs and take their memory from the same, else 0.
       draws: of the null, each with moments of twice the models and buffers of half the rows.
+      own_folds: further folds with products of each representation with itself and with a label
+        track only, and buffers of half the rows.
       exemplars: of each neuron.
       utterances: of the largest batch, fillers included, on all devices.
     """
@@ -81,6 +83,7 @@ class Sizes:
     states: int = 1
     sampled_rows: int = 0
     draws: int = 0
+    own_folds: int = 0
     exemplars: int = 0
     utterances: int = 0
 
@@ -133,8 +136,12 @@ def state_bytes(load: PassLoad, sizes: Sizes) -> int:
     # Twice the models, and no more pairs than these and each side's own.
     own = 2 * load.neurons * -(-load.widest // sizes.feature)
     paired = load.cells + own + 2 * load.neurons * (2 * n + 2) + 2 * n + (2 * n) ** 2
-    return sizes.states * (_COUNT_BYTES + 2 * sizes.itemsize * numbers) + sizes.draws * (
-        _COUNT_BYTES + 2 * sizes.itemsize * paired
+    few = 2 * load.neurons * -(-load.widest // sizes.feature) + load.neurons * (n + 2) + n + n**2
+    of_folds = sizes.own_folds * (_COUNT_BYTES + 2 * sizes.itemsize * few)
+    return (
+        of_folds
+        + sizes.states * (_COUNT_BYTES + 2 * sizes.itemsize * numbers)
+        + sizes.draws * (_COUNT_BYTES + 2 * sizes.itemsize * paired)
     )
 
 
@@ -146,7 +153,8 @@ def parameter_bytes(load: PassLoad, models: Sequence[ModelCost]) -> int:
 
 def buffer_bytes(load: PassLoad, sizes: Sizes) -> int:
     """Row buffers [layer, row, neuron] of every model (`MomentsAccumulator`)."""
-    return (1 + sizes.draws) * sizes.rows_per_update * load.neurons * sizes.row_itemsize
+    buffers = 1 + sizes.draws + sizes.own_folds / 2
+    return round(buffers * sizes.rows_per_update) * load.neurons * sizes.row_itemsize
 
 
 def hidden_bytes(load: PassLoad, sizes: Sizes) -> int:

@@ -27,11 +27,11 @@ from speechsim_jax.pipeline.accumulators import attention_layers
 from speechsim_jax.pipeline.attention_inputs import needed_sums
 from speechsim_jax.pipeline.job_folder import ShardFolder
 from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, digest_of, run_pass
-from speechsim_jax.pipeline.pass_memory import PassMemory, Sizes
+from speechsim_jax.pipeline.pass_memory import ModelCost, PassMemory, Sizes
 from speechsim_jax.pipeline.plan import NeededLayers, Pass, Plan, plan
 from speechsim_jax.runtime.shards import WHOLE
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
-from speechsim_jax.statistics.folded_moments import FoldedMoments
+from speechsim_jax.statistics.folded_moments import FoldedMoments, UtteranceFolds
 from speechsim_jax.statistics.moments import ModelShape, Tile, count_of
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.null_moments import NullMoments
@@ -108,6 +108,7 @@ def _summary(run: ComparisonRun, planned: Plan) -> str:
     seconds = total_seconds(sources)
     parts = [
         counted(sum(map(len, run.layers)), "layer"),
+        *([counted(len(run.tracks), "track")] if run.tracks else []),
         counted(len(sources), "file"),
         f"{seconds / 60:.1f} min of audio" if seconds >= 60 else f"{seconds:.1f} s of audio",
     ]
@@ -152,9 +153,7 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
     longest = max(run.buckets, key=lambda bucket: bucket.samples)
     seconds = total_seconds(run.share.sources)
     reads_attention = bool(run.selection.attention.measures)
-    shapes = tuple(
-        ModelShape(len(ls), e.config.hidden_size) for e, ls in zip(run.encoders, run.layers)
-    )
+    shapes = run.shapes
     models = [
         costs.model_cost(
             encoder, layers, run.outputs(layers, reads_attention),
@@ -162,6 +161,7 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
         )
         for encoder, layers in zip(run.encoders, run.layers)
     ]  # fmt: skip
+    models += [ModelCost(track.name, (0,), 0, 0) for track in run.tracks]
     sizes = Sizes(
         rows_per_update=run.settings.rows_per_update,
         frames=max(costs.frames_of(b, config, run.mesh.size) for b in run.buckets),
@@ -170,6 +170,7 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
         states=2 if FoldedMoments.kind in run.selection.accumulated else 1,
         sampled_rows=-(-sampled_rows(run) // len(run.mesh.local_devices)) if run.on_cpu else 0,
         draws=run.settings.null_draws if NullMoments.kind in run.selection.accumulated else 0,
+        own_folds=2 if UtteranceFolds.kind in run.selection.accumulated else 0,
         exemplars=run.settings.exemplars,
         utterances=max(b.batch for b in run.buckets) + run.mesh.size - 1,
     )

@@ -6,7 +6,7 @@ the amount of audio.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,18 +22,28 @@ from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, read_all_
 from speechsim_jax.pipeline.plan import Pass
 from speechsim_jax.statistics.accumulator import BatchRows
 
+Residuals = Callable[[list[np.ndarray]], list[np.ndarray]]
+
 
 class _RowSums:
     """Takes the rows of each batch to the host and adds their influences.
 
     Args:
       sums: what they are added to.
+      residuals: what is left of the rows of each representation where some are given.
       clusters: utterance -> cluster.
       stride: every so many rows of an utterance are evaluated, from the first on.
     """
 
-    def __init__(self, sums: InfluenceSums, clusters: Mapping[str, str], stride: int):
-        self._sums, self._clusters, self._stride = sums, clusters, stride
+    def __init__(
+        self,
+        sums: InfluenceSums,
+        residuals: Residuals,
+        clusters: Mapping[str, str],
+        stride: int,
+    ):
+        self._sums, self._residuals = sums, residuals
+        self._clusters, self._stride = clusters, stride
 
     def append(self, activations: Sequence[Activations], lengths: Lengths, rows: BatchRows) -> None:
         """Add a batch."""
@@ -47,7 +57,7 @@ class _RowSums:
             hidden = np.asarray(model.hidden_states)
             frames = hidden.reshape(hidden.shape[0], -1, hidden.shape[-1])
             layers += [layer[positions] for layer in frames]
-        self._sums.add(layers, names, taken)
+        self._sums.add(self._residuals(layers), names, taken)
 
     def snapshot(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -78,7 +88,7 @@ def least_bytes(run: ComparisonRun, passes: Sequence[Pass]) -> int:
     parameters = sum(sum(costs.parameter_bytes(encoder)) for encoder in run.encoders)
     config = run.encoders[0].config
     frames = max(costs.frames_of(b, config, run.mesh.size) for b in run.buckets)
-    neurons = sum(len(ls) * e.config.hidden_size for e, ls in zip(run.encoders, run.layers))
+    neurons = sum(shape.layers * shape.neurons for shape in run.shapes)
     return parameters + 4 * frames * neurons + max(p.memory.workspace for p in passes)
 
 
@@ -86,6 +96,7 @@ def read_again(
     run: ComparisonRun,
     counts: ReadCounts,
     sums: InfluenceSums,
+    residuals: Residuals,
     shard: ShardFolder | None,
 ) -> ReadInfluence:
     """Sum the influences of all rows, from the last checkpoint if there is one.
@@ -94,6 +105,7 @@ def read_again(
       run: the comparison; its passes are complete.
       counts: what they have read.
       sums: of the finished moments.
+      residuals: rows of all representations -> those of the finished moments.
       shard: where checkpoints are; None for none.
 
     Raises:
@@ -102,7 +114,7 @@ def read_again(
     skipped = {skip.id for skip in counts.skipped}
     sources = tuple(source for source in run.share.sources if source.id not in skipped)
     corpus = dataclasses.replace(run.share, sources=sources)
-    row_sums = _RowSums(sums, run.clustering.of, run.settings.errors_stride)
+    row_sums = _RowSums(sums, residuals, run.clustering.of, run.settings.errors_stride)
     read_all_layers(run, corpus, row_sums, shard, dict(counts.digests))
     if sums.rows != sums.expected_rows:
         raise UserError(

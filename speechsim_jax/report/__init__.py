@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 from speechsim_jax.audio.alignments import Segments
 from speechsim_jax.audio.open_corpus import AudioInput, open_corpus
 from speechsim_jax.report import markup
+from speechsim_jax.report.concepts import concepts_section
 from speechsim_jax.report.content import page_data
 from speechsim_jax.report.exemplars import exemplars_section
 from speechsim_jax.report.packed import PackedArrays, encode
@@ -85,6 +86,7 @@ def report_page(
         errors=markup.errors_note(result),
         uncertainty=markup.uncertainty_section(result),
         reading=markup.reading_table(result),
+        concepts=concepts_section(result),
         skipped=markup.skipped_table(result),
         plotly=_plotly(),
         data=arrays.encode(data),
@@ -92,9 +94,10 @@ def report_page(
     )
     room = _MOST_BYTES - sum(len(part.encode()) for part in parts.values())
     corpus = None if audio is None else open_corpus(audio)
-    exemplars = exemplars_section(result, room, corpus, neurons, segments)
-    link = '<a href="#exemplars">Exemplars</a>' if exemplars else ""
-    return Template(_file("page.html")).substitute(parts, exemplars=exemplars, exemplars_link=link)
+    links = {"concepts": "Concepts", "exemplars": "Exemplars"}
+    parts["exemplars"] = exemplars_section(result, room, corpus, neurons, segments)
+    further = " ".join(f'<a href="#{k}">{name}</a>' for k, name in links.items() if parts[k])
+    return Template(_file("page.html")).substitute(parts, further_links=further)
 
 
 @functools.cache

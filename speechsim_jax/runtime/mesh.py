@@ -6,6 +6,8 @@ divided over all devices of both axes.
 """
 
 import jax
+import numpy as np
+from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -62,3 +64,15 @@ def place_batch(samples: Waveforms, lengths: Lengths, mesh: Mesh) -> tuple[Wavef
         return samples, lengths
     over_all = NamedSharding(mesh, P(AXES))
     return jax.device_put(samples, over_all), jax.device_put(lengths, over_all)
+
+
+def place_frames(rows: np.ndarray, mesh: Mesh) -> Array:
+    """What belongs to the frames of a batch, [_, batch, frame, ...], divided as hidden states are.
+
+    Args:
+      rows: on the host.
+      mesh: the devices.
+    """
+    if mesh.size == 1:
+        return jax.numpy.asarray(rows)
+    return jax.device_put(rows, NamedSharding(mesh, P(None, AXES)))

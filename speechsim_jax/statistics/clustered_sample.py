@@ -36,6 +36,9 @@ from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.row_fetcher import RowFetcher
 from speechsim_jax.statistics.sample import ClusterNames, joined_passes, row_keys, text_hash
 
+SHARE = 0.05
+"""Of the rows of a cluster, as long as the sample is not too large."""
+
 _EVERY = 2**64
 # Most clusters of which rows are kept.
 _MOST_CLUSTERS = 200
@@ -75,7 +78,7 @@ class ClusterChoice:
 
 
 def choose(
-    lengths: Mapping[str, int], most_rows: int, seed: int = 0, share: float = 0.05
+    lengths: Mapping[str, int], most_rows: int, seed: int = 0, share: float = SHARE
 ) -> ClusterChoice:
     """The choice that keeps about `share` of the rows of up to 200 clusters.
 

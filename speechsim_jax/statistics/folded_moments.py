@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from jaxtyping import Int64
 from speechsim_jax.array_types import HiddenStates
 from speechsim_jax.statistics import moments
 from speechsim_jax.statistics.accumulator import BatchRows, EncodedBatch, Snapshot
-from speechsim_jax.statistics.moments import Compensated, Moments
+from speechsim_jax.statistics.moments import Compensated, Moments, Tile
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 
@@ -96,7 +96,7 @@ class FoldedMoments:
             divided |= {
                 n for n, fold in state.fold_of.items() if fold_of.setdefault(n, fold) != fold
             }
-        return FoldedMoments((next(merged), next(merged)), fold_of, tuple(sorted(divided)))
+        return type(self)((next(merged), next(merged)), fold_of, tuple(sorted(divided)))
 
     def finish(
         self, others: Sequence["FoldedMoments"] = (), rank_tolerance: float | None = None
@@ -118,6 +118,35 @@ class FoldedMoments:
             FinishedMoments([state.folds[k] for state in states], rank_tolerance) for k in (0, 1)
         )
         return FinishedFolds(whole, tuple(folds))
+
+
+class UtteranceFolds(FoldedMoments):
+    """Folds that divide the utterances of each speaker, for labels that are the speakers.
+
+    Speakers of one fold say nothing of those of the other, so what layers know of them is held out
+    on other utterances of the same speakers. With the products of representations with themselves
+    and with such label tracks only.
+    """
+
+    kind: ClassVar[str] = "utterance_folds"
+
+
+def tiles_with(tiles: Sequence[Tile], tracks: Collection[int]) -> tuple[Tile, ...]:
+    """The layer pairs of `UtteranceFolds` among those of a pass.
+
+    Args:
+      tiles: of the pass, numbered within its models.
+      tracks: numbers of the label tracks that are of speakers.
+    """
+    chosen = []
+    for tile in tiles:
+        if tile.a in tracks or tile.b in tracks:
+            chosen.append(tile)
+        elif tile.a == tile.b:
+            chosen.append(
+                dataclasses.replace(tile, pairs=tuple(p for p in tile.pairs if p[0] == p[1]))
+            )
+    return tuple(tile for tile in chosen if tile.pairs)
 
 
 def _together(first: Moments, second: Moments) -> Moments:
@@ -154,6 +183,7 @@ class FoldedMomentsAccumulator:
       accumulators: an empty one for each fold, of the same models, pairs and precision.
       numbers: the fold of each row of a batch.
       fold_of: cluster -> its fold.
+      state: what these folds are.
     """
 
     def __init__(
@@ -161,8 +191,10 @@ class FoldedMomentsAccumulator:
         accumulators: tuple[MomentsAccumulator, MomentsAccumulator],
         numbers: FoldNumbers,
         fold_of: Mapping[str, int] = {},
+        state: type[FoldedMoments] = FoldedMoments,
     ):
         self._folds, self._numbers, self._fold_of = accumulators, numbers, fold_of
+        self._state = state
 
     @property
     def rows(self) -> int:
@@ -220,4 +252,4 @@ class FoldedMomentsAccumulator:
             fold.flush()
             self._share_reference()
         first, second = self._folds
-        return FoldedMoments((first.result(), second.result()), self._fold_of)
+        return self._state((first.result(), second.result()), self._fold_of)

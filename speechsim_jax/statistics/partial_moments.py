@@ -1,13 +1,14 @@
-"""Partial moments: what is left of representations when given ones, z, are regressed out.
+"""Partial moments: what given representations, z, explain of others, and what they leave.
 
-    S_ab|z = S_ab - S_az S_zz^+ S_zb
+    S_ab = S_az S_zz^+ S_zb + S_ab|z
 
-The pseudo-inverse keeps the directions of z's correlations above the rank tolerance, as all
-whitening does. With W that whitening of the z-scored z, S_az S_zz^+ S_zb = L_a L_b', where
-L_a = S_az D^-1 W / sqrt(n), D = diag(std(z)).
+With a label track as z these are the parts between and within its classes. The pseudo-inverse
+keeps the directions of z's correlations above the rank tolerance, as all whitening does. With W
+that whitening of the z-scored z, S_az S_zz^+ S_zb = L_a L_b', where L_a = S_az D^-1 W / sqrt(n),
+D = diag(std(z)).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -21,11 +22,10 @@ from speechsim_jax.statistics.moments_finished import (
 )
 
 
-class PartialMoments(FinishedMoments):
-    """Finished moments of the residuals of all representations on given ones, which leave.
+class _GivenMoments(FinishedMoments):
+    """Finished moments of a part of all representations but given ones.
 
-    Means are those of the rows; residuals are centred. Directions that z explains up to the rank
-    tolerance count as dead.
+    Neurons of which the part is nothing, up to the rank tolerance, count as dead.
 
     Args:
       whole: the moments.
@@ -48,17 +48,12 @@ class PartialMoments(FinishedMoments):
         self._loadings = {
             x.index: loadings for x, loadings in zip(left, map_in_threads(self._loading, left))
         }
-        self.representations = tuple(map_in_threads(self._residual, left))
+        self.representations = tuple(map_in_threads(self._part, left))
 
     @property
     def rank(self) -> int:
         """Directions of z."""
         return self._white.rank
-
-    @property
-    def degrees(self) -> int:
-        """Rows less the directions that were fitted to them."""
-        return self._whole.degrees - self.rank
 
     def _whitened(self) -> Whitening:
         """The whitening of all of z together."""
@@ -75,8 +70,8 @@ class PartialMoments(FinishedMoments):
         on_z = np.concatenate([self._whole.scatter(x, z)[:, z.live] for z in self._given], axis=1)
         return on_z / self._scale @ self._white.matrix / np.sqrt(self.rows)
 
-    def _residual(self, x: RepresentationMoments) -> RepresentationMoments:
-        """The moments of the residuals of x."""
+    def _part(self, x: RepresentationMoments) -> RepresentationMoments:
+        """The moments of the part of x."""
         scatter = self.scatter(x, x)
         variance = np.diagonal(scatter) / self.rows
         dead = variance <= self.rank_tolerance * np.square(x.std)
@@ -85,17 +80,48 @@ class PartialMoments(FinishedMoments):
             x.index, x.mean, std, scatter, self.rows, self.rank_tolerance
         )
 
-    def scatter(self, x: RepresentationMoments, y: RepresentationMoments) -> Matrix:
-        """S_xy|z."""
-        return self._whole.scatter(x, y) - self._loadings[x.index] @ self._loadings[y.index].T
+    def _explained(self, x: RepresentationMoments, y: RepresentationMoments) -> Matrix:
+        """S_xz S_zz^+ S_zy."""
+        return self._loadings[x.index] @ self._loadings[y.index].T
 
     def energies(self, x: RepresentationMoments, y: RepresentationMoments) -> Energies:
-        """Not known of residuals.
+        """Not known of parts.
 
         Raises:
           UserError: always.
         """
         raise UserError("lincka_debiased has no partial form; leave it out, or nothing is given")
+
+    def _fits(
+        self, rows: Sequence[Float[np.ndarray, "row _neuron"]]
+    ) -> Iterator[tuple[Float[np.ndarray, "row _neuron"], Float[np.ndarray, "row _neuron"]]]:
+        """Rows of each representation that is left, and what z explains of them, centred."""
+        numbers = {r.index: k for k, r in enumerate(self._whole.representations)}
+        z = np.concatenate(
+            [(rows[numbers[r.index]] - r.mean)[:, r.live] for r in self._given], axis=1
+        )
+        directions = z / self._scale @ self._white.matrix
+        for x in self.representations:
+            fit = directions @ self._loadings[x.index].T / np.sqrt(self.rows)
+            yield rows[numbers[x.index]], fit
+
+
+class PartialMoments(_GivenMoments):
+    """Finished moments of the residuals of all representations on given ones, which leave.
+
+        S_xy|z = S_xy - S_xz S_zz^+ S_zy
+
+    Means are those of the rows; residuals are centred.
+    """
+
+    @property
+    def degrees(self) -> int:
+        """Rows less the directions that were fitted to them."""
+        return self._whole.degrees - self.rank
+
+    def scatter(self, x: RepresentationMoments, y: RepresentationMoments) -> Matrix:
+        """S_xy|z."""
+        return self._whole.scatter(x, y) - self._explained(x, y)
 
     def residuals(
         self, rows: Sequence[Float[np.ndarray, "row _neuron"]]
@@ -105,14 +131,41 @@ class PartialMoments(FinishedMoments):
         Args:
           rows: of all representations, z among them.
         """
-        numbers = {r.index: k for k, r in enumerate(self._whole.representations)}
-        z = np.concatenate(
-            [(rows[numbers[r.index]] - r.mean)[:, r.live] for r in self._given], axis=1
-        )
-        directions = z / self._scale @ self._white.matrix
-        return [
-            (
-                rows[numbers[x.index]] - directions @ self._loadings[x.index].T / np.sqrt(self.rows)
-            ).astype(rows[numbers[x.index]].dtype)
-            for x in self.representations
-        ]
+        return [(of_x - fit).astype(of_x.dtype) for of_x, fit in self._fits(rows)]
+
+
+class ExplainedMoments(_GivenMoments):
+    """Finished moments of what given representations explain of all others; they leave.
+
+        S_xz S_zz^+ S_zy
+
+    With speakers as z this is the part between speakers, of the means of each. All parts lie in
+    the directions of z, so measures that whiten are 1 as soon as both representations fill these.
+
+    Raises:
+      UserError: as of `PartialMoments`; z is constant.
+    """
+
+    def __init__(self, whole: FinishedMoments, given: Sequence[int]):
+        super().__init__(whole, given)
+        if not self.rank:
+            raise UserError("given: it is constant, and explains nothing; give another")
+
+    @property
+    def degrees(self) -> int:
+        """The directions that explained rows can vary in."""
+        return self.rank
+
+    def scatter(self, x: RepresentationMoments, y: RepresentationMoments) -> Matrix:
+        """S_xz S_zz^+ S_zy."""
+        return self._explained(x, y)
+
+    def explained(
+        self, rows: Sequence[Float[np.ndarray, "row _neuron"]]
+    ) -> list[Float[np.ndarray, "row _neuron"]]:
+        """What z explains of the rows of the representations that are left, about their means.
+
+        Args:
+          rows: of all representations, z among them.
+        """
+        return [fit.astype(of_x.dtype) for of_x, fit in self._fits(rows)]

@@ -42,10 +42,10 @@ from speechsim_jax.statistics.accumulator import Snapshot, State
 from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.exemplars import Exemplars
-from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
+from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments, UtteranceFolds
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 from speechsim_jax.statistics.null_moments import NullMoments
-from speechsim_jax.statistics.partial_moments import PartialMoments
+from speechsim_jax.statistics.partial_moments import ExplainedMoments, PartialMoments
 from speechsim_jax.statistics.sample import Sample
 
 # Of the files; others are refused.
@@ -58,6 +58,7 @@ STATES: dict[str, type[State]] = {
     for s in (
         MomentsState,
         FoldedMoments,
+        UtteranceFolds,
         NullMoments,
         Sample,
         ClusteredSample,
@@ -106,25 +107,28 @@ class FinishedStatistics:
         """The means over attention maps, None if no measure reads them."""
         return self.by_kind.get(AttentionState.kind)
 
-    def given(self, numbers: Sequence[int]) -> "FinishedStatistics":
+    def given(self, numbers: Sequence[int], explained: bool = False) -> "FinishedStatistics":
         """What measures read of residuals on given representations, which leave.
 
         Args:
           numbers: of the given representations.
+          explained: of what these explain instead; of that there is no sample, as influences of
+            rows are not those of explained rows.
 
         Raises:
           UserError: nothing is given, or nothing is left; there are no moments.
         """
         if self.moments is None:
             raise UserError("given: only measures on moments have partial scores")
-        moments = PartialMoments(self.moments, numbers)
+        kind = ExplainedMoments if explained else PartialMoments
+        moments = kind(self.moments, numbers)
         finished: dict[str, Any] = {MomentsState.kind: moments}
         if FoldedMoments.kind in self.by_kind:
             folds = self.by_kind[FoldedMoments.kind].folds
             finished[FoldedMoments.kind] = FinishedFolds(
-                moments, tuple(PartialMoments(fold, numbers) for fold in folds)
+                moments, tuple(kind(fold, numbers) for fold in folds)
             )
-        if self.clustered is not None:
+        if self.clustered is not None and isinstance(moments, PartialMoments):
             rows = moments.residuals(self.clustered.representations)
             finished[ClusteredSample.kind] = dataclasses.replace(
                 self.clustered,
@@ -173,7 +177,7 @@ def finish(
     for kind in kinds:
         first, *others = (p.states[kind] for p in passes if kind in p.states)
         finished[kind] = first.finish(others, rank_tolerance)
-        if isinstance(finished[kind], FinishedFolds):
+        if kind == FoldedMoments.kind:
             finished[MomentsState.kind] = finished[kind].whole
     return FinishedStatistics(finished)
 

@@ -131,6 +131,45 @@ def test_speakers_and_transcripts_may_be_missing_in_part(tmp_path):
     assert [(source.speaker, source.transcript) for source in sources] == [("", ""), ("ann", "")]
 
 
+def test_other_columns_are_kept_with_the_names_of_classes(tmp_path, monkeypatch):
+    """Labels as names, numbers, truth values; long texts are not even read."""
+    read_columns: list[str] = []
+    original = parquet.ParquetFile.read
+
+    def reading(self, columns, **options):
+        read_columns.extend(columns)
+        return original(self, columns=columns, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "read", reading)
+    described = README.replace(
+        "---\nconfigs",
+        "---\ndataset_info:\n  config_name: clean\n  features:\n"
+        "  - name: emotion\n    dtype:\n      class_label:\n        names:\n"
+        "          '0': calm\n          '1': angry\n"
+        "configs",
+    )
+    rng = np.random.default_rng(0)
+    columns = rows(4) | {
+        "emotion": pa.array([0, 1, -1, None]),
+        "age": pa.array([30, 31, 32, 33]),
+        "native": pa.array([True, False, None, True]),
+        "sex": pa.array(["F", "male", "", None]),
+        "story": pa.array([rng.bytes(4000).hex() for _ in range(4)]),
+        "embedding": pa.array([[0.1, 0.2]] * 4),
+    }
+    files = files_of(columns) | {"README.md": described.encode()}
+    corpus = open_corpus(folder_of(tmp_path, files))
+    assert [dict(source.columns) for source in corpus.sources] == [
+        {"emotion": "calm", "age": "30", "native": "true", "gender": "female"},
+        {"emotion": "angry", "age": "31", "native": "false", "gender": "male"},
+        {"age": "32"},
+        {"age": "33", "native": "true"},
+    ]
+    assert [source.speaker for source in corpus.sources] == ["1000", "1001", "1002", "1000"]
+    assert {"emotion", "text"} <= set(read_columns)
+    assert not {"story", "embedding"} & set(read_columns)
+
+
 def test_the_audio_column_is_recognised_by_its_type(tmp_path):
     columns = rows(2)
     picture = pa.array([{"bytes": b"picture", "path": "p.png"}] * 2, SOUND)

@@ -108,3 +108,38 @@ def test_float32():
 def test_refused_in_one_line(measures, given, says):
     with pytest.raises(UserError, match=says):
         ss.compare_activations(INPUTS | {"z": GIVEN}, measures, given=given)
+
+
+def test_the_part_between_classes_is_that_of_their_means():
+    """Each row replaced by the mean of its class."""
+    label = GOLDEN["label"]
+    means = {
+        name: np.array([x[label == k].mean(axis=0) for k in label]) for name, x in INPUTS.items()
+    }
+    measures = ["lincka", "maxcorr", "linreg"]
+    found = ss.compare_activations(
+        INPUTS, measures, labels={"class": label}, given=["class"], given_part="explained"
+    )
+    expected = ss.compare_activations(means, measures, rank_tolerance=1e-9)
+    for name in measures:
+        np.testing.assert_allclose(
+            found.matrix(name).values, expected.matrix(name).values, atol=1e-9, err_msg=name
+        )
+    within = ss.compare_activations(INPUTS, ["lincka"], labels={"class": label}, given=["class"])
+    assert not np.allclose(within.matrix("lincka"), found.matrix("lincka"), atol=0.05)
+
+
+def test_explained_parts_have_no_errors_and_need_what_explains():
+    groups = GOLDEN["group"]
+    found = ss.compare_activations(
+        INPUTS | {"z": GIVEN}, ["lincka"], given=["z"], given_part="explained", errors=True,
+        groups=groups,
+    )  # fmt: skip
+    assert "lincka_se" not in found.dataset
+    with pytest.raises(UserError, match="needs given"):
+        ss.compare_activations(INPUTS, ["lincka"], given_part="explained")
+    with pytest.raises(UserError, match="has no standard errors"):
+        ss.compare_activations(
+            INPUTS | {"z": GIVEN}, ["lincka"], given=["z"], given_part="explained", errors=True,
+            groups=groups, errors_source="reading",
+        )  # fmt: skip

@@ -11,21 +11,16 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-import librosa
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32
 from sklearn.cluster import MiniBatchKMeans
 
-from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
+from speechsim_jax.audio import features
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 
-_COEFFICIENTS, _MELS = 13, 40
 # 25 ms every 10 ms: every second window is exactly the window of a frame of the encoder.
 _WINDOW_SAMPLES, _HOP_SAMPLES = 400, 160
-_DELTA_FRAMES = 5
-# Kaldi's lifter, 1 + Q/2 sin(pi n / Q): without it energy and tilt make up most of a distance.
-_LIFTER = 1 + 11 * np.sin(np.pi * np.arange(_COEFFICIENTS) / 22)
 
 Features = Float32[np.ndarray, "frame number"]
 
@@ -53,27 +48,11 @@ def mfcc(
             f"MFCC clusters need frames of 400 samples every 320, the encoder has "
             f"{config.window_samples} every {config.hop_samples}; take a layer of an encoder"
         )
-    mel = librosa.feature.melspectrogram(
-        y=np.asarray(samples, np.float32),
-        sr=SAMPLE_RATE_HZ,
-        n_fft=_WINDOW_SAMPLES,
-        hop_length=_HOP_SAMPLES,
-        center=False,
-        n_mels=_MELS,
-        htk=True,
-    )
-    # top_db=None: a floor relative to the loudest window would make windows depend on each other.
-    static = librosa.feature.mfcc(S=librosa.power_to_db(mel, top_db=None), n_mfcc=_COEFFICIENTS)
-    static *= _LIFTER[:, None]
-    delta = _slope(static)
-    windows = np.concatenate([static, delta, _slope(delta)]).T
-    frames = windows[::2][: config.frames(len(samples))].astype(np.float32)
+    # Whole hops: the windows that are repeated at the end, too, are on the grid of 10 ms.
+    whole = len(samples) - (len(samples) - _WINDOW_SAMPLES) % _HOP_SAMPLES
+    centres = config.frame_centres_seconds(config.frames(len(samples)))
+    frames = features.mfcc(np.asarray(samples[:whole], np.float32), centres).astype(np.float32)
     return frames - frames.mean(0) if centred else frames
-
-
-def _slope(x: Float[np.ndarray, "number window"]) -> Float[np.ndarray, "number window"]:
-    """The slope of the line through each window and two on either side (ends repeated)."""
-    return librosa.feature.delta(x, width=_DELTA_FRAMES, mode="nearest")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

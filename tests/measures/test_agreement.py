@@ -1,0 +1,75 @@
+"""Standard errors of agreement: a jackknife over groups of clusters."""
+
+import numpy as np
+import pytest
+
+import speechsim_jax as ss
+from speechsim_jax.measures import agreement
+from speechsim_jax.measures.agreement import left_out
+
+NAMES = ("concept_agreement", "concept_agreement_chance", "concept_agreement_kappa")
+
+
+def concepts_in_noise(clusters: int, rows: int, neurons: int, seed: int = 0):
+    """Two representations whose neurons tell classes, other ones in each cluster, and labels."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(clusters), rows)
+    label = rng.integers(0, 4, len(group))
+    indicator = np.eye(4)[label]
+    own = rng.standard_normal((clusters, 4, neurons))
+    shared = np.random.default_rng(1).standard_normal((4, neurons))
+    sides = []
+    for _ in "xy":
+        means = shared + 0.6 * rng.standard_normal((4, neurons)) + 0.8 * own
+        signal = np.einsum("rk,rkn->rn", indicator, means[group])
+        sides.append(signal + rng.standard_normal((len(group), neurons)))
+    return sides[0], sides[1], label, group
+
+
+def scored(x: np.ndarray, y: np.ndarray, label: np.ndarray, group=None, **settings):
+    return ss.compare_activations(
+        {"x": x, "y": y}, ["maxcorr"], labels={"class": label}, errors=group is not None,
+        groups=group, **settings,
+    )  # fmt: skip
+
+
+def test_it_is_the_jackknife_of_all_rows():
+    x, y, label, group = concepts_in_noise(12, 60, 24)
+    result = scored(x, y, label, group)
+    without = []
+    for name in range(12):
+        keep = group != name
+        again = scored(x[keep], y[keep], label[keep])
+        without.append([again.matrix(of).values[:2, :2, 0] for of in NAMES])
+    spread = np.array(without) - np.mean(without, axis=0)
+    expected = np.sqrt(11 / 12 * np.square(spread).sum(axis=0))
+    for name, of_name in zip(NAMES, expected, strict=True):
+        found = result.matrix(f"{name}_se").values[:2, :2, 0]
+        np.testing.assert_allclose(found[[0, 1], [1, 0]], of_name[[0, 1], [1, 0]], rtol=1e-6)
+        assert (result.matrix(f"{name}_se_error").values[[0, 1], [1, 0], 0] == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("few", [False, True], ids=["all neurons", "some neurons"])
+def test_of_sampled_rows_it_is_that_of_many_corpora(few, monkeypatch):
+    """The mean estimated variance is that of the scores over corpora."""
+    if few:
+        monkeypatch.setattr(agreement, "_MOST_FLOPS", 1.0)
+    scores, variances = [], []
+    for seed in range(60):
+        x, y, label, group = concepts_in_noise(40, 200, 64, seed)
+        result = scored(x, y, label, group, errors_rows=3200, errors_source="sample")
+        scores.append(float(result.matrix("concept_agreement")[0, 1, 0]))
+        error = float(result.matrix("concept_agreement_se")[0, 1, 0])
+        variances.append(0.0 if np.isnan(error) else error**2)
+    ratio = np.sqrt(np.mean(variances)) / np.std(scores, ddof=1)
+    assert 0.7 < ratio < 1.4
+
+
+def test_rows_are_taken_out_of_correlations():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((50, 3)), rng.standard_normal((50, 4))
+    x[:, 0] += y[:, 1]
+    zx, zy = ((of - of.mean(0)) / of.std(0) for of in (x, y))
+    found = left_out(zx.T @ zy / 50, zx[:10], zy[:10], np.ones(10), 50)
+    np.testing.assert_allclose(found, np.corrcoef(x[10:].T, y[10:].T)[:3, 3:], atol=1e-12)
