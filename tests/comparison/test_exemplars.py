@@ -10,7 +10,6 @@ import speechsim_jax as ss
 from speechsim_jax.comparison import target
 from speechsim_jax.errors import UserError
 from speechsim_jax.pipeline import accumulators
-from speechsim_jax.pipeline.job_folder import job_folder
 from speechsim_jax.results.result import SimilarityResult
 from tests.support.small_models import QUICK, of_speakers, waves
 
@@ -111,10 +110,7 @@ def test_a_saved_result_and_a_selection_have_them(whole, tmp_path):
 
 
 def test_a_result_without_exemplars_says_so(encoders, audio, tmp_path):
-    stored = {"exemplars": 0, "statistics_dir": tmp_path / "stored"}
-    without = ss.compare(encoders, audio, **SETTINGS | stored)
-    plan = job_folder(tmp_path / "stored").plan()
-    assert plan is not None and "exemplars" not in plan["identity"]  # as before there were any
+    without = ss.compare(encoders, audio, **SETTINGS | {"exemplars": 0})
     assert not [name for name in without.dataset if "exemplar" in str(name)]
     with pytest.raises(UserError, match="exemplars=5"):
         SimilarityResult.load(without.save(tmp_path / "r.nc")).exemplars("x/0")
@@ -184,3 +180,14 @@ def test_what_cannot_have_exemplars_is_refused_at_once():
     for settings, words in cases:
         with pytest.raises(UserError, match=words):
             ss.compare(["no/such/model"], "no/such/audio", **settings)
+
+
+def test_tracks_have_none_and_layers_keep_theirs_where_some_are_given(encoders, audio, whole):
+    result = ss.compare(
+        encoders, audio, tracks=["energy", "logmel"], **SETTINGS | {"given": ("energy",)}
+    )
+    labels = list(map(str, result.representations))
+    assert labels[:-1] == list(map(str, whole.representations))
+    assert labels[-1].startswith("logmel") and result.exemplars(labels[-1]) == ()
+    for label in labels[:-1]:
+        assert result.exemplars(label) == whole.exemplars(label)
