@@ -142,7 +142,8 @@ def _plain(value: Any) -> Any:
 
 def summary(concepts: Concepts) -> str:
     """A few lines for the terminal: content of the best layer, localisation, agreement."""
-    rows = [("track", "model", "best layer", "content", "held out", "localisation", "rotated")]
+    head = ("track", "model", "best layer", "content", "held out", "localisation", "rotated")
+    rows: list[tuple[str, ...]] = [head]
     localised = {(c.track, c.model): _localised(c)[:2] for c in concepts.localisation}
     for curve in concepts.content:
         best = int(np.argmax(curve.values))

@@ -1,5 +1,6 @@
 """Figures of content, localisation and agreement over the depth of models."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -46,7 +47,9 @@ def draw(concepts: Concepts, notes: Sequence[str], interval: str) -> dict[str, F
                 nothing = np.full(len(layers), np.nan)
                 line = DepthLine(found.y, relative_depth(layers), found.kappa, nothing, nothing)
                 lines.setdefault(f"x: {found.x}", []).append(line)
-        figures[f"agreement_{label}"] = depth_curves(
+        # A name of a file, whatever the label is called.
+        name = re.sub(r"[^\w-]", "_", label)
+        figures[f"agreement_{name}"] = depth_curves(
             lines,
             "kappa",
             f"Do best-matched neurons tell the same {label}?",

@@ -251,4 +251,5 @@ def rank_correlation(curve: DepthCurve, accuracies: Sequence[float] | np.ndarray
             f"{curve.layers.max()} is compared"
         )
     values = curve.other if np.isfinite(curve.other).all() else curve.values
-    return float(scipy.stats.spearmanr(values, np.asarray(accuracies)[curve.layers]).statistic)
+    ranks, _ = scipy.stats.spearmanr(values, np.asarray(accuracies)[curve.layers])
+    return float(np.asarray(ranks))

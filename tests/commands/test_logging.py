@@ -50,7 +50,7 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("name", ["list.txt", "manifest.tsv"])
 def test_lists_of_nothing_are_refused_before_anything_is_loaded(name, names, monkeypatch, capsys):
     monkeypatch.setattr(
-        "speechsim_jax.comparison.encoders.load_encoder", lambda *_, **__: pytest.fail("loaded")
+        "speechsim_jax.comparison.prepared.load_encoder", lambda *_, **__: pytest.fail("loaded")
     )
     with pytest.raises(UserError) as error:
         ss.compare([BASE], names[name])

@@ -243,7 +243,7 @@ def test_of_mistakes_there_is_one_line(encoders, corpus, alignments):
     refused("logmel", tracks=["logmell"])
     refused("two tracks", tracks=["logmel"], labels=[f"logmel:{alignments}"])
     with unittest.mock.patch(
-        "speechsim_jax.comparison.encoders.run_passes", side_effect=AssertionError
+        "speechsim_jax.comparison.reading.run_passes", side_effect=AssertionError
     ):
         refused("no representation", given=["f1"])
     refused("partial", given=["logmel"], measures="lincka_debiased")

@@ -1,0 +1,253 @@
+"""What a comparison needs before it reads: the audio that is chosen, models, tracks, facts."""
+
+import collections
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from speechsim_jax.audio import batching, chosen
+from speechsim_jax.audio.chosen import ChosenAudio
+from speechsim_jax.audio.corpus import log_skipped
+from speechsim_jax.audio.open_corpus import AudioInput
+from speechsim_jax.audio.tracks import Track
+from speechsim_jax.comparison.representations import Representations
+from speechsim_jax.comparison.request import Request
+from speechsim_jax.comparison.tracks import open_tracks
+from speechsim_jax.errors import UserError, counted, printable
+from speechsim_jax.inference.clusters import cluster, cluster_for_folds
+from speechsim_jax.measures.concepts import LabelTrack
+from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.models.load import load_encoder
+from speechsim_jax.pipeline.frame_choice import FrameChoice
+from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts
+from speechsim_jax.results.result import RepresentationName
+from speechsim_jax.runtime import provenance
+from speechsim_jax.statistics.moments_finished import MomentsState
+
+ModelSource = str | Path | SpeechEncoder
+"""A hub id, a folder, "zoo:NAME", "random:ID", or a loaded encoder."""
+
+_log = logging.getLogger(__name__)
+
+
+def prepared(
+    models: Sequence[ModelSource], audio: AudioInput, request: Request
+) -> tuple[ComparisonRun, ChosenAudio]:
+    """Choose the audio and load the models."""
+    sources = _sources(models)
+    audio_ = _choose(audio, request, len(sources))
+    tracks = open_tracks(request.settings, request.functions, audio_.corpus)
+    run = _comparison_run(_load(sources, request), audio_, tracks, request)
+    compared_in(run).with_given(
+        request.settings.given, request.selection
+    )  # names are checked first
+    return run, audio_
+
+
+def _sources(models: Sequence[ModelSource]) -> list[ModelSource]:
+    """The models as a list; raises UserError if there are none."""
+    if isinstance(models, str | Path | SpeechEncoder):
+        return [models]
+    sources = list(models)
+    if not sources:
+        raise UserError("no models given; expected hub ids or folders")
+    return sources
+
+
+def _choose(audio: AudioInput, request: Request, models: int) -> ChosenAudio:
+    """The audio that is compared; logs what was left out."""
+    audio_ = chosen.choose(audio, request.settings)
+    for skipped in audio_.skipped if request.shard.index == 1 else ():
+        log_skipped(skipped)
+    _log.info(
+        "comparing %s on %s",
+        counted(models, "model"), counted(len(audio_.corpus.sources), "audio file"),
+    )  # fmt: skip
+    return audio_
+
+
+def _load(sources: Sequence[ModelSource], request: Request) -> tuple[SpeechEncoder, ...]:
+    """All models, under distinct names; raises UserError for frames that do not correspond."""
+    resources, dtype = request.resources, request.settings.model_dtype
+    encoders = [
+        source
+        if isinstance(source, SpeechEncoder)
+        else load_encoder(
+            source,
+            revision=resources.revision,
+            cache_dir=resources.cache_dir,
+            local_files_only=resources.local_files_only,
+        )
+        for source in sources
+    ]
+    encoders = _distinct_names(encoders)
+    if dtype != "float32":  # otherwise as loaded: an encoder may have been rounded before
+        encoders = [encoder.astype(dtype) for encoder in encoders]
+    _check_frame_rates(encoders)
+    return tuple(encoders)
+
+
+def _comparison_run(
+    encoders: tuple[SpeechEncoder, ...],
+    audio_: ChosenAudio,
+    tracks: tuple[Track, ...],
+    request: Request,
+) -> ComparisonRun:
+    """What all passes share."""
+    settings, corpus = request.settings, audio_.corpus
+    clustering = cluster(corpus.sources, settings.errors or "none")
+    if request.selection.with_errors:
+        if clustering.over == "none":
+            _log.info("no standard errors: %s", clustering.reason)
+        else:
+            _log.info("standard errors over %ss: %s", clustering.over, clustering.reason)
+    for_folds = clustering
+    labelled = any(track.classes for track in tracks)
+    if settings.heldout and (request.selection.with_heldout or labelled):
+        for_folds = cluster_for_folds(corpus.sources, settings.errors or "none")
+        _log.info("held-out scores in two folds by %s: %s", for_folds.over, for_folds.reason)
+    if settings.null != "none" and not request.selection.on(MomentsState.kind):
+        _log.warning("no null: none of the measures is on moments of all frames")
+    seconds = [source.seconds or 0.0 for source in corpus.sources]
+    known = [length for length in seconds if length]
+    run = ComparisonRun(
+        encoders=encoders,
+        layers=tuple(_layers_of(encoder, settings.layers) for encoder in encoders),
+        selection=request.selection._replace(
+            # What is known of labels has sampled errors in any case.
+            errors=clustering.over != "none" and (labelled or settings.errors_source != "reading"),
+            heldout=settings.heldout,
+            null=settings.null != "none",
+            labels=labelled,
+            exemplars=settings.exemplars > 0,
+        ),
+        settings=settings,
+        corpus=corpus,
+        shard=request.shard,
+        attention_corpus=audio_.attention_corpus,
+        choice=FrameChoice(
+            config=encoders[0].config,
+            ids=frozenset(source.id for source in corpus.sources),
+            stride=settings.frame_stride,
+            pool=settings.pool,
+            segments=audio_.segments,
+            drop_labels=settings.drop_labels,
+        ),
+        buckets=batching.plan_buckets(
+            known or [settings.max_seconds],
+            hop_samples=encoders[0].config.hop_samples,
+            window_samples=encoders[0].config.window_samples,
+            count=settings.buckets,
+            batch_seconds=settings.batch_seconds,
+            max_seconds=settings.max_seconds,
+        ),
+        mesh=request.mesh,
+        progress=request.output.progress,
+        clustering=clustering,
+        clustering_of_folds=for_folds,
+        tracks=tracks,
+    )
+    speakers = [tracks[number - len(encoders)].name for number in run.speaker_tracks]
+    if speakers:
+        _log.info(
+            "what is known of %s is held out in folds of utterances: its classes are in one fold "
+            "of the others each", ", ".join(speakers),
+        )  # fmt: skip
+    selection = run.selection._replace(speaker_labels=bool(speakers))
+    return dataclasses.replace(run, selection=selection)
+
+
+def compared_in(run: ComparisonRun) -> Representations:
+    """The layers of all models, then the tracks."""
+    names = [RepresentationName(e.name, l) for e, ls in zip(run.encoders, run.layers) for l in ls]
+    models = {encoder.name for encoder in run.encoders}
+    for track in run.tracks:
+        if track.name in models:
+            raise UserError(f"a model and a track are both called {track.name!r}; rename one")
+    first = len(names)
+    names += [RepresentationName(track.name, 0) for track in run.tracks]
+    labels = [
+        LabelTrack(track.name, first + k, track.classes)
+        for k, track in enumerate(run.tracks)
+        if track.classes
+    ]
+    return Representations(tuple(names), tuple(labels))
+
+
+def attributes_of(
+    run: ComparisonRun, audio_: ChosenAudio, counts: ReadCounts, note: str, passes: int
+) -> dict[str, Any]:
+    """How the statistics were made."""
+    return provenance.record(
+        models={printable(encoder.name): dict(encoder.provenance) for encoder in run.encoders},
+        corpus={
+            "origin": audio_.corpus.origin,
+            "fingerprint": audio_.corpus.fingerprint(),
+            **audio_.corpus.facts,
+        },
+        settings=dataclasses.asdict(run.settings),
+        errors={"over": run.clustering.over, "reason": run.clustering.reason},
+        heldout={
+            "over": run.clustering_of_folds.over if run.selection.heldout else "none",
+            "reason": run.clustering_of_folds.reason if run.selection.heldout else "not asked for",
+        },
+        null={"kind": run.settings.null, "draws": run.settings.null_draws},
+        **({"tracks": {t.name: t.record for t in run.tracks}} if run.tracks else {}),
+        mesh=dict(run.mesh.shape),
+        frames=counts.frames,
+        utterances=counts.utterances,
+        seconds=counts.seconds,
+        encoding_seconds=counts.elapsed_seconds,
+        skipped=[dataclasses.asdict(skipped) for skipped in counts.skipped],
+        reading=dict(counts.notes),
+        duplicates=len(counts.duplicates),
+        note=note,
+        passes=passes,
+        **audio_.alignments,
+    )
+
+
+def _distinct_names(encoders: Sequence[SpeechEncoder]) -> list[SpeechEncoder]:
+    """The encoders with unique names: as much of their sources as tells them apart, or numbers."""
+    named = list(encoders)
+    names = collections.Counter(encoder.name for encoder in named)
+    for name in (name for name, count in names.items() if count > 1):
+        same = [k for k, encoder in enumerate(named) if encoder.name == name]
+        for k, label in zip(same, _labels([named[k] for k in same])):
+            named[k] = dataclasses.replace(named[k], name=label)
+    return named
+
+
+def _labels(encoders: Sequence[SpeechEncoder]) -> list[str]:
+    """Labels for encoders of one name: the shortest ends of their sources that differ."""
+    parts = [PurePath(str(e.provenance.get("source", e.name))).parts for e in encoders]
+    for length in range(2, max(map(len, parts)) + 1):
+        ends = ["/".join(part[-length:]) for part in parts]
+        if len(set(ends)) == len(ends):
+            return ends
+    return [f"{encoder.name}#{number}" for number, encoder in enumerate(encoders, start=1)]
+
+
+def _check_frame_rates(encoders: Sequence[SpeechEncoder]) -> None:
+    """Raise UserError unless all models make the same frames of a waveform."""
+    first = encoders[0]
+    for other in encoders[1:]:
+        shapes = [(e.config.hop_samples, e.config.window_samples) for e in (first, other)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"{first.name} makes a frame every {shapes[0][0]} samples (window {shapes[0][1]}), "
+                f"{other.name} every {shapes[1][0]} (window {shapes[1][1]}); frames must correspond"
+            )
+
+
+def _layers_of(encoder: SpeechEncoder, layers: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Layer numbers in order, each once; raises UserError for one that the model lacks."""
+    depth = encoder.config.num_hidden_layers
+    if layers is None:
+        return tuple(range(depth + 1))
+    for layer in layers:
+        if not -depth - 1 <= layer <= depth:
+            raise UserError(f"{encoder.name} has layers 0 to {depth}; `layers` asks for {layer}")
+    return tuple(sorted({layer % (depth + 1) for layer in layers}))
