@@ -12,6 +12,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.inference.clusters import Clustering
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models.architecture import Activations
+from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline import attention_inputs
 from speechsim_jax.settings import Settings
@@ -62,7 +63,7 @@ class PassSetup:
       encoders: the models of this pass.
       layers: hidden states that are compared, by model; attention layer l makes hidden state l.
       tracks: width of each track, which follow the models.
-      frames_of: how many frames so many samples give.
+      config: of an encoder, also where the pass has none; all make the same frames.
       indices: of each representation among those of all passes, ascending.
       tiles: the layer pairs of this pass.
       settings: of the comparison.
@@ -85,7 +86,7 @@ class PassSetup:
     encoders: tuple[SpeechEncoder, ...]
     layers: tuple[tuple[int, ...], ...]
     tracks: tuple[int, ...]
-    frames_of: Callable[[Any], Any]
+    config: EncoderConfig
     indices: tuple[LayerIndex, ...]
     tiles: tuple[Tile, ...]
     settings: Settings
@@ -222,15 +223,15 @@ def _names_of(clustering: Clustering) -> ClusterNames:
 
 
 def _exemplars(setup: PassSetup) -> ExemplarsAccumulator:
-    config = setup.encoders[0].config
+    # Of models, which are first; tracks have none.
     return ExemplarsAccumulator(
-        setup.shapes,
+        setup.shapes[: len(setup.encoders)],
         setup.settings.exemplars,
         setup.utterances,
-        config.hop_samples,
-        config.window_samples,
+        setup.config.hop_samples,
+        setup.config.window_samples,
         setup.mesh,
-        setup.indices,
+        setup.indices[: sum(map(len, setup.layers))],
     )
 
 
@@ -314,7 +315,7 @@ class Accumulators:
         """
         attention, frames = None, None
         if self._reads_attention:
-            frames = np.asarray(self._setup.frames_of(lengths), np.int32)
+            frames = np.asarray(self._setup.config.frames(lengths), np.int32)
             for row, utterance in enumerate(rows.utterances):
                 frames[row] *= utterance in self._setup.attention_ids
             if frames.any():

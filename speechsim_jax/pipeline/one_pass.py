@@ -398,7 +398,7 @@ def run_pass(
             encoders=placed,
             layers=layers,
             tracks=tuple(track.width for track in tracks),
-            frames_of=run.encoders[0].config.frames,
+            config=run.encoders[0].config,
             indices=tuple((n.model, l) for n in pass_.models for l in n.layers),
             tiles=pass_.local_tiles,
             settings=run.settings,

@@ -74,7 +74,7 @@ def exemplars_section(
     named = [parsed(text, result) for text in neurons]
     searched = _Matches(result)
     best = searched.best()
-    matches = [searched.of(neuron) for neuron in named] + best[:MOST_PAIRS]
+    matches = list(dict.fromkeys([*map(searched.of, named), *best[:MOST_PAIRS]]))
     every = dict.fromkeys(neuron for match in matches for neuron in _both(match))
     shown = {neuron: result.exemplars(*neuron) for neuron in every}
     places = [e for match in matches for neuron in _both(match) for e in shown[neuron]]
@@ -141,10 +141,10 @@ class _Matches:
             return
         of_model = np.array([name.model for name in result.representations])
         other = np.not_equal.outer(of_model, of_model)
-        if len(result.models) == 1:
-            other = ~np.eye(len(of_model), dtype=bool)
-        # What has no exemplars is not compared by them.
+        # What has no exemplars, as tracks, is not compared by them.
         has = (dataset["exemplar_utterance"].values >= 0).any(axis=(1, 2))
+        if len(set(of_model[has])) == 1:
+            other = ~np.eye(len(of_model), dtype=bool)
         other &= np.logical_and.outer(has, has)
         self._match = dataset["best_match"].values
         corr = np.where(other[:, :, None] & (self._match >= 0), dataset["best_corr"].values, -1)

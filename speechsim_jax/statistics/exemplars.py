@@ -17,7 +17,7 @@ The best frames are found where the hidden states are; an exemplar takes 12 byte
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -98,9 +98,26 @@ class Exemplars:
             np.where(known, self.utterance, np.int32(_NONE)),
             np.where(known, self.sample, np.int32(0)),
         )
-        ends = np.cumsum(self.widths)[:-1]
-        parts = (np.split(array, ends, axis=1) for array in arrays)
+        parts = (_split(array, self.widths) for array in arrays)
         return tuple(NeuronExemplars(*of_one) for of_one in zip(*parts))
+
+    def without(self, numbers: Collection[int]) -> "Exemplars":
+        """The exemplars of the other representations.
+
+        Args:
+          numbers: of representations that leave.
+        """
+        left = [k for k in range(len(self.layers)) if k not in numbers]
+        arrays = {
+            name: np.concatenate(
+                [_split(getattr(self, name), self.widths)[k] for k in left]
+                or [getattr(self, name)[..., :0]],
+                axis=-1,
+            )
+            for name in ("value", "utterance", "sample", "lowest")
+        }
+        layers, widths = (tuple(of[k] for k in left) for of in (self.layers, self.widths))
+        return dataclasses.replace(self, **arrays, layers=layers, widths=widths)._used()
 
     def save(self, folder: Path) -> None:
         """Write value.npy, utterance.npy, sample.npy, lowest.npy and state.json."""
@@ -163,9 +180,8 @@ class Exemplars:
         names, numbers = _together(states)
         columns: dict[LayerIndex, tuple[np.ndarray, ...]] = {}
         for state, utterance in zip(states, numbers):
-            ends = np.cumsum(state.widths)[:-1]
             arrays = (state.value, utterance, state.sample, state.lowest[None])
-            parts = zip(*(np.split(array, ends, axis=1) for array in arrays))
+            parts = zip(*(_split(array, state.widths) for array in arrays))
             for index, of_one in zip(state.layers, parts, strict=True):
                 columns.setdefault(index, of_one)
         layers = tuple(sorted(columns))
@@ -185,6 +201,11 @@ class Exemplars:
         return dataclasses.replace(
             self, utterances=names, utterance=utterance.reshape(self.utterance.shape)
         )
+
+
+def _split(array: np.ndarray, widths: Sequence[int]) -> list[np.ndarray]:
+    """The columns of each representation."""
+    return [array[..., end - width : end] for width, end in zip(widths, np.cumsum(widths))]
 
 
 def _in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -239,7 +260,7 @@ class ExemplarsAccumulator:
         mesh: Mesh | None = None,
         layers: tuple[LayerIndex, ...] | None = None,
     ):
-        self._shapes = shapes
+        self._shapes, self._count = shapes, count
         self._layers = all_layers(shapes) if layers is None else layers
         self._names = _in_order(utterances)
         self._number = {name: k for k, name in enumerate(self._names)}
@@ -321,10 +342,15 @@ class ExemplarsAccumulator:
 
         def joined(name: str) -> np.ndarray:
             arrays = [np.asarray(getattr(kept, name)) for kept in self._kept]
+            if not arrays:  # a pass of tracks alone
+                kind = np.float32 if name == "value" else np.int32
+                return np.zeros((self._count, 0), kind)
             # [layer, rank, neuron] as [rank, neuron] with the layers one after the other.
             return np.concatenate([x.swapaxes(0, 1).reshape(x.shape[1], -1) for x in arrays], 1)
 
-        lowest = np.concatenate([np.asarray(kept.lowest).ravel() for kept in self._kept])
+        lowest = np.concatenate(
+            [np.zeros(0, np.float32), *(np.asarray(kept.lowest).ravel() for kept in self._kept)]
+        )
         widths = tuple(s.neurons for s in self._shapes for _ in range(s.layers))
         return Exemplars(
             self._names, joined("value"), joined("utterance"), joined("sample"), lowest,

@@ -135,6 +135,8 @@ class FinishedStatistics:
                 rows=tuple(of_one[None] for of_one in rows),
                 layers=tuple(r.index for r in moments.representations),
             )
+        if self.exemplars is not None:  # of the layers as they are
+            finished[Exemplars.kind] = self.exemplars.without(numbers)
         return FinishedStatistics(finished)
 
     def residuals(self, rows: list[np.ndarray]) -> list[np.ndarray]:

@@ -180,3 +180,13 @@ def test_what_cannot_have_exemplars_is_refused_at_once():
     for settings, words in cases:
         with pytest.raises(UserError, match=words):
             ss.compare(["no/such/model"], "no/such/audio", **settings)
+
+
+def test_tracks_have_none_and_layers_keep_theirs_where_some_are_given(encoders, audio, whole):
+    further: dict[str, Any] = {"tracks": ["energy", "logmel"], "given": ["energy"]}
+    result = ss.compare(encoders, audio, **SETTINGS | further)
+    labels = list(map(str, result.representations))
+    assert labels[:-1] == list(map(str, whole.representations))
+    assert labels[-1].startswith("logmel") and result.exemplars(labels[-1]) == ()
+    for label in labels[:-1]:
+        assert result.exemplars(label) == whole.exemplars(label)

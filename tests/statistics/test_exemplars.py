@@ -209,6 +209,22 @@ def test_passes_are_joined():
     assert_same(parts[0].finish(parts[1:]), whole)
 
 
+def test_a_pass_without_models_and_representations_that_leave():
+    whole = found_in(range(len(PIECES)), 3)
+    nothing = ExemplarsAccumulator((), 3, NAMES, HOP, WINDOW)
+    nothing.append(*batch_of((0, 1), 3))
+    empty = nothing.result()
+    assert empty.representations == () and empty.layers == ()
+    assert_same(whole.finish([empty]), whole)
+    assert_same(empty.finish([whole]), whole)
+    assert_same(empty.merge([empty]), empty)
+    left = whole.without([1, 7])
+    assert left.layers == ((0, 0), (1, 0)) and left.widths == (3, 4)
+    expected = as_lists(whole)
+    assert as_lists(left) == [expected[0], expected[2]]
+    assert whole.without(range(3)).representations == ()
+
+
 def test_saved_and_loaded(tmp_path):
     whole = found_in(range(len(PIECES)), 3)
     whole.save(tmp_path)
