@@ -24,6 +24,7 @@ _RANGE_DB, _SILENCE_DB = 35.0, -99.0
 _COEFFICIENTS = slice(1, 13)  # without the level
 
 _Samples = Float32[np.ndarray, " sample"]
+_Word = Float32[np.ndarray, " _sample"]
 _Times = Float64[np.ndarray, "word two"]
 
 
@@ -48,7 +49,7 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(text.lower()))
 
 
-def segments(text: str, speech: _Samples, alone: Mapping[str, _Samples]) -> list[Segment]:
+def segments(text: str, speech: _Samples, alone: Mapping[str, _Word]) -> list[Segment]:
     """The words of a text and their letters, at the times at which they are spoken.
 
     Args:
@@ -72,7 +73,7 @@ def segments(text: str, speech: _Samples, alone: Mapping[str, _Samples]) -> list
     return found
 
 
-def word_times(speech: _Samples, alone: Sequence[_Samples]) -> _Times:
+def word_times(speech: _Samples, alone: Sequence[_Word]) -> _Times:
     """Start and end of each word in speech, in seconds; equal for a word that takes no time.
 
     Each word ends where the next one starts. Memory and time grow with the square of the length.
@@ -100,7 +101,7 @@ def word_times(speech: _Samples, alone: Sequence[_Samples]) -> _Times:
     return (first + np.stack([bounds[:-1], bounds[1:]], axis=1)) * _HOP_SECONDS
 
 
-def _trimmed(samples: _Samples) -> tuple[int, _Samples]:
+def _trimmed(samples: _Samples) -> tuple[int, _Word]:
     """The first hop that has speech, and all hops up to the last that has."""
     count = len(samples) // _HOP_SAMPLES
     if not count:

@@ -1,0 +1,35 @@
+"""The demo: what it has read, and what it asks of the replication."""
+
+import pytest
+
+from speechsim_jax.audio.alignments import alignments_of
+from speechsim_jax.audio.open_corpus import open_corpus
+from speechsim_jax.commands import demo, replicate
+
+
+def test_letters_are_the_labels_of_the_demo(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "_SENTENCES", ("The tide came in.",))
+    configs: list[replicate.Config] = []
+    monkeypatch.setattr(replicate, "run", configs.append)
+    demo.run(demo.Config(str(tmp_path)))
+    (config,) = configs
+    corpus = open_corpus(config.audio)
+    (label,) = config.settings.labels
+    name, where, tier = label.split(":")
+    assert (name, tier) == ("letter", "letter")
+    alignments = alignments_of(corpus, where, tier, None, ())
+    assert len(corpus.sources) == len(alignments.utterances) == 12
+    assert {source.speaker for source in corpus.sources} == {
+        f"{voice}-{pitch}" for voice in demo._VOICES for pitch in ("low", "high")
+    }
+
+
+@pytest.mark.slow
+def test_the_claim_about_concepts_is_tested(tmp_path):
+    """On the whole demo: the verdict may be any."""
+    outcome = demo.run(demo.Config(str(tmp_path), progress=False))
+    finding = outcome.findings[-1]
+    assert finding.claim.name == "concepts" and "letter" in finding.claim.text
+    assert [test.measure for test in finding.tests] == ["readability", "concept_kappa"]
+    assert (tmp_path / "findings.md").read_text().count("## concepts: ") == 1
+    assert "letter" in outcome.result.models
