@@ -7,12 +7,20 @@ from speechsim_jax.audio.open_corpus import open_corpus
 from speechsim_jax.commands import demo, replicate
 
 
+class Asked(Exception):
+    """The configuration of the replication."""
+
+
 def test_letters_are_the_labels_of_the_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "_SENTENCES", ("The tide came in.",))
-    configs: list[replicate.Config] = []
-    monkeypatch.setattr(replicate, "run", configs.append)
-    demo.run(demo.Config(str(tmp_path)))
-    (config,) = configs
+
+    def stop(config: replicate.Config) -> replicate.Outcome:
+        raise Asked(config)
+
+    monkeypatch.setattr(replicate, "run", stop)
+    with pytest.raises(Asked) as asked:
+        demo.run(demo.Config(str(tmp_path)))
+    (config,) = asked.value.args
     corpus = open_corpus(config.audio)
     (label,) = config.settings.labels
     name, where, tier = label.split(":")
