@@ -4,8 +4,8 @@
 
 The encoders are the zoo's, which come with the package: trained with the objectives of wav2vec 2.0
 and of HuBERT on an hour of speech, some of them fine-tuned. Synthetic voices read them a few
-minutes of text. From there on it is exactly what `speechsim replicate --preset=zoo` does with your
-own recordings.
+minutes of text. Its letters, at estimated times, are the labels of the claim about concepts. From
+there on it is exactly what `speechsim replicate --preset=zoo` does with your own recordings.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Config:
 
 
 def write_speech(folder: Path) -> Path:
-    """Eight minutes of speech, six voices at two pitches each; returns its manifest."""
+    """Speech of six voices at two pitches each, with letters; returns its manifest."""
     from speechsim_jax.audio import synthetic
 
     readings = []
@@ -63,19 +63,22 @@ def write_speech(folder: Path) -> Path:
             synthetic.SpokenText(f"{speaker}/{index}.flac", speaker, sentence, voice, pitch * high)
             for index, sentence in enumerate(_SENTENCES)
         ]
-    return synthetic.write_corpus(readings, folder)
+    return synthetic.write_corpus(readings, folder, alignments=True)
 
 
 def run(config: Config) -> replicate.Outcome:
     """Have the speech read, then test the paper's claims on it. Raises UserError."""
+    from speechsim_jax.audio import synthetic
+
     workdir = new_workdir(config.workdir, overwrite=True)
     audio = write_speech(workdir / "speech")
+    letters = audio.with_name(synthetic.ALIGNMENTS)
     return replicate.run(
         replicate.of_preset(
             "zoo",
             audio=str(audio),
             workdir=str(workdir),
-            settings={"seed": config.seed},
+            settings={"seed": config.seed, "labels": (f"letter:{letters}:letter",)},
             output=Output(note=NOTE, progress=config.progress),
             overwrite=True,
             figure_formats=config.figure_formats,

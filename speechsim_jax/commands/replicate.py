@@ -7,7 +7,8 @@
 Neurons, layers, attention heads and fine-tuned against pretrained models; between models and within
 them; with untrained models of the same architectures and another seed of one of them as baselines.
 Every claim is tested by standard errors over speakers or utterances, with rules that
---help_findings prints; --groups=8 adds the verdicts of a jackknife over groups of utterances.
+--help_findings prints; --groups=8 adds the verdicts of a jackknife over groups of utterances, and
+--labels=phone:ALIGNMENTS a claim about what neurons tell.
 Attention is compared on 60 s of audio by default, or what a preset names. Writes
 findings.md and findings.json, result.nc and report.html, the paper's figures under its names
 (figures/maxcorr.png, figures/hubert_finetuned_maxcorr.png, ...), config.json and log.jsonl; with
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
 Pairs = tuple[tuple[str, str], ...]
 
 _SETTINGS = (
-    "layers", "max_minutes", "last_layer", "frame_stride", "seed", "attention_max_seconds",
-    "errors", "errors_rows",
+    "layers", "max_minutes", "last_layer", "frame_stride", "labels", "label_min_share", "seed",
+    "attention_max_seconds", "errors", "errors_rows",
     "rank_tolerance", "model_dtype", "stats_dtype", "batch_seconds", "max_seconds",
     "rows_per_update", "strict", "layout", "speaker_from", "glob", "exclude",
     "channel",
@@ -192,6 +193,7 @@ def run(config: Config) -> Outcome:
 
         import speechsim_jax as ss
         from speechsim_jax.analyses.replication import (
+            concept_claim,
             findings,
             grouped,
             maps,
@@ -261,7 +263,10 @@ def run(config: Config) -> Outcome:
         baseline = (
             None if published is None else (published.results(), maps.published_roles(published))
         )
-        tested = findings.evaluate_claims(wholes, roles, baseline, groups=groups)
+        tested = [
+            *findings.evaluate_claims(wholes, roles, baseline, groups=groups),
+            concept_claim.evaluate(wholes, roles),
+        ]
         record = _record(config, wholes[0], encoders, audio_facts)
         formats, style = config.figure_formats, config.figure_style
         paths = maps.draw(wholes, roles, workdir / "figures", formats, style)
@@ -333,12 +338,16 @@ def _settings_of_groups(config: Config) -> dict[str, Any]:
     """The settings of the comparison of one group.
 
     The audio has been chosen already, a group gets its share of the attention level, and whitening
-    is done when groups are merged.
+    is done when groups are merged. No verdict of groups is about labels.
     """
     seconds = config.settings.attention_max_seconds
     share = seconds / config.groups if config.attention and seconds is not None else None
     settings = dataclasses.replace(
-        config.settings, max_minutes=None, attention_max_seconds=share, rank_tolerance=None
+        config.settings,
+        max_minutes=None,
+        attention_max_seconds=share,
+        rank_tolerance=None,
+        labels=(),
     )
     return dataclasses.asdict(settings)
 

@@ -6,7 +6,7 @@
 writes synthetic/VOICE/NNN.flac and manifest.tsv (path, seconds, speaker, transcript). English
 voices of py-nanotts (`pip install .[demo]`) at several pitches and speeds read pieces of the
 transcripts of a corpus. What the speakers held out have said is read by one voice alone, which is
-the one to hold out with them.
+the one to hold out with them. --write_alignments adds alignments.tsv.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Config:
       audio: which utterances, and which speakers are held out.
       sentences: how many pieces of text each voice reads.
       seed: seed of the pieces.
+      write_alignments: whether words and letters at estimated times are written, too.
       overwrite: whether a manifest may be replaced.
     """
 
@@ -53,6 +54,7 @@ class Config:
     audio: Audio
     sentences: int = 120
     seed: int = 0
+    write_alignments: bool = False
     overwrite: bool = False
 
 
@@ -61,6 +63,9 @@ class _Flags(training.AudioChanges):
     corpus: tuple[str, ...] = training.corpus()
     sentences: int = flags.own(120, "How many pieces of text each voice reads.", at_least=1)
     seed: int = flags.like(Settings, "seed")
+    write_alignments: bool = flags.own(
+        False, "Write alignments.tsv, too: words and letters at estimated times, no phones."
+    )
     workdir: str = flags.workdir()
     overwrite: bool = flags.overwrite()
     quiet: bool = flags.like(flags.Terminal, "quiet")
@@ -86,7 +91,9 @@ def run(config: Config) -> Path:
     if not texts or not others:
         raise UserError("expected transcripts of speakers to train on and of speakers held out")
     workdir = new_workdir(config.workdir, config.overwrite, "manifest.tsv")
-    return synthetic.write_corpus(_readings(texts, others, config), workdir)
+    return synthetic.write_corpus(
+        _readings(texts, others, config), workdir, config.write_alignments
+    )
 
 
 def _readings(
@@ -129,7 +136,15 @@ def config_from_flags(values: FlagValues) -> Config:
     from speechsim_jax.training.recipe import Recipe
 
     audio = training.changed(Recipe(), given).audio
-    return Config(given.corpus, given.workdir, audio, given.sentences, given.seed, given.overwrite)
+    return Config(
+        given.corpus,
+        given.workdir,
+        audio,
+        given.sentences,
+        given.seed,
+        given.write_alignments,
+        given.overwrite,
+    )
 
 
 def main(values: FlagValues) -> None:

@@ -157,8 +157,13 @@ def test_synthetic_speech(folder, tmp_path):
         [("me", "one two three"), ("you", "four five six seven"), ("her", "")])]  # fmt: skip
     (folder / "read.tsv").write_text("\n".join(lines))
     audio = Audio(held_out=("me",), held_out_share=0.0)
-    config = synthesise.Config((str(folder / "read.tsv"),), str(tmp_path), audio, sentences=2)
+    config = synthesise.Config(
+        (str(folder / "read.tsv"),), str(tmp_path), audio, sentences=2, write_alignments=True
+    )
     manifest = synthesise.run(config)
+    lines = (tmp_path / "alignments.tsv").read_text().splitlines()
+    words = {line.split("\t")[4] for line in lines if "\tword\t" in line}
+    assert {"five", "six", "three"} <= words <= {"one", "two", "three", "four", "five", "six", "seven"}
     with pytest.raises(ss.UserError, match=r"manifest.tsv exists; choose another"):
         synthesise.run(config)
     found = open_corpus(manifest)

@@ -47,14 +47,19 @@ def models(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory) -> Path:
-    """Twelve speakers, an utterance of a second each."""
+    """Twelve speakers, an utterance of a second each; next to the folder alignments of letters."""
     folder = tmp_path_factory.mktemp("audio")
     rng = np.random.default_rng(0)
+    lines = ["path\tstart\tend\tlabel"]
     for index in range(12):
         samples = 0.1 * rng.standard_normal(16_000).cumsum() / 50
         samples = (samples - samples.mean()).astype(np.float32)
         (folder / f"speaker{index}").mkdir()
         soundfile.write(folder / f"speaker{index}" / "a.wav", samples, 16_000, subtype="FLOAT")
+        lines += [
+            f"speaker{index}/a.wav\t{k / 10}\t{(k + 1) / 10}\t{'abc'[k % 3]}" for k in range(10)
+        ]
+    folder.with_suffix(".tsv").write_text("\n".join(lines))
     return folder
 
 
@@ -69,7 +74,9 @@ def config_of(models: Path, audio: Path, workdir: Path) -> replicate.Config:
         groups=2,
         published="paper",
         published_as={"hubert-base": "predictive_s", "wav2vec2-base": "contrastive_s"},
-        settings=Settings(**SMALL, attention_max_seconds=60),
+        settings=Settings(
+            **SMALL, attention_max_seconds=60, labels=(f"letter:{audio.with_suffix('.tsv')}",)
+        ),
         output=Output(note="tiny"),
     )
 
@@ -96,16 +103,20 @@ def test_everything_is_written(made):
     assert not saved["about"]["speakers_in_one_group"]  # their speakers are not known
     assert set(saved["about"]["models"]) == {*MADE, "random:contrastive_s", "random:predictive_s@1"}
     found = ss.SimilarityResult.load(workdir / "result.nc")
-    assert len(found.representations) == 6 * 3 and "mincorr_order" in found.dataset
+    assert len(found.representations) == 6 * 3 + 1 and "mincorr_order" in found.dataset
     assert found.attributes["utterances"] == 12
     assert found.influence is not None and found.influence.by == "clusters"
     page = (workdir / "findings.md").read_text()
     assert "2 groups are too few" in page and "tiny" in page
     verdicts = {one.claim.name: one.verdict for one in outcome.findings}
     untested = {name for name, verdict in verdicts.items() if verdict == "not tested"}
-    assert {"objective"} <= untested <= {"objective", "attention", "attention within"}
+    assert {"objective"} <= untested
+    assert untested <= {"objective", "attention", "attention within", "concepts"}
     by_groups = {one.claim.name: one.grouped for one in outcome.findings}
-    assert {name for name, verdict in by_groups.items() if verdict is None} == {"objective"}
+    assert {name for name, of in by_groups.items() if of is None} == {"objective", "concepts"}
+    concepts = outcome.findings[-1]
+    assert [test.measure for test in concepts.tests] == ["readability", "concept_kappa"]
+    assert all(np.isfinite(test.value.difference) for test in concepts.tests)
     assert not (workdir / "comparisons").exists()
     assert "<html" in (workdir / "report.html").read_text()
     assert (workdir / "published.csv").read_text().count("\n") == len(outcome.agreements) + 1

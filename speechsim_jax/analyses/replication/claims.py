@@ -112,15 +112,14 @@ class ClaimTest:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim and its tests.
+    """A claim.
 
     Attributes:
         name: Short name.
         text: The claim in a sentence.
         source: Where the claim is made.
         statistic: The statistic that tests it, in words.
-        needs: The models that the tests need, in words.
-        tests: The tests for given roles; none if a model is missing.
+        needs: What the tests need, in words.
     """
 
     name: str
@@ -128,6 +127,16 @@ class Claim:
     source: str
     statistic: str
     needs: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreClaim(Claim):
+    """A claim that is tested by scores of representations or heads.
+
+    Attributes:
+        tests: The tests for given roles; none if a model is missing.
+    """
+
     tests: Callable[[Roles], list[ClaimTest]]
 
 
@@ -384,7 +393,7 @@ _SEED = "another seed of one model"
 _FINETUNED = "a fine-tuned model and what it was made from"
 
 CLAIMS = (
-    Claim(
+    ScoreClaim(
         "subspaces",
         "Contrastive and predictive models come to similar representation subspaces.",
         _ABSTRACT,
@@ -392,7 +401,7 @@ CLAIMS = (
         _UNTRAINED,
         _subspaces,
     ),
-    Claim(
+    ScoreClaim(
         "converge",
         "They converge: training makes the two paradigms more alike than they were at the start.",
         _ABSTRACT,
@@ -400,7 +409,7 @@ CLAIMS = (
         _UNTRAINED,
         _converge,
     ),
-    Claim(
+    ScoreClaim(
         "ceiling",
         "The other paradigm is at least half as good as another run of one's own recipe.",
         _OURS,
@@ -409,7 +418,7 @@ CLAIMS = (
         f"{_UNTRAINED}, and {_SEED}",
         _ceiling,
     ),
-    Claim(
+    ScoreClaim(
         "neurons",
         "... but not to the same neurons: what they share is not localised in single neurons.",
         _ABSTRACT,
@@ -417,7 +426,7 @@ CLAIMS = (
         _CROSSED,
         _neurons,
     ),
-    Claim(
+    ScoreClaim(
         "seeds",
         "Not even two runs of one recipe come to the same neurons.",
         _OURS,
@@ -425,7 +434,7 @@ CLAIMS = (
         _SEED,
         _seeds,
     ),
-    Claim(
+    ScoreClaim(
         "objective",
         "The objective decides more than the size: one objective in two sizes is more alike than "
         "two objectives in one size.",
@@ -434,7 +443,7 @@ CLAIMS = (
         "models of two paradigms, one of them in two sizes",
         _objective,
     ),
-    Claim(
+    ScoreClaim(
         "neighbours",
         "Within a model, neighbouring layers are more alike than distant ones.",
         _MAPS,
@@ -443,7 +452,7 @@ CLAIMS = (
         "a pretrained model",
         partial(_neighbours, LAYER),
     ),
-    Claim(
+    ScoreClaim(
         "own neurons",
         "Single neurons are found again in the next layer of their model rather than in another "
         "model.",
@@ -453,7 +462,7 @@ CLAIMS = (
         _CROSSED,
         _neurons_within,
     ),
-    Claim(
+    ScoreClaim(
         "attention",
         "Contrastive and predictive models come to similar attention.",
         _ABSTRACT,
@@ -461,7 +470,7 @@ CLAIMS = (
         _UNTRAINED,
         partial(_subspaces, measures=ATTENTION),
     ),
-    Claim(
+    ScoreClaim(
         "attention within",
         "Heads are more like those of the next layer than like those of another model.",
         _MAPS,
@@ -469,7 +478,7 @@ CLAIMS = (
         _CROSSED,
         _attention_within,
     ),
-    Claim(
+    ScoreClaim(
         "lower layers",
         "Fine-tuning barely changes the lower layers: by less than one layer's step.",
         _MAPS,
@@ -478,7 +487,7 @@ CLAIMS = (
         _FINETUNED,
         _lower,
     ),
-    Claim(
+    ScoreClaim(
         "top layers",
         "Fine-tuning changes the top layers most.",
         _MAPS,
@@ -486,7 +495,7 @@ CLAIMS = (
         _FINETUNED,
         _halves,
     ),
-    Claim(
+    ScoreClaim(
         "kept neurons",
         "Fine-tuning leaves the neurons in their places.",
         _MAPS,
@@ -495,7 +504,7 @@ CLAIMS = (
         _FINETUNED,
         _kept_neurons,
     ),
-    Claim(
+    ScoreClaim(
         "close",
         "A fine-tuned model is closer to what it was made from than to a model of the other "
         "objective.",

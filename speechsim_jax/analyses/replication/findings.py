@@ -9,17 +9,22 @@ from typing import Any
 
 from speechsim_jax.analyses.intervals import LEVEL
 from speechsim_jax.analyses.replication import claims as claim_definitions
-from speechsim_jax.analyses.replication import jackknife, verdicts
+from speechsim_jax.analyses.replication import concept_claim, jackknife, verdicts
 from speechsim_jax.analyses.replication.claims import (
     ATTENTION,
     CLAIMS,
-    Claim,
     ClaimTest,
     Roles,
+    ScoreClaim,
 )
-from speechsim_jax.analyses.replication.jackknife import Estimate, Groups
+from speechsim_jax.analyses.replication.jackknife import Groups
 from speechsim_jax.analyses.replication.margins import Scores, with_error
-from speechsim_jax.analyses.replication.verdicts import Verdict, combine, is_known
+from speechsim_jax.analyses.replication.outcomes import (
+    ClaimTestResult,
+    Finding,
+    GroupedTestResult,
+)
+from speechsim_jax.analyses.replication.verdicts import Verdict, is_known
 from speechsim_jax.inference.contrast import Contrast
 from speechsim_jax.results.result import SimilarityResult
 
@@ -31,70 +36,11 @@ _SYMBOLS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class GroupedTestResult:
-    """Outcome of one measure's test of a claim by the rule of groups.
-
-    Attributes:
-        value: The statistic.
-        margin: The margin that decides.
-        verdict: Verdict on the margin.
-    """
-
-    value: Estimate
-    margin: Estimate
-    verdict: Verdict
-
-
-@dataclasses.dataclass(frozen=True)
-class ClaimTestResult:
-    """Outcome of one measure's test of a claim.
-
-    Attributes:
-        measure: Name of the test.
-        threshold: What `value` is compared with, in words.
-        value: The statistic.
-        margin: The margin that decides.
-        heldout: The margin of held-out scores; NaN where there are none.
-        baselines: Other statistics, on all the audio; "published" is `value` of published maps.
-        verdict: Verdict on the margin.
-        grouped: Outcome by the rule of groups, if there are any.
-    """
-
-    measure: str
-    threshold: str
-    value: Contrast
-    margin: Contrast
-    heldout: float
-    baselines: Mapping[str, float]
-    verdict: Verdict
-    grouped: GroupedTestResult | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """Outcome of one claim.
-
-    Attributes:
-        claim: The claim.
-        tests: Outcomes of its tests.
-        verdict: What the tests agree on.
-        lacking: Why there are no tests.
-        grouped: Verdict by the rule of groups, if there are any.
-    """
-
-    claim: Claim
-    tests: tuple[ClaimTestResult, ...]
-    verdict: Verdict
-    lacking: str = ""
-    grouped: Verdict | None = None
-
-
 def evaluate_claims(
     results: Sequence[SimilarityResult],
     roles: Roles,
     published: tuple[Sequence[SimilarityResult], Roles] | None = None,
-    claims: Sequence[Claim] = CLAIMS,
+    claims: Sequence[ScoreClaim] = CLAIMS,
     groups: Groups | None = None,
 ) -> list[Finding]:
     """Test claims on results with standard errors.
@@ -114,7 +60,7 @@ def evaluate_claims(
 
 
 def _finding(
-    claim: Claim,
+    claim: ScoreClaim,
     results: Sequence[SimilarityResult],
     roles: Roles,
     published: tuple[Sequence[SimilarityResult], Roles] | None,
@@ -137,12 +83,7 @@ def _finding(
             else outcome
             for outcome in outcomes
         ]
-    shown = [o.margin.difference for o in outcomes if o.verdict == Verdict.UNTESTED]
-    verdict = combine([outcome.verdict for outcome in outcomes], shown)
-    lacking = "no standard errors" if verdict == Verdict.UNTESTED else ""
-    by_groups = [outcome.grouped.verdict for outcome in outcomes if outcome.grouped]
-    grouped = combine(by_groups) if by_groups else None
-    return Finding(claim, tuple(outcomes), verdict, lacking, grouped)
+    return Finding.of(claim, outcomes)
 
 
 def _run_test(
@@ -169,7 +110,7 @@ def _grouped(test: ClaimTest, groups: Groups) -> GroupedTestResult:
 
 
 def _published_values(
-    claim: Claim, results: Sequence[SimilarityResult], roles: Roles
+    claim: ScoreClaim, results: Sequence[SimilarityResult], roles: Roles
 ) -> dict[str, float]:
     """The same statistics of published maps, as far as these have what they need."""
     scores, values = Scores(results), {}
@@ -364,7 +305,8 @@ def _without_nan(value: Any) -> Any:
 def explain() -> str:
     """The text of `--help_findings`: the rule, the statistics, every claim."""
     lines = [str(verdicts.__doc__).strip(), "", str(claim_definitions.__doc__).strip(), ""]
-    for claim in CLAIMS:
+    lines += [str(concept_claim.__doc__).strip(), ""]
+    for claim in (*CLAIMS, concept_claim.CLAIM):
         lines += [f"{claim.name} ({claim.source})", f"    {claim.text}", f"    {claim.statistic}"]
         lines += [f"    needs {claim.needs}", ""]
     lines += [str(jackknife.__doc__).strip()]
