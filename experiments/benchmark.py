@@ -17,6 +17,7 @@
     python -m experiments.benchmark --what=bootstraps --speech=FOLDER --glob=PATTERN
     python -m experiments.benchmark --what=null --speech=FOLDER --minutes=3 --repeats=1
     python -m experiments.benchmark --what=target --speech=MANIFEST
+    python -m experiments.benchmark --what=tracks --speech=FOLDER --labels=phone:FILE,speaker
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
@@ -37,7 +38,8 @@ error. errors: whole runs with and without standard errors, and held-out scores,
 bootstraps: standard errors of two encoders of the zoo against --repeats bootstraps (300) over the
 speakers of the utterances that --glob matches. null: p-values of 400 simulated corpora of unrelated
 signals, and whole runs with and without a null, if there is --speech. target: minutes of audio that
---target_se predicts, against those that plain runs need. plots: draws the lines that memory,
+--target_se predicts, against those that plain runs need. tracks: whole runs with labels, log-mel and exemplars and without, in
+turns. plots: draws the lines that memory,
 pipeline and scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
@@ -62,13 +64,13 @@ class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
         "attention", "startup", "merging", "coverage", "pwcca", "errors", "bootstraps", "null",
-        "target",
-        "plots",
+        "target", "tracks", "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
         os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
     )
     glob: tuple[str, ...] = flags.own((), "bootstraps: only utterances of these ids.")
+    labels: tuple[str, ...] = flags.own((), "tracks: labels of the speech, as --labels elsewhere.")
     minutes: tuple[str, ...] = flags.own(
         (), "Minutes of audio (default: memory 4,30, pipeline 5, attention 3)."
     )
@@ -101,6 +103,12 @@ def _minutes(given: _Flags, *default: float) -> list[float]:
         raise UserError(f"--minutes={','.join(given.minutes)}: expected numbers") from None
 
 
+def _labels(given: _Flags) -> tuple[str, ...]:
+    if not given.labels:
+        raise UserError("--labels must name labels of the speech, as phone:ALIGNMENTS")
+    return given.labels
+
+
 def _files(given: _Flags) -> tuple[str, str]:
     if not given.lines or not given.out:
         raise UserError("--lines must name a file of JSON lines, and --out a folder for the plots")
@@ -126,6 +134,9 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
         20 if given.small else 400, given.speech, _minutes(given, 3)[0], given.repeats or 3,
     ),
     "target": lambda given: (_speech(given),),
+    "tracks": lambda given: (
+        _speech(given), _labels(given), _minutes(given, 5)[0], given.repeats or 3,
+    ),
     "coverage": lambda given: (given.repeats or 400,),
     "bootstraps": lambda given: (_speech(given), given.glob, given.repeats or 300),
     "pwcca": lambda given: (given.repeats or 400,),

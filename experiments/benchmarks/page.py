@@ -54,6 +54,8 @@ _SECTIONS = {
     "draws cost: two base-size encoders, the paper's measures.",
     "target": "Minutes of audio that `--target_se` predicts and that plain runs need: two zoo "
     "models, 205 speakers with an utterance each.",
+    "tracks": "What log-mel, labels and exemplars cost: two base-size encoders, the paper's "
+    "measures.",
     "demo": "The paper in miniature.",
     "selfcheck": "Checks of the machine's JAX.",
     "dynamics": "How similar the layers of a checkpoint are to those of the final model.",
