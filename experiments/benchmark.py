@@ -38,9 +38,9 @@ error. errors: whole runs with and without standard errors, and held-out scores,
 bootstraps: standard errors of two encoders of the zoo against --repeats bootstraps (300) over the
 speakers of the utterances that --glob matches. null: p-values of 400 simulated corpora of unrelated
 signals, and whole runs with and without a null, if there is --speech. target: minutes of audio that
---target_se predicts, against those that plain runs need. tracks: whole runs with labels, log-mel and exemplars and without, in
-turns. plots: draws the lines that memory,
-pipeline and scaling have printed.
+--target_se predicts, against those that plain runs need. tracks: whole runs with labels, log-mel
+and exemplars and without, in turns. plots: draws the lines that memory, pipeline and scaling have
+printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
 """
