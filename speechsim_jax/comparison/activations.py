@@ -179,8 +179,8 @@ def compare_activations(
     selection = selection._replace(null=null != "none")
     null_pairs = None
     if NullMoments.kind in selection.accumulated:
-        if labels or len(given):
-            raise UserError(f"null={null!r} has no labels and nothing given; leave them out")
+        if len(given):
+            raise UserError(f"null={null!r} has no partial form; leave it out, or given")
         of_utterance, of_speaker = (
             None if values is None else named(what, values)
             for what, values in (("utterances", utterances), ("groups", speakers))
@@ -259,6 +259,7 @@ def compare_activations(
     states: list[State] = [accumulator.result() for accumulator in accumulators]
     if null_pairs is not None:
         arrays = [as_array(text, rows) for text, rows in zip(texts, activations.values())]
+        arrays += [np.concatenate(list(track.indicators(rows_per_update))) for track in tracks]
         states.append(
             null_moments(arrays, shapes, null_pairs, null_draws, rows_per_update, stats_dtype)
         )

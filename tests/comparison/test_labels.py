@@ -306,3 +306,16 @@ def test_what_is_no_measure_is_said(result):
         result.block("eta2", "a", "b")
     with pytest.raises(UserError, match="label_min_share"):
         ss.compare_activations(INPUTS, ["lincka"], labels={"phone": LABEL}, label_min_share=1.5)
+
+
+def test_under_a_null_labels_are_told_no_better_than_by_chance():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, 2000)
+    x = np.eye(3)[label] + 0.3 * rng.standard_normal((2000, 3))
+    utterances = np.repeat([f"u{k}" for k in range(20)], 100)
+    result = ss.compare_activations(
+        {"x": x}, ["linreg"], labels={"class": label}, null="shift", null_draws=3,
+        utterances=utterances,
+    )  # fmt: skip
+    assert float(result.matrix("linreg").loc["class/0", "x/0"]) > 0.8
+    assert float(result.matrix("linreg_null").loc["class/0", "x/0"]) < 0.1
