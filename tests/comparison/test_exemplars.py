@@ -91,7 +91,7 @@ def test_exemplars_are_those_of_all_frames(encoders, audio, whole):
 
 
 def test_of_a_long_utterance_all_pieces_are_one(encoders, audio):
-    cut = ss.compare(encoders, audio, **SETTINGS | {"max_seconds": 1})
+    cut = ss.compare(encoders, audio, **dict(SETTINGS, max_seconds=1))
     assert cut.attributes["utterances"] > len(audio)
     assert_finds(cut, oracle(encoders, audio, pieces=True))
 
@@ -110,7 +110,7 @@ def test_a_saved_result_and_a_selection_have_them(whole, tmp_path):
 
 
 def test_a_result_without_exemplars_says_so(encoders, audio, tmp_path):
-    without = ss.compare(encoders, audio, **SETTINGS | {"exemplars": 0})
+    without = ss.compare(encoders, audio, **dict(SETTINGS, exemplars=0))
     assert not [name for name in without.dataset if "exemplar" in str(name)]
     with pytest.raises(UserError, match="exemplars=5"):
         SimilarityResult.load(without.save(tmp_path / "r.nc")).exemplars("x/0")
