@@ -1,4 +1,4 @@
-"""What layers and neurons know of phones, words, speakers and acoustics, and whether models agree.
+"""What layers and neurons know of phones, words, speakers and acoustics.
 
     speechsim concepts --models=zoo:contrastive_s,zoo:predictive_s --audio=speech/manifest.tsv \\
         --labels=phone:speech/alignments.tsv,speaker --workdir=runs/concepts
