@@ -56,9 +56,10 @@ from speechsim_jax.statistics.swapped_moments import SwapPlan
 # Most that the sums of groups of utterances take of each device.
 _GROUPS_BYTES = 2**30
 
-# Of the rows of a cluster, and in all, at least, where there are labels: single classes and neurons need more rows than
-# means over neurons do. On 38,000 frames of 10 speakers, standard errors of a phone's readability
-# are known to 25 % (median), with 5 % of the rows to 71 %; those of kappa all, and two of five.
+# Of the rows of a cluster, and in all, at least, where there are labels: single classes and neurons
+# need more rows than means over neurons do. On 38,000 frames of 10 speakers, standard errors of a
+# phone's readability are known to 25 % (median), with 5 % of the rows to 71 %; those of kappa all,
+# and two of five.
 _SHARE_WITH_LABELS, _ROWS_WITH_LABELS = 0.25, 10_000
 
 _log = logging.getLogger(__name__)
