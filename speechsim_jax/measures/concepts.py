@@ -299,10 +299,12 @@ class _Arrays:
 
     def extras(self) -> Extras:
         """Names, dimensions and values."""
+        counts = [len(track.classes) for track in self._labels]
         names = [f"{track.name}/{name}" for track in self._labels for name in track.classes]
         found: Extras = {
             "track": (("track",), np.array([track.name for track in self._labels])),
             "class": (("class",), np.array(names)),
+            "class_track": (("class",), np.repeat(np.arange(len(counts)), counts)),
         }
         return found | {name: (_dims(name), values) for name, values in self.values.items()}
 

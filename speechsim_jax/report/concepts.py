@@ -15,6 +15,7 @@ from speechsim_jax.results.concepts import (
     Concepts,
     neuron_rows,
     read_concepts,
+    tracks_of,
 )
 from speechsim_jax.results.result import SimilarityResult
 
@@ -35,7 +36,7 @@ def concepts_section(result: SimilarityResult) -> str:
     Args:
         result: what the page shows.
     """
-    if "track" not in result.dataset and not result.attributes.get("tracks"):
+    if not any(tracks_of(result)):
         return ""
     try:
         concepts = read_concepts(result)

@@ -100,6 +100,13 @@ class Concepts:
     agreement: tuple[Agreement, ...]
 
 
+def tracks_of(result: SimilarityResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The label tracks and the features that a result has; those that were given have left it."""
+    labels = tuple(map(str, result.dataset["track"].values)) if "track" in result.dataset else ()
+    known = result.attributes.get("tracks", {})
+    return labels, tuple(name for name in known if name in result.models and name not in labels)
+
+
 def read_concepts(result: SimilarityResult) -> Concepts:
     """Read content, localisation and agreement off a result.
 
@@ -111,8 +118,7 @@ def read_concepts(result: SimilarityResult) -> Concepts:
     """
     if CONTENT not in result.measures:
         raise UserError(f"content is read off {CONTENT}, which this result lacks")
-    labels = tuple(map(str, result.dataset["track"].values)) if "track" in result.dataset else ()
-    features = tuple(name for name in result.attributes.get("tracks", {}) if name not in labels)
+    labels, features = tracks_of(result)
     if not labels and not features:
         raise UserError("this result has no tracks; name some (--tracks, --labels)")
     models = tuple(m for m in result.models if m not in (*labels, *features))
@@ -152,15 +158,25 @@ def _content(result: SimilarityResult, model: str, track: str) -> DepthCurve:
     heldout = of(f"{CONTENT}_heldout")
     if "readability_heldout" in result.dataset and track in result.dataset["track"].values:
         # Without classes that are in one fold only.
-        of_classes = _of_classes(result, "readability_heldout", track)
-        heldout = of_classes.sel(x=cells["y"]).mean("class").values
+        held = of_classes(result, "readability_heldout", track)
+        heldout = held.sel(x=cells["y"]).mean("class").values
     return DepthCurve(model, track, np.array(layers), of(CONTENT), half, heldout)
 
 
-def _of_classes(result: SimilarityResult, name: str, track: str) -> xr.DataArray:
-    """The values [x, class] of one label track."""
-    classes = [str(of).startswith(f"{track}/") for of in result.dataset["class"].values]
-    return result.matrix(name).isel({"class": np.flatnonzero(classes)})
+def of_classes(result: SimilarityResult, name: str, track: str) -> xr.DataArray:
+    """The values [x, class] of one label track.
+
+    Args:
+        result: With label tracks.
+        name: Of the values, as "readability".
+        track: The label.
+
+    Raises:
+        UserError: The result lacks them.
+    """
+    number = list(map(str, result.dataset["track"].values)).index(track)
+    classes = np.flatnonzero(result.dataset["class_track"].values == number)
+    return result.matrix(name).isel({"class": classes})
 
 
 def _localisation(result: SimilarityResult, model: str, track: str) -> DepthCurve:
@@ -168,7 +184,7 @@ def _localisation(result: SimilarityResult, model: str, track: str) -> DepthCurv
     names = [f"{model}/{layer}" for layer in layers]
 
     def mean(name: str) -> np.ndarray:
-        return _of_classes(result, name, track).sel(x=names).mean("class").values
+        return of_classes(result, name, track).sel(x=names).mean("class").values
 
     values, rotated = mean("localisation"), mean("localisation_rotated")
     return DepthCurve(model, track, np.array(layers), values, np.full(len(layers), np.nan), rotated)
@@ -207,6 +223,7 @@ def neuron_rows(result: SimilarityResult, models: Sequence[str]) -> Iterator[tup
     data = result.dataset
     tracks = [str(track) for track in data["track"].values]
     names = [str(name) for name in data["class"].values]
+    of_class = data["class_track"].values.tolist()
     neuron, correlation = data["class_neuron"].values, data["class_neuron_corr"].values
     further = [data[name].values for name in NEURON_COLUMNS[-3:]]
     shares = data["neuron_eta2"].values
@@ -214,11 +231,11 @@ def neuron_rows(result: SimilarityResult, models: Sequence[str]) -> Iterator[tup
         if name.model not in models:
             continue
         for column, class_ in enumerate(names):
-            track, _, label = class_.partition("/")
-            best = int(neuron[row, column])
+            number, best = of_class[column], int(neuron[row, column])
             if best < 0:
                 continue
-            share = shares[row, best, tracks.index(track)]
+            track, share = tracks[number], shares[row, best, number]
+            label = class_[len(track) + 1 :]
             yield (
                 name.model, name.layer, track, label, best, correlation[row, column], share,
                 *(values[row, column] for values in further),

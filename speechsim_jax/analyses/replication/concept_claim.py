@@ -33,6 +33,7 @@ from speechsim_jax.analyses.replication.verdicts import Verdict
 from speechsim_jax.audio.label_sources import SPEAKER
 from speechsim_jax.inference.contrast import Contrast
 from speechsim_jax.inference.standard_errors import effective_degrees
+from speechsim_jax.results.concepts import of_classes
 from speechsim_jax.results.depth import nearest_depth, relative_depth
 from speechsim_jax.results.result import SimilarityResult
 
@@ -170,15 +171,15 @@ def _ratio(cell: _Cell, track: str, ending: str = "") -> _Known:
 
 def _read(result: SimilarityResult, layer: str, track: str, ending: str = "") -> _Known:
     """The mean readability of the classes of a label in a layer."""
-    classes = [str(name).startswith(f"{track}/") for name in result.dataset["class"].values]
     name = f"readability{ending}"
-
-    def of_classes(name: str) -> np.ndarray:
-        if name not in result.dataset:
-            return np.full(sum(classes), np.nan)
-        return result.dataset[name].sel(x=layer).values[np.flatnonzero(classes)]
-
-    values, errors, relative = map(of_classes, (name, f"{name}_se", f"{name}_se_error"))
+    values = of_classes(result, name, track).sel(x=layer).values if name in result.dataset else []
+    values = np.asarray(values, np.float64)
+    errors, relative = (
+        of_classes(result, further, track).sel(x=layer).values
+        if further in result.dataset
+        else np.full(len(values), np.nan)
+        for further in (f"{name}_se", f"{name}_se_error")
+    )
     values = values[np.isfinite(values)]
     known = np.isfinite(errors)
     if 2 * known.sum() < max(len(values), 1):
