@@ -166,7 +166,8 @@ def _name_lines(name: str, room: float) -> list[str] | None:
             return lines
     short = [ellipsised(line, room, MEDIUM) for line in lines]
     shortened = [line for line, full in zip(short, lines, strict=True) if line != full]
-    return short if min(map(len, shortened)) >= _LEGIBLE else None
+    # A name of one or two letters cannot be shortened, and has no room.
+    return short if min(map(len, shortened), default=0) >= _LEGIBLE else None
 
 
 def _place_names(

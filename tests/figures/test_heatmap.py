@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 
 import speechsim_jax as ss
 from speechsim_jax import figures
@@ -300,3 +300,14 @@ def test_published_order() -> None:
         representations, {"m": np.eye(4)}, {"width": (("x",), widths)}
     )
     assert figures.published_order(by_width) == ["narrow", "wide"]
+
+
+def test_short_names_of_single_layers_beside_deep_models() -> None:
+    """Tracks, as f0, are models of one layer, between which a name of two letters has no room."""
+    rng = np.random.default_rng(0)
+    names = [f"contrastive_model_{m}/{k}" for m in range(6) for k in range(7)]
+    arrays = {name: rng.standard_normal((60, 4)) for name in (*names, "f0", "x", "phone", "energy")}
+    result = ss.compare_activations(arrays, ["lincka"])
+    for style in ("labelled", "paper"):
+        texts = [text.get_text() for text in ss.plot(result, "lincka", style=style).findobj(Text)]
+        assert any("contrastive" in text for text in texts)
