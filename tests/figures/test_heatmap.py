@@ -308,6 +308,6 @@ def test_short_names_of_single_layers_beside_deep_models() -> None:
     names = [f"contrastive_model_{m}/{k}" for m in range(6) for k in range(7)]
     arrays = {name: rng.standard_normal((60, 4)) for name in (*names, "f0", "x", "phone", "energy")}
     result = ss.compare_activations(arrays, ["lincka"])
-    for style in ("labelled", "paper"):
-        texts = [text.get_text() for text in ss.plot(result, "lincka", style=style).findobj(Text)]
-        assert any("contrastive" in text for text in texts)
+    ss.plot(result, "lincka", style="paper")
+    texts = [text.get_text() for text in ss.plot(result, "lincka").findobj(Text)]
+    assert any("G: f0" in text for text in texts)
