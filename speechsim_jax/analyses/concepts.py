@@ -11,6 +11,10 @@ from speechsim_jax.analyses.markdown import literal
 from speechsim_jax.results.concepts import Agreement, Concepts, DepthCurve, rank_correlation
 
 
+# Pairs of models in the terminal.
+_MOST_PAIRS = 6
+
+
 def probe_correlations(
     concepts: Concepts, probe: Mapping[str, Any], track: str
 ) -> dict[str, float]:
@@ -155,9 +159,12 @@ def summary(concepts: Concepts) -> str:
         )  # fmt: skip
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(f"{cell:{w}}" for cell, w in zip(row, widths)).rstrip() for row in rows]
-    lines += [
-        f"agreement of {a.x} with {a.y} on {a.track}: {agreed} (chance {chance}), kappa {kappa}"
-        for a in concepts.agreement
-        for agreed, chance, kappa in [_agreed(a)]
-    ]
-    return "\n".join(lines)
+    of_first = [a for a in concepts.agreement if a.track == concepts.labels[0]]
+    for found in of_first[:_MOST_PAIRS]:
+        agreed, chance, kappa = _agreed(found)
+        lines.append(
+            f"agreement of {found.x} with {found.y} on {found.track}: {agreed} (chance {chance}), "
+            f"kappa {kappa}"
+        )
+    more = len(concepts.agreement) - len(of_first[:_MOST_PAIRS])
+    return "\n".join(lines + ([f"and {more} more in concepts.md"] if more else []))
