@@ -10,7 +10,6 @@ import numpy as np
 from speechsim_jax.analyses.markdown import literal
 from speechsim_jax.results.concepts import Agreement, Concepts, DepthCurve, rank_correlation
 
-
 # Pairs of models in the terminal.
 _MOST_PAIRS = 6
 
