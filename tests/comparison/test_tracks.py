@@ -157,6 +157,7 @@ def test_shards_merge_to_them(encoders, corpus, settings, result, tmp_path):
     assert merged.attributes["tracks"] == result.attributes["tracks"]
 
 
+@pytest.mark.slow
 def test_pieces_of_long_utterances_have_their_own_labels(encoders, corpus, settings):
     """In pieces of 0.625 s the encoders hear other audio, but the labels are those of the times."""
     found = ss.compare(encoders, corpus, **settings | {"max_seconds": 0.7, "tracks": []})
@@ -173,7 +174,7 @@ def test_pieces_of_long_utterances_have_their_own_labels(encoders, corpus, setti
 # --- given ---
 
 
-@pytest.mark.parametrize("source", ["sample", "reading"])
+@pytest.mark.parametrize("source", ["sample", pytest.param("reading", marks=pytest.mark.slow)])
 def test_given_tracks_leave_partial_scores(source, encoders, corpus, rows):
     arrays, _, speaker, _ = rows
     given = ["logmel", "speaker"]
@@ -194,6 +195,7 @@ def test_given_tracks_leave_partial_scores(source, encoders, corpus, rows):
         )
 
 
+@pytest.mark.slow
 def test_what_is_given_is_asked_of_stored_sums(encoders, corpus, tmp_path):
     """The statistics are those of a run where nothing is given."""
     settings = SETTINGS | {"statistics_dir": tmp_path}
@@ -206,6 +208,7 @@ def test_what_is_given_is_asked_of_stored_sums(encoders, corpus, tmp_path):
 # --- tracks of the caller's ---
 
 
+@pytest.mark.slow
 def test_functions_and_arrays_are_tracks(encoders, corpus):
     def loudness(samples: np.ndarray, centres: np.ndarray) -> np.ndarray:
         at = np.clip((centres * 16000).astype(int), 0, len(samples) - 1)
@@ -222,6 +225,7 @@ def test_functions_and_arrays_are_tracks(encoders, corpus):
     assert found.dataset["width"].values[-3:].tolist() == [2, 1, 80]
 
 
+@pytest.mark.slow
 def test_another_function_is_another_job(encoders, corpus, tmp_path):
     settings = SETTINGS | {"errors": "none", "statistics_dir": tmp_path}
     ss.compare(encoders, corpus, **settings | {"tracks": {"level": lambda x, t: 0 * t + x.std()}})
@@ -259,6 +263,7 @@ def test_of_mistakes_there_is_one_line(encoders, corpus, alignments):
 # --- labels that are speakers ---
 
 
+@pytest.mark.slow
 def test_what_is_known_of_speakers_is_held_out_on_their_other_utterances(encoders, corpus, rows):
     """Speakers are in one fold of the other held-out scores."""
     settings = SETTINGS | {"labels": ["speaker"], "tracks": [], "heldout": True}
