@@ -23,6 +23,7 @@ from speechsim_jax.results.exemplars import exemplar_variables
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime.atomic_write import AnyPath
 from speechsim_jax.settings import Output
+from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 from speechsim_jax.statistics.store import FinishedStatistics
 
@@ -129,8 +130,14 @@ def scored_result(
         total=total, desc="scores", unit="pair", disable=not output.progress
     ) as bar:
         models = [name.model for name in names]
+        sample = finished.clustered.for_measures if finished.clustered is not None else None
+        fewer = {} if sample is None else {ClusteredSample.kind: sample}
         scores = score_all(
-            finished.by_kind, selection, models, bar.update, keep_influence=output.keep_influence
+            {**finished.by_kind, **fewer},
+            selection,
+            models,
+            bar.update,
+            keep_influence=output.keep_influence,
         )
     extras = scores.extras
     if compared.labels and finished.moments is not None:
@@ -139,8 +146,8 @@ def scored_result(
         live = [representation.live for representation in finished.moments.representations]
         extras = extras | exemplar_variables(finished.exemplars, live)
     facts = {}
-    if finished.clustered is not None:
-        clusters = SampledClusters.of(finished.clustered)
+    if sample is not None:
+        clusters = SampledClusters.of(sample)
         facts["errors"] = attributes["errors"] | {
             "clusters": clusters.total,
             "sampled": len(clusters.names),

@@ -24,12 +24,12 @@ from speechsim_jax.inference.standard_errors import (
     MOST_RELATIVE,
     SampledClusters,
 )
-from speechsim_jax.measures.base import divide
-from speechsim_jax.measures.neuron import winners
 
 # Products of neurons with neurons: so many neurons of each representation are matched again that
 # all of it takes no more, but some in any case.
 _MOST_FLOPS, _LEAST_NEURONS = 1e12, 16
+# In the place of the class of a best match where there is none.
+_NO_MATCH = -2
 
 
 def agreement(
@@ -45,15 +45,36 @@ def agreement(
       The share of x's neurons with a class; the share that chance would give, sum_k p_k q_k over
       the classes of these and of their winners; Cohen's kappa.
     """
-    used = (x >= 0) & (winner >= 0)
-    ours, theirs = x[used], y[winner[used]]
-    if not len(ours):
-        return float("nan"), float("nan"), float("nan")
-    count = max(int(x.max()), int(y.max())) + 1
-    known = theirs >= 0
-    shares = [np.bincount(of, minlength=count) / len(ours) for of in (ours, theirs[known])]
-    observed, chance = float(np.mean(ours == theirs)), float(shares[0] @ shares[1])
-    return observed, chance, divide(observed - chance, 1 - chance)
+    theirs = np.where(winner >= 0, y[winner], _NO_MATCH)
+    observed, chance, kappa = agreements(x[None], theirs[None])[0].tolist()
+    return observed, chance, kappa
+
+
+def agreements(
+    ours: Int[np.ndarray, "draw x"], theirs: Int[np.ndarray, "draw x"]
+) -> Float64[np.ndarray, "draw three"]:
+    """Agreement, chance and kappa of several draws of `agreement`.
+
+    Args:
+      ours: the class of each neuron, -1 for none.
+      theirs: of the neuron that matches it best: -1 for none, -2 if there is no match.
+    """
+    draws = len(ours)
+    used = (ours >= 0) & (theirs != _NO_MATCH)
+    total = used.sum(axis=1)
+    count = max(int(ours.max(initial=0)), int(theirs.max(initial=0))) + 1
+    draw = np.arange(draws)[:, None]
+
+    def shares(classes: np.ndarray, counted: np.ndarray) -> Float64[np.ndarray, "draw class"]:
+        places = (classes + count * draw)[counted]
+        of_class = np.bincount(places, minlength=count * draws).reshape(draws, count)
+        return of_class / np.maximum(total, 1)[:, None]
+
+    observed = ((ours == theirs) & used).sum(axis=1) / np.maximum(total, 1)
+    chance = (shares(ours, used) * shares(theirs, used & (theirs >= 0))).sum(axis=1)
+    rest = 1 - chance
+    kappa = np.divide(observed - chance, rest, out=np.full(draws, np.nan), where=rest > 0)
+    return np.where(total[:, None] > 0, np.stack([observed, chance, kappa], axis=1), np.nan)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,12 +82,12 @@ class _Half:
     """One half of the sampled rows, each with the number of rows that it stands for.
 
     Attributes:
-      rows: of each group, their places in the sample.
-      weights: of each group, of these rows.
+      rows: of each group, their places in the sample; as many of each, the rest of weight 0.
+      weights: of these rows.
     """
 
-    rows: list[Int64[np.ndarray, " _taken"]]
-    weights: list[Float64[np.ndarray, " _taken"]]
+    rows: Int64[np.ndarray, "group taken"]
+    weights: Float64[np.ndarray, "group taken"]
 
     @classmethod
     def of(
@@ -79,33 +100,82 @@ class _Half:
         taken = np.ones(len(cluster), bool) if half is None else rank % 2 == half
         taken_of = np.bincount(cluster[taken], minlength=len(kept))
         weight = (clusters.rows / np.maximum(taken_of, 1))[cluster]
-        rows = [np.flatnonzero(taken & (group[cluster] == g)) for g in range(count)]
-        return cls(rows, [weight[of] for of in rows])
+        of_groups = [np.flatnonzero(taken & (group[cluster] == g)) for g in range(count)]
+        most = max(map(len, of_groups))
+        rows, weights = np.zeros((count, most), np.int64), np.zeros((count, most))
+        for g, of_group in enumerate(of_groups):
+            rows[g, : len(of_group)] = of_group
+            weights[g, : len(of_group)] = weight[of_group]
+        return cls(rows, weights)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GroupRows:
+    """Rows of some neurons, z-scored over all rows, by the groups that are taken out in turn.
+
+    Attributes:
+      rows: of each group.
+      weighted: each times the number of rows that it stands for.
+      sums: of these.
+      scale: one over the root of n times each neuron's variance without each group; 0 if it is 0.
+      left: rows without each group.
+    """
+
+    rows: Float[np.ndarray, "group taken neuron"]
+    weighted: Float[np.ndarray, "group taken neuron"]
+    sums: Float[np.ndarray, "group neuron"]
+    scale: Float[np.ndarray, "group neuron"]
+    left: Float[np.ndarray, " group"]
+
+    @classmethod
+    def of(
+        cls,
+        zscored: Float[np.ndarray, "row neuron"],
+        places: Int64[np.ndarray, "group taken"],
+        weights: Float64[np.ndarray, "group taken"],
+        all_rows: int,
+    ) -> "GroupRows":
+        """Those of sampled rows.
+
+        Args:
+          zscored: of the sample.
+          places: of each group's rows in it.
+          weights: how many rows each stands for.
+          all_rows: number of all rows.
+        """
+        rows = zscored[places]
+        weights = weights.astype(rows.dtype)
+        weighted = rows * weights[..., None]
+        sums, left = weighted.sum(axis=1), all_rows - weights.sum(axis=1)
+        own = np.einsum("grx,grx->gx", weighted, rows) + np.square(sums) / left[:, None]
+        root = np.sqrt(np.maximum(all_rows - own, 0))
+        scale = np.divide(1, root, out=np.zeros_like(root), where=root > 0)
+        return cls(rows, weighted, sums, scale, left)
 
 
 def left_out(
-    correlation: Float[np.ndarray, "x y"],
-    x: Float[np.ndarray, "taken x"],
-    y: Float[np.ndarray, "taken y"],
-    weights: Float64[np.ndarray, " taken"],
-    rows: int,
-) -> Float[np.ndarray, "x y"]:
-    """Correlations without some rows.
+    correlation: Float[np.ndarray, "x y"], x: GroupRows, y: GroupRows, all_rows: int
+) -> Float[np.ndarray, "group x y"]:
+    """Correlations without the rows of each group.
 
     Args:
       correlation: over all rows.
-      x, y: the rows that are taken out, z-scored over all.
-      weights: how many rows each stands for.
-      rows: of all.
+      x, y: the rows that are taken out.
+      all_rows: number of all rows.
     """
-    left = rows - weights.sum()
-    weighted = x * weights[:, None].astype(x.dtype)
-    mean_x, mean_y = weighted.sum(axis=0), weights.astype(y.dtype) @ y
-    of_x = rows - np.einsum("rx,rx->x", weighted, x) - np.square(mean_x) / left
-    of_y = rows - weights @ np.square(y) - np.square(mean_y) / left
-    product = rows * correlation - weighted.T @ y - np.outer(mean_x, mean_y) / left
-    scale = np.sqrt(np.outer(np.maximum(of_x, 0), np.maximum(of_y, 0)))
-    return np.divide(product, scale, out=np.zeros_like(product), where=scale > 0)
+    product = all_rows * correlation.astype(x.rows.dtype)
+    product = product - np.matmul(x.weighted.swapaxes(1, 2), y.rows)
+    product -= (x.sums / x.left[:, None])[:, :, None] * y.sums[:, None]
+    product *= x.scale[:, :, None]
+    product *= y.scale[:, None]
+    return product
+
+
+def _winners(correlation: Float[np.ndarray, "group x y"]) -> Int64[np.ndarray, "group x"]:
+    """For each row, the column of the largest magnitude; -1 where all are 0."""
+    magnitude = np.abs(correlation)
+    best = magnitude.argmax(axis=2)
+    return np.where(np.take_along_axis(magnitude, best[..., None], 2)[..., 0] > 0, best, -1)
 
 
 class AgreementErrors:
@@ -138,6 +208,7 @@ class AgreementErrors:
         widths = [int(rows[k].moments.live.sum()) for k in layers]
         flops = 2 * sum(clusters.kept.tolist()) * sum(widths) * max(len(layers) - 1, 1)
         self._neurons = max(int(_MOST_FLOPS / max(flops, 1)), _LEAST_NEURONS)
+        self._chosen: dict[int, list[tuple[np.ndarray, GroupRows]]] = {}
         self._classes: dict[tuple[int, int], Int64[np.ndarray, "group track neuron"]] = {}
 
     def add_layer(
@@ -149,21 +220,35 @@ class AgreementErrors:
           layer: its number.
           correlations: of all its neurons with all classes of each track.
         """
-        live = self._live(layer)
-        x, count = self._rows[layer].zscored_neurons(live), len(correlations[0])
+        live, count = self._live(layer), len(correlations[0])
         for k, half in enumerate(self._halves):
+            if k and self._clusters.complete:
+                self._classes[layer, k] = self._classes[layer, 0]
+                continue
             found = np.full((self._groups, len(self._tracks), count), -1, np.int64)
             for number, (track, correlation) in enumerate(zip(self._tracks, correlations)):
                 known = self._live(track)
-                y, of_live = (
-                    self._rows[track].zscored_neurons(known),
-                    correlation[np.ix_(live, known)],
-                )
-                for group, (taken, weights) in enumerate(zip(half.rows, half.weights)):
-                    without = left_out(of_live, x[taken], y[taken], weights, self._all_rows)
-                    best = winners(without)[1]
-                    found[group, number, live] = np.where(best >= 0, known[best], -1)
+                x, y = self._grouped(layer, live, half), self._grouped(track, known, half)
+                of_live = correlation[np.ix_(live, known)]
+                best = _winners(left_out(of_live, x, y, self._all_rows))
+                found[:, number, live] = np.where(best >= 0, known[best], -1)
             self._classes[layer, k] = found
+        self._chosen[layer] = self._choose(live, layer)
+
+    def _choose(
+        self, live: Int64[np.ndarray, " live"], layer: int
+    ) -> list[tuple[Int64[np.ndarray, " chosen"], GroupRows]]:
+        """The neurons that are matched again in each half, and their rows."""
+        chosen = [live, live]
+        if self._neurons < len(live):
+            order = np.random.default_rng(len(live)).permutation(live)
+            count = min(self._neurons, len(live) // 2)
+            chosen = [order[:count], order[count : 2 * count]]
+        return [(n, self._grouped(layer, n, half)) for n, half in zip(chosen, self._halves)]
+
+    def _grouped(self, k: int, neurons: Int64[np.ndarray, " chosen"], half: _Half) -> GroupRows:
+        zscored = self._rows[k].zscored_neurons(neurons)
+        return GroupRows.of(zscored, half.rows, half.weights, self._all_rows)
 
     def of_winners_in(
         self, j: int, correlations: Mapping[int, Float[np.ndarray, "x y"]]
@@ -178,7 +263,7 @@ class AgreementErrors:
           By number, of agreement, chance and kappa the standard error and its relative error.
         """
         live_y = self._live(j)
-        y = self._rows[j].zscored_neurons(live_y)
+        y = [self._grouped(j, live_y, half) for half in self._halves]
         return {
             i: self._of_pair(i, j, correlation[:, live_y], y, live_y)
             for i, correlation in correlations.items()
@@ -189,27 +274,23 @@ class AgreementErrors:
         i: int,
         j: int,
         correlation: Float[np.ndarray, "x live"],
-        y: Float[np.ndarray, "row live"],
+        y: Sequence[GroupRows],
         live_y: Int64[np.ndarray, " live"],
     ) -> Float64[np.ndarray, "track three two"]:
-        order = self._live(i)
-        if self._neurons < len(order):
-            order = np.random.default_rng(len(order)).permutation(order)
-            half = min(self._neurons, len(order) // 2)
-            chosen = [order[:half], order[half : 2 * half]]
-        else:
-            chosen = [order, order]
+        chosen = [neurons for neurons, _ in self._chosen[i]]
         found = np.empty((2, self._groups, len(self._tracks), 3))
-        for k, (half, neurons) in enumerate(zip(self._halves, chosen)):
-            x, of_chosen = self._rows[i].zscored_neurons(neurons), correlation[neurons]
-            for group, (taken, weights) in enumerate(zip(half.rows, half.weights)):
-                without = left_out(of_chosen, x[taken], y[taken], weights, self._all_rows)
-                best = winners(without)[1]
-                winner = np.where(best >= 0, live_y[best], -1)
-                ours, theirs = self._classes[i, k][group], self._classes[j, k][group]
-                for number in range(len(self._tracks)):
-                    of_track = agreement(ours[number, neurons], theirs[number], winner)
-                    found[k, group, number] = of_track
+        for k, neurons in enumerate(chosen):
+            if k and self._clusters.complete and neurons is chosen[0]:
+                found[k] = found[0]
+                continue
+            x, of_chosen = self._chosen[i][k][1], correlation[neurons]
+            best = _winners(left_out(of_chosen, x, y[k], self._all_rows))
+            winner = np.where(best >= 0, live_y[best], 0)
+            ours, theirs = self._classes[i, k], self._classes[j, k]
+            for number in range(len(self._tracks)):
+                of_winner = np.take_along_axis(theirs[:, number], winner, axis=1)
+                of_winner = np.where(best >= 0, of_winner, _NO_MATCH)
+                found[k, :, number] = agreements(ours[:, number][:, neurons], of_winner)
         return self._spread(found)
 
     def _live(self, k: int) -> Int64[np.ndarray, " live"]:

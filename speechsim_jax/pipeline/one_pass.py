@@ -47,7 +47,7 @@ from speechsim_jax.runtime.shards import Shard, shares
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics import attention_sums
 from speechsim_jax.statistics.accumulator import BatchRows, Snapshot
-from speechsim_jax.statistics.clustered_sample import SHARE, ClusterChoice, choose
+from speechsim_jax.statistics.clustered_sample import ClusterChoice, choose
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.null_rows import swap_partners, swap_ring
 from speechsim_jax.statistics.store import PassStatistics
@@ -56,11 +56,8 @@ from speechsim_jax.statistics.swapped_moments import SwapPlan
 # Most that the sums of groups of utterances take of each device.
 _GROUPS_BYTES = 2**30
 
-# Of the rows of a cluster, and in all, at least, where there are labels: single classes and neurons
-# need more rows than means over neurons do. On 38,000 frames of 10 speakers, standard errors of a
-# phone's readability are known to 25 % (median), with 5 % of the rows to 71 %; those of kappa all,
-# and two of five.
-_SHARE_WITH_LABELS, _ROWS_WITH_LABELS = 0.25, 10_000
+# Most that the sampled rows take of the host where there are labels.
+_LABELLED_BYTES = 2**30
 
 _log = logging.getLogger(__name__)
 
@@ -165,11 +162,15 @@ class ComparisonRun:
             read = self.step.before | self.step.ids
             of = {id_: name for id_, name in clustering.of.items() if id_ in read}
             clustering = dataclasses.replace(clustering, of=of)
-        lengths, share = clustering.lengths(self.expected_rows), SHARE
-        if self.selection.labels:
-            all_rows = max(sum(lengths.values()), 1)
-            share = min(max(_SHARE_WITH_LABELS, _ROWS_WITH_LABELS / all_rows), 1.0)
-        return choose(lengths, self.settings.errors_rows, self.settings.seed, share)
+        lengths, most = clustering.lengths(self.expected_rows), self.settings.errors_rows
+        chosen = choose(lengths, most, self.settings.seed)
+        if not self.selection.labels:
+            return chosen
+        # Single classes and neurons need more rows than means over neurons do.
+        neurons = sum(shape.layers * shape.neurons for shape in self.shapes)
+        most = min(max(_LABELLED_BYTES // (4 * neurons), chosen.expected_rows), most)
+        more = choose(lengths, most, self.settings.seed, share=1.0)
+        return more.with_fewer_for_measures(chosen)
 
     @functools.cached_property
     def folds(self) -> dict[str, int]:

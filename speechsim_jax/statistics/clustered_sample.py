@@ -36,9 +36,6 @@ from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.row_fetcher import RowFetcher
 from speechsim_jax.statistics.sample import ClusterNames, joined_passes, row_keys, text_hash
 
-SHARE = 0.05
-"""Of the rows of a cluster, as long as the sample is not too large."""
-
 _EVERY = 2**64
 # Most clusters of which rows are kept.
 _MOST_CLUSTERS = 200
@@ -56,6 +53,8 @@ class ClusterChoice:
       row_limit: rows with a smaller key are kept, too.
       most_clusters: so many clusters, with the smallest hashes, are sampled.
       expected_rows: of the whole sample.
+      measures_minimum, measures_row_limit: the same of the rows that standard errors of measures
+        are estimated from, where labels need more than these; 0 where they are all.
     """
 
     seed: int
@@ -63,6 +62,25 @@ class ClusterChoice:
     row_limit: int
     most_clusters: int
     expected_rows: int
+    measures_minimum: int = 0
+    measures_row_limit: int = 0
+
+    def with_fewer_for_measures(self, fewer: "ClusterChoice") -> "ClusterChoice":
+        """The same, of which measures take only what another choice keeps of each cluster."""
+        return dataclasses.replace(
+            self, most_clusters=fewer.most_clusters, measures_minimum=fewer.minimum,
+            measures_row_limit=fewer.row_limit,
+        )  # fmt: skip
+
+    @property
+    def for_measures(self) -> "ClusterChoice":
+        """The choice that standard errors of measures are estimated from."""
+        if not self.measures_minimum:
+            return self
+        return dataclasses.replace(
+            self, minimum=self.measures_minimum, row_limit=self.measures_row_limit,
+            measures_minimum=0, measures_row_limit=0,
+        )  # fmt: skip
 
     def sampled(self, clusters: Iterable[str]) -> set[str]:
         """The clusters of which rows are kept, of all that have rows."""
@@ -78,7 +96,7 @@ class ClusterChoice:
 
 
 def choose(
-    lengths: Mapping[str, int], most_rows: int, seed: int = 0, share: float = SHARE
+    lengths: Mapping[str, int], most_rows: int, seed: int = 0, share: float = 0.05
 ) -> ClusterChoice:
     """The choice that keeps about `share` of the rows of up to 200 clusters.
 
@@ -141,6 +159,21 @@ class ClusteredSample:
         """The rows of every layer of every model, in order."""
         return tuple(layer for model in self.rows for layer in model)
 
+    @functools.cached_property
+    def for_measures(self) -> "ClusteredSample":
+        """The rows that standard errors of measures are estimated from.
+
+        They are those that would have been sampled without labels.
+        """
+        choice = self.choice.for_measures
+        if choice == self.choice:
+            return self
+        order = _order(choice, self.keys, self.cluster, [True] * len(self.clusters))
+        return dataclasses.replace(
+            self, choice=choice, keys=self.keys[order], cluster=self.cluster[order],
+            rows=tuple(of_model[:, order] for of_model in self.rows),
+        )  # fmt: skip
+
     def save(self, folder: Path) -> None:
         """Write counts.npy, keys.npy, cluster.npy, rows-MODEL.npy and state.json."""
         for name in ("counts", "keys", "cluster"):
@@ -185,6 +218,8 @@ class ClusteredSample:
             row_limit=min(c.row_limit for c in choices),
             most_clusters=min(c.most_clusters for c in choices),
             expected_rows=sum(c.expected_rows for c in choices),
+            measures_minimum=min(c.measures_minimum for c in choices),
+            measures_row_limit=min(c.measures_row_limit for c in choices),
         )
         counts: collections.Counter[str] = collections.Counter()
         for state in states:

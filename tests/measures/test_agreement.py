@@ -5,7 +5,7 @@ import pytest
 
 import speechsim_jax as ss
 from speechsim_jax.measures import agreement
-from speechsim_jax.measures.agreement import left_out
+from speechsim_jax.measures.agreement import GroupRows, left_out
 
 NAMES = ("concept_agreement", "concept_agreement_chance", "concept_agreement_kappa")
 
@@ -71,5 +71,11 @@ def test_rows_are_taken_out_of_correlations():
     x, y = rng.standard_normal((50, 3)), rng.standard_normal((50, 4))
     x[:, 0] += y[:, 1]
     zx, zy = ((of - of.mean(0)) / of.std(0) for of in (x, y))
-    found = left_out(zx.T @ zy / 50, zx[:10], zy[:10], np.ones(10), 50)
-    np.testing.assert_allclose(found, np.corrcoef(x[10:].T, y[10:].T)[:3, 3:], atol=1e-12)
+    taken = np.array([np.arange(10), np.arange(10, 20), [3] * 10])
+    weights = np.array([np.ones(10), np.ones(10), [1] + [0] * 9], float)
+    sides = (GroupRows.of(of, taken, weights, 50) for of in (zx, zy))
+    found = left_out(zx.T @ zy / 50, *sides, 50)
+    for of_group, out in zip(found, (range(10), range(10, 20), [3]), strict=True):
+        left = np.delete(np.arange(50), out)
+        expected = np.corrcoef(x[left].T, y[left].T)[:3, 3:]
+        np.testing.assert_allclose(of_group, expected, atol=1e-12)
