@@ -377,6 +377,8 @@ def _of_pair(
 def _share_a_class(folds: Sequence[RepresentationPair]) -> bool:
     """Whether a class of y occurs in both folds, and neurons of x vary in both."""
     one, other = folds
+    if not one.moments.has(one.x, one.y):
+        return False  # folds of utterances have labels of speakers only
     return bool((one.y.live & other.y.live).any() and one.x.live.any() and other.x.live.any())
 
 

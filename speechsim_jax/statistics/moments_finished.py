@@ -251,6 +251,10 @@ class FinishedMoments:
         """Rows less the number of directions that were fitted to them, the mean among these."""
         return self.rows - 1
 
+    def has(self, x: "RepresentationMoments", y: "RepresentationMoments") -> bool:
+        """Whether there are cross moments of a pair."""
+        return (x.index, y.index) in self._sums or (y.index, x.index) in self._sums
+
     def lend_own(self, other: "FinishedMoments", indices: Mapping[LayerIndex, LayerIndex]) -> None:
         """Give another the sums of representations with themselves that it lacks.
 

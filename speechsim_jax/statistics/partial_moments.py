@@ -92,6 +92,10 @@ class _GivenMoments(FinishedMoments):
         """
         raise UserError("lincka_debiased has no partial form; leave it out, or nothing is given")
 
+    def has(self, x: RepresentationMoments, y: RepresentationMoments) -> bool:
+        """Whether there are cross moments of a pair."""
+        return self._whole.has(x, y)
+
     def _fits(
         self, rows: Sequence[Float[np.ndarray, "row _neuron"]]
     ) -> Iterator[tuple[Float[np.ndarray, "row _neuron"], Float[np.ndarray, "row _neuron"]]]:

@@ -288,3 +288,21 @@ def test_what_is_known_of_speakers_is_held_out_on_their_other_utterances(encoder
         expected.matrix("linreg_heldout").values[:-1, :-1],
         atol=1e-3,
     )
+
+
+@pytest.mark.slow
+def test_other_labels_that_only_single_speakers_have_are_held_out_nowhere(
+    encoders, corpus, tmp_path
+):
+    """Of alignments: only labels of whole utterances are known to be speakers' beforehand."""
+    lines = [
+        "path\tstart\tend\tlabel",
+        *(f"{s.id}\t0\t0.4\tof {s.speaker}" for s in corpus.sources),
+    ]
+    path = tmp_path / "session.tsv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    labels = ["speaker", f"session:{path}"]
+    found = ss.compare(encoders, corpus, **SETTINGS | {"labels": labels, "heldout": True})
+    held = found.matrix("readability_heldout").values[:-3]
+    of_session = found.dataset["class_track"].values == 1
+    assert np.isnan(held[:, of_session]).all() and np.isfinite(held[:, ~of_session]).all()
