@@ -97,10 +97,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _ends(curve: DepthCurve) -> list[str]:
-    best = int(np.argmax(curve.values))
-    places = (0, best, len(curve.values) - 1)
+    if curve.best is None:
+        return ["not defined"] * 3
+    places = (0, curve.best, len(curve.values) - 1)
     cells = [_with_other(curve.values[k], curve.other[k]) for k in places]
-    cells[1] += f" at {curve.layers[best]}"
+    cells[1] += f" at {curve.layers[curve.best]}"
     return cells
 
 
@@ -109,18 +110,29 @@ def _with_other(value: float, other: float) -> str:
 
 
 def _localised(curve: DepthCurve) -> list[str]:
-    value, rotated = float(np.nanmean(curve.values)), float(np.nanmean(curve.other))
-    return [_number(value), _number(rotated), f"{value - rotated:+.3f}"]
+    value, rotated = _mean(curve.values), _mean(curve.other)
+    difference = value - rotated
+    return [
+        _number(value),
+        _number(rotated),
+        f"{difference:+.3f}" if math.isfinite(difference) else "",
+    ]
 
 
 def _agreed(found: Agreement) -> list[str]:
     error = float(np.mean(found.kappa_error))
-    kappa = _number(float(np.nanmean(found.kappa)))
+    kappa = _number(_mean(found.kappa))
     return [
-        _number(float(np.nanmean(found.observed))),
-        _number(float(np.nanmean(found.chance))),
+        _number(_mean(found.observed)),
+        _number(_mean(found.chance)),
         kappa + (f" ± {error:.3f}" if math.isfinite(error) else ""),
     ]
+
+
+def _mean(values: np.ndarray) -> float:
+    """Of those that are known; NaN of none."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def _number(value: float) -> str:
@@ -149,7 +161,10 @@ def summary(concepts: Concepts) -> str:
     rows: list[tuple[str, ...]] = [head]
     localised = {(c.track, c.model): _localised(c)[:2] for c in concepts.localisation}
     for curve in concepts.content:
-        best = int(np.argmax(curve.values))
+        best = curve.best
+        if best is None:
+            rows.append((curve.track, curve.model, "", "not defined", "", "", ""))
+            continue
         rows.append(
             (
                 curve.track, curve.model, str(curve.layers[best]), _number(curve.values[best]),

@@ -318,7 +318,8 @@ def _read_files(
     known = ", ".join(name or "(unnamed)" for name in tiers) or "none"
     if tier is None and len(tiers) > 1:
         spelled = {name.casefold(): name for name in tiers}
-        tier = next((spelled[name] for name in preferred if name in spelled), None)
+        names = (name.casefold() for name in preferred)
+        tier = next((spelled[name] for name in names if name in spelled), None)
     if tier is None and len(tiers) > 1:
         raise MissingTier(
             f"alignments: {origin} has the tiers {known}; choose one (alignment_tier)", tuple(tiers)

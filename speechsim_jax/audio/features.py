@@ -19,6 +19,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -393,10 +394,21 @@ def function_track(
 def _identity(function: Callable[..., Any]) -> dict[str, Any]:
     """A function's name, and the digest of its source where that can be had."""
     if isinstance(function, functools.partial):
-        arguments = repr((function.args, sorted(function.keywords.items())))
-        return {**_identity(function.func), "arguments": arguments}
+        inner = function.func
+        state: list[Any] = [function.args, sorted(function.keywords.items())]
+        return {**_identity(inner), "arguments_sha256": _digest(state)}
     named = function if hasattr(function, "__qualname__") else type(function)
     identity = {"function": f"{named.__module__}.{named.__qualname__}"}
+    plain = inspect.unwrap(getattr(function, "__func__", function))
+    owner = getattr(function, "__self__", function)
+    closure = inspect.getclosurevars(plain).nonlocals if inspect.isfunction(plain) else {}
+    state = [
+        getattr(plain, "__defaults__", None),
+        getattr(plain, "__kwdefaults__", None),
+        sorted(closure.items()),
+        sorted(vars(owner).items()) if hasattr(owner, "__dict__") else None,
+    ]
+    identity["state_sha256"] = _digest(state)
     try:
         source = inspect.getsource(named)
     except (OSError, TypeError):  # typed at a prompt, or of an extension
@@ -404,15 +416,37 @@ def _identity(function: Callable[..., Any]) -> dict[str, Any]:
     return identity | {"source_sha256": hashlib.sha256(source.encode()).hexdigest()}
 
 
+def _digest(state: Any) -> str:
+    """SHA-256 of what a function was given: arrays by their values, other things as they print."""
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, np.ndarray):
+            digest.update(repr((value.dtype.str, value.shape)).encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+        elif isinstance(value, list | tuple):
+            for item in value:
+                add(item)
+        else:
+            # Addresses differ from process to process.
+            digest.update(re.sub(r" at 0x[0-9a-f]+", "", repr(value)).encode() + b"\0")
+
+    add(state)
+    return digest.hexdigest()
+
+
 def _called(
     name: str, function: Callable[..., Any], piece: Piece, centres: _Centres
 ) -> Float32[np.ndarray, "frame number"]:
     """The finite rows that a function returns; raises UserError."""
+    samples = piece.samples.view()
+    samples.flags.writeable = False  # the models hear the same array
     try:
-        returned = function(piece.samples, centres)
+        returned = function(samples, centres)
     except Exception as error:  # whatever it is, it is the function's
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"tracks: {name} fails on {piece.utterance}: {type(error).__name__}: {error}"
+            f"tracks: {name} fails on {piece.utterance}: {type(error).__name__}: {reason}"
         ) from error
     rows = _as_rows(returned, f"{name} of {piece.utterance}")
     if len(rows) != len(centres):
@@ -466,6 +500,8 @@ class _ArrayTrack:
         seconds = piece.start_seconds + centres
         number = np.rint((seconds - self.first_seconds) / self.hop_seconds).astype(np.int64)
         number = np.maximum(number, 0)
+        if piece.start_seconds:  # the last frame of a piece may be half a frame later
+            number = np.where(number == len(array), len(array) - 1, number)
         if len(number) and number.max() >= len(array):
             raise UserError(
                 f"tracks: {self.name} of {piece.utterance} has {len(array)} rows; frame "

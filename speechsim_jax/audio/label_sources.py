@@ -159,11 +159,10 @@ def segments_of(
       layout: as of `label_tracks`.
     """
     for spec in specs:
-        if ":" in spec:
-            (track,) = label_tracks([spec], corpus, 0.0, layout)
-            assert isinstance(track, SegmentLabels)
-            known = track.segments.items()
-            return {utterance: found[0] for utterance, found in known if found is not None}
+        name, colon, where = spec.strip().partition(":")
+        if colon:
+            alignments = _alignments(name, where, corpus, layout)
+            return aligned_corpus(corpus, alignments, lambda _: None, strict=False)[1]
     return {}
 
 

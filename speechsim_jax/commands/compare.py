@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl.flags import FlagValues
@@ -189,9 +190,24 @@ def _save(result: SimilarityResult, workdir: AnyPath, config: Config, corpus: Co
         config.figure_style,
         config.figure_reference,
         corpus if config.exemplars_audio == "auto" else None,
-        config.exemplars_neurons,
+        _neurons(config.exemplars_neurons, result),
         _segments(corpus, config.settings),
     )
+
+
+def _neurons(names: Sequence[str], result: SimilarityResult) -> tuple[str, ...]:
+    """The named neurons that there are: a name that is none does not end a run that is complete."""
+    from speechsim_jax.report.exemplars import parsed
+
+    known = []
+    for name in names:
+        try:
+            parsed(name, result)
+        except UserError as error:
+            _log.warning("exemplars_neurons: %s; it is left out", error)
+        else:
+            known.append(name)
+    return tuple(known)
 
 
 def _segments(corpus: Corpus, settings: Settings) -> dict[str, Segments]:

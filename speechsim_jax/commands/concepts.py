@@ -131,7 +131,7 @@ def _labels(corpus: Corpus, settings: Settings) -> tuple[str, ...]:
     found = []
     for label in _FOUND:
         try:
-            label_tracks([label], corpus, 0.0, settings.layout)
+            label_tracks([label], corpus, settings.label_min_share, settings.layout)
         except UserError as error:
             _log.info("without %s: %s", label, error)
         else:

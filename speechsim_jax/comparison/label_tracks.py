@@ -50,10 +50,17 @@ def label_track(name: str, labels: Sequence[Any] | np.ndarray, min_share: float 
     array = np.asarray(labels, dtype=object)
     if array.ndim != 1:
         raise UserError(f"labels of {name}: expected one label a row, got shape {array.shape}")
-    # NaN differs from itself.
-    texts = ["" if label is None or label != label else str(label) for label in array.tolist()]
+    texts = ["" if _is_missing(label) else str(label) for label in array.tolist()]
     counts = collections.Counter(texts)
     counts.pop("", None)
     classes = classes_of(name, counts, min_share)
     position = {text: k for k, text in enumerate(classes)}
     return RowLabels(name, classes, np.array([position.get(text, -1) for text in texts]))
+
+
+def _is_missing(label: Any) -> bool:
+    """None, NaN, or pandas' NA."""
+    try:
+        return label is None or bool(label != label)  # NaN differs from itself
+    except TypeError:  # NA is neither equal nor different
+        return True

@@ -448,7 +448,7 @@ def _attributes(
     if len(jobs) > 1:
         errors = errors | {"reason": "as in the merged jobs"}
     sources = {job.attributes["settings"].get("errors_source") for job in jobs}
-    if "reading" in sources and errors["over"] != "none":
+    if "reading" in sources and errors["over"] != "none" and finished.clustered is None:
         errors = _NOT_SAMPLED
     origins = dict.fromkeys(job.attributes["corpus"]["origin"] for job in jobs)
     corpus = first["corpus"] if len(jobs) == 1 else {"origin": ", ".join(origins)}

@@ -103,8 +103,11 @@ def _comparison_run(
             _log.info("no standard errors: %s", clustering.reason)
         else:
             _log.info("standard errors over %ss: %s", clustering.over, clustering.reason)
+    check_divided(tracks, request.mesh.shape["feature"])
     for_folds = clustering
-    labelled = any(track.classes for track in tracks)
+    # What is given leaves the result.
+    stay = [track for track in tracks if not {track.name, f"{track.name}/0"} & {*settings.given}]
+    labelled = any(track.classes for track in stay)
     if settings.heldout and (request.selection.with_heldout or labelled):
         for_folds = cluster_for_folds(corpus.sources, settings.errors or "none")
         _log.info("held-out scores in two folds by %s: %s", for_folds.over, for_folds.reason)
@@ -150,12 +153,12 @@ def _comparison_run(
         tracks=tracks,
     )
     speakers = [tracks[number - len(encoders)].name for number in run.speaker_tracks]
-    if speakers:
+    if speakers and not settings.given:
         _log.info(
             "what is known of %s is held out in folds of utterances: its classes are in one fold "
             "of the others each", ", ".join(speakers),
         )  # fmt: skip
-    selection = run.selection._replace(speaker_labels=bool(speakers))
+    selection = run.selection._replace(speaker_labels=bool(speakers) and not settings.given)
     return dataclasses.replace(run, selection=selection)
 
 
@@ -251,3 +254,13 @@ def _layers_of(encoder: SpeechEncoder, layers: tuple[int, ...] | None) -> tuple[
         if not -depth - 1 <= layer <= depth:
             raise UserError(f"{encoder.name} has layers 0 to {depth}; `layers` asks for {layer}")
     return tuple(sorted({layer % (depth + 1) for layer in layers}))
+
+
+def check_divided(tracks: Sequence[Track], feature: int) -> None:
+    """Raise UserError for a track whose numbers cannot be divided over so many devices."""
+    for track in tracks:
+        if track.width % feature:
+            raise UserError(
+                f"mesh: {track.width} numbers of the track {track.name} cannot be divided over "
+                f"feature:{feature}; use a mesh of data alone"
+            )

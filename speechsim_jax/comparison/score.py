@@ -52,7 +52,9 @@ def scored_once(
 
     Scores of a measure that a user has registered are not kept, as its definition may change.
     """
-    kept = [attributes["note"], output.keep_influence, list(map(str, compared.names))]
+    settings = attributes["settings"]
+    given = [list(settings.get("given", ())), settings.get("given_part", "rest")]
+    kept = [attributes["note"], output.keep_influence, *given]
     return kept_once(
         folder,
         selection,

@@ -40,7 +40,9 @@ def open_tracks(
             tracks.append(array_track(name, source))
         else:
             tracks.append(function_track(name, source))
-    specs = dict.fromkeys((*settings.labels, *(g for g in settings.given if g in _OF_ALL_CORPORA)))
+    named = {spec.partition(":")[0].strip() for spec in settings.labels}
+    of_given = (g for g in settings.given if g in _OF_ALL_CORPORA and g not in named)
+    specs = dict.fromkeys((*settings.labels, *of_given))
     if specs:
         tracks += label_tracks(
             tuple(specs), corpus, settings.label_min_share, settings.layout, settings.strict

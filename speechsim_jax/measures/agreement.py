@@ -12,7 +12,7 @@ neurons where there are many: neither the sampling of rows nor that of neurons a
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
@@ -28,6 +28,9 @@ from speechsim_jax.inference.standard_errors import (
 # Products of neurons with neurons: so many neurons of each representation are matched again that
 # all of it takes no more, but some in any case.
 _MOST_FLOPS, _LEAST_NEURONS = 1e12, 16
+# Share of its variance that a class or neuron keeps without a group, or its correlations are not
+# known: of all rows, and of sampled ones. Those of a speaker without the speaker are none.
+_LEAST_KEPT = {True: 1e-4, False: 0.05}
 # In the place of the class of a best match where there is none.
 _NO_MATCH = -2
 
@@ -117,7 +120,8 @@ class GroupRows:
       rows: of each group.
       weighted: each times the number of rows that it stands for.
       sums: of these.
-      scale: one over the root of n times each neuron's variance without each group; 0 if it is 0.
+      scale: one over the root of n times each neuron's variance without each group; 0 if there is
+        none left.
       left: rows without each group.
     """
 
@@ -134,6 +138,7 @@ class GroupRows:
         places: Int64[np.ndarray, "group taken"],
         weights: Float64[np.ndarray, "group taken"],
         all_rows: int,
+        least: float = 0.0,
     ) -> "GroupRows":
         """Those of sampled rows.
 
@@ -142,13 +147,15 @@ class GroupRows:
           places: of each group's rows in it.
           weights: how many rows each stands for.
           all_rows: number of all rows.
+          least: share of its variance that a neuron has to keep, else it counts as constant.
         """
         rows = zscored[places]
         weights = weights.astype(rows.dtype)
         weighted = rows * weights[..., None]
         sums, left = weighted.sum(axis=1), all_rows - weights.sum(axis=1)
         own = np.einsum("grx,grx->gx", weighted, rows) + np.square(sums) / left[:, None]
-        root = np.sqrt(np.maximum(all_rows - own, 0))
+        kept = all_rows - own
+        root = np.sqrt(np.where(kept > least * all_rows, kept, 0))
         scale = np.divide(1, root, out=np.zeros_like(root), where=root > 0)
         return cls(rows, weighted, sums, scale, left)
 
@@ -168,14 +175,23 @@ def left_out(
     product -= (x.sums / x.left[:, None])[:, :, None] * y.sums[:, None]
     product *= x.scale[:, :, None]
     product *= y.scale[:, None]
-    return product
+    return np.clip(product, -1, 1)
 
 
 def _winners(correlation: Float[np.ndarray, "group x y"]) -> Int64[np.ndarray, "group x"]:
     """For each row, the column of the largest magnitude; -1 where all are 0."""
+    if not correlation.shape[2]:
+        return np.full(correlation.shape[:2], -1)
     magnitude = np.abs(correlation)
     best = magnitude.argmax(axis=2)
     return np.where(np.take_along_axis(magnitude, best[..., None], 2)[..., 0] > 0, best, -1)
+
+
+def _numbers(
+    live: Int64[np.ndarray, " live"], places: Int64[np.ndarray, "group x"], missing: int
+) -> Int64[np.ndarray, "group x"]:
+    """Numbers of the neurons at these places among the live ones; `missing` for -1."""
+    return np.append(live, missing)[places]
 
 
 class AgreementErrors:
@@ -231,7 +247,7 @@ class AgreementErrors:
                 x, y = self._grouped(layer, live, half), self._grouped(track, known, half)
                 of_live = correlation[np.ix_(live, known)]
                 best = _winners(left_out(of_live, x, y, self._all_rows))
-                found[:, number, live] = np.where(best >= 0, known[best], -1)
+                found[:, number, live] = _numbers(known, best, -1)
             self._classes[layer, k] = found
         self._chosen[layer] = self._choose(live, layer)
 
@@ -248,35 +264,26 @@ class AgreementErrors:
 
     def _grouped(self, k: int, neurons: Int64[np.ndarray, " chosen"], half: _Half) -> GroupRows:
         zscored = self._rows[k].zscored_neurons(neurons)
-        return GroupRows.of(zscored, half.rows, half.weights, self._all_rows)
+        least = _LEAST_KEPT[self._clusters.complete]
+        return GroupRows.of(zscored, half.rows, half.weights, self._all_rows, least)
 
-    def of_winners_in(
-        self, j: int, correlations: Mapping[int, Float[np.ndarray, "x y"]]
-    ) -> dict[int, Float64[np.ndarray, "track three two"]]:
-        """Agreement of other representations with their winners in one.
+    def column(self, j: int) -> list[GroupRows]:
+        """The rows of each half of a representation in which others have their winners."""
+        return [self._grouped(j, self._live(j), half) for half in self._halves]
+
+    def of_pair(
+        self, i: int, j: int, correlation: Float[np.ndarray, "x y"], column: Sequence[GroupRows]
+    ) -> Float64[np.ndarray, "track three two"]:
+        """Of agreement, chance and kappa the standard error and its relative error.
 
         Args:
-          j: number of the one.
-          correlations: of each of the others, by number, its neurons with those of j.
-
-        Returns:
-          By number, of agreement, chance and kappa the standard error and its relative error.
+          i: number of the one representation.
+          j: of the other, in which it has its winners.
+          correlation: of all their neurons.
+          column: of j.
         """
         live_y = self._live(j)
-        y = [self._grouped(j, live_y, half) for half in self._halves]
-        return {
-            i: self._of_pair(i, j, correlation[:, live_y], y, live_y)
-            for i, correlation in correlations.items()
-        }
-
-    def _of_pair(
-        self,
-        i: int,
-        j: int,
-        correlation: Float[np.ndarray, "x live"],
-        y: Sequence[GroupRows],
-        live_y: Int64[np.ndarray, " live"],
-    ) -> Float64[np.ndarray, "track three two"]:
+        correlation = correlation[:, live_y]
         chosen = [neurons for neurons, _ in self._chosen[i]]
         found = np.empty((2, self._groups, len(self._tracks), 3))
         for k, neurons in enumerate(chosen):
@@ -284,8 +291,8 @@ class AgreementErrors:
                 found[k] = found[0]
                 continue
             x, of_chosen = self._chosen[i][k][1], correlation[neurons]
-            best = _winners(left_out(of_chosen, x, y[k], self._all_rows))
-            winner = np.where(best >= 0, live_y[best], 0)
+            best = _winners(left_out(of_chosen, x, column[k], self._all_rows))
+            winner = _numbers(live_y, best, 0)
             ours, theirs = self._classes[i, k], self._classes[j, k]
             for number in range(len(self._tracks)):
                 of_winner = np.take_along_axis(theirs[:, number], winner, axis=1)

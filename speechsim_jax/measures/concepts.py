@@ -13,7 +13,11 @@ import numpy as np
 from jaxtyping import Float
 
 from speechsim_jax.inference.influence_rows import RepresentationRows
-from speechsim_jax.inference.standard_errors import SampledClusters, standard_error
+from speechsim_jax.inference.standard_errors import (
+    LEAST_CLUSTERS,
+    SampledClusters,
+    standard_error,
+)
 from speechsim_jax.measures.agreement import AgreementErrors, agreement
 from speechsim_jax.measures.base import PairRows, RepresentationPair
 from speechsim_jax.measures.heldout import HeldOutPair
@@ -211,6 +215,9 @@ def concepts(finished: Mapping[str, Any], labels: Sequence[LabelTrack]) -> Extra
         for number, values in enumerate(found):
             for name, value in values.items():
                 arrays.put(name, k, number, value)
+    if rows:
+        for track in labels:
+            rows[track.number].release()
     _put_agreement(arrays, moments, labels, layers, rows, clusters)
     return arrays.extras()
 
@@ -225,7 +232,7 @@ def _put_agreement(
 ) -> None:
     """Agreement of the classes of best-matched neurons, of all pairs of layers."""
     errors = None
-    if clusters is not None and len(clusters.names) > 1:
+    if clusters is not None and len(clusters.names) >= LEAST_CLUSTERS:
         tracks = [track.number for track in labels]
         errors = AgreementErrors(rows, clusters, layers, tracks)
         of_layers = map_in_threads(
@@ -237,9 +244,14 @@ def _put_agreement(
     of_neuron = arrays.values["neuron_class"]
 
     def of_winners_in(j: int) -> dict[int, tuple[np.ndarray, np.ndarray | None]]:
-        correlations = {i: _pair(moments, i, j).correlation for i in layers if i != j}
-        known = {} if errors is None else errors.of_winners_in(j, correlations)
-        return {i: (winners(of)[1], known.get(i)) for i, of in correlations.items()}
+        column = None if errors is None else errors.column(j)
+        found = {}
+        for i in layers:
+            if i != j:
+                correlation = _pair(moments, i, j).correlation
+                known = errors and column and errors.of_pair(i, j, correlation, column)
+                found[i] = winners(correlation)[1], known
+        return found
 
     for j, found in zip(layers, map_in_threads(of_winners_in, layers)):
         for i, (winner, known) in found.items():

@@ -291,14 +291,18 @@ class ComparisonRun:
 
 
 def one_fold_each(track: Track, folds: Mapping[str, int]) -> bool:
-    """Whether each class of a label is of utterances in one of two folds, and both have some."""
+    """Whether the utterances of each class of a label are in one of two folds.
+
+    And some class has two utterances, which can be divided.
+    """
     if not isinstance(track, UtteranceLabels) or not folds:
         return False
-    found: dict[int, set[int]] = {}
+    found: dict[int, list[int]] = {}
     for utterance, number in track.numbers.items():
         if number >= 0:
-            found.setdefault(number, set()).add(folds[utterance])
-    return bool(found) and all(len(of) == 1 for of in found.values())
+            found.setdefault(number, []).append(folds[utterance])
+    several = any(len(of) > 1 for of in found.values())
+    return several and all(len(set(of)) == 1 for of in found.values())
 
 
 @dataclasses.dataclass(frozen=True)

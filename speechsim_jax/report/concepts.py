@@ -82,10 +82,10 @@ def _agreement_table(concepts: Concepts) -> str:
 def _neurons(result: SimilarityResult, concepts: Concepts, label: str) -> str:
     """The neurons of the most frequent classes, in the layer of each model that tells them best."""
     content = {curve.model: curve for curve in concepts.content if curve.track == label}
-    best = {m: int(c.layers[np.nanargmax(c.values)]) for m, c in content.items()}
+    best = {m: int(c.layers[c.best]) for m, c in content.items() if c.best is not None}
     rows = []
     for model, layer, track, class_, neuron, *numbers in neuron_rows(result, concepts.models):
-        if track == label and layer == best[model]:
+        if track == label and layer == best.get(model):
             shown = [f"{number:.3f}" for number in numbers]
             rows.append([model, str(layer), class_, str(neuron), *shown])
     of_model: dict[str, int] = {}

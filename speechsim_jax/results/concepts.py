@@ -52,6 +52,12 @@ class DepthCurve:
         """Relative depth of each layer."""
         return relative_depth(self.layers)
 
+    @property
+    def best(self) -> int | None:
+        """Where the largest value is; None where none is known."""
+        known = np.isfinite(self.values)
+        return int(np.nanargmax(self.values)) if known.any() else None
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Agreement:

@@ -102,22 +102,27 @@ class FoldedMoments:
         self, others: Sequence["FoldedMoments"] = (), rank_tolerance: float | None = None
     ) -> "FinishedFolds":
         """The moments of the layer pairs of this and the other passes."""
+        whole = FinishedMoments([state.whole for state in (self, *others)], rank_tolerance)
+        return FinishedFolds(whole, self.finished_folds(others, rank_tolerance))
+
+    def finished_folds(
+        self, others: Sequence["FoldedMoments"], rank_tolerance: float | None
+    ) -> tuple[FinishedMoments, ...]:
+        """The moments of each fold; none, with a warning, where they cannot be told apart."""
         states = [self, *others]
-        whole = FinishedMoments([state.whole for state in states], rank_tolerance)
         if self.divided:
             _log.warning(
                 "no held-out scores: the merged jobs have %s in different folds (%d clusters)",
                 self.divided[0], len(self.divided),
             )  # fmt: skip
-            return FinishedFolds(whole, ())
+            return ()
         rows = [moments.count_of(fold.small) for fold in self.folds]
         if min(rows) < 2:
             _log.warning("no held-out scores: the folds have %d and %d rows", *rows)
-            return FinishedFolds(whole, ())
-        folds = (
+            return ()
+        return tuple(
             FinishedMoments([state.folds[k] for state in states], rank_tolerance) for k in (0, 1)
         )
-        return FinishedFolds(whole, tuple(folds))
 
 
 class UtteranceFolds(FoldedMoments):
@@ -129,6 +134,16 @@ class UtteranceFolds(FoldedMoments):
     """
 
     kind: ClassVar[str] = "utterance_folds"
+
+    def finish(
+        self, others: Sequence["FoldedMoments"] = (), rank_tolerance: float | None = None
+    ) -> "FinishedFolds":
+        """The moments of each fold; those of all rows are not needed."""
+        folds = self.finished_folds(others, rank_tolerance)
+        if folds:
+            return FinishedFolds(folds[0], folds)
+        whole = FinishedMoments([state.whole for state in (self, *others)], rank_tolerance)
+        return FinishedFolds(whole, ())
 
 
 def tiles_with(tiles: Sequence[Tile], tracks: Collection[int]) -> tuple[Tile, ...]:

@@ -125,9 +125,12 @@ class FinishedStatistics:
         finished: dict[str, Any] = {MomentsState.kind: moments}
         if FoldedMoments.kind in self.by_kind:
             folds = self.by_kind[FoldedMoments.kind].folds
-            finished[FoldedMoments.kind] = FinishedFolds(
-                moments, tuple(kind(fold, numbers) for fold in folds)
-            )
+            try:
+                finished[FoldedMoments.kind] = FinishedFolds(
+                    moments, tuple(kind(fold, numbers) for fold in folds)
+                )
+            except UserError:  # what is given is constant in a fold, and explains nothing there
+                finished[FoldedMoments.kind] = FinishedFolds(moments, ())
         if self.clustered is not None and isinstance(moments, PartialMoments):
             rows = moments.residuals(self.clustered.representations)
             finished[ClusteredSample.kind] = dataclasses.replace(

@@ -414,3 +414,76 @@ def test_other_numbers_have_another_record():
 def test_arrays_that_cannot_be(arrays, options, expected):
     with pytest.raises(UserError, match=expected):
         array_track("mine", arrays, **options)
+
+
+def test_a_function_cannot_change_what_the_models_hear():
+    def removes_the_mean(samples, centres):
+        samples -= samples.mean()
+        return np.zeros(len(centres))
+
+    with pytest.raises(UserError, match="read-only") as error:
+        function_track("mine", removes_the_mean)
+    assert "\n" not in str(error.value)
+
+
+def test_a_reason_of_many_lines_is_one():
+    def fails(samples, centres):
+        raise ValueError("first\nsecond")
+
+    with pytest.raises(UserError, match="first second") as error:
+        function_track("mine", fails)
+    assert "\n" not in str(error.value)
+
+
+def made(factor, table=None):
+    def level(samples, centres):
+        return np.full(len(centres), factor)
+
+    return level
+
+
+class Level:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, samples, centres):
+        return np.full(len(centres), self.factor)
+
+    def of(self, samples, centres):
+        return self(samples, centres)
+
+
+def keyword(samples, centres, *, factor=1.0):
+    return np.full(len(centres), factor)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (made(0.5), made(0.7)),
+        (Level(0.5), Level(0.7)),
+        (Level(0.5).of, Level(0.7).of),
+        (functools.partial(keyword, factor=1.0), functools.partial(keyword, factor=2.0)),
+        (
+            functools.partial(keyword, factor=np.arange(5000.0)[:1].item()),
+            functools.partial(keyword, factor=np.arange(5000.0)[1:2].item()),
+        ),
+    ],
+    ids=["closure", "instance", "method", "partial", "number"],
+)
+def test_what_a_function_was_given_is_in_its_record(one, other):
+    assert function_track("t", one).record != function_track("t", other).record
+    assert function_track("t", one).record == function_track("t", one).record
+
+
+def test_an_array_of_all_frames_is_enough_for_pieces():
+    """The second half of a long utterance starts half a frame later than its frames."""
+    frames, count = 3124, 1_000_000
+    track = array_track("mine", {"u": np.arange(frames, dtype=float)})
+    half = count // 2
+    centres = (np.arange((half - 400) // 320 + 1) * 320 + 200) / 16_000
+    rows = track.rows(Piece("u", half / 16_000, np.zeros(half, np.float32)), centres)
+    assert rows.max() == frames - 1 and (np.diff(rows[:, 0]) >= 0).all()
+    short = array_track("mine", {"u": np.arange(frames - 2, dtype=float)})
+    with pytest.raises(UserError, match="needs one"):
+        short.rows(Piece("u", half / 16_000, np.zeros(half, np.float32)), centres)

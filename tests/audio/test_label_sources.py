@@ -9,7 +9,7 @@ import pytest
 
 from speechsim_jax.audio.columns import columns_of
 from speechsim_jax.audio.corpus import Corpus, Source
-from speechsim_jax.audio.label_sources import label_tracks
+from speechsim_jax.audio.label_sources import label_tracks, segments_of
 from speechsim_jax.audio.open_corpus import open_corpus, with_durations
 from speechsim_jax.audio.tracks import Piece, Track
 from speechsim_jax.errors import UserError
@@ -291,3 +291,20 @@ def test_real_speech(speech):
     assert speaker.width == 225
     assert sorted(gender.classes) == ["female", "male"]
     assert language.width == 1
+
+
+def test_tiers_are_found_in_any_case(corpus, table):
+    assert label_tracks([f"Phone:{table}"], corpus)[0].record["tier"] == "phone"
+    assert label_tracks([f"WORD:{table}"], corpus)[0].record["tier"] == "word"
+
+
+def test_segments_need_no_classes(corpus, tmp_path):
+    lines = ["path\tstart\tend\tlabel"]
+    lines += [f"a.wav\t{k / 2000:.6f}\t{(k + 1) / 2000:.6f}\tlabel{k}" for k in range(2500)]
+    path = tmp_path / "many.tsv"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="classes"):
+        label_tracks([f"word:{path}"], corpus)
+    found = segments_of(["speaker", f"word:{path}"], corpus)
+    assert set(found) == {"a.wav"} and len(found["a.wav"].labels) == 2500
+    assert segments_of(["speaker"], corpus) == {}

@@ -143,3 +143,17 @@ def test_explained_parts_have_no_errors_and_need_what_explains():
             INPUTS | {"z": GIVEN}, ["lincka"], given=["z"], given_part="explained", errors=True,
             groups=groups, errors_source="reading",
         )  # fmt: skip
+
+
+def test_what_is_given_may_be_constant_in_a_fold():
+    rng = np.random.default_rng(0)
+    fold = np.repeat([0, 1], 200)
+    z = np.where(fold[:, None] == 0, rng.standard_normal((400, 1)), 3.0)
+    arrays = {name: rng.standard_normal((400, 4)) + z for name in "ab"} | {"z": z}
+    for part in ("rest", "explained"):
+        found = ss.compare_activations(
+            arrays, ["linreg"], given=["z"], given_part=part, heldout=True, folds=fold
+        )
+        assert np.isfinite(found.matrix("linreg").values).all()
+        heldout = found.dataset.get("linreg_heldout")
+        assert (heldout is not None and bool(np.isfinite(heldout).all())) == (part == "rest")

@@ -319,3 +319,11 @@ def test_under_a_null_labels_are_told_no_better_than_by_chance():
     )  # fmt: skip
     assert float(result.matrix("linreg").loc["class/0", "x/0"]) > 0.8
     assert float(result.matrix("linreg_null").loc["class/0", "x/0"]) < 0.1
+
+
+def test_what_pandas_calls_missing_is_no_label():
+    pd = pytest.importorskip("pandas")
+    labels = pd.array(["a", None, "b", pd.NA, "a"] * 40, dtype="string")
+    x = np.random.default_rng(0).standard_normal((200, 3))
+    result = ss.compare_activations({"x": x}, ["linreg"], labels={"phone": list(labels)})
+    assert list(result.dataset["class"].values) == ["phone/a", "phone/b"]

@@ -10,6 +10,7 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax.audio.features import feature_tracks
 from speechsim_jax.audio.tracks import Piece
+from speechsim_jax.comparison import prepared
 from speechsim_jax.errors import UserError
 from speechsim_jax.inference.clusters import folds
 from tests.support.same_result import assert_same_result
@@ -306,3 +307,36 @@ def test_other_labels_that_only_single_speakers_have_are_held_out_nowhere(
     held = found.matrix("readability_heldout").values[:-3]
     of_session = found.dataset["class_track"].values == 1
     assert np.isnan(held[:, of_session]).all() and np.isfinite(held[:, ~of_session]).all()
+
+
+@pytest.mark.slow
+def test_the_part_that_is_explained_is_not_taken_for_the_rest(encoders, corpus, tmp_path):
+    settings = SETTINGS | {"statistics_dir": tmp_path, "given": ["speaker"], "tracks": []}
+    rest = ss.compare(encoders, corpus, **settings)
+    between = ss.compare(encoders, corpus, **settings | {"given_part": "explained"})
+    assert not np.allclose(rest.matrix("lincka"), between.matrix("lincka"), atol=1e-3)
+    assert "lincka_se" not in between.dataset and "lincka_se" in rest.dataset
+
+
+@pytest.mark.slow
+def test_a_label_may_be_called_as_what_is_given(encoders, corpus, alignments):
+    """`given` needs no list of its own where a label has the name already."""
+    labels = [f"speaker:{alignments}"]
+    found = ss.compare(encoders, corpus, **SETTINGS | {"labels": labels, "given": ["speaker"]})
+    assert found.models[-1] == "logmel" and "eta2" not in found.dataset
+
+
+@pytest.mark.slow
+def test_speakers_of_one_utterance_each_are_held_out_nowhere(encoders, caplog):
+    corpus = of_speakers(12, 12)
+    settings = SETTINGS | {"labels": ["speaker"], "tracks": [], "heldout": True}
+    with caplog.at_level("WARNING"):
+        found = ss.compare(encoders, corpus, **settings)
+    assert "no held-out scores" not in caplog.text
+    assert "linreg_heldout" in found.dataset and "readability_heldout" not in found.dataset
+
+
+def test_a_track_that_a_mesh_cannot_divide_is_named():
+    prepared.check_divided(feature_tracks(["logmel", "f0"]), 2)
+    with pytest.raises(UserError, match=r"39 numbers of the track mfcc .* feature:2"):
+        prepared.check_divided(feature_tracks(["logmel", "mfcc"]), 2)

@@ -6,6 +6,7 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax.measures import agreement
 from speechsim_jax.measures.agreement import GroupRows, left_out
+from speechsim_jax.report import report_page
 
 NAMES = ("concept_agreement", "concept_agreement_chance", "concept_agreement_kappa")
 
@@ -79,3 +80,40 @@ def test_rows_are_taken_out_of_correlations():
         left = np.delete(np.arange(50), out)
         expected = np.corrcoef(x[left].T, y[left].T)[:3, 3:]
         np.testing.assert_allclose(of_group, expected, atol=1e-12)
+
+
+def test_labels_that_are_the_groups_are_not_noise():
+    """Without a speaker nothing correlates with the speaker, whatever the sampled rows say."""
+    x, y, _, group = concepts_in_noise(12, 300, 24)
+    rng = np.random.default_rng(3)
+    own = rng.standard_normal((12, 24))
+    x, y = x + own[group], y + own[group] + 0.5 * rng.standard_normal((12, 24))[group]
+    whole = scored(x, y, group, group, errors_rows=20_000)
+    sampled = scored(x, y, group, group, errors_rows=1200)
+    for name in NAMES:
+        of_all = whole.matrix(f"{name}_se").values[[0, 1], [1, 0], 0]
+        found = sampled.matrix(f"{name}_se").values[[0, 1], [1, 0], 0]
+        known = np.isfinite(found)
+        assert (of_all > 0).all()
+        np.testing.assert_allclose(np.log(found[known] / of_all[known]), 0, atol=np.log(2.5))
+
+
+def test_correlations_without_a_group_are_correlations():
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(4), 50)
+    indicator = (group == 0).astype(np.float32)
+    x = (rng.standard_normal((200, 3)) + indicator[:, None]).astype(np.float32)
+    zx, zy = ((of - of.mean(0)) / of.std(0) for of in (x, indicator[:, None]))
+    half = np.array([np.flatnonzero(group == g)[::2] for g in range(4)])
+    sides = [GroupRows.of(of, half, np.full(half.shape, 2.0), 200, 0.05) for of in (zx, zy)]
+    found = left_out(zx.T @ zy / 200, *sides, 200)
+    assert np.abs(found).max() <= 1 and (found[0] == 0).all() and (found[1:] != 0).all()
+
+
+@pytest.mark.parametrize("errors", [True, False])
+def test_a_label_of_one_class_and_a_constant_layer_are_known_nothing_of(errors):
+    x, y, label, group = concepts_in_noise(12, 40, 6)
+    for of_label, of_y in ((np.zeros(len(label)), y), (label, np.ones_like(y))):
+        result = scored(x, of_y, of_label, group if errors else None)
+        assert np.isnan(result.matrix("concept_agreement").values).all()
+        assert report_page(result)
