@@ -143,7 +143,7 @@ class Settings:
     )
     labels: tuple[str, ...] = setting(
         (),
-        "Labels of frames, and what layers and neurons know of them: NAME:ALIGNMENTS[:TIER] (as "
+        "Labels of frames, and what layers and neurons encode of them: NAME:ALIGNMENTS[:TIER] (as "
         "phone:FOLDER or word:auto), speaker, gender, or a column of the manifest.",
         COMPARED,
     )

@@ -5,9 +5,6 @@ AR processes in every utterance. With 19 draws p is a multiple of 1/20; a share 
 p-values is to be at most s.
 """
 
-import statistics
-import tempfile
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,7 +12,7 @@ import scipy.signal
 
 import speechsim_jax as ss
 from experiments.benchmarks import processes
-from experiments.benchmarks.machine import SMALL, report, report_machine, write_encoders
+from experiments.benchmarks.machine import report, report_machine
 
 _WHAT = "null"
 _UTTERANCES, _NEURONS, _LAYERS = 40, 6, 3
@@ -47,7 +44,8 @@ def run(
         _report_p_values("shift", simulations, rows, memory)
         _report_p_values("swap", simulations, rows, memory)
     if speech is not None:
-        _report_cost(speech, minutes, repeats, small)
+        settings = {name: ["--errors=none", *of] for name, of in _FLAGS.items()}
+        processes.report_settings(_WHAT, speech, settings, minutes, repeats, small)
 
 
 def _report_p_values(
@@ -83,18 +81,3 @@ def _report_p_values(
                     "p at most": bound,
                 }
                 report(_WHAT, "share of p-values", share, "%", **labels)
-
-
-def _report_cost(speech: str, minutes: float, repeats: int, small: bool) -> None:
-    """Time and memory of runs on two base-size encoders, three draws."""
-    with tempfile.TemporaryDirectory() as scratch:
-        models = write_encoders(Path(scratch) / "models", **(SMALL if small else {}))
-        plain = [f"--max_minutes={minutes}", "--errors=none"]
-        settings = {name: [*plain, *flags] for name, flags in _FLAGS.items()}
-        runs = processes.in_turns(models, speech, Path(scratch), settings, repeats)
-    for name, of_setting in runs.items():
-        labels = {"minutes": minutes, "setting": name}
-        for part in ("total", "reading", "scores"):
-            seconds = statistics.median(getattr(one, part) for one in of_setting)
-            report(_WHAT, part, seconds, "s", **labels)
-        report(_WHAT, "peak RSS", max(one.peak_gib for one in of_setting), "GiB", **labels)

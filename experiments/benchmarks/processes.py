@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.benchmarks.machine import SMALL, report, write_encoders
 from speechsim_jax.errors import UserError
 
 
@@ -114,3 +116,42 @@ def in_turns(
         for name, flags in settings.items():
             runs[name].append(compare(models, speech, folder / f"{name}-{turn}", flags))
     return runs
+
+
+def report_settings(
+    what: str,
+    speech: str,
+    settings: Mapping[str, Sequence[str]],
+    minutes: float,
+    turns: int,
+    small: bool,
+) -> None:
+    """Time and memory of runs on two base-size encoders, and their ratios to the first setting.
+
+    Args:
+        what: Name of the benchmark.
+        speech: Folder or manifest.
+        settings: Flags by name.
+        minutes: Of audio.
+        turns: Of all settings, of which figures and ratios are medians.
+        small: Tiny encoders.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        models = write_encoders(Path(scratch) / "models", **(SMALL if small else {}))
+        limited = {name: [f"--max_minutes={minutes}", *of] for name, of in settings.items()}
+        runs = in_turns(models, speech, Path(scratch), limited, turns)
+    first, *_ = settings
+    for name, of_setting in runs.items():
+        about = {"minutes": minutes, "setting": name}
+        for part in ("total", "reading", "scores", "saving"):
+            seconds = statistics.median(getattr(one, part) for one in of_setting)
+            report(what, part, seconds, "s", **about)
+        report(what, "peak RSS", max(one.peak_gib for one in of_setting), "GiB", **about)
+        if name == first:
+            continue
+        pairs = list(zip(of_setting, runs[first], strict=True))
+        for part in ("total", "reading"):
+            ratio = statistics.median(getattr(a, part) / getattr(b, part) for a, b in pairs)
+            report(what, f"{part}, over {first}", ratio, "ratio", **about)
+        more = statistics.median(a.peak_gib - b.peak_gib for a, b in pairs)
+        report(what, f"peak RSS, more than {first}", more, "GiB", **about)

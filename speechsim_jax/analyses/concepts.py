@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from speechsim_jax.analyses.markdown import literal
+from speechsim_jax.errors import UserError
 from speechsim_jax.results.concepts import Agreement, Concepts, DepthCurve, rank_correlation
 
 # Pairs of models in the terminal.
@@ -15,27 +16,29 @@ _MOST_PAIRS = 6
 
 
 def probe_correlations(
-    concepts: Concepts, probe: Mapping[str, Any], track: str
+    concepts: Concepts, accuracies: Mapping[str, Sequence[float]], track: str
 ) -> dict[str, float]:
     """Rank correlations over layers of content with a linear probe's accuracies, by model.
 
     Args:
-        concepts: What models know.
-        probe: The record that `speechsim probe` writes; models that it lacks are left out.
+        concepts: What models encode.
+        accuracies: Of the layers of each model that the probe has read, from 0 on.
         track: The label that the probe reads.
 
     Raises:
-        UserError: A probe of fewer layers.
+        UserError: A probe of none of the models, or of fewer layers.
     """
-    accuracies = {
-        name: [layer["value"] for layer in encoder["layers"]]
-        for name, encoder in probe["encoders"].items()
-    }
-    return {
+    found = {
         curve.model: rank_correlation(curve, accuracies[curve.model])
         for curve in concepts.content
         if curve.track == track and curve.model in accuracies
     }
+    if not found:
+        raise UserError(
+            f"the probe is of {', '.join(accuracies) or 'no model'}, and of none of "
+            f"{', '.join(concepts.models)}"
+        )
+    return found
 
 
 def markdown(
@@ -47,12 +50,12 @@ def markdown(
     """The page.
 
     Args:
-        concepts: What models know.
+        concepts: What models encode.
         about: Lines on how it was found.
         figures: Paths of figures.
         probed: By label, `probe_correlations`.
     """
-    lines = ["# What layers and neurons know", "", *(f"- {line}" for line in about), ""]
+    lines = ["# What layers and neurons encode", "", *(f"- {line}" for line in about), ""]
     lines += [f"![{path}]({path})" for path in figures]
     lines += [
         "",

@@ -44,7 +44,7 @@ _LIFTER = 1 + 11 * np.sin(np.pi * np.arange(_COEFFICIENTS) / 22)
 
 _PITCH_HZ = 60.0, 500.0
 _PITCH_WINDOW_SAMPLES, _PITCH_REFERENCE_HZ = 1024, 100.0
-# Two stretches a period apart; on aligned speech this told voiced phones better than pYIN does.
+# Two stretches a period apart; on aligned speech this recognised voiced phones better than pYIN.
 _VOICED_SAMPLES, _VOICED_CORRELATION, _VOICED_BELOW_LOUDEST_DB = 512, 0.5, 35.0
 
 # More frames at once would only need more memory.
@@ -360,7 +360,7 @@ class _FunctionTrack:
         if rows.shape[1] != self.width:
             raise UserError(
                 f"tracks: {self.name} of {piece.utterance} has {rows.shape[1]} numbers a frame; "
-                f"expected {self.width}, as of other audio"
+                f"expected {self.width}, as with other audio"
             )
         return rows
 

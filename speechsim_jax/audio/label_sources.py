@@ -154,9 +154,9 @@ def segments_of(
     """The segments of the first label that is of alignments, as phones, by utterance.
 
     Args:
-      specs: as of `label_tracks`.
+      specs: as in `label_tracks`.
       corpus: the utterances.
-      layout: as of `label_tracks`.
+      layout: as in `label_tracks`.
     """
     for spec in specs:
         name, colon, where = spec.strip().partition(":")

@@ -211,7 +211,7 @@ def _neurons(names: Sequence[str], result: SimilarityResult) -> tuple[str, ...]:
 
 
 def _segments(corpus: Corpus, settings: Settings) -> dict[str, Segments]:
-    """What is heard in exemplars: the phones, or whatever label is of alignments."""
+    """What is said in exemplars: the phones, or the first label that is of alignments."""
     if not settings.exemplars:
         return {}
     from speechsim_jax.audio.label_sources import segments_of

@@ -1,10 +1,11 @@
-"""What layers and neurons know of phones, words, speakers and acoustics.
+"""What layers and neurons encode of phones, words, speakers and acoustics.
 
     speechsim concepts --models=zoo:contrastive_s,zoo:predictive_s --audio=speech/manifest.tsv \\
         --labels=phone:speech/alignments.tsv,speaker --workdir=runs/concepts
 
-For every layer how well all of its neurons tell each label and feature (content), how much of that
-one neuron tells (localisation), and whether neurons that match best tell the same (agreement).
+For every layer how well all of its neurons encode each label and feature (content), how much of
+that is in one neuron (localisation), and whether neurons that match best encode the same
+(agreement).
 Writes concepts.md and concepts.json, neurons.csv with the neuron of each class, figures/concepts_*,
 and everything that `speechsim compare` writes: result.nc, report.html, figures and log.jsonl. By
 default the labels are phones and words as published with the corpus and the speakers, as far as
@@ -18,7 +19,7 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl.flags import FlagValues
 
@@ -81,6 +82,8 @@ def run(config: Config) -> Concepts | None:
     if not settings.labels:
         labels = _labels(inputs.open_audio(config.audio, settings), settings)
         settings = dataclasses.replace(settings, labels=labels)
+    if probe is not None and not any(label.startswith("phone:") for label in settings.labels):
+        raise UserError("--probe is of phones, and no label is: --labels=phone:ALIGNMENTS")
     result = compare.run(
         compare.Config(
             models=config.models,
@@ -107,8 +110,11 @@ def run(config: Config) -> Concepts | None:
     concepts = read_concepts(result)
     workdir = as_path(config.workdir)
     probed = {}
-    if probe is not None and "phone" in concepts.labels:
-        probed["phone"] = page.probe_correlations(concepts, probe, "phone")
+    if probe is not None:
+        try:
+            probed["phone"] = page.probe_correlations(concepts, probe, "phone")
+        except UserError as error:  # names and layers of models are known only now
+            _log.warning("--probe=%s: %s; it is left out", config.probe, error)
     drawn = draw(concepts, result.notes(), result.interval_key(CONTENT))
     named = {f"concepts_{name}": one for name, one in drawn.items()}
     paths = figures.write_figures(named, workdir / "figures", config.figure_formats)
@@ -144,15 +150,16 @@ def _labels(corpus: Corpus, settings: Settings) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _probe(path: str) -> dict[str, Any]:
-    """The record of a probe."""
+def _probe(path: str) -> dict[str, list[float]]:
+    """The accuracy of each layer by encoder, as a probe has recorded them."""
     try:
         record = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-        if not isinstance(record["encoders"], dict):
-            raise KeyError("encoders")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {
+            name: [float(layer["value"]) for layer in encoder["layers"]]
+            for name, encoder in record["encoders"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--probe={path}: no probe.json of `speechsim probe` ({error})") from error
-    return record
 
 
 def define_flags() -> FlagValues:

@@ -8,7 +8,7 @@ Neurons, layers, attention heads and fine-tuned against pretrained models; betwe
 them; with untrained models of the same architectures and another seed of one of them as baselines.
 Every claim is tested by standard errors over speakers or utterances, with rules that
 --help_findings prints; --groups=8 adds the verdicts of a jackknife over groups of utterances, and
---labels=phone:ALIGNMENTS a claim about what neurons tell.
+--labels=phone:ALIGNMENTS a claim about what neurons encode.
 Attention is compared on 60 s of audio by default, or what a preset names. Writes
 findings.md and findings.json, result.nc and report.html, the paper's figures under its names
 (figures/maxcorr.png, figures/hubert_finetuned_maxcorr.png, ...), config.json and log.jsonl; with

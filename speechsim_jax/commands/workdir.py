@@ -258,7 +258,7 @@ def save_result(
       reference: of the dots on heat maps.
       audio: of the result, for the sound of exemplars in the report; None for none.
       neurons: whose exemplars the report shows besides the best-matched.
-      segments: of each utterance, what is heard in exemplars.
+      segments: of each utterance, as its phones, which are shown with exemplars.
 
     Raises:
       StorageError: one of them cannot be written; it says which are complete.

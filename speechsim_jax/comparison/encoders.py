@@ -68,7 +68,10 @@ def compare(
       settings: everything that can change a number.
       resources: where models come from, devices, memory and checkpoints.
       output: stored statistics, note and progress bars.
-      overrides: single fields of `Settings`, `Resources` and `Output` by name.
+      overrides: single fields of `Settings`, `Resources` and `Output` by name. `tracks` may also
+        be a mapping: name -> a function of samples [sample] at 16 kHz and centres of frames in
+        seconds [frame] that returns [frame, number]; or utterance -> array [frame, number]; or
+        None, for a feature of that name (docs/concepts.md).
 
     Returns:
       All scores, labelled, with their provenance.

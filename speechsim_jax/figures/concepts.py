@@ -24,7 +24,7 @@ def draw(concepts: Concepts, notes: Sequence[str], interval: str) -> dict[str, F
         "content": depth_curves(
             _panels(concepts.content),
             "mean multiple correlation",
-            "How well each layer tells phones, speakers, acoustics, ...",
+            "How well each layer encodes phones, speakers, acoustics, ...",
             notes,
             [*intervals, *_dashes(concepts.content, "dashed: held out")],
             one_scale=False,
@@ -34,7 +34,7 @@ def draw(concepts: Concepts, notes: Sequence[str], interval: str) -> dict[str, F
         figures["localisation"] = depth_curves(
             _panels(concepts.localisation),
             "localisation",
-            "How much of that one neuron tells",
+            "How much of that is in one neuron",
             notes,
             ["dashed: layers in rotated axes"],
             one_scale=False,
@@ -52,7 +52,7 @@ def draw(concepts: Concepts, notes: Sequence[str], interval: str) -> dict[str, F
         figures[f"agreement_{name}"] = depth_curves(
             lines,
             "kappa",
-            f"Do best-matched neurons tell the same {label}?",
+            f"Do best-matched neurons encode the same {label}?",
             notes,
             ["1: always, 0: as often as by chance"],
         )

@@ -1,4 +1,4 @@
-"""Whether best-matched neurons tell the same class, and how sure that is.
+"""Whether best-matched neurons encode the same class, and how sure that is.
 
 Agreement counts, so that it has no influence of single rows. Its standard error is a jackknife over
 groups of clusters: of each group in turn, the sampled rows are taken out of the correlations, and
@@ -7,8 +7,12 @@ sampled clusters among C,
 
     SE^2 = C / K  G / (G - 1)  (1 - s)^2  sum_g (a_g - abar) (b_g - bbar),
 
-where a and b are the agreements of the two halves of the sampled rows of each cluster, on different
-neurons where there are many: neither the sampling of rows nor that of neurons adds to the sum.
+where a and b are the agreements of the two halves of the sampled rows of each cluster: the sampling
+of rows adds nothing to the sum. Where there are many neurons, two sets of m of the n are matched
+again. With V_1 the sum for a and b on one set (mean of both), and V_2 for a on one and b on the
+other, the sum for all n neurons is V_2 + (V_1 - V_2) m / n: neurons vary together, and each alone.
+
+For what is not smooth, as matches, a jackknife is conservative.
 """
 
 import dataclasses
@@ -27,7 +31,7 @@ from speechsim_jax.inference.standard_errors import (
 
 # Products of neurons with neurons: so many neurons of each representation are matched again that
 # all of it takes no more, but some in any case.
-_MOST_FLOPS, _LEAST_NEURONS = 1e12, 16
+_MOST_FLOPS, _LEAST_NEURONS = 1e12, 32
 # Share of its variance that a class or neuron keeps without a group, or its correlations are not
 # known: of all rows, and of sampled ones. Those of a speaker without the speaker are none.
 _LEAST_KEPT = {True: 1e-4, False: 0.05}
@@ -224,7 +228,7 @@ class AgreementErrors:
         widths = [int(rows[k].moments.live.sum()) for k in layers]
         flops = 2 * sum(clusters.kept.tolist()) * sum(widths) * max(len(layers) - 1, 1)
         self._neurons = max(int(_MOST_FLOPS / max(flops, 1)), _LEAST_NEURONS)
-        self._chosen: dict[int, list[tuple[np.ndarray, GroupRows]]] = {}
+        self._chosen: dict[int, tuple[np.ndarray, list[GroupRows]]] = {}
         self._classes: dict[tuple[int, int], Int64[np.ndarray, "group track neuron"]] = {}
 
     def add_layer(
@@ -249,18 +253,14 @@ class AgreementErrors:
                 best = _winners(left_out(of_live, x, y, self._all_rows))
                 found[:, number, live] = _numbers(known, best, -1)
             self._classes[layer, k] = found
-        self._chosen[layer] = self._choose(live, layer)
+        chosen = self._some(live)
+        self._chosen[layer] = chosen, [self._grouped(layer, chosen, half) for half in self._halves]
 
-    def _choose(
-        self, live: Int64[np.ndarray, " live"], layer: int
-    ) -> list[tuple[Int64[np.ndarray, " chosen"], GroupRows]]:
-        """The neurons that are matched again in each half, and their rows."""
-        chosen = [live, live]
-        if self._neurons < len(live):
-            order = np.random.default_rng(len(live)).permutation(live)
-            count = min(self._neurons, len(live) // 2)
-            chosen = [order[:count], order[count : 2 * count]]
-        return [(n, self._grouped(layer, n, half)) for n, half in zip(chosen, self._halves)]
+    def _some(self, live: Int64[np.ndarray, " live"]) -> Int64[np.ndarray, " chosen"]:
+        """The neurons that are matched again: all, or two sets of one size, one after the other."""
+        if self._neurons >= len(live):
+            return live
+        return np.random.default_rng(len(live)).permutation(live)[: self._neurons // 2 * 2]
 
     def _grouped(self, k: int, neurons: Int64[np.ndarray, " chosen"], half: _Half) -> GroupRows:
         zscored = self._rows[k].zscored_neurons(neurons)
@@ -284,39 +284,48 @@ class AgreementErrors:
         """
         live_y = self._live(j)
         correlation = correlation[:, live_y]
-        chosen = [neurons for neurons, _ in self._chosen[i]]
-        found = np.empty((2, self._groups, len(self._tracks), 3))
-        for k, neurons in enumerate(chosen):
-            if k and self._clusters.complete and neurons is chosen[0]:
-                found[k] = found[0]
-                continue
-            x, of_chosen = self._chosen[i][k][1], correlation[neurons]
-            best = _winners(left_out(of_chosen, x, column[k], self._all_rows))
+        neurons, rows = self._chosen[i]
+        sets = 1 if len(neurons) == len(self._live(i)) else 2
+        found = np.empty((2, sets, self._groups, len(self._tracks), 3))
+        for k in range(1 if self._clusters.complete else 2):
+            best = _winners(left_out(correlation[neurons], rows[k], column[k], self._all_rows))
             winner = _numbers(live_y, best, 0)
-            ours, theirs = self._classes[i, k], self._classes[j, k]
+            ours, theirs = self._classes[i, k][:, :, neurons], self._classes[j, k]
             for number in range(len(self._tracks)):
                 of_winner = np.take_along_axis(theirs[:, number], winner, axis=1)
                 of_winner = np.where(best >= 0, of_winner, _NO_MATCH)
-                found[k, :, number] = agreements(ours[:, number][:, neurons], of_winner)
-        return self._spread(found)
+                parts = (np.split(of, sets, axis=1) for of in (ours[:, number], of_winner))
+                for of_set, (ours_of, theirs_of) in enumerate(zip(*parts)):
+                    found[k, of_set, :, number] = agreements(ours_of, theirs_of)
+        if self._clusters.complete:
+            found[1] = found[0]
+        return self._spread(found, len(neurons) / sets / max(len(self._live(i)), 1))
 
     def _live(self, k: int) -> Int64[np.ndarray, " live"]:
         return np.flatnonzero(self._rows[k].moments.live)
 
     def _spread(
-        self, found: Float64[np.ndarray, "two group track three"]
+        self, found: Float64[np.ndarray, "two set group track three"], share_of_neurons: float
     ) -> Float64[np.ndarray, "track three two"]:
-        """The jackknife's standard error and its own relative error."""
+        """The jackknife's standard error and its own relative error.
+
+        Args:
+          found: of each half and set of neurons, without each group.
+          share_of_neurons: that are in a set.
+        """
         clusters, count = self._clusters, self._groups
         share = clusters.rows.sum() / clusters.total_rows / count
         scale = clusters.total / len(clusters.names) * count / (count - 1) * (1 - share) ** 2
-        one, two = found - found.mean(axis=1, keepdims=True)
-        sums = (one * two).sum(axis=0)
-        noise = np.square(one - two).mean(axis=0) / 2
+        one, two = found - found.mean(axis=2, keepdims=True)
+        sums = (one * two).sum(axis=1).mean(axis=0)
+        if len(one) > 1:
+            apart = (one * two[::-1]).sum(axis=1).mean(axis=0)
+            sums = apart + (sums - apart) * share_of_neurons
+        noise = np.square(one - two).mean(axis=(0, 1)) / 2
         signal = np.maximum(sums / count, 0)
         with np.errstate(invalid="ignore", divide="ignore"):
             relative = np.sqrt(count * (2 * signal * noise + np.square(noise))) / (2 * sums)
-        constant = (one == 0).all(axis=0) & (two == 0).all(axis=0)
+        constant = (one == 0).all(axis=(0, 1)) & (two == 0).all(axis=(0, 1))
         relative = np.where(sums > 0, relative, np.where(constant, 0.0, np.inf))
         error = np.sqrt(scale * np.maximum(sums, 0))
         known = (relative <= MOST_RELATIVE) & (len(clusters.names) >= LEAST_CLUSTERS)

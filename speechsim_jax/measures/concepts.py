@@ -235,12 +235,11 @@ def _put_agreement(
     if clusters is not None and len(clusters.names) >= LEAST_CLUSTERS:
         tracks = [track.number for track in labels]
         errors = AgreementErrors(rows, clusters, layers, tracks)
-        of_layers = map_in_threads(
-            lambda k: errors.add_layer(k, [_pair(moments, k, t).correlation for t in tracks]),
-            layers,
-        )
-        for _ in of_layers:
-            pass
+
+        def add_layer(k: int) -> None:
+            errors.add_layer(k, [_pair(moments, k, t).correlation for t in tracks])
+
+        list(map_in_threads(add_layer, layers))
     of_neuron = arrays.values["neuron_class"]
 
     def of_winners_in(j: int) -> dict[int, tuple[np.ndarray, np.ndarray | None]]:

@@ -33,6 +33,7 @@ from speechsim_jax.statistics.exemplars import Exemplars, ExemplarsAccumulator
 from speechsim_jax.statistics.folded_moments import (
     FoldedMoments,
     FoldedMomentsAccumulator,
+    FoldNumbers,
     UtteranceFolds,
     tiles_with,
 )
@@ -147,31 +148,33 @@ def _moments(setup: PassSetup) -> MomentsAccumulator:
 
 
 def _folded_moments(setup: PassSetup) -> FoldedMomentsAccumulator:
-    def numbers(rows: BatchRows) -> np.ndarray:
-        return np.array([setup.folds[u] for u in rows.utterances], np.int64)[rows.utterance]
+    of = setup.clustering_of_folds.of
+    fold_of = {of[utterance]: fold for utterance, fold in setup.folds.items()}
+    return FoldedMomentsAccumulator(_halves(setup), _fold_numbers(setup.folds), fold_of)
 
-    # Buffers of half the size: both together take what one would.
+
+def _utterance_folds(setup: PassSetup) -> FoldedMomentsAccumulator:
+    few = dataclasses.replace(setup, tiles=tiles_with(setup.tiles, setup.speaker_tracks))
+    fold_of = setup.utterance_folds
+    return FoldedMomentsAccumulator(_halves(few), _fold_numbers(fold_of), fold_of, UtteranceFolds)
+
+
+def _halves(setup: PassSetup) -> tuple[MomentsAccumulator, MomentsAccumulator]:
+    """An accumulator for each fold; buffers of half the size, so both take what one would."""
     settings = dataclasses.replace(
         setup.settings, rows_per_update=max(setup.settings.rows_per_update // 2, 1)
     )
     halved = dataclasses.replace(setup, settings=settings)
-    of = setup.clustering_of_folds.of
-    fold_of = {of[utterance]: fold for utterance, fold in setup.folds.items()}
-    return FoldedMomentsAccumulator((_moments(halved), _moments(halved)), numbers, fold_of)
+    return _moments(halved), _moments(halved)
 
 
-def _utterance_folds(setup: PassSetup) -> FoldedMomentsAccumulator:
+def _fold_numbers(folds: Mapping[str, int]) -> FoldNumbers:
+    """The fold of each row of a batch, from that of each utterance."""
+
     def numbers(rows: BatchRows) -> np.ndarray:
-        of = [setup.utterance_folds[u] for u in rows.utterances]
-        return np.array(of, np.int64)[rows.utterance]
+        return np.array([folds[u] for u in rows.utterances], np.int64)[rows.utterance]
 
-    settings = dataclasses.replace(
-        setup.settings, rows_per_update=max(setup.settings.rows_per_update // 2, 1)
-    )
-    tiles = tiles_with(setup.tiles, setup.speaker_tracks)
-    halved = dataclasses.replace(setup, settings=settings, tiles=tiles)
-    folds = _moments(halved), _moments(halved)
-    return FoldedMomentsAccumulator(folds, numbers, setup.utterance_folds, UtteranceFolds)
+    return numbers
 
 
 def _null_moments(setup: PassSetup) -> NullMomentsAccumulator:

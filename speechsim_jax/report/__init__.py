@@ -53,7 +53,7 @@ def write_report(
             are a part of the page, which they leave below 8 MB.
         neurons: whose exemplars are shown besides those of the best-matched, as
             "MODEL/LAYER:NEURON".
-        segments: of each utterance, such as phones; what is heard in a snippet is shown with it.
+        segments: of each utterance, such as phones; those of a snippet are shown with it.
 
     Returns:
         The path.
@@ -70,7 +70,7 @@ def report_page(
     neurons: Sequence[str] = (),
     segments: Mapping[str, Segments] | None = None,
 ) -> str:
-    """The page as HTML; arguments and errors as of `write_report`."""
+    """The page as HTML; arguments and errors as in `write_report`."""
     arrays = PackedArrays()
     data = page_data(result, arrays)
     parts = dict(

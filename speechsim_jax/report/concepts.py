@@ -1,4 +1,4 @@
-"""The section of concepts: what layers and neurons know of tracks, as figures and tables."""
+"""The section of concepts: what layers and neurons encode of tracks, as figures and tables."""
 
 import base64
 import io
@@ -25,8 +25,8 @@ MOST_CLASSES = 12
 _INTRODUCTION = (
     "Content: the mean multiple correlation of a track's columns (the indicators of phones, the "
     "bands of a spectrum) with all neurons of a layer. Localisation: how much of that the best "
-    "single neuron tells, against layers in rotated axes, where single neurons mean nothing. "
-    "Agreement: whether neurons that match best tell the same class."
+    "single neuron has, against layers in rotated axes, where single neurons mean nothing. "
+    "Agreement: whether neurons that match best encode the same class."
 )
 
 
@@ -52,7 +52,7 @@ def concepts_section(result: SimilarityResult) -> str:
 
 
 def _section(content: str) -> str:
-    return f'<section id="concepts"><h2>What layers and neurons know</h2>{content}</section>'
+    return f'<section id="concepts"><h2>What layers and neurons encode</h2>{content}</section>'
 
 
 def _image(name: str, figure: Figure) -> str:
@@ -80,7 +80,7 @@ def _agreement_table(concepts: Concepts) -> str:
 
 
 def _neurons(result: SimilarityResult, concepts: Concepts, label: str) -> str:
-    """The neurons of the most frequent classes, in the layer of each model that tells them best."""
+    """The neurons of the most frequent classes, in the best layer of each model."""
     content = {curve.model: curve for curve in concepts.content if curve.track == label}
     best = {m: int(c.layers[c.best]) for m, c in content.items() if c.best is not None}
     rows = []
@@ -99,6 +99,6 @@ def _neurons(result: SimilarityResult, concepts: Concepts, label: str) -> str:
         "rotated",
     ]  # fmt: skip
     return (
-        f"<details><summary>Neurons that tell {html_text(label)} best, in each model's best layer"
+        f"<details><summary>Neurons that encode {html_text(label)} best, in each model's best layer"
         f"</summary>{table(head, kept, numbers_from=4)}</details>"
     )

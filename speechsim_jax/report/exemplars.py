@@ -62,7 +62,7 @@ def exemplars_section(
         room: bytes that sound may take.
         audio: that it was compared on; without, only times are shown.
         neurons: that are shown besides the best-matched, as "MODEL/LAYER:NEURON".
-        segments: of utterances, what is heard there; those that are not known are left out.
+        segments: of utterances, such as phones; those that are not known are left out.
 
     Raises:
         UserError: a neuron that is none, or is named in a result without exemplars.

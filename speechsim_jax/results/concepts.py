@@ -61,7 +61,7 @@ class DepthCurve:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Agreement:
-    """How far best-matched neurons of two models tell the same classes, layer by layer.
+    """How far best-matched neurons of two models encode the same classes, layer by layer.
 
     Each layer of x stands with the layer of y at the nearest relative depth.
 
@@ -87,7 +87,7 @@ class Agreement:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Concepts:
-    """What models know, read off one result.
+    """What models encode, read off one result.
 
     Attributes:
         models: The models, without tracks.
@@ -220,7 +220,7 @@ NEURON_COLUMNS = (
 
 
 def neuron_rows(result: SimilarityResult, models: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """For every layer and class the neuron that tells it best, as `NEURON_COLUMNS`.
+    """For every layer and class the neuron that encodes it best, as `NEURON_COLUMNS`.
 
     Args:
         result: With label tracks.
@@ -270,7 +270,7 @@ def rank_correlation(curve: DepthCurve, accuracies: Sequence[float] | np.ndarray
     """
     if curve.layers.max() >= len(accuracies):
         raise UserError(
-            f"{curve.model}: the probe knows {len(accuracies)} layers, and layer "
+            f"{curve.model}: the probe has {len(accuracies)} layers, and layer "
             f"{curve.layers.max()} is compared"
         )
     values = curve.other if np.isfinite(curve.other).all() else curve.values

@@ -259,7 +259,7 @@ class SimilarityResult:
             measure: its name; "NAME_se" for the standard errors of measure NAME, "NAME_heldout"
                 for its held-out scores, "NAME_null", "NAME_null_std", "NAME_calibrated" and
                 "NAME_p" for what a null says of them; "eta2", "readability" and the like for what
-                representations know of labels (docs/concepts.md).
+                representations encode of labels (docs/concepts.md).
 
         Returns:
             The scores of row x with column y, or what is asked for of them; of labels [x, track],

@@ -128,9 +128,9 @@ class FoldedMoments:
 class UtteranceFolds(FoldedMoments):
     """Folds that divide the utterances of each speaker, for labels that are the speakers.
 
-    Speakers of one fold say nothing of those of the other, so what layers know of them is held out
-    on other utterances of the same speakers. With the products of representations with themselves
-    and with such label tracks only.
+    Speakers of one fold say nothing of those of the other, so what layers encode of them is held
+    out on other utterances of the same speakers. With the products of representations with
+    themselves and with such label tracks only.
     """
 
     kind: ClassVar[str] = "utterance_folds"

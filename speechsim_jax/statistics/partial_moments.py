@@ -147,7 +147,7 @@ class ExplainedMoments(_GivenMoments):
     the directions of z, so measures that whiten are 1 as soon as both representations fill these.
 
     Raises:
-      UserError: as of `PartialMoments`; z is constant.
+      UserError: as `PartialMoments`; z is constant.
     """
 
     def __init__(self, whole: FinishedMoments, given: Sequence[int]):

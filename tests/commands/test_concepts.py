@@ -178,7 +178,7 @@ def test_ranks_are_those_of_held_out_content_where_it_is_known():
     assert rank_correlation(curve, accuracies) == pytest.approx(1)
     held = DepthCurve("m", "phone", layers, values, nothing, -values)
     assert rank_correlation(held, accuracies) == pytest.approx(-1)
-    with pytest.raises(UserError, match="knows 3 layers"):
+    with pytest.raises(UserError, match="has 3 layers"):
         rank_correlation(curve, accuracies[:3])
 
 

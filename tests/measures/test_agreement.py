@@ -12,7 +12,7 @@ NAMES = ("concept_agreement", "concept_agreement_chance", "concept_agreement_kap
 
 
 def concepts_in_noise(clusters: int, rows: int, neurons: int, seed: int = 0):
-    """Two representations whose neurons tell classes, other ones in each cluster, and labels."""
+    """Two representations whose neurons encode classes, other ones in each cluster, and labels."""
     rng = np.random.default_rng(seed)
     group = np.repeat(np.arange(clusters), rows)
     label = rng.integers(0, 4, len(group))
@@ -50,21 +50,31 @@ def test_it_is_the_jackknife_of_all_rows():
         assert (result.matrix(f"{name}_se_error").values[[0, 1], [1, 0], 0] == 0).all()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("few", [False, True], ids=["all neurons", "some neurons"])
-def test_of_sampled_rows_it_is_that_of_many_corpora(few, monkeypatch):
-    """The mean estimated variance is that of the scores over corpora."""
-    if few:
-        monkeypatch.setattr(agreement, "_MOST_FLOPS", 1.0)
+def over_corpora(errors_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Agreement and its estimated variance, both ways, in 40 corpora of 40 speakers."""
     scores, variances = [], []
-    for seed in range(60):
+    for seed in range(40):
         x, y, label, group = concepts_in_noise(40, 200, 64, seed)
-        result = scored(x, y, label, group, errors_rows=3200, errors_source="sample")
-        scores.append(float(result.matrix("concept_agreement")[0, 1, 0]))
-        error = float(result.matrix("concept_agreement_se")[0, 1, 0])
-        variances.append(0.0 if np.isnan(error) else error**2)
-    ratio = np.sqrt(np.mean(variances)) / np.std(scores, ddof=1)
-    assert 0.7 < ratio < 1.4
+        result = scored(x, y, label, group, errors_rows=errors_rows, errors_source="sample")
+        found = [result.matrix(f"concept_agreement{end}").values for end in ("", "_se")]
+        score, error = (of[[0, 1], [1, 0], 0] for of in found)
+        scores.append(score)
+        variances.append(np.square(error))
+    return np.array(scores), np.array(variances)
+
+
+@pytest.mark.slow
+def test_it_is_no_less_than_the_spread_over_corpora(monkeypatch):
+    """And with few of the neurons the same as with all."""
+    monkeypatch.setattr(agreement, "MOST_RELATIVE", np.inf)  # none is left out of the means
+    scores, of_all = over_corpora(8000)
+    sampled = over_corpora(3200)[1]
+    monkeypatch.setattr(agreement, "_MOST_FLOPS", 1.0)
+    few = over_corpora(8000)[1]
+    spread = scores.std(axis=0, ddof=1).mean()
+    for variances in (of_all, sampled):
+        assert 1 < np.sqrt(variances.mean()) / spread < 2
+    assert 0.85 < np.sqrt(few.mean() / of_all.mean()) < 1.15
 
 
 def test_rows_are_taken_out_of_correlations():

@@ -1,4 +1,4 @@
-"""The claim about concepts: two objectives let as much be read, but not from the same neurons.
+"""The claim about concepts: two objectives encode as much, but not in the same neurons.
 
 Written down before any run. The labels are one track, the first that is not the speaker. Each layer
 of a contrastive model stands with the layer of a predictive one of the same size at the nearest
@@ -8,7 +8,7 @@ relative depth, and the other way round; of these cells the mean is taken, over 
   classes. Above 0.9 the two are about equally good: the margin is the value less 0.9. Held out, the
   same of held-out readability;
 - *concept_kappa*: Cohen's kappa of the classes that neurons and their best matches in the other
-  layer tell. Above 0.6 it would be substantial agreement (Landis & Koch 1977, Biometrics 33), so
+  layer encode. Above 0.6 it would be substantial agreement (Landis & Koch 1977, Biometrics 33), so
   the margin is 0.6 less the value. There is no held-out kappa.
 
 The standard error of a mean of cells is the mean of their standard errors, which is an upper bound:
@@ -38,15 +38,15 @@ from speechsim_jax.results.depth import nearest_depth, relative_depth
 from speechsim_jax.results.result import SimilarityResult
 
 EQUALLY_READABLE = 0.9
-"""Ratio of readabilities from which on two layers tell labels about equally well."""
+"""Ratio of readabilities from which on two layers encode labels about equally well."""
 
 SUBSTANTIAL = 0.6
 """Kappa from which on agreement is substantial."""
 
 CLAIM = Claim(
     "concepts",
-    "Models of two objectives tell the labels about equally well with all of their neurons, but "
-    "their best-matched neurons do not tell the same ones.",
+    "Models of two objectives encode the labels about equally well in all of their neurons, but "
+    "their best-matched neurons do not encode the same ones.",
     "abstract",
     "at the same depth, the smaller over the larger readability, above 0.9, and kappa of the "
     "classes of best-matched neurons, below 0.6",

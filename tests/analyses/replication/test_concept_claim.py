@@ -1,4 +1,4 @@
-"""The claim about concepts on layers whose neurons tell known classes."""
+"""The claim about concepts on layers whose neurons encode known classes."""
 
 import dataclasses
 import json
