@@ -181,7 +181,10 @@ def _kill(job: Job, workdir: Path, when: str, rng: random.Random) -> bool:
 def _entries(workdir: Path) -> list[Path]:
     """Folders of the store: checkpoints, passes, and sums on the way to a merged pass."""
     shard = workdir / "statistics" / "shard-1-of-1"
-    return [path for kind in ("pass", "sum") for path in shard.glob(f"{kind}-*")]
+    try:
+        return [path for kind in ("pass", "sum") for path in shard.glob(f"{kind}-*")]
+    except FileNotFoundError:  # the run has just removed it
+        return []
 
 
 def _seen(workdir: Path) -> list[Path]:
