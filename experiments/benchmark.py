@@ -18,6 +18,7 @@
     python -m experiments.benchmark --what=null --speech=FOLDER --minutes=3 --repeats=1
     python -m experiments.benchmark --what=target --speech=MANIFEST
     python -m experiments.benchmark --what=tracks --speech=FOLDER --labels=phone:FILE,speaker
+    python -m experiments.benchmark --what=features --speech=FOLDER
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
@@ -39,8 +40,8 @@ bootstraps: standard errors of two encoders of the zoo against --repeats bootstr
 speakers of the utterances that --glob matches. null: p-values of 400 simulated corpora of unrelated
 signals, and whole runs with and without a null, if there is --speech. target: minutes of audio that
 --target_se predicts, against those that plain runs need. tracks: whole runs with labels, log-mel
-and exemplars and without, in turns. plots: draws the lines that memory, pipeline and scaling have
-printed.
+and exemplars and without, in turns. features: seconds of speech a second of each acoustic feature.
+plots: draws the lines that memory, pipeline and scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
 """
@@ -64,7 +65,7 @@ class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
         "attention", "startup", "merging", "coverage", "pwcca", "errors", "bootstraps", "null",
-        "target", "tracks", "plots",
+        "target", "tracks", "features", "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
         os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
@@ -134,6 +135,7 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
         20 if given.small else 400, given.speech, _minutes(given, 3)[0], given.repeats or 3,
     ),
     "target": lambda given: (_speech(given),),
+    "features": lambda given: (_speech(given), given.repeats or 7),
     "tracks": lambda given: (
         _speech(given), _labels(given), _minutes(given, 5)[0], given.repeats or 3,
     ),

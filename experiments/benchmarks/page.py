@@ -56,6 +56,7 @@ _SECTIONS = {
     "models, 205 speakers with an utterance each.",
     "tracks": "What log-mel, labels and exemplars cost: two base-size encoders, the paper's "
     "measures.",
+    "features": "Seconds of speech a second, on one core, of each acoustic feature.",
     "demo": "The paper in miniature.",
     "selfcheck": "Checks of the machine's JAX.",
     "dynamics": "How similar the layers of a checkpoint are to those of the final model.",

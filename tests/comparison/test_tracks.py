@@ -340,3 +340,18 @@ def test_a_track_that_a_mesh_cannot_divide_is_named():
     prepared.check_divided(feature_tracks(["logmel", "f0"]), 2)
     with pytest.raises(UserError, match=r"39 numbers of the track mfcc .* feature:2"):
         prepared.check_divided(feature_tracks(["logmel", "mfcc"]), 2)
+
+
+@pytest.mark.slow
+def test_jobs_on_disjoint_audio_may_each_have_their_arrays(encoders, corpus, tmp_path):
+    frames = encoders[0].config.frames
+    settings = SETTINGS | {"errors": "none", "measures": "lincka"}
+    rng = np.random.default_rng(0)
+    arrays = {s.id: rng.standard_normal((int(frames(len(s.samples))), 2)) for s in corpus.sources}
+    whole = ss.compare(encoders, corpus, **settings | {"tracks": {"mine": arrays}})
+    for name, sources in (("a", corpus.sources[:10]), ("b", corpus.sources[10:])):
+        part = dataclasses.replace(corpus, sources=sources)
+        own = {s.id: arrays[s.id] for s in sources}
+        given = settings | {"tracks": {"mine": own}, "statistics_dir": tmp_path / name}
+        ss.compare(encoders, part, **given)
+    assert_same_result(ss.merge([tmp_path / "a", tmp_path / "b"], progress=False), whole)
