@@ -221,9 +221,9 @@ def _table(
     heads = ["activation", "utterance", "time (s)"]
     rows = [[f"{e.value:.4g}", html_text(e.utterance), f"{e.seconds:.2f}"] for e in found]
     if segments is not None:
-        heads.append("heard")
+        heads.append("labels")
         for row, exemplar in zip(rows, found):
-            row.append(_heard(segments.get(exemplar.utterance), exemplar.seconds))
+            row.append(_labels(segments.get(exemplar.utterance), exemplar.seconds))
     if sounds:
         heads.append("sound")
         for row, exemplar in zip(rows, found):
@@ -231,7 +231,7 @@ def _table(
     return table(heads, rows)
 
 
-def _heard(segments: Segments | None, seconds: float) -> str:
+def _labels(segments: Segments | None, seconds: float) -> str:
     """The labels in the snippet, that of the frame itself in bold."""
     if segments is None:
         return ""
