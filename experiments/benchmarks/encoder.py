@@ -17,7 +17,7 @@ import numpy as np
 import speechsim_jax as ss
 from experiments.benchmarks.machine import SMALL, cores, report, report_machine, sgemm_rate
 from speechsim_jax.models.architecture import Activations, Outputs
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.models.encoder import forward
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
@@ -46,7 +46,7 @@ def run(repeats: int, small: bool = False) -> None:
     report_machine(_WHAT)
     compile_times({"small": SMALL} if small else _COMPILED)
     for size, (fields, batch) in ({"small": (SMALL, 1)} if small else _SIZES).items():
-        config = EncoderConfig(family="wav2vec2", **fields)
+        config = Wav2Vec2Config(family="wav2vec2", **fields)
         with tempfile.TemporaryDirectory() as scratch:
             folder = save_folder(Path(scratch), config, random_tensors(config, 0))
             samples = np.random.default_rng(0).standard_normal((batch, _SECONDS * 16_000))
@@ -68,7 +68,7 @@ def run(repeats: int, small: bool = False) -> None:
 def compile_times(sizes: dict[str, dict[str, Any]]) -> None:
     """Seconds to compile one shape of each size; nothing is run."""
     for size, fields in sizes.items():
-        config = EncoderConfig(family="hubert", **fields)
+        config = Wav2Vec2Config(family="hubert", **fields)
         graph, parameters = abstract_network(config)
         samples = jax.ShapeDtypeStruct((1, _SECONDS * 16_000), np.float32)
         lengths = jax.ShapeDtypeStruct((1,), np.int32)
@@ -132,7 +132,7 @@ def torch_ways(folder: Path, samples: np.ndarray) -> dict[str, Callable[[], obje
     return ways
 
 
-def flops(config: EncoderConfig, samples: int) -> float:
+def flops(config: Wav2Vec2Config, samples: int) -> float:
     """Floating-point operations of the products of one utterance's forward pass."""
     total, channels = 0.0, 1
     for layer, (out, kernel) in enumerate(zip(config.conv_dim, config.conv_kernel), start=1):
@@ -148,7 +148,7 @@ def flops(config: EncoderConfig, samples: int) -> float:
 
 
 def _report(
-    size: str, config: EncoderConfig, batch: int, seconds: dict[str, float], rates: list[float]
+    size: str, config: Wav2Vec2Config, batch: int, seconds: dict[str, float], rates: list[float]
 ) -> None:
     peak = statistics.median(rates)
     work = batch * flops(config, _SECONDS * 16_000) / 1e9

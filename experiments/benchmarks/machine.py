@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 
@@ -73,6 +73,6 @@ def write_encoders(folder: Path, **sizes: Any) -> list[Path]:
     """A wav2vec2 and a HuBERT folder with random weights; of base size by default."""
     paths = []
     for seed, family in enumerate(("wav2vec2", "hubert")):
-        config = EncoderConfig(family=family, **sizes)
+        config = Wav2Vec2Config(family=family, **sizes)
         paths.append(save_folder(folder / f"{family}-base", config, random_tensors(config, seed)))
     return paths

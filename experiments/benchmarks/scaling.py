@@ -28,7 +28,7 @@ from experiments.benchmarks.machine import SMALL, report, report_machine
 from experiments.benchmarks.statistics import flops as update_flops
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.weight_names import abstract_network
 from speechsim_jax.runtime.mesh import mesh_from
@@ -57,7 +57,7 @@ def run(small: bool = False) -> None:
 
 def main(small: bool) -> None:
     """Print a line of JSON for each figure of each mesh."""
-    config = EncoderConfig(family="wav2vec2", **(SMALL if small else {}))
+    config = Wav2Vec2Config(family="wav2vec2", **(SMALL if small else {}))
     for devices in _DEVICES[:2] if small else _DEVICES:
         for feature in (size for size in _FEATURE if size <= devices):
             mesh = mesh_from(f"data:{devices // feature},feature:{feature}")
@@ -66,7 +66,7 @@ def main(small: bool) -> None:
                 _encoder(mesh, config)
 
 
-def _update(mesh: Mesh, config: EncoderConfig) -> None:
+def _update(mesh: Mesh, config: Wav2Vec2Config) -> None:
     streams = (ModelShape(config.num_hidden_layers + 1, config.hidden_size),) * 2
     devices, feature = mesh.size, mesh.shape["feature"]
     names: dict[str, Any] = {"mesh": f"data:{devices // feature},feature:{feature}"}
@@ -144,7 +144,7 @@ def along_data(program: str, feature: int) -> int:
     return sum(not c.groups for c in collectives) + sum(len(row) > 1 for row in rows)
 
 
-def _encoder(mesh: Mesh, config: EncoderConfig) -> None:
+def _encoder(mesh: Mesh, config: Wav2Vec2Config) -> None:
     encoder = SpeechEncoder("wav2vec2-base", config, *abstract_network(config))
     shape = _UTTERANCES * mesh.size, _SECONDS * 16_000 + config.window_samples - config.hop_samples
     program = forward.lower_encode(encoder, shape, Outputs(), "highest", mesh).compile()

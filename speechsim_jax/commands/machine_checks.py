@@ -17,7 +17,7 @@ import speechsim_jax as ss
 from speechsim_jax._jax_compat import x64
 from speechsim_jax.comparison.arrays import Key
 from speechsim_jax.models import weight_names
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.pipeline.attention_inputs import rows_of_maps
@@ -28,7 +28,7 @@ from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 
 _SMALL_TERMS = 10_000
 
-_ENCODER = EncoderConfig(
+_ENCODER = Wav2Vec2Config(
     family="wav2vec2",
     hidden_size=32,
     num_hidden_layers=2,

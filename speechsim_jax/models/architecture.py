@@ -1,8 +1,8 @@
-"""Network architecture of the wav2vec 2.0 family: samples in, activations out."""
+"""What every network does: samples in, activations out."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,7 @@ from speechsim_jax.array_types import (
     Projections,
 )
 from speechsim_jax.errors import UserError
-from speechsim_jax.models import attention
-from speechsim_jax.models import layers as modules
-from speechsim_jax.models.attention import Attention
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.layers import Dropout, FeedForward, layer_norm, no_dropout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,60 +94,62 @@ class Activations:
     features: Hidden | None = None
 
 
-class Transformer(nnx.Module):
-    """Positional convolution and transformer layers, with one layer norm before or after them."""
+class Frames(NamedTuple):
+    """What a network's transformer reads.
 
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.config = config
-        self.pos_conv_embed = modules.PositionalConv(config, rngs)
-        self.layer_norm = modules.layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
-        self.layers = modules.Stack(
-            EncoderLayer(config, i, rngs) for i in range(config.num_hidden_layers)
-        )
+    Attributes:
+        x: the frames.
+        mask: the valid ones.
+        features: the normed outputs of the convolutions; None where there are none.
+    """
 
-    def __call__(
-        self, x: Hidden, mask: FrameMask, outputs: Outputs
-    ) -> tuple[list[Hidden], list[dict[str, Array]]]:
-        """Hidden states 0 to the highest one requested, and attention's inputs of each block."""
-        stable = self.config.do_stable_layer_norm
-        x = jnp.where(mask[:, :, None], x, 0)
-        x = x + self.pos_conv_embed(x, mask)
-        states = [x if stable else self.layer_norm(x)]
-        blocks = []
-        bias = self.position_bias(x.shape[1])
-        assert outputs.layers is not None
-        for layer in list(self.layers)[: max(outputs.layers)]:
-            x, inputs = layer(states[-1], mask, bias, outputs.attentions)
-            states.append(x)
-            blocks.append(inputs)
-        if (
-            stable
-            and outputs.last_layer == "normed"
-            and len(states) > self.config.num_hidden_layers
-        ):
-            states[-1] = self.layer_norm(states[-1])
-        return states, blocks
+    x: Hidden
+    mask: FrameMask
+    features: Hidden | None
 
-    def position_bias(self, frames: int) -> PositionBias | None:
-        """WavLM's bias before gating: the first layer's embedding of the bucketed distance.
 
-        Args:
-            frames: of the padded batch.
-        """
-        if self.config.family != "wavlm":
-            return None
-        table = next(iter(self.layers)).attention.rel_attn_embed.embedding[...]
-        return attention.position_bias_of(table, frames, self.config.max_bucket_distance)
+class Transformed(NamedTuple):
+    """What a network's transformer makes.
+
+    Attributes:
+        states: hidden states 0 to the highest one that was asked for.
+        blocks: of each transformer layer, by name, what its attention is computed from: `queries`
+            and `keys`, and with `Outputs.attentions` its maps.
+        position_bias: WavLM's, shared by all layers; None for others.
+    """
+
+    states: list[Hidden]
+    blocks: list[dict[str, Array]]
+    position_bias: PositionBias | None = None
 
 
 class Network(nnx.Module):
-    """Feature extractor, projection and transformer; parameter paths are transformers' names."""
+    """A network; parameter paths are transformers' names.
 
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
-        self.config = config
-        self.feature_extractor = modules.FeatureExtractor(config, rngs)
-        self.feature_projection = modules.FeatureProjection(config, rngs)
-        self.encoder = Transformer(config, rngs)
+    A family has a class of its own (`models.families`), which says how samples become frames and
+    frames hidden states.
+    """
+
+    config: Any
+
+    def read(self, samples: Float[Array, "batch sample"], lengths: Int[Array, " batch"]) -> Frames:
+        """Everything before the transformer.
+
+        Args:
+            samples: 16 kHz in [-1, 1]; 0 past `lengths`.
+            lengths: samples of each utterance; 0 marks a filler row.
+        """
+        raise NotImplementedError
+
+    def transform(self, x: Hidden, mask: FrameMask, outputs: Outputs) -> Transformed:
+        """The transformer.
+
+        Args:
+            x: frames of a padded batch.
+            mask: the valid ones.
+            outputs: what to return; its `layers` are listed.
+        """
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -170,12 +168,8 @@ class Network(nnx.Module):
         """
         outputs = outputs.resolve(self.config)
         inside = jnp.arange(samples.shape[1]) < lengths[:, None]
-        samples = jnp.where(inside, samples, 0)
-        if self.config.do_normalize:
-            samples = normalize(samples, lengths)
-        x, features = self.feature_projection(self.feature_extractor(samples, lengths))
-        mask = jnp.arange(x.shape[1]) < self.config.frames(lengths)[:, None]
-        states, blocks = self.encoder(x, mask, outputs)
+        x, mask, features = self.read(jnp.where(inside, samples, 0), lengths)
+        states, blocks, position_bias = self.transform(x, mask, outputs)
         assert outputs.layers is not None
 
         def of_blocks(name: str, requested: bool) -> Array | None:
@@ -192,7 +186,7 @@ class Network(nnx.Module):
             queries=of_blocks("queries", outputs.projections),
             keys=of_blocks("keys", outputs.projections),
             gates=of_blocks("gates", outputs.projections),
-            position_bias=self.encoder.position_bias(x.shape[1]) if outputs.projections else None,
+            position_bias=position_bias if outputs.projections else None,
             features=features if outputs.features else None,
         )
 
@@ -206,59 +200,3 @@ def _stack(name: str, arrays: Sequence[Array], out: Array | None) -> Array:
             f"give {dtype} {list(shape)}: pass the result of a batch of the same shape, or nothing"
         )
     return concatenate_in_place([array[None] for array in arrays], out)
-
-
-class EncoderLayer(nnx.Module):
-    """A transformer layer; norms after the residual sums (base) or before the branches (stable)."""
-
-    def __init__(self, config: EncoderConfig, index: int, rngs: nnx.Rngs):
-        self.stable = config.do_stable_layer_norm
-        self.attention = Attention(config, index, rngs)
-        self.layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
-        self.feed_forward = FeedForward(config, rngs)
-        self.final_layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
-
-    def __call__(
-        self,
-        x: Hidden,
-        mask: FrameMask,
-        position_bias: PositionBias | None,
-        maps: bool,
-        drop: Dropout = no_dropout,
-    ) -> tuple[Hidden, dict[str, Array]]:
-        """The next hidden state, and queries, keys, ... of its attention (its maps if `maps`)."""
-        if self.stable:
-            attended, parts = self.attention(self.layer_norm(x), mask, position_bias, maps)
-            x = x + drop("attended", attended)
-            return x + drop("fed", self.feed_forward(self.final_layer_norm(x), drop)), parts
-        attended, parts = self.attention(x, mask, position_bias, maps)
-        x = self.layer_norm(x + drop("attended", attended))
-        return self.final_layer_norm(x + drop("fed", self.feed_forward(x, drop))), parts
-
-
-# Added to the variance of the samples, as in Wav2Vec2FeatureExtractor.
-_SAMPLE_VARIANCE_EPS = 1e-7
-
-
-def normalize(
-    samples: Float[Array, "batch sample"], lengths: Int[Array, " batch"]
-) -> Float[Array, "batch sample"]:
-    """Normalise each utterance to mean 0 and variance 1 over its own samples.
-
-        (x - mean) / sqrt(var + 1e-7)
-
-    Args:
-        samples: the padded batch.
-        lengths: samples of each utterance.
-
-    Returns:
-        The normalised samples, 0 past the end of an utterance.
-
-    Source: transformers, Wav2Vec2FeatureExtractor, of an utterance alone.
-    """
-    inside = jnp.arange(samples.shape[1]) < lengths[:, None]
-    count = jnp.maximum(lengths, 1).astype(samples.dtype)[:, None]
-    mean = jnp.sum(samples, axis=1, keepdims=True, where=inside) / count
-    centred = jnp.where(inside, samples - mean, 0)
-    var = jnp.sum(jnp.square(centred), axis=1, keepdims=True) / count
-    return centred * jax.lax.rsqrt(var + _SAMPLE_VARIANCE_EPS)

@@ -10,7 +10,6 @@ themselves are not requested.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int
@@ -61,7 +60,7 @@ def attention_rows(
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention over valid frames; in WavLM with a gated relative position bias."""
+    """Multi-head self-attention over valid frames."""
 
     def __init__(self, config: EncoderConfig, index: int, rngs: nnx.Rngs):
         size, self.heads, self.head_size = (
@@ -73,12 +72,6 @@ class Attention(nnx.Module):
         self.k_proj = Linear(size, size, rngs)
         self.v_proj = Linear(size, size, rngs)
         self.out_proj = Linear(size, size, rngs)
-        self.gated = config.family == "wavlm"
-        if self.gated:
-            self.gru_rel_pos_const = nnx.Param(jnp.ones((1, self.heads, 1, 1)))
-            self.gru_rel_pos_linear = Linear(self.head_size, 8, rngs)
-            if index == 0:
-                self.rel_attn_embed = nnx.Embed(config.num_buckets, self.heads, rngs=rngs)
 
     def __call__(
         self, x: Hidden, mask: FrameMask, position_bias: PositionBias | None, maps: bool
@@ -102,9 +95,9 @@ class Attention(nnx.Module):
         keys = self.k_proj(x).reshape(split).astype(dtype)
         values = self.v_proj(x).reshape(split).astype(dtype)
         inputs = {"queries": queries, "keys": keys}
-        gates = None
-        if self.gated:
-            gates = inputs["gates"] = self._gates(x.reshape(split))
+        gates = self.gates(x.reshape(split))
+        if gates is not None:
+            inputs["gates"] = gates
 
         def attend(queries: Array, gates: Array | None, frames: Array) -> tuple[Array, Array]:
             by_head = queries.swapaxes(1, 2), keys.transpose(0, 2, 3, 1)
@@ -117,15 +110,11 @@ class Attention(nnx.Module):
             context = _by_blocks(lambda *block: attend(*block)[0], queries, gates)
         return self.out_proj(context.reshape(x.shape)), inputs
 
-    def _gates(
+    def gates(
         self, x: Float[Array, "batch frame head neuron"]
-    ) -> Float[Array, "batch head frame"]:
-        """The gate of each query: update (reset const - 1) + 2 (Chen et al. 2022, III-A)."""
-        projected = self.gru_rel_pos_linear(x)
-        sums = projected.reshape(*projected.shape[:-1], 2, 4).sum(-1)
-        update, reset = jnp.moveaxis(jax.nn.sigmoid(sums), -1, 0)
-        const = self.gru_rel_pos_const[...].reshape(self.heads)
-        return (update * (reset * const - 1.0) + 2.0).transpose(0, 2, 1)
+    ) -> Float[Array, "batch head frame"] | None:
+        """Of the position bias, from the layer's input; None for no gates."""
+        return None
 
 
 def _mix(rows: Rows, values: Float[Array, "batch key head neuron"]) -> Float[Array, "..."]:
@@ -154,43 +143,3 @@ def _by_blocks(attend, queries: Array, gates: Array | None) -> Float[Array, "...
     numbers = jnp.arange(blocks * size).reshape(blocks, size)
     mixed = lax.map(lambda block: attend(*block), (queries, gates, numbers))
     return mixed.swapaxes(0, 1).reshape(batch, blocks * size, *rest)[:, :frames]
-
-
-def position_bias_of(
-    table: Float[Array, "bucket head"], frames: int, max_distance: int
-) -> PositionBias:
-    """WavLM's bias before gating, for the distances 1 - frames to frames - 1 of key from query.
-
-    Args:
-        table: the embedding of the buckets.
-        frames: of the padded batch.
-        max_distance: beyond it, all distances share a bucket.
-
-    Source: Chen et al. 2022, section III-A.
-    """
-    distances = np.arange(1 - frames, frames)
-    return table[relative_position_buckets(distances, len(table), max_distance)].T
-
-
-def relative_position_buckets(
-    distance: Int[np.ndarray, "*shape"], num_buckets: int, max_distance: int
-) -> Int[np.ndarray, "*shape"]:
-    """Buckets of key - query, int32: exact when near, logarithmic when far.
-
-    Computed in float32 on the host: the rounding of the logarithm decides bucket boundaries.
-
-    Args:
-        distance: key - query, in frames.
-        num_buckets: half of them are for positive distances.
-        max_distance: beyond it, all distances share a bucket.
-
-    Source: T5 (Raffel et al. 2020), as in transformers' WavLM.
-    """
-    half = num_buckets // 2
-    exact = half // 2
-    size = np.abs(distance)
-    far = np.log(np.maximum(size, 1).astype(np.float32) / np.float32(exact))
-    far = far / np.float32(np.log(max_distance / exact)) * np.float32(half - exact)
-    far = np.minimum((np.float32(exact) + far).astype(np.int32), half - 1)
-    bucket = np.where(size < exact, size, far)
-    return (bucket + np.where(distance > 0, half, 0)).astype(np.int32)

@@ -1,45 +1,116 @@
 """The architecture of an encoder: the fields of `config.json` that this package reads."""
 
+import abc
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float64
 
 from speechsim_jax.errors import UserError
 
-FAMILIES = ("wav2vec2", "hubert", "wavlm")
-
-_SAMPLE_RATE_HZ = 16_000  # what all these families are trained on
-
-_REFUSED_FAMILIES = {
-    "data2vec-audio": "its positional convolution is a stack of five",
-    "unispeech-sat": "it is not implemented",
-    "unispeech": "it is not implemented",
-    "wav2vec2-conformer": "its layers are conformer blocks",
-    "wav2vec2-bert": "it reads mel features, not samples",
-    "whisper": "it reads mel features, not samples",
-    "sew": "it squeezes its frames",
-    "sew-d": "it squeezes its frames",
-}
+SAMPLE_RATE_HZ = 16_000
+"""What all encoders are trained on."""
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-    """The architecture of one encoder; the field names and defaults are transformers' own.
+class EncoderConfig(abc.ABC):
+    """What is known of every encoder: its size, and which samples each of its frames is about.
 
-    The defaults are the class defaults of `Wav2Vec2Config`, `HubertConfig` and `WavLMConfig`
-    (transformers 5.23), which agree on every field here: released files of 2021 leave many out.
-    The last two fields describe the initial weights only. They are part of the architecture's
-    record because `random_like` reads them from a checkpoint's config.json and `save` writes them.
+    Frame t is centred at sample `first_centre_samples` + t `hop_samples`.
 
     Attributes:
         family: model_type in config.json.
         hidden_size: neurons of a layer.
         num_hidden_layers: transformer layers.
         num_attention_heads: heads of a layer; a divisor of `hidden_size`.
+    """
+
+    family: str
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+
+    longest_samples: ClassVar[int | None] = None
+    """Samples of the longest input that the model takes; None for any."""
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads} in config.json"
+            )
+
+    @classmethod
+    @abc.abstractmethod
+    def from_hf(cls, config: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> "EncoderConfig":
+        """Read `config.json` and `preprocessor_config.json`.
+
+        Args:
+            config: the parsed config.json, of a family of this class.
+            preprocessor: the parsed preprocessor_config.json; empty if there is none.
+
+        Raises:
+            UserError: an option that this package does not implement, or a senseless value.
+        """
+
+    @abc.abstractmethod
+    def to_hf(self) -> dict[str, Any]:
+        """The fields of `config.json`, without the names of family and class."""
+
+    @abc.abstractmethod
+    def preprocessor_to_hf(self) -> dict[str, Any]:
+        """The fields of `preprocessor_config.json`."""
+
+    @property
+    @abc.abstractmethod
+    def hop_samples(self) -> int:
+        """Samples between the starts of two frames."""
+
+    @property
+    @abc.abstractmethod
+    def window_samples(self) -> int:
+        """Samples in the receptive field of one frame; a shorter input has no frame."""
+
+    @property
+    def first_centre_samples(self) -> float:
+        """Where the first frame is centred, in samples from the start of the input."""
+        return self.window_samples / 2
+
+    @abc.abstractmethod
+    def frames(self, samples: Any) -> Any:
+        """Frames of an input.
+
+        Args:
+            samples: length of the input; an integer or an integer array (numpy or JAX).
+
+        Returns:
+            The number of frames, of the same type; 0 for inputs too short for a frame.
+        """
+
+    @property
+    def head_size(self) -> int:
+        """Neurons of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    def frame_centres_seconds(self, count: int) -> Float64[np.ndarray, " frame"]:
+        """Centre of each of the first `count` frames, (t hop + first centre) / 16000 s."""
+        return (np.arange(count) * self.hop_samples + self.first_centre_samples) / SAMPLE_RATE_HZ
+
+
+@dataclasses.dataclass(frozen=True)
+class Wav2Vec2Config(EncoderConfig):
+    """An encoder of wav2vec 2.0's kind: strided convolutions of samples, then a transformer.
+
+    The field names and defaults are transformers' own: the class defaults of `Wav2Vec2Config`,
+    `HubertConfig`, `WavLMConfig`, `UniSpeechConfig` and `UniSpeechSatConfig` (transformers 5.23),
+    which agree on every field here: released files of 2021 leave many out. The last two fields
+    describe the initial weights only. They are part of the architecture's record because
+    `random_like` reads them from a checkpoint's config.json and `save` writes them.
+
+    Attributes:
         intermediate_size: neurons between the two maps of a feed-forward part.
         layer_norm_eps: added to the variance by layer norms, except those of the convolutions.
         feat_extract_norm: a group norm after the first convolution, or a layer norm after each.
@@ -61,10 +132,6 @@ class EncoderConfig:
             are its cepstrum (`models.filterbank`). Not a field of transformers.
     """
 
-    family: Literal["wav2vec2", "hubert", "wavlm"]
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
     intermediate_size: int = 3072
     layer_norm_eps: float = 1e-5
     feat_extract_norm: Literal["group", "layer"] = "group"
@@ -84,14 +151,10 @@ class EncoderConfig:
     convolutions: Literal["drawn", "gabor", "cepstrum"] = "drawn"
 
     def __post_init__(self):
+        super().__post_init__()
         sizes = {len(self.conv_dim), len(self.conv_kernel), len(self.conv_stride)}
         if len(sizes) != 1:
             raise UserError("conv_dim, conv_kernel and conv_stride differ in length in config.json")
-        if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                f"{self.num_attention_heads} in config.json"
-            )
         if self.convolutions == "cepstrum" and not (
             self.conv_bias and self.feat_extract_norm == "group"
         ):
@@ -99,46 +162,46 @@ class EncoderConfig:
 
     @classmethod
     def from_hf(
-        cls, config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None = None
-    ) -> "EncoderConfig":
-        """Read `config.json` and `preprocessor_config.json`.
+        cls, config: Mapping[str, Any], preprocessor: Mapping[str, Any]
+    ) -> "Wav2Vec2Config":
+        """As `EncoderConfig.from_hf`; without `do_normalize` samples are normalised.
 
-        Args:
-            config: the parsed config.json.
-            preprocessor: the parsed preprocessor_config.json. Without it samples are normalised,
-                the default of `Wav2Vec2FeatureExtractor`.
-
-        Raises:
-            UserError: an architecture that this package does not implement.
+        That is the default of `Wav2Vec2FeatureExtractor`.
         """
-        family = config.get("model_type")
-        if family not in FAMILIES:
-            reason = _REFUSED_FAMILIES.get(str(family), "it is not a speech encoder known here")
-            raise UserError(
-                f"model_type {family!r} in config.json is not supported: {reason} "
-                f"(supported: {', '.join(FAMILIES)})"
-            )
         _refuse_variants(config)
-        rate = (preprocessor or {}).get("sampling_rate", _SAMPLE_RATE_HZ)
-        if rate != _SAMPLE_RATE_HZ:
-            raise UserError(
-                f"the feature extractor has sampling_rate={rate!r}; only models that were trained "
-                f"on {_SAMPLE_RATE_HZ} Hz are supported"
-            )
-        names = {field.name for field in dataclasses.fields(cls)} - {"family", "do_normalize"}
-        values = {name: config[name] for name in names & config.keys()}
-        for name in values:
-            values[name] = _checked(name, values[name], getattr(cls, name))
-        if family != "hubert":
-            values.pop("feat_proj_layer_norm", None)
-            values.pop("conv_pos_batch_norm", None)
-        normalize = _checked("do_normalize", (preprocessor or {}).get("do_normalize", True), True)
+        check_sample_rate(preprocessor)
+        family = config["model_type"]
+        others = _ONLY_OF.keys() - {family}
+        left_out = {name for other in others for name in _ONLY_OF[other]}
+        values = read_fields(cls, config, {"do_normalize", *left_out})
+        normalize = checked("do_normalize", preprocessor.get("do_normalize", True), True)
         return cls(family=family, do_normalize=normalize, **values)
 
-    @property
-    def head_size(self) -> int:
-        """Neurons of one attention head."""
-        return self.hidden_size // self.num_attention_heads
+    def to_hf(self) -> dict[str, Any]:
+        """As `EncoderConfig.to_hf`."""
+        values = dataclasses.asdict(self)
+        for name in ("family", "do_normalize"):
+            del values[name]
+        if self.convolutions == "drawn":  # the only kind in transformers, which has no such field
+            del values["convolutions"]
+        for family, names in _ONLY_OF.items():
+            if family != self.family:
+                values = {k: v for k, v in values.items() if k not in names}
+        # Above 0, transformers expects the embedding of masked frames, which the encoder lacks.
+        return values | {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+
+    def preprocessor_to_hf(self) -> dict[str, Any]:
+        """As `EncoderConfig.preprocessor_to_hf`."""
+        return {
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+            "feature_size": 1,
+            "sampling_rate": SAMPLE_RATE_HZ,
+            "padding_value": 0.0,
+            "padding_side": "right",
+            "do_normalize": self.do_normalize,
+            # Group-norm models were trained without a mask (transformers' documentation).
+            "return_attention_mask": self.feat_extract_norm == "layer",
+        }
 
     @property
     def hop_samples(self) -> int:
@@ -153,7 +216,7 @@ class EncoderConfig:
             window = (window - 1) * stride + kernel
         return window
 
-    def frames(self, samples, layers: int | None = None):
+    def frames(self, samples: Any, layers: int | None = None) -> Any:
         """Frames of an input, after the first `layers` convolutions.
 
             l -> (l - kernel) // stride + 1 for each convolution
@@ -169,13 +232,45 @@ class EncoderConfig:
             samples = (samples - kernel) // stride + 1
         return samples * (samples > 0)
 
-    def frame_centres_seconds(self, count: int) -> Float64[np.ndarray, " frame"]:
-        """Centre of each of the first `count` frames' windows, (t hop + window / 2) / 16000 s."""
-        starts = np.arange(count) * self.hop_samples
-        return (starts + self.window_samples / 2) / _SAMPLE_RATE_HZ
+
+# Fields that mean something in one family only.
+_ONLY_OF = {
+    "hubert": ("feat_proj_layer_norm", "conv_pos_batch_norm"),
+    "wavlm": ("num_buckets", "max_bucket_distance"),
+}
 
 
-def _checked(name: str, value: Any, default: Any) -> Any:
+def read_fields(
+    config_type: type[EncoderConfig], config: Mapping[str, Any], without: Collection[str] = ()
+) -> dict[str, Any]:
+    """The fields of a class that a config.json states, each in the type of its default.
+
+    Args:
+        config_type: its fields have transformers' names.
+        config: the parsed config.json.
+        without: fields that are not read.
+
+    Raises:
+        UserError: a value of another type, by the field's name.
+    """
+    names = {field.name for field in dataclasses.fields(config_type)} - {"family", *without}
+    return {
+        name: checked(name, config[name], getattr(config_type, name))
+        for name in names & config.keys()
+    }
+
+
+def check_sample_rate(preprocessor: Mapping[str, Any]) -> None:
+    """Raise UserError for a model that was trained on another rate than 16 kHz."""
+    rate = preprocessor.get("sampling_rate", SAMPLE_RATE_HZ)
+    if rate != SAMPLE_RATE_HZ:
+        raise UserError(
+            f"the feature extractor has sampling_rate={rate!r}; only models that were trained "
+            f"on {SAMPLE_RATE_HZ} Hz are supported"
+        )
+
+
+def checked(name: str, value: Any, default: Any) -> Any:
     """A field of config.json in the type of its default; raises UserError that names the field."""
 
     def whole(number: Any) -> bool:
@@ -198,8 +293,8 @@ def _checked(name: str, value: Any, default: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _refuse_variants(config: Mapping[str, Any]) -> None:
-    """Raise UserError for options of a known family that are not implemented."""
+def refuse_quantised(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a checkpoint whose weights are quantised."""
     quantised = config.get("quantization_config") or config.get("quantization")
     if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else None
@@ -207,6 +302,11 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
             f"config.json says that the weights are quantised ({method or 'quantization'}); load "
             "the model without quantisation and save it again"
         )
+
+
+def _refuse_variants(config: Mapping[str, Any]) -> None:
+    """Raise UserError for options of a known family that are not implemented."""
+    refuse_quantised(config)
     if config.get("add_adapter"):
         raise UserError("config.json has add_adapter=true; adapter models are not supported")
     if config.get("adapter_attn_dim") is not None:

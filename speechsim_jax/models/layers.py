@@ -22,12 +22,38 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from speechsim_jax.array_types import FrameMask, Hidden
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 
 # torch's default: layer_norm_eps does not apply to the norms of the convolutions.
 _CONV_NORM_EPS = 1e-5
+# Added to the variance of the samples, as in Wav2Vec2FeatureExtractor.
+_SAMPLE_VARIANCE_EPS = 1e-7
 # Frames in memory at once while the variance of the first convolution is summed.
 _FRAMES_AT_ONCE = 1024
+
+
+def normalize(
+    samples: Float[Array, "batch sample"], lengths: Int[Array, " batch"]
+) -> Float[Array, "batch sample"]:
+    """Normalise each utterance to mean 0 and variance 1 over its own samples.
+
+        (x - mean) / sqrt(var + 1e-7)
+
+    Args:
+        samples: the padded batch.
+        lengths: samples of each utterance.
+
+    Returns:
+        The normalised samples, 0 past the end of an utterance.
+
+    Source: transformers, Wav2Vec2FeatureExtractor, of an utterance alone.
+    """
+    inside = jnp.arange(samples.shape[1]) < lengths[:, None]
+    count = jnp.maximum(lengths, 1).astype(samples.dtype)[:, None]
+    mean = jnp.sum(samples, axis=1, keepdims=True, where=inside) / count
+    centred = jnp.where(inside, samples - mean, 0)
+    var = jnp.sum(jnp.square(centred), axis=1, keepdims=True) / count
+    return centred * lax.rsqrt(var + _SAMPLE_VARIANCE_EPS)
 
 
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -120,7 +146,7 @@ def _sum_of_squares(
 class ConvLayer(nnx.Module):
     """One layer of the feature encoder: convolution, norm (group, layer or none), GELU."""
 
-    def __init__(self, config: EncoderConfig, index: int, rngs: nnx.Rngs):
+    def __init__(self, config: Wav2Vec2Config, index: int, rngs: nnx.Rngs):
         self.first = index == 0
         channels = config.conv_dim[index]
         self.stride = config.conv_stride[index]
@@ -196,7 +222,7 @@ def convolution(
 class FeatureExtractor(nnx.Module):
     """Strided convolutions (seven in released models): 16 kHz samples -> a vector every 20 ms."""
 
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+    def __init__(self, config: Wav2Vec2Config, rngs: nnx.Rngs):
         self.config = config
         self.conv_layers = Stack(ConvLayer(config, i, rngs) for i in range(len(config.conv_dim)))
 
@@ -213,7 +239,7 @@ class FeatureExtractor(nnx.Module):
 class FeatureProjection(nnx.Module):
     """LayerNorm (except in distilled HuBERT) and a linear map to the model's width."""
 
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+    def __init__(self, config: Wav2Vec2Config, rngs: nnx.Rngs):
         channels = config.conv_dim[-1]
         self.normed = config.feat_proj_layer_norm
         if self.normed:
@@ -284,7 +310,7 @@ class BatchNorm(nnx.Module):
 class PositionalConv(nnx.Module):
     """Convolutional relative positions: x -> gelu(conv(x))."""
 
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+    def __init__(self, config: Wav2Vec2Config, rngs: nnx.Rngs):
         taps, groups = config.num_conv_pos_embeddings, config.num_conv_pos_embedding_groups
         self.batch_normed = config.conv_pos_batch_norm
         if self.batch_normed:
@@ -303,7 +329,7 @@ class PositionalConv(nnx.Module):
 class FeedForward(nnx.Module):
     """Linear, exact GELU, linear."""
 
-    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
+    def __init__(self, config: Wav2Vec2Config, rngs: nnx.Rngs):
         self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size, rngs)
         self.output_dense = Linear(config.intermediate_size, config.hidden_size, rngs)
 

@@ -10,8 +10,9 @@ import numpy as np
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import weight_names, zoo
 from speechsim_jax.models.checkpoint_files import WeightFiles, open_checkpoint, untrained
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import EncoderConfig, Wav2Vec2Config
 from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.models.families import config_from_hf
 from speechsim_jax.models.initial_weights import random_tensors
 
 _log = logging.getLogger(__name__)
@@ -157,7 +158,7 @@ def _config_of(checkpoint: WeightFiles) -> EncoderConfig:
             "%s: no preprocessor_config.json, so samples are normalised (do_normalize=True)",
             checkpoint.source,
         )
-    return EncoderConfig.from_hf(checkpoint.config, checkpoint.preprocessor)
+    return config_from_hf(checkpoint.config, checkpoint.preprocessor)
 
 
 def _provenance(
@@ -168,7 +169,7 @@ def _provenance(
         "revision": revision,
         "sha256": sha256,
         "model_type": config.family,
-        "do_normalize": config.do_normalize,
+        **({"do_normalize": config.do_normalize} if isinstance(config, Wav2Vec2Config) else {}),
         "notes": notes,
     }
 

@@ -26,6 +26,7 @@ from speechsim_jax.models.checkpoint_files import (
 )
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.models.families import config_from_hf
 from speechsim_jax.models.load import encoder_of
 
 _log = logging.getLogger(__name__)
@@ -218,7 +219,7 @@ def load_recognizer(
     checkpoint = open_checkpoint(
         source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
     )
-    config = EncoderConfig.from_hf(checkpoint.config, checkpoint.preprocessor)
+    config = config_from_hf(checkpoint.config, checkpoint.preprocessor)
     # The small files first: their errors are reported before gigabytes are fetched.
     files = _tokenizer_files(checkpoint)
     tokenizer = _tokenizer(checkpoint, files)

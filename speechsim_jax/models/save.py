@@ -1,6 +1,5 @@
 """Save encoders as Hugging Face folders: config.json, preprocessor_config.json, safetensors."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +11,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import EncoderConfig, Wav2Vec2Config
+from speechsim_jax.models.families import family_of
 
 SavedDtype = Literal["float32", "float16", "bfloat16"]
 
 _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-# The stems of transformers' class names: Wav2Vec2Model, Wav2Vec2ForCTC.
-_CLASSES = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}
-_HUBERT_ONLY = ("feat_proj_layer_norm", "conv_pos_batch_norm")
-_WAVLM_ONLY = ("num_buckets", "max_bucket_distance")
 
 
 def hf_config(config: EncoderConfig, model: str = "Model") -> dict[str, Any]:
@@ -30,32 +26,8 @@ def hf_config(config: EncoderConfig, model: str = "Model") -> dict[str, Any]:
         config: the architecture.
         model: the end of transformers' class name: "Model", "ForCTC", "ForPreTraining".
     """
-    values = dataclasses.asdict(config)
-    values.pop("do_normalize")
-    family = values.pop("family")
-    if config.convolutions == "drawn":  # the only kind in transformers, which has no such field
-        values.pop("convolutions")
-    if family != "hubert":
-        values = {k: v for k, v in values.items() if k not in _HUBERT_ONLY}
-    if family != "wavlm":
-        values = {k: v for k, v in values.items() if k not in _WAVLM_ONLY}
-    # Above 0, transformers expects the embedding of masked frames, which the encoder lacks.
-    values |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-    return {"architectures": [_CLASSES[family] + model], "model_type": family, **values}
-
-
-def hf_preprocessor(config: EncoderConfig) -> dict[str, Any]:
-    """The `preprocessor_config.json` of an encoder."""
-    return {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "feature_size": 1,
-        "sampling_rate": 16000,
-        "padding_value": 0.0,
-        "padding_side": "right",
-        "do_normalize": config.do_normalize,
-        # Group-norm models were trained without a mask (transformers' documentation).
-        "return_attention_mask": config.feat_extract_norm == "layer",
-    }
+    architecture = family_of(config).class_stem + model
+    return {"architectures": [architecture], "model_type": config.family, **config.to_hf()}
 
 
 def save_folder(
@@ -108,7 +80,7 @@ def save_ctc_folder(
     values = hf_config(config, "ForCTC")
     values |= {"vocab_size": len(head["lm_head.bias"]), "pad_token_id": blank}
     encoder = _with_counter(config, tensors)
-    prefixed = {f"{config.family}.{name}": tensor for name, tensor in encoder.items()}
+    prefixed = {f"{family_of(config).prefix}{name}": tensor for name, tensor in encoder.items()}
     return _write(folder, values, config, prefixed | dict(head), dtype)
 
 
@@ -138,7 +110,7 @@ def save_training_folder(
     """
     # At 0, transformers would expect no embedding of masked frames.
     values = hf_config(config, model) | {"mask_time_prob": 0.05} | dict(fields)
-    prefix = "" if model == "Model" else f"{config.family}."
+    prefix = "" if model == "Model" else family_of(config).prefix
     return _write(folder, values, config, _with_counter(config, tensors, prefix), dtype)
 
 
@@ -146,7 +118,7 @@ def _with_counter(
     config: EncoderConfig, tensors: Mapping[str, np.ndarray], prefix: str = ""
 ) -> dict[str, np.ndarray]:
     """The tensors, and the counter of a batch norm, which only training reads."""
-    if not config.conv_pos_batch_norm:
+    if not isinstance(config, Wav2Vec2Config) or not config.conv_pos_batch_norm:
         return dict(tensors)
     counter = f"{prefix}encoder.pos_conv_embed.batch_norm.num_batches_tracked"
     return {counter: np.zeros((), np.int64), **tensors}
@@ -165,7 +137,7 @@ def _write(
         path.mkdir(parents=True, exist_ok=True)
         for name, content in (
             ("config.json", values | {"dtype": dtype}),
-            ("preprocessor_config.json", hf_preprocessor(config)),
+            ("preprocessor_config.json", config.preprocessor_to_hf()),
         ):
             (path / name).write_text(json.dumps(content, indent=2) + "\n")
         save_file(stored, path / "model.safetensors", metadata={"format": "pt"})

@@ -17,10 +17,9 @@ import numpy as np
 from flax import nnx
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.architecture import Network
-from speechsim_jax.models.config import FAMILIES, EncoderConfig
-
-ParameterPath = tuple[str, ...]
+from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.families import FAMILIES, family_of
+from speechsim_jax.models.families.family import Family, ParameterPath, Weight
 
 # torch's layouts are [out, in] and [out, in, tap]; ours are [in, out] and [tap, in, out].
 _TRANSPOSED = {"kernel": "weight", "weight_g": "weight_g", "weight_v": "weight_v"}
@@ -37,8 +36,6 @@ _ALIASES = (
 
 # What programs that train wrap a model in; parts of names.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod|_fsdp_wrapped_module)\.")
-# The tensor that tells under which prefix the encoder is.
-_FIRST = "feature_extractor.conv_layers.0.conv.weight"
 _FOLDED = "encoder.pos_conv_embed.conv"
 
 # Tensors under the encoder's prefix that only training needs.
@@ -51,44 +48,18 @@ _HEADS = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Weight:
-    """One row of the table.
-
-    Attributes:
-        name: HF's name, without prefix.
-        path: of the parameter in the network.
-        shape: of the parameter.
-        transposed: the torch tensor has the axes in reverse order.
-    """
-
-    name: str
-    path: ParameterPath
-    shape: tuple[int, ...]
-    transposed: bool
-
-    def from_torch(self, tensor: np.ndarray) -> np.ndarray:
-        """The parameter (float32) of a torch tensor, whose axes are reversed if transposed."""
-        tensor = tensor.astype(np.float32)
-        return np.ascontiguousarray(tensor.T) if self.transposed else tensor
-
-    def to_torch(self, parameter: np.ndarray) -> np.ndarray:
-        """The torch tensor of a parameter."""
-        return np.ascontiguousarray(parameter.T) if self.transposed else parameter
-
-
 def abstract_network(config: EncoderConfig) -> tuple[nnx.GraphDef, Any]:
     """The network's graph and its state of shapes (a copy), without allocating parameters."""
-    # wav2vec2 and HuBERT are the same network: with one graph their models share compilations.
-    family = "wavlm" if config.family == "wavlm" else "wav2vec2"
-    graph, state = _traced_network(dataclasses.replace(config, family=family))
+    # Families of one network have one graph: their models share compilations.
+    network_of = family_of(config).network_of or config.family
+    graph, state = _traced_network(dataclasses.replace(config, family=network_of))
     return graph, jax.tree.map(lambda shape: shape, state)
 
 
 @functools.lru_cache(maxsize=16)
 def _traced_network(config: EncoderConfig) -> tuple[nnx.GraphDef, Any]:
     # Tracing takes seconds for a deep network, and loading needs it twice.
-    return nnx.split(nnx.eval_shape(lambda: Network(config, nnx.Rngs(0))))
+    return nnx.split(nnx.eval_shape(lambda: family_of(config).network(config, nnx.Rngs(0))))
 
 
 def weight_table(config: EncoderConfig) -> tuple[Weight, ...]:
@@ -112,7 +83,7 @@ def _flatten(tree: Mapping[Any, Any], path: ParameterPath = ()) -> list[tuple[Pa
 
 
 def strip_prefix(
-    tensors: Mapping[str, np.ndarray], family: str
+    tensors: Mapping[str, np.ndarray], family: Family
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Separate the encoder's tensors from those of heads.
 
@@ -121,12 +92,12 @@ def strip_prefix(
 
     Args:
         tensors: by their names in the file.
-        family: model_type of the checkpoint.
+        family: of the checkpoint.
 
     Returns:
         The encoder's tensors by their canonical names, and the names of all others.
     """
-    prefix = f"{family}."
+    prefix = family.prefix
     prefixed = any(name.startswith(prefix) for name in tensors)
     encoder, others = {}, []
     for name, tensor in tensors.items():
@@ -160,9 +131,10 @@ def fill(
     Raises:
         UserError: one line that lists missing, unexpected and misshapen tensors.
     """
-    table = table or weight_table(config)
-    tensors, unwrapped = _unwrapped(tensors, config.family)
-    encoder, others = strip_prefix(tensors, config.family)
+    table, family = table or weight_table(config), family_of(config)
+    tensors, unwrapped = _unwrapped(tensors, family)
+    encoder, others = strip_prefix(tensors, family)
+    encoder = {n: tensor for n, tensor in encoder.items() if not _is_ignored(n, family)}
     _refuse_integers(encoder, origin)
     notes = [f"{origin}: {unwrapped}"] if unwrapped else []
     notes += [f"{origin}: left out {_names(others)} (not part of the encoder)"] if others else []
@@ -181,31 +153,37 @@ def fill(
     return graph, state, notes
 
 
+def _is_ignored(name: str, family: Family) -> bool:
+    """Whether a tensor is no parameter of the encoder: only training needs it."""
+    return bool(_IGNORED.match(name) or (family.ignored and family.ignored.match(name)))
+
+
 def _unwrapped(
-    tensors: Mapping[str, np.ndarray], family: str
+    tensors: Mapping[str, np.ndarray], family: Family
 ) -> tuple[Mapping[str, np.ndarray], str]:
     """The tensors without what a training program has wrapped the model in; and a note.
 
     The encoder gets transformers' own prefix, or none; what is outside the wrapper keeps its name.
     """
     plain = {_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()}
-    prefixes = {name.removesuffix(_FIRST) for name in plain if name.endswith(_FIRST)}
+    prefixes = {name.removesuffix(family.first) for name in plain if name.endswith(family.first)}
     if len(plain) < len(tensors) or len(prefixes) != 1:
         return tensors, ""  # `_check` says what is missing
     (prefix,) = prefixes
-    if plain.keys() == tensors.keys() and prefix in ("", f"{family}."):
+    if plain.keys() == tensors.keys() and prefix in ("", family.prefix):
         return tensors, ""
-    if prefix.rstrip(".").rpartition(".")[2] in set(FAMILIES) - {family}:
+    others = {other.prefix for other in FAMILIES.values()} - {family.prefix}
+    if prefix.endswith(tuple(f".{other}" for other in others)) or prefix in others:
         return tensors, ""  # another architecture than config.json says
-    if prefix not in ("", f"{family}."):
-        kept = f"{family}." if prefix.endswith(f"{family}.") else ""
+    if prefix not in ("", family.prefix):
+        kept = family.prefix if prefix.endswith(family.prefix) else ""
         plain = {
             f"{kept}{name.removeprefix(prefix)}"
             if name.startswith(prefix)
             else f"objective.{name}": t
             for name, t in plain.items()
         }
-    example = next(name for name in tensors if _WRAPPERS.sub("", name).endswith(_FIRST))
+    example = next(name for name in tensors if _WRAPPERS.sub("", name).endswith(family.first))
     return plain, f"names as {example} were unwrapped"
 
 
@@ -213,7 +191,7 @@ def _refuse_integers(encoder: Mapping[str, np.ndarray], origin: str) -> None:
     """Raise UserError for weights that are no plain floating-point numbers."""
     for name, tensor in encoder.items():
         kind = tensor.dtype.name
-        if _IGNORED.match(name) or kind in ("float16", "bfloat16", "float32", "float64"):
+        if kind in ("float16", "bfloat16", "float32", "float64"):
             continue
         raise UserError(
             f"{origin}: {name} is {kind}, a type of quantised weights, which are not read; load "
@@ -249,7 +227,7 @@ def _with_conv_biases(
     hubert-large's config.json has conv_bias=true, but its training code had no such bias.
     """
     biases = [row for row in table if re.match(r"feature_extractor.*\.conv\.bias$", row.name)]
-    if not config.conv_bias or any(row.name in encoder for row in biases):
+    if not biases or any(row.name in encoder for row in biases):
         return encoder, ""
     zeros = {row.name: np.zeros(row.shape, np.float32) for row in biases}
     return encoder | zeros, "no convolution has a bias in the file; taken as zero"
@@ -258,7 +236,7 @@ def _with_conv_biases(
 def _check(encoder: Mapping[str, np.ndarray], table: tuple[Weight, ...], origin: str) -> None:
     rows = {row.name: row for row in table}
     missing = [name for name in rows if name not in encoder]
-    unexpected = [name for name in encoder if name not in rows and not _IGNORED.match(name)]
+    unexpected = [name for name in encoder if name not in rows]
     misshapen = []
     for name in rows.keys() & encoder.keys():
         row, shape = rows[name], encoder[name].shape

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import save, weight_names
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.models.save import SavedDtype
 from speechsim_jax.runtime.atomic_write import write_text
 from speechsim_jax.training import model as training_model
@@ -21,13 +21,13 @@ from speechsim_jax.training.model import CTC, Contrastive, Model
 HEAD_FILE = "pretraining_head.safetensors"
 
 
-def write_encoder(folder: Path, config: EncoderConfig, model: Model, dtype: SavedDtype) -> None:
+def write_encoder(folder: Path, config: Wav2Vec2Config, model: Model, dtype: SavedDtype) -> None:
     """Write the encoder alone, as ...Model. Raises UserError."""
     save.save_folder(folder, config, weight_names.export(config, model.encoder), dtype)
 
 
 def write_contrastive(
-    folder: Path, config: EncoderConfig, objective: Contrastive, model: Model, dtype: SavedDtype
+    folder: Path, config: Wav2Vec2Config, objective: Contrastive, model: Model, dtype: SavedDtype
 ) -> None:
     """Write encoder, quantizer and projections, as ...ForPreTraining. Raises UserError."""
     tensors = training_model.to_tensors(config, model)
@@ -37,7 +37,7 @@ def write_contrastive(
 
 def write_predictive(
     folder: Path,
-    config: EncoderConfig,
+    config: Wav2Vec2Config,
     model: Model,
     clusters: ClusterLabels,
     dtype: SavedDtype,
@@ -60,7 +60,7 @@ def write_predictive(
 
 def write_recognizer(
     folder: Path,
-    config: EncoderConfig,
+    config: Wav2Vec2Config,
     objective: CTC,
     model: Model,
     alphabet: Alphabet,

@@ -10,7 +10,8 @@ from speechsim_jax.audio.corpus import Source
 from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint_files import WeightFiles
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
+from speechsim_jax.models.families import config_from_hf
 from speechsim_jax.training import export, model
 from speechsim_jax.training.data.alphabet import BLANK, Alphabet
 from speechsim_jax.training.data.sampling import UtteranceSampler, utterance_buckets
@@ -37,7 +38,12 @@ def prepare(
     Raises:
         UserError: Audio, recipe and encoder do not fit together.
     """
-    config = EncoderConfig.from_hf(pretrained.config, pretrained.preprocessor)
+    config = config_from_hf(pretrained.config, pretrained.preprocessor)
+    if not isinstance(config, Wav2Vec2Config):
+        raise UserError(
+            f"{pretrained.source}: a {config.family} cannot be fine-tuned here; expected an "
+            "encoder of wav2vec 2.0's kind, such as wav2vec2, hubert or wavlm"
+        )
     split = _usable(open_split(corpora, recipe.audio), recipe)
     # Without an alphabet in the recipe, it is that of the training transcripts; a character that
     # only held-out speakers have stays in their references, and counts as an error.

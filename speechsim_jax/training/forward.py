@@ -16,7 +16,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from speechsim_jax.array_types import FrameMask, Hidden, Lengths, Waveforms
-from speechsim_jax.models.architecture import Network, normalize
+from speechsim_jax.models.families.wav2vec2 import Wav2Vec2Network
+from speechsim_jax.models.layers import normalize
 from speechsim_jax.training.model import Model
 from speechsim_jax.training.random_keys import Dropout
 
@@ -69,7 +70,7 @@ def encode(
         feature_grad_mult: Factor of the convolutions' gradient, as in fairseq; at 0 none is
             computed.
     """
-    network: Network = nnx.merge(graph, model.encoder)
+    network: Wav2Vec2Network = nnx.merge(graph, model.encoder)
     samples, lengths = jnp.asarray(samples), jnp.asarray(lengths)
     samples = jnp.where(jnp.arange(samples.shape[1]) < lengths[:, None], samples, 0)
     if network.config.do_normalize:
@@ -86,7 +87,9 @@ def encode(
     return Encoded(_transform(network, x, frame_mask, dropout), features, convolved, frame_mask)
 
 
-def _transform(network: Network, x: Hidden, mask: FrameMask, dropout: Dropout | None) -> Hidden:
+def _transform(
+    network: Wav2Vec2Network, x: Hidden, mask: FrameMask, dropout: Dropout | None
+) -> Hidden:
     """`Transformer` layer by layer, with dropout."""
     transformer, stable = network.encoder, network.config.do_stable_layer_norm
     x = jnp.where(mask[:, :, None], x, 0)

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import weight_names
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
+from speechsim_jax.models.families import family_of
 from speechsim_jax.models.initial_weights import random_tensors
 
 
@@ -121,7 +122,7 @@ class Contrastive:
         fields.pop("feature_penalty")
         return fields
 
-    def head(self, config: EncoderConfig) -> ContrastiveHead:
+    def head(self, config: Wav2Vec2Config) -> ContrastiveHead:
         """The head of an encoder, with shapes in place of tensors."""
         groups, size = self.num_codevector_groups, self.codevector_dim
         choices = groups * self.num_codevectors_per_group
@@ -152,7 +153,7 @@ class Predictive:
     pred_nomask_weight: float | int = 0.0
     feature_penalty: float | int = 10.0
 
-    def head(self, config: EncoderConfig) -> PredictiveHead:
+    def head(self, config: Wav2Vec2Config) -> PredictiveHead:
         """The head of an encoder, with shapes in place of tensors."""
         final = _affine(config.hidden_size, self.final_dim)
         return PredictiveHead(final, _shape(self.units, self.final_dim))
@@ -174,7 +175,7 @@ class CTC:
         """The fields of config.json."""
         return dataclasses.asdict(self)
 
-    def head(self, config: EncoderConfig) -> CTCHead:
+    def head(self, config: Wav2Vec2Config) -> CTCHead:
         """The head of an encoder, with shapes in place of tensors."""
         return CTCHead(_affine(config.hidden_size, self.vocab_size))
 
@@ -191,7 +192,7 @@ def _affine(size_in: int, size_out: int) -> Any:
 
 
 def initial(
-    config: EncoderConfig,
+    config: Wav2Vec2Config,
     objective: Objective,
     seed: int,
     encoder: Mapping[str, np.ndarray] | None = None,
@@ -217,7 +218,7 @@ def initial(
     """
     tensors = random_tensors(config, seed) if encoder is None else encoder
     graph, parameters, _ = weight_names.fill(config, tensors, "the pretrained encoder")
-    embedding = weight_names.strip_prefix(tensors, config.family)[0].get("masked_spec_embed")
+    embedding = weight_names.strip_prefix(tensors, family_of(config))[0].get("masked_spec_embed")
     if embedding is None:
         embedding = _draw("masked_spec_embed", (config.hidden_size,), config.hidden_size, seed)
     shapes = {name: leaf.shape for name, leaf in head_tensors(objective.head(config)).items()}
@@ -242,7 +243,7 @@ def _draw(name: str, shape: tuple[int, ...], size_in: int, seed: int) -> np.ndar
 
 
 def from_tensors(
-    config: EncoderConfig, objective: Objective, tensors: Mapping[str, np.ndarray], origin: str
+    config: Wav2Vec2Config, objective: Objective, tensors: Mapping[str, np.ndarray], origin: str
 ) -> tuple[nnx.GraphDef, Model]:
     """The inverse of `to_tensors`.
 
@@ -259,7 +260,7 @@ def from_tensors(
         UserError: Tensors are missing, of another shape or too many.
     """
     graph, parameters, _ = weight_names.fill(config, tensors, origin)
-    encoder, head_names = weight_names.strip_prefix(tensors, config.family)
+    encoder, head_names = weight_names.strip_prefix(tensors, family_of(config))
     expected = {name: leaf.shape for name, leaf in head_tensors(objective.head(config)).items()}
     given = {name: tensors[name] for name in head_names}
     embedding = {"masked_spec_embed": (config.hidden_size,)}
@@ -277,7 +278,7 @@ def from_tensors(
     return graph, Model(parameters, _float32(given["masked_spec_embed"]), head)
 
 
-def to_tensors(config: EncoderConfig, model: Model) -> dict[str, np.ndarray]:
+def to_tensors(config: Wav2Vec2Config, model: Model) -> dict[str, np.ndarray]:
     """All tensors in torch's layout by Hugging Face's names, the encoder's with a prefix."""
     tensors = weight_names.export(config, model.encoder)
     tensors["masked_spec_embed"] = np.asarray(model.masked_spec_embed)
@@ -291,7 +292,9 @@ def head_tensors(head: Any) -> dict[str, Any]:
     return {_name(path): leaf for path, leaf in leaves}
 
 
-def _head(config: EncoderConfig, objective: Objective, tensor: Callable[[str], np.ndarray]) -> Head:
+def _head(
+    config: Wav2Vec2Config, objective: Objective, tensor: Callable[[str], np.ndarray]
+) -> Head:
     """The head with the tensors that `tensor` returns by name."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: _float32(tensor(_name(path))), objective.head(config)

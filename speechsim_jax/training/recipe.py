@@ -2,7 +2,7 @@
 
     objective = "contrastive"        # or "predictive", "ctc"
     steps = 6000
-    [encoder]                        # the fields of EncoderConfig
+    [encoder]                        # the fields of Wav2Vec2Config
     hidden_size = 96
     [optimiser]                      # of AdamW
     peak_learning_rate = 2e-3
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.models.save import SavedDtype
 from speechsim_jax.training.model import Contrastive, Predictive
 from speechsim_jax.training.objectives.masking import Spans
@@ -174,7 +174,7 @@ class Pretraining(Recipe):
         feature_grad_mult: Factor of the convolutions' gradient (fairseq); 0 freezes them.
     """
 
-    encoder: EncoderConfig = field(default_factory=partial(EncoderConfig, "wav2vec2"))
+    encoder: Wav2Vec2Config = field(default_factory=partial(Wav2Vec2Config, "wav2vec2"))
     crops: Crops = field(default_factory=Crops)
     evaluation_speakers: int = 32
     feature_grad_mult: float | int = 0.1
@@ -192,7 +192,7 @@ class ContrastiveRecipe(Pretraining):
 
     name: ClassVar[str] = "contrastive"
 
-    encoder: EncoderConfig = field(default_factory=partial(EncoderConfig, "wav2vec2"))
+    encoder: Wav2Vec2Config = field(default_factory=partial(Wav2Vec2Config, "wav2vec2"))
     head: Contrastive = field(default_factory=Contrastive)
     masks: Spans = field(default_factory=Spans)
     temperature: Annealing = field(default_factory=Annealing)
@@ -210,7 +210,7 @@ class PredictiveRecipe(Pretraining):
 
     name: ClassVar[str] = "predictive"
 
-    encoder: EncoderConfig = field(default_factory=partial(EncoderConfig, "hubert"))
+    encoder: Wav2Vec2Config = field(default_factory=partial(Wav2Vec2Config, "hubert"))
     head: Predictive = field(default_factory=Predictive)
     masks: Spans = field(default_factory=partial(Spans, probability=0.8))
     cluster_minutes: float | int = 600.0
@@ -298,7 +298,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, kind) for kind in inner)
     if kind is tuple:
         return isinstance(value, tuple) and all(_fits(item, inner[0]) for item in value)
-    if hint is float:  # of EncoderConfig, where integers are accepted
+    if hint is float:  # of Wav2Vec2Config, where integers are accepted
         return type(value) in (float, int)
     return type(value) is hint
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.training.data.sampling import TrainingBatch
 from speechsim_jax.training.forward import UNMASKED, Encoded, Masks, encode
 from speechsim_jax.training.model import CTC, Contrastive, Model, Predictive
@@ -68,7 +68,7 @@ class Task(Protocol):
 class _Pretraining:
     """The common part of both pretraining tasks: an encoder of partly masked frames."""
 
-    config: EncoderConfig
+    config: Wav2Vec2Config
     spans: Spans
     rates: DropoutRates
     feature_grad_mult: float | int
@@ -161,7 +161,7 @@ class PredictiveTask(_Pretraining):
 class CTCTask:
     """CTC on the characters of uncut utterances; masks and dropout in training only."""
 
-    config: EncoderConfig
+    config: Wav2Vec2Config
     objective: CTC
     in_time: Spans
     over_neurons: Spans
@@ -169,7 +169,7 @@ class CTCTask:
     frozen: bool
 
     @classmethod
-    def of(cls, recipe: CTCRecipe, config: EncoderConfig, objective: CTC) -> "CTCTask":
+    def of(cls, recipe: CTCRecipe, config: Wav2Vec2Config, objective: CTC) -> "CTCTask":
         """The task of a recipe for an encoder and an alphabet."""
         return cls(
             config, objective, recipe.masks, recipe.neuron_masks, recipe.dropout,

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.runtime import mesh as sharding
 from speechsim_jax.runtime import provenance
 from speechsim_jax.runtime.atomic_write import write_text
@@ -59,7 +59,7 @@ class TrainingRun:
     """
 
     recipe: Recipe
-    config: EncoderConfig
+    config: Wav2Vec2Config
     task: Task
     graph: nnx.GraphDef
     start: Model

@@ -20,7 +20,7 @@ from speechsim_jax.audio import batching
 from speechsim_jax.commands import compare
 from speechsim_jax.commands.workdir import save_result
 from speechsim_jax.comparison import prepared
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 from speechsim_jax.settings import Output
@@ -46,7 +46,7 @@ def script(capsys):
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory) -> Path:
     """An encoder of another width and depth than those of the parity fixtures."""
-    config = EncoderConfig(
+    config = Wav2Vec2Config(
         family="hubert",
         hidden_size=24,
         num_hidden_layers=2,

@@ -20,7 +20,7 @@ import soundfile
 
 import speechsim_jax as ss
 from speechsim_jax.measures import registry
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.families import config_from_hf
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 from speechsim_jax.pipeline import accumulators
@@ -80,7 +80,7 @@ def world(tmp_path_factory) -> Path:
         json.loads((RECOGNIZER / f"{n}.json").read_text())
         for n in ("config", "preprocessor_config")
     ]
-    config = EncoderConfig.from_hf(*parsed)
+    config = config_from_hf(*parsed)
     for seed, name in enumerate(ENCODERS):
         family = "wav2vec2" if "wav2vec2" in name else "hubert"
         config = dataclasses.replace(config, family=family)

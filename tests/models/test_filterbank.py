@@ -12,7 +12,8 @@ from flax import nnx
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import weight_names
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
+from speechsim_jax.models.families import config_from_hf
 from speechsim_jax.models.filterbank import cepstrum, gabor
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
@@ -62,7 +63,7 @@ def test_filters_come_in_fours():
         gabor(6, 80)
 
 
-CEPSTRAL = EncoderConfig(
+CEPSTRAL = Wav2Vec2Config(
     "wav2vec2", hidden_size=24, num_attention_heads=2, num_hidden_layers=1, intermediate_size=24,
     conv_dim=(160, 160, 52), conv_kernel=(240, 1, 2), conv_stride=(160, 1, 2), conv_bias=True,
     num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, convolutions="cepstrum",
@@ -147,7 +148,7 @@ def test_a_cepstrum_needs_its_norm_and_biases(other):
 
 def test_other_starts_are_refused():
     with pytest.raises(UserError, match=r"config\.json has convolutions='mel'; expected 'drawn'"):
-        EncoderConfig.from_hf({"model_type": "wav2vec2", "convolutions": "mel"})
+        config_from_hf({"model_type": "wav2vec2", "convolutions": "mel"})
 
 
 def test_a_cepstrum_of_fewer_bands_is_of_like_size():
@@ -158,9 +159,9 @@ def test_a_cepstrum_of_fewer_bands_is_of_like_size():
 
 
 def test_initializer_range_scales_linear_maps_and_nothing_else():
-    plain = EncoderConfig("hubert", hidden_size=24, num_attention_heads=2, num_hidden_layers=1)
+    plain = Wav2Vec2Config("hubert", hidden_size=24, num_attention_heads=2, num_hidden_layers=1)
     before = random_tensors(plain, 0)
-    wide = EncoderConfig(
+    wide = Wav2Vec2Config(
         "hubert", hidden_size=24, num_attention_heads=2, num_hidden_layers=1, initializer_range=0.1
     )
     after = random_tensors(wide, 0)
@@ -171,7 +172,7 @@ def test_initializer_range_scales_linear_maps_and_nothing_else():
 
 @pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm"])
 def test_an_encoder_can_start_with_it(family):
-    plain = EncoderConfig(family, hidden_size=24, num_attention_heads=2, num_hidden_layers=1)
+    plain = Wav2Vec2Config(family, hidden_size=24, num_attention_heads=2, num_hidden_layers=1)
     other = dataclasses.replace(plain, convolutions="gabor")
     drawn, started = random_tensors(plain, 0), random_tensors(other, 0)
     changed = [name for name in drawn if not np.array_equal(started[name], drawn[name])]
@@ -180,7 +181,7 @@ def test_an_encoder_can_start_with_it(family):
 
 
 def test_how_an_encoder_started_stays_with_its_folder(tmp_path):
-    config = EncoderConfig(
+    config = Wav2Vec2Config(
         "wav2vec2", hidden_size=24, num_attention_heads=2, num_hidden_layers=1,
         intermediate_size=24, conv_dim=(8, 8), conv_kernel=(80, 2), conv_stride=(160, 2),
         num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,

@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch")
 
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor  # noqa: E402
 
-from speechsim_jax.models import attention, weight_names  # noqa: E402
+from speechsim_jax.models import weight_names  # noqa: E402
 from speechsim_jax.models.architecture import Activations  # noqa: E402
-from speechsim_jax.models.config import EncoderConfig  # noqa: E402
 from speechsim_jax.models.encoder import SpeechEncoder  # noqa: E402
+from speechsim_jax.models.families import config_from_hf, wavlm  # noqa: E402
 from speechsim_jax.models.initial_weights import random_tensors  # noqa: E402
 from speechsim_jax.models.recognizer import load_recognizer  # noqa: E402
 from tests.support import tolerances  # noqa: E402
@@ -48,7 +48,7 @@ FULL_SIZE = {
 
 def port(model, extractor) -> SpeechEncoder:
     """Our encoder with a torch model's weights."""
-    config = EncoderConfig.from_hf(model.config.to_dict(), extractor.to_dict())
+    config = config_from_hf(model.config.to_dict(), extractor.to_dict())
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     graph, parameters, notes = weight_names.fill(config, tensors, "torch")
     assert notes == []
@@ -275,7 +275,7 @@ def test_random_weights_are_spread_as_those_of_transformers(layout):
     sizes = dict(hidden_size=128, intermediate_size=200, conv_dim=(64,) * 7)
     torch.manual_seed(0)
     model = model_class(config_class(**SMALL | sizes | changes))
-    found = random_tensors(EncoderConfig.from_hf(model.config.to_dict()), seed=0)
+    found = random_tensors(config_from_hf(model.config.to_dict()), seed=0)
     for name, tensor in model.state_dict().items():
         # weight norm makes transformers lose what it draws for the positional kernel
         if name == "masked_spec_embed" or "pos_conv_embed.conv.param" in name:
@@ -294,5 +294,5 @@ def test_position_buckets(num_buckets, max_distance):
     frames = 2000
     distances = np.arange(1 - frames, frames)
     expected = theirs._relative_positions_bucket(torch.from_numpy(distances)).numpy()
-    found = attention.relative_position_buckets(distances, num_buckets, max_distance)
+    found = wavlm.relative_position_buckets(distances, num_buckets, max_distance)
     assert np.array_equal(found, expected)

@@ -17,6 +17,8 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models import attention, weight_names
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import forward
+from speechsim_jax.models.families import wavlm
+from speechsim_jax.models.families.family import ParameterPath, Weight
 from speechsim_jax.models.load import load_encoder
 from tests.support import tolerances
 from tests.support.parity import EVERYTHING, FOLDER, LAYOUTS, fixture
@@ -169,7 +171,7 @@ def test_wavlm_heads(layout, index):
 def test_position_buckets_are_exact_for_long_inputs(num_buckets, max_distance):
     frames = 3000
     distances = np.arange(1 - frames, frames)
-    found = attention.relative_position_buckets(distances, num_buckets, max_distance)
+    found = wavlm.relative_position_buckets(distances, num_buckets, max_distance)
     assert found.tolist() == [bucket(k, 0, num_buckets, max_distance) for k in distances]
 
 
@@ -372,7 +374,7 @@ def test_garbage_in_the_padding_changes_nothing(layout):
 # --- mutations: parity breaks when two weights change places --------------------------------------
 
 
-def swapped_leaves(state, a: weight_names.ParameterPath, b: weight_names.ParameterPath):
+def swapped_leaves(state, a: ParameterPath, b: ParameterPath):
     """The state with the leaves at two paths exchanged."""
     paths, tree = jax.tree_util.tree_flatten_with_path(state)
     names = [
@@ -385,9 +387,7 @@ def swapped_leaves(state, a: weight_names.ParameterPath, b: weight_names.Paramet
     return jax.tree.unflatten(tree, leaves)
 
 
-def swapped_table(
-    table: tuple[weight_names.Weight, ...], a: weight_names.Weight, b: weight_names.Weight
-):
+def swapped_table(table: tuple[Weight, ...], a: Weight, b: Weight):
     """The weight table with the paths of two rows exchanged."""
     other = {a.name: b.path, b.name: a.path}
     return tuple(dataclasses.replace(row, path=other.get(row.name, row.path)) for row in table)

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import weight_names
-from speechsim_jax.models.config import FAMILIES, EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
+from speechsim_jax.models.families import FAMILIES, config_from_hf
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.load import load_encoder
 from speechsim_jax.models.save import save_folder
@@ -28,10 +29,10 @@ QUERY = "encoder.layers.0.attention.q_proj.weight"
 GAIN = "encoder.layers.1.final_layer_norm.weight"
 
 
-def read(layout: str) -> tuple[EncoderConfig, dict[str, np.ndarray]]:
+def read(layout: str) -> tuple[Wav2Vec2Config, dict[str, np.ndarray]]:
     """A fixture's configuration and tensors, as transformers wrote them."""
     config = json.loads((FOLDER / layout / "config.json").read_text())
-    return EncoderConfig.from_hf(config), load_file(FOLDER / layout / "model.safetensors")
+    return config_from_hf(config), load_file(FOLDER / layout / "model.safetensors")
 
 
 def canonical(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -53,13 +54,13 @@ def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         assert a[name].tobytes() == b[name].tobytes(), name
 
 
-def filled(config: EncoderConfig, tensors: dict) -> tuple[dict[str, np.ndarray], list[str]]:
+def filled(config: Wav2Vec2Config, tensors: dict) -> tuple[dict[str, np.ndarray], list[str]]:
     """What the network holds after loading, as torch tensors, and the notes."""
     _, parameters, notes = weight_names.fill(config, tensors, "models/mine")
     return weight_names.export(config, parameters), notes
 
 
-def refusal(config: EncoderConfig, tensors: dict) -> str:
+def refusal(config: Wav2Vec2Config, tensors: dict) -> str:
     with pytest.raises(UserError) as error:
         weight_names.fill(config, tensors, "models/mine")
     message = str(error.value)
@@ -338,8 +339,8 @@ MIDDLE = dict(
 )
 
 
-def middle(family: str, **changes) -> EncoderConfig:
-    return EncoderConfig(family=family, **MIDDLE | changes)
+def middle(family: str, **changes) -> Wav2Vec2Config:
+    return Wav2Vec2Config(family=family, **MIDDLE | changes)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -437,7 +438,7 @@ def test_saved_folder_loads(family, tmp_path):
 
 def test_the_families_that_are_one_network_share_its_graph():
     """And with it what is compiled; WavLM's attention is another."""
-    config = EncoderConfig(family="wav2vec2", num_hidden_layers=2)
+    config = Wav2Vec2Config(family="wav2vec2", num_hidden_layers=2)
     graphs = [
         weight_names.abstract_network(dataclasses.replace(config, family=family))[0]
         for family in ("wav2vec2", "hubert", "wavlm")

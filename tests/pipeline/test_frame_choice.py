@@ -11,12 +11,12 @@ import speechsim_jax as ss
 from speechsim_jax.audio import corpus
 from speechsim_jax.audio.alignments import Segments
 from speechsim_jax.audio.batching import Batch
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.pipeline import accumulators, frame_choice
 from speechsim_jax.pipeline.frame_choice import FrameChoice
 from tests.support.small_models import MODELS, QUICK, waves
 
-CONFIG = EncoderConfig(family="wav2vec2")
+CONFIG = Wav2Vec2Config(family="wav2vec2")
 CENTRES = [0.0125 + 0.02 * t for t in range(3000)]
 
 

@@ -37,7 +37,7 @@ from speechsim_jax.audio.corpus import AudioError, channels_of, read
 from speechsim_jax.audio.open_corpus import open_corpus, with_durations
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint_files import open_checkpoint
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.families import config_from_hf
 from tests.support import bad_corpus
 from tests.support.paths import DATA, ROOT
 
@@ -396,7 +396,7 @@ def _configs_case(rng: random.Random, folder: Path) -> Path:
 
 def _read_config(path: Path) -> str:
     checkpoint = open_checkpoint(path)
-    config = EncoderConfig.from_hf(checkpoint.config, checkpoint.preprocessor)
+    config = config_from_hf(checkpoint.config, checkpoint.preprocessor)
     for value in (config.hop_samples, config.window_samples, config.head_size):
         if type(value) is not int or value < 1:
             return f"crash: accepted with a size of {value!r}"

@@ -31,7 +31,7 @@ import numpy as np
 import soundfile
 
 import speechsim_jax as ss
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 from tests.support.tolerances import ERRORS_RELATIVE, ERRORS_RELATIVE_BATCHES, MESH
@@ -102,7 +102,7 @@ def _jobs(folder: Path) -> list[Job]:
     rng = np.random.default_rng(0)
     models = []
     for seed, family in enumerate(("wav2vec2", "wavlm")):
-        config = EncoderConfig(family=family, **_SIZES)
+        config = Wav2Vec2Config(family=family, **_SIZES)
         models.append(save_folder(folder / family, config, random_tensors(config, seed)))
     for number in range(_UTTERANCES):
         wave = 0.1 * rng.standard_normal(rng.integers(33_000, 40_000))  # one compiled shape

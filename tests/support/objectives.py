@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.training import forward, model, random_keys
 from speechsim_jax.training.model import CTC, Contrastive, Predictive
 from speechsim_jax.training.objectives import contrastive, ctc, predictive, quantizer
 from speechsim_jax.training.objectives.masking import Spans
 from speechsim_jax.training.random_keys import Dropout, DropoutRates
 
-CONFIG = EncoderConfig(
+CONFIG = Wav2Vec2Config(
     family="wav2vec2",
     hidden_size=16,
     num_hidden_layers=1,

@@ -1,8 +1,8 @@
 """The architecture of the tiny encoder that tests of several rooms compare."""
 
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 
-CONFIG = EncoderConfig(
+CONFIG = Wav2Vec2Config(
     family="wav2vec2",
     hidden_size=24,
     num_hidden_layers=2,

@@ -23,7 +23,7 @@ from transformers import (  # noqa: E402
     Wav2Vec2ForPreTraining,
 )
 
-from speechsim_jax.models.config import EncoderConfig  # noqa: E402
+from speechsim_jax.models.families import config_from_hf  # noqa: E402
 from speechsim_jax.models.load import load_encoder  # noqa: E402
 from speechsim_jax.training import export, forward, model, random_keys  # noqa: E402
 from speechsim_jax.training.data.alphabet import Alphabet  # noqa: E402
@@ -67,7 +67,7 @@ def torch_model(model_class, layout: str, seed: int, **more):
 
 
 def ported(theirs, objective):
-    config = EncoderConfig.from_hf(theirs.config.to_dict(), {"do_normalize": False})
+    config = config_from_hf(theirs.config.to_dict(), {"do_normalize": False})
     tensors = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     return config, *model.from_tensors(config, objective, tensors, "torch")
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.training import model
 from speechsim_jax.training.model import CTC
 from speechsim_jax.training.optimiser import AdamW
@@ -17,7 +17,7 @@ from tests.support.objectives import quick_compiles
 
 quick = pytest.fixture(scope="module", autouse=True)(quick_compiles)
 
-CONFIG = EncoderConfig(
+CONFIG = Wav2Vec2Config(
     family="hubert",
     hidden_size=8,
     num_hidden_layers=1,

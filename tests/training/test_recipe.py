@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.training.model import Contrastive
 from speechsim_jax.training.objectives.masking import Spans
 from speechsim_jax.training.optimiser import AdamW
@@ -60,7 +60,7 @@ def test_values_are_read(tmp_path):
         snapshots=(0, 70),
         audio=Audio(exclude=("a/*", "b")),
         crops=Crops(rows=3),
-        encoder=EncoderConfig(
+        encoder=Wav2Vec2Config(
             "wav2vec2", hidden_size=24, conv_dim=(8, 8), conv_kernel=(10, 3), conv_stride=(5, 2)
         ),
         head=Contrastive(num_negatives=7, contrastive_logits_temperature=1),
@@ -75,7 +75,7 @@ def test_defaults_are_those_of_base():
     assert {name: kind().as_dict()["objective"] for name, kind in RECIPES.items()} == {
         name: name for name in ("contrastive", "predictive", "ctc")
     }
-    assert RECIPES["predictive"]().encoder == EncoderConfig("hubert")  # pyright: ignore
+    assert RECIPES["predictive"]().encoder == Wav2Vec2Config("hubert")  # pyright: ignore
     assert RECIPES["predictive"]().masks == Spans(0.8)  # pyright: ignore
     assert CTCRecipe().dropout.hidden_dropout == 0.1
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.training.data import clusters
 
-CONFIG = EncoderConfig(
+CONFIG = Wav2Vec2Config(
     family="hubert",
     hidden_size=16,
     num_hidden_layers=2,
