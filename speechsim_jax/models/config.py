@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -32,9 +32,6 @@ class EncoderConfig(abc.ABC):
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
-
-    longest_samples: ClassVar[int | None] = None
-    """Samples of the longest input that the model takes; None for any."""
 
     def __post_init__(self):
         if self.hidden_size % self.num_attention_heads:
@@ -78,6 +75,11 @@ class EncoderConfig(abc.ABC):
     def first_centre_samples(self) -> float:
         """Where the first frame is centred, in samples from the start of the input."""
         return self.window_samples / 2
+
+    @property
+    def longest_samples(self) -> int | None:
+        """Samples of the longest input that the model takes; None for any."""
+        return None
 
     @abc.abstractmethod
     def frames(self, samples: Any) -> Any:
