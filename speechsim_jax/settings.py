@@ -354,9 +354,11 @@ def _as_layer(layer: Any, expected: str) -> Layer:
             value = float(text)
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= value <= 1:
-        # 1.0 equals 1 in Python and in JSON, and means another layer: the ends become words.
-        return {0.0: "first", 1.0: "last"}.get(float(value), float(value))
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        fraction = float(value)
+        if 0 <= fraction <= 1:
+            # 1.0 equals 1 in Python and in JSON, and means another layer: the ends become words.
+            return {0.0: "first", 1.0: "last"}.get(fraction, fraction)
     close = did_you_mean(layer, _LAYER_WORDS) if isinstance(layer, str) else ""
     raise UserError(f"layers has {layer!r}{close}; expected {expected}")
 

@@ -53,6 +53,8 @@ class Family:
         network_of: the family whose network this is, if another: models then share compilations.
         first: HF's name, without prefix, of a tensor that every checkpoint has.
         ignored: further tensors of the encoder's checkpoints that are no parameters.
+        encoder_class: the end of the name of transformers' class of the encoder alone.
+        ctc: transformers has a ...ForCTC of it.
     """
 
     model_type: str
@@ -63,6 +65,8 @@ class Family:
     network_of: str | None = None
     first: str = "feature_extractor.conv_layers.0.conv.weight"
     ignored: re.Pattern[str] | None = None
+    encoder_class: str = "Model"
+    ctc: bool = True
 
     @property
     def prefix(self) -> str:
