@@ -104,8 +104,13 @@ def _ends(curve: DepthCurve) -> list[str]:
         return ["not defined"] * 3
     places = (0, curve.best, len(curve.values) - 1)
     cells = [_with_other(curve.values[k], curve.other[k]) for k in places]
-    cells[1] += f" at {curve.layers[curve.best]}"
+    cells[1] += f" at {_place(curve, curve.best)}"
     return cells
+
+
+def _place(curve: DepthCurve, k: int) -> str:
+    """A layer, and its relative depth in brackets: models may differ in depth."""
+    return f"{curve.layers[k]} ({curve.depth[k]:.2f})"
 
 
 def _with_other(value: float, other: float) -> str:
@@ -170,7 +175,7 @@ def summary(concepts: Concepts) -> str:
             continue
         rows.append(
             (
-                curve.track, curve.model, str(curve.layers[best]), _number(curve.values[best]),
+                curve.track, curve.model, _place(curve, best), _number(curve.values[best]),
                 _number(curve.other[best]), *localised.get((curve.track, curve.model), ("", "")),
             )
         )  # fmt: skip

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 import speechsim_jax as ss
 from speechsim_jax.models import checkpoint_files
 from speechsim_jax.models.inspection import inspect_checkpoint
+from tests.support import fairseq_writer
 from tests.support.hub_server import Hub, serving
 from tests.support.paths import ROOT
 
@@ -137,6 +138,48 @@ def test_a_random_baseline_needs_the_configuration_alone(folder):
     assert inspect_checkpoint(folder).loads is False
     found = inspect_checkpoint(f"random:{folder}@3")
     assert found.loads and found.precision == {"float32": found.parameters}
+
+
+def test_an_adapter_is_looked_at_with_its_base(tmp_path):
+    module, rng = "encoder.layers.0.attention.q_proj", np.random.default_rng(0)
+    halves = {"lora_A": rng.random((2, 32)), "lora_B": rng.random((32, 2))}
+    tensors = {
+        f"base_model.model.{module}.{half}.weight": values.astype(np.float32)
+        for half, values in halves.items()
+    }
+    config = {
+        "peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": [module],
+        "base_model_name_or_path": str(BASE),
+    }  # fmt: skip
+    save_file(tensors, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    found = inspect_checkpoint(tmp_path)
+    assert found.loads and set(found.files) == {"adapter_model.safetensors", "model.safetensors"}
+    assert found.parameters == inspect_checkpoint(BASE).parameters
+    assert any("LoRA" in note and str(BASE) in note for note in found.notes)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"r": 3}))
+    with pytest.raises(ss.UserError) as refused:
+        ss.load_encoder(tmp_path)
+    found = inspect_checkpoint(tmp_path)
+    assert (found.loads, found.reason) == (False, str(refused.value))
+
+
+def test_a_file_of_fairseq_is_described_like_its_folder(tmp_path):
+    config = json.loads((BASE / "config.json").read_text())
+    tensors = load_file(BASE / "model.safetensors")
+    tensors = {name.removeprefix("wav2vec2."): tensor for name, tensor in tensors.items()}
+    task = {"_name": "audio_pretraining", "normalize": False, "sample_rate": 16000}
+    cfg = {"model": fairseq_writer.settings(config), "task": task}
+    weights = fairseq_writer.state_dict(config, tensors)
+    path = tmp_path / "model.pt"
+    path.write_bytes(fairseq_writer.torch_file(fairseq_writer.checkpoint(cfg, weights)))
+    found, of_folder = inspect_checkpoint(path), inspect_checkpoint(BASE)
+    assert found.loads and list(found.files) == ["model.pt"], found.reason
+    for name in ("family", "layers", "width", "heads", "parameters", "window_ms"):
+        assert getattr(found, name) == getattr(of_folder, name), name
+    assert found.normalised is False and not found.assumed
+    path.write_bytes(path.read_bytes()[:-100])
+    assert inspect_checkpoint(path).loads is False
 
 
 # --- the hub ---

@@ -67,7 +67,7 @@ function drawTrend() {
     xTitle: "relative depth of x's layer", shared: true, most: 2,
   });
   caption.replaceChildren(element("b", {}, state.measure.name),
-    " of each layer of x with a model y, against x's relative depth (layer over last layer).");
+    " of each layer of x with a model y, against x's relative depth (layer over its transformer layers).");
 }
 
 function trendRows() {
