@@ -243,7 +243,7 @@ def _put_agreement(
     of_neuron = arrays.values["neuron_class"]
 
     def of_winners_in(j: int) -> dict[int, tuple[np.ndarray, np.ndarray | None]]:
-        column = None if errors is None else errors.column(j)
+        column = None if errors is None else errors.grouped(j)
         found = {}
         for i in layers:
             if i != j:
