@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from speechsim_jax.array_types import Lengths, Waveforms
+from speechsim_jax.array_types import Hidden, Lengths, Waveforms
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import save as saving
 from speechsim_jax.models import weight_names
@@ -86,11 +87,21 @@ class Recognizer:
 
         Returns:
             float32, of the last hidden state after the final layer norm; frames past
-            `encoder.config.frames(lengths)` are undefined.
+            `encoder.config.logit_frames(lengths)` are undefined.
         """
         last = Outputs(layers=(self.encoder.config.num_hidden_layers,))
         hidden = self.encoder.apply(samples, lengths, last, precision).hidden_states[0]
-        return _apply_head(self.head, hidden, precision=precision)
+        return self._logits(hidden, lengths, precision)
+
+    def _logits(self, last: Hidden, lengths: Lengths, precision: str) -> Logits:
+        return _apply_head(
+            self.encoder.parameters,
+            self.head,
+            last,
+            jnp.asarray(lengths),
+            graph=self.encoder.graph,
+            precision=precision,
+        )
 
     def decode(
         self,
@@ -104,7 +115,7 @@ class Recognizer:
 
         Args:
             logits: as `logits` returns them.
-            frames: valid frames of each utterance.
+            frames: valid frames of each utterance (`encoder.config.logit_frames`).
 
         Raises:
             UserError: a logit is NaN or inf.
@@ -138,10 +149,11 @@ class Recognizer:
         >>> ss.error_rates(["NOTHING"], texts).words
         1
         """
-        last = self.encoder.config.num_hidden_layers
-        activations = self.encoder(waveforms, layers=[last])
-        logits = _apply_head(self.head, activations.hidden_states[0], precision="highest")
-        return self.decode(logits, np.asarray(activations.frame_mask).sum(1))
+        config = self.encoder.config
+        lengths = np.array([len(wave) for wave in waveforms], np.int32)
+        activations = self.encoder(waveforms, layers=[config.num_hidden_layers])
+        logits = self._logits(activations.hidden_states[0], lengths, "highest")
+        return self.decode(logits, config.logit_frames(lengths))
 
     def save(self, folder: str | Path, dtype: saving.SavedDtype = "float32") -> Path:
         """Write a Hugging Face folder that `load_recognizer` and transformers' ...ForCTC read.
@@ -183,11 +195,18 @@ def best_path(tokens: Int[np.ndarray, " frame"], blank: int) -> list[int]:
     return tokens[starts & (tokens != blank)].tolist()
 
 
-@functools.partial(jax.jit, static_argnames=("precision",))
+@functools.partial(jax.jit, static_argnames=("graph", "precision"))
 def _apply_head(
-    head: Head, hidden: Float[Array, "batch frame neuron"], *, precision: str
+    parameters: Any,
+    head: Head,
+    last: Hidden,
+    lengths: Lengths,
+    *,
+    graph: nnx.GraphDef,
+    precision: str,
 ) -> Logits:
     with jax.default_matmul_precision(precision):
+        hidden = nnx.merge(graph, parameters).head_input(last, lengths)
         return hidden.astype(jnp.float32) @ head.weight.T + head.bias
 
 
