@@ -120,8 +120,9 @@ class Wav2Vec2Config(EncoderConfig):
     The field names and defaults are transformers' own: the class defaults of `Wav2Vec2Config`,
     `HubertConfig`, `WavLMConfig`, `UniSpeechConfig` and `UniSpeechSatConfig` (transformers 5.23),
     which agree on every field here: released files of 2021 leave many out. Families with other
-    defaults have a class of their own. The last two fields describe the initial weights only. They are part of the architecture's record because
-    `random_like` reads them from a checkpoint's config.json and `save` writes them.
+    defaults have a class of their own. The last two fields describe the initial weights only. They
+    are part of the architecture's record because `random_like` reads them from a checkpoint's
+    config.json and `save` writes them.
 
     Attributes:
         intermediate_size: neurons between the two maps of a feed-forward part.
@@ -178,6 +179,10 @@ class Wav2Vec2Config(EncoderConfig):
             self.conv_bias and self.feat_extract_norm == "group"
         ):
             raise UserError("convolutions='cepstrum' needs conv_bias and feat_extract_norm='group'")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in self.lacking:
+            if getattr(self, name) != defaults[name]:
+                raise UserError(f"{name} is no option of {self.family}, only {defaults[name]!r}")
         if self.adapter_attn_dim is not None and not self.do_stable_layer_norm:
             raise UserError(
                 "config.json sets adapter_attn_dim without do_stable_layer_norm; only layers with "
