@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ _TOKENIZERS = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
 # The defaults of transformers' configurations.
 _VOCAB_SIZE, _PAD_TOKEN_ID = 32, 0
 
-Logits = Float[Array, "batch frame token"]
+Logits = Float[Array, "batch logit_frame token"]
 
 
 class Head(NamedTuple):
@@ -177,6 +178,12 @@ class Recognizer:
             for file in self.tokenizer_files:
                 if file.parent.resolve() != path.resolve():
                     shutil.copyfile(file, path / file.name)
+            language = self.encoder.provenance.get("language")
+            if language is not None:  # the head is that of one vocabulary of vocab.json
+                settings = path / "tokenizer_config.json"
+                content = read_json(settings) if settings.exists() else {}
+                content["target_lang"] = language
+                settings.write_text(json.dumps(content, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"{path}: the tokenizer cannot be copied ({error})") from error
         return path
@@ -218,12 +225,13 @@ def load_recognizer(
     local_files_only: bool = False,
     name: str | None = None,
 ) -> Recognizer:
-    """Load a Wav2Vec2, HuBERT or WavLM checkpoint fine-tuned with CTC, with head and tokenizer.
+    """Load a checkpoint fine-tuned with CTC, of a known family, with head and tokenizer.
 
     The tokenizer's files come from the same commit as the weights.
 
     Args:
-        source: a folder, hub id or "zoo:NAME", as in `load_encoder`.
+        source: a folder, hub id or "zoo:NAME", as in `load_encoder`; "ID#LANGUAGE" has the head and
+            the vocabulary of the language.
         revision: as in `load_encoder`.
         cache_dir: as in `load_encoder`.
         local_files_only: as in `load_encoder`.
@@ -268,15 +276,41 @@ def _tokenizer(checkpoint: WeightFiles, files: tuple[Path, ...]) -> Any:
         raise UserError(
             f"{checkpoint.source}: its tokenizer is a {kind}; only {_TOKENIZERS[0]} is supported"
         )
+    target = _target_language(checkpoint, contents)
     logging.getLogger("transformers").addFilter(_not_about_torch)
     from transformers import Wav2Vec2CTCTokenizer
 
     try:
-        return Wav2Vec2CTCTokenizer.from_pretrained(str(files[0].parent), local_files_only=True)
+        return Wav2Vec2CTCTokenizer.from_pretrained(
+            str(files[0].parent), local_files_only=True, **target
+        )
     except Exception as error:
         # transformers' errors on untrusted files change with its version.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{checkpoint.source}: its tokenizer cannot be read ({reason})") from error
+
+
+def _target_language(checkpoint: WeightFiles, contents: Mapping[str, Any]) -> dict[str, str]:
+    """The argument that chooses one of the vocabularies of a vocab.json by language (MMS)."""
+    vocabularies, language = contents[_TOKENIZER_FILES[0]], checkpoint.language
+    nested = bool(vocabularies) and all(isinstance(v, dict) for v in vocabularies.values())
+    if not nested and language is None:
+        return {}
+    if not nested:
+        raise UserError(
+            f"{checkpoint.source}: vocab.json has one vocabulary, and not one for each language; "
+            "load_encoder does without it"
+        )
+    if language is None:
+        language = contents.get("tokenizer_config.json", {}).get("target_lang")
+    if not isinstance(language, str) or language not in vocabularies:
+        some = ", ".join(sorted(vocabularies)[:8])
+        missing = "" if language is None else f" and none for {str(language)[:80]!r}"
+        raise UserError(
+            f"{checkpoint.source}: vocab.json has vocabularies for {len(vocabularies)} languages "
+            f"({some}){missing}; choose one as in ID#{min(vocabularies)}"
+        )
+    return {"target_lang": language}
 
 
 def _not_about_torch(record: logging.LogRecord) -> bool:
