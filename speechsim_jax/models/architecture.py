@@ -133,6 +133,9 @@ class Network(nnx.Module):
 
     config: Any
 
+    def __init__(self, config: Any, rngs: nnx.Rngs):
+        self.config = config
+
     def read(self, samples: Float[Array, "batch sample"], lengths: Int[Array, " batch"]) -> Frames:
         """Everything before the transformer.
 

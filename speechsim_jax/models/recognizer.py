@@ -276,13 +276,13 @@ def _tokenizer(checkpoint: WeightFiles, files: tuple[Path, ...]) -> Any:
         raise UserError(
             f"{checkpoint.source}: its tokenizer is a {kind}; only {_TOKENIZERS[0]} is supported"
         )
-    target = _target_language(checkpoint, contents)
+    language = _target_language(checkpoint, contents)
     logging.getLogger("transformers").addFilter(_not_about_torch)
     from transformers import Wav2Vec2CTCTokenizer
 
     try:
         return Wav2Vec2CTCTokenizer.from_pretrained(
-            str(files[0].parent), local_files_only=True, **target
+            str(files[0].parent), local_files_only=True, target_lang=language
         )
     except Exception as error:
         # transformers' errors on untrusted files change with its version.
@@ -290,12 +290,12 @@ def _tokenizer(checkpoint: WeightFiles, files: tuple[Path, ...]) -> Any:
         raise UserError(f"{checkpoint.source}: its tokenizer cannot be read ({reason})") from error
 
 
-def _target_language(checkpoint: WeightFiles, contents: Mapping[str, Any]) -> dict[str, str]:
-    """The argument that chooses one of the vocabularies of a vocab.json by language (MMS)."""
+def _target_language(checkpoint: WeightFiles, contents: Mapping[str, Any]) -> str | None:
+    """The language of a vocab.json with a vocabulary for each (MMS); None for a single one."""
     vocabularies, language = contents[_TOKENIZER_FILES[0]], checkpoint.language
     nested = bool(vocabularies) and all(isinstance(v, dict) for v in vocabularies.values())
     if not nested and language is None:
-        return {}
+        return None
     if not nested:
         raise UserError(
             f"{checkpoint.source}: vocab.json has one vocabulary, and not one for each language; "
@@ -310,7 +310,7 @@ def _target_language(checkpoint: WeightFiles, contents: Mapping[str, Any]) -> di
             f"{checkpoint.source}: vocab.json has vocabularies for {len(vocabularies)} languages "
             f"({some}){missing}; choose one as in ID#{min(vocabularies)}"
         )
-    return {"target_lang": language}
+    return language
 
 
 def _not_about_torch(record: logging.LogRecord) -> bool:
