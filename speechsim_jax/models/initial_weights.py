@@ -12,10 +12,10 @@ def random_tensors(config: EncoderConfig, seed: int) -> dict[str, np.ndarray]:
 
     Linear and embedding N(0, `initializer_range`), convolutions He normal, norms 1 and 0; all but
     HuBERT and SEW draw the projection and the convolutions' biases uniformly, and all but HuBERT
-    and data2vec the positional kernel from a normal distribution of another width. (transformers 5 then loses its draw of the
-    positional kernel, as weight norm makes a copy, and keeps torch's uniform default; here the draw
-    counts, as in fairseq.) Convolutions may start as a filterbank or a cepstrum instead
-    (`Wav2Vec2Config.convolutions`).
+    and data2vec the positional kernel from a normal distribution of another width. (transformers 5
+    then loses its draw of that kernel, as weight norm makes a copy, and keeps torch's uniform
+    default; here the draw counts, as in fairseq.) Convolutions may start as a filterbank or a
+    cepstrum instead (`Wav2Vec2Config.convolutions`).
 
     Args:
         config: the architecture.

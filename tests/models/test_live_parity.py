@@ -27,7 +27,7 @@ from speechsim_jax.models.encoder import SpeechEncoder  # noqa: E402
 from speechsim_jax.models.families import config_from_hf, wavlm  # noqa: E402
 from speechsim_jax.models.initial_weights import random_tensors  # noqa: E402
 from speechsim_jax.models.load import load_encoder  # noqa: E402
-from speechsim_jax.models.recognizer import load_recognizer  # noqa: E402
+from speechsim_jax.models.recognizer import Recognizer, load_recognizer  # noqa: E402
 from tests.support import tolerances  # noqa: E402
 from tests.support.make_parity_fixtures import (  # noqa: E402
     LAYOUTS,
@@ -269,6 +269,12 @@ def their_logits(model, extractor, wave: np.ndarray) -> torch.Tensor:
         return model(torch.from_numpy(values)).logits
 
 
+def logits_of(recognizer: Recognizer, wave: np.ndarray) -> np.ndarray:
+    """Ours, of the frames of the utterance."""
+    logits = recognizer.logits(wave[None], np.array([len(wave)], np.int32))
+    return np.asarray(logits)[:, : recognizer.encoder.config.logit_frames(len(wave))]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_fine_tuned_folders_both_ways(layout, tmp_path):
     """save_pretrained -> load_recognizer -> save -> from_pretrained, on one utterance."""
@@ -280,7 +286,7 @@ def test_fine_tuned_folders_both_ways(layout, tmp_path):
     recognizer = load_recognizer(folder)
     wave = noise(np.random.default_rng(9), 4000)
     expected = their_logits(model, extractor, wave)
-    found = recognizer.logits(wave[None], np.array([len(wave)], np.int32))
+    found = logits_of(recognizer, wave)
     error = float(np.abs(np.asarray(found) - expected.numpy()).max())
     print(f"{layout}: logits {error:.1e}")
     assert error <= tolerances.PARITY
@@ -319,7 +325,7 @@ def test_fine_tuned_models_of_full_size(name, tmp_path):
     del model
     gc.collect()
     recognizer = load_recognizer(tmp_path)
-    found = np.asarray(recognizer.logits(wave[None], np.array([len(wave)], np.int32)))[0]
+    found = logits_of(recognizer, wave)[0]
     error = relative_error(found, expected)
     margin = np.diff(np.sort(expected, -1)[:, -2:], axis=-1).min()
     print(f"\n{name}: logits relative {error:.1e} absolute {np.abs(found - expected).max():.1e}")
@@ -354,7 +360,6 @@ def test_a_language_of_mms(tmp_path):
         .eval()
     )
     wave = noise(np.random.default_rng(9), 4000)
-    lengths = np.array([len(wave)], np.int32)
     logits = {}
     for source, theirs_ in ((f"{tmp_path}#deu", german), (f"{tmp_path}#eng", model)):
         if source.endswith("eng"):
@@ -362,7 +367,7 @@ def test_a_language_of_mms(tmp_path):
             save_file(eng, tmp_path / "adapter.eng.safetensors", {"format": "pt"})
         recognizer = load_recognizer(source)
         expected = their_logits(theirs_, extractor, wave).numpy()
-        found = np.asarray(recognizer.logits(wave[None], lengths))
+        found = logits_of(recognizer, wave)
         error = float(np.abs(found - expected).max())
         print(f"{source}: logits {error:.1e}")
         assert error <= tolerances.PARITY
