@@ -5,7 +5,14 @@ from typing import Any
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.families import hubert, unispeech, wav2vec2, wavlm
+from speechsim_jax.models.families import (
+    data2vec_audio,
+    hubert,
+    sew,
+    unispeech,
+    wav2vec2,
+    wavlm,
+)
 from speechsim_jax.models.families.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -16,16 +23,16 @@ FAMILIES: dict[str, Family] = {
         wavlm.FAMILY,
         unispeech.UNISPEECH,
         unispeech.UNISPEECH_SAT,
+        data2vec_audio.FAMILY,
+        sew.FAMILY,
     )
 }
 
 _REFUSED = {
-    "data2vec-audio": "its positional convolution is a stack of five",
     "wav2vec2-conformer": "its layers are conformer blocks",
     "wav2vec2-bert": "it reads mel features, not samples",
     "whisper": "it reads mel features, not samples",
-    "sew": "it squeezes its frames",
-    "sew-d": "it squeezes its frames",
+    "sew-d": "its attention is DeBERTa's",
 }
 
 

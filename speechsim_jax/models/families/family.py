@@ -53,16 +53,19 @@ class Family:
         network_of: the family whose network this is, if another: models then share compilations.
         first: HF's name, without prefix, of a tensor that every checkpoint has.
         ignored: further tensors of the encoder's checkpoints that are no parameters.
+        mask_embedding: transformers' model has an embedding of masked frames even where its
+            configuration masks none.
     """
 
     model_type: str
     class_stem: str
     config: type[EncoderConfig]
-    network: Callable[..., Network]
+    network: type[Network]
     draw: Callable[[Any, Weight, int], np.ndarray]
     network_of: str | None = None
     first: str = "feature_extractor.conv_layers.0.conv.weight"
     ignored: re.Pattern[str] | None = None
+    mask_embedding: bool = False
 
     @property
     def prefix(self) -> str:
