@@ -3,8 +3,10 @@
 import abc
 import dataclasses
 import math
+import types
+import typing
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -151,6 +153,7 @@ class Wav2Vec2Config(EncoderConfig):
     do_normalize: bool = True
     initializer_range: float = 0.02
     convolutions: Literal["drawn", "gabor", "cepstrum"] = "drawn"
+    only_gelu: ClassVar[tuple[str, ...]] = ("hidden_act", "feat_extract_activation")
 
     def __post_init__(self):
         super().__post_init__()
@@ -170,7 +173,7 @@ class Wav2Vec2Config(EncoderConfig):
 
         That is the default of `Wav2Vec2FeatureExtractor`.
         """
-        _refuse_variants(config)
+        refuse_variants(config, cls.only_gelu)
         check_sample_rate(preprocessor)
         family = config["model_type"]
         others = _ONLY_OF.keys() - {family}
@@ -256,8 +259,15 @@ def read_fields(
         UserError: a value of another type, by the field's name.
     """
     names = {field.name for field in dataclasses.fields(config_type)} - {"family", *without}
+    nullable = {
+        field.name
+        for field in dataclasses.fields(config_type)
+        if types.NoneType in typing.get_args(field.type)
+    }
     return {
-        name: checked(name, config[name], getattr(config_type, name))
+        name: None
+        if config[name] is None and name in nullable
+        else checked(name, config[name], getattr(config_type, name))
         for name in names & config.keys()
     }
 
@@ -306,8 +316,13 @@ def refuse_quantised(config: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_variants(config: Mapping[str, Any]) -> None:
-    """Raise UserError for options of a known family that are not implemented."""
+def refuse_variants(config: Mapping[str, Any], only_gelu: Collection[str]) -> None:
+    """Raise UserError for options of a known family that are not implemented.
+
+    Args:
+        config: the parsed config.json.
+        only_gelu: the fields that name an activation which has to be GELU.
+    """
     refuse_quantised(config)
     if config.get("add_adapter"):
         raise UserError("config.json has add_adapter=true; adapter models are not supported")
@@ -316,7 +331,7 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
             "config.json sets adapter_attn_dim (an MMS checkpoint); "
             "per-language adapters are not supported"
         )
-    for name in ("hidden_act", "feat_extract_activation"):
+    for name in only_gelu:
         if config.get(name, "gelu") != "gelu":
             raise UserError(f"config.json has {name}={config[name]!r}; only 'gelu' is supported")
     if config.get("feat_extract_norm", "group") not in ("group", "layer"):

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.config import EncoderConfig, Wav2Vec2Config
+from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.families import family_of
 
 SavedDtype = Literal["float32", "float16", "bfloat16"]
@@ -50,7 +50,7 @@ def save_folder(
     Raises:
         UserError: the folder cannot be written, or a number is too large for `dtype`.
     """
-    return _write(folder, hf_config(config), config, _with_counter(config, tensors), dtype)
+    return _write(folder, hf_config(config), config, _with_buffers(config, tensors), dtype)
 
 
 def save_ctc_folder(
@@ -79,7 +79,7 @@ def save_ctc_folder(
     """
     values = hf_config(config, "ForCTC")
     values |= {"vocab_size": len(head["lm_head.bias"]), "pad_token_id": blank}
-    encoder = _with_counter(config, tensors)
+    encoder = _with_buffers(config, tensors)
     prefixed = {f"{family_of(config).prefix}{name}": tensor for name, tensor in encoder.items()}
     return _write(folder, values, config, prefixed | dict(head), dtype)
 
@@ -111,17 +111,21 @@ def save_training_folder(
     # At 0, transformers would expect no embedding of masked frames.
     values = hf_config(config, model) | {"mask_time_prob": 0.05} | dict(fields)
     prefix = "" if model == "Model" else family_of(config).prefix
-    return _write(folder, values, config, _with_counter(config, tensors, prefix), dtype)
+    return _write(folder, values, config, _with_buffers(config, tensors, prefix), dtype)
 
 
-def _with_counter(
+def _with_buffers(
     config: EncoderConfig, tensors: Mapping[str, np.ndarray], prefix: str = ""
 ) -> dict[str, np.ndarray]:
-    """The tensors, and the counter of a batch norm, which only training reads."""
-    if not isinstance(config, Wav2Vec2Config) or not config.conv_pos_batch_norm:
-        return dict(tensors)
-    counter = f"{prefix}encoder.pos_conv_embed.batch_norm.num_batches_tracked"
-    return {counter: np.zeros((), np.int64), **tensors}
+    """The tensors, the family's buffers, and the counters of batch norms (which training reads)."""
+    buffers = family_of(config).buffers
+    extra = {f"{prefix}{name}": x for name, x in (buffers(config) if buffers else {}).items()}
+    variance = ".running_var"
+    for name in tensors:
+        if name.endswith(variance):
+            counter = f"{name.removesuffix(variance)}.num_batches_tracked"
+            extra[counter] = np.zeros((), np.int64)
+    return extra | dict(tensors)
 
 
 def _write(

@@ -39,7 +39,7 @@ def prepare(
         UserError: Audio, recipe and encoder do not fit together.
     """
     config = config_from_hf(pretrained.config, pretrained.preprocessor)
-    if not isinstance(config, Wav2Vec2Config):
+    if type(config) is not Wav2Vec2Config:
         raise UserError(
             f"{pretrained.source}: a {config.family} cannot be fine-tuned here; expected an "
             "encoder of wav2vec 2.0's kind, such as wav2vec2, hubert or wavlm"

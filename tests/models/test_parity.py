@@ -23,7 +23,9 @@ from speechsim_jax.models.load import load_encoder
 from tests.support import tolerances
 from tests.support.parity import EVERYTHING, FOLDER, LAYOUTS, fixture
 
-STABLE = ("hubert-large", "wav2vec2-large", "wavlm-large")
+CONFORMERS = ("conformer-no-positions", "conformer-relative", "conformer-rotary")
+# With a norm after the last layer.
+STABLE = ("hubert-large", "wav2vec2-large", "wavlm-large", *CONFORMERS)
 WAVLM = ("wavlm-base", "wavlm-large")
 
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
@@ -241,7 +243,7 @@ def test_maps_made_in_blocks_of_rows_change_nothing(layout, monkeypatch):
     sizes = []
 
     def watched(queries, *rest):
-        sizes.append(queries.shape[1])
+        sizes.append(queries.shape[2])
         return attention_rows(queries, *rest)
 
     attention_rows = attention.attention_rows

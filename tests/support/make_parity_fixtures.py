@@ -27,6 +27,9 @@ from transformers import (
     HubertForCTC,
     HubertModel,
     Wav2Vec2Config,
+    Wav2Vec2ConformerConfig,
+    Wav2Vec2ConformerForCTC,
+    Wav2Vec2ConformerModel,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
@@ -56,6 +59,11 @@ STABLE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=Tr
 # Few enough that 15 frames reach the exact, the logarithmic and the clipped buckets.
 FEW_BUCKETS = dict(num_buckets=16, max_bucket_distance=12)
 
+# A conformer layer has two and a half times the weights of a transformer layer.
+CONFORMER = dict(hidden_size=24, intermediate_size=28, conv_dim=(16,) * 7)
+# Fewer taps than the longest input has frames.
+CONVOLUTION = dict(conv_depthwise_kernel_size=7)
+
 LAYOUTS = {
     "wav2vec2-base": (Wav2Vec2Model, Wav2Vec2Config, {}),
     "wav2vec2-large": (Wav2Vec2Model, Wav2Vec2Config, STABLE),
@@ -65,10 +73,29 @@ LAYOUTS = {
     "hubert-batch-norm": (HubertModel, HubertConfig, dict(conv_pos_batch_norm=True)),
     "wavlm-base": (WavLMModel, WavLMConfig, {}),
     "wavlm-large": (WavLMModel, WavLMConfig, STABLE | FEW_BUCKETS | dict(conv_bias=False)),
+    "conformer-relative": (Wav2Vec2ConformerModel, Wav2Vec2ConformerConfig, CONVOLUTION),
+    "conformer-rotary": (
+        Wav2Vec2ConformerModel,
+        Wav2Vec2ConformerConfig,
+        CONVOLUTION
+        | dict(position_embeddings_type="rotary", hidden_act="swish")
+        | dict(feat_extract_norm="layer", conv_bias=True),
+    ),
+    "conformer-no-positions": (
+        Wav2Vec2ConformerModel,
+        Wav2Vec2ConformerConfig,
+        CONVOLUTION | dict(position_embeddings_type=None),
+    ),
 }
+CONFORMERS = ("wav2vec2-conformer",)
 NOT_NORMALIZED = ("wavlm-base", "hubert-no-projection-norm")
 
-CTC_CLASSES = {"wav2vec2": Wav2Vec2ForCTC, "hubert": HubertForCTC, "wavlm": WavLMForCTC}
+CTC_CLASSES = {
+    "wav2vec2": Wav2Vec2ForCTC,
+    "hubert": HubertForCTC,
+    "wavlm": WavLMForCTC,
+    "wav2vec2-conformer": Wav2Vec2ConformerForCTC,
+}
 TOKENS = ["<s>", "</s>", "<unk>", "|", *"'ETAON"]
 # Fine-tuned fixtures: tokens by number, and what differs from the tokenizer's defaults.
 CTC = {
@@ -79,12 +106,16 @@ CTC = {
 SMALLER = SMALL | dict(hidden_size=24, num_hidden_layers=2, conv_dim=(16,) * 7)
 
 
+# Buffers that follow from the configuration.
+CONSTANTS = ("inv_freq", "embed_positions.pe")
+
+
 def redraw(model: torch.nn.Module, seed: int) -> None:
     """Draw every parameter and buffer of the model at random, at sizes that keep signals alive."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if not tensor.is_floating_point():
+            if not tensor.is_floating_point() or name.endswith(CONSTANTS):
                 continue
             draw = torch.randn(tensor.shape, generator=generator)
             if name.endswith(("running_var", "original0", "weight_g")):
@@ -106,7 +137,9 @@ def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
         keys.append(attention.k_proj(states))
 
     hooks = [
-        layer.attention.register_forward_pre_hook(note_keys, with_kwargs=True)
+        layer.self_attn.linear_k.register_forward_hook(lambda _, args, found: keys.append(found))
+        if hasattr(layer, "self_attn")
+        else layer.attention.register_forward_pre_hook(note_keys, with_kwargs=True)
         for layer in model.encoder.layers
     ]
     hooks.append(
@@ -129,10 +162,16 @@ def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
     }
 
 
+def sizes_of(config_class) -> dict:
+    """How tiny models of a family differ from SMALL."""
+    return CONFORMER if config_class.model_type in CONFORMERS else {}
+
+
 def make(layout: str, seed: int = 0, sizes: dict | None = None, ctc: bool = False):
     """A redrawn torch model of a layout (with a CTC head if `ctc`) and its feature extractor."""
     model_class, config_class, changes = LAYOUTS[layout]
-    config = config_class(**changes | (SMALL if sizes is None else sizes))
+    sizes = SMALL | sizes_of(config_class) if sizes is None else sizes
+    config = config_class(**changes | sizes)
     if ctc:
         model_class = CTC_CLASSES[config.model_type]
         tokens, _ = CTC.get(layout, CTC["wav2vec2-base"])

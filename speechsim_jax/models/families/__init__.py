@@ -5,7 +5,13 @@ from typing import Any
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.families import hubert, unispeech, wav2vec2, wavlm
+from speechsim_jax.models.families import (
+    hubert,
+    unispeech,
+    wav2vec2,
+    wav2vec2_conformer,
+    wavlm,
+)
 from speechsim_jax.models.families.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -16,12 +22,12 @@ FAMILIES: dict[str, Family] = {
         wavlm.FAMILY,
         unispeech.UNISPEECH,
         unispeech.UNISPEECH_SAT,
+        wav2vec2_conformer.FAMILY,
     )
 }
 
 _REFUSED = {
     "data2vec-audio": "its positional convolution is a stack of five",
-    "wav2vec2-conformer": "its layers are conformer blocks",
     "wav2vec2-bert": "it reads mel features, not samples",
     "whisper": "it reads mel features, not samples",
     "sew": "it squeezes its frames",

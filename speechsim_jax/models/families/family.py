@@ -53,6 +53,8 @@ class Family:
         network_of: the family whose network this is, if another: models then share compilations.
         first: HF's name, without prefix, of a tensor that every checkpoint has.
         ignored: further tensors of the encoder's checkpoints that are no parameters.
+        buffers: tensors by name, without prefix, that transformers expects in files although they
+            follow from the configuration.
     """
 
     model_type: str
@@ -63,6 +65,7 @@ class Family:
     network_of: str | None = None
     first: str = "feature_extractor.conv_layers.0.conv.weight"
     ignored: re.Pattern[str] | None = None
+    buffers: Callable[[Any], dict[str, np.ndarray]] | None = None
 
     @property
     def prefix(self) -> str:

@@ -1,5 +1,7 @@
 """wav2vec 2.0: strided convolutions of samples, a positional convolution, a transformer."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -20,12 +22,18 @@ class Wav2Vec2Network(Network):
     """
 
     config: Wav2Vec2Config
-    transformer_type: type[Transformer] = Transformer
+    transformer_type: type[Any] = Transformer
 
     def __init__(self, config: Wav2Vec2Config, rngs: nnx.Rngs):
         self.config = config
         self.feature_extractor = layers.FeatureExtractor(config, rngs)
-        self.feature_projection = layers.FeatureProjection(config, rngs)
+        self.feature_projection = layers.FeatureProjection(
+            config.conv_dim[-1],
+            config.hidden_size,
+            config.layer_norm_eps,
+            rngs,
+            config.feat_proj_layer_norm,
+        )
         self.encoder = self.transformer_type(config, rngs)
 
     def read(self, samples: Float[Array, "batch sample"], lengths: Int[Array, " batch"]) -> Frames:
