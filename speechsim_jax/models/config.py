@@ -35,6 +35,9 @@ class EncoderConfig(abc.ABC):
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
 
+    without_preprocessor: ClassVar[str] = ""
+    """What is taken for granted without a preprocessor_config.json; empty for nothing."""
+
     def __post_init__(self):
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
@@ -153,7 +156,10 @@ class Wav2Vec2Config(EncoderConfig):
     do_normalize: bool = True
     initializer_range: float = 0.02
     convolutions: Literal["drawn", "gabor", "cepstrum"] = "drawn"
+
+    without_preprocessor: ClassVar[str] = "samples are normalised (do_normalize=True)"
     only_gelu: ClassVar[tuple[str, ...]] = ("hidden_act", "feat_extract_activation")
+    """The fields that name an activation which has to be GELU."""
 
     def __post_init__(self):
         super().__post_init__()

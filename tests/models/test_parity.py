@@ -55,7 +55,7 @@ def errors(found: Activations, row: int, expected: dict[str, np.ndarray]) -> dic
 
 
 def assert_parity(found: dict[str, float]) -> None:
-    worst = max(found.values())
+    worst = np.max([*found.values()])  # max() may miss what is not a number
     assert worst <= tolerances.PARITY, found
     assert found["attentions"] <= tolerances.PARITY_ATTENTION, found
 
@@ -406,7 +406,8 @@ def test_every_swap_of_two_weights_is_noticed(layout):
         # parameters are arguments: nothing is compiled for a swap
         found = case.run(samples, lengths, parameters=parameters, function=forward)
         found = errors(found, 0, expected)
-        return max(found[name] for name in found if name != "features")
+        # max() may miss what is not a number
+        return float(np.max([found[name] for name in found if name != "features"]))
 
     assert error(case.encoder.parameters) <= tolerances.PARITY
     table = weight_names.weight_table(config)

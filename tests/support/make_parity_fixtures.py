@@ -26,6 +26,10 @@ from transformers import (
     HubertConfig,
     HubertForCTC,
     HubertModel,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2BertConfig,
+    Wav2Vec2BertForCTC,
+    Wav2Vec2BertModel,
     Wav2Vec2Config,
     Wav2Vec2ConformerConfig,
     Wav2Vec2ConformerForCTC,
@@ -61,6 +65,7 @@ FEW_BUCKETS = dict(num_buckets=16, max_bucket_distance=12)
 
 # A conformer layer has two and a half times the weights of a transformer layer.
 CONFORMER = dict(hidden_size=24, intermediate_size=28, conv_dim=(16,) * 7)
+BANDS = 20
 # Fewer taps than the longest input has frames.
 CONVOLUTION = dict(conv_depthwise_kernel_size=7)
 
@@ -86,8 +91,23 @@ LAYOUTS = {
         Wav2Vec2ConformerConfig,
         CONVOLUTION | dict(position_embeddings_type=None),
     ),
+    # Distances beyond both ends of the embedding are among 14 frames.
+    "w2v-bert": (
+        Wav2Vec2BertModel,
+        Wav2Vec2BertConfig,
+        CONVOLUTION | dict(left_max_position_embeddings=5, right_max_position_embeddings=3),
+    ),
+    "w2v-bert-relative": (
+        Wav2Vec2BertModel,
+        Wav2Vec2BertConfig,
+        CONVOLUTION | dict(position_embeddings_type="relative", layer_norm_eps=1e-3),
+    ),
+    "w2v-bert-rotary": (
+        Wav2Vec2BertModel,
+        Wav2Vec2BertConfig,
+        CONVOLUTION | dict(position_embeddings_type="rotary", hidden_act="gelu"),
+    ),
 }
-CONFORMERS = ("wav2vec2-conformer",)
 NOT_NORMALIZED = ("wavlm-base", "hubert-no-projection-norm")
 
 CTC_CLASSES = {
@@ -95,6 +115,7 @@ CTC_CLASSES = {
     "hubert": HubertForCTC,
     "wavlm": WavLMForCTC,
     "wav2vec2-conformer": Wav2Vec2ConformerForCTC,
+    "wav2vec2-bert": Wav2Vec2BertForCTC,
 }
 TOKENS = ["<s>", "</s>", "<unk>", "|", *"'ETAON"]
 # Fine-tuned fixtures: tokens by number, and what differs from the tokenizer's defaults.
@@ -104,6 +125,21 @@ CTC = {
     "wavlm-base": ([*TOKENS, "<pad>"], {}),
 }
 SMALLER = SMALL | dict(hidden_size=24, num_hidden_layers=2, conv_dim=(16,) * 7)
+
+
+def model_inputs(extractor, wave: np.ndarray) -> torch.Tensor:
+    """What a model reads of one waveform."""
+    values = extractor(wave, sampling_rate=16000, return_tensors="np")
+    if isinstance(extractor, SeamlessM4TFeatureExtractor):
+        # Half a frame at the end is not in the mask.
+        frames = values["attention_mask"].sum()
+        return torch.from_numpy(values["input_features"][:, :frames])
+    return torch.from_numpy(values["input_values"])
+
+
+def encode(model: torch.nn.Module, extractor, wave: np.ndarray) -> dict[str, np.ndarray]:
+    """Everything a model computes for the frames of one waveform."""
+    return run(model, model_inputs(extractor, wave))
 
 
 # Buffers that follow from the configuration.
@@ -128,8 +164,8 @@ def redraw(model: torch.nn.Module, seed: int) -> None:
                 tensor.copy_(0.8 * draw * tensor[0].numel() ** -0.5)
 
 
-def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
-    """Everything a model computes for one utterance [1, sample]."""
+def run(model: torch.nn.Module, inputs: torch.Tensor) -> dict[str, np.ndarray]:
+    """Everything a model computes for one utterance, [1, sample] or [1, frame, feature]."""
     keys, features = [], []
 
     def note_keys(attention, args, kwargs):  # WavLM's fused function never calls k_proj
@@ -148,7 +184,7 @@ def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
         )
     )
     with torch.no_grad():
-        out = model(samples, output_hidden_states=True, output_attentions=True)
+        out = model(inputs, output_hidden_states=True, output_attentions=True)
     for hook in hooks:
         hook.remove()
     if hasattr(out, "extract_features"):
@@ -164,7 +200,9 @@ def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
 
 def sizes_of(config_class) -> dict:
     """How tiny models of a family differ from SMALL."""
-    return CONFORMER if config_class.model_type in CONFORMERS else {}
+    if config_class is Wav2Vec2BertConfig:
+        return CONFORMER | dict(feature_projection_input_dim=2 * BANDS)
+    return CONFORMER if config_class is Wav2Vec2ConformerConfig else {}
 
 
 def make(layout: str, seed: int = 0, sizes: dict | None = None, ctc: bool = False):
@@ -178,6 +216,11 @@ def make(layout: str, seed: int = 0, sizes: dict | None = None, ctc: bool = Fals
         config.vocab_size, config.pad_token_id = len(tokens), tokens.index("<pad>")
     model = model_class._from_config(config, attn_implementation="eager").eval()
     redraw(model, zlib.crc32(layout.encode()) + seed)
+    if config.model_type == "wav2vec2-bert":
+        return model, SeamlessM4TFeatureExtractor(
+            feature_size=config.feature_projection_input_dim // 2,
+            num_mel_bins=config.feature_projection_input_dim // 2,
+        )
     extractor = Wav2Vec2FeatureExtractor(
         do_normalize=layout not in NOT_NORMALIZED,
         return_attention_mask=config.feat_extract_norm == "layer",
@@ -207,15 +250,22 @@ def save_checkpoint(model, extractor, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(preprocessor + "\n")
 
 
-def waves(extractor) -> list[tuple[np.ndarray, torch.Tensor]]:
-    """The waveforms of a fixture, and the output of the extractor for each."""
+def pulses(noise: np.ndarray) -> np.ndarray:
+    """Noise that fades every 50 ms, so that its loudness in a band varies as that of speech does.
+
+    The extractor rounds logarithms to float32 and divides them by their deviation. That of steady
+    noise is small: what the extractor gives for it is 1e-5 from what it would give in float64.
+    """
+    return (noise * np.exp(-(np.arange(len(noise)) % 800) / 100)).astype(np.float32)
+
+
+def waves(extractor) -> list[np.ndarray]:
+    """The waveforms of a fixture, none of them shorter than a frame."""
     rng = np.random.default_rng(7)
-    pairs = []
-    for length in LENGTHS:
-        wave = (0.1 * rng.standard_normal(length) + 0.03).astype(np.float32)
-        values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
-        pairs.append((wave, torch.from_numpy(values)))
-    return pairs
+    if isinstance(extractor, SeamlessM4TFeatureExtractor):
+        lengths = (560, *LENGTHS[1:])
+        return [pulses(0.1 * rng.standard_normal(n)) for n in lengths]
+    return [(0.1 * rng.standard_normal(n) + 0.03).astype(np.float32) for n in LENGTHS]
 
 
 def write(layout: str) -> None:
@@ -223,9 +273,9 @@ def write(layout: str) -> None:
     model, extractor = make(layout)
     save_checkpoint(model, extractor, FOLDER / layout)
     expected = {}
-    for index, (wave, values) in enumerate(waves(extractor)):
+    for index, wave in enumerate(waves(extractor)):
         expected[f"wave_{index}"] = wave
-        for name, array in run(model, values).items():
+        for name, array in encode(model, extractor, wave).items():
             expected[f"{name}_{index}"] = array
     np.savez_compressed(FOLDER / layout / "expected.npz", **expected)
 
@@ -238,9 +288,9 @@ def write_ctc(layout: str) -> None:
     tokenizer = make_tokenizer(layout, folder)
     tokenizer.save_pretrained(folder)
     expected = {}
-    for index, (wave, values) in enumerate(waves(extractor)):
+    for index, wave in enumerate(waves(extractor)):
         with torch.no_grad():
-            logits = model(values).logits
+            logits = model(model_inputs(extractor, wave)).logits
         text = tokenizer.batch_decode(logits.argmax(-1))[0]
         expected |= {f"wave_{index}": wave, f"logits_{index}": logits[0].numpy()}
         expected |= {f"text_{index}": np.array(text)}

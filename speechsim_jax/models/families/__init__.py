@@ -9,6 +9,7 @@ from speechsim_jax.models.families import (
     hubert,
     unispeech,
     wav2vec2,
+    wav2vec2_bert,
     wav2vec2_conformer,
     wavlm,
 )
@@ -23,12 +24,12 @@ FAMILIES: dict[str, Family] = {
         unispeech.UNISPEECH,
         unispeech.UNISPEECH_SAT,
         wav2vec2_conformer.FAMILY,
+        wav2vec2_bert.FAMILY,
     )
 }
 
 _REFUSED = {
     "data2vec-audio": "its positional convolution is a stack of five",
-    "wav2vec2-bert": "it reads mel features, not samples",
     "whisper": "it reads mel features, not samples",
     "sew": "it squeezes its frames",
     "sew-d": "it squeezes its frames",
