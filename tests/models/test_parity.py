@@ -9,6 +9,7 @@ import itertools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -20,6 +21,7 @@ from speechsim_jax.models.encoder import forward
 from speechsim_jax.models.families import wavlm
 from speechsim_jax.models.families.family import ParameterPath, Weight
 from speechsim_jax.models.load import load_encoder
+from speechsim_jax.pipeline.attention_inputs import projected, rows_of_projections
 from tests.support import tolerances
 from tests.support.parity import EVERYTHING, FOLDER, LAYOUTS, fixture
 
@@ -371,6 +373,38 @@ def test_garbage_in_the_padding_changes_nothing(layout):
     for clean, after in zip(jax.tree.leaves(case.together), jax.tree.leaves(found)):
         assert np.array_equal(clean, after)
         assert np.isfinite(after).all()
+
+
+@each_layout
+def test_rows_from_projections_are_those_of_the_maps(layout):
+    """The inputs of attention statistics, of a padded batch: of each utterance, every other row."""
+    case = fixture(layout)
+    frames = case.encoder.config.frames(case.batch[1])
+    inputs = projected(case.together, (1, 3), frames)
+    maps = np.asarray(case.together.attentions)[[0, 2]]
+    for utterance in (1, 2, 6):
+        queries = np.arange(0, frames[utterance], 2)
+        rows = rows_of_projections((inputs,), jnp.int32(utterance), jnp.asarray(queries))
+        expected = maps[:, utterance][:, :, queries]
+        assert distance(np.asarray(rows), expected.reshape(rows.shape)) <= 1e-6
+
+
+@each_layout
+def test_frames_are_about_the_samples_that_the_configuration_says(layout):
+    """Clicks near the centre of a frame move its features most."""
+    case = fixture(layout)
+    config, outputs = case.encoder.config, Outputs(layers=(0,), features=True)
+    wave = case.waves[2]
+    middle = config.frames(len(wave)) // 2
+    centre = config.first_centre_samples + middle * config.hop_samples
+    offsets = np.array([-0.25, -0.1, 0.1, 0.25]) * config.hop_samples
+    samples = np.repeat(wave[None], 1 + len(offsets), 0)
+    for row, offset in zip(samples[1:], offsets):
+        row[int(centre + offset)] += 1
+    lengths = np.full(len(samples), len(wave), np.int32)
+    found = np.asarray(case.run(samples, lengths, outputs).features)
+    moved = np.square(found[1:] - found[0]).sum(-1)
+    assert (moved.argmax(1) == middle).all()
 
 
 # --- mutations: parity breaks when two weights change places --------------------------------------

@@ -41,7 +41,7 @@ def canonical(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for name, value in tensors.items():
         name = name.replace("parametrizations.weight.original0", "weight_g")
         name = name.replace("parametrizations.weight.original1", "weight_v")
-        if name != "masked_spec_embed" and not name.endswith("num_batches_tracked"):
+        if name != "masked_spec_embed" and not name.endswith(("num_batches_tracked", "inv_freq")):
             renamed[name] = value
     return renamed
 

@@ -43,6 +43,7 @@ from transformers import (
     WavLMModel,
 )
 
+from tests.support.parity import pulses
 from tests.support.paths import DATA
 
 FOLDER = DATA / "parity"
@@ -248,15 +249,6 @@ def save_checkpoint(model, extractor, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     preprocessor = json.dumps(extractor.to_dict(), indent=1, sort_keys=True)
     (folder / "preprocessor_config.json").write_text(preprocessor + "\n")
-
-
-def pulses(noise: np.ndarray) -> np.ndarray:
-    """Noise that fades every 50 ms, so that its loudness in a band varies as that of speech does.
-
-    The extractor rounds logarithms to float32 and divides them by their deviation. That of steady
-    noise is small: what the extractor gives for it is 1e-5 from what it would give in float64.
-    """
-    return (noise * np.exp(-(np.arange(len(noise)) % 800) / 100)).astype(np.float32)
 
 
 def waves(extractor) -> list[np.ndarray]:

@@ -86,9 +86,10 @@ class Wav2Vec2BertConfig(ConformerConfig):
                 f"preprocessor_config.json has stride={preprocessor['stride']!r}; only {_STRIDE} "
                 "is supported"
             )
-        bands = checked("num_mel_bins", preprocessor.get("num_mel_bins", 80), 80)
         values = read_fields(cls, config, {"num_mel_bins"})
-        return cls(family=config["model_type"], num_mel_bins=bands, **values)
+        bands = values.get("feature_projection_input_dim", 160) // _STRIDE
+        stated = checked("num_mel_bins", preprocessor.get("num_mel_bins", bands), bands)
+        return cls(family=config["model_type"], num_mel_bins=stated, **values)
 
     def to_hf(self) -> dict[str, Any]:
         """As `EncoderConfig.to_hf`."""
