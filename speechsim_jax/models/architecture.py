@@ -79,7 +79,7 @@ class Activations:
         gates: [block, batch, head, frame], WavLM's gates of the position bias.
         position_bias: [head, distance]; index d stands for key - query = d - (frames - 1).
         features: [batch, frame, neuron], the normed outputs of the convolutions
-            (`extract_features` in transformers).
+            (`extract_features` in transformers); in w2v-BERT the normed mel features.
         position_queries: shaped as `queries`, already scaled; of conformers with Transformer-XL's
             relative positions. None where the position keys meet the queries themselves.
         position_keys: [block, head, distance, neuron], of conformers with relative positions;

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from speechsim_jax.array_types import FrameMask, Hidden
@@ -203,11 +204,21 @@ class DepthwiseConv(nnx.Module):
         self.kernel = nnx.Param(initial(rngs.params(), (taps, 1, size)))
 
     def __call__(self, x: Hidden) -> Hidden:
-        """Convolve; zeros before and after, or all of them before (causal)."""
+        """Convolve; zeros before and after, or all of them before (causal).
+
+        A tap at a time: with one channel in each group, lax.conv takes 25 times as long on a CPU.
+        """
         kernel = self.kernel[...]
-        taps = len(kernel)
-        padding = self.before, taps - 1 - self.before
-        return modules.convolution(x, kernel, 1, padding, groups=kernel.shape[-1])
+        taps, frames = len(kernel), x.shape[1]
+        dtype = modules.accumulation_dtype(kernel)
+        padding = (0, 0), (self.before, taps - 1 - self.before), (0, 0)
+        padded = jnp.pad(x.astype(kernel.dtype), padding).astype(dtype)
+        weights = kernel[:, 0].astype(dtype)
+
+        def add(tap: Array, total: Array) -> Array:
+            return total + lax.dynamic_slice_in_dim(padded, tap, frames, axis=1) * weights[tap]
+
+        return lax.fori_loop(0, taps, add, jnp.zeros(x.shape, dtype))
 
 
 class ConvolutionModule(nnx.Module):

@@ -37,11 +37,13 @@ _VARIANCE_EPS = 1e-7
 _STEPS = 256
 
 
-def log_mel(samples: Float[Array, "batch sample"], bands: int) -> Float[Array, "batch frame band"]:
-    """Natural logarithm of the mel power of frames of 25 ms, every 10 ms.
+def mel_power(
+    samples: Float[Array, "batch sample"], bands: int
+) -> Float[Array, "batch frame band"]:
+    """Mel power of frames of 25 ms, every 10 ms; at least 2^-23.
 
     Each frame loses its mean, is pre-emphasised (0.97), and gets Povey's window; the filters are
-    triangles on Kaldi's mel scale from 20 Hz to 8 kHz; the least power is 2^-23.
+    triangles on Kaldi's mel scale from 20 Hz to 8 kHz.
 
     Args:
         samples: 16 kHz in [-1, 1].
@@ -52,27 +54,27 @@ def log_mel(samples: Float[Array, "batch sample"], bands: int) -> Float[Array, "
     """
     power = _power(windows(samples, WINDOW_SAMPLES, HOP_SAMPLES))
     mel = jnp.matmul(power, mel_filters(bands), precision=lax.Precision.HIGHEST)
-    return jnp.log(jnp.maximum(mel, _LEAST_POWER))
+    return jnp.maximum(mel, _LEAST_POWER)
 
 
-def normalise_bands(
-    x: Float[Array, "batch frame band"], count: Int[Array, " batch"]
+def normalised_levels(
+    power: Float[Array, "batch frame band"], count: Int[Array, " batch"]
 ) -> Float[Array, "batch frame band"]:
-    """Each band of each utterance with mean 0 and variance 1 over its own frames.
+    """The logarithm of each band of each utterance, with mean 0 and variance 1 over its own frames.
 
-        (x - mean) / sqrt(var + 1e-7), var with n - 1
+        (l - mean) / sqrt(var + 1e-7), l = ln power, var with n - 1
 
     Args:
-        x: of a padded batch.
+        power: of a padded batch; above 0.
         count: frames of each utterance.
 
     Source: transformers, SeamlessM4TFeatureExtractor.
     """
-    inside = (jnp.arange(x.shape[1]) < count[:, None])[:, :, None]
-    n = jnp.maximum(count, 2).astype(x.dtype)[:, None, None]
-    # From the first frame on: a band that does not change is then exactly 0.
-    x = jnp.where(inside, x - x[:, :1], 0)
-    centred = jnp.where(inside, x - jnp.sum(x, axis=1, keepdims=True) / n, 0)
+    inside = (jnp.arange(power.shape[1]) < count[:, None])[:, :, None]
+    n = jnp.maximum(count, 2).astype(power.dtype)[:, None, None]
+    # Relative to the first frame: the smaller levels are, the less is rounded; constant ones are 0.
+    levels = jnp.where(inside, jnp.log(power / power[:, :1]), 0)
+    centred = jnp.where(inside, levels - jnp.sum(levels, axis=1, keepdims=True) / n, 0)
     variance = jnp.sum(jnp.square(centred), axis=1, keepdims=True) / (n - 1)
     return centred * lax.rsqrt(variance + _VARIANCE_EPS)
 

@@ -300,8 +300,10 @@ def test_fine_tuned_models_of_full_size(name, tmp_path):
 
 @pytest.mark.parametrize(
     "layout",
-    ["wav2vec2-large", "hubert-large", "wavlm-base"]
-    + ["conformer-relative", "conformer-rotary", "w2v-bert", "w2v-bert-relative"],
+    [
+        *("wav2vec2-large", "hubert-large", "wavlm-base"),
+        *("conformer-relative", "conformer-rotary", "w2v-bert", "w2v-bert-relative"),
+    ],
 )
 def test_random_weights_are_spread_as_those_of_transformers(layout):
     model_class, config_class, changes = LAYOUTS[layout]

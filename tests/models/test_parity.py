@@ -185,10 +185,10 @@ def test_position_buckets_are_exact_for_long_inputs(num_buckets, max_distance):
 @each_layout
 def test_last_hidden_state_of_transformers_5_is_raw_iff_stable(layout):
     tensors = load_file(FOLDER / layout / "model.safetensors")
-    gain, shift = tensors["encoder.layer_norm.weight"], tensors["encoder.layer_norm.bias"]
     for expected in fixture(layout).expected:
         raw, last = expected["hidden_states"][-1], expected["last_hidden_state"]
         if layout in STABLE:
+            gain, shift = (tensors[f"encoder.layer_norm.{name}"] for name in ("weight", "bias"))
             assert distance(raw, last) > 0.1
             assert distance(layer_norm(raw, gain, shift), last) <= tolerances.PARITY
         else:
@@ -271,7 +271,9 @@ def test_rounded_kernels(layout):
         a, b = np.asarray(getattr(found, name)), np.asarray(getattr(full, name))
         assert a.dtype == np.float32
         cosine = np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b))
-        assert 0.999 < cosine < 1 - 1e-9, name
+        assert 0.999 < cosine <= 1 + 1e-6, name
+        # Mel features have no kernels.
+        assert np.array_equal(a, b) == (name == "features" and layout.startswith("w2v-bert"))
     assert np.allclose(np.asarray(found.attentions).sum(-1), 1, atol=1e-6)  # softmax in float32
     again = rounded.astype("float32").parameters
     kernels = [

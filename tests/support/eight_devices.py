@@ -280,7 +280,7 @@ HEADS = (ModelShape(2, 3), ModelShape(1, 3))
 
 
 def projections(seed: int) -> tuple[tuple[Projected, ...], np.ndarray]:
-    """Inputs of two models' maps of eight utterances: WavLM's gated bias, a conformer's positions."""
+    """Inputs of two models' maps of eight utterances: WavLM's bias, a conformer's positions."""
     rng = np.random.default_rng(seed)
     lengths = rng.permutation([12, 12, 9, 5, 2, 1, 0, 0]).astype(np.int32)
 

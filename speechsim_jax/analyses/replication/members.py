@@ -10,7 +10,8 @@ from speechsim_jax.errors import UserError
 
 ModelPairs = tuple[ModelPair, ...]
 
-_PARADIGMS = {"wav2vec2": "contrastive"}  # all other families are predictive
+# All other families are predictive, w2v-BERT with a contrastive loss beside it.
+_PARADIGMS = {"wav2vec2": "contrastive", "wav2vec2-conformer": "contrastive"}
 
 
 def paradigm(family: str) -> str:

@@ -176,9 +176,9 @@ class Wav2Vec2BertNetwork(Network):
 
     def read(self, samples: Float[Array, "batch sample"], lengths: Int[Array, " batch"]) -> Frames:
         """As `Network.read`; the features are the normed mel features."""
-        mel = kaldi_mel.log_mel(samples, self.config.num_mel_bins)
+        power = kaldi_mel.mel_power(samples, self.config.num_mel_bins)
         # The last mel frame of an odd number takes part in mean and variance, and nowhere else.
-        mel = kaldi_mel.normalise_bands(mel, mel_frames(lengths))
+        mel = kaldi_mel.normalised_levels(power, mel_frames(lengths))
         frames = mel.shape[1] // _STRIDE
         pairs = mel[:, : frames * _STRIDE].reshape(len(mel), frames, -1)
         x, features = self.feature_projection(pairs)
