@@ -2,7 +2,7 @@
 
 A Fourier transform in float32 is not good enough: its rounding is relative to the loudest bin of a
 frame, and speech has bins 80 dB below that, whose logarithms the model reads normalised; they would
-be wrong by 1e-4, in audio that was resampled from 8 kHz by 1e-3. So the removal of the mean, the
+be wrong by 1e-4, and by 1 in pauses that are an offset. So the removal of the mean, the
 pre-emphasis, the window and the transform are one matrix, and frames and matrix are cut into three
 parts, of which the products that matter are exact (`docs/design/models.md`).
 """

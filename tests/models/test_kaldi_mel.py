@@ -131,7 +131,7 @@ def test_silence_is_zero():
     assert np.abs(theirs(silence)).max() <= 1e-2
 
 
-@pytest.mark.parametrize("sound", ["voice", "with an offset", "from 8 kHz"])
+@pytest.mark.parametrize("sound", ["with an offset", "from 8 kHz"])
 def test_a_plain_transform_in_float32_is_not_good_enough(sound, monkeypatch):
     def plain(frames):
         frames = frames * 32768
