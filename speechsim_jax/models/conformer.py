@@ -168,8 +168,12 @@ def rotate(
 
 
 def rotary_frequencies(size: int, base: int) -> Float[np.ndarray, " pair"]:
-    """Radians per frame of each pair of neurons of a head of `size` neurons."""
-    return np.float32(1) / np.float32(base) ** (np.arange(0, size, 2, dtype=np.float32) / size)
+    """Radians per frame of each pair of neurons of a head of `size` neurons.
+
+    Rounded as torch rounds them: an angle is up to thousands of times one.
+    """
+    powers = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
+    return np.float32(1) / (base ** powers.astype(np.float64)).astype(np.float32)
 
 
 def sinusoids(positions: np.ndarray, size: int) -> Float[Array, "position neuron"]:
@@ -178,7 +182,8 @@ def sinusoids(positions: np.ndarray, size: int) -> Float[Array, "position neuron
     Source: Vaswani et al. 2017; Dai et al. 2019.
     """
     steps = np.arange(0, size, 2, dtype=np.float32) * np.float32(-math.log(10000) / size)
-    angles = jnp.asarray(positions, jnp.float32)[:, None] * np.exp(steps)
+    frequencies = np.exp(steps.astype(np.float64)).astype(np.float32)  # as torch rounds them
+    angles = jnp.asarray(positions, jnp.float32)[:, None] * frequencies
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(len(positions), size)
 
 

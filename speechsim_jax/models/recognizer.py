@@ -199,7 +199,7 @@ def load_recognizer(
     local_files_only: bool = False,
     name: str | None = None,
 ) -> Recognizer:
-    """Load a Wav2Vec2, HuBERT or WavLM checkpoint fine-tuned with CTC, with head and tokenizer.
+    """Load a checkpoint fine-tuned with CTC, with head and tokenizer.
 
     The tokenizer's files come from the same commit as the weights.
 

@@ -19,7 +19,7 @@ from transformers import (  # noqa: E402
     Wav2Vec2Processor,
 )
 
-from speechsim_jax.models import weight_names  # noqa: E402
+from speechsim_jax.models import conformer, weight_names  # noqa: E402
 from speechsim_jax.models.architecture import Activations  # noqa: E402
 from speechsim_jax.models.encoder import SpeechEncoder  # noqa: E402
 from speechsim_jax.models.families import config_from_hf, family_of, wavlm  # noqa: E402
@@ -336,3 +336,20 @@ def test_position_buckets(num_buckets, max_distance):
     expected = theirs._relative_positions_bucket(torch.from_numpy(distances)).numpy()
     found = wavlm.relative_position_buckets(distances, num_buckets, max_distance)
     assert np.array_equal(found, expected)
+
+
+def test_positions_of_long_inputs():
+    """A minute. Relative ones: torch's own exp is one rounding off for three of 512 frequencies."""
+    from transformers.models.wav2vec2_conformer import modeling_wav2vec2_conformer as modeling
+
+    frames, none = 3000, torch.zeros(1, 3000, 1024)
+    config = LAYOUTS["conformer-relative"][1](hidden_size=1024, num_attention_heads=16)
+    theirs = modeling.Wav2Vec2ConformerRelPositionalEmbedding(config)(none)[0].numpy()
+    found = np.asarray(conformer.sinusoids(np.arange(frames - 1, -frames, -1), 1024))
+    assert np.abs(found - theirs).max() <= 3e-4
+    assert np.abs(found - theirs)[frames - 100 : frames + 100].max() <= 1e-5
+
+    cos, sin = modeling.Wav2Vec2ConformerRotaryPositionalEmbedding(config)(none)[:, :, 0].numpy()
+    x = np.random.default_rng(0).standard_normal((1, frames, 16, 64)).astype(np.float32)
+    turned = x * cos + np.concatenate([-x[..., 32:], x[..., :32]], -1) * sin
+    assert np.abs(np.asarray(conformer.rotate(x, 10_000)) - turned).max() <= 2e-6
