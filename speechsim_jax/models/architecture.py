@@ -17,6 +17,7 @@ from speechsim_jax.array_types import (
     Hidden,
     HiddenStates,
     PositionBias,
+    PositionKeys,
     Projections,
 )
 from speechsim_jax.errors import UserError
@@ -31,7 +32,8 @@ class Outputs:
         layers: hidden states by number (0 is the input of the first transformer layer); all if
             None.
         attentions: attention maps.
-        projections: queries and keys, and in WavLM gates and position bias.
+        projections: queries and keys, and what else attention maps are computed from: in WavLM
+            gates and position bias, in conformers position queries and position keys.
         features: the normed outputs of the convolutions.
         last_layer: how the last hidden state of a stable-layer-norm model is read: "normed" is
             after the encoder's final layer norm (transformers 4, the published analysis), "raw"
@@ -70,14 +72,19 @@ class Activations:
         hidden_states: [layer, batch, frame, neuron], the layers that were asked for.
         frame_mask: [batch, frame], True for the frames of the utterance.
         attentions: [block, batch, head, query, key]; each row sums to 1 over the valid keys.
-        queries: [block, batch, frame, head, neuron], already scaled; with `keys`, and in WavLM
-            `gates` and `position_bias`, the inputs of `models.attention.attention_rows`.
+        queries: [block, batch, frame, head, neuron], already scaled; with `keys`, in WavLM
+            `gates` and `position_bias`, and in conformers `position_queries` and `position_keys`,
+            the inputs of `models.attention.attention_rows`.
         keys: shaped as `queries`.
         gates: [block, batch, head, frame], WavLM's gates of the position bias.
         position_bias: [head, distance]; index d stands for key - query = d - (frames - 1).
         features: [batch, frame, neuron], the normed outputs of the convolutions
-            (`extract_features` in transformers); None where their frames are not those of the
-            hidden states (SEW).
+            (`extract_features` in transformers); in w2v-BERT the normed mel features. None where
+            their frames are not those of the hidden states (SEW).
+        position_queries: shaped as `queries`, already scaled; of conformers with Transformer-XL's
+            relative positions. None where the position keys meet the queries themselves.
+        position_keys: [block, head, distance, neuron], of conformers with relative positions;
+            distances as in `position_bias`. One head if all share them.
 
     >>> encoder = ss.load_encoder("facebook/hubert-base-ls960")
     >>> acts = encoder([np.zeros(16000, np.float32)], attentions=True)
@@ -93,6 +100,8 @@ class Activations:
     gates: Gates | None = None
     position_bias: PositionBias | None = None
     features: Hidden | None = None
+    position_queries: Projections | None = None
+    position_keys: PositionKeys | None = None
 
 
 class Frames(NamedTuple):
@@ -115,7 +124,7 @@ class Transformed(NamedTuple):
     Attributes:
         states: hidden states 0 to the highest one that was asked for.
         blocks: of each transformer layer, by name, what its attention is computed from: `queries`
-            and `keys`, and with `Outputs.attentions` its maps.
+            and `keys` and others of `Activations`, and with `Outputs.attentions` its maps.
         position_bias: WavLM's, shared by all layers; None for others.
     """
 
@@ -206,6 +215,8 @@ class Network(nnx.Module):
             gates=of_blocks("gates", outputs.projections),
             position_bias=position_bias if outputs.projections else None,
             features=features if outputs.features else None,
+            position_queries=of_blocks("position_queries", outputs.projections),
+            position_keys=of_blocks("position_keys", outputs.projections),
         )
 
 

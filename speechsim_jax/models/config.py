@@ -3,6 +3,8 @@
 import abc
 import dataclasses
 import math
+import types
+import typing
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +34,9 @@ class EncoderConfig(abc.ABC):
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
+
+    without_preprocessor: ClassVar[str] = ""
+    """What is taken for granted without a preprocessor_config.json; empty for nothing."""
 
     def __post_init__(self):
         if self.hidden_size % self.num_attention_heads:
@@ -169,6 +174,9 @@ class Wav2Vec2Config(EncoderConfig):
 
     lacking: ClassVar[tuple[str, ...]] = ()
     """Fields that are no options of the family: they keep their defaults."""
+    without_preprocessor: ClassVar[str] = "samples are normalised (do_normalize=True)"
+    only_gelu: ClassVar[tuple[str, ...]] = ("hidden_act", "feat_extract_activation")
+    """The fields that name an activation which has to be GELU."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -197,7 +205,7 @@ class Wav2Vec2Config(EncoderConfig):
 
         That is the default of `Wav2Vec2FeatureExtractor`.
         """
-        _refuse_variants(config)
+        refuse_variants(config, cls.only_gelu)
         check_sample_rate(preprocessor)
         family = config["model_type"]
         without = {"do_normalize", "adapter_attn_dim", *cls._left_out(family)}
@@ -290,8 +298,15 @@ def read_fields(
         UserError: a value of another type, by the field's name.
     """
     names = {field.name for field in dataclasses.fields(config_type)} - {"family", *without}
+    nullable = {
+        field.name
+        for field in dataclasses.fields(config_type)
+        if types.NoneType in typing.get_args(field.type)
+    }
     return {
-        name: checked(name, config[name], getattr(config_type, name))
+        name: None
+        if config[name] is None and name in nullable
+        else checked(name, config[name], getattr(config_type, name))
         for name in names & config.keys()
     }
 
@@ -340,8 +355,13 @@ def refuse_quantised(config: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_variants(config: Mapping[str, Any]) -> None:
-    """Raise UserError for options of a known family that are not implemented."""
+def refuse_variants(config: Mapping[str, Any], only_gelu: Collection[str]) -> None:
+    """Raise UserError for options of a known family that are not implemented.
+
+    Args:
+        config: the parsed config.json.
+        only_gelu: the fields that name an activation which has to be GELU.
+    """
     refuse_quantised(config)
     if config.get("add_adapter"):
         raise UserError("config.json has add_adapter=true; adapter models are not supported")
@@ -350,7 +370,7 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
             f"config.json sets adapter_attn_dim; a {config['model_type']} with adapters is not "
             "supported, only a wav2vec2 (MMS)"
         )
-    for name in ("hidden_act", "feat_extract_activation"):
+    for name in only_gelu:
         if config.get(name, "gelu") != "gelu":
             raise UserError(f"config.json has {name}={config[name]!r}; only 'gelu' is supported")
     if config.get("feat_extract_norm", "group") not in ("group", "layer"):

@@ -103,8 +103,10 @@ class SpeechEncoder:
             layers: numbers of the hidden states to return (default: all); 0 is the input of the
                 first transformer layer.
             attentions: return the attention maps.
-            projections: return queries and keys, and in WavLM gates and position bias.
-            features: return the normed outputs of the convolutions.
+            projections: return queries and keys, and what else maps are computed from (in WavLM
+                gates and position bias, in conformers position queries and keys).
+            features: return the normed outputs of the convolutions, in w2v-BERT the normed mel
+                features.
             last_layer: how the last hidden state of a stable-layer-norm model is read: after the
                 final layer norm ("normed") or before it ("raw"); see `Outputs`.
             out: a result of the same shapes to write over; it must not be used afterwards.

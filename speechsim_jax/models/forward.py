@@ -20,6 +20,13 @@ from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import SpeechEncoder, forward
 from speechsim_jax.runtime.mesh import AXES
 
+# How the fields of activations are divided that do not have blocks first and utterances second.
+_OTHER_SPECS = {
+    "frame_mask": P(AXES),
+    "features": P(AXES),
+    "position_bias": P(),
+    "position_keys": P(),
+}
 _LAYER = re.compile(r"'encoder'\]\['layers'\]\['(\d+)'\]")
 
 
@@ -136,19 +143,19 @@ def _forward(
     mesh: Mesh,
 ) -> Activations:
     """`forward` under shard_map; without it the compiler gathers activations across devices."""
+    names = [field.name for field in dataclasses.fields(Activations)]
 
-    def of_one_device(parameters: Any, samples: Waveforms, lengths: Lengths) -> tuple:
+    def of_one_device(parameters: Any, samples: Waveforms, lengths: Lengths) -> dict[str, Any]:
         acts = forward(
             parameters, samples, lengths, graph=graph, outputs=outputs, precision=precision
         )
-        by_block = acts.hidden_states, acts.attentions, acts.queries, acts.keys, acts.gates
-        return (acts.frame_mask, acts.features), by_block, acts.position_bias
+        return {name: getattr(acts, name) for name in names}
 
-    (mask, features), (states, attentions, queries, keys, gates), bias = jax.shard_map(
+    fields = jax.shard_map(
         of_one_device,
         mesh=mesh,
         in_specs=(P(), P(AXES), P(AXES)),
-        out_specs=(P(AXES), P(None, AXES), P()),
+        out_specs=dict.fromkeys(names, P(None, AXES)) | _OTHER_SPECS,
         check_vma=False,
     )(parameters, samples, lengths)
-    return Activations(states, mask, attentions, queries, keys, gates, bias, features)
+    return Activations(**fields)

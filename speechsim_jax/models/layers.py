@@ -14,6 +14,7 @@ float32. Everything else (residual sums, norms, softmax) is float32 whatever the
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -65,6 +66,12 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """
     return 0.5 * x * (1 + lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
+
+Activation = Callable[[Array], Array]
+"""Function of every number of an array."""
+
+ACTIVATIONS: dict[str, Activation] = {"gelu": gelu, "silu": jax.nn.silu, "swish": jax.nn.silu}
+"""By transformers' names (`hidden_act` in config.json)."""
 
 Dropout = Callable[[str, Array], Array]
 """Function of the name of a place in a layer and the numbers there (dropout in training)."""
@@ -168,10 +175,10 @@ class ConvLayer(nnx.Module):
         """`count`: valid output frames of each utterance."""
         kernel = self.conv.kernel[...]
         if self.first:  # with one channel, a matrix product is faster than lax.conv on a CPU
-            windows, kernel = _windows(x[:, :, 0], kernel.shape[0], self.stride), kernel[:, 0, :]
+            cut, kernel = windows(x[:, :, 0], kernel.shape[0], self.stride), kernel[:, 0, :]
             if isinstance(self.layer_norm, MaskedGroupNorm):
-                return gelu(self.layer_norm.of_product(windows, kernel, count))
-            x = product(windows, kernel)
+                return gelu(self.layer_norm.of_product(cut, kernel, count))
+            x = product(cut, kernel)
         else:
             x = convolution(x, kernel, self.stride)
         if self.conv.bias is not None:
@@ -179,17 +186,23 @@ class ConvLayer(nnx.Module):
         return gelu(x if self.layer_norm is None else self.layer_norm(x))
 
 
-def _windows(
+def windows(
     x: Float[Array, "batch sample"], taps: int, stride: int
 ) -> Float[Array, "batch frame tap"]:
-    """Every `stride`-th window of `taps` samples: blocks of one stride, side by side."""
+    """Every `stride`-th window of `taps` samples: blocks of one stride, side by side.
+
+    Args:
+        x: the samples.
+        taps: samples of a window.
+        stride: samples between the starts of two windows.
+    """
     frames = (x.shape[1] - taps) // stride + 1
     across = -(-taps // stride)
     samples = (frames + across - 1) * stride
     blocks = jnp.pad(x, ((0, 0), (0, max(samples - x.shape[1], 0))))[:, :samples]
     blocks = blocks.reshape(x.shape[0], -1, stride)
-    windows = jnp.concatenate([blocks[:, i : i + frames] for i in range(across)], axis=-1)
-    return windows[:, :, :taps]
+    cut = jnp.concatenate([blocks[:, i : i + frames] for i in range(across)], axis=-1)
+    return cut[:, :, :taps]
 
 
 def convolution(
@@ -239,12 +252,11 @@ class FeatureExtractor(nnx.Module):
 class FeatureProjection(nnx.Module):
     """LayerNorm (except in distilled HuBERT) and a linear map to the model's width."""
 
-    def __init__(self, config: Wav2Vec2Config, rngs: nnx.Rngs):
-        channels = config.conv_dim[-1]
-        self.normed = config.feat_proj_layer_norm
-        if self.normed:
-            self.layer_norm = layer_norm(channels, config.layer_norm_eps, rngs)
-        self.projection = Linear(channels, config.hidden_size, rngs)
+    def __init__(self, channels: int, size: int, eps: float, rngs: nnx.Rngs, normed: bool = True):
+        self.normed = normed
+        if normed:
+            self.layer_norm = layer_norm(channels, eps, rngs)
+        self.projection = Linear(channels, size, rngs)
 
     def __call__(self, x: Hidden) -> tuple[Hidden, Hidden]:
         """The projection, and its normed input (`extract_features` in transformers)."""
@@ -333,15 +345,18 @@ class PositionalConv(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Linear, exact GELU, linear."""
+    """Linear, activation, linear."""
 
-    def __init__(self, config: Wav2Vec2Config, rngs: nnx.Rngs):
-        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size, rngs)
-        self.output_dense = Linear(config.intermediate_size, config.hidden_size, rngs)
+    def __init__(
+        self, size: int, intermediate_size: int, rngs: nnx.Rngs, activation: Activation = gelu
+    ):
+        self.activation = activation
+        self.intermediate_dense = Linear(size, intermediate_size, rngs)
+        self.output_dense = Linear(intermediate_size, size, rngs)
 
     def __call__(self, x: Hidden, drop: Dropout = no_dropout) -> Hidden:
         """[batch, frame, neuron] to the same."""
-        return self.output_dense(drop("activation", gelu(self.intermediate_dense(x))))
+        return self.output_dense(drop("activation", self.activation(self.intermediate_dense(x))))
 
 
 def accumulation_dtype(kernel: Float[Array, "..."]) -> DTypeLike:

@@ -225,7 +225,7 @@ def load_recognizer(
     local_files_only: bool = False,
     name: str | None = None,
 ) -> Recognizer:
-    """Load a checkpoint fine-tuned with CTC, of a known family, with head and tokenizer.
+    """Load a checkpoint fine-tuned with CTC, with head and tokenizer.
 
     The tokenizer's files come from the same commit as the weights.
 

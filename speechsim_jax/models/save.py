@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.config import EncoderConfig, Wav2Vec2Config
+from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.families import family_of
 
 SavedDtype = Literal["float32", "float16", "bfloat16"]
@@ -117,14 +117,23 @@ def save_training_folder(
 def _complete(
     config: EncoderConfig, tensors: Mapping[str, np.ndarray], prefix: str = ""
 ) -> dict[str, np.ndarray]:
-    """The tensors, and zeros for those that only training reads and transformers expects."""
-    zeros = {}
-    if isinstance(config, Wav2Vec2Config) and config.conv_pos_batch_norm:
-        counter = f"{prefix}encoder.pos_conv_embed.batch_norm.num_batches_tracked"
-        zeros[counter] = np.zeros((), np.int64)
-    if family_of(config).mask_embedding:
-        zeros[f"{prefix}masked_spec_embed"] = np.zeros(config.hidden_size, np.float32)
-    return zeros | dict(tensors)
+    """The tensors, and those that transformers expects and that are no parameters here.
+
+    The family's buffers, and zeros for what only training reads.
+    """
+    family = family_of(config)
+    more = {
+        f"{prefix}{name}": x
+        for name, x in (family.buffers(config) if family.buffers else {}).items()
+    }
+    variance = ".running_var"
+    for name in tensors:
+        if name.endswith(variance):
+            counter = f"{name.removesuffix(variance)}.num_batches_tracked"
+            more[counter] = np.zeros((), np.int64)
+    if family.mask_embedding:
+        more[f"{prefix}masked_spec_embed"] = np.zeros(config.hidden_size, np.float32)
+    return more | dict(tensors)
 
 
 def _write(

@@ -24,7 +24,7 @@ class EncoderLayer(nnx.Module):
         self.stable = config.do_stable_layer_norm
         self.attention = self.attention_type(config, index, rngs)
         self.layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
-        self.feed_forward = FeedForward(config, rngs)
+        self.feed_forward = FeedForward(config.hidden_size, config.intermediate_size, rngs)
         self.final_layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
 
     def __call__(

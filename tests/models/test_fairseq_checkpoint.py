@@ -148,9 +148,11 @@ def original_wavlm(config, weights, normalize) -> dict:
 
 
 WRITERS = [hydra, of_omegaconf, arguments, fine_tuned, fine_tuned_arguments, s3prl]
-OTHERS = ("hubert-no-projection-norm", "mms", "sew", "unispeech", "unispeech-sat")
-CASES = [(layout, writer) for layout in LAYOUTS for writer in WRITERS if layout not in OTHERS]
-CASES += [(layout, original_wavlm) for layout in LAYOUTS if layout.startswith("wavlm")]
+TRANSFORMERS = [
+    name for name in LAYOUTS if name.startswith(("wav2vec2", "hubert", "wavlm", "data2vec"))
+]
+CASES = [(name, writer) for name in TRANSFORMERS for writer in WRITERS if "no-proj" not in name]
+CASES += [(name, original_wavlm) for name in TRANSFORMERS if name.startswith("wavlm")]
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_statistics():
 def test_attention():
     """Rows of the maps of all heads for a block of queries, never the maps of all heads."""
     frames, batch, heads, size = 1100, 2, 4, 16
-    models = [(3, True), (2, False)]  # layers, with WavLM's gated bias
+    models = [(3, True), (2, False)]  # layers, with WavLM's gated bias or a conformer's positions
     parts = tuple(
         projected(
             Activations(
@@ -76,6 +76,12 @@ def test_attention():
                 keys=jax.numpy.zeros((layers, batch, frames, heads, size)),
                 gates=jax.numpy.zeros((layers, batch, heads, frames)) if gated else None,
                 position_bias=jax.numpy.zeros((heads, 2 * frames - 1)) if gated else None,
+                position_queries=None
+                if gated
+                else jax.numpy.zeros((layers, batch, frames, heads, size)),
+                position_keys=None
+                if gated
+                else jax.numpy.zeros((layers, heads, 2 * frames - 1, size)),
             ),
             range(1, layers + 1),
             np.zeros(batch, np.int32),

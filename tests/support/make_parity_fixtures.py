@@ -29,6 +29,7 @@ from transformers import (
     HubertConfig,
     HubertForCTC,
     HubertModel,
+    SeamlessM4TFeatureExtractor,
     SEWConfig,
     SEWForCTC,
     SEWModel,
@@ -38,7 +39,13 @@ from transformers import (
     UniSpeechSatConfig,
     UniSpeechSatForCTC,
     UniSpeechSatModel,
+    Wav2Vec2BertConfig,
+    Wav2Vec2BertForCTC,
+    Wav2Vec2BertModel,
     Wav2Vec2Config,
+    Wav2Vec2ConformerConfig,
+    Wav2Vec2ConformerForCTC,
+    Wav2Vec2ConformerModel,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
@@ -48,6 +55,7 @@ from transformers import (
     WavLMModel,
 )
 
+from tests.support.parity import pulses
 from tests.support.paths import DATA
 
 FOLDER = DATA / "parity"
@@ -72,6 +80,12 @@ FEW_BUCKETS = dict(num_buckets=16, max_bucket_distance=12)
 # Convolutions of SEW, which has thirteen.
 SEVEN = dict(conv_kernel=(10, 3, 3, 3, 3, 2, 2), conv_stride=(5, 2, 2, 2, 2, 2, 2))
 
+# A conformer layer has two and a half times the weights of a transformer layer.
+CONFORMER = dict(hidden_size=24, intermediate_size=28, conv_dim=(16,) * 7)
+BANDS = 20
+# Fewer taps than the longest input has frames.
+CONVOLUTION = dict(conv_depthwise_kernel_size=7)
+
 LAYOUTS = {
     "wav2vec2-base": (Wav2Vec2Model, Wav2Vec2Config, {}),
     "wav2vec2-large": (Wav2Vec2Model, Wav2Vec2Config, STABLE),
@@ -90,6 +104,35 @@ LAYOUTS = {
     ),
     "sew": (SEWModel, SEWConfig, SEVEN),
     "mms": (Wav2Vec2Model, Wav2Vec2Config, STABLE | dict(adapter_attn_dim=6)),
+    "conformer-relative": (Wav2Vec2ConformerModel, Wav2Vec2ConformerConfig, CONVOLUTION),
+    "conformer-rotary": (
+        Wav2Vec2ConformerModel,
+        Wav2Vec2ConformerConfig,
+        CONVOLUTION
+        | dict(position_embeddings_type="rotary", hidden_act="swish")
+        | dict(feat_extract_norm="layer", conv_bias=True),
+    ),
+    "conformer-no-positions": (
+        Wav2Vec2ConformerModel,
+        Wav2Vec2ConformerConfig,
+        CONVOLUTION | dict(position_embeddings_type=None),
+    ),
+    # Distances beyond both ends of the embedding are among 14 frames.
+    "w2v-bert": (
+        Wav2Vec2BertModel,
+        Wav2Vec2BertConfig,
+        CONVOLUTION | dict(left_max_position_embeddings=5, right_max_position_embeddings=3),
+    ),
+    "w2v-bert-relative": (
+        Wav2Vec2BertModel,
+        Wav2Vec2BertConfig,
+        CONVOLUTION | dict(position_embeddings_type="relative", layer_norm_eps=1e-3),
+    ),
+    "w2v-bert-rotary": (
+        Wav2Vec2BertModel,
+        Wav2Vec2BertConfig,
+        CONVOLUTION | dict(position_embeddings_type="rotary", hidden_act="gelu"),
+    ),
 }
 NOT_NORMALIZED = ("wavlm-base", "hubert-no-projection-norm")
 
@@ -101,6 +144,8 @@ CTC_CLASSES = {
     "unispeech-sat": UniSpeechSatForCTC,
     "data2vec-audio": Data2VecAudioForCTC,
     "sew": SEWForCTC,
+    "wav2vec2-conformer": Wav2Vec2ConformerForCTC,
+    "wav2vec2-bert": Wav2Vec2BertForCTC,
 }
 TOKENS = ["<s>", "</s>", "<unk>", "|", *"'ETAON"]
 # Fine-tuned fixtures: tokens by number, and what differs from the tokenizer's defaults.
@@ -113,12 +158,31 @@ CTC = {
 SMALLER = SMALL | dict(hidden_size=24, num_hidden_layers=2, conv_dim=(16,) * 7)
 
 
+def model_inputs(extractor, wave: np.ndarray) -> torch.Tensor:
+    """What a model reads of one waveform."""
+    values = extractor(wave, sampling_rate=16000, return_tensors="np")
+    if isinstance(extractor, SeamlessM4TFeatureExtractor):
+        # Half a frame at the end is not in the mask.
+        frames = values["attention_mask"].sum()
+        return torch.from_numpy(values["input_features"][:, :frames])
+    return torch.from_numpy(values["input_values"])
+
+
+def encode(model: torch.nn.Module, extractor, wave: np.ndarray) -> dict[str, np.ndarray]:
+    """Everything a model computes for the frames of one waveform."""
+    return run(model, model_inputs(extractor, wave))
+
+
+# Buffers that follow from the configuration.
+CONSTANTS = ("inv_freq", "embed_positions.pe")
+
+
 def redraw(model: torch.nn.Module, seed: int) -> None:
     """Draw every parameter and buffer of the model at random, at sizes that keep signals alive."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if not tensor.is_floating_point():
+            if not tensor.is_floating_point() or name.endswith(CONSTANTS):
                 continue
             draw = torch.randn(tensor.shape, generator=generator)
             if name.endswith(("running_var", "original0", "weight_g")):
@@ -131,8 +195,8 @@ def redraw(model: torch.nn.Module, seed: int) -> None:
                 tensor.copy_(0.8 * draw * tensor[0].numel() ** -0.5)
 
 
-def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
-    """Everything a model computes for one utterance [1, sample]."""
+def run(model: torch.nn.Module, inputs: torch.Tensor) -> dict[str, np.ndarray]:
+    """Everything a model computes for one utterance, [1, sample] or [1, frame, feature]."""
     keys, features = [], []
 
     def note_keys(attention, args, kwargs):  # WavLM's fused function never calls k_proj
@@ -140,7 +204,9 @@ def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
         keys.append(attention.k_proj(states))
 
     hooks = [
-        layer.attention.register_forward_pre_hook(note_keys, with_kwargs=True)
+        layer.self_attn.linear_k.register_forward_hook(lambda _, args, found: keys.append(found))
+        if hasattr(layer, "self_attn")
+        else layer.attention.register_forward_pre_hook(note_keys, with_kwargs=True)
         for layer in model.encoder.layers
     ]
     squeezed = model.config.model_type == "sew"
@@ -151,7 +217,7 @@ def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
             )
         )
     with torch.no_grad():
-        out = model(samples, output_hidden_states=True, output_attentions=True)
+        out = model(inputs, output_hidden_states=True, output_attentions=True)
     for hook in hooks:
         hook.remove()
     if hasattr(out, "extract_features"):
@@ -166,16 +232,29 @@ def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
     } | ({} if squeezed else {"features": features[0][0].numpy()})
 
 
+def sizes_of(config_class) -> dict:
+    """How tiny models of a family differ from SMALL."""
+    if config_class is Wav2Vec2BertConfig:
+        return CONFORMER | dict(feature_projection_input_dim=2 * BANDS)
+    return CONFORMER if config_class is Wav2Vec2ConformerConfig else {}
+
+
 def make(layout: str, seed: int = 0, sizes: dict | None = None, ctc: bool = False):
     """A redrawn torch model of a layout (with a CTC head if `ctc`) and its feature extractor."""
     model_class, config_class, changes = LAYOUTS[layout]
-    config = config_class(**(SMALL | changes if sizes is None else changes | sizes))
+    sizes = SMALL | sizes_of(config_class) | changes if sizes is None else changes | sizes
+    config = config_class(**sizes)
     if ctc:
         model_class = CTC_CLASSES[config.model_type]
         tokens, _ = CTC.get(layout, CTC["wav2vec2-base"])
         config.vocab_size, config.pad_token_id = len(tokens), tokens.index("<pad>")
     model = model_class._from_config(config, attn_implementation="eager").eval()
     redraw(model, zlib.crc32(layout.encode()) + seed)
+    if config.model_type == "wav2vec2-bert":
+        return model, SeamlessM4TFeatureExtractor(
+            feature_size=config.feature_projection_input_dim // 2,
+            num_mel_bins=config.feature_projection_input_dim // 2,
+        )
     extractor = Wav2Vec2FeatureExtractor(
         do_normalize=layout not in NOT_NORMALIZED,
         return_attention_mask=getattr(config, "feat_extract_norm", "layer") == "layer",
@@ -205,15 +284,14 @@ def save_checkpoint(model, extractor, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(preprocessor + "\n")
 
 
-def waves(model, extractor) -> list[tuple[np.ndarray, torch.Tensor]]:
-    """The waveforms of a fixture, and the output of the extractor for each."""
+def waves(model, extractor) -> list[np.ndarray]:
+    """The waveforms of a fixture, none of them shorter than a frame."""
     rng = np.random.default_rng(7)
-    pairs = []
-    for length in SQUEEZED_LENGTHS if model.config.model_type == "sew" else LENGTHS:
-        wave = (0.1 * rng.standard_normal(length) + 0.03).astype(np.float32)
-        values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
-        pairs.append((wave, torch.from_numpy(values)))
-    return pairs
+    if isinstance(extractor, SeamlessM4TFeatureExtractor):
+        lengths = (560, *LENGTHS[1:])
+        return [pulses(0.1 * rng.standard_normal(n)) for n in lengths]
+    lengths = SQUEEZED_LENGTHS if model.config.model_type == "sew" else LENGTHS
+    return [(0.1 * rng.standard_normal(n) + 0.03).astype(np.float32) for n in lengths]
 
 
 def write(layout: str) -> None:
@@ -221,9 +299,9 @@ def write(layout: str) -> None:
     model, extractor = make(layout)
     save_checkpoint(model, extractor, FOLDER / layout)
     expected = {}
-    for index, (wave, values) in enumerate(waves(model, extractor)):
+    for index, wave in enumerate(waves(model, extractor)):
         expected[f"wave_{index}"] = wave
-        for name, array in run(model, values).items():
+        for name, array in encode(model, extractor, wave).items():
             expected[f"{name}_{index}"] = array
     np.savez_compressed(FOLDER / layout / "expected.npz", **expected)
 
@@ -236,9 +314,9 @@ def write_ctc(layout: str) -> None:
     tokenizer = make_tokenizer(layout, folder)
     tokenizer.save_pretrained(folder)
     expected = {}
-    for index, (wave, values) in enumerate(waves(model, extractor)):
+    for index, wave in enumerate(waves(model, extractor)):
         with torch.no_grad():
-            logits = model(values).logits
+            logits = model(model_inputs(extractor, wave)).logits
         text = tokenizer.batch_decode(logits.argmax(-1))[0]
         expected |= {f"wave_{index}": wave, f"logits_{index}": logits[0].numpy()}
         expected |= {f"text_{index}": np.array(text)}

@@ -11,6 +11,8 @@ from speechsim_jax.models.families import (
     sew,
     unispeech,
     wav2vec2,
+    wav2vec2_bert,
+    wav2vec2_conformer,
     wavlm,
 )
 from speechsim_jax.models.families.family import Family
@@ -25,12 +27,12 @@ FAMILIES: dict[str, Family] = {
         unispeech.UNISPEECH_SAT,
         data2vec_audio.FAMILY,
         sew.FAMILY,
+        wav2vec2_conformer.FAMILY,
+        wav2vec2_bert.FAMILY,
     )
 }
 
 _REFUSED = {
-    "wav2vec2-conformer": "its layers are conformer blocks",
-    "wav2vec2-bert": "it reads mel features, not samples",
     "whisper": "it reads mel features, not samples",
     "sew-d": "its attention is DeBERTa's",
 }

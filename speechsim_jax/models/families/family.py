@@ -55,6 +55,8 @@ class Family:
         ignored: further tensors of the encoder's checkpoints that are no parameters.
         mask_embedding: transformers' model has an embedding of masked frames even where its
             configuration masks none.
+        buffers: tensors by name, without prefix, that transformers expects in files although they
+            follow from the configuration.
     """
 
     model_type: str
@@ -66,6 +68,7 @@ class Family:
     first: str = "feature_extractor.conv_layers.0.conv.weight"
     ignored: re.Pattern[str] | None = None
     mask_embedding: bool = False
+    buffers: Callable[[Any], dict[str, np.ndarray]] | None = None
 
     @property
     def prefix(self) -> str:

@@ -3,6 +3,8 @@
 The checkpoints of MMS have a small adapter after each layer, one set of them for each language.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -25,12 +27,18 @@ class Wav2Vec2Network(Network):
     """
 
     config: Wav2Vec2Config
-    transformer_type: type[Transformer] = Transformer
+    transformer_type: type[Any] = Transformer
 
     def __init__(self, config: Wav2Vec2Config, rngs: nnx.Rngs):
         self.config = config
         self.feature_extractor = layers.FeatureExtractor(config, rngs)
-        self.feature_projection = layers.FeatureProjection(config, rngs)
+        self.feature_projection = layers.FeatureProjection(
+            config.conv_dim[-1],
+            config.hidden_size,
+            config.layer_norm_eps,
+            rngs,
+            config.feat_proj_layer_norm,
+        )
         adapted = config.adapter_attn_dim is not None
         self.encoder = (AdaptedTransformer if adapted else self.transformer_type)(config, rngs)
 
