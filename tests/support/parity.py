@@ -62,8 +62,7 @@ def fixture(layout: str) -> Fixture:
     expected = [{name: arrays[f"{name}_{index}"] for name in names} for index in range(3)]
     rng = np.random.default_rng(11)
     encoder = load_encoder(FOLDER / layout)
-    window = encoder.config.window_samples  # at least that of wav2vec 2.0, 400 samples
-    lengths = [n if n >= window else n + window - 400 for n in OTHER_LENGTHS]
+    lengths = [encoder.config.window_samples + n for n in OTHER_LENGTHS]
     waves += [(0.1 * rng.standard_normal(n)).astype(np.float32) for n in lengths]
     return Fixture(encoder, waves, expected)
 
