@@ -31,7 +31,8 @@ def lowered(function, *arguments, **static):
 def test_encoders(layout, outputs, dtype):
     encoder = fixture(layout).encoder.astype(dtype)
     frames = 1100  # more than one block of attention rows
-    samples = jax.ShapeDtypeStruct((2, 320 * frames + 80), np.float32)
+    length = encoder.config.window_samples + (frames - 1) * encoder.config.hop_samples
+    samples = jax.ShapeDtypeStruct((2, length), np.float32)
     lengths = jax.ShapeDtypeStruct((2,), np.int32)
     text = lowered(
         forward, encoder.parameters, samples, lengths,
