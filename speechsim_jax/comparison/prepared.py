@@ -19,6 +19,7 @@ from speechsim_jax.errors import UserError, counted, printable
 from speechsim_jax.inference.clusters import cluster, cluster_for_folds
 from speechsim_jax.measures.concepts import LabelTrack
 from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.models.external import Encoder, ExternalEncoder, Representing, measured
 from speechsim_jax.models.load import load_encoder
 from speechsim_jax.pipeline.frame_choice import FrameChoice
 from speechsim_jax.pipeline.frame_grid import FrameGrid
@@ -28,8 +29,8 @@ from speechsim_jax.runtime import provenance
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics.moments_finished import MomentsState
 
-ModelSource = str | Path | SpeechEncoder
-"""A hub id, a folder, "zoo:NAME", "random:ID", or a loaded encoder."""
+ModelSource = str | Path | SpeechEncoder | Representing
+"""A hub id, a folder, "zoo:NAME", "random:ID", a loaded encoder, or an object of your own."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def prepared(
 
 def _sources(models: Sequence[ModelSource]) -> list[ModelSource]:
     """The models as a list; raises UserError if there are none."""
-    if isinstance(models, str | Path | SpeechEncoder):
+    if isinstance(models, str | Path | SpeechEncoder | Representing):
         return [models]
     sources = list(models)
     if not sources:
@@ -70,28 +71,41 @@ def _choose(audio: AudioInput, request: Request, models: int) -> ChosenAudio:
     return audio_
 
 
-def _load(sources: Sequence[ModelSource], request: Request) -> tuple[SpeechEncoder, ...]:
+def _load(sources: Sequence[ModelSource], request: Request) -> tuple[Encoder, ...]:
     """All models, under distinct names."""
-    resources, dtype = request.resources, request.settings.model_dtype
-    encoders = [
-        source
-        if isinstance(source, SpeechEncoder)
-        else load_encoder(
-            source,
-            revision=resources.revision,
-            cache_dir=resources.cache_dir,
-            local_files_only=resources.local_files_only,
+    encoders = _distinct_names([_loaded(source, request) for source in sources])
+    external = [encoder.name for encoder in encoders if isinstance(encoder, ExternalEncoder)]
+    if external and request.selection.attention.measures:
+        raise UserError(
+            f"{external[0]} has no attention heads that are known; leave out the attention level"
         )
-        for source in sources
-    ]
-    encoders = _distinct_names(encoders)
-    if dtype != "float32":  # otherwise as loaded: an encoder may have been rounded before
-        encoders = [encoder.astype(dtype) for encoder in encoders]
-    return tuple(encoders)
+    dtype = request.settings.model_dtype
+    if dtype == "float32":  # as loaded: an encoder may have been rounded before
+        return tuple(encoders)
+    if external:
+        raise UserError(
+            f"model_dtype={dtype!r} is for encoders of this package, and {external[0]} is none"
+        )
+    return tuple(e.astype(dtype) for e in encoders if isinstance(e, SpeechEncoder))
+
+
+def _loaded(source: ModelSource, request: Request) -> Encoder:
+    """One model, from wherever it is."""
+    if isinstance(source, SpeechEncoder):
+        return source
+    if isinstance(source, Representing):
+        return measured(source)
+    resources = request.resources
+    return load_encoder(
+        source,
+        revision=resources.revision,
+        cache_dir=resources.cache_dir,
+        local_files_only=resources.local_files_only,
+    )
 
 
 def _comparison_run(
-    encoders: tuple[SpeechEncoder, ...],
+    encoders: tuple[Encoder, ...],
     audio_: ChosenAudio,
     tracks: tuple[Track, ...],
     request: Request,
@@ -228,7 +242,7 @@ def attributes_of(
     )
 
 
-def _distinct_names(encoders: Sequence[SpeechEncoder]) -> list[SpeechEncoder]:
+def _distinct_names(encoders: Sequence[Encoder]) -> list[Encoder]:
     """The encoders with unique names: as much of their sources as tells them apart, or numbers."""
     named = list(encoders)
     names = collections.Counter(encoder.name for encoder in named)
@@ -239,7 +253,7 @@ def _distinct_names(encoders: Sequence[SpeechEncoder]) -> list[SpeechEncoder]:
     return named
 
 
-def _labels(encoders: Sequence[SpeechEncoder]) -> list[str]:
+def _labels(encoders: Sequence[Encoder]) -> list[str]:
     """Labels for encoders of one name: the shortest ends of their sources that differ."""
     parts = [PurePath(str(e.provenance.get("source", e.name))).parts for e in encoders]
     for length in range(2, max(map(len, parts)) + 1):
@@ -249,7 +263,7 @@ def _labels(encoders: Sequence[SpeechEncoder]) -> list[str]:
     return [f"{encoder.name}#{number}" for number, encoder in enumerate(encoders, start=1)]
 
 
-def _grid_of(encoders: Sequence[SpeechEncoder], request: Request) -> FrameGrid:
+def _grid_of(encoders: Sequence[Encoder], request: Request) -> FrameGrid:
     """The frames that are compared; raises UserError where attention has none in common."""
     grid = FrameGrid.of({encoder.name: encoder.config for encoder in encoders})
     if grid.is_shared:
@@ -271,7 +285,7 @@ def _grid_of(encoders: Sequence[SpeechEncoder], request: Request) -> FrameGrid:
     return grid
 
 
-def _layers_of(encoder: SpeechEncoder, layers: tuple[int, ...] | None) -> tuple[int, ...]:
+def _layers_of(encoder: Encoder, layers: tuple[int, ...] | None) -> tuple[int, ...]:
     """Layer numbers in order, each once; raises UserError for one that the model lacks."""
     depth = encoder.config.num_hidden_layers
     if layers is None:
