@@ -146,7 +146,7 @@ def _model_identity(encoder: Encoder) -> list[Any]:
     known = encoder.provenance
     identity = [known.get("sha256"), known.get("kernels"), _digest(encoder.config)]
     if isinstance(encoder, ExternalEncoder):
-        identity += [known["source"], known.get("version")]
+        identity += [known["module"], known["class"], known["version"]]
     return identity
 
 

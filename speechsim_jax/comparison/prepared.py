@@ -18,9 +18,12 @@ from speechsim_jax.comparison.tracks import open_tracks
 from speechsim_jax.errors import UserError, counted, printable
 from speechsim_jax.inference.clusters import cluster, cluster_for_folds
 from speechsim_jax.measures.concepts import LabelTrack
+from speechsim_jax.models import torch_models
+from speechsim_jax.models.checkpoint_files import TORCH_PREFIX
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.external import Encoder, ExternalEncoder, Representing, measured
 from speechsim_jax.models.load import load_encoder
+from speechsim_jax.models.torch_models import TorchModule
 from speechsim_jax.pipeline.frame_choice import FrameChoice
 from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts
@@ -29,8 +32,9 @@ from speechsim_jax.runtime import provenance
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics.moments_finished import MomentsState
 
-ModelSource = str | Path | SpeechEncoder | Representing
-"""A hub id, a folder, "zoo:NAME", "random:ID", a loaded encoder, or an object of your own."""
+ModelSource = str | Path | SpeechEncoder | Representing | TorchModule
+"""A hub id, a folder, "zoo:NAME", "random:ID", "torch:ID", a loaded encoder, an object of your own
+with `representations`, or a module of torch."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +55,7 @@ def prepared(
 
 def _sources(models: Sequence[ModelSource]) -> list[ModelSource]:
     """The models as a list; raises UserError if there are none."""
-    if isinstance(models, str | Path | SpeechEncoder | Representing):
+    if isinstance(models, str | Path | SpeechEncoder | Representing | TorchModule):
         return [models]
     sources = list(models)
     if not sources:
@@ -73,6 +77,8 @@ def _choose(audio: AudioInput, request: Request, models: int) -> ChosenAudio:
 
 def _load(sources: Sequence[ModelSource], request: Request) -> tuple[Encoder, ...]:
     """All models, under distinct names."""
+    if request.settings.torch_layers and not any(map(_is_of_torch, sources)):
+        raise UserError("torch_layers is given, but no model that torch runs (torch:ID)")
     encoders = _distinct_names([_loaded(source, request) for source in sources])
     external = [encoder.name for encoder in encoders if isinstance(encoder, ExternalEncoder)]
     if external and request.selection.attention.measures:
@@ -89,19 +95,35 @@ def _load(sources: Sequence[ModelSource], request: Request) -> tuple[Encoder, ..
     return tuple(e.astype(dtype) for e in encoders if isinstance(e, SpeechEncoder))
 
 
+def _is_of_torch(source: ModelSource) -> bool:
+    """Whether torch is to run a model."""
+    if isinstance(source, str):
+        return source.startswith(TORCH_PREFIX)
+    return isinstance(source, TorchModule) and not isinstance(source, Representing)
+
+
 def _loaded(source: ModelSource, request: Request) -> Encoder:
     """One model, from wherever it is."""
     if isinstance(source, SpeechEncoder):
         return source
     if isinstance(source, Representing):
         return measured(source)
-    resources = request.resources
-    return load_encoder(
-        source,
-        revision=resources.revision,
-        cache_dir=resources.cache_dir,
-        local_files_only=resources.local_files_only,
-    )
+    resources, settings = request.resources, request.settings
+    by_torch: dict[str, Any] = {
+        "layers": settings.torch_layers,
+        "last_layer": settings.last_layer,
+        "device": resources.torch_device,
+    }
+    if isinstance(source, TorchModule):
+        return torch_models.of_module(source, **by_torch)
+    where: dict[str, Any] = {
+        "revision": resources.revision,
+        "cache_dir": resources.cache_dir,
+        "local_files_only": resources.local_files_only,
+    }
+    if isinstance(source, str) and source.startswith(TORCH_PREFIX):
+        return torch_models.load(source.removeprefix(TORCH_PREFIX), **by_torch, **where)
+    return load_encoder(source, **where)
 
 
 def _comparison_run(

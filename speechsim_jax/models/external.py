@@ -228,7 +228,10 @@ Encoder = SpeechEncoder | ExternalEncoder
 
 
 def measured(
-    source: Representing, name: str | None = None, provenance: Mapping[str, Any] | None = None
+    source: Representing,
+    name: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    count: Callable[[int], int] | None = None,
 ) -> ExternalEncoder:
     """An object as an encoder of a comparison, of the sizes that short probes of noise show.
 
@@ -236,6 +239,7 @@ def measured(
         source: the object.
         name: label of the model in results (default: its `name`, or the name of its class).
         provenance: what is recorded besides class, module, version and sha256.
+        count: frames of an input of so many samples, where this is known without running it.
 
     Raises:
         UserError: the object does not keep to `Representing`; its frames are not regular.
@@ -250,9 +254,10 @@ def measured(
     def of(samples: int) -> Representations:
         return _called(name, source, [noise[:samples].copy()])
 
-    def count(samples: int) -> int:
+    def counted_by_running(samples: int) -> int:
         return int(_counts(name, of(samples).mask)[0])
 
+    count = count or counted_by_running
     found = of(PROBE_SAMPLES)
     frames = int(_counts(name, found.mask)[0])
     if frames < 2:

@@ -9,7 +9,12 @@ import numpy as np
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import weight_names, zoo
-from speechsim_jax.models.checkpoint_files import WeightFiles, open_checkpoint, untrained
+from speechsim_jax.models.checkpoint_files import (
+    TORCH_PREFIX,
+    WeightFiles,
+    open_checkpoint,
+    untrained,
+)
 from speechsim_jax.models.config import EncoderConfig, Wav2Vec2Config
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.families import config_from_hf
@@ -53,6 +58,10 @@ def load_encoder(
     """
     if not isinstance(source, str | Path):
         raise UserError(f"a model is {source!r}; expected a hub id, a folder, a file or zoo:NAME")
+    if str(source).startswith(TORCH_PREFIX):
+        raise UserError(
+            f"{source}: is run by torch, which only comparisons do (compare, accumulate)"
+        )
     if random := untrained(str(source)):
         model, seed = random
         return random_like(

@@ -1,6 +1,7 @@
 """`compare` with encoders that are objects, against the same encoders as they are."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -153,3 +154,15 @@ def test_of_one_class_they_get_numbers(encoders):
     found = ss.compare(models, waves(2), **SETTINGS | {"layers": (0,)})
     assert found.models == ("wav2vec2-base#1", "wav2vec2-base#2")
     assert measured(models[0]).provenance["source"] == "tests.support.wrapped.Wrapped"
+
+
+@pytest.mark.parametrize("models", [["torch:me/mine"], ["torch:tests"]])
+def test_without_torch_one_line_says_what_to_install(models, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    with pytest.raises(UserError, match=r"pip install 'speechsim_jax\[torch\]'"):
+        ss.compare(models, waves(2), **SETTINGS)
+
+
+def test_only_comparisons_run_torch():
+    with pytest.raises(UserError, match=r"torch:me/mine.* compare"):
+        ss.load_encoder("torch:me/mine")

@@ -143,11 +143,10 @@ def _gap(found):
     return dataclasses.replace(found, mask=mask)
 
 
-def _one_more(found):
-    """A frame more where there are many."""
+def _one_less(found):
+    """A frame less where there are many."""
     mask = np.array(found.mask)
-    if mask.sum() > 60:
-        mask[:, 61] = True
+    mask[:, 60:] = False
     return dataclasses.replace(found, mask=mask)
 
 
@@ -169,7 +168,7 @@ WRONG = {
         lambda f: dataclasses.replace(f, times=0 * f.times),
         "ascend",
     ),
-    "other counts": (_one_more, "frames for"),
+    "other counts": (_one_less, "frames for"),
 }
 
 
