@@ -164,5 +164,17 @@ def test_without_torch_one_line_says_what_to_install(models, monkeypatch):
 
 
 def test_only_comparisons_run_torch():
-    with pytest.raises(UserError, match=r"torch:me/mine.* compare"):
+    with pytest.raises(UserError, match=r"torch:me/mine: .*compare"):
         ss.load_encoder("torch:me/mine")
+
+
+def test_patterns_of_modules_need_a_model_of_torch(encoders):
+    with pytest.raises(UserError, match="torch_layers"):
+        ss.compare(encoders, waves(2), torch_layers=("encoder.layers.*",), **SETTINGS)
+
+
+def test_what_is_not_known_of_memory_is_said(encoders, caplog):
+    with caplog.at_level("INFO"):
+        ss.compare([encoders[0], Wrapped(encoders[1])], waves(2), **SETTINGS)
+    (line,) = [line for line in caplog.messages if "not known" in line and "memory" in line]
+    assert "hubert-large" in line and "wav2vec2-base" not in line
