@@ -25,6 +25,9 @@ from speechsim_jax.models import adapters, zoo
 from speechsim_jax.models.fairseq_checkpoint import read_training_checkpoint
 from speechsim_jax.models.torch_bin import read_torch_bin
 
+TORCH_PREFIX = "torch:"
+"""What the name of a model that torch is to run begins with."""
+
 # (file, index of shards) in order of preference.
 _WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json"),

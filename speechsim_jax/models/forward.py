@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from speechsim_jax.array_types import Lengths, Waveforms
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import SpeechEncoder, forward
+from speechsim_jax.models.external import Encoder, ExternalEncoder
 from speechsim_jax.runtime.mesh import AXES
 
 # How the fields of activations are divided that do not have blocks first and utterances second.
@@ -30,12 +31,14 @@ _OTHER_SPECS = {
 _LAYER = re.compile(r"'encoder'\]\['layers'\]\['(\d+)'\]")
 
 
-def on_host(encoder: SpeechEncoder) -> SpeechEncoder:
+def on_host(encoder: Encoder) -> Encoder:
     """The encoder with its parameters as numpy arrays, which take no memory on a device."""
+    if isinstance(encoder, ExternalEncoder):  # where these are is its own business
+        return encoder
     return dataclasses.replace(encoder, parameters=jax.device_get(encoder.parameters))
 
 
-def on_devices(encoder: SpeechEncoder, mesh: Mesh, depth: int | None = None) -> SpeechEncoder:
+def on_devices(encoder: Encoder, mesh: Mesh, depth: int | None = None) -> Encoder:
     """The encoder with a copy of its parameters on every device of the mesh.
 
     Args:
@@ -44,6 +47,8 @@ def on_devices(encoder: SpeechEncoder, mesh: Mesh, depth: int | None = None) -> 
         depth: transformer layers that will be computed (default: all). The parameters of those
             above stay where they are: a compiled program does not send what it does not read.
     """
+    if isinstance(encoder, ExternalEncoder):
+        return encoder
     layout = None if mesh.size == 1 else NamedSharding(mesh, P())
 
     def placed(path: tuple, parameter: Any) -> Any:

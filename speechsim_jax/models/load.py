@@ -10,6 +10,7 @@ import numpy as np
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import weight_names, zoo
 from speechsim_jax.models.checkpoint_files import (
+    TORCH_PREFIX,
     WeightFiles,
     check_no_language,
     open_checkpoint,
@@ -59,6 +60,10 @@ def load_encoder(
     """
     if not isinstance(source, str | Path):
         raise UserError(f"a model is {source!r}; expected a hub id, a folder, a file or zoo:NAME")
+    if str(source).startswith(TORCH_PREFIX):
+        raise UserError(
+            f"{source}: is run by torch, which only comparisons do (compare, accumulate)"
+        )
     if random := untrained(str(source)):
         model, seed = random
         return random_like(
