@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -32,6 +32,9 @@ class EncoderConfig(abc.ABC):
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
+
+    without_preprocessor: ClassVar[str] = ""
+    """What is taken for granted without a preprocessor_config.json; empty for nothing."""
 
     def __post_init__(self):
         if self.hidden_size % self.num_attention_heads:
@@ -151,6 +154,8 @@ class Wav2Vec2Config(EncoderConfig):
     do_normalize: bool = True
     initializer_range: float = 0.02
     convolutions: Literal["drawn", "gabor", "cepstrum"] = "drawn"
+
+    without_preprocessor: ClassVar[str] = "samples are normalised (do_normalize=True)"
 
     def __post_init__(self):
         super().__post_init__()

@@ -20,7 +20,7 @@ from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import SpeechEncoder, forward
 from speechsim_jax.runtime.mesh import AXES
 
-_LAYER = re.compile(r"'encoder'\]\['layers'\]\['(\d+)'\]")
+_LAYER = re.compile(r"^(?:\['encoder'\])?\['layers'\]\['(\d+)'\]")
 
 
 def on_host(encoder: SpeechEncoder) -> SpeechEncoder:

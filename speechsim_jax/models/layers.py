@@ -168,7 +168,7 @@ class ConvLayer(nnx.Module):
         """`count`: valid output frames of each utterance."""
         kernel = self.conv.kernel[...]
         if self.first:  # with one channel, a matrix product is faster than lax.conv on a CPU
-            windows, kernel = _windows(x[:, :, 0], kernel.shape[0], self.stride), kernel[:, 0, :]
+            windows, kernel = windows(x[:, :, 0], kernel.shape[0], self.stride), kernel[:, 0, :]
             if isinstance(self.layer_norm, MaskedGroupNorm):
                 return gelu(self.layer_norm.of_product(windows, kernel, count))
             x = product(windows, kernel)
@@ -179,10 +179,16 @@ class ConvLayer(nnx.Module):
         return gelu(x if self.layer_norm is None else self.layer_norm(x))
 
 
-def _windows(
+def windows(
     x: Float[Array, "batch sample"], taps: int, stride: int
 ) -> Float[Array, "batch frame tap"]:
-    """Every `stride`-th window of `taps` samples: blocks of one stride, side by side."""
+    """Every `stride`-th window of `taps` samples: blocks of one stride, side by side.
+
+    Args:
+        x: the samples.
+        taps: samples of a window.
+        stride: samples between the starts of two windows.
+    """
     frames = (x.shape[1] - taps) // stride + 1
     across = -(-taps // stride)
     samples = (frames + across - 1) * stride
@@ -358,13 +364,14 @@ def product(
 
 
 class Linear(nnx.Module):
-    """A linear map by `product`, and a bias."""
+    """A linear map by `product`, and a bias unless there is none."""
 
-    def __init__(self, size_in: int, size_out: int, rngs: nnx.Rngs):
+    def __init__(self, size_in: int, size_out: int, rngs: nnx.Rngs, bias: bool = True):
         initial = nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(initial(rngs.params(), (size_in, size_out)))
-        self.bias = nnx.Param(jnp.zeros(size_out))
+        self.bias = nnx.Param(jnp.zeros(size_out)) if bias else None
 
     def __call__(self, x: Float[Array, "*batch fan_in"]) -> Float[Array, "*batch fan_out"]:
         """x @ kernel + bias."""
-        return product(x, self.kernel[...]) + self.bias[...]
+        mapped = product(x, self.kernel[...])
+        return mapped if self.bias is None else mapped + self.bias[...]

@@ -26,7 +26,7 @@ def load_encoder(
     local_files_only: bool = False,
     name: str | None = None,
 ) -> SpeechEncoder:
-    """Load a Wav2Vec2, HuBERT or WavLM encoder from a folder, a file or the Hugging Face hub.
+    """Load a speech encoder from a folder, a file or the Hugging Face hub.
 
     torch is not needed and no code of the checkpoint is run.
 
@@ -153,12 +153,12 @@ def random_like(
 
 def _config_of(checkpoint: WeightFiles) -> EncoderConfig:
     """The architecture; warns where the scaling of samples is not recorded and must be assumed."""
-    if not checkpoint.preprocessor:
+    config = config_from_hf(checkpoint.config, checkpoint.preprocessor)
+    if config.without_preprocessor and not checkpoint.preprocessor:
         _log.warning(
-            "%s: no preprocessor_config.json, so samples are normalised (do_normalize=True)",
-            checkpoint.source,
+            "%s: no preprocessor_config.json, so %s", checkpoint.source, config.without_preprocessor
         )
-    return config_from_hf(checkpoint.config, checkpoint.preprocessor)
+    return config
 
 
 def _provenance(

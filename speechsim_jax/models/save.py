@@ -19,14 +19,16 @@ SavedDtype = Literal["float32", "float16", "bfloat16"]
 _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
-def hf_config(config: EncoderConfig, model: str = "Model") -> dict[str, Any]:
+def hf_config(config: EncoderConfig, model: str | None = None) -> dict[str, Any]:
     """The `config.json` of an encoder, or of a transformers model around it.
 
     Args:
         config: the architecture.
-        model: the end of transformers' class name: "Model", "ForCTC", "ForPreTraining".
+        model: the end of transformers' class name: "Model", "ForCTC", "ForPreTraining" (default:
+            that of the encoder alone).
     """
-    architecture = family_of(config).class_stem + model
+    family = family_of(config)
+    architecture = family.class_stem + (model or family.encoder_class)
     return {"architectures": [architecture], "model_type": config.family, **config.to_hf()}
 
 
@@ -80,7 +82,8 @@ def save_ctc_folder(
     values = hf_config(config, "ForCTC")
     values |= {"vocab_size": len(head["lm_head.bias"]), "pad_token_id": blank}
     encoder = _with_counter(config, tensors)
-    prefixed = {f"{family_of(config).prefix}{name}": tensor for name, tensor in encoder.items()}
+    prefix = family_of(config).prefixes[0]
+    prefixed = {f"{prefix}{name}": tensor for name, tensor in encoder.items()}
     return _write(folder, values, config, prefixed | dict(head), dtype)
 
 
@@ -110,7 +113,7 @@ def save_training_folder(
     """
     # At 0, transformers would expect no embedding of masked frames.
     values = hf_config(config, model) | {"mask_time_prob": 0.05} | dict(fields)
-    prefix = "" if model == "Model" else family_of(config).prefix
+    prefix = "" if model == "Model" else family_of(config).prefixes[0]
     return _write(folder, values, config, _with_counter(config, tensors, prefix), dtype)
 
 

@@ -21,7 +21,14 @@ from speechsim_jax.models.families import config_from_hf, wavlm  # noqa: E402
 from speechsim_jax.models.initial_weights import random_tensors  # noqa: E402
 from speechsim_jax.models.recognizer import load_recognizer  # noqa: E402
 from tests.support import tolerances  # noqa: E402
-from tests.support.make_parity_fixtures import LAYOUTS, SMALL, make, make_tokenizer, run  # noqa: E402
+from tests.support.make_parity_fixtures import (  # noqa: E402
+    LAYOUTS,
+    SMALL,
+    encode,
+    make,
+    make_tokenizer,
+    model_inputs,
+)
 from tests.support.parity import relative_error  # noqa: E402
 
 pytestmark = pytest.mark.parity
@@ -53,11 +60,6 @@ def port(model, extractor) -> SpeechEncoder:
     graph, parameters, notes = weight_names.fill(config, tensors, "torch")
     assert notes == []
     return SpeechEncoder("port", config, graph, parameters)
-
-
-def theirs(model, extractor, wave: np.ndarray) -> dict[str, np.ndarray]:
-    values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
-    return run(model, torch.from_numpy(values))
 
 
 def ours(found: Activations, row: int, like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -102,7 +104,7 @@ def test_tiny_models_at_fresh_inputs(layout):
     found = encoder(waves, **EVERYTHING)
     raw = encoder(waves, last_layer="raw")
     for row, wave in enumerate(waves):
-        expected = theirs(model, extractor, wave)
+        expected = encode(model, extractor, wave)
         errors = worst(ours(found, row, expected), expected)
         frames = len(expected["last_hidden_state"])
         last = np.asarray(raw.hidden_states[-1, row, :frames])
@@ -129,7 +131,7 @@ def test_full_size(name):
     model, extractor = make(layout, sizes=sizes)
     sharpen(model)
     wave = noise(np.random.default_rng(3), 32_000)
-    expected = theirs(model, extractor, wave)
+    expected = encode(model, extractor, wave)
     encoder = port(model, extractor)
     del model
     gc.collect()
@@ -181,7 +183,7 @@ def test_transformers_loads_what_we_save(layout, tmp_path):
     assert_same_weights(model, saved)
     assert port(saved, saved_extractor).config == encoder.config
     wave = noise(np.random.default_rng(6), 4000)
-    expected, found = theirs(model, extractor, wave), theirs(saved, saved_extractor, wave)
+    expected, found = encode(model, extractor, wave), encode(saved, saved_extractor, wave)
     assert all(np.array_equal(expected[name], found[name]) for name in expected)
     assert_close(worst(ours(encoder([wave], **EVERYTHING), 0, found), found))
 
@@ -198,9 +200,8 @@ def test_transformers_loads_what_we_save_in_half_precision(dtype, tmp_path):
 
 
 def their_logits(model, extractor, wave: np.ndarray) -> torch.Tensor:
-    values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
     with torch.no_grad():
-        return model(torch.from_numpy(values)).logits
+        return model(model_inputs(extractor, wave)).logits
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -6,14 +6,17 @@ Each layout becomes tests/data/parity/<layout>/: a checkpoint folder as transfor
 expected.npz with three waveforms and, for each alone (float32, eager attention), hidden states
 (last one raw, as transformers 5 gives it), attentions, the normed last hidden state, and by hooks
 the keys (softmax hides their bias) and the features (what is projected; `extract_features` where
-transformers returns it). **Every** tensor is drawn at random first, also biases, norms' gains and
+transformers returns it). A Whisper, whose window is 1 s here, reads transformers' spectra as numpy makes them,
+and gives the utterance's own frames, of the maps their rows over the whole window. **Every** tensor is drawn at random first, also biases, norms' gains and
 shifts and weight-norm gains, which transformers starts at 0 and 1.
 
 Each layout of CTC becomes tests/data/ctc/<layout>/: a fine-tuned checkpoint with its tokenizer, and
 the logits and the text of the same waveforms.
 """
 
+import functools
 import json
+import math
 import sys
 import tempfile
 import zlib
@@ -34,7 +37,10 @@ from transformers import (
     WavLMConfig,
     WavLMForCTC,
     WavLMModel,
+    WhisperConfig,
+    WhisperFeatureExtractor,
 )
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from tests.support.paths import DATA
 
@@ -52,6 +58,13 @@ SMALL = dict(
     num_conv_pos_embedding_groups=4,
     vocab_size=8,
 )
+SMALL_WHISPER = dict(
+    d_model=24,
+    encoder_layers=3,
+    encoder_attention_heads=4,
+    encoder_ffn_dim=40,
+    max_source_positions=50,
+)
 STABLE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
 # Few enough that 15 frames reach the exact, the logarithmic and the clipped buckets.
 FEW_BUCKETS = dict(num_buckets=16, max_bucket_distance=12)
@@ -65,6 +78,7 @@ LAYOUTS = {
     "hubert-batch-norm": (HubertModel, HubertConfig, dict(conv_pos_batch_norm=True)),
     "wavlm-base": (WavLMModel, WavLMConfig, {}),
     "wavlm-large": (WavLMModel, WavLMConfig, STABLE | FEW_BUCKETS | dict(conv_bias=False)),
+    "whisper": (WhisperEncoder, WhisperConfig, {}),
 }
 NOT_NORMALIZED = ("wavlm-base", "hubert-no-projection-norm")
 
@@ -97,48 +111,80 @@ def redraw(model: torch.nn.Module, seed: int) -> None:
                 tensor.copy_(0.8 * draw * tensor[0].numel() ** -0.5)
 
 
-def run(model: torch.nn.Module, samples: torch.Tensor) -> dict[str, np.ndarray]:
-    """Everything a model computes for one utterance [1, sample]."""
-    keys, features = [], []
+def run(model: torch.nn.Module, inputs: torch.Tensor) -> dict[str, np.ndarray]:
+    """Everything a model computes for one utterance, [1, sample] or [1, band, mel frame]."""
+    keys, features, raw = [], [], []
+    whisper = isinstance(model, WhisperEncoder)
 
     def note_keys(attention, args, kwargs):  # WavLM's fused function never calls k_proj
         states = args[0] if args else kwargs["hidden_states"]
         keys.append(attention.k_proj(states))
 
-    hooks = [
-        layer.attention.register_forward_pre_hook(note_keys, with_kwargs=True)
-        for layer in model.encoder.layers
-    ]
-    hooks.append(
-        model.feature_projection.projection.register_forward_pre_hook(
-            lambda _, args: features.append(args[0])
-        )
+    attentions = (
+        [layer.self_attn for layer in model.layers]
+        if whisper
+        else [layer.attention for layer in model.encoder.layers]
     )
+    hooks = [part.register_forward_pre_hook(note_keys, with_kwargs=True) for part in attentions]
+    for noted, part in (
+        [(raw, model.layer_norm)] if whisper else [(features, model.feature_projection.projection)]
+    ):
+        note = functools.partial(lambda noted, _, args: noted.append(args[0]), noted)
+        hooks.append(part.register_forward_pre_hook(note))
     with torch.no_grad():
-        out = model(samples, output_hidden_states=True, output_attentions=True)
+        out = model(inputs, output_hidden_states=True, output_attentions=True)
     for hook in hooks:
         hook.remove()
     if hasattr(out, "extract_features"):
         assert torch.equal(out.extract_features, features[0])
-    return {
-        "hidden_states": torch.stack(out.hidden_states)[:, 0].numpy(),
+    # the last state of a Whisper is normed in `hidden_states`, too
+    states = (*out.hidden_states[:-1], raw[0]) if whisper else out.hidden_states
+    found = {
+        "hidden_states": torch.stack(states)[:, 0].numpy(),
         "attentions": torch.stack(out.attentions)[:, 0].numpy(),
         "last_hidden_state": out.last_hidden_state[0].numpy(),
         "keys": torch.stack(keys).detach()[:, 0].numpy(),
-        "features": features[0][0].numpy(),
     }
+    return found if whisper else found | {"features": features[0][0].numpy()}
+
+
+def model_inputs(extractor, wave: np.ndarray) -> torch.Tensor:
+    """What a model reads of one waveform."""
+    if isinstance(extractor, WhisperFeatureExtractor):
+        window = np.pad(wave, (0, extractor.n_samples - len(wave)))
+        # In numpy; with torch installed, the extractor would use torch's float32 spectra.
+        return torch.from_numpy(extractor._np_extract_fbank_features(window[None], "cpu"))
+    values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
+    return torch.from_numpy(values)
+
+
+def encode(model: torch.nn.Module, extractor, wave: np.ndarray) -> dict[str, np.ndarray]:
+    """Everything a model computes for the frames of one waveform."""
+    found = run(model, model_inputs(extractor, wave))
+    if isinstance(model, WhisperEncoder):  # the frames of the window that begin in the waveform
+        frames = math.ceil(len(wave) / 320)
+        found["last_hidden_state"] = found["last_hidden_state"][:frames]
+        for name in ("hidden_states", "keys"):
+            found[name] = found[name][:, :frames]
+        found["attentions"] = found["attentions"][:, :, :frames]
+    return found
 
 
 def make(layout: str, seed: int = 0, sizes: dict | None = None, ctc: bool = False):
     """A redrawn torch model of a layout (with a CTC head if `ctc`) and its feature extractor."""
     model_class, config_class, changes = LAYOUTS[layout]
-    config = config_class(**changes | (SMALL if sizes is None else sizes))
+    small = SMALL_WHISPER if config_class is WhisperConfig else SMALL
+    config = config_class(**changes | (small if sizes is None else sizes))
     if ctc:
         model_class = CTC_CLASSES[config.model_type]
         tokens, _ = CTC.get(layout, CTC["wav2vec2-base"])
         config.vocab_size, config.pad_token_id = len(tokens), tokens.index("<pad>")
     model = model_class._from_config(config, attn_implementation="eager").eval()
     redraw(model, zlib.crc32(layout.encode()) + seed)
+    if config_class is WhisperConfig:
+        return model, WhisperFeatureExtractor(
+            feature_size=config.num_mel_bins, chunk_length=config.max_source_positions // 50
+        )
     extractor = Wav2Vec2FeatureExtractor(
         do_normalize=layout not in NOT_NORMALIZED,
         return_attention_mask=config.feat_extract_norm == "layer",
@@ -168,15 +214,10 @@ def save_checkpoint(model, extractor, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(preprocessor + "\n")
 
 
-def waves(extractor) -> list[tuple[np.ndarray, torch.Tensor]]:
-    """The waveforms of a fixture, and the output of the extractor for each."""
+def waves() -> list[np.ndarray]:
+    """The waveforms of a fixture."""
     rng = np.random.default_rng(7)
-    pairs = []
-    for length in LENGTHS:
-        wave = (0.1 * rng.standard_normal(length) + 0.03).astype(np.float32)
-        values = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"]
-        pairs.append((wave, torch.from_numpy(values)))
-    return pairs
+    return [(0.1 * rng.standard_normal(n) + 0.03).astype(np.float32) for n in LENGTHS]
 
 
 def write(layout: str) -> None:
@@ -184,9 +225,9 @@ def write(layout: str) -> None:
     model, extractor = make(layout)
     save_checkpoint(model, extractor, FOLDER / layout)
     expected = {}
-    for index, (wave, values) in enumerate(waves(extractor)):
+    for index, wave in enumerate(waves()):
         expected[f"wave_{index}"] = wave
-        for name, array in run(model, values).items():
+        for name, array in encode(model, extractor, wave).items():
             expected[f"{name}_{index}"] = array
     np.savez_compressed(FOLDER / layout / "expected.npz", **expected)
 
@@ -199,9 +240,9 @@ def write_ctc(layout: str) -> None:
     tokenizer = make_tokenizer(layout, folder)
     tokenizer.save_pretrained(folder)
     expected = {}
-    for index, (wave, values) in enumerate(waves(extractor)):
+    for index, wave in enumerate(waves()):
         with torch.no_grad():
-            logits = model(values).logits
+            logits = model(model_inputs(extractor, wave)).logits
         text = tokenizer.batch_decode(logits.argmax(-1))[0]
         expected |= {f"wave_{index}": wave, f"logits_{index}": logits[0].numpy()}
         expected |= {f"text_{index}": np.array(text)}
