@@ -126,8 +126,8 @@ class SpeechEncoder:
         longest = self.config.longest_samples
         if longest is not None and lengths.max() > longest:
             raise UserError(
-                f"{self.name} reads at most {longest} samples ({longest / SAMPLE_RATE_HZ:g} s); got "
-                f"lengths {lengths.tolist()}: cut what is longer"
+                f"{self.name} reads at most {longest} samples ({longest / SAMPLE_RATE_HZ:g} s); "
+                f"got lengths {lengths.tolist()}: cut what is longer"
             )
         samples = np.zeros((len(lengths), lengths.max()), np.float32)
         for row, wave in zip(samples, waveforms):

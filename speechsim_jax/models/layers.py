@@ -168,7 +168,10 @@ class ConvLayer(nnx.Module):
         """`count`: valid output frames of each utterance."""
         kernel = self.conv.kernel[...]
         if self.first:  # with one channel, a matrix product is faster than lax.conv on a CPU
-            windows, kernel = windows(x[:, :, 0], kernel.shape[0], self.stride), kernel[:, 0, :]
+            windows, kernel = (
+                sliding_windows(x[:, :, 0], kernel.shape[0], self.stride),
+                kernel[:, 0, :],
+            )
             if isinstance(self.layer_norm, MaskedGroupNorm):
                 return gelu(self.layer_norm.of_product(windows, kernel, count))
             x = product(windows, kernel)
@@ -179,7 +182,7 @@ class ConvLayer(nnx.Module):
         return gelu(x if self.layer_norm is None else self.layer_norm(x))
 
 
-def windows(
+def sliding_windows(
     x: Float[Array, "batch sample"], taps: int, stride: int
 ) -> Float[Array, "batch frame tap"]:
     """Every `stride`-th window of `taps` samples: blocks of one stride, side by side.

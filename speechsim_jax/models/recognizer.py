@@ -222,9 +222,7 @@ def load_recognizer(
     )
     config = config_from_hf(checkpoint.config, checkpoint.preprocessor)
     if not family_of(config).ctc:
-        raise UserError(
-            f"{checkpoint.source}: a {config.family} has no CTC head; load_encoder reads its encoder"
-        )
+        raise UserError(f"{checkpoint.source}: a {config.family} has no CTC head; use load_encoder")
     # The small files first: their errors are reported before gigabytes are fetched.
     files = _tokenizer_files(checkpoint)
     tokenizer = _tokenizer(checkpoint, files)

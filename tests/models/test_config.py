@@ -14,6 +14,7 @@ from speechsim_jax.models.save import hf_config
 from tests.support.paths import DATA
 
 FOLDER = DATA / "parity"
+LIKE_WAV2VEC2 = [name for name, family in FAMILIES.items() if family.config is Wav2Vec2Config]
 
 # What the files of facebook/wav2vec2-large-960h-lv60, hubert-base-ls960, microsoft/wavlm-base say.
 RELEASED = {
@@ -42,7 +43,7 @@ def walked_frames(samples: int, config: Wav2Vec2Config, layers: int | None = Non
     return samples
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LIKE_WAV2VEC2)
 def test_defaults_are_the_base_model(family):
     config = config_from_hf({"model_type": family})
     assert config == Wav2Vec2Config(family=family)
@@ -99,7 +100,6 @@ def test_options_of_hubert_mean_nothing_elsewhere(family):
         "data2vec-audio",
         "wav2vec2-conformer",
         "wav2vec2-bert",
-        "whisper",
         "sew",
         "sew-d",
         "bert",
@@ -129,7 +129,7 @@ def test_other_architectures_are_refused_by_name(family):
         ({"conv_kernel": [10, 3]}, "conv_kernel"),
     ],
 )
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LIKE_WAV2VEC2)
 def test_variants_are_refused_by_name(family, change, named):
     with pytest.raises(UserError) as error:
         config_from_hf({"model_type": family, **change})

@@ -148,7 +148,8 @@ def original_wavlm(config, weights, normalize) -> dict:
 
 
 WRITERS = [hydra, of_omegaconf, arguments, fine_tuned, fine_tuned_arguments, s3prl]
-CASES = [(layout, writer) for layout in LAYOUTS for writer in WRITERS if "no-proj" not in layout]
+OTHERS = ("hubert-no-projection-norm", "whisper")  # which fairseq does not have
+CASES = [(layout, writer) for layout in LAYOUTS for writer in WRITERS if layout not in OTHERS]
 CASES += [(layout, original_wavlm) for layout in LAYOUTS if layout.startswith("wavlm")]
 
 

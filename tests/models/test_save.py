@@ -1,6 +1,5 @@
 """Saved encoders come back as they were; that torch reads them is in test_live_parity.py."""
 
-import dataclasses
 import json
 
 import jax
@@ -11,7 +10,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.models.load import load_encoder
 from speechsim_jax.models.save import save_folder
 from tests.support.parity import assert_same_network
@@ -44,11 +42,9 @@ def test_files_say_what_those_of_transformers_say(layout, tmp_path):
     config, theirs = (
         json.loads((f / "config.json").read_text()) for f in (folder, FOLDER / layout)
     )
-    for name in {field.name for field in dataclasses.fields(Wav2Vec2Config)} & theirs.keys():
-        assert config[name] == theirs[name], name
-    for name in ("architectures", "model_type", "dtype"):
-        assert config[name] == theirs[name]
     assert config.keys() <= theirs.keys()
+    for name in config.keys() - {"mask_time_prob", "mask_feature_prob"}:  # which training reads
+        assert config[name] == theirs[name], name
     preprocessor, theirs = (
         json.loads((f / "preprocessor_config.json").read_text()) for f in (folder, FOLDER / layout)
     )

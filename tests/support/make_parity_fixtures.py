@@ -6,9 +6,11 @@ Each layout becomes tests/data/parity/<layout>/: a checkpoint folder as transfor
 expected.npz with three waveforms and, for each alone (float32, eager attention), hidden states
 (last one raw, as transformers 5 gives it), attentions, the normed last hidden state, and by hooks
 the keys (softmax hides their bias) and the features (what is projected; `extract_features` where
-transformers returns it). A Whisper, whose window is 1 s here, reads transformers' spectra as numpy makes them,
-and gives the utterance's own frames, of the maps their rows over the whole window. **Every** tensor is drawn at random first, also biases, norms' gains and
+transformers returns it). **Every** tensor is drawn at random first, also biases, norms' gains and
 shifts and weight-norm gains, which transformers starts at 0 and 1.
+
+A Whisper, whose window is 1 s here, reads transformers' spectra in numpy; of the window's frames
+those of the utterance are kept, and of the maps their rows.
 
 Each layout of CTC becomes tests/data/ctc/<layout>/: a fine-tuned checkpoint with its tokenizer, and
 the logits and the text of the same waveforms.
@@ -111,6 +113,13 @@ def redraw(model: torch.nn.Module, seed: int) -> None:
                 tensor.copy_(0.8 * draw * tensor[0].numel() ** -0.5)
 
 
+def attentions_of(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The attention of each layer."""
+    if isinstance(model, WhisperEncoder):
+        return [layer.self_attn for layer in model.layers]
+    return [layer.attention for layer in model.encoder.layers]
+
+
 def run(model: torch.nn.Module, inputs: torch.Tensor) -> dict[str, np.ndarray]:
     """Everything a model computes for one utterance, [1, sample] or [1, band, mel frame]."""
     keys, features, raw = [], [], []
@@ -120,12 +129,10 @@ def run(model: torch.nn.Module, inputs: torch.Tensor) -> dict[str, np.ndarray]:
         states = args[0] if args else kwargs["hidden_states"]
         keys.append(attention.k_proj(states))
 
-    attentions = (
-        [layer.self_attn for layer in model.layers]
-        if whisper
-        else [layer.attention for layer in model.encoder.layers]
-    )
-    hooks = [part.register_forward_pre_hook(note_keys, with_kwargs=True) for part in attentions]
+    hooks = [
+        attention.register_forward_pre_hook(note_keys, with_kwargs=True)
+        for attention in attentions_of(model)
+    ]
     for noted, part in (
         [(raw, model.layer_norm)] if whisper else [(features, model.feature_projection.projection)]
     ):

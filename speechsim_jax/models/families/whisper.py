@@ -178,9 +178,7 @@ class WhisperLayer(nnx.Module):
         self.fc2 = Linear(config.intermediate_size, config.hidden_size, rngs)
         self.final_layer_norm = layer_norm(config.hidden_size, _NORM_EPS, rngs)
 
-    def __call__(
-        self, x: Hidden, mask: FrameMask, maps: bool
-    ) -> tuple[Hidden, dict[str, Array]]:
+    def __call__(self, x: Hidden, mask: FrameMask, maps: bool) -> tuple[Hidden, dict[str, Array]]:
         """The next hidden state, and queries and keys of its attention (its maps if `maps`)."""
         attended, parts = self.self_attn(self.self_attn_layer_norm(x), mask, None, maps)
         x = x + attended
