@@ -168,13 +168,10 @@ class ConvLayer(nnx.Module):
         """`count`: valid output frames of each utterance."""
         kernel = self.conv.kernel[...]
         if self.first:  # with one channel, a matrix product is faster than lax.conv on a CPU
-            windows, kernel = (
-                sliding_windows(x[:, :, 0], kernel.shape[0], self.stride),
-                kernel[:, 0, :],
-            )
+            cut, kernel = windows(x[:, :, 0], kernel.shape[0], self.stride), kernel[:, 0, :]
             if isinstance(self.layer_norm, MaskedGroupNorm):
-                return gelu(self.layer_norm.of_product(windows, kernel, count))
-            x = product(windows, kernel)
+                return gelu(self.layer_norm.of_product(cut, kernel, count))
+            x = product(cut, kernel)
         else:
             x = convolution(x, kernel, self.stride)
         if self.conv.bias is not None:
@@ -182,7 +179,7 @@ class ConvLayer(nnx.Module):
         return gelu(x if self.layer_norm is None else self.layer_norm(x))
 
 
-def sliding_windows(
+def windows(
     x: Float[Array, "batch sample"], taps: int, stride: int
 ) -> Float[Array, "batch frame tap"]:
     """Every `stride`-th window of `taps` samples: blocks of one stride, side by side.
@@ -197,8 +194,8 @@ def sliding_windows(
     samples = (frames + across - 1) * stride
     blocks = jnp.pad(x, ((0, 0), (0, max(samples - x.shape[1], 0))))[:, :samples]
     blocks = blocks.reshape(x.shape[0], -1, stride)
-    windows = jnp.concatenate([blocks[:, i : i + frames] for i in range(across)], axis=-1)
-    return windows[:, :, :taps]
+    cut = jnp.concatenate([blocks[:, i : i + frames] for i in range(across)], axis=-1)
+    return cut[:, :, :taps]
 
 
 def convolution(

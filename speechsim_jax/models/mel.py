@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, Float32
 
 from speechsim_jax.models.config import SAMPLE_RATE_HZ
-from speechsim_jax.models.layers import sliding_windows
+from speechsim_jax.models.layers import windows
 
 WINDOW_SAMPLES = 400
 """Samples of one frame, 25 ms."""
@@ -52,7 +52,7 @@ def log_mel(
     reach = min(window, samples.shape[1] + WINDOW_SAMPLES)
     samples = jnp.pad(samples, ((0, 0), (0, reach - samples.shape[1])))
     samples = jnp.pad(samples, ((0, 0), (_HALF, _HALF)), mode="reflect")
-    cut = sliding_windows(samples, WINDOW_SAMPLES, HOP_SAMPLES)[:, :frames]
+    cut = windows(samples, WINDOW_SAMPLES, HOP_SAMPLES)[:, :frames]
     power = jnp.matmul(_power(cut), _filters(bands), precision=lax.Precision.HIGHEST)
     power = jnp.pad(power, ((0, 0), (0, frames - cut.shape[1]), (0, 0)))
     level = jnp.log10(jnp.maximum(power, _LEAST_POWER))

@@ -82,8 +82,7 @@ def save_ctc_folder(
     values = hf_config(config, "ForCTC")
     values |= {"vocab_size": len(head["lm_head.bias"]), "pad_token_id": blank}
     encoder = _with_counter(config, tensors)
-    prefix = family_of(config).prefixes[0]
-    prefixed = {f"{prefix}{name}": tensor for name, tensor in encoder.items()}
+    prefixed = {f"{family_of(config).prefix}{name}": tensor for name, tensor in encoder.items()}
     return _write(folder, values, config, prefixed | dict(head), dtype)
 
 
@@ -113,7 +112,7 @@ def save_training_folder(
     """
     # At 0, transformers would expect no embedding of masked frames.
     values = hf_config(config, model) | {"mask_time_prob": 0.05} | dict(fields)
-    prefix = "" if model == "Model" else family_of(config).prefixes[0]
+    prefix = "" if model == "Model" else family_of(config).prefix
     return _write(folder, values, config, _with_counter(config, tensors, prefix), dtype)
 
 

@@ -23,6 +23,8 @@ from tests.support.torch_writer import members, state_dict, storage, tensor, zip
 
 FOLDER = DATA / "parity"
 LAYOUTS = sorted(path.name for path in FOLDER.iterdir())
+# Whisper's weights have other names (test_whisper.py).
+LIKE_WAV2VEC2 = [name for name in FAMILIES if name != "whisper"]
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 QUERY = "encoder.layers.0.attention.q_proj.weight"
@@ -343,7 +345,7 @@ def middle(family: str, **changes) -> Wav2Vec2Config:
     return Wav2Vec2Config(family=family, **MIDDLE | changes)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LIKE_WAV2VEC2)
 def test_random_tensors_are_a_function_of_seed_and_family(family):
     config = middle(family)
     first = random_tensors(config, 3)
@@ -365,7 +367,7 @@ def test_random_tensors_do_not_depend_on_depth():
 
 
 def test_families_and_tensors_differ():
-    drawn = [random_tensors(middle(family), 0) for family in FAMILIES]
+    drawn = [random_tensors(middle(family), 0) for family in LIKE_WAV2VEC2]
     for a, b in itertools.combinations(drawn, 2):
         assert not np.array_equal(a[QUERY], b[QUERY])
     names = [f"encoder.layers.{i}.attention.{n}_proj.weight" for i in (0, 1) for n in "qkv"]
@@ -373,7 +375,7 @@ def test_families_and_tensors_differ():
         assert not np.array_equal(drawn[0][a], drawn[0][b])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LIKE_WAV2VEC2)
 def test_random_statistics_are_those_of_transformers(family):
     config = middle(family, feat_extract_norm="layer", conv_bias=True)
     tensors = random_tensors(config, 0)
@@ -426,7 +428,7 @@ def test_random_statistics_are_those_of_transformers(family):
     assert seen == tensors.keys()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LIKE_WAV2VEC2)
 def test_saved_folder_loads(family, tmp_path):
     config = middle(family, do_normalize=False, do_stable_layer_norm=True)
     tensors = random_tensors(config, 1)

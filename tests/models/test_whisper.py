@@ -83,15 +83,18 @@ def test_log_mel_of_speech(bands, speech):
         assert error <= tolerances.LOG_MEL
 
 
-def test_a_float32_transform_would_not_do():
-    wave = signals()["chirp"]
+@pytest.mark.parametrize("name", ["loud tone", "loud tone in faint noise", "chirp"])
+def test_a_float32_transform_would_not_do(name):
+    wave = signals()[name]
     cut = np.lib.stride_tricks.sliding_window_view(np.pad(wave, 200, mode="reflect"), 400)[::160]
     hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400)).astype(np.float32)
     power = jnp.square(jnp.abs(jnp.fft.rfft(cut * hann))) @ jnp.asarray(mel._filters(80))
     level = np.log10(np.maximum(power, 1e-10))
     plain = (np.maximum(level, level.max() - 8) + 4) / 4
-    expected = theirs(wave)[: len(plain) - 2]  # up to the audio's end
-    assert farthest(plain[:-2], expected) > 10 * tolerances.LOG_MEL
+    inside = len(plain) - 2  # of frames that do not reach over the end
+    error = farthest(plain[:inside], theirs(wave)[:inside])
+    print(f"{name}: {error:.1e}")
+    assert error > 5 * tolerances.LOG_MEL
 
 
 def test_log_mel_does_not_depend_on_padding_or_neighbours():
@@ -279,7 +282,9 @@ def test_a_whisper_is_no_recognizer(tmp_path):
 
 
 def test_saved_config_names_the_class_of_the_encoder(tmp_path):
-    folder = fixture("whisper").encoder.save(tmp_path)
+    encoder = random_like(fixture("whisper").encoder)
+    folder = encoder.save(tmp_path)
+    assert_same_network(load_encoder(folder), encoder)
     saved = json.loads((folder / "config.json").read_text())
     assert (saved["architectures"], saved["model_type"]) == (["WhisperEncoder"], "whisper")
 
@@ -293,6 +298,8 @@ def test_random_weights():
     assert positions[frame, pair] == pytest.approx(np.sin(angle), abs=1e-6)
     assert positions[frame, pairs + pair] == pytest.approx(np.cos(angle), abs=1e-6)
     other = random_tensors(dataclasses.replace(encoder.config, init_std=0.5), seed=2)
+    again = random_tensors(encoder.config, seed=1)
+    assert all(np.array_equal(again[name], tensors[name]) for name in tensors)
     drawn = [name for name in tensors if not np.array_equal(tensors[name], other[name])]
     kinds = ("_proj.weight", "fc1.weight", "fc2.weight", "conv1.weight", "conv2.weight")
     assert sorted(drawn) == sorted(name for name in tensors if name.endswith(kinds))

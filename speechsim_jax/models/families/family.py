@@ -72,7 +72,12 @@ class Family:
     ctc: bool = True
 
     @property
+    def prefix(self) -> str:
+        """Of the encoder's tensors in files saved from a model with a head."""
+        return self.prefixes[0]
+
+    @property
     def prefixes(self) -> tuple[str, ...]:
-        """Of the encoder's tensors in files saved from larger models."""
+        """Of the encoder's tensors in files saved from any of the larger models."""
         places = self.places or (self.model_type.replace("-", "_"),)
         return tuple(f"{place}." for place in places)
