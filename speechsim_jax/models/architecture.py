@@ -71,7 +71,9 @@ class Activations:
     Attributes:
         hidden_states: [layer, batch, frame, neuron], the layers that were asked for.
         frame_mask: [batch, frame], True for the frames of the utterance.
-        attentions: [block, batch, head, query, key]; each row sums to 1 over the valid keys.
+        attentions: [block, batch, head, query, key]; each row sums to 1 over the valid keys. Those
+            of Whisper are over its window of 30 s with the silence behind the utterance; from
+            `queries` and `keys` come their rows over the utterance's frames, which sum to 1.
         queries: [block, batch, frame, head, neuron], already scaled; with `keys`, in WavLM
             `gates` and `position_bias`, and in conformers `position_queries` and `position_keys`,
             the inputs of `models.attention.attention_rows`.
@@ -108,8 +110,8 @@ class Frames(NamedTuple):
     """What a network's transformer reads.
 
     Attributes:
-        x: the frames.
-        mask: the valid ones.
+        x: the frames of the padded batch; there may be more behind them, which are not returned.
+        mask: the frames of the utterances.
         features: the normed outputs of the convolutions; None where there are none.
     """
 
@@ -197,10 +199,14 @@ class Network(nnx.Module):
         inside = jnp.arange(samples.shape[1]) < lengths[:, None]
         x, mask, features = self.read(jnp.where(inside, samples, 0), lengths)
         states, blocks, position_bias = self.transform(x, mask, outputs)
+        frames = self.config.frames(samples.shape[1])
+        states = [state[:, :frames] for state in states]
         assert outputs.layers is not None
 
         def of_blocks(name: str, requested: bool) -> Array | None:
             arrays = [inputs[name] for inputs in blocks if name in inputs]
+            if name in ("queries", "keys"):
+                arrays = [array[:, :frames] for array in arrays]
             return stacked(name, arrays) if requested and arrays else None
 
         def stacked(name: str, arrays: Sequence[Array]) -> Array:
@@ -208,7 +214,7 @@ class Network(nnx.Module):
 
         return Activations(
             hidden_states=stacked("hidden_states", [states[layer] for layer in outputs.layers]),
-            frame_mask=mask,
+            frame_mask=mask[:, :frames],
             attentions=of_blocks("attentions", outputs.attentions),
             queries=of_blocks("queries", outputs.projections),
             keys=of_blocks("keys", outputs.projections),

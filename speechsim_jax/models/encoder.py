@@ -17,7 +17,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models import save as saving
 from speechsim_jax.models import weight_names
 from speechsim_jax.models.architecture import Activations, Outputs
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import SAMPLE_RATE_HZ, EncoderConfig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,7 +115,8 @@ class SpeechEncoder:
             The activations; fields that were not asked for are None.
 
         Raises:
-            UserError: a waveform shorter than one frame, or an `out` of other shapes.
+            UserError: a waveform shorter than one frame or longer than the model reads
+                (`config.longest_samples`), or an `out` of other shapes.
         """
         waveforms = [_as_float(wave) for wave in waveforms]
         lengths = np.array([len(wave) for wave in waveforms], np.int32)
@@ -123,6 +124,12 @@ class SpeechEncoder:
             raise UserError(
                 f"every waveform needs at least {self.config.window_samples} samples (one frame); "
                 f"got lengths {lengths.tolist()}"
+            )
+        longest = self.config.longest_samples
+        if longest is not None and lengths.max() > longest:
+            raise UserError(
+                f"{self.name} reads at most {longest} samples ({longest / SAMPLE_RATE_HZ:g} s); "
+                f"got lengths {lengths.tolist()}: cut what is longer"
             )
         samples = np.zeros((len(lengths), lengths.max()), np.float32)
         for row, wave in zip(samples, waveforms):

@@ -28,7 +28,7 @@ _OTHER_SPECS = {
     "position_bias": P(),
     "position_keys": P(),
 }
-_LAYER = re.compile(r"'encoder'\]\['layers'\]\['(\d+)'\]")
+_LAYER = re.compile(r"^(?:\['encoder'\])?\['layers'\]\['(\d+)'\]")
 
 
 def on_host(encoder: Encoder) -> Encoder:

@@ -379,13 +379,14 @@ def product(
 
 
 class Linear(nnx.Module):
-    """A linear map by `product`, and a bias."""
+    """A linear map by `product`, and a bias unless there is none."""
 
-    def __init__(self, size_in: int, size_out: int, rngs: nnx.Rngs):
+    def __init__(self, size_in: int, size_out: int, rngs: nnx.Rngs, bias: bool = True):
         initial = nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(initial(rngs.params(), (size_in, size_out)))
-        self.bias = nnx.Param(jnp.zeros(size_out))
+        self.bias = nnx.Param(jnp.zeros(size_out)) if bias else None
 
     def __call__(self, x: Float[Array, "*batch fan_in"]) -> Float[Array, "*batch fan_out"]:
         """x @ kernel + bias."""
-        return product(x, self.kernel[...]) + self.bias[...]
+        mapped = product(x, self.kernel[...])
+        return mapped if self.bias is None else mapped + self.bias[...]

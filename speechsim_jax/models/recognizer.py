@@ -28,7 +28,7 @@ from speechsim_jax.models.checkpoint_files import (
 )
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.models.families import config_from_hf
+from speechsim_jax.models.families import config_from_hf, family_of
 from speechsim_jax.models.load import encoder_of
 
 _log = logging.getLogger(__name__)
@@ -239,7 +239,8 @@ def load_recognizer(
 
     Raises:
         UserError: in one line, a checkpoint that is not fine-tuned (no `lm_head`), has no
-            Wav2Vec2CTCTokenizer, or whose head and tokenizer differ in tokens.
+            Wav2Vec2CTCTokenizer, or whose head and tokenizer differ in tokens; a family that has
+            no CTC models.
     """
     if untrained(str(source)):
         raise UserError(f"{source}: a random baseline has no CTC head; use load_encoder")
@@ -247,6 +248,8 @@ def load_recognizer(
         source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
     )
     config = config_from_hf(checkpoint.config, checkpoint.preprocessor)
+    if not family_of(config).ctc:
+        raise UserError(f"{checkpoint.source}: a {config.family} has no CTC head; use load_encoder")
     # The small files first: their errors are reported before gigabytes are fetched.
     files = _tokenizer_files(checkpoint)
     tokenizer = _tokenizer(checkpoint, files)

@@ -19,14 +19,16 @@ SavedDtype = Literal["float32", "float16", "bfloat16"]
 _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
-def hf_config(config: EncoderConfig, model: str = "Model") -> dict[str, Any]:
+def hf_config(config: EncoderConfig, model: str | None = None) -> dict[str, Any]:
     """The `config.json` of an encoder, or of a transformers model around it.
 
     Args:
         config: the architecture.
-        model: the end of transformers' class name: "Model", "ForCTC", "ForPreTraining".
+        model: the end of transformers' class name: "Model", "ForCTC", "ForPreTraining" (default:
+            that of the encoder alone).
     """
-    architecture = family_of(config).class_stem + model
+    family = family_of(config)
+    architecture = family.class_stem + (model or family.encoder_class)
     return {"architectures": [architecture], "model_type": config.family, **config.to_hf()}
 
 

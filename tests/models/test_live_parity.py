@@ -22,7 +22,12 @@ from transformers import (  # noqa: E402
     UniSpeechSatForPreTraining,
     Wav2Vec2BertProcessor,
     Wav2Vec2Processor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForAudioClassification,
+    WhisperForConditionalGeneration,
 )
+from transformers.models.whisper.modeling_whisper import WhisperEncoder  # noqa: E402
 
 from speechsim_jax.models import conformer, weight_names  # noqa: E402
 from speechsim_jax.models.architecture import Activations  # noqa: E402
@@ -35,12 +40,13 @@ from tests.support import tolerances  # noqa: E402
 from tests.support.make_parity_fixtures import (  # noqa: E402
     LAYOUTS,
     SMALL,
+    SMALL_WHISPER,
+    attentions_of,
     encode,
     make,
     make_tokenizer,
     model_inputs,
     redraw,
-    sizes_of,
 )
 from tests.support.parity import pulses, relative_error  # noqa: E402
 
@@ -72,6 +78,18 @@ SEW_MID = dict(
 )
 # Of mms-1b-all, with 6 of its 48 layers.
 MMS = XLARGE | dict(num_hidden_layers=6, adapter_attn_dim=16)
+
+
+def whisper_sizes(width: int, layers: int, bands: int = 80) -> dict:
+    return dict(
+        d_model=width,
+        encoder_layers=layers,
+        encoder_attention_heads=width // 64,
+        encoder_ffn_dim=4 * width,
+        num_mel_bins=bands,
+    )
+
+
 # Of each: its layout, and the sizes of the published checkpoints.
 FULL_SIZE = {
     "wav2vec2-base": ("wav2vec2-base", dict(vocab_size=8)),
@@ -94,6 +112,8 @@ FULL_SIZE = {
         | dict(conv_depthwise_kernel_size=31)
         | dict(left_max_position_embeddings=64, right_max_position_embeddings=8),
     ),
+    "whisper-base": ("whisper", whisper_sizes(512, 6)),
+    "whisper-small": ("whisper", whisper_sizes(768, 12)),
 }
 
 
@@ -111,15 +131,19 @@ def ours(found: Activations, row: int, like: dict[str, np.ndarray]) -> dict[str,
     frames = len(like["last_hidden_state"])
     hidden = np.asarray(found.hidden_states[:, row, :frames])
     keys = np.asarray(found.keys[:, row, :frames])
-    attentions = np.asarray(found.attentions[:, row, :, :frames, :frames])
+    queries, window = like["attentions"].shape[-2:]
+    attentions = np.asarray(found.attentions[:, row, :, :queries, :window])
     if found.gates is not None:  # transformers repeats WavLM's mean over heads
         attentions = np.broadcast_to(attentions.mean(1, keepdims=True), attentions.shape)
-    return {
+    result = {
         "hidden_states": np.concatenate([hidden[:-1], like["hidden_states"][-1:]]),
         "last_hidden_state": hidden[-1],
         "keys": keys.reshape(*keys.shape[:2], -1),
         "attentions": attentions,
-    } | ({} if found.features is None else {"features": np.asarray(found.features[row, :frames])})
+    }
+    if found.features is not None:
+        result["features"] = np.asarray(found.features[row, :frames])
+    return result
 
 
 def noise(rng: np.random.Generator, samples: int, extractor=None) -> np.ndarray:
@@ -171,13 +195,12 @@ def sharpen(model) -> None:
         if model.config.model_type == "sew":
             for layer in model.feature_extractor.conv_layers[1:]:
                 layer.conv.weight *= 2.5
-        for layer in model.encoder.layers:
-            if hasattr(layer, "self_attn"):
-                layer.self_attn.linear_q.weight *= 3.0
-                layer.self_attn.linear_out.weight *= 0.3
-            else:
-                layer.attention.q_proj.weight *= 3.0
-                layer.attention.out_proj.weight *= 0.3
+        for attention in attentions_of(model):
+            conformer_like = hasattr(attention, "linear_q")
+            query = attention.linear_q if conformer_like else attention.q_proj
+            out = attention.linear_out if conformer_like else attention.out_proj
+            query.weight *= 3.0
+            out.weight *= 0.3
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
@@ -297,7 +320,7 @@ def logits_of(recognizer: Recognizer, wave: np.ndarray) -> np.ndarray:
     return np.asarray(logits)[:, : recognizer.encoder.config.logit_frames(len(wave))]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "whisper"])
 def test_fine_tuned_folders_both_ways(layout, tmp_path):
     """save_pretrained -> load_recognizer -> save -> from_pretrained, on one utterance."""
     model, extractor = make(layout, seed=8, ctc=True)
@@ -412,6 +435,56 @@ def test_a_language_of_mms(tmp_path):
     assert processor.tokenizer.convert_tokens_to_ids("Ä") == len(vocabulary)
 
 
+# --- Whisper --------------------------------------------------------------------------------------
+
+DECODER = dict(
+    vocab_size=8,
+    decoder_layers=1,
+    decoder_attention_heads=2,
+    decoder_ffn_dim=8,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+    decoder_start_token_id=1,
+)
+RELEASED_WHISPERS = {
+    "tiny": (384, 4),
+    "base": (512, 6),
+    "small": (768, 12),
+    "medium": (1024, 24),
+    "large": (1280, 32),
+    "large-v3": (1280, 32, 128),
+}
+
+
+@pytest.mark.parametrize(
+    "model_class", [WhisperForConditionalGeneration, WhisperForAudioClassification]
+)
+def test_whisper_checkpoints_with_a_decoder_or_a_head(model_class, tmp_path):
+    model = model_class(WhisperConfig(**SMALL_WHISPER | DECODER, scale_embedding=True)).eval()
+    model.save_pretrained(tmp_path)
+    WhisperFeatureExtractor(chunk_length=1).save_pretrained(tmp_path)
+    encoder = load_encoder(tmp_path)
+    (note,) = encoder.provenance["notes"]
+    assert "not part of the encoder" in note and len(note) < 400
+    alone = model.model.encoder if model_class is WhisperForConditionalGeneration else model.encoder
+    alone.set_attn_implementation("eager")
+    for samples in (5000, 16_000):
+        wave = noise(np.random.default_rng(4), samples)
+        expected = encode(alone, WhisperFeatureExtractor(chunk_length=1), wave)
+        assert_close(worst(ours(encoder([wave], **EVERYTHING), 0, expected), expected))
+
+
+@pytest.mark.parametrize("name", RELEASED_WHISPERS)
+def test_whisper_of_released_sizes_has_the_weights_of_transformers(name):
+    sizes = whisper_sizes(*RELEASED_WHISPERS[name])
+    with torch.device("meta"):
+        model = WhisperEncoder(WhisperConfig(**sizes))
+    table = weight_names.weight_table(config_from_hf(model.config.to_dict()))
+    ours = {row.name: row.shape[::-1] if row.transposed else row.shape for row in table}
+    assert ours == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
 # --- random weights -------------------------------------------------------------------------------
 
 
@@ -419,16 +492,19 @@ def test_a_language_of_mms(tmp_path):
     "layout",
     [
         *("wav2vec2-large", "hubert-large", "wavlm-base", "unispeech", "unispeech-sat"),
-        *("data2vec-audio", "sew", "mms"),
+        *("data2vec-audio", "sew", "mms", "whisper"),
         *("conformer-relative", "conformer-rotary", "w2v-bert", "w2v-bert-relative"),
     ],
 )
 def test_random_weights_are_spread_as_those_of_transformers(layout):
     model_class, config_class, changes = LAYOUTS[layout]
-    sizes = dict(hidden_size=128, intermediate_size=200, conv_dim=(64,) * 7)
+    sizes = SMALL | dict(hidden_size=128, intermediate_size=200, conv_dim=(64,) * 7)
+    if layout == "whisper":
+        sizes = SMALL_WHISPER | dict(d_model=128, encoder_ffn_dim=200)
     torch.manual_seed(0)
     options = dict(conv_bias=True) if hasattr(config_class(), "conv_bias") else {}
-    model = model_class(config_class(**SMALL | sizes_of(config_class) | sizes | changes | options))
+    sizes = sizes_of(config_class) | sizes if layout != "whisper" else sizes
+    model = model_class(config_class(**sizes | changes | options))
     config = config_from_hf(model.config.to_dict())
     found = random_tensors(config, seed=0)
     buffers = family_of(config).buffers
@@ -443,6 +519,8 @@ def test_random_weights_are_spread_as_those_of_transformers(layout):
         near = 10 * (a.std() + b.std()) / np.sqrt(a.size)
         assert abs(a.mean() - b.mean()) <= near, name
         assert abs(a.std() - b.std()) <= near, name
+        if name == "embed_positions.weight":  # sinusoids are not drawn
+            assert np.abs(a - b).max() <= 1e-5
 
 
 @pytest.mark.parametrize("num_buckets, max_distance", [(320, 800), (16, 12), (32, 128)])

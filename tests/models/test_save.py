@@ -1,6 +1,5 @@
 """Saved encoders come back as they were; that torch reads them is in test_live_parity.py."""
 
-import dataclasses
 import json
 
 import jax
@@ -44,12 +43,11 @@ def test_files_say_what_those_of_transformers_say(layout, tmp_path):
     config, theirs = (
         json.loads((f / "config.json").read_text()) for f in (folder, FOLDER / layout)
     )
-    fields = {field.name for field in dataclasses.fields(load_encoder(folder).config)}
-    for name in fields & theirs.keys():
-        assert config[name] == theirs[name], name
     for name in ("architectures", "model_type", "dtype"):
         assert config[name] == theirs[name]
     assert config.keys() <= theirs.keys()
+    for name in config.keys() - {"mask_time_prob", "mask_feature_prob"}:  # which training reads
+        assert config[name] == theirs[name], name
     preprocessor, theirs = (
         json.loads((f / "preprocessor_config.json").read_text()) for f in (folder, FOLDER / layout)
     )

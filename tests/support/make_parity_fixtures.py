@@ -9,11 +9,15 @@ the keys (softmax hides their bias) and the features (what is projected; `extrac
 transformers returns it). **Every** tensor is drawn at random first, also biases, norms' gains and
 shifts and weight-norm gains, which transformers starts at 0 and 1.
 
+A Whisper, whose window is 1 s here, reads transformers' spectra in numpy; of the window's frames
+those of the utterance are kept, and of the maps their rows.
+
 Each layout of CTC becomes tests/data/ctc/<layout>/: a fine-tuned checkpoint with its tokenizer, and
 the logits and the text of the same waveforms.
 """
 
 import json
+import math
 import sys
 import tempfile
 import zlib
@@ -53,7 +57,10 @@ from transformers import (
     WavLMConfig,
     WavLMForCTC,
     WavLMModel,
+    WhisperConfig,
+    WhisperFeatureExtractor,
 )
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from tests.support.parity import pulses
 from tests.support.paths import DATA
@@ -73,6 +80,13 @@ SMALL = dict(
     num_conv_pos_embeddings=16,
     num_conv_pos_embedding_groups=4,
     vocab_size=8,
+)
+SMALL_WHISPER = dict(
+    d_model=24,
+    encoder_layers=3,
+    encoder_attention_heads=4,
+    encoder_ffn_dim=40,
+    max_source_positions=50,
 )
 STABLE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
 # Few enough that 15 frames reach the exact, the logarithmic and the clipped buckets.
@@ -133,6 +147,7 @@ LAYOUTS = {
         Wav2Vec2BertConfig,
         CONVOLUTION | dict(position_embeddings_type="rotary", hidden_act="gelu"),
     ),
+    "whisper": (WhisperEncoder, WhisperConfig, {}),
 }
 NOT_NORMALIZED = ("wavlm-base", "hubert-no-projection-norm")
 
@@ -160,6 +175,10 @@ SMALLER = SMALL | dict(hidden_size=24, num_hidden_layers=2, conv_dim=(16,) * 7)
 
 def model_inputs(extractor, wave: np.ndarray) -> torch.Tensor:
     """What a model reads of one waveform."""
+    if isinstance(extractor, WhisperFeatureExtractor):
+        window = np.pad(wave, (0, extractor.n_samples - len(wave)))
+        # In numpy; with torch installed, the extractor would use torch's float32 spectra.
+        return torch.from_numpy(extractor._np_extract_fbank_features(window[None], "cpu"))
     values = extractor(wave, sampling_rate=16000, return_tensors="np")
     if isinstance(extractor, SeamlessM4TFeatureExtractor):
         # Half a frame at the end is not in the mask.
@@ -170,7 +189,14 @@ def model_inputs(extractor, wave: np.ndarray) -> torch.Tensor:
 
 def encode(model: torch.nn.Module, extractor, wave: np.ndarray) -> dict[str, np.ndarray]:
     """Everything a model computes for the frames of one waveform."""
-    return run(model, model_inputs(extractor, wave))
+    found = run(model, model_inputs(extractor, wave))
+    if isinstance(model, WhisperEncoder):  # the frames of the window that begin in the waveform
+        frames = math.ceil(len(wave) / 320)
+        found["last_hidden_state"] = found["last_hidden_state"][:frames]
+        for name in ("hidden_states", "keys"):
+            found[name] = found[name][:, :frames]
+        found["attentions"] = found["attentions"][:, :, :frames]
+    return found
 
 
 # Buffers that follow from the configuration.
@@ -195,27 +221,35 @@ def redraw(model: torch.nn.Module, seed: int) -> None:
                 tensor.copy_(0.8 * draw * tensor[0].numel() ** -0.5)
 
 
+def attentions_of(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The attention of each layer."""
+    layers = model.layers if isinstance(model, WhisperEncoder) else model.encoder.layers
+    return [layer.self_attn if hasattr(layer, "self_attn") else layer.attention for layer in layers]
+
+
 def run(model: torch.nn.Module, inputs: torch.Tensor) -> dict[str, np.ndarray]:
-    """Everything a model computes for one utterance, [1, sample] or [1, frame, feature]."""
-    keys, features = [], []
+    """Everything a model computes for one utterance.
+
+    Of inputs [1, sample], [1, frame, feature], or [1, band, mel frame] of Whisper.
+    """
+    keys, features, raw = [], [], []
+    whisper, squeezed = isinstance(model, WhisperEncoder), model.config.model_type == "sew"
 
     def note_keys(attention, args, kwargs):  # WavLM's fused function never calls k_proj
         states = args[0] if args else kwargs["hidden_states"]
         keys.append(attention.k_proj(states))
 
     hooks = [
-        layer.self_attn.linear_k.register_forward_hook(lambda _, args, found: keys.append(found))
-        if hasattr(layer, "self_attn")
-        else layer.attention.register_forward_pre_hook(note_keys, with_kwargs=True)
-        for layer in model.encoder.layers
+        attention.linear_k.register_forward_hook(lambda _, args, found: keys.append(found))
+        if hasattr(attention, "linear_k")
+        else attention.register_forward_pre_hook(note_keys, with_kwargs=True)
+        for attention in attentions_of(model)
     ]
-    squeezed = model.config.model_type == "sew"
     if not squeezed:
-        hooks.append(
-            model.feature_projection.projection.register_forward_pre_hook(
-                lambda _, args: features.append(args[0])
-            )
+        noted, part = (
+            (raw, model.layer_norm) if whisper else (features, model.feature_projection.projection)
         )
+        hooks.append(part.register_forward_pre_hook(lambda _, args: noted.append(args[0])))
     with torch.no_grad():
         out = model(inputs, output_hidden_states=True, output_attentions=True)
     for hook in hooks:
@@ -224,12 +258,15 @@ def run(model: torch.nn.Module, inputs: torch.Tensor) -> dict[str, np.ndarray]:
         assert torch.equal(out.extract_features, features[0])
     # SEW's last_hidden_state is upsampled; its layers have their norms after the sums.
     last = out.hidden_states[-1] if squeezed else out.last_hidden_state
-    return {
-        "hidden_states": torch.stack(out.hidden_states)[:, 0].numpy(),
+    # the last state of a Whisper is normed in `hidden_states`, too
+    states = (*out.hidden_states[:-1], raw[0]) if whisper else out.hidden_states
+    found = {
+        "hidden_states": torch.stack(states)[:, 0].numpy(),
         "attentions": torch.stack(out.attentions)[:, 0].numpy(),
         "last_hidden_state": last[0].numpy(),
         "keys": torch.stack(keys).detach()[:, 0].numpy(),
-    } | ({} if squeezed else {"features": features[0][0].numpy()})
+    }
+    return found if whisper or squeezed else found | {"features": features[0][0].numpy()}
 
 
 def sizes_of(config_class) -> dict:
@@ -239,10 +276,15 @@ def sizes_of(config_class) -> dict:
     return CONFORMER if config_class is Wav2Vec2ConformerConfig else {}
 
 
+def small_of(config_class) -> dict:
+    """Sizes of tiny models of a family."""
+    return SMALL_WHISPER if config_class is WhisperConfig else SMALL | sizes_of(config_class)
+
+
 def make(layout: str, seed: int = 0, sizes: dict | None = None, ctc: bool = False):
     """A redrawn torch model of a layout (with a CTC head if `ctc`) and its feature extractor."""
     model_class, config_class, changes = LAYOUTS[layout]
-    sizes = SMALL | sizes_of(config_class) | changes if sizes is None else changes | sizes
+    sizes = small_of(config_class) | changes if sizes is None else changes | sizes
     config = config_class(**sizes)
     if ctc:
         model_class = CTC_CLASSES[config.model_type]
@@ -250,6 +292,10 @@ def make(layout: str, seed: int = 0, sizes: dict | None = None, ctc: bool = Fals
         config.vocab_size, config.pad_token_id = len(tokens), tokens.index("<pad>")
     model = model_class._from_config(config, attn_implementation="eager").eval()
     redraw(model, zlib.crc32(layout.encode()) + seed)
+    if config_class is WhisperConfig:
+        return model, WhisperFeatureExtractor(
+            feature_size=config.num_mel_bins, chunk_length=config.max_source_positions // 50
+        )
     if config.model_type == "wav2vec2-bert":
         return model, SeamlessM4TFeatureExtractor(
             feature_size=config.feature_projection_input_dim // 2,

@@ -14,6 +14,7 @@ from speechsim_jax.models.families import (
     wav2vec2_bert,
     wav2vec2_conformer,
     wavlm,
+    whisper,
 )
 from speechsim_jax.models.families.family import Family
 
@@ -29,11 +30,11 @@ FAMILIES: dict[str, Family] = {
         sew.FAMILY,
         wav2vec2_conformer.FAMILY,
         wav2vec2_bert.FAMILY,
+        whisper.FAMILY,
     )
 }
 
 _REFUSED = {
-    "whisper": "it reads mel features, not samples",
     "sew-d": "its attention is DeBERTa's",
 }
 
@@ -46,7 +47,7 @@ def config_from_hf(
     Args:
         config: the parsed config.json.
         preprocessor: the parsed preprocessor_config.json. Without it samples are normalised, the
-            default of `Wav2Vec2FeatureExtractor`.
+            default of `Wav2Vec2FeatureExtractor`; that of a Whisper follows from config.json.
 
     Raises:
         UserError: an architecture that this package does not implement.

@@ -57,6 +57,10 @@ class Family:
             configuration masks none.
         buffers: tensors by name, without prefix, that transformers expects in files although they
             follow from the configuration.
+        places: names of the encoder in larger models, the longest first; by default the model
+            type, as in "wav2vec2.encoder.layer_norm.weight".
+        encoder_class: the end of the name of transformers' class of the encoder alone.
+        ctc: transformers has a ...ForCTC of it.
     """
 
     model_type: str
@@ -69,8 +73,17 @@ class Family:
     ignored: re.Pattern[str] | None = None
     mask_embedding: bool = False
     buffers: Callable[[Any], dict[str, np.ndarray]] | None = None
+    places: tuple[str, ...] = ()
+    encoder_class: str = "Model"
+    ctc: bool = True
 
     @property
     def prefix(self) -> str:
-        """Of the encoder's tensors in a file saved from a model with a head."""
-        return f"{self.model_type.replace('-', '_')}."
+        """Of the encoder's tensors in files saved from a model with a head."""
+        return self.prefixes[0]
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Of the encoder's tensors in files saved from any of the larger models."""
+        places = self.places or (self.model_type.replace("-", "_"),)
+        return tuple(f"{place}." for place in places)
