@@ -106,6 +106,7 @@ def plan_buckets(
     count: int = Settings.buckets,
     batch_seconds: float | int = Settings.batch_seconds,
     max_seconds: float | int = Settings.max_seconds,
+    least_row_seconds: float | int = 0,
 ) -> tuple[Bucket, ...]:
     """The few row lengths that minimise the padding of utterances of these durations.
 
@@ -123,6 +124,7 @@ def plan_buckets(
         batch_seconds: Audio in a batch, padding included: a bucket has
             max(1, int(batch_seconds / seconds of a row)) rows.
         max_seconds: Longer utterances are cut; at least 0.5.
+        least_row_seconds: What a row counts at least in a batch, where an encoder pads it further.
 
     Returns:
         At most `count` buckets, from the shortest to the longest.
@@ -146,10 +148,12 @@ def plan_buckets(
     whole_frames = -(-(grid - overlap) // hop_samples) * hop_samples + overlap
     lengths, inverse = np.unique(whole_frames, return_inverse=True)
     uses = np.bincount(inverse, weights=pieces).astype(np.int64)
-    return tuple(
-        Bucket(max(1, int(batch_seconds / (samples / SAMPLE_RATE_HZ))), samples)
-        for samples in _best_lengths(lengths, uses, min(count, len(lengths)))
-    )
+
+    def rows(samples: int) -> int:
+        return max(1, int(batch_seconds / max(samples / SAMPLE_RATE_HZ, least_row_seconds)))
+
+    best = _best_lengths(lengths, uses, min(count, len(lengths)))
+    return tuple(Bucket(rows(samples), samples) for samples in best)
 
 
 def share_buckets(corpora: Sequence[Corpus], buckets: Sequence[Bucket]) -> tuple[Corpus, ...]:

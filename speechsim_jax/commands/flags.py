@@ -81,7 +81,7 @@ def nested(default: Any, only: Collection[str] | None = None) -> Any:
 
 def models() -> Any:
     """The encoders of a command, required."""
-    text = "Hub ids, folders or zoo:NAME of encoders; random:ID for untrained."
+    text = "Hub ids, folders or zoo:NAME of encoders; random:ID for untrained, ID#LANGUAGE of MMS."
     return setting(REQUIRED, text, COMPARED)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from speechsim_jax.audio import batching, chosen
 from speechsim_jax.audio.chosen import ChosenAudio
-from speechsim_jax.audio.corpus import log_skipped
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, log_skipped
 from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.audio.tracks import Track
 from speechsim_jax.comparison.representations import Representations
@@ -21,9 +21,11 @@ from speechsim_jax.measures.concepts import LabelTrack
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.load import load_encoder
 from speechsim_jax.pipeline.frame_choice import FrameChoice
+from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts
 from speechsim_jax.results.result import RepresentationName
 from speechsim_jax.runtime import provenance
+from speechsim_jax.settings import Settings
 from speechsim_jax.statistics.moments_finished import MomentsState
 
 ModelSource = str | Path | SpeechEncoder
@@ -69,7 +71,7 @@ def _choose(audio: AudioInput, request: Request, models: int) -> ChosenAudio:
 
 
 def _load(sources: Sequence[ModelSource], request: Request) -> tuple[SpeechEncoder, ...]:
-    """All models, under distinct names; raises UserError for frames that do not correspond."""
+    """All models, under distinct names."""
     resources, dtype = request.resources, request.settings.model_dtype
     encoders = [
         source
@@ -85,7 +87,6 @@ def _load(sources: Sequence[ModelSource], request: Request) -> tuple[SpeechEncod
     encoders = _distinct_names(encoders)
     if dtype != "float32":  # otherwise as loaded: an encoder may have been rounded before
         encoders = [encoder.astype(dtype) for encoder in encoders]
-    _check_frame_rates(encoders)
     return tuple(encoders)
 
 
@@ -115,6 +116,8 @@ def _comparison_run(
         _log.warning("no null: none of the measures is on moments of all frames")
     seconds = [source.seconds or 0.0 for source in corpus.sources]
     known = [length for length in seconds if length]
+    grid = _grid_of(encoders, request)
+    longest = _longest_seconds(grid, settings)
     run = ComparisonRun(
         encoders=encoders,
         layers=tuple(_layers_of(encoder, settings.layers) for encoder in encoders),
@@ -131,7 +134,7 @@ def _comparison_run(
         shard=request.shard,
         attention_corpus=audio_.attention_corpus,
         choice=FrameChoice(
-            config=encoders[0].config,
+            grid=grid,
             ids=frozenset(source.id for source in corpus.sources),
             stride=settings.frame_stride,
             pool=settings.pool,
@@ -139,12 +142,13 @@ def _comparison_run(
             drop_labels=settings.drop_labels,
         ),
         buckets=batching.plan_buckets(
-            known or [settings.max_seconds],
-            hop_samples=encoders[0].config.hop_samples,
-            window_samples=encoders[0].config.window_samples,
+            known or [longest],
+            hop_samples=grid.hop_samples,
+            window_samples=grid.window_samples,
             count=settings.buckets,
             batch_seconds=settings.batch_seconds,
-            max_seconds=settings.max_seconds,
+            max_seconds=longest,
+            least_row_seconds=(grid.longest_samples or 0) / SAMPLE_RATE_HZ,
         ),
         mesh=request.mesh,
         progress=request.output.progress,
@@ -160,6 +164,17 @@ def _comparison_run(
         )  # fmt: skip
     selection = run.selection._replace(speaker_labels=bool(speakers) and not settings.given)
     return dataclasses.replace(run, selection=selection)
+
+
+def _longest_seconds(grid: FrameGrid, settings: Settings) -> float:
+    """Utterances longer than this are cut: `max_seconds`, or less if a model takes no more."""
+    if grid.longest_samples is None:
+        return settings.max_seconds
+    # The longest row may exceed the longest utterance by less than a frame.
+    limit = (grid.longest_samples - grid.hop_samples) / SAMPLE_RATE_HZ
+    if limit < settings.max_seconds:
+        _log.info("utterances longer than %.4g s are cut: a model takes no longer ones", limit)
+    return min(settings.max_seconds, limit)
 
 
 def compared_in(run: ComparisonRun) -> Representations:
@@ -199,6 +214,7 @@ def attributes_of(
         null={"kind": run.settings.null, "draws": run.settings.null_draws},
         **({"tracks": {t.name: t.record for t in run.tracks}} if run.tracks else {}),
         mesh=dict(run.mesh.shape),
+        frame_grid=run.grid.record(),
         frames=counts.frames,
         utterances=counts.utterances,
         seconds=counts.seconds,
@@ -233,16 +249,26 @@ def _labels(encoders: Sequence[SpeechEncoder]) -> list[str]:
     return [f"{encoder.name}#{number}" for number, encoder in enumerate(encoders, start=1)]
 
 
-def _check_frame_rates(encoders: Sequence[SpeechEncoder]) -> None:
-    """Raise UserError unless all models make the same frames of a waveform."""
-    first = encoders[0]
-    for other in encoders[1:]:
-        shapes = [(e.config.hop_samples, e.config.window_samples) for e in (first, other)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"{first.name} makes a frame every {shapes[0][0]} samples (window {shapes[0][1]}), "
-                f"{other.name} every {shapes[1][0]} (window {shapes[1][1]}); frames must correspond"
-            )
+def _grid_of(encoders: Sequence[SpeechEncoder], request: Request) -> FrameGrid:
+    """The frames that are compared; raises UserError where attention has none in common."""
+    grid = FrameGrid.of({encoder.name: encoder.config for encoder in encoders})
+    if grid.is_shared:
+        return grid
+    if request.selection.attention.measures:
+        shapes = [
+            f"{e.name} (every {e.config.hop_samples} samples from "
+            f"{e.config.first_centre_samples:g} on)"
+            for e in encoders
+        ]
+        raise UserError(
+            f"attention is compared frame by frame, and these models make other frames: "
+            f"{', '.join(shapes)}; leave out the attention level, or compare models of one kind"
+        )
+    _log.info(
+        "models make different frames: compared on those of %s, every %g ms; of the others, the "
+        "means within each", grid.slowest, 1e3 * grid.hop_samples / SAMPLE_RATE_HZ,
+    )  # fmt: skip
+    return grid
 
 
 def _layers_of(encoder: SpeechEncoder, layers: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -79,7 +79,8 @@ class Activations:
         gates: [block, batch, head, frame], WavLM's gates of the position bias.
         position_bias: [head, distance]; index d stands for key - query = d - (frames - 1).
         features: [batch, frame, neuron], the normed outputs of the convolutions
-            (`extract_features` in transformers); in w2v-BERT the normed mel features.
+            (`extract_features` in transformers); in w2v-BERT the normed mel features. None where
+            their frames are not those of the hidden states (SEW).
         position_queries: shaped as `queries`, already scaled; of conformers with Transformer-XL's
             relative positions. None where the position keys meet the queries themselves.
         position_keys: [block, head, distance, neuron], of conformers with relative positions;
@@ -141,6 +142,9 @@ class Network(nnx.Module):
 
     config: Any
 
+    def __init__(self, config: Any, rngs: nnx.Rngs):
+        self.config = config
+
     def read(self, samples: Float[Array, "batch sample"], lengths: Int[Array, " batch"]) -> Frames:
         """Everything before the transformer.
 
@@ -159,6 +163,20 @@ class Network(nnx.Module):
             outputs: what to return; its `layers` are listed.
         """
         raise NotImplementedError
+
+    def head_input(
+        self, last: Hidden, lengths: Int[Array, " batch"]
+    ) -> Float[Array, "batch upsampled neuron"]:
+        """What a CTC head reads.
+
+        Args:
+            last: the last hidden state, normed.
+            lengths: samples of each utterance.
+
+        Returns:
+            Its input, of which `EncoderConfig.logit_frames` are of the utterance.
+        """
+        return last
 
     def __call__(
         self,

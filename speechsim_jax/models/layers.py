@@ -1,6 +1,6 @@
 """Building blocks of a wav2vec 2.0 style encoder; attribute paths are transformers' weight names.
 
-Every layer of the three families (Baevski et al. 2020; Hsu et al. 2021; Chen et al. 2022) is built
+Every layer of these families (Baevski et al. 2020; Hsu et al. 2021; Chen et al. 2022) is built
 from these. All of them act on each utterance of a batch as if it were alone: statistics over time
 run over the utterance's own frames, padded frames are zero before the positional convolution, and
 padded keys get no attention. (torch's group-norm models lack this property: their GroupNorm runs
@@ -270,18 +270,19 @@ class WeightNormConv(nnx.Module):
     Parameters are split as in checkpoints: `weight_g` [tap, 1, 1], `weight_v` [tap, fan_in, out].
     """
 
-    def __init__(self, features: int, taps: int, groups: int, rngs: nnx.Rngs):
-        self.groups = groups
+    def __init__(self, features: int, taps: int, groups: int, rngs: nnx.Rngs, stride: int = 1):
+        self.groups, self.stride = groups, stride
         shape = (taps, features // groups, features)
         self.weight_g = nnx.Param(jnp.ones((taps, 1, 1)))
         self.weight_v = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(features))
 
-    def __call__(self, x: Hidden) -> Hidden:
+    def __call__(self, x: Hidden) -> Float[Array, "batch kept neuron"]:
         """Convolve with the kernel folded in float32; padding as `same_pad_conv`."""
         v = self.weight_v[...]
         norm = jnp.sqrt(jnp.sum(jnp.square(v), axis=(1, 2), keepdims=True))
-        return same_pad_conv(x, self.weight_g[...] * v / norm, self.groups) + self.bias[...]
+        kernel = self.weight_g[...] * v / norm
+        return same_pad_conv(x, kernel, self.groups, self.stride) + self.bias[...]
 
 
 class PlainConv(nnx.Module):
@@ -298,10 +299,15 @@ class PlainConv(nnx.Module):
         return same_pad_conv(x, self.kernel[...], self.groups) + self.bias[...]
 
 
-def same_pad_conv(x: Hidden, kernel: Float[Array, "tap fan_in neuron"], groups: int) -> Hidden:
-    """A convolution of unchanged length: taps // 2 zeros on both sides, one less after if even."""
+def same_pad_conv(
+    x: Hidden, kernel: Float[Array, "tap fan_in neuron"], groups: int, stride: int = 1
+) -> Float[Array, "batch kept neuron"]:
+    """A convolution of unchanged length: taps // 2 zeros on both sides, one less after if even.
+
+    With a stride, every `stride`-th frame of that, from the first on.
+    """
     taps = kernel.shape[0]
-    return convolution(x, kernel, 1, (taps // 2, taps // 2 - (taps % 2 == 0)), groups)
+    return convolution(x, kernel, stride, (taps // 2, taps // 2 - (taps % 2 == 0)), groups)
 
 
 class BatchNorm(nnx.Module):

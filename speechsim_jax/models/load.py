@@ -9,7 +9,12 @@ import numpy as np
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import weight_names, zoo
-from speechsim_jax.models.checkpoint_files import WeightFiles, open_checkpoint, untrained
+from speechsim_jax.models.checkpoint_files import (
+    WeightFiles,
+    check_no_language,
+    open_checkpoint,
+    untrained,
+)
 from speechsim_jax.models.config import EncoderConfig, Wav2Vec2Config
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.families import config_from_hf
@@ -36,7 +41,8 @@ def load_encoder(
             be a LoRA adapter of PEFT, which is merged into its base. A file (.pt) is a checkpoint
             of fairseq, s3prl or the original WavLM. "zoo:NAME" is one of the small models that
             come with this package (`speechsim_jax.models.zoo`); "random:ID" and "random:ID@SEED"
-            are `random_like` of the folder, file, hub or zoo model ID.
+            are `random_like` of the folder, file, hub or zoo model ID. "ID#LANGUAGE", such as
+            "facebook/mms-1b-all#deu", is a model with the adapters of one of its languages.
         revision: branch, tag or commit of a hub model (default: "main").
         cache_dir: the cache of hub models (default: huggingface_hub's own).
         local_files_only: take hub models from the cache, without the network.
@@ -91,13 +97,12 @@ def encoder_of(
     notes = [*checkpoint.notes, *notes]
     for note in notes:
         _log.warning("%s", note)
-    return SpeechEncoder(
-        name or _last_part(checkpoint.source),
-        config,
-        graph,
-        parameters,
-        _provenance(checkpoint.source, checkpoint.revision, checkpoint.digest(), config, notes),
-    )
+    sha256 = checkpoint.digest()
+    provenance = _provenance(checkpoint.source, checkpoint.revision, sha256, config, notes)
+    if checkpoint.language is not None:
+        provenance["language"] = checkpoint.language
+    label = name or _last_part(checkpoint.source)
+    return SpeechEncoder(label, config, graph, parameters, provenance)
 
 
 def random_like(
@@ -136,6 +141,7 @@ def random_like(
         config, label = source.config, source.name
         origin, revision = source.provenance.get("source", label), source.provenance.get("revision")
     else:
+        check_no_language(str(source))
         checkpoint = open_checkpoint(
             source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
         )

@@ -50,7 +50,7 @@ def save_folder(
     Raises:
         UserError: the folder cannot be written, or a number is too large for `dtype`.
     """
-    return _write(folder, hf_config(config), config, _with_buffers(config, tensors), dtype)
+    return _write(folder, hf_config(config), config, _complete(config, tensors), dtype)
 
 
 def save_ctc_folder(
@@ -79,7 +79,7 @@ def save_ctc_folder(
     """
     values = hf_config(config, "ForCTC")
     values |= {"vocab_size": len(head["lm_head.bias"]), "pad_token_id": blank}
-    encoder = _with_buffers(config, tensors)
+    encoder = _complete(config, tensors)
     prefixed = {f"{family_of(config).prefix}{name}": tensor for name, tensor in encoder.items()}
     return _write(folder, values, config, prefixed | dict(head), dtype)
 
@@ -111,21 +111,29 @@ def save_training_folder(
     # At 0, transformers would expect no embedding of masked frames.
     values = hf_config(config, model) | {"mask_time_prob": 0.05} | dict(fields)
     prefix = "" if model == "Model" else family_of(config).prefix
-    return _write(folder, values, config, _with_buffers(config, tensors, prefix), dtype)
+    return _write(folder, values, config, _complete(config, tensors, prefix), dtype)
 
 
-def _with_buffers(
+def _complete(
     config: EncoderConfig, tensors: Mapping[str, np.ndarray], prefix: str = ""
 ) -> dict[str, np.ndarray]:
-    """The tensors, the family's buffers, and the counters of batch norms (which training reads)."""
-    buffers = family_of(config).buffers
-    extra = {f"{prefix}{name}": x for name, x in (buffers(config) if buffers else {}).items()}
+    """The tensors, and those that transformers expects and that are no parameters here.
+
+    The family's buffers, and zeros for what only training reads.
+    """
+    family = family_of(config)
+    more = {
+        f"{prefix}{name}": x
+        for name, x in (family.buffers(config) if family.buffers else {}).items()
+    }
     variance = ".running_var"
     for name in tensors:
         if name.endswith(variance):
             counter = f"{name.removesuffix(variance)}.num_batches_tracked"
-            extra[counter] = np.zeros((), np.int64)
-    return extra | dict(tensors)
+            more[counter] = np.zeros((), np.int64)
+    if family.mask_embedding:
+        more[f"{prefix}masked_spec_embed"] = np.zeros(config.hidden_size, np.float32)
+    return more | dict(tensors)
 
 
 def _write(

@@ -12,9 +12,9 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.inference.clusters import Clustering
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models.architecture import Activations
-from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline import attention_inputs
+from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.settings import Settings
 from speechsim_jax.statistics.accumulator import (
     Accumulator,
@@ -64,7 +64,7 @@ class PassSetup:
       encoders: the models of this pass.
       layers: hidden states that are compared, by model; attention layer l makes hidden state l.
       tracks: width of each track, which follow the models.
-      config: of an encoder, also where the pass has none; all make the same frames.
+      grid: the frames that are compared.
       indices: of each representation among those of all passes, ascending.
       tiles: the layer pairs of this pass.
       settings: of the comparison.
@@ -87,7 +87,7 @@ class PassSetup:
     encoders: tuple[SpeechEncoder, ...]
     layers: tuple[tuple[int, ...], ...]
     tracks: tuple[int, ...]
-    config: EncoderConfig
+    grid: FrameGrid
     indices: tuple[LayerIndex, ...]
     tiles: tuple[Tile, ...]
     settings: Settings
@@ -231,8 +231,8 @@ def _exemplars(setup: PassSetup) -> ExemplarsAccumulator:
         setup.shapes[: len(setup.encoders)],
         setup.settings.exemplars,
         setup.utterances,
-        setup.config.hop_samples,
-        setup.config.window_samples,
+        setup.grid.hop_samples,
+        round(setup.grid.first_centre_samples),
         setup.mesh,
         setup.indices[: sum(map(len, setup.layers))],
     )
@@ -318,7 +318,7 @@ class Accumulators:
         """
         attention, frames = None, None
         if self._reads_attention:
-            frames = np.asarray(self._setup.config.frames(lengths), np.int32)
+            frames = np.asarray(self._setup.grid.frames(lengths), np.int32)
             for row, utterance in enumerate(rows.utterances):
                 frames[row] *= utterance in self._setup.attention_ids
             if frames.any():

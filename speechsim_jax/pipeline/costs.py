@@ -20,6 +20,7 @@ from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline.attention_inputs import rows_of_maps
+from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.pipeline.pass_memory import ModelCost
 from speechsim_jax.statistics import attention_sums
 from speechsim_jax.statistics.attention_sums import AttentionSums
@@ -77,9 +78,9 @@ def rate(mesh: Mesh) -> float:
     return mesh.size * 2 * _TIMED**3 / min(taken)
 
 
-def frames_of(bucket: Bucket, config: EncoderConfig, devices: int) -> int:
+def frames_of(bucket: Bucket, frames: EncoderConfig | FrameGrid, devices: int) -> int:
     """Frames of a batch on each device, padding and fillers included."""
-    return -(-bucket.batch // devices) * int(config.frames(bucket.samples))
+    return -(-bucket.batch // devices) * int(frames.frames(bucket.samples))
 
 
 def model_cost(

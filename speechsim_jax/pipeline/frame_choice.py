@@ -14,7 +14,7 @@ from speechsim_jax.audio.alignments import Segments
 from speechsim_jax.audio.batching import Batch
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.models.architecture import Activations
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.statistics.accumulator import BatchRows
 
 
@@ -39,14 +39,13 @@ class FrameSelection:
 class FrameChoice:
     """Every `stride`-th frame, but none whose label is dropped; pooled by utterance or segment.
 
-    Frame t of an encoder is centred at (t hop + window / 2) / 16000 s and belongs to the segment
-    [start, end) that contains its centre. With `pool` "segment", frames in no segment are left out
-    and a segment without a frame has no row; otherwise frames in no segment are kept. Pieces of a
-    long utterance are pooled each by itself. Piece k starts at k times its own length, which is
-    exact to k samples.
+    A frame belongs to the segment [start, end) that contains its centre. With `pool` "segment",
+    frames in no segment are left out and a segment without a frame has no row; otherwise frames in
+    no segment are kept. Pieces of a long utterance are pooled each by itself. Piece k starts at k
+    times its own length, which is exact to k samples.
 
     Attributes:
-      config: of an encoder; all make the same frames.
+      grid: the frames that are compared.
       ids: the utterances, before long ones are cut.
       stride: every how many frames of an utterance one is chosen.
       pool: what is averaged to one row.
@@ -54,7 +53,7 @@ class FrameChoice:
       drop_labels: labels of segments whose frames are left out.
     """
 
-    config: EncoderConfig
+    grid: FrameGrid
     ids: frozenset[str]
     stride: int = 1
     pool: Literal["none", "utterance", "segment"] = "none"
@@ -68,7 +67,7 @@ class FrameChoice:
           batch: the batch.
           frames: of each utterance, padding included.
         """
-        counts = self.config.frames(batch.lengths)
+        counts = self.grid.frames(batch.lengths)
         time = np.arange(frames)
         chosen = (time < counts[:, None]) & (time % self.stride == 0)
         names = [self._utterance(id_) for id_ in batch.ids]
@@ -79,7 +78,7 @@ class FrameChoice:
             for row, (name, piece) in enumerate(names):
                 segments = self.segments[name]
                 start_seconds = piece * int(batch.lengths[row]) / SAMPLE_RATE_HZ
-                segment = segments.at(start_seconds + self.config.frame_centres_seconds(frames))
+                segment = segments.at(start_seconds + self.grid.frame_centres_seconds(frames))
                 dropped = [
                     k for k, label in enumerate(segments.labels) if label in self.drop_labels
                 ]

@@ -39,6 +39,7 @@ from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.pipeline import frame_choice
 from speechsim_jax.pipeline.accumulators import Accumulators, PassSetup
 from speechsim_jax.pipeline.frame_choice import FrameChoice
+from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.pipeline.job_folder import ShardFolder
 from speechsim_jax.pipeline.plan import NeededLayers, Pass
 from speechsim_jax.pipeline.track_rows import TrackRows
@@ -114,6 +115,11 @@ class ComparisonRun:
     step: Step | None = None
 
     @property
+    def grid(self) -> FrameGrid:
+        """The frames that are compared."""
+        return self.choice.grid
+
+    @property
     def shapes(self) -> tuple[ModelShape, ...]:
         """Layers and width of each model, and then of each track."""
         return (
@@ -136,14 +142,14 @@ class ComparisonRun:
 
     def track_rows(self, tracks: tuple[Track, ...]) -> TrackRows:
         """What computes the rows of tracks."""
-        return TrackRows(tracks, self.encoders[0].config, self.mesh)
+        return TrackRows(tracks, self.grid, self.mesh)
 
     @functools.cached_property
     def expected_rows(self) -> dict[str, int]:
         """Rows of each utterance, as far as they are known before reading."""
         known = [source.seconds for source in self.corpus.sources if source.seconds]
         mean = float(np.mean(known)) if known else self.settings.max_seconds
-        hop = self.encoders[0].config.hop_samples * self.settings.frame_stride
+        hop = self.grid.hop_samples * self.settings.frame_stride
         return {
             source.id: 1
             if self.settings.pool == "utterance"
@@ -403,7 +409,7 @@ def run_pass(
             encoders=placed,
             layers=layers,
             tracks=tuple(track.width for track in tracks),
-            config=run.encoders[0].config,
+            grid=run.grid,
             indices=tuple((n.model, l) for n in pass_.models for l in n.layers),
             tiles=pass_.local_tiles,
             settings=run.settings,
@@ -540,7 +546,7 @@ def _read_corpus(
         batches = batching.batches(
             corpus,
             run.buckets,
-            min_samples=run.encoders[0].config.window_samples,
+            min_samples=run.grid.window_samples,
             strict=run.settings.strict,
             on_skip=on_skip,
             on_note=tally.note,
@@ -550,7 +556,7 @@ def _read_corpus(
         for step, batch in enumerate(batches, start=done + 1):
             batch = batching.pad_to_multiple(batch, run.mesh.size)
             activations = _encode(run, encoders, outputs, batch)
-            frames = int(run.encoders[0].config.frames(batch.samples.shape[1]))
+            frames = int(run.grid.frames(batch.samples.shape[1]))
             first_bad = [_first_bad_frame(model) for model in activations]
             checks.append(FiniteCheck(names, batch.ids, frames, first_bad))
             activations += track_rows.of_batch(batch, frames)
@@ -585,7 +591,7 @@ def _encode(
     outputs: Sequence[Outputs],
     batch: batching.Batch,
 ) -> list[Activations]:
-    """The activations of every encoder on a batch.
+    """The activations of every encoder on a batch, at the frames that are compared.
 
     An accelerator runs programs one after the other; a CPU would run them concurrently, which is
     slower (by 11 % for two base-size encoders on two cores), so there each is waited for.
@@ -596,6 +602,7 @@ def _encode(
         model = forward.encode(
             encoder, samples, lengths, output, run.settings.model_precision, run.mesh
         )
+        model = run.grid.onto(encoder.config, model, batch.samples.shape[1])
         activations.append(jax.block_until_ready(model) if run.on_cpu else model)
     return activations
 

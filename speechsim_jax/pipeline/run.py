@@ -137,8 +137,9 @@ def _log_attention_cost(run: ComparisonRun) -> None:
     layers = attention_layers(run.encoders, run.layers)
     heads = sum(len(ls) * e.config.num_attention_heads for e, ls in zip(run.encoders, layers))
     seconds = np.array([source.seconds or 0.0 for source in run.attention_corpus.sources])
-    pieces = np.maximum(np.ceil(seconds / run.settings.max_seconds), 1)
-    frames = seconds / pieces * SAMPLE_RATE_HZ / run.encoders[0].config.hop_samples
+    longest = max(bucket.samples for bucket in run.buckets) / SAMPLE_RATE_HZ
+    pieces = np.maximum(np.ceil(seconds / longest), 1)
+    frames = seconds / pieces * SAMPLE_RATE_HZ / run.grid.hop_samples
     sums = needed_sums(run.selection.on("attention"))
     cost = costs.estimate(heads, int(np.sum(pieces * frames**2)), sums)
     _log.info("attention of %d utterances, %.1f s: %s", len(seconds), seconds.sum(), cost)
@@ -149,7 +150,6 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
 
     Where everything fits in a single pass, attention is part of it.
     """
-    config = run.encoders[0].config
     longest = max(run.buckets, key=lambda bucket: bucket.samples)
     seconds = total_seconds(run.share.sources)
     reads_attention = bool(run.selection.attention.measures)
@@ -164,7 +164,7 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
     models += [ModelCost(track.name, (0,), 0, 0) for track in run.tracks]
     sizes = Sizes(
         rows_per_update=run.settings.rows_per_update,
-        frames=max(costs.frames_of(b, config, run.mesh.size) for b in run.buckets),
+        frames=max(costs.frames_of(b, run.grid, run.mesh.size) for b in run.buckets),
         feature=run.mesh.shape["feature"],
         itemsize=np.dtype(run.settings.stats_dtype).itemsize,
         states=2 if FoldedMoments.kind in run.selection.accumulated else 1,
@@ -176,7 +176,7 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
     )
     if not run.on_cpu:
         _check_host_memory(run, shapes)
-    rows = seconds * SAMPLE_RATE_HZ / config.hop_samples / run.settings.frame_stride
+    rows = seconds * SAMPLE_RATE_HZ / run.grid.hop_samples / run.settings.frame_stride
     planned = functools.partial(
         plan, shapes, models, budget_bytes, data=run.mesh.shape["data"], rows=round(rows),
         rate=costs.rate(run.mesh), division=division and list(division.tiles),
@@ -335,7 +335,7 @@ def check_unchanged(run: ComparisonRun, shard: ShardFolder, touched: Collection[
         if source.id not in touched:
             continue
         try:
-            pieces = batching.pieces(source, longest, run.encoders[0].config.window_samples)
+            pieces = batching.pieces(source, longest, run.grid.window_samples)
             now = {piece.id: digest_of(piece.samples) for piece in pieces}
         except AudioError:
             now = {source.id: ""}

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float32, Int32
 from speechsim_jax.audio.batching import Batch
 from speechsim_jax.audio.tracks import Piece, Track
 from speechsim_jax.models.architecture import Activations
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.runtime.mesh import place_frames
 
 PieceRows = tuple[np.ndarray, ...]
@@ -21,21 +21,21 @@ PieceRows = tuple[np.ndarray, ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrackRows:
-    """Computes the rows of tracks at the frames of the models.
+    """Computes the rows of tracks at the frames that are compared.
 
     Attributes:
       tracks: features and labels.
-      config: of an encoder; all make the same frames.
+      grid: the frames that are compared.
       mesh: the devices.
     """
 
     tracks: tuple[Track, ...]
-    config: EncoderConfig
+    grid: FrameGrid
     mesh: Mesh
 
     def of_piece(self, piece: Piece) -> PieceRows:
         """The rows of all frames of a piece; for any thread."""
-        centres = self.config.frame_centres_seconds(int(self.config.frames(len(piece.samples))))
+        centres = self.grid.frame_centres_seconds(int(self.grid.frames(len(piece.samples))))
         return tuple(track.rows(piece, centres) for track in self.tracks)
 
     def of_batch(self, batch: Batch, frames: int) -> list[Activations]:
@@ -49,7 +49,7 @@ class TrackRows:
         if not self.tracks:
             return found
         shape = len(batch.lengths), frames
-        counts = self.config.frames(batch.lengths)
+        counts = self.grid.frames(batch.lengths)
         mask = place_frames((np.arange(frames) < counts[:, None])[None], self.mesh)[0]
         for k, track in enumerate(self.tracks):
             pieces = [rows[k] for rows in batch.attached]

@@ -244,8 +244,8 @@ class ExemplarsAccumulator:
       shapes: layers and width of each model.
       count: exemplars of a neuron, at most.
       utterances: ids of all that may be added.
-      hop_samples: between the starts of two frames.
-      window_samples: of a frame.
+      hop_samples: between the centres of two frames.
+      first_centre_samples: where the first frame is centred.
       mesh: devices; one if None.
       layers: index of each layer among all that are compared; by default those of `shapes` are all.
     """
@@ -256,7 +256,7 @@ class ExemplarsAccumulator:
         count: int,
         utterances: Sequence[str],
         hop_samples: int,
-        window_samples: int,
+        first_centre_samples: int,
         mesh: Mesh | None = None,
         layers: tuple[LayerIndex, ...] | None = None,
     ):
@@ -264,7 +264,7 @@ class ExemplarsAccumulator:
         self._layers = all_layers(shapes) if layers is None else layers
         self._names = _in_order(utterances)
         self._number = {name: k for k, name in enumerate(self._names)}
-        self._hop, self._centre = hop_samples, window_samples // 2
+        self._hop, self._centre = hop_samples, first_centre_samples
         self._everywhere = None if mesh is None else NamedSharding(mesh, P())
         self._kept = tuple(
             self._placed(

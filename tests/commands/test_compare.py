@@ -294,10 +294,6 @@ def _unknown_family(folder: Path) -> None:
     _change_config(folder, model_type="whisper", architectures=["WhisperModel"])
 
 
-def _half_rate(folder: Path) -> None:
-    _change_config(folder, conv_stride=[5, 2, 2, 2, 2, 2, 4])
-
-
 MODEL_MISTAKES = {
     _without_config: ("model", "no config.json", "save_pretrained"),
     _without_weights: ("model", "no weights", "model.safetensors", "pytorch_model.bin"),
@@ -305,7 +301,6 @@ MODEL_MISTAKES = {
     _wrong_shape: ("encoder.layer_norm.weight", "32", "64"),
     _truncated: ("model/model.safetensors", "safetensors file"),
     _unknown_family: ("whisper", "wav2vec2"),
-    _half_rate: ("wav2vec2-base", "320 samples", "model", "640", "frames must correspond"),
 }
 
 

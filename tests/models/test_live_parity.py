@@ -5,6 +5,7 @@ own exports loaded by transformers. Needs the [parity] extra.
 """
 
 import gc
+import json
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from safetensors.torch import save_file  # noqa: E402
 from transformers import (  # noqa: E402
     AutoFeatureExtractor,
     SeamlessM4TFeatureExtractor,
+    UniSpeechForPreTraining,
+    UniSpeechSatForPreTraining,
     Wav2Vec2BertProcessor,
     Wav2Vec2Processor,
 )
@@ -25,7 +29,8 @@ from speechsim_jax.models.architecture import Activations  # noqa: E402
 from speechsim_jax.models.encoder import SpeechEncoder  # noqa: E402
 from speechsim_jax.models.families import config_from_hf, family_of, wavlm  # noqa: E402
 from speechsim_jax.models.initial_weights import random_tensors  # noqa: E402
-from speechsim_jax.models.recognizer import load_recognizer  # noqa: E402
+from speechsim_jax.models.load import load_encoder  # noqa: E402
+from speechsim_jax.models.recognizer import Recognizer, load_recognizer  # noqa: E402
 from tests.support import tolerances  # noqa: E402
 from tests.support.make_parity_fixtures import (  # noqa: E402
     LAYOUTS,
@@ -34,6 +39,7 @@ from tests.support.make_parity_fixtures import (  # noqa: E402
     make,
     make_tokenizer,
     model_inputs,
+    redraw,
     sizes_of,
 )
 from tests.support.parity import pulses, relative_error  # noqa: E402
@@ -52,6 +58,20 @@ CONFORMER_LARGE = dict(
     feat_extract_norm="layer", conv_bias=True, hidden_act="swish", conv_depthwise_kernel_size=31
 )
 XLARGE = LARGE | dict(hidden_size=1280, num_hidden_layers=48, intermediate_size=5120)
+DATA2VEC = dict(vocab_size=8, num_conv_pos_embeddings=5, conv_pos_kernel_size=19)
+# Of sew-mid-100k: half the width of wav2vec2-large, and as deep.
+SEW_MID = dict(
+    hidden_size=512,
+    num_hidden_layers=24,
+    num_attention_heads=8,
+    intermediate_size=2048,
+    num_conv_pos_embeddings=31,
+    conv_kernel=(10, 3, 1, 3, 1, 3, 1, 3, 1, 2, 1, 2, 1),
+    conv_stride=(5, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1),
+    vocab_size=8,
+)
+# Of mms-1b-all, with 6 of its 48 layers.
+MMS = XLARGE | dict(num_hidden_layers=6, adapter_attn_dim=16)
 # Of each: its layout, and the sizes of the published checkpoints.
 FULL_SIZE = {
     "wav2vec2-base": ("wav2vec2-base", dict(vocab_size=8)),
@@ -60,6 +80,11 @@ FULL_SIZE = {
     "wav2vec2-large": ("wav2vec2-large", LARGE),
     "wavlm-large": ("wavlm-large", LARGE | dict(num_buckets=320, max_bucket_distance=800)),
     "hubert-xlarge": ("hubert-large", XLARGE),
+    "unispeech-large": ("unispeech", LARGE),
+    "unispeech-sat-base": ("unispeech-sat", dict(vocab_size=8)),
+    "data2vec-audio-base": ("data2vec-audio", DATA2VEC),
+    "sew-mid": ("sew", SEW_MID),
+    "mms-1b-all": ("mms", MMS),
     # Of facebook/wav2vec2-conformer-rel-pos-large, -rope-large and facebook/w2v-bert-2.0.
     "conformer-relative": ("conformer-relative", LARGE | CONFORMER_LARGE),
     "conformer-rotary": ("conformer-rotary", LARGE | CONFORMER_LARGE),
@@ -94,8 +119,7 @@ def ours(found: Activations, row: int, like: dict[str, np.ndarray]) -> dict[str,
         "last_hidden_state": hidden[-1],
         "keys": keys.reshape(*keys.shape[:2], -1),
         "attentions": attentions,
-        "features": np.asarray(found.features[row, :frames]),
-    }
+    } | ({} if found.features is None else {"features": np.asarray(found.features[row, :frames])})
 
 
 def noise(rng: np.random.Generator, samples: int, extractor=None) -> np.ndarray:
@@ -223,12 +247,50 @@ def test_transformers_loads_what_we_save_in_half_precision(dtype, tmp_path):
     assert_same_weights(model.to(saved.dtype), saved)
 
 
+@pytest.mark.parametrize(
+    ("layout", "model_class"),
+    [("unispeech", UniSpeechForPreTraining), ("unispeech-sat", UniSpeechSatForPreTraining)],
+)
+def test_what_only_pretraining_has_is_left_out(layout, model_class, tmp_path):
+    """Quantizers, projections and labels; the encoder is that of the file."""
+    small = dict(codevector_dim=8, proj_codevector_dim=8, num_codevectors_per_group=4)
+    model = model_class(LAYOUTS[layout][1](**SMALL | LAYOUTS[layout][2] | small))
+    redraw(model, seed=3)
+    model.save_pretrained(tmp_path)
+    encoder = load_encoder(tmp_path)
+    outside = [n for n in model.state_dict() if not n.startswith(f"{model.base_model_prefix}.")]
+    assert len(outside) > 6
+    (note,) = encoder.provenance["notes"]
+    assert "left out" in note and f"{len(outside) - 4} more (not part of the encoder)" in note
+    saved, _ = loaded(type(model.base_model), encoder.save(tmp_path / "saved"))
+    assert_same_weights(model.base_model, saved)
+
+
+def test_without_a_projection(tmp_path):
+    """SEW has none where the convolutions have the width of the transformer."""
+    sizes = SMALL | dict(conv_dim=(*(24,) * 6, 32))
+    model, extractor = make("sew", sizes=sizes)
+    assert not hasattr(model, "feature_projection")
+    wave = noise(np.random.default_rng(6), 4000)
+    expected = theirs(model, extractor, wave)
+    encoder = port(model, extractor)
+    assert_close(worst(ours(encoder([wave], **EVERYTHING), 0, expected), expected))
+    saved, _ = loaded(type(model), encoder.save(tmp_path))
+    assert_same_weights(model, saved)
+
+
 # --- fine-tuned models ----------------------------------------------------------------------------
 
 
 def their_logits(model, extractor, wave: np.ndarray) -> torch.Tensor:
     with torch.no_grad():
         return model(model_inputs(extractor, wave)).logits
+
+
+def logits_of(recognizer: Recognizer, wave: np.ndarray) -> np.ndarray:
+    """Ours, of the frames of the utterance."""
+    logits = recognizer.logits(wave[None], np.array([len(wave)], np.int32))
+    return np.asarray(logits)[:, : recognizer.encoder.config.logit_frames(len(wave))]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -246,7 +308,7 @@ def test_fine_tuned_folders_both_ways(layout, tmp_path):
     processor_class(extractor, tokenizer).save_pretrained(folder)
     recognizer = load_recognizer(folder)
     expected = their_logits(model, extractor, wave)
-    found = recognizer.logits(wave[None], np.array([len(wave)], np.int32))
+    found = logits_of(recognizer, wave)
     error = float(np.abs(np.asarray(found) - expected.numpy()).max())
     print(f"{layout}: logits {error:.1e}")
     assert error <= tolerances.PARITY
@@ -264,7 +326,7 @@ def test_fine_tuned_folders_both_ways(layout, tmp_path):
     assert saved.config.pad_token_id == recognizer.blank
 
 
-@pytest.mark.parametrize("name", ["wav2vec2-base", "hubert-large"])
+@pytest.mark.parametrize("name", ["wav2vec2-base", "hubert-large", "sew-mid"])
 def test_fine_tuned_models_of_full_size(name, tmp_path):
     layout, sizes = FULL_SIZE[name]
     model, extractor = make(layout, sizes=sizes, ctc=True)
@@ -285,7 +347,7 @@ def test_fine_tuned_models_of_full_size(name, tmp_path):
     del model
     gc.collect()
     recognizer = load_recognizer(tmp_path)
-    found = np.asarray(recognizer.logits(wave[None], np.array([len(wave)], np.int32)))[0]
+    found = logits_of(recognizer, wave)[0]
     error = relative_error(found, expected)
     margin = np.diff(np.sort(expected, -1)[:, -2:], axis=-1).min()
     print(f"\n{name}: logits relative {error:.1e} absolute {np.abs(found - expected).max():.1e}")
@@ -298,13 +360,62 @@ def test_fine_tuned_models_of_full_size(name, tmp_path):
     assert np.array_equal(found.argmax(-1), expected.argmax(-1))
 
 
+def test_a_language_of_mms(tmp_path):
+    """transformers puts the adapters and the head of the language in place, and so do we."""
+    model, extractor = make("mms", seed=8, ctc=True)
+    model.save_pretrained(tmp_path)
+    extractor.save_pretrained(tmp_path)
+    make_tokenizer("mms", tmp_path)
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    more = vocabulary | {"Ä": len(vocabulary)}
+    (tmp_path / "vocab.json").write_text(json.dumps({"eng": vocabulary, "deu": more}))
+    other, _ = make("mms", seed=9, ctc=True)
+    other.lm_head = torch.nn.Linear(other.config.hidden_size, len(more))
+    own = {name: tensor.detach() for name, tensor in other._get_adapters().items()}
+    save_file(own, tmp_path / "adapter.deu.safetensors", {"format": "pt"})
+
+    german = (
+        type(model)
+        .from_pretrained(
+            tmp_path, target_lang="deu", ignore_mismatched_sizes=True, attn_implementation="eager"
+        )
+        .eval()
+    )
+    wave = noise(np.random.default_rng(9), 4000)
+    logits = {}
+    for source, theirs_ in ((f"{tmp_path}#deu", german), (f"{tmp_path}#eng", model)):
+        if source.endswith("eng"):
+            eng = {name: tensor.detach() for name, tensor in model._get_adapters().items()}
+            save_file(eng, tmp_path / "adapter.eng.safetensors", {"format": "pt"})
+        recognizer = load_recognizer(source)
+        expected = their_logits(theirs_, extractor, wave).numpy()
+        found = logits_of(recognizer, wave)
+        error = float(np.abs(found - expected).max())
+        print(f"{source}: logits {error:.1e}")
+        assert error <= tolerances.PARITY
+        logits[source] = expected
+    first, second = logits.values()
+    assert first.shape[-1] == second.shape[-1] + 1
+    assert np.abs(first[..., :-1] - second).max() > 0.1
+    # what we save is the language, with its tokens, for transformers too
+    recognizer = load_recognizer(f"{tmp_path}#deu")
+    folder = recognizer.save(tmp_path / "saved")
+    saved, saved_extractor = loaded(type(model), folder)
+    assert torch.equal(
+        their_logits(saved, saved_extractor, wave), their_logits(german, extractor, wave)
+    )
+    processor = Wav2Vec2Processor.from_pretrained(folder)
+    assert processor.tokenizer.convert_tokens_to_ids("Ä") == len(vocabulary)
+
+
 # --- random weights -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "layout",
     [
-        *("wav2vec2-large", "hubert-large", "wavlm-base"),
+        *("wav2vec2-large", "hubert-large", "wavlm-base", "unispeech", "unispeech-sat"),
+        *("data2vec-audio", "sew", "mms"),
         *("conformer-relative", "conformer-rotary", "w2v-bert", "w2v-bert-relative"),
     ],
 )
@@ -312,7 +423,8 @@ def test_random_weights_are_spread_as_those_of_transformers(layout):
     model_class, config_class, changes = LAYOUTS[layout]
     sizes = dict(hidden_size=128, intermediate_size=200, conv_dim=(64,) * 7)
     torch.manual_seed(0)
-    model = model_class(config_class(**SMALL | sizes_of(config_class) | sizes | changes))
+    options = dict(conv_bias=True) if hasattr(config_class(), "conv_bias") else {}
+    model = model_class(config_class(**SMALL | sizes_of(config_class) | sizes | changes | options))
     config = config_from_hf(model.config.to_dict())
     found = random_tensors(config, seed=0)
     buffers = family_of(config).buffers

@@ -19,6 +19,7 @@ from tests.support.paths import DATA
 FOLDER = DATA / "parity"
 LAYOUTS = sorted(path.name for path in FOLDER.iterdir())
 # What transformers writes under another name (weight norm), and what only training reads.
+NORMED = ("weight_g", "weight_v")
 NOT_OURS = ("masked_spec_embed", "pos_conv_embed.conv.parametrizations")
 
 
@@ -55,7 +56,7 @@ def test_files_say_what_those_of_transformers_say(layout, tmp_path):
     assert preprocessor == {name: theirs[name] for name in preprocessor}
     tensors, theirs = (load_file(f / "model.safetensors") for f in (folder, FOLDER / layout))
     shared = {name for name in theirs if not any(part in name for part in NOT_OURS)}
-    assert shared == {name for name in tensors if not name.endswith(("weight_g", "weight_v"))}
+    assert shared == {name for name in tensors if not name.endswith((*NORMED, *NOT_OURS))}
     for name in shared:
         assert tensors[name].dtype == theirs[name].dtype
         assert np.array_equal(tensors[name], theirs[name]), name

@@ -334,9 +334,17 @@ MIDDLE = dict(
     num_attention_heads=4,
     intermediate_size=128,
     conv_dim=(64,) * 7,
+    conv_kernel=(10, 3, 3, 3, 3, 2, 2),
+    conv_stride=(5, 2, 2, 2, 2, 2, 2),
     num_conv_pos_embeddings=16,
     num_conv_pos_embedding_groups=4,
 )
+OF_SAMPLES = {
+    name: family.config
+    for name, family in FAMILIES.items()
+    if issubclass(family.config, Wav2Vec2Config)
+}
+each_family = pytest.mark.parametrize("family", OF_SAMPLES)
 
 
 def middle(family: str, **changes) -> EncoderConfig:
@@ -348,7 +356,7 @@ def middle(family: str, **changes) -> EncoderConfig:
     return dataclasses.replace(config, **{n: v for n, v in changes.items() if n in options})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family
 def test_random_tensors_are_a_function_of_seed_and_family(family):
     config = middle(family)
     first = random_tensors(config, 3)
@@ -381,7 +389,7 @@ def test_families_and_tensors_differ():
         assert not np.array_equal(drawn[0][a], drawn[0][b])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family
 def test_random_statistics_are_those_of_transformers(family):
     config = middle(family, feat_extract_norm="layer", conv_bias=True)
     tensors = random_tensors(config, 0)
@@ -401,16 +409,22 @@ def test_random_statistics_are_those_of_transformers(family):
         seen.add(name)
         assert (tensors[name] == value).all(), name
 
-    plain = family == "hubert"
     at = "encoder.pos_conv_embed.conv."
     fan_in = 96 // 4 * 16
-    if isinstance(config, Wav2Vec2Config):
-        check(at + "weight_v", np.sqrt(2 / fan_in) if plain else 2 / np.sqrt(96 * 16))
+    if family == "data2vec-audio":
+        for index in range(16):
+            at = f"encoder.pos_conv_embed.layers.{index}.conv."
+            check(at + "weight", np.sqrt(2 / (96 // 4 * 19)))
+            constant(at + "bias", 0)
+    elif isinstance(config, Wav2Vec2Config):
+        check(at + "weight_v", np.sqrt(2 / fan_in) if family == "hubert" else 2 / np.sqrt(96 * 16))
         norms = np.sqrt(np.square(tensors[at + "weight_v"]).sum((0, 1), keepdims=True))
         np.testing.assert_allclose(tensors[at + "weight_g"], norms, rtol=1e-5)
         seen.add(at + "weight_g")
         constant(at + "bias", 0)
-    bound = 1 / np.sqrt(tensors["feature_projection.projection.weight"].shape[1])
+    plain = family in ("hubert", "sew")
+    projection = tensors.get("feature_projection.projection.weight")
+    bound = 1 / np.sqrt(64 if projection is None else projection.shape[1])
     for part in ("weight", "bias"):
         name = f"feature_projection.projection.{part}"
         if not plain:
@@ -439,7 +453,7 @@ def test_random_statistics_are_those_of_transformers(family):
     assert seen == tensors.keys()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family
 def test_saved_folder_loads(family, tmp_path):
     config = middle(family, do_normalize=False, do_stable_layer_norm=True)
     tensors = random_tensors(config, 1)

@@ -14,9 +14,10 @@ from speechsim_jax.audio.batching import Batch
 from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.pipeline import accumulators, frame_choice
 from speechsim_jax.pipeline.frame_choice import FrameChoice
+from speechsim_jax.pipeline.frame_grid import FrameGrid
 from tests.support.small_models import MODELS, QUICK, waves
 
-CONFIG = Wav2Vec2Config(family="wav2vec2")
+GRID = FrameGrid(320, 200.0, (Wav2Vec2Config(family="wav2vec2"),), "base")
 CENTRES = [0.0125 + 0.02 * t for t in range(3000)]
 
 
@@ -49,7 +50,7 @@ ALIGNED = {
 def chosen(**options) -> tuple[list[tuple[int, int, list[int]]], frame_choice.FrameSelection]:
     """(batch row, number, frames) of each row of the statistics, frames by their time."""
     ids = frozenset({"long", "b"})
-    got = FrameChoice(CONFIG, ids, **options).of(BATCH, WIDTH)
+    got = FrameChoice(GRID, ids, **options).of(BATCH, WIDTH)
     members: dict[int, list[int]] = {int(p): [int(p) % WIDTH] for p in got.rows.positions}
     if got.into is not None:
         assert got.into.shape == (3 * WIDTH,)
@@ -133,7 +134,7 @@ def test_nothing_left_is_no_row():
 
 
 def test_an_id_with_a_number_sign_may_be_whole():
-    choice = FrameChoice(CONFIG, frozenset({"take#3", "a#b"}))
+    choice = FrameChoice(GRID, frozenset({"take#3", "a#b"}))
     got = choice.of(batch_of({"take#3": 800, "a#b#12": 800}, 2, 1040), 3)
     assert got.rows.utterances == ("take#3", "a#b")
 

@@ -31,8 +31,8 @@ def lowered(function, *arguments, **static):
 def test_encoders(layout, outputs, dtype):
     encoder = fixture(layout).encoder.astype(dtype)
     frames = 1100  # more than one block of attention rows
-    length = encoder.config.window_samples + (frames - 1) * encoder.config.hop_samples
-    samples = jax.ShapeDtypeStruct((2, length), np.float32)
+    hop, window = encoder.config.hop_samples, encoder.config.window_samples
+    samples = jax.ShapeDtypeStruct((2, hop * (frames - 1) + window), np.float32)
     lengths = jax.ShapeDtypeStruct((2,), np.int32)
     text = lowered(
         forward, encoder.parameters, samples, lengths,

@@ -19,7 +19,7 @@ from speechsim_jax.statistics.sample import text_hash
 
 SHAPES = (ModelShape(2, 3), ModelShape(1, 4))
 FRAMES = 12  # of a padded batch
-HOP, WINDOW = 320, 400
+HOP, FIRST = 320, 200
 # Utterances, or pieces of one: id, utterance, first sample, frames.
 PIECES = (
     ("a", "a", 0, 12),
@@ -69,7 +69,7 @@ def rows_of(piece: int) -> np.ndarray:
 
 
 def new(count: int, names: tuple[str, ...] = NAMES) -> ExemplarsAccumulator:
-    return ExemplarsAccumulator(SHAPES, count, names, HOP, WINDOW)
+    return ExemplarsAccumulator(SHAPES, count, names, HOP, FIRST)
 
 
 def found_in(order, count: int, together: int = 1, values: int = 3) -> Exemplars:
@@ -91,7 +91,12 @@ def oracle(count: int, values: int) -> list[list[list[tuple[float, str, int]]]]:
                 for piece, (_, utterance, start, _) in enumerate(PIECES):
                     hidden = states(piece, values)[model][layer, :, neuron]
                     every += [
-                        (-float(hidden[t]), text_hash(utterance), utterance, start + t * HOP + 200)
+                        (
+                            -float(hidden[t]),
+                            text_hash(utterance),
+                            utterance,
+                            start + t * HOP + FIRST,
+                        )
                         for t in rows_of(piece).tolist()
                     ]
                 if len({row[0] for row in every}) == 1:
@@ -173,7 +178,7 @@ def test_merge_is_a_commutative_idempotent_monoid(cut, count):
 def test_the_fewest_exemplars_are_merged_and_other_models_are_refused():
     first, last = found_in(range(4), 4), found_in(range(4, 7), 2)
     assert_same(first.merge([last]), found_in(range(7), 2))
-    other = ExemplarsAccumulator(SHAPES[:1], 4, NAMES, HOP, WINDOW).result()
+    other = ExemplarsAccumulator(SHAPES[:1], 4, NAMES, HOP, FIRST).result()
     with pytest.raises(UserError, match="other models or layers"):
         first.merge([other])
 
@@ -211,7 +216,7 @@ def test_passes_are_joined():
 
 def test_a_pass_without_models_and_representations_that_leave():
     whole = found_in(range(len(PIECES)), 3)
-    nothing = ExemplarsAccumulator((), 3, NAMES, HOP, WINDOW)
+    nothing = ExemplarsAccumulator((), 3, NAMES, HOP, FIRST)
     nothing.append(*batch_of((0, 1), 3))
     empty = nothing.result()
     assert empty.representations == () and empty.layers == ()
@@ -245,7 +250,7 @@ def test_goes_on_from_a_snapshot():
     again.append(*batch_of((4, 3, 0), 3))
     again.append(*batch_of((2, 5), 3))
     assert_same(again.result(), found_in(range(len(PIECES)), 3))
-    for other in (new(4), new(3, ("a",)), ExemplarsAccumulator(SHAPES[:1], 3, NAMES, HOP, WINDOW)):
+    for other in (new(4), new(3, ("a",)), ExemplarsAccumulator(SHAPES[:1], 3, NAMES, HOP, FIRST)):
         with pytest.raises(UserError, match="the snapshot is of other models"):
             other.restore(taken)
 
@@ -253,7 +258,7 @@ def test_goes_on_from_a_snapshot():
 def test_an_update_takes_no_more_than_is_planned():
     """XLA's own count of the temporaries of a compiled update, and the exemplars before it."""
     shape, count, batch, frames = ModelShape(4, 256), 5, 6, 200
-    accumulator = ExemplarsAccumulator((shape,), count, NAMES, HOP, WINDOW)
+    accumulator = ExemplarsAccumulator((shape,), count, NAMES, HOP, FIRST)
     (kept,) = accumulator._kept
     hidden = jax.ShapeDtypeStruct((shape.layers, batch, frames, shape.neurons), np.float32)
     rows = np.ones((batch, frames), bool), np.zeros(batch, np.int32), np.zeros(batch, np.int32)

@@ -23,10 +23,22 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 from transformers import (
+    Data2VecAudioConfig,
+    Data2VecAudioForCTC,
+    Data2VecAudioModel,
     HubertConfig,
     HubertForCTC,
     HubertModel,
     SeamlessM4TFeatureExtractor,
+    SEWConfig,
+    SEWForCTC,
+    SEWModel,
+    UniSpeechConfig,
+    UniSpeechForCTC,
+    UniSpeechModel,
+    UniSpeechSatConfig,
+    UniSpeechSatForCTC,
+    UniSpeechSatModel,
     Wav2Vec2BertConfig,
     Wav2Vec2BertForCTC,
     Wav2Vec2BertModel,
@@ -49,6 +61,8 @@ from tests.support.paths import DATA
 FOLDER = DATA / "parity"
 CTC_FOLDER = DATA / "ctc"
 LENGTHS = (400, 1700, 5000)
+# Of SEW, whose shortest input is longer: 2, 5 and 15 frames of the convolutions.
+SQUEEZED_LENGTHS = (720, *LENGTHS[1:])
 
 SMALL = dict(
     hidden_size=32,
@@ -63,6 +77,8 @@ SMALL = dict(
 STABLE = dict(feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
 # Few enough that 15 frames reach the exact, the logarithmic and the clipped buckets.
 FEW_BUCKETS = dict(num_buckets=16, max_bucket_distance=12)
+# Convolutions of SEW, which has thirteen.
+SEVEN = dict(conv_kernel=(10, 3, 3, 3, 3, 2, 2), conv_stride=(5, 2, 2, 2, 2, 2, 2))
 
 # A conformer layer has two and a half times the weights of a transformer layer.
 CONFORMER = dict(hidden_size=24, intermediate_size=28, conv_dim=(16,) * 7)
@@ -79,6 +95,15 @@ LAYOUTS = {
     "hubert-batch-norm": (HubertModel, HubertConfig, dict(conv_pos_batch_norm=True)),
     "wavlm-base": (WavLMModel, WavLMConfig, {}),
     "wavlm-large": (WavLMModel, WavLMConfig, STABLE | FEW_BUCKETS | dict(conv_bias=False)),
+    "unispeech": (UniSpeechModel, UniSpeechConfig, STABLE),
+    "unispeech-sat": (UniSpeechSatModel, UniSpeechSatConfig, {}),
+    "data2vec-audio": (
+        Data2VecAudioModel,
+        Data2VecAudioConfig,
+        dict(num_conv_pos_embeddings=3, conv_pos_kernel_size=7),
+    ),
+    "sew": (SEWModel, SEWConfig, SEVEN),
+    "mms": (Wav2Vec2Model, Wav2Vec2Config, STABLE | dict(adapter_attn_dim=6)),
     "conformer-relative": (Wav2Vec2ConformerModel, Wav2Vec2ConformerConfig, CONVOLUTION),
     "conformer-rotary": (
         Wav2Vec2ConformerModel,
@@ -115,6 +140,10 @@ CTC_CLASSES = {
     "wav2vec2": Wav2Vec2ForCTC,
     "hubert": HubertForCTC,
     "wavlm": WavLMForCTC,
+    "unispeech": UniSpeechForCTC,
+    "unispeech-sat": UniSpeechSatForCTC,
+    "data2vec-audio": Data2VecAudioForCTC,
+    "sew": SEWForCTC,
     "wav2vec2-conformer": Wav2Vec2ConformerForCTC,
     "wav2vec2-bert": Wav2Vec2BertForCTC,
 }
@@ -124,6 +153,7 @@ CTC = {
     "wav2vec2-base": (["<pad>", *TOKENS], {}),
     "hubert-large": (["<pad>", *TOKENS], dict(do_lower_case=True)),
     "wavlm-base": ([*TOKENS, "<pad>"], {}),
+    "sew": (["<pad>", *TOKENS], {}),
 }
 SMALLER = SMALL | dict(hidden_size=24, num_hidden_layers=2, conv_dim=(16,) * 7)
 
@@ -179,24 +209,27 @@ def run(model: torch.nn.Module, inputs: torch.Tensor) -> dict[str, np.ndarray]:
         else layer.attention.register_forward_pre_hook(note_keys, with_kwargs=True)
         for layer in model.encoder.layers
     ]
-    hooks.append(
-        model.feature_projection.projection.register_forward_pre_hook(
-            lambda _, args: features.append(args[0])
+    squeezed = model.config.model_type == "sew"
+    if not squeezed:
+        hooks.append(
+            model.feature_projection.projection.register_forward_pre_hook(
+                lambda _, args: features.append(args[0])
+            )
         )
-    )
     with torch.no_grad():
         out = model(inputs, output_hidden_states=True, output_attentions=True)
     for hook in hooks:
         hook.remove()
     if hasattr(out, "extract_features"):
         assert torch.equal(out.extract_features, features[0])
+    # SEW's last_hidden_state is upsampled; its layers have their norms after the sums.
+    last = out.hidden_states[-1] if squeezed else out.last_hidden_state
     return {
         "hidden_states": torch.stack(out.hidden_states)[:, 0].numpy(),
         "attentions": torch.stack(out.attentions)[:, 0].numpy(),
-        "last_hidden_state": out.last_hidden_state[0].numpy(),
+        "last_hidden_state": last[0].numpy(),
         "keys": torch.stack(keys).detach()[:, 0].numpy(),
-        "features": features[0][0].numpy(),
-    }
+    } | ({} if squeezed else {"features": features[0][0].numpy()})
 
 
 def sizes_of(config_class) -> dict:
@@ -209,8 +242,8 @@ def sizes_of(config_class) -> dict:
 def make(layout: str, seed: int = 0, sizes: dict | None = None, ctc: bool = False):
     """A redrawn torch model of a layout (with a CTC head if `ctc`) and its feature extractor."""
     model_class, config_class, changes = LAYOUTS[layout]
-    sizes = SMALL | sizes_of(config_class) if sizes is None else sizes
-    config = config_class(**changes | sizes)
+    sizes = SMALL | sizes_of(config_class) | changes if sizes is None else changes | sizes
+    config = config_class(**sizes)
     if ctc:
         model_class = CTC_CLASSES[config.model_type]
         tokens, _ = CTC.get(layout, CTC["wav2vec2-base"])
@@ -224,7 +257,7 @@ def make(layout: str, seed: int = 0, sizes: dict | None = None, ctc: bool = Fals
         )
     extractor = Wav2Vec2FeatureExtractor(
         do_normalize=layout not in NOT_NORMALIZED,
-        return_attention_mask=config.feat_extract_norm == "layer",
+        return_attention_mask=getattr(config, "feat_extract_norm", "layer") == "layer",
     )
     return model, extractor
 
@@ -251,13 +284,14 @@ def save_checkpoint(model, extractor, folder: Path) -> None:
     (folder / "preprocessor_config.json").write_text(preprocessor + "\n")
 
 
-def waves(extractor) -> list[np.ndarray]:
+def waves(model, extractor) -> list[np.ndarray]:
     """The waveforms of a fixture, none of them shorter than a frame."""
     rng = np.random.default_rng(7)
     if isinstance(extractor, SeamlessM4TFeatureExtractor):
         lengths = (560, *LENGTHS[1:])
         return [pulses(0.1 * rng.standard_normal(n)) for n in lengths]
-    return [(0.1 * rng.standard_normal(n) + 0.03).astype(np.float32) for n in LENGTHS]
+    lengths = SQUEEZED_LENGTHS if model.config.model_type == "sew" else LENGTHS
+    return [(0.1 * rng.standard_normal(n) + 0.03).astype(np.float32) for n in lengths]
 
 
 def write(layout: str) -> None:
@@ -265,7 +299,7 @@ def write(layout: str) -> None:
     model, extractor = make(layout)
     save_checkpoint(model, extractor, FOLDER / layout)
     expected = {}
-    for index, wave in enumerate(waves(extractor)):
+    for index, wave in enumerate(waves(model, extractor)):
         expected[f"wave_{index}"] = wave
         for name, array in encode(model, extractor, wave).items():
             expected[f"{name}_{index}"] = array
@@ -280,7 +314,7 @@ def write_ctc(layout: str) -> None:
     tokenizer = make_tokenizer(layout, folder)
     tokenizer.save_pretrained(folder)
     expected = {}
-    for index, wave in enumerate(waves(extractor)):
+    for index, wave in enumerate(waves(model, extractor)):
         with torch.no_grad():
             logits = model(model_inputs(extractor, wave)).logits
         text = tokenizer.batch_decode(logits.argmax(-1))[0]

@@ -10,8 +10,16 @@ from speechsim_jax.errors import UserError
 
 ModelPairs = tuple[ModelPair, ...]
 
-# All other families are predictive, w2v-BERT with a contrastive loss beside it.
-_PARADIGMS = {"wav2vec2": "contrastive", "wav2vec2-conformer": "contrastive"}
+# What a masked frame is told from or predicted as, by the papers of the families; all others are
+# predictive: HuBERT, WavLM and UniSpeech-SAT predict clusters (the last with a contrastive loss of
+# utterances beside it), data2vec the layers of a teacher, w2v-BERT codes (with a contrastive loss
+# beside it).
+_PARADIGMS = {
+    "wav2vec2": "contrastive",
+    "wav2vec2-conformer": "contrastive",
+    "sew": "contrastive",  # the loss of wav2vec 2.0
+    "unispeech": "contrastive",  # and phones of labelled speech, by CTC
+}
 
 
 def paradigm(family: str) -> str:

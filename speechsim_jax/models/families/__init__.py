@@ -6,7 +6,9 @@ from typing import Any
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.families import (
+    data2vec_audio,
     hubert,
+    sew,
     unispeech,
     wav2vec2,
     wav2vec2_bert,
@@ -23,16 +25,16 @@ FAMILIES: dict[str, Family] = {
         wavlm.FAMILY,
         unispeech.UNISPEECH,
         unispeech.UNISPEECH_SAT,
+        data2vec_audio.FAMILY,
+        sew.FAMILY,
         wav2vec2_conformer.FAMILY,
         wav2vec2_bert.FAMILY,
     )
 }
 
 _REFUSED = {
-    "data2vec-audio": "its positional convolution is a stack of five",
     "whisper": "it reads mel features, not samples",
-    "sew": "it squeezes its frames",
-    "sew-d": "it squeezes its frames",
+    "sew-d": "its attention is DeBERTa's",
 }
 
 

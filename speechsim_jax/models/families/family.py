@@ -53,6 +53,8 @@ class Family:
         network_of: the family whose network this is, if another: models then share compilations.
         first: HF's name, without prefix, of a tensor that every checkpoint has.
         ignored: further tensors of the encoder's checkpoints that are no parameters.
+        mask_embedding: transformers' model has an embedding of masked frames even where its
+            configuration masks none.
         buffers: tensors by name, without prefix, that transformers expects in files although they
             follow from the configuration.
     """
@@ -60,11 +62,12 @@ class Family:
     model_type: str
     class_stem: str
     config: type[EncoderConfig]
-    network: Callable[..., Network]
+    network: type[Network]
     draw: Callable[[Any, Weight, int], np.ndarray]
     network_of: str | None = None
     first: str = "feature_extractor.conv_layers.0.conv.weight"
     ignored: re.Pattern[str] | None = None
+    mask_embedding: bool = False
     buffers: Callable[[Any], dict[str, np.ndarray]] | None = None
 
     @property
