@@ -309,13 +309,17 @@ class _Runner:
             )
             if "attention_mask" in found:
                 return int(function(found["attention_mask"].sum(1))[0])
-        noise = 0.1 * np.random.default_rng(0).standard_normal(samples).astype(np.float32)
-        return self._encoded([noise])[0].shape[1]
+        return self._frames_by_running(samples)
+
+    def _frames_by_running(self, samples: int) -> int:
+        """Frames of noise of so many samples."""
+        noise = 0.1 * np.random.default_rng(0).standard_normal(samples)
+        return self._encoded([noise.astype(np.float32)])[0].shape[1]
 
     def _times(self) -> tuple[int, float]:
         """Samples between two frames, and where the first is centred."""
         try:
-            frames = self._count(_FIRST_SAMPLES)
+            frames = self._frames_by_running(_FIRST_SAMPLES)
             enough = 2 * _FIRST_SAMPLES
             while self._count(enough) < frames + 2 and enough < _MOST_SAMPLES:
                 enough *= 2
