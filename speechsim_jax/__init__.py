@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from speechsim_jax.models.architecture import Activations
     from speechsim_jax.models.encoder import SpeechEncoder
     from speechsim_jax.models.error_rates import ErrorRates, error_rates
+    from speechsim_jax.models.external import Representations
     from speechsim_jax.models.load import load_encoder, random_like
     from speechsim_jax.models.recognizer import Recognizer, load_recognizer
     from speechsim_jax.pipeline.accumulators import register_statistic
@@ -42,6 +43,7 @@ _PUBLIC = {
     "Output": ("settings", "Output"),
     "Recognizer": ("models.recognizer", "Recognizer"),
     "RepresentationName": ("results.result", "RepresentationName"),
+    "Representations": ("models.external", "Representations"),
     "Resources": ("settings", "Resources"),
     "Settings": ("settings", "Settings"),
     "SimilarityResult": ("results.result", "SimilarityResult"),
@@ -73,6 +75,7 @@ __all__ = [
     "Output",
     "Recognizer",
     "RepresentationName",
+    "Representations",
     "Resources",
     "Settings",
     "SimilarityResult",

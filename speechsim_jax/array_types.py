@@ -31,6 +31,7 @@ Attentions = Float[jax.Array, "block batch head query key"]
 Projections = Float[jax.Array, "block batch frame head neuron"]
 Gates = Float[jax.Array, "block batch head frame"]
 PositionBias = Float[jax.Array, "head distance"]
+PositionKeys = Float[jax.Array, "block _head distance neuron"]
 FrameMask = Bool[jax.Array, "batch frame"]
 
 ModelRows = Float[jax.Array, "_layer row _neuron"]

@@ -126,6 +126,12 @@ class Settings:
     last_layer: Literal["normed", "raw"] = setting(
         "normed", "Last hidden state of pre-norm models: after the final norm, or before.", COMPARED
     )
+    torch_layers: tuple[str, ...] = setting(
+        (),
+        "Layers of models that torch runs: outputs of the modules of these names, in the order in "
+        "which they run, e.g. encoder.layers.* (default: their hidden states).",
+        COMPARED,
+    )
     frame_stride: int = setting(
         1, "Compare every k-th frame of an utterance.", COMPARED, at_least=1
     )
@@ -423,6 +429,12 @@ class Resources:
         "several times (default: nearly all of an accelerator's, three quarters of a machine's).",
         DEVICES,
         above=0,
+    )
+    torch_device: str | None = setting(
+        None,
+        "Device of models that torch runs, e.g. cuda:1 (default: cuda where there is one, else "
+        "cpu; of a module: where it is).",
+        DEVICES,
     )
     shard: str | None = setting(
         None,

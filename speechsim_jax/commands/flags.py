@@ -81,7 +81,10 @@ def nested(default: Any, only: Collection[str] | None = None) -> Any:
 
 def models() -> Any:
     """The encoders of a command, required."""
-    text = "Hub ids, folders or zoo:NAME of encoders; random:ID for untrained."
+    text = (
+        "Hub ids, folders or zoo:NAME of encoders; random:ID for untrained, ID#LANGUAGE of MMS; to "
+        "compare, torch:ID for any of transformers, which torch runs."
+    )
     return setting(REQUIRED, text, COMPARED)
 
 

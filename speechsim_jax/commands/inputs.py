@@ -18,12 +18,17 @@ _log = logging.getLogger(__name__)
 
 def check_models(sources: Sequence[str], revision: str | None = None) -> None:
     """Raise the library's UserError for a folder or zoo model that is missing or has no config."""
-    from speechsim_jax.models.checkpoint_files import open_checkpoint, untrained
+    from speechsim_jax.models.checkpoint_files import (
+        TORCH_PREFIX,
+        open_checkpoint,
+        split_language,
+        untrained,
+    )
 
     for source in sources:
         random = untrained(source)
-        source = source if random is None else random[0]
-        if not _may_be_of_hub(source):
+        source = source.removeprefix(TORCH_PREFIX) if random is None else random[0]
+        if not _may_be_of_hub(split_language(source)[0]):
             open_checkpoint(source, revision=revision)
 
 

@@ -208,7 +208,7 @@ def _transcribe(recognizer: Recognizer, corpus: Corpus, config: Config) -> dict[
     ) as bar:
         for batch in batches:
             logits = recognizer.logits(batch.samples, batch.lengths)
-            frames = architecture.frames(batch.lengths)
+            frames = architecture.logit_frames(batch.lengths)
             pieces |= zip(batch.ids, recognizer.decode(logits, frames))
             bar.update(batch.seconds)
     for source in skipped:

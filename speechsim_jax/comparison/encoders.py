@@ -58,8 +58,9 @@ def compare(
     ('hubert-base-ls960', 'mine')
 
     Args:
-      models: hub ids, folders, "zoo:NAME", "random:ID" (untrained, see `random_like`) or loaded
-        encoders.
+      models: hub ids, folders, "zoo:NAME", "random:ID" (untrained, see `random_like`), loaded
+        encoders; objects of your own with a method `representations` (see `Representations`);
+        "torch:ID" or modules of torch, which torch runs.
       audio: a folder, a manifest, a list, a file, "hf:NAME/CONFIG/SPLIT", or waveforms (see
         `open_corpus`).
       measures: "paper", "all" or names (see `list_measures`). "paper" and "all" include the

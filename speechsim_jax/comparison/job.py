@@ -4,8 +4,11 @@ import contextlib
 import dataclasses
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from speechsim_jax.audio.chosen import ChosenAudio
 from speechsim_jax.audio.corpus import total_seconds
@@ -13,6 +16,7 @@ from speechsim_jax.comparison.representations import Representations
 from speechsim_jax.comparison.request import Request
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.external import Encoder, ExternalEncoder
 from speechsim_jax.pipeline.attention_inputs import needed_sums
 from speechsim_jax.pipeline.job_folder import JobFolder, ShardFolder, job_folder, step_folders
 from speechsim_jax.pipeline.one_pass import ComparisonRun
@@ -20,6 +24,9 @@ from speechsim_jax.pipeline.plan import Pass
 from speechsim_jax.pipeline.run import Division, check_unchanged, plan_passes
 from speechsim_jax.runtime import provenance
 from speechsim_jax.runtime.identity import as_json, difference
+
+# Of the largest of a few activations: more than two devices or precisions differ by.
+_PROBE_TOLERANCE = 0.02
 
 END_OF_STEP = "end_of_step"
 """In the plan of a step: the utterances that have been read after it."""
@@ -97,6 +104,7 @@ def _planned(
             "measures": list(run.selection.names),
             "passes": len(passes),
             "division": Division.of(passes).as_json(),
+            "probes": {e.name: e.probe.tolist() for e in _objects(run)},
             "files": {source.id: source.stamp() for source in run.corpus.sources},
             "seconds": total_seconds(run.corpus.sources),
         }
@@ -121,21 +129,25 @@ def _identity(run: ComparisonRun, audio_: ChosenAudio) -> dict[str, Any]:
         "audio": audio_.corpus.fingerprint(),
         "versions": {name: versions[name] for name in ("speechsim_jax", "jax", "jaxlib")},
         **audio_.alignments,
-        # Weights, the type they are rounded to, and everything that config.json states.
-        "models": {
-            encoder.name: [
-                encoder.provenance.get("sha256"),
-                encoder.provenance.get("kernels"),
-                _digest(encoder.config),
-            ]
-            for encoder in run.encoders
-        },
+        "models": {encoder.name: _model_identity(encoder) for encoder in run.encoders},
         "statistics": list(run.selection.accumulated),
         "attention": list(needed_sums(run.selection.on("attention"))),
         **settings,
         "tracks": {track.name: track.record for track in run.tracks if not track.classes},
         "labels": {track.name: track.record for track in run.tracks if track.classes},
     }
+
+
+def _model_identity(encoder: Encoder) -> list[Any]:
+    """Weights, the type they are rounded to, and everything that config.json states.
+
+    Of an object, what it says of itself and what was measured.
+    """
+    known = encoder.provenance
+    identity = [known.get("sha256"), known.get("kernels"), _digest(encoder.config)]
+    if isinstance(encoder, ExternalEncoder):
+        identity += [known["module"], known["class"], known["version"]]
+    return identity
 
 
 def _digest(config: EncoderConfig) -> str:
@@ -152,6 +164,8 @@ def _check_same_job(
         identity | {"shards": run.shard.count},
     )
     if then == now:
+        for encoder in _objects(run):
+            _check_same_object(encoder, plan["probes"][encoder.name], folder)
         return
     # Another setting may have chosen other audio.
     without_audio = [{n: v for n, v in one.items() if n != "audio"} for one in (then, now)]
@@ -175,6 +189,27 @@ def _check_same_job(
         f"{folder.path} is of another job: {differing}; undo the change, or start from the "
         "beginning in another folder"
     )
+
+
+def _objects(run: ComparisonRun) -> list[ExternalEncoder]:
+    """The models that are objects."""
+    return [encoder for encoder in run.encoders if isinstance(encoder, ExternalEncoder)]
+
+
+def _check_same_object(
+    encoder: ExternalEncoder, probe: Sequence[Sequence[float]], folder: JobFolder
+) -> None:
+    """Raise UserError if an object encodes the probe otherwise than when the job began.
+
+    Its weights may be anywhere. Other devices round otherwise, so what is compared is not exact.
+    """
+    before = np.array(probe)
+    apart = np.abs(encoder.probe - before).max(axis=1)
+    if (apart > _PROBE_TOLERANCE * np.abs(before).max(axis=1)).any():
+        raise UserError(
+            f"{folder.path} is of another job: {encoder.name} gives other activations than when "
+            "it began; undo the change, or start from the beginning in another folder"
+        )
 
 
 def _touched(run: ComparisonRun, plan: dict[str, Any]) -> frozenset[str]:

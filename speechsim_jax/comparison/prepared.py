@@ -18,8 +18,12 @@ from speechsim_jax.comparison.tracks import open_tracks
 from speechsim_jax.errors import UserError, counted, printable
 from speechsim_jax.inference.clusters import cluster, cluster_for_folds
 from speechsim_jax.measures.concepts import LabelTrack
+from speechsim_jax.models import torch_models
+from speechsim_jax.models.checkpoint_files import TORCH_PREFIX
 from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.models.external import Encoder, ExternalEncoder, Representing, measured
 from speechsim_jax.models.load import load_encoder
+from speechsim_jax.models.torch_models import TorchModule
 from speechsim_jax.pipeline.frame_choice import FrameChoice
 from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts
@@ -28,8 +32,9 @@ from speechsim_jax.runtime import provenance
 from speechsim_jax.settings import Settings, layer_numbers
 from speechsim_jax.statistics.moments_finished import MomentsState
 
-ModelSource = str | Path | SpeechEncoder
-"""A hub id, a folder, "zoo:NAME", "random:ID", or a loaded encoder."""
+ModelSource = str | Path | SpeechEncoder | Representing | TorchModule
+"""A hub id, a folder, "zoo:NAME", "random:ID", "torch:ID", a loaded encoder, an object of your own
+with `representations`, or a module of torch."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +55,7 @@ def prepared(
 
 def _sources(models: Sequence[ModelSource]) -> list[ModelSource]:
     """The models as a list; raises UserError if there are none."""
-    if isinstance(models, str | Path | SpeechEncoder):
+    if isinstance(models, str | Path | SpeechEncoder | Representing | TorchModule):
         return [models]
     sources = list(models)
     if not sources:
@@ -70,28 +75,59 @@ def _choose(audio: AudioInput, request: Request, models: int) -> ChosenAudio:
     return audio_
 
 
-def _load(sources: Sequence[ModelSource], request: Request) -> tuple[SpeechEncoder, ...]:
+def _load(sources: Sequence[ModelSource], request: Request) -> tuple[Encoder, ...]:
     """All models, under distinct names."""
-    resources, dtype = request.resources, request.settings.model_dtype
-    encoders = [
-        source
-        if isinstance(source, SpeechEncoder)
-        else load_encoder(
-            source,
-            revision=resources.revision,
-            cache_dir=resources.cache_dir,
-            local_files_only=resources.local_files_only,
+    if request.settings.torch_layers and not any(map(_is_of_torch, sources)):
+        raise UserError("torch_layers is given, but no model that torch runs (torch:ID)")
+    encoders = _distinct_names([_loaded(source, request) for source in sources])
+    external = [encoder.name for encoder in encoders if isinstance(encoder, ExternalEncoder)]
+    if external and request.selection.attention.measures:
+        raise UserError(
+            f"{external[0]} has no attention heads that are known; leave out the attention level"
         )
-        for source in sources
-    ]
-    encoders = _distinct_names(encoders)
-    if dtype != "float32":  # otherwise as loaded: an encoder may have been rounded before
-        encoders = [encoder.astype(dtype) for encoder in encoders]
-    return tuple(encoders)
+    dtype = request.settings.model_dtype
+    if dtype == "float32":  # as loaded: an encoder may have been rounded before
+        return tuple(encoders)
+    if external:
+        raise UserError(
+            f"model_dtype={dtype!r} is for encoders of this package, and {external[0]} is none"
+        )
+    return tuple(e.astype(dtype) for e in encoders if isinstance(e, SpeechEncoder))
+
+
+def _is_of_torch(source: ModelSource) -> bool:
+    """Whether torch is to run a model."""
+    if isinstance(source, str):
+        return source.startswith(TORCH_PREFIX)
+    return isinstance(source, TorchModule) and not isinstance(source, Representing)
+
+
+def _loaded(source: ModelSource, request: Request) -> Encoder:
+    """One model, from wherever it is."""
+    if isinstance(source, SpeechEncoder):
+        return source
+    if isinstance(source, Representing):
+        return measured(source)
+    resources, settings = request.resources, request.settings
+    by_torch: dict[str, Any] = {
+        "layers": settings.torch_layers,
+        "last_layer": settings.last_layer,
+        "device": resources.torch_device,
+    }
+    if isinstance(source, TorchModule):
+        return torch_models.of_module(source, **by_torch)
+    where: dict[str, Any] = {
+        "revision": resources.revision,
+        "cache_dir": resources.cache_dir,
+        "local_files_only": resources.local_files_only,
+    }
+    if isinstance(source, str) and source.startswith(TORCH_PREFIX):
+        return torch_models.load(source.removeprefix(TORCH_PREFIX), **by_torch, **where)
+    return load_encoder(source, **where)
 
 
 def _comparison_run(
-    encoders: tuple[SpeechEncoder, ...],
+    encoders: tuple[Encoder, ...],
     audio_: ChosenAudio,
     tracks: tuple[Track, ...],
     request: Request,
@@ -237,7 +273,7 @@ def attributes_of(
     )
 
 
-def _distinct_names(encoders: Sequence[SpeechEncoder]) -> list[SpeechEncoder]:
+def _distinct_names(encoders: Sequence[Encoder]) -> list[Encoder]:
     """The encoders with unique names: as much of their sources as tells them apart, or numbers."""
     named = list(encoders)
     names = collections.Counter(encoder.name for encoder in named)
@@ -248,7 +284,7 @@ def _distinct_names(encoders: Sequence[SpeechEncoder]) -> list[SpeechEncoder]:
     return named
 
 
-def _labels(encoders: Sequence[SpeechEncoder]) -> list[str]:
+def _labels(encoders: Sequence[Encoder]) -> list[str]:
     """Labels for encoders of one name: the shortest ends of their sources that differ."""
     parts = [PurePath(str(e.provenance.get("source", e.name))).parts for e in encoders]
     for length in range(2, max(map(len, parts)) + 1):
@@ -258,7 +294,7 @@ def _labels(encoders: Sequence[SpeechEncoder]) -> list[str]:
     return [f"{encoder.name}#{number}" for number, encoder in enumerate(encoders, start=1)]
 
 
-def _grid_of(encoders: Sequence[SpeechEncoder], request: Request) -> FrameGrid:
+def _grid_of(encoders: Sequence[Encoder], request: Request) -> FrameGrid:
     """The frames that are compared; raises UserError where attention has none in common."""
     grid = FrameGrid.of({encoder.name: encoder.config for encoder in encoders})
     if grid.is_shared:

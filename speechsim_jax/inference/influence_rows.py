@@ -48,7 +48,11 @@ class RepresentationRows(DerivesOnce):
     ) -> Float[np.ndarray, "row chosen"]:
         """Some live neurons, z-scored; not kept."""
         mean, std = self.moments.mean[neurons], self.moments.std[neurons]
-        return (self._rows[:, neurons] - mean).astype(self._rows.dtype) / self.cast(std)
+        some = self._rows if len(neurons) == self._rows.shape[1] else self._rows[:, neurons]
+        # In the precision of the mean, a few rows at a time: no copy of all rows is as wide.
+        centred = np.subtract(some, mean, out=np.empty_like(some), casting="same_kind")
+        centred /= self.cast(std)
+        return centred
 
     @property
     def white(self) -> Float[np.ndarray, "row rank"]:

@@ -121,16 +121,14 @@ class GroupRows:
     """Rows of some neurons, z-scored over all rows, by the groups that are taken out in turn.
 
     Attributes:
-      rows: of each group.
-      weighted: each times the number of rows that it stands for.
-      sums: of these.
+      rows: of each group, each times the root of the number of rows that it stands for.
+      sums: over the rows that they stand for.
       scale: one over the root of n times each neuron's variance without each group; 0 if there is
         none left.
       left: rows without each group.
     """
 
     rows: Float[np.ndarray, "group taken neuron"]
-    weighted: Float[np.ndarray, "group taken neuron"]
     sums: Float[np.ndarray, "group neuron"]
     scale: Float[np.ndarray, "group neuron"]
     left: Float[np.ndarray, " group"]
@@ -155,13 +153,19 @@ class GroupRows:
         """
         rows = zscored[places]
         weights = weights.astype(rows.dtype)
-        weighted = rows * weights[..., None]
-        sums, left = weighted.sum(axis=1), all_rows - weights.sum(axis=1)
-        own = np.einsum("grx,grx->gx", weighted, rows) + np.square(sums) / left[:, None]
+        sums = np.matmul(weights[:, None], rows)[:, 0]
+        left = all_rows - weights.sum(axis=1)
+        rows *= np.sqrt(weights)[..., None]
+        own = np.einsum("grx,grx->gx", rows, rows) + np.square(sums) / left[:, None]
         kept = all_rows - own
         root = np.sqrt(np.where(kept > least * all_rows, kept, 0))
         scale = np.divide(1, root, out=np.zeros_like(root), where=root > 0)
-        return cls(rows, weighted, sums, scale, left)
+        return cls(rows, sums, scale, left)
+
+    def of_neurons(self, places: Int64[np.ndarray, " chosen"]) -> "GroupRows":
+        """Those of some of these neurons."""
+        rows = np.ascontiguousarray(self.rows[..., places])
+        return GroupRows(rows, self.sums[:, places], self.scale[:, places], self.left)
 
 
 def left_out(
@@ -175,7 +179,7 @@ def left_out(
       all_rows: number of all rows.
     """
     product = all_rows * correlation.astype(x.rows.dtype)
-    product = product - np.matmul(x.weighted.swapaxes(1, 2), y.rows)
+    product = product - np.matmul(x.rows.swapaxes(1, 2), y.rows)
     product -= (x.sums / x.left[:, None])[:, :, None] * y.sums[:, None]
     product *= x.scale[:, :, None]
     product *= y.scale[:, None]
@@ -222,12 +226,12 @@ class AgreementErrors:
         )
         group = np.array([of_cluster[name] for name in clusters.names])
         self._groups = int(group.max()) + 1
-        self._halves = [
-            _Half.of(clusters, group, None if clusters.complete else half) for half in (0, 1)
-        ]
+        halves = (None,) if clusters.complete else (0, 1)
+        self._halves = [_Half.of(clusters, group, half) for half in halves]
         widths = [int(rows[k].moments.live.sum()) for k in layers]
         flops = 2 * sum(clusters.kept.tolist()) * sum(widths) * max(len(layers) - 1, 1)
         self._neurons = max(int(_MOST_FLOPS / max(flops, 1)), _LEAST_NEURONS)
+        self._of_tracks = [self.grouped(track) for track in tracks]
         self._chosen: dict[int, tuple[np.ndarray, list[GroupRows]]] = {}
         self._classes: dict[tuple[int, int], Int64[np.ndarray, "group track neuron"]] = {}
 
@@ -241,35 +245,36 @@ class AgreementErrors:
           correlations: of all its neurons with all classes of each track.
         """
         live, count = self._live(layer), len(correlations[0])
-        for k, half in enumerate(self._halves):
-            if k and self._clusters.complete:
-                self._classes[layer, k] = self._classes[layer, 0]
-                continue
+        halves = self.grouped(layer)
+        for k, rows in enumerate(halves):
             found = np.full((self._groups, len(self._tracks), count), -1, np.int64)
             for number, (track, correlation) in enumerate(zip(self._tracks, correlations)):
-                known = self._live(track)
-                x, y = self._grouped(layer, live, half), self._grouped(track, known, half)
+                known, of_track = self._live(track), self._of_tracks[number][k]
                 of_live = correlation[np.ix_(live, known)]
-                best = _winners(left_out(of_live, x, y, self._all_rows))
+                best = _winners(left_out(of_live, rows, of_track, self._all_rows))
                 found[:, number, live] = _numbers(known, best, -1)
             self._classes[layer, k] = found
-        chosen = self._some(live)
-        self._chosen[layer] = chosen, [self._grouped(layer, chosen, half) for half in self._halves]
+        chosen = self._some(len(live))
+        self._chosen[layer] = live[chosen], [rows.of_neurons(chosen) for rows in halves]
 
-    def _some(self, live: Int64[np.ndarray, " live"]) -> Int64[np.ndarray, " chosen"]:
+    def _some(self, live: int) -> Int64[np.ndarray, " chosen"]:
         """The neurons that are matched again: all, or two sets of one size, one after the other."""
-        if self._neurons >= len(live):
-            return live
-        return np.random.default_rng(len(live)).permutation(live)[: self._neurons // 2 * 2]
+        if self._neurons >= live:
+            return np.arange(live)
+        return np.random.default_rng(live).permutation(live)[: self._neurons // 2 * 2]
 
-    def _grouped(self, k: int, neurons: Int64[np.ndarray, " chosen"], half: _Half) -> GroupRows:
-        zscored = self._rows[k].zscored_neurons(neurons)
+    def grouped(self, k: int) -> list[GroupRows]:
+        """The rows of each half of all live neurons of a representation; one for both if complete.
+
+        Args:
+          k: its number.
+        """
+        zscored = self._rows[k].zscored_neurons(self._live(k))
         least = _LEAST_KEPT[self._clusters.complete]
-        return GroupRows.of(zscored, half.rows, half.weights, self._all_rows, least)
-
-    def column(self, j: int) -> list[GroupRows]:
-        """The rows of each half of a representation in which others have their winners."""
-        return [self._grouped(j, self._live(j), half) for half in self._halves]
+        return [
+            GroupRows.of(zscored, half.rows, half.weights, self._all_rows, least)
+            for half in self._halves
+        ]
 
     def of_pair(
         self, i: int, j: int, correlation: Float[np.ndarray, "x y"], column: Sequence[GroupRows]
@@ -280,14 +285,14 @@ class AgreementErrors:
           i: number of the one representation.
           j: of the other, in which it has its winners.
           correlation: of all their neurons.
-          column: of j.
+          column: `grouped` of j.
         """
         live_y = self._live(j)
         correlation = correlation[:, live_y]
         neurons, rows = self._chosen[i]
         sets = 1 if len(neurons) == len(self._live(i)) else 2
         found = np.empty((2, sets, self._groups, len(self._tracks), 3))
-        for k in range(1 if self._clusters.complete else 2):
+        for k in range(len(self._halves)):
             best = _winners(left_out(correlation[neurons], rows[k], column[k], self._all_rows))
             winner = _numbers(live_y, best, 0)
             ours, theirs = self._classes[i, k][:, :, neurons], self._classes[j, k]

@@ -125,10 +125,12 @@ class PairRows:
 
     Attributes:
       x, y: the rows.
+      cache: what several influences are made of, by the function that computes it.
     """
 
     x: RepresentationRows
     y: RepresentationRows
+    cache: dict[Callable, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def swapped(self) -> "PairRows":

@@ -123,11 +123,14 @@ def _readability_influence(
     pair: RepresentationPair, rows: PairRows
 ) -> Float[np.ndarray, "row class"]:
     """x f - r / 2 (x^2 + f^2) of each class, x its z-scored indicator, f its fit of variance 1."""
-    r = multiple_correlations(pair.swapped)
-    x = rows.y.zscored
-    fit = rows.x.white @ rows.x.cast(pair.x.whitening.matrix.T @ pair.live_correlation)
-    fit = fit * np.divide(1, r, out=np.zeros_like(r), where=r > 0)
-    return _all_classes(pair, x * fit - r / 2 * (np.square(x) + np.square(fit)))
+    if _readability_influence not in rows.cache:
+        r = multiple_correlations(pair.swapped)
+        x = rows.y.zscored
+        fit = rows.x.white @ rows.x.cast(pair.x.whitening.matrix.T @ pair.live_correlation)
+        fit = fit * rows.x.cast(np.divide(1, r, out=np.zeros_like(r), where=r > 0))
+        moved = x * fit - rows.x.cast(r / 2) * (np.square(x) + np.square(fit))
+        rows.cache[_readability_influence] = _all_classes(pair, moved)
+    return rows.cache[_readability_influence]
 
 
 def _localisation_influence(
@@ -138,9 +141,10 @@ def _localisation_influence(
     best = np.abs(correlation).argmax(axis=0)
     c = correlation[best, np.arange(correlation.shape[1])]
     z, x = rows.x.zscored[:, best], rows.y.zscored
-    of_best = z * x * np.sign(c) - np.abs(c) / 2 * (np.square(z) + np.square(x))
+    cast = rows.x.cast
+    of_best = z * x * cast(np.sign(c)) - cast(np.abs(c) / 2) * (np.square(z) + np.square(x))
     read = readability(pair)
-    share = np.divide(1, np.abs(c), out=np.zeros_like(c), where=c != 0)
+    share = cast(np.divide(1, np.abs(c), out=np.zeros_like(c), where=c != 0))
     of_read = _readability_influence(pair, rows) / np.where(read > 0, read, np.inf)
     return localisation(pair) * (_all_classes(pair, of_best * share) - of_read)
 
@@ -209,7 +213,10 @@ def concepts(finished: Mapping[str, Any], labels: Sequence[LabelTrack]) -> Extra
     rows, clusters = _rows(finished)
 
     def of_layer(k: int) -> list[dict[str, np.ndarray | float]]:
-        return [_of_pair(finished, k, track.number, rows, clusters) for track in labels]
+        found = [_of_pair(finished, k, track.number, rows, clusters) for track in labels]
+        if rows:
+            rows[k].release()
+        return found
 
     for k, found in zip(layers, map_in_threads(of_layer, layers)):
         for number, values in enumerate(found):
@@ -243,7 +250,7 @@ def _put_agreement(
     of_neuron = arrays.values["neuron_class"]
 
     def of_winners_in(j: int) -> dict[int, tuple[np.ndarray, np.ndarray | None]]:
-        column = None if errors is None else errors.column(j)
+        column = None if errors is None else errors.grouped(j)
         found = {}
         for i in layers:
             if i != j:
@@ -381,7 +388,6 @@ def _of_pair(
         for name, influence in _INFLUENCES.items():
             summary = clusters.summarise(influence(pair, of_pair))
             found[f"{name}_se"], found[f"{name}_se_error"] = standard_error(summary, clusters)
-        rows[layer].release()
     return found
 
 

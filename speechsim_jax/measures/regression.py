@@ -37,7 +37,19 @@ def linreg(pair: RepresentationPair) -> float:
 
 def _fit(pair: RepresentationPair, rows: PairRows) -> Float[np.ndarray, "row live"]:
     """The least-squares prediction of x's z-scored live neurons from all of y, for every row."""
-    return rows.y.white @ rows.x.cast(on_directions(pair).T)
+    if _fit not in rows.cache:
+        rows.cache[_fit] = rows.y.white @ rows.x.cast(on_directions(pair).T)
+    return rows.cache[_fit]
+
+
+def _squares(
+    pair: RepresentationPair, rows: PairRows
+) -> tuple[Float[np.ndarray, "row live"], Float[np.ndarray, "row live"]]:
+    """Of x's z-scored live neurons and of their residuals, for every row."""
+    if _squares not in rows.cache:
+        x = rows.x.zscored
+        rows.cache[_squares] = np.square(x), np.square(x - _fit(pair, rows))
+    return rows.cache[_squares]
 
 
 def linreg_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
@@ -134,10 +146,9 @@ def linreg_r2(pair: RepresentationPair) -> float:
 def linreg_r2_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """Mean over i of (1 - R_i^2) x_i^2 - e_i^2, e the residual."""
     r = multiple_correlations(pair)
-    x = rows.x.zscored
-    residual = x - _fit(pair, rows)
-    unexplained = np.square(x) @ (1 - np.square(r))
-    return (unexplained - np.square(residual).sum(axis=1, dtype=np.float64)) / max(len(r), 1)
+    square, residual = _squares(pair, rows)
+    unexplained = square @ rows.x.cast(1 - np.square(r))
+    return (unexplained - residual.sum(axis=1, dtype=np.float64)) / max(len(r), 1)
 
 
 def linreg_r2_global(pair: RepresentationPair) -> float:
@@ -153,9 +164,9 @@ def linreg_r2_global(pair: RepresentationPair) -> float:
 def linreg_r2_global_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """[(1 - s) |x|^2 - |e|^2] / tr C_xx, centred x and its residual e on their own scale."""
     var = np.square(pair.x.std[pair.x.live])
-    x = rows.x.zscored
-    residual = np.square(x - _fit(pair, rows)) @ var
-    return ((1 - linreg_r2_global(pair)) * (np.square(x) @ var) - residual) / float(var.sum())
+    share = rows.x.cast(var / var.sum())
+    square, residual = (squares @ share for squares in _squares(pair, rows))
+    return (1 - linreg_r2_global(pair)) * square - residual
 
 
 MEASURES = (

@@ -462,7 +462,7 @@ def _score(
         order = indices if view is pair else (j, i)
         influences: dict[str, Influence] = {}
         if rows is not None:
-            of_pair = PairRows(*(rows[k] for k in order))
+            of_pair = PairRows(rows[order[0]], rows[order[1]])
             for measure in measures:
                 if measure.influence is None:
                     continue

@@ -17,6 +17,7 @@ from speechsim_jax.array_types import (
     Hidden,
     HiddenStates,
     PositionBias,
+    PositionKeys,
     Projections,
 )
 from speechsim_jax.errors import UserError
@@ -31,7 +32,8 @@ class Outputs:
         layers: hidden states by number (0 is the input of the first transformer layer); all if
             None.
         attentions: attention maps.
-        projections: queries and keys, and in WavLM gates and position bias.
+        projections: queries and keys, and what else attention maps are computed from: in WavLM
+            gates and position bias, in conformers position queries and position keys.
         features: the normed outputs of the convolutions.
         last_layer: how the last hidden state of a stable-layer-norm model is read: "normed" is
             after the encoder's final layer norm (transformers 4, the published analysis), "raw"
@@ -69,14 +71,22 @@ class Activations:
     Attributes:
         hidden_states: [layer, batch, frame, neuron], the layers that were asked for.
         frame_mask: [batch, frame], True for the frames of the utterance.
-        attentions: [block, batch, head, query, key]; each row sums to 1 over the valid keys.
-        queries: [block, batch, frame, head, neuron], already scaled; with `keys`, and in WavLM
-            `gates` and `position_bias`, the inputs of `models.attention.attention_rows`.
+        attentions: [block, batch, head, query, key]; each row sums to 1 over the valid keys. Those
+            of Whisper are over its window of 30 s with the silence behind the utterance; from
+            `queries` and `keys` come their rows over the utterance's frames, which sum to 1.
+        queries: [block, batch, frame, head, neuron], already scaled; with `keys`, in WavLM
+            `gates` and `position_bias`, and in conformers `position_queries` and `position_keys`,
+            the inputs of `models.attention.attention_rows`.
         keys: shaped as `queries`.
         gates: [block, batch, head, frame], WavLM's gates of the position bias.
         position_bias: [head, distance]; index d stands for key - query = d - (frames - 1).
         features: [batch, frame, neuron], the normed outputs of the convolutions
-            (`extract_features` in transformers).
+            (`extract_features` in transformers); in w2v-BERT the normed mel features. None where
+            their frames are not those of the hidden states (SEW).
+        position_queries: shaped as `queries`, already scaled; of conformers with Transformer-XL's
+            relative positions. None where the position keys meet the queries themselves.
+        position_keys: [block, head, distance, neuron], of conformers with relative positions;
+            distances as in `position_bias`. One head if all share them.
 
     >>> encoder = ss.load_encoder("facebook/hubert-base-ls960")
     >>> acts = encoder([np.zeros(16000, np.float32)], attentions=True)
@@ -92,14 +102,16 @@ class Activations:
     gates: Gates | None = None
     position_bias: PositionBias | None = None
     features: Hidden | None = None
+    position_queries: Projections | None = None
+    position_keys: PositionKeys | None = None
 
 
 class Frames(NamedTuple):
     """What a network's transformer reads.
 
     Attributes:
-        x: the frames.
-        mask: the valid ones.
+        x: the frames of the padded batch; there may be more behind them, which are not returned.
+        mask: the frames of the utterances.
         features: the normed outputs of the convolutions; None where there are none.
     """
 
@@ -114,7 +126,7 @@ class Transformed(NamedTuple):
     Attributes:
         states: hidden states 0 to the highest one that was asked for.
         blocks: of each transformer layer, by name, what its attention is computed from: `queries`
-            and `keys`, and with `Outputs.attentions` its maps.
+            and `keys` and others of `Activations`, and with `Outputs.attentions` its maps.
         position_bias: WavLM's, shared by all layers; None for others.
     """
 
@@ -131,6 +143,9 @@ class Network(nnx.Module):
     """
 
     config: Any
+
+    def __init__(self, config: Any, rngs: nnx.Rngs):
+        self.config = config
 
     def read(self, samples: Float[Array, "batch sample"], lengths: Int[Array, " batch"]) -> Frames:
         """Everything before the transformer.
@@ -151,6 +166,20 @@ class Network(nnx.Module):
         """
         raise NotImplementedError
 
+    def head_input(
+        self, last: Hidden, lengths: Int[Array, " batch"]
+    ) -> Float[Array, "batch upsampled neuron"]:
+        """What a CTC head reads.
+
+        Args:
+            last: the last hidden state, normed.
+            lengths: samples of each utterance.
+
+        Returns:
+            Its input, of which `EncoderConfig.logit_frames` are of the utterance.
+        """
+        return last
+
     def __call__(
         self,
         samples: Float[Array, "batch sample"],
@@ -170,10 +199,14 @@ class Network(nnx.Module):
         inside = jnp.arange(samples.shape[1]) < lengths[:, None]
         x, mask, features = self.read(jnp.where(inside, samples, 0), lengths)
         states, blocks, position_bias = self.transform(x, mask, outputs)
+        frames = self.config.frames(samples.shape[1])
+        states = [state[:, :frames] for state in states]
         assert outputs.layers is not None
 
         def of_blocks(name: str, requested: bool) -> Array | None:
             arrays = [inputs[name] for inputs in blocks if name in inputs]
+            if name in ("queries", "keys"):
+                arrays = [array[:, :frames] for array in arrays]
             return stacked(name, arrays) if requested and arrays else None
 
         def stacked(name: str, arrays: Sequence[Array]) -> Array:
@@ -181,13 +214,15 @@ class Network(nnx.Module):
 
         return Activations(
             hidden_states=stacked("hidden_states", [states[layer] for layer in outputs.layers]),
-            frame_mask=mask,
+            frame_mask=mask[:, :frames],
             attentions=of_blocks("attentions", outputs.attentions),
             queries=of_blocks("queries", outputs.projections),
             keys=of_blocks("keys", outputs.projections),
             gates=of_blocks("gates", outputs.projections),
             position_bias=position_bias if outputs.projections else None,
             features=features if outputs.features else None,
+            position_queries=of_blocks("position_queries", outputs.projections),
+            position_keys=of_blocks("position_keys", outputs.projections),
         )
 
 

@@ -1,10 +1,12 @@
 """Self-attention over valid frames, and the rows of its maps.
 
-    maps[query, key] = softmax over keys of queries . keys + gate[query] bias[key - query]
+    maps[query, key] = softmax over keys of
+        queries . keys + gate[query] bias[key - query] + position_queries . positions[key - query]
 
-with queries scaled by head_size^-1/2 (Vaswani et al. 2017); the bias is WavLM's (Chen et al. 2022,
+with queries scaled by head_size^-1/2 (Vaswani et al. 2017). The bias is WavLM's (Chen et al. 2022,
 section III-A), one value per head and distance, shared by all layers, gated by each layer's input.
-A row needs one query and all keys, so rows are computed a block at a time wherever the maps
+The positions are one vector per distance, of the conformer families (Shaw et al. 2018; Dai et al.
+2019). A row needs one query and all keys, so rows are computed a block at a time wherever the maps
 themselves are not requested.
 """
 
@@ -31,10 +33,13 @@ def attention_rows(
     gates: Float[Array, "batch head row"] | None,
     position_bias: PositionBias | None,
     frames: Int[Array, " row"],
+    position_queries: Float[Array, "batch head row neuron"] | None = None,
+    position_keys: Float[Array, "#batch #head neuron distance"] | None = None,
 ) -> Rows:
     """Rows of attention maps.
 
-        softmax over keys of queries . keys + gates bias[key - query]
+        softmax over keys of
+            queries . keys + gates bias[key - query] + position_queries . position_keys[key - query]
 
     Args:
         queries: the queries of the rows, already scaled.
@@ -43,11 +48,15 @@ def attention_rows(
         gates: WavLM's gates of the bias for these queries; None in the other families.
         position_bias: WavLM's bias by head and distance, before gating; None likewise.
         frames: number of each row's frame.
+        position_queries: what is multiplied with `position_keys`, already scaled; None for the
+            queries themselves.
+        position_keys: one key per distance, in the order of `Activations.position_keys`; None in
+            families without.
 
     Returns:
         Rows that sum to 1 over the valid keys and are exactly 0 at the others.
 
-    Source: Vaswani et al. 2017; Chen et al. 2022, section III-A.
+    Source: Vaswani et al. 2017; Shaw et al. 2018; Dai et al. 2019; Chen et al. 2022, section III-A.
     """
     scores = jnp.matmul(queries, keys, preferred_element_type=accumulation_dtype(keys))
     if position_bias is not None and gates is not None:
@@ -55,8 +64,81 @@ def attention_rows(
         # Rows past the last frame pad a block, and their bias is not used: clipping is safe.
         bias = jnp.take(position_bias, offset, axis=1, mode="clip")
         scores = scores + gates[..., None] * bias
+    if position_keys is not None:
+        if position_queries is None:
+            position_queries = queries
+        by_distance = jnp.matmul(
+            position_queries, position_keys, preferred_element_type=accumulation_dtype(keys)
+        )
+        scores = scores + _of_keys(by_distance, frames, keys.shape[-1])
     scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
     return jax.nn.softmax(scores, axis=-1)
+
+
+def _of_keys(
+    by_distance: Float[Array, "batch head row distance"], frames: Int[Array, " row"], keys: int
+) -> Rows:
+    """Scores by distance as scores of keys: those of a row start where its frame says."""
+
+    def of_row(row: Float[Array, "batch head distance"], frame: Int[Array, ""]) -> Array:
+        # The start of a row past the last frame, which pads a block, is moved into the array.
+        return lax.dynamic_slice_in_dim(row, keys - 1 - frame, keys, axis=-1)
+
+    return jax.vmap(of_row, in_axes=(2, 0), out_axes=2)(by_distance, frames)
+
+
+def attend(
+    queries: Float[Array, "batch frame head neuron"],
+    keys: Float[Array, "batch frame head neuron"],
+    values: Float[Array, "batch frame head neuron"],
+    mask: FrameMask,
+    maps: bool,
+    *,
+    gates: Float[Array, "batch head frame"] | None = None,
+    position_bias: PositionBias | None = None,
+    position_queries: Float[Array, "batch frame head neuron"] | None = None,
+    position_keys: Float[Array, "#head distance neuron"] | None = None,
+) -> tuple[Float[Array, "batch frame head neuron"], dict[str, Array]]:
+    """Attend to all valid frames.
+
+    Args:
+        queries: already scaled.
+        keys: of all frames.
+        values: of all frames.
+        mask: valid frames.
+        maps: return the attention maps as well.
+        gates: as in `attention_rows`, and so are the others.
+        position_bias: before gating.
+        position_queries: already scaled.
+        position_keys: of this layer.
+
+    Returns:
+        The weighted values, and by name those of the arguments that maps are computed from and
+        differ by layer, and with `maps` the `attentions` [batch, head, query, key].
+    """
+    inputs = {"queries": queries, "keys": keys}
+    more = {"gates": gates, "position_queries": position_queries, "position_keys": position_keys}
+    inputs |= {name: array for name, array in more.items() if array is not None}
+    keys_by_head = keys.transpose(0, 2, 3, 1)
+    of_distances = None if position_keys is None else position_keys.swapaxes(-1, -2)[None]
+
+    def rows_of(queries: Array, gates: Array | None, others: Array | None, frames: Array) -> Rows:
+        return attention_rows(
+            queries.swapaxes(1, 2),
+            keys_by_head,
+            mask,
+            None if gates is None else gates.swapaxes(1, 2),
+            position_bias,
+            frames,
+            None if others is None else others.swapaxes(1, 2),
+            of_distances,
+        )
+
+    by_frame = (queries, None if gates is None else gates.swapaxes(1, 2), position_queries)
+    if maps:
+        rows = inputs["attentions"] = rows_of(*by_frame, jnp.arange(queries.shape[1]))
+        return _mix(rows, values), inputs
+    return _by_blocks(lambda *block: _mix(rows_of(*block), values), by_frame), inputs
 
 
 class Attention(nnx.Module):
@@ -94,20 +176,10 @@ class Attention(nnx.Module):
         queries = (self.q_proj(x).reshape(split) * self.head_size**-0.5).astype(dtype)
         keys = self.k_proj(x).reshape(split).astype(dtype)
         values = self.v_proj(x).reshape(split).astype(dtype)
-        inputs = {"queries": queries, "keys": keys}
         gates = self.gates(x.reshape(split))
-        if gates is not None:
-            inputs["gates"] = gates
-
-        def attend(queries: Array, gates: Array | None, frames: Array) -> tuple[Array, Array]:
-            by_head = queries.swapaxes(1, 2), keys.transpose(0, 2, 3, 1)
-            rows = attention_rows(*by_head, mask, gates, position_bias, frames)
-            return _mix(rows, values), rows
-
-        if maps:
-            context, inputs["attentions"] = attend(queries, gates, jnp.arange(x.shape[1]))
-        else:
-            context = _by_blocks(lambda *block: attend(*block)[0], queries, gates)
+        context, inputs = attend(
+            queries, keys, values, mask, maps, gates=gates, position_bias=position_bias
+        )
         return self.out_proj(context.reshape(x.shape)), inputs
 
     def gates(
@@ -127,19 +199,24 @@ def _mix(rows: Rows, values: Float[Array, "batch key head neuron"]) -> Float[Arr
     )
 
 
-def _by_blocks(attend, queries: Array, gates: Array | None) -> Float[Array, "..."]:
-    """`attend` over blocks of query rows of equal size, so that no complete map is in memory."""
-    batch, frames, *rest = queries.shape
+def _by_blocks(mix, by_frame: tuple[Array | None, ...]) -> Float[Array, "..."]:
+    """`mix` over blocks of query rows of equal size, so that no complete map is in memory.
+
+    Args:
+        mix: function of a block of each array of `by_frame` and of the numbers of its frames.
+        by_frame: arrays [batch, frame, ...].
+    """
+    batch, frames = jax.tree.leaves(by_frame)[0].shape[:2]
     blocks = -(-frames // _ROWS_AT_ONCE)
     if blocks == 1:
-        return attend(queries, gates, jnp.arange(frames))
+        return mix(*by_frame, jnp.arange(frames))
     size = -(-frames // blocks)
-    missing = blocks * size - frames
-    queries = jnp.pad(queries, ((0, 0), (0, missing), (0, 0), (0, 0)))
-    queries = queries.reshape(batch, blocks, size, *rest).swapaxes(0, 1)
-    if gates is not None:
-        gates = jnp.pad(gates, ((0, 0), (0, 0), (0, missing)))
-        gates = jnp.moveaxis(gates.reshape(batch, -1, blocks, size), 2, 0)
+
+    def in_blocks(x: Array) -> Array:
+        missing = [(0, 0), (0, blocks * size - frames)] + [(0, 0)] * (x.ndim - 2)
+        return jnp.pad(x, missing).reshape(batch, blocks, size, *x.shape[2:]).swapaxes(0, 1)
+
     numbers = jnp.arange(blocks * size).reshape(blocks, size)
-    mixed = lax.map(lambda block: attend(*block), (queries, gates, numbers))
-    return mixed.swapaxes(0, 1).reshape(batch, blocks * size, *rest)[:, :frames]
+    mixed = lax.map(lambda block: mix(*block), (*jax.tree.map(in_blocks, by_frame), numbers))
+    mixed = mixed.swapaxes(0, 1)
+    return mixed.reshape(batch, blocks * size, *mixed.shape[3:])[:, :frames]

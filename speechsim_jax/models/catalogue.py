@@ -27,8 +27,9 @@ KNOWN = {
     "wav2vec2": Known(
         (
             "facebook/wav2vec2-base (12 x 768)", "facebook/wav2vec2-large-lv60 (24 x 1024)",
-            "facebook/wav2vec2-xls-r-300m (24 x 1024)", "facebook/mms-300m (24 x 1024)",
-        )
+            "facebook/wav2vec2-xls-r-300m (24 x 1024)", "facebook/mms-1b-all (48 x 1280)",
+        ),
+        note="languages of MMS: ID#LANGUAGE",
     ),
     "hubert": Known(
         (
@@ -70,7 +71,7 @@ KNOWN = {
         note="the encoder alone",
     ),
 }  # fmt: skip
-"""By model_type; families that are not in `FAMILIES` are not shown."""
+"""By model_type."""
 
 
 class Row(NamedTuple):
@@ -129,9 +130,9 @@ def text() -> str:
     widths = [max(len(row[k]) for row in found) for k in (0, 3)]
     lines = []
     for row in found:
+        frames = f"{row.frames_per_second:g} Hz of {row.window_ms:g} ms"
         lines.append(
-            f"{row.family:{widths[0]}}  {row.input:{widths[1]}}  {row.frames_per_second:g} frames/s"
-            f" of {row.window_ms:g} ms  {row.heads}"
+            f"{row.family:{widths[0]}}  {row.input:{widths[1]}}  frames {frames}  {row.heads}"
         )
         lines += [f"{'':{widths[0]}}    {line}" for line in (*row.examples, row.note) if line]
     return "\n".join(lines)

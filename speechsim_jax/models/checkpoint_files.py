@@ -1,9 +1,11 @@
 """Checkpoints, on the hub, in a folder or in a file: configuration and weights.
 
-Most are in Hugging Face's layout; adapters of PEFT have theirs merged into a base (`adapters`), and
-the files of training programs are read as transformers would convert them (`fairseq_checkpoint`).
+Most are in Hugging Face's layout; adapters of PEFT have theirs merged into a base (`adapters`), the
+weights of a language replace those of the main file (MMS), and the files of training programs are
+read as transformers would convert them (`fairseq_checkpoint`).
 """
 
+import difflib
 import functools
 import hashlib
 import json
@@ -23,6 +25,9 @@ from speechsim_jax.models import adapters, zoo
 from speechsim_jax.models.fairseq_checkpoint import read_training_checkpoint
 from speechsim_jax.models.torch_bin import read_torch_bin
 
+TORCH_PREFIX = "torch:"
+"""What the name of a model that torch is to run begins with."""
+
 # (file, index of shards) in order of preference.
 _WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json"),
@@ -32,6 +37,11 @@ _ADAPTER_CONFIG = "adapter_config.json"
 _ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 _TRAINING_SUFFIXES = (".pt", ".ckpt", ".pth")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_LANGUAGE = re.compile(r"(?P<source>.+)#(?P<language>[\w-]+)", re.DOTALL | re.ASCII)
+# The weights of a language: of its adapters and of the CTC head.
+_OF_LANGUAGE = re.compile(r"(^|\.)adapter_layer\.|^lm_head\.")
+_LANGUAGE_PREFIX = "wav2vec2."  # of a model with a head, the only family that has them
+_LANGUAGE_FILES = ("adapter.{}.safetensors", "adapter.{}.bin")
 _RANDOM = re.compile(r"random:(?P<source>.+?)(@(?P<seed>\d+))?", re.DOTALL)
 _MAX_JSON_BYTES = 64 * 2**20
 _CHUNK_BYTES = 2**22
@@ -52,6 +62,7 @@ class WeightFiles:
             content of preprocessor_config.json; empty without either.
         notes: what the user should know about the files.
         lora: the content of adapter_config.json, for LoRA weights among the others.
+        language: whose weights these are, in a model that has them for several (MMS).
     """
 
     source: str
@@ -60,6 +71,7 @@ class WeightFiles:
     _location: "_Folder | _Hub" = field(repr=False)
     notes: tuple[str, ...] = ()
     lora: dict[str, Any] | None = None
+    language: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -243,6 +255,51 @@ class _Adapted(WeightFiles):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _OfLanguage(WeightFiles):
+    """A model, and the file with the weights of one of its languages."""
+
+    base: WeightFiles
+    adapter: Path
+    own: dict[str, np.ndarray] = field(repr=False)
+
+    @functools.cached_property
+    def _weights(self) -> tuple[tuple[str, ...], dict[str, str]]:
+        return self.base.files, self.base.weight_map
+
+    @functools.cached_property
+    def weight_sizes(self) -> dict[str, int]:
+        return {self.adapter.name: self.adapter.stat().st_size} | self.base.weight_sizes
+
+    @property
+    def not_fetched(self) -> dict[str, int]:
+        return self.base.not_fetched
+
+    def headers(self) -> dict[str, np.ndarray]:
+        own = {name: _like(tensor.dtype, tensor.shape) for name, tensor in self.own.items()}
+        return self._of_language(self.base.headers(), own)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        return self._of_language(self.base.tensors(), self.own)
+
+    def _of_language(
+        self, base: dict[str, np.ndarray], own: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """The tensors with those of this language instead of those of the main file's."""
+        prefixed = any(name.startswith(_LANGUAGE_PREFIX) for name in base)
+        prefix = _LANGUAGE_PREFIX if prefixed else ""
+        own = {
+            name if name.startswith("lm_head.") else f"{prefix}{name}": tensor
+            for name, tensor in own.items()
+        }
+        return {name: t for name, t in base.items() if not _OF_LANGUAGE.search(name)} | own
+
+    def digest(self) -> str:
+        return hashlib.sha256(
+            f"{_digest([self.adapter])}\0{self.base.digest()}".encode()
+        ).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
 class _TrainingFile(WeightFiles):
     """A checkpoint of a training program: one file with configuration and weights."""
 
@@ -304,9 +361,37 @@ def _digest(paths: Iterable[Path]) -> str:
 
 
 def untrained(source: str) -> tuple[str, int] | None:
-    """The model and the seed of "random:ID" or "random:ID@SEED"; None for another source."""
+    """The model and the seed of "random:ID" or "random:ID@SEED"; None for another source.
+
+    Raises:
+        UserError: the model has a language, which random weights have not.
+    """
     match = _RANDOM.fullmatch(source)
-    return None if match is None else (match["source"], int(match["seed"] or 0))
+    if match is None:
+        return None
+    check_no_language(match["source"])
+    return match["source"], int(match["seed"] or 0)
+
+
+def check_no_language(source: str) -> None:
+    """Raise UserError for "ID#LANGUAGE" as the model of a random baseline."""
+    model, language = split_language(source)
+    if language is not None:
+        raise UserError(f"random:{source}: random weights have no language; use random:{model}")
+
+
+def split_language(source: str) -> tuple[str, str | None]:
+    """The model and the language of "ID#LANGUAGE"; None for a source without a language.
+
+    A folder or file whose own name is so is no model with a language.
+    """
+    match = _LANGUAGE.fullmatch(source)
+    try:
+        if match is None or Path(source).expanduser().exists():
+            return source, None
+    except (OSError, RuntimeError):  # too long, no permission, no such user: said elsewhere
+        pass
+    return (source, None) if match is None else (match["source"], match["language"])
 
 
 def open_checkpoint(
@@ -322,6 +407,8 @@ def open_checkpoint(
         source: a folder, a checkpoint of fairseq, s3prl or the original WavLM (a file .pt), or
             a hub id such as "facebook/hubert-base-ls960". What begins with ".", "/" or "~" or has
             two slashes is never a hub id; "zoo:NAME" is a model that comes with the package.
+            "ID#LANGUAGE" is a folder or hub model with the weights of a language that it has in
+            adapter.LANGUAGE.safetensors or .bin (MMS).
         revision: branch, tag or commit of a hub model (default: "main").
         cache_dir: the cache of hub models (default: huggingface_hub's own).
         local_files_only: take hub models from the cache, without the network.
@@ -332,6 +419,15 @@ def open_checkpoint(
     Raises:
         UserError: there is no such folder, file or hub model, or it lacks a configuration.
     """
+    model, language = split_language(str(source))
+    if language is not None:
+        checkpoint = open_checkpoint(
+            Path(model) if isinstance(source, Path) else model,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        return _of_language(str(source), checkpoint, language)
     text = str(source)
     if text.startswith(zoo.PREFIX):
         if revision is not None:
@@ -362,6 +458,54 @@ def open_checkpoint(
     if isinstance(source, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise UserError(f"{text}: there is no such folder{_similar_folder(folder)}")
     return _assemble(text, hub(text, revision or "main").at_commit(), hub)
+
+
+def _of_language(source: str, base: WeightFiles, language: str) -> WeightFiles:
+    """A model with the weights of a language; raises UserError if it has none of that."""
+    if type(base) is not WeightFiles:
+        raise UserError(
+            f"{source}: a language can be chosen of a folder or hub model of MMS only, not of an "
+            "adapter or a training checkpoint"
+        )
+    files = [base.file(name.format(language)) for name in _LANGUAGE_FILES]
+    path = next((file for file in files if file is not None), None)
+    if path is None:
+        raise UserError(f"{source}: {_languages(base, language)}")
+    own = {name.removeprefix(_LANGUAGE_PREFIX): t for name, t in _read_weights(path).items()}
+    others = [name for name in own if not _OF_LANGUAGE.search(name)]
+    if others:
+        raise UserError(
+            f"{path}: has {others[0][:80]}, which is neither of an adapter (adapter_layer) nor of "
+            "the head (lm_head); expected the weights of a language of MMS"
+        )
+    config = base.config
+    if (head := own.get("lm_head.bias")) is not None:
+        config = config | {"vocab_size": head.size}
+    return _OfLanguage(
+        source,
+        config,
+        base.preprocessor,
+        base._location,
+        base.notes,
+        base.lora,
+        language,
+        base=base,
+        adapter=path,
+        own=own,
+    )
+
+
+def _languages(base: WeightFiles, language: str) -> str:
+    """What to say of a language that a model has no weights of."""
+    pattern = re.compile("|".join(f.format("([\\w-]+)") for f in _LANGUAGE_FILES), re.ASCII)
+    matches = map(pattern.fullmatch, base._location.names())
+    known = sorted({match[1] or match[2] for match in matches if match})
+    if not known:
+        return f"has no weights of languages, and so none of {language!r}; leave out #{language}"
+    if len(known) <= 8:
+        return f"has no language {language!r}, only {', '.join(known)}"
+    some = ", ".join(difflib.get_close_matches(language, known, n=8, cutoff=0))
+    return f"has no language {language!r}; the nearest of its {len(known)} in spelling: {some}"
 
 
 def _training_file(source: str, path: Path) -> WeightFiles:
@@ -408,6 +552,10 @@ class _Folder:
     def is_here(self, name: str) -> bool:
         """Whether the file need not be fetched."""
         return True
+
+    def names(self) -> list[str]:
+        """The names of all files that are here."""
+        return [path.name for path in self.folder.iterdir()]
 
 
 @dataclass(frozen=True)
@@ -539,6 +687,17 @@ class _Hub:
             raise UserError(self._explain(name, error)) from error
         _check_layout(f"{self.repo}/{name}", read.metadata)
         return {name: (t.dtype, tuple(t.shape)) for name, t in read.tensors.items()}
+
+    def names(self) -> list[str]:
+        """The names of all files of the commit; offline, of those in the cache."""
+        import huggingface_hub
+
+        if not self.offline:
+            try:
+                return huggingface_hub.HfApi().list_repo_files(self.repo, revision=self.revision)
+            except Exception:  # of the HTTP library: what is in the cache will do
+                _log.debug("%s: its files cannot be listed", self.repo, exc_info=True)
+        return [path.name for path in self.folder.iterdir()]
 
     def _explain(self, name: str, error: Exception) -> str:
         from huggingface_hub import constants, errors

@@ -3,8 +3,10 @@
 import abc
 import dataclasses
 import math
+import types
+import typing
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float64
@@ -32,6 +34,9 @@ class EncoderConfig(abc.ABC):
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
+
+    without_preprocessor: ClassVar[str] = ""
+    """What is taken for granted without a preprocessor_config.json; empty for nothing."""
 
     def __post_init__(self):
         if self.hidden_size % self.num_attention_heads:
@@ -92,6 +97,17 @@ class EncoderConfig(abc.ABC):
             The number of frames, of the same type; 0 for inputs too short for a frame.
         """
 
+    def logit_frames(self, samples: Any) -> Any:
+        """Frames of a CTC head's logits, which may have another rate than hidden states (SEW).
+
+        Args:
+            samples: as in `frames`.
+
+        Returns:
+            The number of frames, of the same type.
+        """
+        return self.frames(samples)
+
     @property
     def head_size(self) -> int:
         """Neurons of one attention head."""
@@ -108,9 +124,10 @@ class Wav2Vec2Config(EncoderConfig):
 
     The field names and defaults are transformers' own: the class defaults of `Wav2Vec2Config`,
     `HubertConfig`, `WavLMConfig`, `UniSpeechConfig` and `UniSpeechSatConfig` (transformers 5.23),
-    which agree on every field here: released files of 2021 leave many out. The last two fields
-    describe the initial weights only. They are part of the architecture's record because
-    `random_like` reads them from a checkpoint's config.json and `save` writes them.
+    which agree on every field here: released files of 2021 leave many out. Families with other
+    defaults have a class of their own. The last two fields describe the initial weights only. They
+    are part of the architecture's record because `random_like` reads them from a checkpoint's
+    config.json and `save` writes them.
 
     Attributes:
         intermediate_size: neurons between the two maps of a feed-forward part.
@@ -127,6 +144,8 @@ class Wav2Vec2Config(EncoderConfig):
         do_stable_layer_norm: layer norms before the branches (large models), not after the sums.
         num_buckets: buckets of WavLM's relative positions.
         max_bucket_distance: distance in frames beyond which they share a bucket.
+        adapter_attn_dim: neurons between the two maps of a language's adapter, which follows each
+            layer (MMS, wav2vec2 only); None for no adapters.
         do_normalize: samples are normalised per utterance (from preprocessor_config.json).
         initializer_range: standard deviation of the initial linear maps. 0.02 suits 768 neurons;
             with 96, attention and feed-forward parts would add next to nothing.
@@ -148,9 +167,16 @@ class Wav2Vec2Config(EncoderConfig):
     do_stable_layer_norm: bool = False
     num_buckets: int = 320
     max_bucket_distance: int = 800
+    adapter_attn_dim: int | None = None
     do_normalize: bool = True
     initializer_range: float = 0.02
     convolutions: Literal["drawn", "gabor", "cepstrum"] = "drawn"
+
+    lacking: ClassVar[tuple[str, ...]] = ()
+    """Fields that are no options of the family: they keep their defaults."""
+    without_preprocessor: ClassVar[str] = "samples are normalised (do_normalize=True)"
+    only_gelu: ClassVar[tuple[str, ...]] = ("hidden_act", "feat_extract_activation")
+    """The fields that name an activation which has to be GELU."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -161,6 +187,15 @@ class Wav2Vec2Config(EncoderConfig):
             self.conv_bias and self.feat_extract_norm == "group"
         ):
             raise UserError("convolutions='cepstrum' needs conv_bias and feat_extract_norm='group'")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in self.lacking:
+            if getattr(self, name) != defaults[name]:
+                raise UserError(f"{name} is no option of {self.family}, only {defaults[name]!r}")
+        if self.adapter_attn_dim is not None and not self.do_stable_layer_norm:
+            raise UserError(
+                "config.json sets adapter_attn_dim without do_stable_layer_norm; only layers with "
+                "their norms before the branches have adapters"
+            )
 
     @classmethod
     def from_hf(
@@ -170,14 +205,22 @@ class Wav2Vec2Config(EncoderConfig):
 
         That is the default of `Wav2Vec2FeatureExtractor`.
         """
-        _refuse_variants(config)
+        refuse_variants(config, cls.only_gelu)
         check_sample_rate(preprocessor)
         family = config["model_type"]
-        others = _ONLY_OF.keys() - {family}
-        left_out = {name for other in others for name in _ONLY_OF[other]}
-        values = read_fields(cls, config, {"do_normalize", *left_out})
+        without = {"do_normalize", "adapter_attn_dim", *cls._left_out(family)}
+        values = read_fields(cls, config, without)
         normalize = checked("do_normalize", preprocessor.get("do_normalize", True), True)
-        return cls(family=family, do_normalize=normalize, **values)
+        adapter = config.get("adapter_attn_dim")
+        if adapter is not None:
+            adapter = checked("adapter_attn_dim", adapter, 1)
+        return cls(family=family, do_normalize=normalize, adapter_attn_dim=adapter, **values)
+
+    @classmethod
+    def _left_out(cls, family: str) -> set[str]:
+        """The fields that a config.json of the family does not have."""
+        others = _ONLY_OF.keys() - {family}
+        return {*cls.lacking, *(name for other in others for name in _ONLY_OF[other])}
 
     def to_hf(self) -> dict[str, Any]:
         """As `EncoderConfig.to_hf`."""
@@ -186,9 +229,7 @@ class Wav2Vec2Config(EncoderConfig):
             del values[name]
         if self.convolutions == "drawn":  # the only kind in transformers, which has no such field
             del values["convolutions"]
-        for family, names in _ONLY_OF.items():
-            if family != self.family:
-                values = {k: v for k, v in values.items() if k not in names}
+        values = {k: v for k, v in values.items() if k not in self._left_out(self.family)}
         # Above 0, transformers expects the embedding of masked frames, which the encoder lacks.
         return values | {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
 
@@ -237,6 +278,7 @@ class Wav2Vec2Config(EncoderConfig):
 
 # Fields that mean something in one family only.
 _ONLY_OF = {
+    "wav2vec2": ("adapter_attn_dim",),
     "hubert": ("feat_proj_layer_norm", "conv_pos_batch_norm"),
     "wavlm": ("num_buckets", "max_bucket_distance"),
 }
@@ -256,8 +298,15 @@ def read_fields(
         UserError: a value of another type, by the field's name.
     """
     names = {field.name for field in dataclasses.fields(config_type)} - {"family", *without}
+    nullable = {
+        field.name
+        for field in dataclasses.fields(config_type)
+        if types.NoneType in typing.get_args(field.type)
+    }
     return {
-        name: checked(name, config[name], getattr(config_type, name))
+        name: None
+        if config[name] is None and name in nullable
+        else checked(name, config[name], getattr(config_type, name))
         for name in names & config.keys()
     }
 
@@ -306,17 +355,22 @@ def refuse_quantised(config: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse_variants(config: Mapping[str, Any]) -> None:
-    """Raise UserError for options of a known family that are not implemented."""
+def refuse_variants(config: Mapping[str, Any], only_gelu: Collection[str]) -> None:
+    """Raise UserError for options of a known family that are not implemented.
+
+    Args:
+        config: the parsed config.json.
+        only_gelu: the fields that name an activation which has to be GELU.
+    """
     refuse_quantised(config)
     if config.get("add_adapter"):
         raise UserError("config.json has add_adapter=true; adapter models are not supported")
-    if config.get("adapter_attn_dim") is not None:
+    if config.get("adapter_attn_dim") is not None and config["model_type"] != "wav2vec2":
         raise UserError(
-            "config.json sets adapter_attn_dim (an MMS checkpoint); "
-            "per-language adapters are not supported"
+            f"config.json sets adapter_attn_dim; a {config['model_type']} with adapters is not "
+            "supported, only a wav2vec2 (MMS)"
         )
-    for name in ("hidden_act", "feat_extract_activation"):
+    for name in only_gelu:
         if config.get(name, "gelu") != "gelu":
             raise UserError(f"config.json has {name}={config[name]!r}; only 'gelu' is supported")
     if config.get("feat_extract_norm", "group") not in ("group", "layer"):

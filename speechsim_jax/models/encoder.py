@@ -17,7 +17,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models import save as saving
 from speechsim_jax.models import weight_names
 from speechsim_jax.models.architecture import Activations, Outputs
-from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.config import SAMPLE_RATE_HZ, EncoderConfig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,8 +103,10 @@ class SpeechEncoder:
             layers: numbers of the hidden states to return (default: all); 0 is the input of the
                 first transformer layer.
             attentions: return the attention maps.
-            projections: return queries and keys, and in WavLM gates and position bias.
-            features: return the normed outputs of the convolutions.
+            projections: return queries and keys, and what else maps are computed from (in WavLM
+                gates and position bias, in conformers position queries and keys).
+            features: return the normed outputs of the convolutions, in w2v-BERT the normed mel
+                features.
             last_layer: how the last hidden state of a stable-layer-norm model is read: after the
                 final layer norm ("normed") or before it ("raw"); see `Outputs`.
             out: a result of the same shapes to write over; it must not be used afterwards.
@@ -113,7 +115,8 @@ class SpeechEncoder:
             The activations; fields that were not asked for are None.
 
         Raises:
-            UserError: a waveform shorter than one frame, or an `out` of other shapes.
+            UserError: a waveform shorter than one frame or longer than the model reads
+                (`config.longest_samples`), or an `out` of other shapes.
         """
         waveforms = [_as_float(wave) for wave in waveforms]
         lengths = np.array([len(wave) for wave in waveforms], np.int32)
@@ -121,6 +124,12 @@ class SpeechEncoder:
             raise UserError(
                 f"every waveform needs at least {self.config.window_samples} samples (one frame); "
                 f"got lengths {lengths.tolist()}"
+            )
+        longest = self.config.longest_samples
+        if longest is not None and lengths.max() > longest:
+            raise UserError(
+                f"{self.name} reads at most {longest} samples ({longest / SAMPLE_RATE_HZ:g} s); "
+                f"got lengths {lengths.tolist()}: cut what is longer"
             )
         samples = np.zeros((len(lengths), lengths.max()), np.float32)
         for row, wave in zip(samples, waveforms):

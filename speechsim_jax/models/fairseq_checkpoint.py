@@ -281,8 +281,13 @@ def _config(name: str, model: Any) -> dict[str, Any]:
         config["max_bucket_distance"] = 1280 if distance is None else distance
     if family == "data2vec-audio":
         depth, taps = _get(model, "pos_conv_depth"), config["num_conv_pos_embeddings"]
+        if type(depth) is not int or depth < 2:  # one layer is a weight norm, as in wav2vec 2.0
+            raise UserError(
+                f"its settings have pos_conv_depth={_shown(depth)}; expected at least 2 layers "
+                "for data2vec_audio"
+            )
         config["num_conv_pos_embeddings"] = depth
-        if type(depth) is int and type(taps) is int and depth > 0:
+        if type(taps) is int:
             config["conv_pos_kernel_size"] = max(3, taps // depth)
     return config
 
@@ -292,7 +297,9 @@ def _refuse_variants(family: str, model: Any) -> None:
     if _fields(model) is None:
         raise UserError("has no settings of its model")
     plain = {"layer_type": "transformer", "quantize_input": False}
-    if family != "data2vec-audio":
+    if family == "data2vec-audio":
+        plain |= {"extractor_mode": "layer_norm", "layer_norm_first": False}
+    else:
         plain["pos_conv_depth"] = 1
     if family == "wavlm":
         plain |= {"relative_position_embedding": True, "gru_rel_pos": True}

@@ -18,17 +18,27 @@ from jax.sharding import PartitionSpec as P
 from speechsim_jax.array_types import Lengths, Waveforms
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import SpeechEncoder, forward
+from speechsim_jax.models.external import Encoder, ExternalEncoder
 from speechsim_jax.runtime.mesh import AXES
 
-_LAYER = re.compile(r"'encoder'\]\['layers'\]\['(\d+)'\]")
+# How the fields of activations are divided that do not have blocks first and utterances second.
+_OTHER_SPECS = {
+    "frame_mask": P(AXES),
+    "features": P(AXES),
+    "position_bias": P(),
+    "position_keys": P(),
+}
+_LAYER = re.compile(r"^(?:\['encoder'\])?\['layers'\]\['(\d+)'\]")
 
 
-def on_host(encoder: SpeechEncoder) -> SpeechEncoder:
+def on_host(encoder: Encoder) -> Encoder:
     """The encoder with its parameters as numpy arrays, which take no memory on a device."""
+    if isinstance(encoder, ExternalEncoder):  # where these are is its own business
+        return encoder
     return dataclasses.replace(encoder, parameters=jax.device_get(encoder.parameters))
 
 
-def on_devices(encoder: SpeechEncoder, mesh: Mesh, depth: int | None = None) -> SpeechEncoder:
+def on_devices(encoder: Encoder, mesh: Mesh, depth: int | None = None) -> Encoder:
     """The encoder with a copy of its parameters on every device of the mesh.
 
     Args:
@@ -37,6 +47,8 @@ def on_devices(encoder: SpeechEncoder, mesh: Mesh, depth: int | None = None) -> 
         depth: transformer layers that will be computed (default: all). The parameters of those
             above stay where they are: a compiled program does not send what it does not read.
     """
+    if isinstance(encoder, ExternalEncoder):
+        return encoder
     layout = None if mesh.size == 1 else NamedSharding(mesh, P())
 
     def placed(path: tuple, parameter: Any) -> Any:
@@ -136,19 +148,19 @@ def _forward(
     mesh: Mesh,
 ) -> Activations:
     """`forward` under shard_map; without it the compiler gathers activations across devices."""
+    names = [field.name for field in dataclasses.fields(Activations)]
 
-    def of_one_device(parameters: Any, samples: Waveforms, lengths: Lengths) -> tuple:
+    def of_one_device(parameters: Any, samples: Waveforms, lengths: Lengths) -> dict[str, Any]:
         acts = forward(
             parameters, samples, lengths, graph=graph, outputs=outputs, precision=precision
         )
-        by_block = acts.hidden_states, acts.attentions, acts.queries, acts.keys, acts.gates
-        return (acts.frame_mask, acts.features), by_block, acts.position_bias
+        return {name: getattr(acts, name) for name in names}
 
-    (mask, features), (states, attentions, queries, keys, gates), bias = jax.shard_map(
+    fields = jax.shard_map(
         of_one_device,
         mesh=mesh,
         in_specs=(P(), P(AXES), P(AXES)),
-        out_specs=(P(AXES), P(None, AXES), P()),
+        out_specs=dict.fromkeys(names, P(None, AXES)) | _OTHER_SPECS,
         check_vma=False,
     )(parameters, samples, lengths)
-    return Activations(states, mask, attentions, queries, keys, gates, bias, features)
+    return Activations(**fields)

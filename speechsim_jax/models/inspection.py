@@ -14,7 +14,9 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models import weight_names
 from speechsim_jax.models.catalogue import KNOWN
 from speechsim_jax.models.checkpoint_files import (
+    TORCH_PREFIX,
     WeightFiles,
+    check_no_language,
     open_checkpoint,
     read_json,
     untrained,
@@ -48,7 +50,7 @@ class Inspection:
         longest_seconds: of an input; None for any.
         input: "samples" or "log-mel".
         normalised: whether samples are normalised per utterance.
-        assumed: the preprocessing is not recorded, and is taken as the family's default.
+        assumed: what is taken as the family's default, where no preprocessing is recorded.
         left_out: tensors that are not part of the encoder: how many, by module.
         ctc_tokens: tokens of the CTC head.
         vocabulary: tokens in vocab.json, where there is a CTC head.
@@ -73,7 +75,7 @@ class Inspection:
     longest_seconds: float | None = None
     input: str | None = None
     normalised: bool | None = None
-    assumed: bool = False
+    assumed: str = ""
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     ctc_tokens: int | None = None
     vocabulary: int | None = None
@@ -100,14 +102,19 @@ def inspect_checkpoint(source: str | Path, **loading: Any) -> Inspection:
 
 def _look(found: Inspection, source: str, loading: Mapping[str, Any]) -> None:
     """Fill in what is found; raises UserError for a checkpoint that cannot be loaded."""
+    if source.startswith(TORCH_PREFIX):
+        found.reason = f"{source}: is run by torch, and only by comparisons"
+        return
     random = untrained(source)
+    if random:
+        check_no_language(random[0])
     checkpoint = open_checkpoint(random[0] if random else source, **loading)
     found.revision = checkpoint.revision
     kind = checkpoint.config.get("model_type")
     found.family = kind if isinstance(kind, str) else None
     config = config_from_hf(checkpoint.config, checkpoint.preprocessor)
     _describe(found, config)
-    found.assumed = not checkpoint.preprocessor and found.normalised is not None
+    found.assumed = "" if checkpoint.preprocessor else config.without_preprocessor
     table = weight_names.weight_table(config)
     found.parameters = sum(math.prod(row.shape) for row in table)
     if random:
@@ -150,8 +157,11 @@ def _describe_head(
     if head is None:
         return
     found.ctc_tokens = len(head)
-    vocabulary = checkpoint.file("vocab.json")
-    found.vocabulary = None if vocabulary is None else len(read_json(vocabulary))
+    path = checkpoint.file("vocab.json")
+    vocabulary = None if path is None else read_json(path)
+    if vocabulary and checkpoint.language is not None:  # a vocabulary for each
+        vocabulary = vocabulary.get(checkpoint.language)
+    found.vocabulary = len(vocabulary) if isinstance(vocabulary, dict) else None
 
 
 def _numbers_by_type(headers: Mapping[str, np.ndarray]) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Building blocks of a wav2vec 2.0 style encoder; attribute paths are transformers' weight names.
 
-Every layer of the three families (Baevski et al. 2020; Hsu et al. 2021; Chen et al. 2022) is built
+Every layer of these families (Baevski et al. 2020; Hsu et al. 2021; Chen et al. 2022) is built
 from these. All of them act on each utterance of a batch as if it were alone: statistics over time
 run over the utterance's own frames, padded frames are zero before the positional convolution, and
 padded keys get no attention. (torch's group-norm models lack this property: their GroupNorm runs
@@ -14,6 +14,7 @@ float32. Everything else (residual sums, norms, softmax) is float32 whatever the
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -65,6 +66,12 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """
     return 0.5 * x * (1 + lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
 
+
+Activation = Callable[[Array], Array]
+"""Function of every number of an array."""
+
+ACTIVATIONS: dict[str, Activation] = {"gelu": gelu, "silu": jax.nn.silu, "swish": jax.nn.silu}
+"""By transformers' names (`hidden_act` in config.json)."""
 
 Dropout = Callable[[str, Array], Array]
 """Function of the name of a place in a layer and the numbers there (dropout in training)."""
@@ -168,10 +175,10 @@ class ConvLayer(nnx.Module):
         """`count`: valid output frames of each utterance."""
         kernel = self.conv.kernel[...]
         if self.first:  # with one channel, a matrix product is faster than lax.conv on a CPU
-            windows, kernel = _windows(x[:, :, 0], kernel.shape[0], self.stride), kernel[:, 0, :]
+            cut, kernel = windows(x[:, :, 0], kernel.shape[0], self.stride), kernel[:, 0, :]
             if isinstance(self.layer_norm, MaskedGroupNorm):
-                return gelu(self.layer_norm.of_product(windows, kernel, count))
-            x = product(windows, kernel)
+                return gelu(self.layer_norm.of_product(cut, kernel, count))
+            x = product(cut, kernel)
         else:
             x = convolution(x, kernel, self.stride)
         if self.conv.bias is not None:
@@ -179,17 +186,23 @@ class ConvLayer(nnx.Module):
         return gelu(x if self.layer_norm is None else self.layer_norm(x))
 
 
-def _windows(
+def windows(
     x: Float[Array, "batch sample"], taps: int, stride: int
 ) -> Float[Array, "batch frame tap"]:
-    """Every `stride`-th window of `taps` samples: blocks of one stride, side by side."""
+    """Every `stride`-th window of `taps` samples: blocks of one stride, side by side.
+
+    Args:
+        x: the samples.
+        taps: samples of a window.
+        stride: samples between the starts of two windows.
+    """
     frames = (x.shape[1] - taps) // stride + 1
     across = -(-taps // stride)
     samples = (frames + across - 1) * stride
     blocks = jnp.pad(x, ((0, 0), (0, max(samples - x.shape[1], 0))))[:, :samples]
     blocks = blocks.reshape(x.shape[0], -1, stride)
-    windows = jnp.concatenate([blocks[:, i : i + frames] for i in range(across)], axis=-1)
-    return windows[:, :, :taps]
+    cut = jnp.concatenate([blocks[:, i : i + frames] for i in range(across)], axis=-1)
+    return cut[:, :, :taps]
 
 
 def convolution(
@@ -239,12 +252,11 @@ class FeatureExtractor(nnx.Module):
 class FeatureProjection(nnx.Module):
     """LayerNorm (except in distilled HuBERT) and a linear map to the model's width."""
 
-    def __init__(self, config: Wav2Vec2Config, rngs: nnx.Rngs):
-        channels = config.conv_dim[-1]
-        self.normed = config.feat_proj_layer_norm
-        if self.normed:
-            self.layer_norm = layer_norm(channels, config.layer_norm_eps, rngs)
-        self.projection = Linear(channels, config.hidden_size, rngs)
+    def __init__(self, channels: int, size: int, eps: float, rngs: nnx.Rngs, normed: bool = True):
+        self.normed = normed
+        if normed:
+            self.layer_norm = layer_norm(channels, eps, rngs)
+        self.projection = Linear(channels, size, rngs)
 
     def __call__(self, x: Hidden) -> tuple[Hidden, Hidden]:
         """The projection, and its normed input (`extract_features` in transformers)."""
@@ -258,18 +270,19 @@ class WeightNormConv(nnx.Module):
     Parameters are split as in checkpoints: `weight_g` [tap, 1, 1], `weight_v` [tap, fan_in, out].
     """
 
-    def __init__(self, features: int, taps: int, groups: int, rngs: nnx.Rngs):
-        self.groups = groups
+    def __init__(self, features: int, taps: int, groups: int, rngs: nnx.Rngs, stride: int = 1):
+        self.groups, self.stride = groups, stride
         shape = (taps, features // groups, features)
         self.weight_g = nnx.Param(jnp.ones((taps, 1, 1)))
         self.weight_v = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape))
         self.bias = nnx.Param(jnp.zeros(features))
 
-    def __call__(self, x: Hidden) -> Hidden:
+    def __call__(self, x: Hidden) -> Float[Array, "batch kept neuron"]:
         """Convolve with the kernel folded in float32; padding as `same_pad_conv`."""
         v = self.weight_v[...]
         norm = jnp.sqrt(jnp.sum(jnp.square(v), axis=(1, 2), keepdims=True))
-        return same_pad_conv(x, self.weight_g[...] * v / norm, self.groups) + self.bias[...]
+        kernel = self.weight_g[...] * v / norm
+        return same_pad_conv(x, kernel, self.groups, self.stride) + self.bias[...]
 
 
 class PlainConv(nnx.Module):
@@ -286,10 +299,15 @@ class PlainConv(nnx.Module):
         return same_pad_conv(x, self.kernel[...], self.groups) + self.bias[...]
 
 
-def same_pad_conv(x: Hidden, kernel: Float[Array, "tap fan_in neuron"], groups: int) -> Hidden:
-    """A convolution of unchanged length: taps // 2 zeros on both sides, one less after if even."""
+def same_pad_conv(
+    x: Hidden, kernel: Float[Array, "tap fan_in neuron"], groups: int, stride: int = 1
+) -> Float[Array, "batch kept neuron"]:
+    """A convolution of unchanged length: taps // 2 zeros on both sides, one less after if even.
+
+    With a stride, every `stride`-th frame of that, from the first on.
+    """
     taps = kernel.shape[0]
-    return convolution(x, kernel, 1, (taps // 2, taps // 2 - (taps % 2 == 0)), groups)
+    return convolution(x, kernel, stride, (taps // 2, taps // 2 - (taps % 2 == 0)), groups)
 
 
 class BatchNorm(nnx.Module):
@@ -327,15 +345,18 @@ class PositionalConv(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Linear, exact GELU, linear."""
+    """Linear, activation, linear."""
 
-    def __init__(self, config: Wav2Vec2Config, rngs: nnx.Rngs):
-        self.intermediate_dense = Linear(config.hidden_size, config.intermediate_size, rngs)
-        self.output_dense = Linear(config.intermediate_size, config.hidden_size, rngs)
+    def __init__(
+        self, size: int, intermediate_size: int, rngs: nnx.Rngs, activation: Activation = gelu
+    ):
+        self.activation = activation
+        self.intermediate_dense = Linear(size, intermediate_size, rngs)
+        self.output_dense = Linear(intermediate_size, size, rngs)
 
     def __call__(self, x: Hidden, drop: Dropout = no_dropout) -> Hidden:
         """[batch, frame, neuron] to the same."""
-        return self.output_dense(drop("activation", gelu(self.intermediate_dense(x))))
+        return self.output_dense(drop("activation", self.activation(self.intermediate_dense(x))))
 
 
 def accumulation_dtype(kernel: Float[Array, "..."]) -> DTypeLike:
@@ -358,13 +379,14 @@ def product(
 
 
 class Linear(nnx.Module):
-    """A linear map by `product`, and a bias."""
+    """A linear map by `product`, and a bias unless there is none."""
 
-    def __init__(self, size_in: int, size_out: int, rngs: nnx.Rngs):
+    def __init__(self, size_in: int, size_out: int, rngs: nnx.Rngs, bias: bool = True):
         initial = nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(initial(rngs.params(), (size_in, size_out)))
-        self.bias = nnx.Param(jnp.zeros(size_out))
+        self.bias = nnx.Param(jnp.zeros(size_out)) if bias else None
 
     def __call__(self, x: Float[Array, "*batch fan_in"]) -> Float[Array, "*batch fan_out"]:
         """x @ kernel + bias."""
-        return product(x, self.kernel[...]) + self.bias[...]
+        mapped = product(x, self.kernel[...])
+        return mapped if self.bias is None else mapped + self.bias[...]

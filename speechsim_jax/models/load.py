@@ -9,7 +9,13 @@ import numpy as np
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import weight_names, zoo
-from speechsim_jax.models.checkpoint_files import WeightFiles, open_checkpoint, untrained
+from speechsim_jax.models.checkpoint_files import (
+    TORCH_PREFIX,
+    WeightFiles,
+    check_no_language,
+    open_checkpoint,
+    untrained,
+)
 from speechsim_jax.models.config import EncoderConfig, Wav2Vec2Config
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.families import config_from_hf
@@ -26,7 +32,7 @@ def load_encoder(
     local_files_only: bool = False,
     name: str | None = None,
 ) -> SpeechEncoder:
-    """Load a Wav2Vec2, HuBERT or WavLM encoder from a folder, a file or the Hugging Face hub.
+    """Load a speech encoder from a folder, a file or the Hugging Face hub.
 
     torch is not needed and no code of the checkpoint is run.
 
@@ -36,7 +42,8 @@ def load_encoder(
             be a LoRA adapter of PEFT, which is merged into its base. A file (.pt) is a checkpoint
             of fairseq, s3prl or the original WavLM. "zoo:NAME" is one of the small models that
             come with this package (`speechsim_jax.models.zoo`); "random:ID" and "random:ID@SEED"
-            are `random_like` of the folder, file, hub or zoo model ID.
+            are `random_like` of the folder, file, hub or zoo model ID. "ID#LANGUAGE", such as
+            "facebook/mms-1b-all#deu", is a model with the adapters of one of its languages.
         revision: branch, tag or commit of a hub model (default: "main").
         cache_dir: the cache of hub models (default: huggingface_hub's own).
         local_files_only: take hub models from the cache, without the network.
@@ -53,6 +60,10 @@ def load_encoder(
     """
     if not isinstance(source, str | Path):
         raise UserError(f"a model is {source!r}; expected a hub id, a folder, a file or zoo:NAME")
+    if str(source).startswith(TORCH_PREFIX):
+        raise UserError(
+            f"{source}: is run by torch, which only comparisons do (compare, accumulate)"
+        )
     if random := untrained(str(source)):
         model, seed = random
         return random_like(
@@ -91,13 +102,12 @@ def encoder_of(
     notes = [*checkpoint.notes, *notes]
     for note in notes:
         _log.warning("%s", note)
-    return SpeechEncoder(
-        name or _last_part(checkpoint.source),
-        config,
-        graph,
-        parameters,
-        _provenance(checkpoint.source, checkpoint.revision, checkpoint.digest(), config, notes),
-    )
+    sha256 = checkpoint.digest()
+    provenance = _provenance(checkpoint.source, checkpoint.revision, sha256, config, notes)
+    if checkpoint.language is not None:
+        provenance["language"] = checkpoint.language
+    label = name or _last_part(checkpoint.source)
+    return SpeechEncoder(label, config, graph, parameters, provenance)
 
 
 def random_like(
@@ -136,6 +146,7 @@ def random_like(
         config, label = source.config, source.name
         origin, revision = source.provenance.get("source", label), source.provenance.get("revision")
     else:
+        check_no_language(str(source))
         checkpoint = open_checkpoint(
             source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
         )
@@ -153,12 +164,12 @@ def random_like(
 
 def _config_of(checkpoint: WeightFiles) -> EncoderConfig:
     """The architecture; warns where the scaling of samples is not recorded and must be assumed."""
-    if not checkpoint.preprocessor:
+    config = config_from_hf(checkpoint.config, checkpoint.preprocessor)
+    if config.without_preprocessor and not checkpoint.preprocessor:
         _log.warning(
-            "%s: no preprocessor_config.json, so samples are normalised (do_normalize=True)",
-            checkpoint.source,
+            "%s: no preprocessor_config.json, so %s", checkpoint.source, config.without_preprocessor
         )
-    return config_from_hf(checkpoint.config, checkpoint.preprocessor)
+    return config
 
 
 def _provenance(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from speechsim_jax.array_types import Lengths, Waveforms
+from speechsim_jax.array_types import Hidden, Lengths, Waveforms
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import save as saving
 from speechsim_jax.models import weight_names
@@ -26,7 +28,7 @@ from speechsim_jax.models.checkpoint_files import (
 )
 from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.encoder import SpeechEncoder
-from speechsim_jax.models.families import config_from_hf
+from speechsim_jax.models.families import config_from_hf, family_of
 from speechsim_jax.models.load import encoder_of
 
 _log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ _TOKENIZERS = ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer")
 # The defaults of transformers' configurations.
 _VOCAB_SIZE, _PAD_TOKEN_ID = 32, 0
 
-Logits = Float[Array, "batch frame token"]
+Logits = Float[Array, "batch logit_frame token"]
 
 
 class Head(NamedTuple):
@@ -86,11 +88,21 @@ class Recognizer:
 
         Returns:
             float32, of the last hidden state after the final layer norm; frames past
-            `encoder.config.frames(lengths)` are undefined.
+            `encoder.config.logit_frames(lengths)` are undefined.
         """
         last = Outputs(layers=(self.encoder.config.num_hidden_layers,))
         hidden = self.encoder.apply(samples, lengths, last, precision).hidden_states[0]
-        return _apply_head(self.head, hidden, precision=precision)
+        return self._logits(hidden, lengths, precision)
+
+    def _logits(self, last: Hidden, lengths: Lengths, precision: str) -> Logits:
+        return _apply_head(
+            self.encoder.parameters,
+            self.head,
+            last,
+            jnp.asarray(lengths),
+            graph=self.encoder.graph,
+            precision=precision,
+        )
 
     def decode(
         self,
@@ -104,7 +116,7 @@ class Recognizer:
 
         Args:
             logits: as `logits` returns them.
-            frames: valid frames of each utterance.
+            frames: valid frames of each utterance (`encoder.config.logit_frames`).
 
         Raises:
             UserError: a logit is NaN or inf.
@@ -138,10 +150,11 @@ class Recognizer:
         >>> ss.error_rates(["NOTHING"], texts).words
         1
         """
-        last = self.encoder.config.num_hidden_layers
-        activations = self.encoder(waveforms, layers=[last])
-        logits = _apply_head(self.head, activations.hidden_states[0], precision="highest")
-        return self.decode(logits, np.asarray(activations.frame_mask).sum(1))
+        config = self.encoder.config
+        lengths = np.array([len(wave) for wave in waveforms], np.int32)
+        activations = self.encoder(waveforms, layers=[config.num_hidden_layers])
+        logits = self._logits(activations.hidden_states[0], lengths, "highest")
+        return self.decode(logits, config.logit_frames(lengths))
 
     def save(self, folder: str | Path, dtype: saving.SavedDtype = "float32") -> Path:
         """Write a Hugging Face folder that `load_recognizer` and transformers' ...ForCTC read.
@@ -165,6 +178,12 @@ class Recognizer:
             for file in self.tokenizer_files:
                 if file.parent.resolve() != path.resolve():
                     shutil.copyfile(file, path / file.name)
+            language = self.encoder.provenance.get("language")
+            if language is not None:  # the head is that of one vocabulary of vocab.json
+                settings = path / "tokenizer_config.json"
+                content = read_json(settings) if settings.exists() else {}
+                content["target_lang"] = language
+                settings.write_text(json.dumps(content, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"{path}: the tokenizer cannot be copied ({error})") from error
         return path
@@ -183,11 +202,18 @@ def best_path(tokens: Int[np.ndarray, " frame"], blank: int) -> list[int]:
     return tokens[starts & (tokens != blank)].tolist()
 
 
-@functools.partial(jax.jit, static_argnames=("precision",))
+@functools.partial(jax.jit, static_argnames=("graph", "precision"))
 def _apply_head(
-    head: Head, hidden: Float[Array, "batch frame neuron"], *, precision: str
+    parameters: Any,
+    head: Head,
+    last: Hidden,
+    lengths: Lengths,
+    *,
+    graph: nnx.GraphDef,
+    precision: str,
 ) -> Logits:
     with jax.default_matmul_precision(precision):
+        hidden = nnx.merge(graph, parameters).head_input(last, lengths)
         return hidden.astype(jnp.float32) @ head.weight.T + head.bias
 
 
@@ -199,12 +225,13 @@ def load_recognizer(
     local_files_only: bool = False,
     name: str | None = None,
 ) -> Recognizer:
-    """Load a Wav2Vec2, HuBERT or WavLM checkpoint fine-tuned with CTC, with head and tokenizer.
+    """Load a checkpoint fine-tuned with CTC, with head and tokenizer.
 
     The tokenizer's files come from the same commit as the weights.
 
     Args:
-        source: a folder, hub id or "zoo:NAME", as in `load_encoder`.
+        source: a folder, hub id or "zoo:NAME", as in `load_encoder`; "ID#LANGUAGE" has the head and
+            the vocabulary of the language.
         revision: as in `load_encoder`.
         cache_dir: as in `load_encoder`.
         local_files_only: as in `load_encoder`.
@@ -212,7 +239,8 @@ def load_recognizer(
 
     Raises:
         UserError: in one line, a checkpoint that is not fine-tuned (no `lm_head`), has no
-            Wav2Vec2CTCTokenizer, or whose head and tokenizer differ in tokens.
+            Wav2Vec2CTCTokenizer, or whose head and tokenizer differ in tokens; a family that has
+            no CTC models.
     """
     if untrained(str(source)):
         raise UserError(f"{source}: a random baseline has no CTC head; use load_encoder")
@@ -220,6 +248,8 @@ def load_recognizer(
         source, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
     )
     config = config_from_hf(checkpoint.config, checkpoint.preprocessor)
+    if not family_of(config).ctc:
+        raise UserError(f"{checkpoint.source}: a {config.family} has no CTC head; use load_encoder")
     # The small files first: their errors are reported before gigabytes are fetched.
     files = _tokenizer_files(checkpoint)
     tokenizer = _tokenizer(checkpoint, files)
@@ -249,15 +279,41 @@ def _tokenizer(checkpoint: WeightFiles, files: tuple[Path, ...]) -> Any:
         raise UserError(
             f"{checkpoint.source}: its tokenizer is a {kind}; only {_TOKENIZERS[0]} is supported"
         )
+    language = _target_language(checkpoint, contents)
     logging.getLogger("transformers").addFilter(_not_about_torch)
     from transformers import Wav2Vec2CTCTokenizer
 
     try:
-        return Wav2Vec2CTCTokenizer.from_pretrained(str(files[0].parent), local_files_only=True)
+        return Wav2Vec2CTCTokenizer.from_pretrained(
+            str(files[0].parent), local_files_only=True, target_lang=language
+        )
     except Exception as error:
         # transformers' errors on untrusted files change with its version.
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{checkpoint.source}: its tokenizer cannot be read ({reason})") from error
+
+
+def _target_language(checkpoint: WeightFiles, contents: Mapping[str, Any]) -> str | None:
+    """The language of a vocab.json with a vocabulary for each (MMS); None for a single one."""
+    vocabularies, language = contents[_TOKENIZER_FILES[0]], checkpoint.language
+    nested = bool(vocabularies) and all(isinstance(v, dict) for v in vocabularies.values())
+    if not nested and language is None:
+        return None
+    if not nested:
+        raise UserError(
+            f"{checkpoint.source}: vocab.json has one vocabulary, and not one for each language; "
+            "load_encoder does without it"
+        )
+    if language is None:
+        language = contents.get("tokenizer_config.json", {}).get("target_lang")
+    if not isinstance(language, str) or language not in vocabularies:
+        some = ", ".join(sorted(vocabularies)[:8])
+        missing = "" if language is None else f" and none for {str(language)[:80]!r}"
+        raise UserError(
+            f"{checkpoint.source}: vocab.json has vocabularies for {len(vocabularies)} languages "
+            f"({some}){missing}; choose one as in ID#{min(vocabularies)}"
+        )
+    return language
 
 
 def _not_about_torch(record: logging.LogRecord) -> bool:

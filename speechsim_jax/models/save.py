@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from speechsim_jax.errors import UserError
-from speechsim_jax.models.config import EncoderConfig, Wav2Vec2Config
+from speechsim_jax.models.config import EncoderConfig
 from speechsim_jax.models.families import family_of
 
 SavedDtype = Literal["float32", "float16", "bfloat16"]
@@ -19,14 +19,16 @@ SavedDtype = Literal["float32", "float16", "bfloat16"]
 _DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
-def hf_config(config: EncoderConfig, model: str = "Model") -> dict[str, Any]:
+def hf_config(config: EncoderConfig, model: str | None = None) -> dict[str, Any]:
     """The `config.json` of an encoder, or of a transformers model around it.
 
     Args:
         config: the architecture.
-        model: the end of transformers' class name: "Model", "ForCTC", "ForPreTraining".
+        model: the end of transformers' class name: "Model", "ForCTC", "ForPreTraining" (default:
+            that of the encoder alone).
     """
-    architecture = family_of(config).class_stem + model
+    family = family_of(config)
+    architecture = family.class_stem + (model or family.encoder_class)
     return {"architectures": [architecture], "model_type": config.family, **config.to_hf()}
 
 
@@ -50,7 +52,7 @@ def save_folder(
     Raises:
         UserError: the folder cannot be written, or a number is too large for `dtype`.
     """
-    return _write(folder, hf_config(config), config, _with_counter(config, tensors), dtype)
+    return _write(folder, hf_config(config), config, _complete(config, tensors), dtype)
 
 
 def save_ctc_folder(
@@ -79,7 +81,7 @@ def save_ctc_folder(
     """
     values = hf_config(config, "ForCTC")
     values |= {"vocab_size": len(head["lm_head.bias"]), "pad_token_id": blank}
-    encoder = _with_counter(config, tensors)
+    encoder = _complete(config, tensors)
     prefixed = {f"{family_of(config).prefix}{name}": tensor for name, tensor in encoder.items()}
     return _write(folder, values, config, prefixed | dict(head), dtype)
 
@@ -111,17 +113,29 @@ def save_training_folder(
     # At 0, transformers would expect no embedding of masked frames.
     values = hf_config(config, model) | {"mask_time_prob": 0.05} | dict(fields)
     prefix = "" if model == "Model" else family_of(config).prefix
-    return _write(folder, values, config, _with_counter(config, tensors, prefix), dtype)
+    return _write(folder, values, config, _complete(config, tensors, prefix), dtype)
 
 
-def _with_counter(
+def _complete(
     config: EncoderConfig, tensors: Mapping[str, np.ndarray], prefix: str = ""
 ) -> dict[str, np.ndarray]:
-    """The tensors, and the counter of a batch norm, which only training reads."""
-    if not isinstance(config, Wav2Vec2Config) or not config.conv_pos_batch_norm:
-        return dict(tensors)
-    counter = f"{prefix}encoder.pos_conv_embed.batch_norm.num_batches_tracked"
-    return {counter: np.zeros((), np.int64), **tensors}
+    """The tensors, and those that transformers expects and that are no parameters here.
+
+    The family's buffers, and zeros for what only training reads.
+    """
+    family = family_of(config)
+    more = {
+        f"{prefix}{name}": x
+        for name, x in (family.buffers(config) if family.buffers else {}).items()
+    }
+    variance = ".running_var"
+    for name in tensors:
+        if name.endswith(variance):
+            counter = f"{name.removesuffix(variance)}.num_batches_tracked"
+            more[counter] = np.zeros((), np.int64)
+    if family.mask_embedding:
+        more[f"{prefix}masked_spec_embed"] = np.zeros(config.hidden_size, np.float32)
+    return more | dict(tensors)
 
 
 def _write(

@@ -1,5 +1,8 @@
 """The transformer of the wav2vec 2.0 family, and its layers; attribute paths are HF's names."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
@@ -21,7 +24,7 @@ class EncoderLayer(nnx.Module):
         self.stable = config.do_stable_layer_norm
         self.attention = self.attention_type(config, index, rngs)
         self.layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
-        self.feed_forward = FeedForward(config, rngs)
+        self.feed_forward = FeedForward(config.hidden_size, config.intermediate_size, rngs)
         self.final_layer_norm = layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
 
     def __call__(
@@ -46,10 +49,11 @@ class Transformer(nnx.Module):
     """Positional convolution and transformer layers, with one layer norm before or after them."""
 
     layer_type: type[EncoderLayer] = EncoderLayer
+    positions_type: Callable[..., Any] = modules.PositionalConv
 
     def __init__(self, config: Wav2Vec2Config, rngs: nnx.Rngs):
         self.config = config
-        self.pos_conv_embed = modules.PositionalConv(config, rngs)
+        self.pos_conv_embed = self.positions_type(config, rngs)
         self.layer_norm = modules.layer_norm(config.hidden_size, config.layer_norm_eps, rngs)
         self.layers = modules.Stack(
             self.layer_type(config, i, rngs) for i in range(config.num_hidden_layers)
@@ -57,11 +61,7 @@ class Transformer(nnx.Module):
 
     def __call__(self, x: Hidden, mask: FrameMask, outputs: Outputs) -> Transformed:
         """Hidden states 0 to the highest one requested, and attention's inputs of each block."""
-        stable = self.config.do_stable_layer_norm
-        x = jnp.where(mask[:, :, None], x, 0)
-        x = x + self.pos_conv_embed(x, mask)
-        states = [x if stable else self.layer_norm(x)]
-        blocks = []
+        states, blocks = [self.first_state(x, mask)], []
         bias = self.position_bias(x.shape[1])
         assert outputs.layers is not None
         for layer in list(self.layers)[: max(outputs.layers)]:
@@ -69,12 +69,23 @@ class Transformer(nnx.Module):
             states.append(x)
             blocks.append(inputs)
         if (
-            stable
+            self.config.do_stable_layer_norm
             and outputs.last_layer == "normed"
             and len(states) > self.config.num_hidden_layers
         ):
             states[-1] = self.layer_norm(states[-1])
         return Transformed(states, blocks, bias)
+
+    def first_state(self, x: Hidden, mask: FrameMask) -> Hidden:
+        """Hidden state 0, the input of the first layer.
+
+        Args:
+            x: frames of a padded batch.
+            mask: the valid ones.
+        """
+        x = jnp.where(mask[:, :, None], x, 0)
+        x = x + self.pos_conv_embed(x, mask)
+        return x if self.config.do_stable_layer_norm else self.layer_norm(x)
 
     def position_bias(self, frames: int) -> PositionBias | None:
         """What all layers add to their scores, by head and distance; None for nothing.

@@ -87,8 +87,8 @@ def strip_prefix(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Separate the encoder's tensors from those of heads.
 
-    A file saved from a model with a head has the encoder under a prefix ("wav2vec2."), and heads
-    outside it. In a file without the prefix everything is the encoder, except HF's own heads.
+    A file saved from a larger model has the encoder under a prefix ("wav2vec2."), and heads or a
+    decoder outside it. In a file without it everything is the encoder, except HF's own heads.
 
     Args:
         tensors: by their names in the file.
@@ -97,12 +97,12 @@ def strip_prefix(
     Returns:
         The encoder's tensors by their canonical names, and the names of all others.
     """
-    prefix = family.prefix
-    prefixed = any(name.startswith(prefix) for name in tensors)
+    present = [p for p in family.prefixes if any(name.startswith(p) for name in tensors)]
+    prefix = present[0] if present else ""
     encoder, others = {}, []
     for name, tensor in tensors.items():
         short = name.removeprefix(prefix)
-        if prefixed != name.startswith(prefix) or (not prefixed and _HEADS.match(name)):
+        if not name.startswith(prefix) or (not prefix and _HEADS.match(name)):
             others.append(name)
             continue
         for pattern, replacement in _ALIASES:
@@ -207,13 +207,14 @@ def _unwrapped(
     if len(plain) < len(tensors) or len(prefixes) != 1:
         return tensors, ""  # `_check` says what is missing
     (prefix,) = prefixes
-    if plain.keys() == tensors.keys() and prefix in ("", family.prefix):
+    if plain.keys() == tensors.keys() and prefix in ("", *family.prefixes):
         return tensors, ""
-    others = {other.prefix for other in FAMILIES.values()} - {family.prefix}
+    alike = [other for other in FAMILIES.values() if other.first == family.first]
+    others = {p for other in alike for p in other.prefixes} - {*family.prefixes}
     if prefix.endswith(tuple(f".{other}" for other in others)) or prefix in others:
         return tensors, ""  # another architecture than config.json says
-    if prefix not in ("", family.prefix):
-        kept = family.prefix if prefix.endswith(family.prefix) else ""
+    if prefix not in ("", *family.prefixes):
+        kept = next((p for p in family.prefixes if prefix.endswith(p)), "")
         plain = {
             f"{kept}{name.removeprefix(prefix)}"
             if name.startswith(prefix)

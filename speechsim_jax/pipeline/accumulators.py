@@ -12,7 +12,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.inference.clusters import Clustering
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models.architecture import Activations
-from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.models.external import Encoder
 from speechsim_jax.pipeline import attention_inputs
 from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.settings import Settings
@@ -84,7 +84,7 @@ class PassSetup:
     """
 
     selection: MeasureSelection
-    encoders: tuple[SpeechEncoder, ...]
+    encoders: tuple[Encoder, ...]
     layers: tuple[tuple[int, ...], ...]
     tracks: tuple[int, ...]
     grid: FrameGrid
@@ -126,7 +126,7 @@ class PassSetup:
 
 
 def attention_layers(
-    encoders: Sequence[SpeechEncoder], layers: Sequence[tuple[int, ...]]
+    encoders: Sequence[Encoder], layers: Sequence[tuple[int, ...]]
 ) -> list[tuple[int, ...]]:
     """Transformer layers whose attention is compared; raises UserError for a model with none."""
     transformer_layers = [tuple(l for l in of_model if l > 0) for of_model in layers]

@@ -15,7 +15,15 @@ from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.attention import attention_rows
 from speechsim_jax.statistics.attention_sums import Rows
 
-BATCH_AXIS = {"queries": 1, "keys": 1, "gates": 1, "position_bias": None, "lengths": 0}
+BATCH_AXIS = {
+    "queries": 1,
+    "keys": 1,
+    "gates": 1,
+    "position_bias": None,
+    "lengths": 0,
+    "position_queries": 1,
+    "position_keys": None,
+}
 """Which axis of the fields of `Projected` runs over the utterances of a batch."""
 
 
@@ -29,6 +37,8 @@ class Projected:
       gates: of WavLM's position bias; None for other families.
       position_bias: the same; None for other families.
       lengths: frames of each utterance.
+      position_queries: of conformers, where they are not the queries themselves; None otherwise.
+      position_keys: of conformers with relative positions; None for other families.
     """
 
     queries: Float[Array, "block batch head frame neuron"]
@@ -36,6 +46,8 @@ class Projected:
     gates: Gates | None
     position_bias: PositionBias | None
     lengths: Lengths
+    position_queries: Float[Array, "block batch head frame neuron"] | None = None
+    position_keys: Float[Array, "block _head neuron distance"] | None = None
 
 
 def projected(acts: Activations, blocks: Sequence[int], lengths: Lengths) -> Projected:
@@ -48,6 +60,7 @@ def projected(acts: Activations, blocks: Sequence[int], lengths: Lengths) -> Pro
     """
     chosen = np.array(blocks) - 1
     assert acts.queries is not None and acts.keys is not None
+    by_position, of_distances = acts.position_queries, acts.position_keys
     # In this layout blocks of rows are matrix products without a copy; transposing the keys again
     # for every block would take longer than the products.
     return Projected(
@@ -56,6 +69,8 @@ def projected(acts: Activations, blocks: Sequence[int], lengths: Lengths) -> Pro
         gates=None if acts.gates is None else acts.gates[chosen],
         position_bias=acts.position_bias,
         lengths=jnp.asarray(lengths),
+        position_queries=None if by_position is None else by_position[chosen].swapaxes(2, 3),
+        position_keys=None if of_distances is None else of_distances[chosen].swapaxes(2, 3),
     )
 
 
@@ -73,6 +88,7 @@ def rows_of_projections(
     for model in models:
         blocks, frames = len(model.queries), model.queries.shape[3]
         mask = jnp.arange(frames) < model.lengths[utterance]
+        by_position = model.position_queries
         maps = attention_rows(
             model.queries[:, utterance][:, :, queries],
             model.keys[:, utterance],
@@ -80,6 +96,8 @@ def rows_of_projections(
             None if model.gates is None else model.gates[:, utterance][:, :, queries],
             model.position_bias,
             queries,
+            None if by_position is None else by_position[:, utterance][:, :, queries],
+            model.position_keys,
         )
         rows.append(maps.reshape(-1, *maps.shape[2:]))
     return concatenate_in_place(rows)

@@ -18,7 +18,7 @@ from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.models.external import Encoder, ExternalEncoder
 from speechsim_jax.pipeline.attention_inputs import rows_of_maps
 from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.pipeline.pass_memory import ModelCost
@@ -84,7 +84,7 @@ def frames_of(bucket: Bucket, frames: EncoderConfig | FrameGrid, devices: int) -
 
 
 def model_cost(
-    encoder: SpeechEncoder,
+    encoder: Encoder,
     layers: Sequence[int],
     outputs: Outputs,
     precision: str,
@@ -94,7 +94,8 @@ def model_cost(
 ) -> ModelCost:
     """Memory and work of a model's forward passes.
 
-    Workspace and FLOPs are XLA's own count, of the program that the first pass will run.
+    Workspace and FLOPs are XLA's own count, of the program that the first pass will run. Of an
+    object that is not compiled here, only the hidden states that it returns are known.
 
     Args:
       encoder: the model.
@@ -105,6 +106,12 @@ def model_cost(
       seconds: of audio in all.
       mesh: the devices.
     """
+    if isinstance(encoder, ExternalEncoder):
+        config = encoder.config
+        numbers = (config.num_hidden_layers + 1) * config.hidden_size
+        frames = frames_of(bucket, config, mesh.size)
+        itemsize = np.dtype(np.float32).itemsize
+        return ModelCost(encoder.name, tuple(layers), 0, 0, frames * numbers * itemsize)
     compiled = forward.lower_encode(
         encoder, (bucket.batch, bucket.samples), outputs, precision, mesh
     ).compile()
@@ -128,9 +135,11 @@ def model_cost(
     )
 
 
-def parameter_bytes(encoder: SpeechEncoder) -> tuple[int, int]:
-    """Bytes of the parameters up to hidden state 0, and of the transformer layers."""
+def parameter_bytes(encoder: Encoder) -> tuple[int, int]:
+    """Bytes of the parameters up to hidden state 0, and of the transformer layers; 0 if unknown."""
     front = transformer = 0
+    if isinstance(encoder, ExternalEncoder):
+        return front, transformer
     for path, leaf in jax.tree_util.tree_flatten_with_path(encoder.parameters)[0]:
         size = leaf.size * leaf.dtype.itemsize
         if forward.layer_of(path) is None:

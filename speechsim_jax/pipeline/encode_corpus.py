@@ -8,12 +8,12 @@ from jaxtyping import Float32
 from speechsim_jax.audio import batching
 from speechsim_jax.audio.corpus import Corpus, Skipped
 from speechsim_jax.models.architecture import Outputs
-from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.models.external import Encoder
 from speechsim_jax.settings import Settings
 
 
 def encode_corpus(
-    encoder: SpeechEncoder,
+    encoder: Encoder,
     corpus: Corpus,
     *,
     layers: tuple[int, ...] | None = None,

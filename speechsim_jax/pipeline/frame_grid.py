@@ -63,12 +63,16 @@ class FrameGrid:
         skipped = max(int(np.floor(grid._place(config, 0))) for config in configs)
         return dataclasses.replace(grid, first_centre_samples=first + skipped * hop)
 
-    @property
+    @functools.cached_property
     def is_shared(self) -> bool:
-        """Whether all models make these frames."""
-        mine = self.hop_samples, self.first_centre_samples, self.models[0].window_samples
+        """Whether all models make these frames, of an input of any length."""
+        first = self.models[0]
+        mine = self.hop_samples, self.first_centre_samples, first.window_samples
+        lengths = first.window_samples + np.arange(2 * self.hop_samples)
+        counts = first.frames(lengths)
         return all(
             (config.hop_samples, config.first_centre_samples, config.window_samples) == mine
+            and np.array_equal(config.frames(lengths), counts)
             for config in self.models
         )
 

@@ -36,6 +36,7 @@ from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.models.external import Encoder, ExternalEncoder
 from speechsim_jax.pipeline import frame_choice
 from speechsim_jax.pipeline.accumulators import Accumulators, PassSetup
 from speechsim_jax.pipeline.frame_choice import FrameChoice
@@ -98,7 +99,7 @@ class ComparisonRun:
       step: the part of the corpus that is read; None for all of it.
     """
 
-    encoders: tuple[SpeechEncoder, ...]
+    encoders: tuple[Encoder, ...]
     layers: tuple[tuple[int, ...], ...]
     selection: MeasureSelection
     settings: Settings
@@ -374,7 +375,7 @@ def run_pass(
     run: ComparisonRun,
     number: int,
     pass_: Pass,
-    encoders: Sequence[SpeechEncoder],
+    encoders: Sequence[Encoder],
     corpus: Corpus,
     shard: ShardFolder | None,
     expected: Mapping[str, str] | None = None,
@@ -489,9 +490,7 @@ def read_all_layers(
     _read_corpus(run, placed, outputs, rows, corpus, sink, checkpoints, expected)
 
 
-def _compile(
-    encoders: Sequence[SpeechEncoder], outputs: Sequence[Outputs], run: ComparisonRun
-) -> None:
+def _compile(encoders: Sequence[Encoder], outputs: Sequence[Outputs], run: ComparisonRun) -> None:
     """Compile all forward passes in parallel, not one by one as batches need them."""
 
     def compile_one(encoder: SpeechEncoder, output: Outputs, bucket: batching.Bucket) -> None:
@@ -500,7 +499,10 @@ def _compile(
         forward.lower_encode(encoder, shape, output, precision, run.mesh).compile()
 
     # Models of one architecture share a program.
-    programs = {(e.graph, o): (e, o) for e, o in zip(encoders, outputs)}
+    compiled = [(e, o) for e, o in zip(encoders, outputs) if isinstance(e, SpeechEncoder)]
+    programs = {(e.graph, o): (e, o) for e, o in compiled}
+    if not programs:
+        return
     pause = "; the bar pauses at each new length" if run.progress else ""
     number = counted(len(programs) * len(run.buckets), "program")
     _log.info("compiling %s (architectures x lengths of audio)%s", number, pause)
@@ -519,7 +521,7 @@ def _compile(
 
 def _read_corpus(
     run: ComparisonRun,
-    encoders: Sequence[SpeechEncoder],
+    encoders: Sequence[Encoder],
     outputs: Sequence[Outputs],
     track_rows: TrackRows,
     corpus: Corpus,
@@ -587,7 +589,7 @@ def _read_corpus(
 
 def _encode(
     run: ComparisonRun,
-    encoders: Sequence[SpeechEncoder],
+    encoders: Sequence[Encoder],
     outputs: Sequence[Outputs],
     batch: batching.Batch,
 ) -> list[Activations]:
@@ -599,9 +601,12 @@ def _encode(
     samples, lengths = place_batch(batch.samples, batch.lengths, run.mesh)
     activations = []
     for encoder, output in zip(encoders, outputs):
-        model = forward.encode(
-            encoder, samples, lengths, output, run.settings.model_precision, run.mesh
-        )
+        if isinstance(encoder, ExternalEncoder):
+            model = encoder.apply(batch.samples, batch.lengths, output, run.mesh)
+        else:
+            model = forward.encode(
+                encoder, samples, lengths, output, run.settings.model_precision, run.mesh
+            )
         model = run.grid.onto(encoder.config, model, batch.samples.shape[1])
         activations.append(jax.block_until_ready(model) if run.on_cpu else model)
     return activations

@@ -22,6 +22,7 @@ from speechsim_jax.audio.corpus import (
 )
 from speechsim_jax.errors import UserError, counted
 from speechsim_jax.models import forward
+from speechsim_jax.models.external import ExternalEncoder
 from speechsim_jax.pipeline import costs
 from speechsim_jax.pipeline.accumulators import attention_layers
 from speechsim_jax.pipeline.attention_inputs import needed_sums
@@ -91,6 +92,12 @@ def plan_passes(
     of_attention = Pass(all_layers, (), PassMemory(), run.selection.attention)
     if not run.selection.without_attention.measures:
         return (of_attention,)
+    unknown = [encoder.name for encoder in run.encoders if isinstance(encoder, ExternalEncoder)]
+    if unknown:
+        _log.info(
+            "memory and time of %s are not known: only the hidden states that it returns are "
+            "planned for", ", ".join(unknown),
+        )  # fmt: skip
     planned, attention_apart = _plan(run, budget_bytes, division)
     for line in str(planned).splitlines():
         _log.debug("%s", line)
@@ -264,7 +271,7 @@ def run_passes(
     several = len(passes) > 1
     encoders = run.encoders
     if several:
-        encoders = tuple(map(forward.on_host, encoders))
+        encoders = tuple(forward.on_host(encoder) for encoder in encoders)
     done = PassesRun([], ReadCounts(), [])
     corpus, total = run.share, ReadCounts()
     for number, pass_ in enumerate(passes, start=1):

@@ -11,7 +11,8 @@ from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.checkpoint_files import WeightFiles
 from speechsim_jax.models.config import Wav2Vec2Config
-from speechsim_jax.models.families import config_from_hf
+from speechsim_jax.models.families import config_from_hf, family_of
+from speechsim_jax.models.families.wav2vec2 import Wav2Vec2Network
 from speechsim_jax.training import export, model
 from speechsim_jax.training.data.alphabet import BLANK, Alphabet
 from speechsim_jax.training.data.sampling import UtteranceSampler, utterance_buckets
@@ -39,7 +40,8 @@ def prepare(
         UserError: Audio, recipe and encoder do not fit together.
     """
     config = config_from_hf(pretrained.config, pretrained.preprocessor)
-    if not isinstance(config, Wav2Vec2Config):
+    network = family_of(config).network
+    if not isinstance(config, Wav2Vec2Config) or not issubclass(network, Wav2Vec2Network):
         raise UserError(
             f"{pretrained.source}: a {config.family} cannot be fine-tuned here; expected an "
             "encoder of wav2vec 2.0's kind, such as wav2vec2, hubert or wavlm"

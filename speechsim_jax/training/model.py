@@ -283,7 +283,8 @@ def to_tensors(config: Wav2Vec2Config, model: Model) -> dict[str, np.ndarray]:
     tensors = weight_names.export(config, model.encoder)
     tensors["masked_spec_embed"] = np.asarray(model.masked_spec_embed)
     head = {name: np.asarray(leaf) for name, leaf in head_tensors(model.head).items()}
-    return {f"{config.family}.{name}": tensor for name, tensor in tensors.items()} | head
+    prefix = family_of(config).prefix
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()} | head
 
 
 def head_tensors(head: Any) -> dict[str, Any]:

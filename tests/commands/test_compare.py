@@ -291,7 +291,7 @@ def _change_config(folder: Path, **changes) -> None:
 
 
 def _unknown_family(folder: Path) -> None:
-    _change_config(folder, model_type="whisper", architectures=["WhisperModel"])
+    _change_config(folder, model_type="sew-d", architectures=["SEWDModel"])
 
 
 MODEL_MISTAKES = {
@@ -300,7 +300,7 @@ MODEL_MISTAKES = {
     _without_one_weight: ("encoder.layers.1.attention.k_proj.bias",),
     _wrong_shape: ("encoder.layer_norm.weight", "32", "64"),
     _truncated: ("model/model.safetensors", "safetensors file"),
-    _unknown_family: ("whisper", "wav2vec2"),
+    _unknown_family: ("sew-d", "wav2vec2"),
 }
 
 

@@ -13,7 +13,7 @@ from speechsim_jax.pipeline import costs
 from tests.support import tolerances
 from tests.support.parity import fixture
 
-LAYOUTS = ("wav2vec2-base", "wavlm-base", "hubert-large")
+LAYOUTS = ("wav2vec2-base", "wavlm-base", "conformer-relative")
 # The number of each in the parity fixtures; 15, 5, 15 and 1 frames.
 UTTERANCES = {"a": 2, "b": 1, "c": 7, "d": 0}
 # One padded shape, shared by the tests: every other one costs them a compilation per encoder.

@@ -64,7 +64,7 @@ def test_logits_and_text_are_those_of_transformers(layout):
         print(f"{layout}: {error:.1e}")
         assert error <= tolerances.PARITY
         assert (ours.argmax(-1) == values.argmax(-1)).all()
-    texts = found.decode(logits, found.encoder.config.frames(lengths))
+    texts = found.decode(logits, found.encoder.config.logit_frames(lengths))
     assert texts == [*map(str, theirs["text"]), ""]
 
 
@@ -311,7 +311,12 @@ def test_other_tokenizers(tmp_path):
     [
         ("vocab.json", "", "vocab.json: is not JSON"),
         ("vocab.json", "[1]", "vocab.json: is not a JSON object but a list"),
-        ("vocab.json", '{"a": {"b": 1}}', "its tokenizer cannot be read (unhashable"),
+        ("vocab.json", '{"a": {"b": 1}, "c": 1}', "its tokenizer cannot be read (unhashable"),
+        (
+            "vocab.json",
+            '{"a": {"b": 1}}',
+            "vocabularies for 1 languages (a); choose one as in ID#a",
+        ),
         ("tokenizer_config.json", "{", "tokenizer_config.json: is not JSON"),
         ("tokenizer_config.json", '{"pad_token": 3}', "its tokenizer cannot be read ("),
     ],

@@ -13,6 +13,7 @@ from speechsim_jax.models import weight_names
 from speechsim_jax.models.architecture import Activations
 from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.models.external import ExternalConfig
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.pipeline.frame_grid import FrameGrid
 from tests.support.small_models import QUICK, waves
@@ -213,3 +214,13 @@ def test_attention_of_different_frames_is_refused():
     models = [encoder(CONFIG, "a"), encoder(SLOW, "b", 1)]
     with pytest.raises(ss.UserError, match="attention is compared frame by frame"):
         ss.compare(models, waves(3), "all", levels=["attention"], errors=None, **QUICK)
+
+
+def test_frames_of_one_kind_but_of_other_counts_are_not_shared():
+    """One pads its input, which has to be longer than the padding."""
+    plain = ExternalConfig("external", hop=320, offset=400, window=400, first_centre=200.0)
+    padded = dataclasses.replace(plain, offset=80)
+    assert not FrameGrid.of({"a": plain, "b": padded}).is_shared
+    assert FrameGrid.of({"a": plain, "b": dataclasses.replace(plain)}).is_shared
+    grid = FrameGrid.of({"a": padded, "b": plain})
+    assert int(grid.frames(720)) == 2  # the other has three

@@ -1,5 +1,6 @@
 """Everything that runs on a device is translated for TPU and CUDA, here, without having either."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,8 +8,10 @@ import jax.export  # which `import jax` leaves out
 import numpy as np
 import pytest
 
+from speechsim_jax.models import weight_names
 from speechsim_jax.models.architecture import Activations, Outputs
 from speechsim_jax.models.encoder import forward
+from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.pipeline.attention_inputs import projected, rows_of_projections
 from speechsim_jax.statistics import attention_sums, moments, moments_accumulator
 from speechsim_jax.statistics.moments import ModelShape
@@ -24,14 +27,26 @@ def lowered(function, *arguments, **static):
     return exported.mlir_module()
 
 
+def long_encoder(layout):
+    """The encoder of a fixture; a Whisper with a window of 30 s."""
+    encoder = fixture(layout).encoder
+    if encoder.config.longest_samples is None:
+        return encoder
+    config = dataclasses.replace(encoder.config, max_source_positions=1500)
+    graph, parameters, _ = weight_names.fill(config, random_tensors(config, 0), layout)
+    return dataclasses.replace(encoder, config=config, graph=graph, parameters=parameters)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("outputs", [EVERYTHING, Outputs()], ids=["everything", "hidden"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_encoders(layout, outputs, dtype):
-    encoder = fixture(layout).encoder.astype(dtype)
-    frames = 1100  # more than one block of attention rows
-    samples = jax.ShapeDtypeStruct((2, 320 * frames + 80), np.float32)
+    encoder = long_encoder(layout).astype(dtype)
+    hop, window = encoder.config.hop_samples, encoder.config.window_samples
+    # more than one block of attention rows
+    frames = (encoder.config.longest_samples or hop * 1100) // hop
+    samples = jax.ShapeDtypeStruct((2, window + (frames - 1) * hop), np.float32)
     lengths = jax.ShapeDtypeStruct((2,), np.int32)
     text = lowered(
         forward, encoder.parameters, samples, lengths,
@@ -65,7 +80,7 @@ def test_statistics():
 def test_attention():
     """Rows of the maps of all heads for a block of queries, never the maps of all heads."""
     frames, batch, heads, size = 1100, 2, 4, 16
-    models = [(3, True), (2, False)]  # layers, with WavLM's gated bias
+    models = [(3, True), (2, False)]  # layers, with WavLM's gated bias or a conformer's positions
     parts = tuple(
         projected(
             Activations(
@@ -75,6 +90,12 @@ def test_attention():
                 keys=jax.numpy.zeros((layers, batch, frames, heads, size)),
                 gates=jax.numpy.zeros((layers, batch, heads, frames)) if gated else None,
                 position_bias=jax.numpy.zeros((heads, 2 * frames - 1)) if gated else None,
+                position_queries=None
+                if gated
+                else jax.numpy.zeros((layers, batch, frames, heads, size)),
+                position_keys=None
+                if gated
+                else jax.numpy.zeros((layers, heads, 2 * frames - 1, size)),
             ),
             range(1, layers + 1),
             np.zeros(batch, np.int32),

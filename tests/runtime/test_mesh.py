@@ -65,6 +65,13 @@ def test_pooled_frames(report):
     assert report["pooled"] <= tolerances.MESH
 
 
+@pytest.mark.parametrize("kind", ["numpy", "jax"])
+@pytest.mark.parametrize("mesh", ["data:2", "data:2,feature:2"])
+def test_encoders_that_are_objects(kind, mesh, report):
+    errors = report[f"objects, {kind}, {mesh}"]
+    assert len(errors) == 2 and max(errors.values()) <= tolerances.MESH
+
+
 def test_a_run_resumes_on_another_mesh(report):
     assert report["interrupted"] == 3
     assert_equal(report["resumed"], 9)

@@ -19,7 +19,7 @@ from experiments.benchmarks.compiled import Collective, collectives
 from speechsim_jax.errors import UserError
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
-from speechsim_jax.pipeline.attention_inputs import Projected, rows_of_projections
+from speechsim_jax.pipeline.attention_inputs import BATCH_AXIS, Projected, rows_of_projections
 from speechsim_jax.runtime.mesh import AXES, mesh_from, place_batch
 from speechsim_jax.statistics import exemplars, moments, moments_on_mesh
 from speechsim_jax.statistics import moments_accumulator as rows_module
@@ -276,12 +276,11 @@ def test_what_a_stream_cannot_do_is_refused():
             other.restore(taken)
 
 
-BATCH_AXIS = {"queries": 1, "keys": 1, "gates": 1, "position_bias": None}
 HEADS = (ModelShape(2, 3), ModelShape(1, 3))
 
 
 def projections(seed: int) -> tuple[tuple[Projected, ...], np.ndarray]:
-    """Two models' queries and keys of eight utterances, one with WavLM's gated bias."""
+    """Inputs of two models' maps of eight utterances: WavLM's bias, a conformer's positions."""
     rng = np.random.default_rng(seed)
     lengths = rng.permutation([12, 12, 9, 5, 2, 1, 0, 0]).astype(np.int32)
 
@@ -295,6 +294,8 @@ def projections(seed: int) -> tuple[tuple[Projected, ...], np.ndarray]:
             gates=draw(s.layers, 8, s.neurons, FRAMES) if gated else None,
             position_bias=draw(s.neurons, 2 * FRAMES - 1) if gated else None,
             lengths=jax.numpy.asarray(lengths),
+            position_queries=None if gated else draw(s.layers, 8, s.neurons, FRAMES, 4),
+            position_keys=None if gated else draw(s.layers, s.neurons, 4, 2 * FRAMES - 1),
         )
         for s, gated in zip(HEADS, (True, False))
     )
@@ -368,8 +369,9 @@ def test_the_sample_depends_neither_on_the_devices_nor_on_a_rest():
         SampleAccumulator(SHAPES, 20, seed=1).restore(taken)
 
 
-def test_forward_passes_run_apart():
-    encoder, mesh = fixture("wavlm-base").encoder, mesh_of("data:4,feature:2")
+@pytest.mark.parametrize("layout", ["wavlm-base", "conformer-relative", "w2v-bert"])
+def test_forward_passes_run_apart(layout):
+    encoder, mesh = fixture(layout).encoder, mesh_of("data:4,feature:2")
     outputs = Outputs(layers=(0, 1), projections=True, features=True)
     noise = np.random.default_rng(0).standard_normal((7, 320 * 20 + 80)).astype(np.float32)
     given = noise, np.full(7, 6480, np.int32)
@@ -388,7 +390,8 @@ def test_forward_passes_run_apart():
         assert (a is None) == (b is None)
         if b is None:
             continue
-        axis = {"frame_mask": 0, "features": 0, "position_bias": None}.get(field.name, 1)
+        others = {"frame_mask": 0, "features": 0, "position_bias": None, "position_keys": None}
+        axis = others.get(field.name, 1)
         spec = tuple(a.sharding.spec)
         assert spec == (() if axis is None else (None,) * axis + (AXES,))
         a = np.asarray(a) if axis is None else np.take(a, range(7), axis)

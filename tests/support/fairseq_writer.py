@@ -88,17 +88,18 @@ def pickled(value: Any) -> tuple[bytes, dict[str, bytes]]:
 def settings(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """fairseq's settings of the model that a config.json describes."""
     shapes = list(zip(config["conv_dim"], config["conv_kernel"], config["conv_stride"]))
+    norm = config.get("feat_extract_norm", "layer")  # data2vec has no other
     values = {
         "_name": {"data2vec-audio": "data2vec_audio"}.get(
             config["model_type"], config["model_type"]
         ),
-        "extractor_mode": {"group": "default", "layer": "layer_norm"}[config["feat_extract_norm"]],
+        "extractor_mode": {"group": "default", "layer": "layer_norm"}[norm],
         "encoder_layers": config["num_hidden_layers"],
         "encoder_embed_dim": config["hidden_size"],
         "encoder_ffn_embed_dim": config["intermediate_size"],
         "encoder_attention_heads": config["num_attention_heads"],
         "activation_fn": "gelu",
-        "layer_norm_first": config["do_stable_layer_norm"],
+        "layer_norm_first": config.get("do_stable_layer_norm", False),
         "conv_feature_layers": f"[{shapes[0]}] + {shapes[1:5]} + [{shapes[5]}] * 2",
         "conv_bias": config["conv_bias"],
         "conv_pos": config["num_conv_pos_embeddings"],
@@ -113,6 +114,9 @@ def settings(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
         values |= {"relative_position_embedding": True, "gru_rel_pos": True}
         values |= {"num_buckets": config["num_buckets"]}
         values |= {"max_distance": config["max_bucket_distance"]}
+    if config["model_type"] == "data2vec-audio":
+        depth = config["num_conv_pos_embeddings"]
+        values |= {"pos_conv_depth": depth, "conv_pos": depth * config["conv_pos_kernel_size"]}
     if config.get("conv_pos_batch_norm"):
         values["conv_pos_batch_norm"] = True
     return values | changes
@@ -121,7 +125,7 @@ def settings(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
 def state_dict(config: dict[str, Any], tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors of a pretrained model by fairseq's names; `tensors` have no prefix."""
     names = {"masked_spec_embed": "mask_emb"}
-    layer_norm = config["feat_extract_norm"] == "layer"
+    layer_norm = config.get("feat_extract_norm", "layer") == "layer"
     batch_norm = config.get("conv_pos_batch_norm", False)
     for part in ("weight", "bias"):
         for index in range(len(config["conv_dim"])):

@@ -85,7 +85,8 @@ class HubHandler(BaseHTTPRequestHandler):
     def answer(self, body: bool) -> None:
         hub, path = self.server, unquote(urlsplit(self.path).path)
         hub.log.append((self.command, self.path, self.headers.get("Range")))
-        files, about = f"/{hub.repo}/resolve/", f"/api/{hub.repo}"
+        kind = "" if "/" in hub.repo.partition("/")[2] else "models/"  # of datasets in `repo`
+        files, about = f"/{hub.repo}/resolve/", f"/api/{kind}{hub.repo}"
         if hub.error:
             return self.fail(*hub.error)
         if path.startswith(files):

@@ -17,6 +17,7 @@ import speechsim_jax as ss
 from speechsim_jax.pipeline import accumulators
 from tests.support.paths import DATA
 from tests.support.same_result import CHOICES
+from tests.support.wrapped import Wrapped
 
 FOLDER = DATA / "parity"
 HEADS = "attn_frobenius,attn_pearson"
@@ -58,8 +59,8 @@ def main(checkpoints: str) -> None:
     shuffled = {name: audio[name] for name in rng.permutation(list(audio))}
     encoders = [ss.load_encoder(FOLDER / name) for name in ("wavlm-base", "hubert-large")]
 
-    def run(audio=audio, **settings) -> ss.SimilarityResult:
-        return ss.compare(encoders, audio, **SETTINGS | settings)
+    def run(audio=audio, models=encoders, **settings) -> ss.SimilarityResult:
+        return ss.compare(models, audio, **SETTINGS | settings)
 
     one = run()
 
@@ -92,6 +93,12 @@ def main(checkpoints: str) -> None:
     swap = {"measures": "lincka,maxcorr", "null": "swap", "null_draws": 2}
     one_device, four = (run(**swap, mesh=mesh) for mesh in ("data:1", "data:4"))
     report["swapped"] = _apart(four, one_device, "_null")
+    few = {"measures": "lincka,maxcorr", "null": "none", "heldout": False}
+    for kind, convert in {"numpy": np.asarray, "jax": lambda states: states}.items():
+        objects = [Wrapped(encoders[0], convert), encoders[1]]
+        for mesh in ("data:2", "data:2,feature:2"):
+            found = run(models=objects, mesh=mesh, **few)
+            report[f"objects, {kind}, {mesh}"] = against_one(found)["errors"]
     append, batches = accumulators.Accumulators.append, []
 
     def dies(self, *batch):

@@ -13,7 +13,7 @@ from speechsim_jax.audio.open_corpus import with_durations
 from speechsim_jax.audio.selection import log_unknown_speakers
 from speechsim_jax.errors import UserError, counted
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.models.external import Encoder
 from speechsim_jax.pipeline.encode_corpus import encode_corpus
 from speechsim_jax.training.data import cluster_labels
 from speechsim_jax.training.data.splits import speaker_of
@@ -180,7 +180,7 @@ def mfcc_features(
 
 
 def layer_features(
-    encoder: SpeechEncoder,
+    encoder: Encoder,
     chosen: PhoneFrames,
     batch_seconds: float,
     on_batch: Callable[[float], object],
@@ -221,7 +221,7 @@ def layer_features(
     return dict(zip(layer_names(encoder), features))
 
 
-def layer_names(encoder: SpeechEncoder) -> tuple[str, ...]:
+def layer_names(encoder: Encoder) -> tuple[str, ...]:
     """The names of an encoder's layers as kinds of features."""
     return tuple(f"{encoder.name}/{l}" for l in range(encoder.config.num_hidden_layers + 1))
 

@@ -11,7 +11,16 @@ from speechsim_jax.settings import Layer, layer_numbers
 
 ModelPairs = tuple[ModelPair, ...]
 
-_PARADIGMS = {"wav2vec2": "contrastive"}  # all other families are predictive
+# What a masked frame is told from or predicted as, by the papers of the families; all others are
+# predictive: HuBERT, WavLM and UniSpeech-SAT predict clusters (the last with a contrastive loss of
+# utterances beside it), data2vec the layers of a teacher, w2v-BERT codes (with a contrastive loss
+# beside it).
+_PARADIGMS = {
+    "wav2vec2": "contrastive",
+    "wav2vec2-conformer": "contrastive",
+    "sew": "contrastive",  # the loss of wav2vec 2.0
+    "unispeech": "contrastive",  # and phones of labelled speech, by CTC
+}
 
 
 def paradigm(family: str) -> str:

@@ -5,7 +5,17 @@ from typing import Any
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.models.config import EncoderConfig
-from speechsim_jax.models.families import hubert, unispeech, wav2vec2, wavlm
+from speechsim_jax.models.families import (
+    data2vec_audio,
+    hubert,
+    sew,
+    unispeech,
+    wav2vec2,
+    wav2vec2_bert,
+    wav2vec2_conformer,
+    wavlm,
+    whisper,
+)
 from speechsim_jax.models.families.family import Family
 
 FAMILIES: dict[str, Family] = {
@@ -16,16 +26,16 @@ FAMILIES: dict[str, Family] = {
         wavlm.FAMILY,
         unispeech.UNISPEECH,
         unispeech.UNISPEECH_SAT,
+        data2vec_audio.FAMILY,
+        sew.FAMILY,
+        wav2vec2_conformer.FAMILY,
+        wav2vec2_bert.FAMILY,
+        whisper.FAMILY,
     )
 }
 
 _REFUSED = {
-    "data2vec-audio": "its positional convolution is a stack of five",
-    "wav2vec2-conformer": "its layers are conformer blocks",
-    "wav2vec2-bert": "it reads mel features, not samples",
-    "whisper": "it reads mel features, not samples",
-    "sew": "it squeezes its frames",
-    "sew-d": "it squeezes its frames",
+    "sew-d": "its attention is DeBERTa's",
 }
 
 
@@ -37,7 +47,7 @@ def config_from_hf(
     Args:
         config: the parsed config.json.
         preprocessor: the parsed preprocessor_config.json. Without it samples are normalised, the
-            default of `Wav2Vec2FeatureExtractor`.
+            default of `Wav2Vec2FeatureExtractor`; that of a Whisper follows from config.json.
 
     Raises:
         UserError: an architecture that this package does not implement.

@@ -1,10 +1,11 @@
-"""Initial weights of networks of wav2vec 2.0's kind, as the training of each family draws them."""
+"""Initial weights, as the training of each family draws them."""
 
 import math
 
 import numpy as np
 
 from speechsim_jax.models.config import Wav2Vec2Config
+from speechsim_jax.models.conformer import ConformerConfig
 from speechsim_jax.models.families.family import Weight
 from speechsim_jax.models.filterbank import cepstrum, gabor
 
@@ -18,25 +19,65 @@ def draw(config: Wav2Vec2Config, row: Weight, seed: int, plain: bool = False) ->
         seed: of the draw.
         plain: as HuBERT: biases of convolutions 0, the projection normal, positions He normal.
     """
-    rng = np.random.default_rng([seed, *config.family.encode(), *row.name.encode()])
-    shape = row.shape[::-1] if row.transposed else row.shape
+    rng, shape = _start(config.family, row, seed)
+    if row.name.startswith("encoder.pos_conv_embed.conv"):
+        values = _positional(config, row.path[-1], shape, seed, plain)
+    elif row.name.startswith("feature_projection.projection") and not plain:
+        values = draw_projection(config.conv_dim[-1], config.family, row, seed)
+    elif row.name.startswith("feature_extractor") and row.path[-2] != "layer_norm":
+        values = _convolution(config, row, rng, shape, plain)
+    else:
+        values = _elsewhere(config.initializer_range, row, rng, shape)
+    return values.astype(np.float32)
+
+
+def draw_conformer(config: ConformerConfig, row: Weight, seed: int) -> np.ndarray:
+    """An initial parameter of conformer layers, as a torch tensor.
+
+    Args:
+        config: the architecture.
+        row: the parameter.
+        seed: of the draw.
+    """
+    rng, shape = _start(config.family, row, seed)
+    if "conv_module" in row.path and row.path[-1] == "kernel":
+        values = rng.normal(0, math.sqrt(2 / math.prod(shape[1:])), shape)
+    elif row.path[-1].startswith("pos_bias"):
+        bound = math.sqrt(6 / sum(shape))
+        values = rng.uniform(-bound, bound, shape)
+    else:
+        values = _elsewhere(config.initializer_range, row, rng, shape)
+    return values.astype(np.float32)
+
+
+def draw_projection(channels: int, family: str, row: Weight, seed: int) -> np.ndarray:
+    """An initial parameter of the projection of features, as a torch tensor.
+
+    Args:
+        channels: of the features.
+        family: its name.
+        row: the parameter.
+        seed: of the draw.
+    """
+    rng, shape = _start(family, row, seed)
+    bound = math.sqrt(1 / channels)
+    return rng.uniform(-bound, bound, shape).astype(np.float32)
+
+
+def _start(family: str, row: Weight, seed: int) -> tuple[np.random.Generator, tuple[int, ...]]:
+    """The generator of a parameter, and the shape of its torch tensor."""
+    rng = np.random.default_rng([seed, *family.encode(), *row.name.encode()])
+    return rng, row.shape[::-1] if row.transposed else row.shape
+
+
+def _elsewhere(
+    spread: float, row: Weight, rng: np.random.Generator, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Of norms, linear maps and embeddings."""
     kind = row.path[-1]
     if kind in ("scale", "var", "gru_rel_pos_const"):
-        values = np.ones(shape)
-    elif kind == "mean" or (kind == "bias" and row.path[-2] in ("layer_norm", "batch_norm")):
-        values = np.zeros(shape)
-    elif row.name.startswith("encoder.pos_conv_embed.conv"):
-        values = _positional(config, kind, shape, seed, plain)
-    elif row.name.startswith("feature_projection.projection") and not plain:
-        bound = math.sqrt(1 / config.conv_dim[-1])
-        values = rng.uniform(-bound, bound, shape)
-    elif row.name.startswith("feature_extractor"):
-        values = _convolution(config, row, rng, shape, plain)
-    elif kind == "bias":
-        values = np.zeros(shape)
-    else:
-        values = rng.normal(0, config.initializer_range, shape)
-    return values.astype(np.float32)
+        return np.ones(shape)
+    return np.zeros(shape) if kind in ("bias", "mean") else rng.normal(0, spread, shape)
 
 
 def _convolution(

@@ -53,6 +53,12 @@ class Family:
         network_of: the family whose network this is, if another: models then share compilations.
         first: HF's name, without prefix, of a tensor that every checkpoint has.
         ignored: further tensors of the encoder's checkpoints that are no parameters.
+        mask_embedding: transformers' model has an embedding of masked frames even where its
+            configuration masks none.
+        buffers: tensors by name, without prefix, that transformers expects in files although they
+            follow from the configuration.
+        places: names of the encoder in larger models, the longest first; by default the model
+            type, as in "wav2vec2.encoder.layer_norm.weight".
         encoder_class: the end of the name of transformers' class of the encoder alone.
         ctc: transformers has a ...ForCTC of it.
     """
@@ -60,15 +66,24 @@ class Family:
     model_type: str
     class_stem: str
     config: type[EncoderConfig]
-    network: Callable[..., Network]
+    network: type[Network]
     draw: Callable[[Any, Weight, int], np.ndarray]
     network_of: str | None = None
     first: str = "feature_extractor.conv_layers.0.conv.weight"
     ignored: re.Pattern[str] | None = None
+    mask_embedding: bool = False
+    buffers: Callable[[Any], dict[str, np.ndarray]] | None = None
+    places: tuple[str, ...] = ()
     encoder_class: str = "Model"
     ctc: bool = True
 
     @property
     def prefix(self) -> str:
-        """Of the encoder's tensors in a file saved from a model with a head."""
-        return f"{self.model_type.replace('-', '_')}."
+        """Of the encoder's tensors in files saved from a model with a head."""
+        return self.prefixes[0]
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Of the encoder's tensors in files saved from any of the larger models."""
+        places = self.places or (self.model_type.replace("-", "_"),)
+        return tuple(f"{place}." for place in places)

@@ -11,5 +11,9 @@ UNISPEECH = dataclasses.replace(
     wav2vec2.FAMILY, model_type="unispeech", class_stem="UniSpeech", network_of="wav2vec2"
 )
 UNISPEECH_SAT = dataclasses.replace(
-    wav2vec2.FAMILY, model_type="unispeech-sat", class_stem="UniSpeechSat", network_of="wav2vec2"
+    wav2vec2.FAMILY,
+    model_type="unispeech-sat",
+    class_stem="UniSpeechSat",
+    network_of="wav2vec2",
+    mask_embedding=True,
 )
