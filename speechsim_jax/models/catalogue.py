@@ -131,9 +131,7 @@ def text() -> str:
     lines = []
     for row in found:
         frames = f"{row.frames_per_second:g} Hz of {row.window_ms:g} ms"
-        lines.append(
-            f"{row.family:{widths[0]}}  {row.input:{widths[1]}}  frames {frames}  {row.heads}"
-        )
+        lines.append(f"{row.family:{widths[0]}}  {row.input:{widths[1]}}  {frames}  {row.heads}")
         lines += [f"{'':{widths[0]}}    {line}" for line in (*row.examples, row.note) if line]
     return "\n".join(lines)
 
