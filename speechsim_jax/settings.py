@@ -5,17 +5,22 @@ records. Importing this module imports neither jax nor any of the heavy librarie
 """
 
 import dataclasses
+import fractions
 import functools
 import math
 import numbers
 import os
+import re
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from speechsim_jax.errors import UserError, did_you_mean
+
+Layer = int | float | str
+"""Which hidden state: its number, from the end if negative; a fraction of the depth; a word."""
 
 Record = TypeVar("Record")
 Records = TypeVar("Records", bound=tuple[Any, ...])
@@ -91,8 +96,11 @@ class Settings:
         other.
     """
 
-    layers: tuple[int, ...] | None = setting(
-        None, "Only these hidden states of every model, e.g. 0,6,-1 (default: all).", COMPARED
+    layers: tuple[Layer, ...] | None = setting(
+        None,
+        "Only these hidden states of every model, e.g. 0,6,-1 or first,0.5,last: a number with a "
+        "point is a fraction of its depth, so that 1 is layer 1 and 1.0 the last (default: all).",
+        COMPARED,
     )
     max_minutes: float | int | None = setting(
         None, "At most so much audio: a seeded choice, balanced over speakers.", COMPARED, above=0
@@ -274,6 +282,7 @@ class Settings:
     strict: bool = setting(False, "Stop at an unusable file instead of skipping it.", SPEED)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", _as_layers(self.layers))
         check_fields(self)
         if self.errors is None:
             object.__setattr__(self, "errors", "none")
@@ -294,8 +303,6 @@ class Settings:
             raise UserError(
                 "what is given explains has no standard errors; leave out errors_source='reading'"
             )
-        if self.layers == ():
-            raise UserError("layers is empty; expected numbers of hidden states, or None for all")
         self._check_alignments()
         if self.exemplars and self.pool != "none":
             raise UserError(
@@ -320,6 +327,76 @@ class Settings:
             raise UserError(f"alignments are given but not used; add {' or '.join(readers)}")
         if self.alignment_tier is not None and self.alignments is None:
             raise UserError("alignment_tier is given without alignments")
+
+
+_WHOLE, _WITH_POINT = re.compile(r"[+-]?\d+"), re.compile(r"[+-]?(\d+\.\d*|\.\d+)")
+_LAYER_WORDS = ("first", "last")
+
+
+def _as_layers(layers: Any) -> tuple[Layer, ...] | None:
+    """Hidden states as whole numbers, fractions and words; raises UserError for anything else."""
+    if layers is None:
+        return None
+    expected = (
+        "numbers of hidden states (0, 6, -1), fractions of the depth from 0.0 to 1.0, first or last"
+    )
+    listed = list(layers) if isinstance(layers, list | tuple | range) else []
+    if not listed:
+        empty = isinstance(layers, list | tuple | range)
+        what = "empty" if empty else repr(layers)
+        raise UserError(f"layers is {what}; expected a list of {expected}, or None for all")
+    return tuple(_as_layer(layer, expected) for layer in listed)
+
+
+def _as_layer(layer: Any, expected: str) -> Layer:
+    value = layer
+    if isinstance(layer, str):
+        text = layer.strip()
+        if text in _LAYER_WORDS:
+            return text
+        if _WHOLE.fullmatch(text):
+            value = int(text)
+        elif _WITH_POINT.fullmatch(text):
+            value = float(text)
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        fraction = float(value)
+        if 0 <= fraction <= 1:
+            # 1.0 equals 1 in Python and in JSON, and means another layer: the ends become words.
+            return {0.0: "first", 1.0: "last"}.get(fraction, fraction)
+    close = did_you_mean(layer, _LAYER_WORDS) if isinstance(layer, str) else ""
+    raise UserError(f"layers has {layer!r}{close}; expected {expected}")
+
+
+def layer_numbers(layers: Iterable[Layer] | None, depth: int, model: str) -> tuple[int, ...]:
+    """The hidden states of a model that are meant, in order, each once.
+
+    A fraction f means the hidden state nearest to f `depth`, of two equally near ones the lower.
+
+    Args:
+      layers: as in `Settings`; None for all.
+      depth: transformer layers of the model, which has the hidden states 0 to `depth`.
+      model: its name, for the message.
+
+    Raises:
+      UserError: a number that the model lacks.
+    """
+    if layers is None:
+        return tuple(range(depth + 1))
+    found = set()
+    for layer in layers:
+        if isinstance(layer, float):
+            # As it is written: 0.07 of 50 layers is 3.5, not a little more.
+            exact = fractions.Fraction(repr(layer)) * depth
+            found.add(math.ceil(exact - fractions.Fraction(1, 2)))
+        elif isinstance(layer, str):
+            found.add({"first": 0, "last": depth}[layer])
+        elif -depth - 1 <= layer <= depth:
+            found.add(layer % (depth + 1))
+        else:
+            raise UserError(f"{model} has layers 0 to {depth}; `layers` asks for {layer}")
+    return tuple(sorted(found))
 
 
 @documented
@@ -523,8 +600,10 @@ def _is_float(value: Any, _: Any) -> bool:
 
 
 def _is_tuple(value: Any, hint: Any) -> bool:
-    (inner, *_) = typing.get_args(hint)
-    return isinstance(value, tuple) and all(_CHECKS[inner](item, inner) for item in value)
+    options = alternatives(typing.get_args(hint)[0])
+    return isinstance(value, tuple) and all(
+        any(_CHECKS[option](item, option) for option in options) for item in value
+    )
 
 
 _CHECKS: dict[Any, Callable[[Any, Any], bool]] = {
@@ -544,8 +623,7 @@ def _expected(options: tuple[Any, ...]) -> str:
     described = []
     for option in options:
         if typing.get_origin(option) is tuple:
-            inner = {"int": "whole numbers", "str": "texts"}[typing.get_args(option)[0].__name__]
-            described.append(f"a list of {inner}")
+            described.append("a list of texts")
         elif option is not type(None):
             described.append(_NAMES[option])
     return " or ".join([*described, *(["None"] if type(None) in options else [])])

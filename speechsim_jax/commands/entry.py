@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import io
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ from speechsim_jax.runtime.atomic_write import as_path, in_bucket
 
 COMMANDS = (
     "compare", "merge", "status", "plan", "replicate", "concepts", "probe", "dynamics",
-    "transcribe", "pretrain", "finetune", "synthesise", "card", "selfcheck", "demo",
+    "transcribe", "pretrain", "finetune", "synthesise", "card", "models", "inspect", "selfcheck",
+    "demo",
 )  # fmt: skip
 # What a run leaves that --resume continues.
 _PARTIAL = ("checkpoints", "*/job.json", "statistics/**/statistics.json")
@@ -80,10 +82,9 @@ def run_module(module: ModuleType, argv: Sequence[str] | None = None, program: b
       program: whether this is all that the process does, so that Ctrl-C may end it.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    positional = getattr(module, "POSITIONAL", None)
-    if positional and arguments and not arguments[0].startswith("-"):
-        arguments[0] = f"--{positional}={arguments[0]}"
     values = module.define_flags()
+    if positional := getattr(module, "POSITIONAL", None):
+        arguments = _named_positional(arguments, values[positional])
     if _HELP & set(arguments):
         with contextlib.suppress(BrokenPipeError):
             print(help.page(module.__doc__ or "", values), flush=True)
@@ -113,6 +114,14 @@ def run_module(module: ModuleType, argv: Sequence[str] | None = None, program: b
             interrupt.stop(message)
         print(message, file=sys.stderr)
         sys.exit(130)
+
+
+def _named_positional(arguments: list[str], flag: flags.Flag) -> list[str]:
+    """The arguments with the first one, or of a list all first ones, as a flag."""
+    first = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
+    if not isinstance(flag.parser, flags.ListParser):
+        first = first[:1]
+    return [f"--{flag.name}={','.join(first)}", *arguments[len(first) :]] if first else arguments
 
 
 def _discard_output() -> None:

@@ -350,11 +350,7 @@ def _value(flag: flags.Flag, field: dataclasses.Field, hint: Any) -> Any:
         text = ",".join(value)
         if not all(value):
             raise UserError(f"--{flag.name}={text}: an item of the list is empty")
-        (kind,) = [option for option in alternatives(hint) if option is not type(None)]
-        try:
-            value = tuple(map(typing.get_args(kind)[0], value))
-        except ValueError:
-            raise UserError(f"--{flag.name}={text}: expected whole numbers, e.g. 0,6,-1") from None
+        value = tuple(value)
     check_value(f"--{flag.name}", value, hint, field.metadata)
     return value
 

@@ -29,7 +29,7 @@ from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts
 from speechsim_jax.results.result import RepresentationName
 from speechsim_jax.runtime import provenance
-from speechsim_jax.settings import Settings
+from speechsim_jax.settings import Settings, layer_numbers
 from speechsim_jax.statistics.moments_finished import MomentsState
 
 ModelSource = str | Path | SpeechEncoder | Representing | TorchModule
@@ -156,7 +156,10 @@ def _comparison_run(
     longest = _longest_seconds(grid, settings)
     run = ComparisonRun(
         encoders=encoders,
-        layers=tuple(_layers_of(encoder, settings.layers) for encoder in encoders),
+        layers=tuple(
+            layer_numbers(settings.layers, encoder.config.num_hidden_layers, encoder.name)
+            for encoder in encoders
+        ),
         selection=request.selection._replace(
             # What is known of labels has sampled errors in any case.
             errors=clustering.over != "none" and (labelled or settings.errors_source != "reading"),
@@ -235,7 +238,13 @@ def attributes_of(
 ) -> dict[str, Any]:
     """How the statistics were made."""
     return provenance.record(
-        models={printable(encoder.name): dict(encoder.provenance) for encoder in run.encoders},
+        models={
+            printable(encoder.name): {
+                **encoder.provenance,
+                "num_hidden_layers": encoder.config.num_hidden_layers,
+            }
+            for encoder in run.encoders
+        },
         corpus={
             "origin": audio_.corpus.origin,
             "fingerprint": audio_.corpus.fingerprint(),
@@ -305,17 +314,6 @@ def _grid_of(encoders: Sequence[Encoder], request: Request) -> FrameGrid:
         "means within each", grid.slowest, 1e3 * grid.hop_samples / SAMPLE_RATE_HZ,
     )  # fmt: skip
     return grid
-
-
-def _layers_of(encoder: Encoder, layers: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Layer numbers in order, each once; raises UserError for one that the model lacks."""
-    depth = encoder.config.num_hidden_layers
-    if layers is None:
-        return tuple(range(depth + 1))
-    for layer in layers:
-        if not -depth - 1 <= layer <= depth:
-            raise UserError(f"{encoder.name} has layers 0 to {depth}; `layers` asks for {layer}")
-    return tuple(sorted({layer % (depth + 1) for layer in layers}))
 
 
 def check_divided(tracks: Sequence[Track], feature: int) -> None:

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from speechsim_jax.figures.curves import DepthLine, depth_curves
 from speechsim_jax.results.concepts import Concepts, DepthCurve
-from speechsim_jax.results.depth import relative_depth
 
 
 def draw(concepts: Concepts, notes: Sequence[str], interval: str) -> dict[str, Figure]:
@@ -43,9 +42,8 @@ def draw(concepts: Concepts, notes: Sequence[str], interval: str) -> dict[str, F
         lines: dict[str, list[DepthLine]] = {}
         for found in concepts.agreement:
             if found.track == label:
-                layers = [layer for layer, _ in found.layers]
-                nothing = np.full(len(layers), np.nan)
-                line = DepthLine(found.y, relative_depth(layers), found.kappa, nothing, nothing)
+                nothing = np.full(len(found.depth), np.nan)
+                line = DepthLine(found.y, found.depth, found.kappa, nothing, nothing)
                 lines.setdefault(f"x: {found.x}", []).append(line)
         # A name of a file, whatever the label is called.
         name = re.sub(r"[^\w-]", "_", label)

@@ -39,7 +39,6 @@ from speechsim_jax.results.depth import (
     head_baselines,
     match_layers,
     matched_scores,
-    relative_depth,
 )
 from speechsim_jax.results.result import SimilarityResult
 
@@ -205,7 +204,7 @@ def facts(result: SimilarityResult, *, title: str | None = None) -> Figure:
         raise UserError("no facts to draw: this result lacks them, or no model has two layers")
     panels_of_facts = _facts(result)
     names = np.array([representation.model for representation in result.representations])
-    layers = np.array([representation.layer for representation in result.representations])
+    depths = result.relative_depths(result.representations)
     columns = min(3, len(panels_of_facts))
     width = _WIDTHS[columns]
     text = "What the scores stand on" if title is None else title
@@ -220,7 +219,7 @@ def facts(result: SimilarityResult, *, title: str | None = None) -> Figure:
     for axes, fact in zip(panels, panels_of_facts, strict=True):
         for i, model in enumerate(result.models):
             of_model = names == model
-            depth = relative_depth(layers[of_model])
+            depth = depths[of_model]
             style = line_style(i, len(depth))
             first, *second = fact.values
             axes.plot(depth, first[of_model], "-", gid=model, **style)

@@ -185,13 +185,12 @@ def published_order(result: SimilarityResult) -> list[str]:
     provenance, without one by its name.
     """
     metadata = result.attributes.get("models", {})
-    representations = result.representations
 
     def sort_key(model: str) -> tuple[bool, int, int]:
         family = metadata.get(model, {}).get("model_type") or model
-        positions = [k for k, name in enumerate(representations) if name.model == model]
-        width = result.dataset["width"].values[positions[0]] if "width" in result.dataset else 0
-        return "wav2vec2" in family, len(positions), int(width)
+        first = next(k for k, name in enumerate(result.representations) if name.model == model)
+        width = result.dataset["width"].values[first] if "width" in result.dataset else 0
+        return "wav2vec2" in family, result.transformer_layers[model], int(width)
 
     return sorted(result.models, key=sort_key)
 

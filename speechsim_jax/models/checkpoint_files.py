@@ -11,10 +11,10 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_dtypes  # noqa: F401  # names bfloat16 to numpy, which safetensors asks for it
 import numpy as np
@@ -47,6 +47,8 @@ _MAX_JSON_BYTES = 64 * 2**20
 _CHUNK_BYTES = 2**22
 
 _log = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -122,14 +124,23 @@ class WeightFiles:
         Raises:
             UserError: a file is missing, damaged, unsafe or disagrees with the index of shards.
         """
+        return self._gathered(*self._weights, lambda file: _read_weights(self.folder / file))
+
+    def _gathered(
+        self,
+        files: Iterable[str],
+        weight_map: Mapping[str, str],
+        read: Callable[[str], dict[str, np.ndarray]],
+    ) -> dict[str, np.ndarray]:
+        """The tensors of all files; an adapter among them is merged."""
         tensors: dict[str, np.ndarray] = {}
-        for file in self.files:
+        for file in files:
             path = self.folder / file
-            shard = _read_weights(path)
+            shard = read(file)
             duplicates = tensors.keys() & shard.keys()
             if duplicates:
                 raise UserError(f"{path}: tensor {min(duplicates)!r} is in another shard too")
-            listed = {name for name, holder in self.weight_map.items() if holder == file}
+            listed = {name for name, holder in weight_map.items() if holder == file}
             missing = listed - shard.keys()
             if missing:
                 raise UserError(
@@ -138,6 +149,46 @@ class WeightFiles:
                 )
             tensors |= shard
         return self._with_lora(tensors) if adapters.has_lora(tensors) else tensors
+
+    @functools.cached_property
+    def _listed(self) -> tuple[tuple[str, ...], dict[str, str]]:
+        """As `_weights`, without fetching any."""
+        return _find_weights(self.source, self._location, self._location.size)
+
+    @functools.cached_property
+    def weight_sizes(self) -> dict[str, int]:
+        """Bytes of every weight file, none of which is fetched for it.
+
+        Raises:
+            UserError: there are none.
+        """
+        return {file: self._location.size(file) or 0 for file in self._listed[0]}
+
+    @property
+    def not_fetched(self) -> dict[str, int]:
+        """Those of `weight_sizes` that `headers` would have to fetch, being files of torch.
+
+        Raises:
+            UserError: there are no weight files.
+        """
+        return {
+            file: size
+            for file, size in self.weight_sizes.items()
+            if Path(file).suffix != ".safetensors" and not self._location.is_here(file)
+        }
+
+    def headers(self) -> dict[str, np.ndarray]:
+        """Tensors of the types and shapes of `tensors`, by name, of which no weight is read.
+
+        Of safetensors files on the hub only the heads are fetched.
+
+        Returns:
+            Read-only arrays of ones that take no memory.
+
+        Raises:
+            UserError: as `tensors`, as far as it can be known.
+        """
+        return self._gathered(*self._listed, functools.partial(_headers, self._location))
 
     def _with_lora(self, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The tensors of a file that holds an adapter beside its base, merged."""
@@ -180,6 +231,19 @@ class _Adapted(WeightFiles):
 
     def file(self, name: str) -> Path | None:
         return self._location.get(name) or self.base.file(name)
+
+    @functools.cached_property
+    def weight_sizes(self) -> dict[str, int]:
+        own = {file: self._location.size(file) or 0 for file in self.files}
+        return own | self.base.weight_sizes
+
+    @property
+    def not_fetched(self) -> dict[str, int]:
+        return self.base.not_fetched
+
+    def headers(self) -> dict[str, np.ndarray]:
+        adapter = _headers(self._location, self.files[0])
+        return _merged(self.settings, self.base.headers(), adapter, self.source)
 
     def tensors(self) -> dict[str, np.ndarray]:
         adapter = _read_weights(self.folder / self.files[0])
@@ -233,6 +297,13 @@ class _TrainingFile(WeightFiles):
     @property
     def weight_map(self) -> dict[str, str]:
         return {}
+
+    @functools.cached_property
+    def weight_sizes(self) -> dict[str, int]:
+        return {self.path.name: self.path.stat().st_size}
+
+    def headers(self) -> dict[str, np.ndarray]:
+        return {name: _like(array.dtype, array.shape) for name, array in self.named.items()}
 
     def file(self, name: str) -> Path | None:
         return None  # what lies beside it belongs to other checkpoints too
@@ -461,6 +532,15 @@ class _Folder:
         """The names of all files that are here."""
         return [path.name for path in self.folder.iterdir()]
 
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None if there is none."""
+        path = self.get(name)
+        return None if path is None else path.stat().st_size
+
+    def is_here(self, name: str) -> bool:
+        """Whether the file need not be fetched."""
+        return True
+
 
 @dataclass(frozen=True)
 class _Hub:
@@ -562,6 +642,46 @@ class _Hub:
             except Exception:  # of the HTTP library: what is in the cache will do
                 _log.debug("%s: its files cannot be listed", self.repo, exc_info=True)
         return [path.name for path in self.folder.iterdir()]
+
+    def _cached(self, name: str) -> Path | None:
+        import huggingface_hub
+
+        cached = huggingface_hub.try_to_load_from_cache(
+            self.repo, name, cache_dir=self.cache_dir, revision=self.revision
+        )
+        return Path(cached) if isinstance(cached, str) else None
+
+    def is_here(self, name: str) -> bool:
+        """Whether the file need not be fetched."""
+        return self._cached(name) is not None
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, which is not fetched for it; None if there is none."""
+        if (path := self._cached(name)) is not None or self.offline:
+            return None if path is None else path.stat().st_size
+        import huggingface_hub
+        from huggingface_hub import errors
+
+        try:
+            url = huggingface_hub.hf_hub_url(self.repo, name, revision=self.revision)
+            return huggingface_hub.get_hf_file_metadata(url).size
+        except errors.EntryNotFoundError:
+            return None
+        except Exception as error:
+            raise UserError(self._explain(name, error)) from error
+
+    def safetensors_head(self, name: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of every tensor of a file that is not here, from its first bytes."""
+        import huggingface_hub
+
+        try:
+            read = huggingface_hub.HfApi().parse_safetensors_file_metadata(
+                self.repo, name, revision=self.revision
+            )
+        except Exception as error:
+            raise UserError(self._explain(name, error)) from error
+        _check_layout(f"{self.repo}/{name}", read.metadata)
+        return {name: (t.dtype, tuple(t.shape)) for name, t in read.tensors.items()}
 
     def _explain(self, name: str, error: Exception) -> str:
         from huggingface_hub import constants, errors
@@ -704,16 +824,22 @@ def _find_preprocessor(location: _Folder | _Hub) -> tuple[dict[str, Any], list[s
     return old, []
 
 
-def _find_weights(source: str, location: _Folder | _Hub) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The weight files, and which of them holds which tensor (empty for a single file)."""
+def _find_weights(
+    source: str, location: _Folder | _Hub, find: Callable[[str], Any] | None = None
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The weight files, and which of them holds which tensor (empty for a single file).
+
+    `find`: None of a file that is not there; by default weights are fetched.
+    """
+    find = location.get if find is None else find
     for single, index in _WEIGHTS:
-        if location.get(single):
+        if find(single) is not None:
             return (single,), {}
         if path := location.get(index):
             weight_map = _read_weight_map(path, Path(single).suffix)
             shards = tuple(sorted(set(weight_map.values())))
             for shard in shards:
-                if location.get(shard) is None:
+                if find(shard) is None:
                     raise UserError(f"{source}: lacks the shard {shard} that {index} lists")
             return shards, weight_map
     names = " or ".join(single for single, _ in _WEIGHTS)
@@ -767,16 +893,68 @@ def _read_weights(path: Path) -> dict[str, np.ndarray]:
     return _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_bin(path)
 
 
+# Types of safetensors files by their names there.
+_ELEMENT_TYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
+    "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32",
+    "U16": "uint16", "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+
+
+def _headers(location: _Folder | _Hub, file: str) -> dict[str, np.ndarray]:
+    """Tensors of the types and shapes of those in a file, of which no weight is read."""
+    fetched = location.is_here(file) or Path(file).suffix != ".safetensors"
+    if isinstance(location, _Hub) and not fetched:
+        return _of_types(f"{location.repo}/{file}", location.safetensors_head(file))
+    path = location.get(file)
+    if path is None:
+        raise UserError(f"{location.folder / file}: there is no such file")
+    if path.suffix != ".safetensors":
+        return {name: _like(t.dtype, t.shape) for name, t in read_torch_bin(path).items()}
+
+    def types(opened: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+        parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+        return {name: (p.get_dtype(), tuple(p.get_shape())) for name, p in parts.items()}
+
+    return _of_types(str(path), _opened_safetensors(path, types))
+
+
+def _of_types(
+    origin: str, types: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> dict[str, np.ndarray]:
+    unknown = [kind for kind, _ in types.values() if kind not in _ELEMENT_TYPES]
+    if unknown:
+        raise UserError(f"{origin}: has an element type that is not known ({unknown[0][:20]!r})")
+    return {name: _like(np.dtype(_ELEMENT_TYPES[t]), shape) for name, (t, shape) in types.items()}
+
+
+def _like(dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Ones of a type and shape that take no memory."""
+    return np.broadcast_to(np.ones((), dtype), shape)
+
+
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    def arrays(opened: Any) -> dict[str, np.ndarray]:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+
+    return _opened_safetensors(path, arrays)
+
+
+def _check_layout(origin: str, metadata: Mapping[str, str] | None) -> None:
+    layout = (metadata or {}).get("format", "pt")
+    if layout != "pt":
+        raise UserError(
+            f"{origin}: contains weights in the format {layout[:20]!r}; only 'pt' (torch) is read"
+        )
+
+
+def _opened_safetensors(path: Path, read: Callable[[Any], Read]) -> Read:
+    """What `read` makes of the file; raises UserError if it is damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
-            layout = (file.metadata() or {}).get("format", "pt")
-            if layout != "pt":
-                raise UserError(
-                    f"{path}: contains weights in the format {layout[:20]!r}; only 'pt' (torch) is "
-                    "read"
-                )
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            _check_layout(str(path), file.metadata())
+            return read(file)
     except UserError:
         raise
     except (TypeError, AttributeError) as error:

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -131,17 +131,8 @@ def fill(
     Raises:
         UserError: one line that lists missing, unexpected and misshapen tensors.
     """
-    table, family = table or weight_table(config), family_of(config)
-    tensors, unwrapped = _unwrapped(tensors, family)
-    encoder, others = strip_prefix(tensors, family)
-    encoder = {n: tensor for n, tensor in encoder.items() if not _is_ignored(n, family)}
-    _refuse_integers(encoder, origin)
-    notes = [f"{origin}: {unwrapped}"] if unwrapped else []
-    notes += [f"{origin}: left out {_names(others)} (not part of the encoder)"] if others else []
-    for complete in (_with_conv_biases, _with_weight_norm):
-        encoder, note = complete(config, encoder, table)
-        notes += [f"{origin}: {note}"] if note else []
-    _check(encoder, table, origin)
+    table = table or weight_table(config)
+    encoder, _, notes = matched(config, tensors, origin, table)
     graph, state = abstract_network(config)
     values: dict[str, Any] = {}
     for row in table:
@@ -151,6 +142,52 @@ def fill(
         node[row.path[-1]] = jnp.asarray(row.from_torch(encoder[row.name]))
     nnx.replace_by_pure_dict(state, values)
     return graph, state, notes
+
+
+class Matched(NamedTuple):
+    """A checkpoint's tensors and the parameters that they are.
+
+    Attributes:
+        encoder: the encoder's tensors by HF's names without prefix, one for every parameter.
+        left_out: names of all others: of heads, and of what only training needs.
+        notes: for the user.
+    """
+
+    encoder: dict[str, np.ndarray]
+    left_out: list[str]
+    notes: list[str]
+
+
+def matched(
+    config: EncoderConfig,
+    tensors: Mapping[str, np.ndarray],
+    origin: str,
+    table: tuple[Weight, ...],
+) -> Matched:
+    """Find the encoder's tensors in a checkpoint, and check that they are all there.
+
+    Args:
+        config: the architecture.
+        tensors: by their names in the file.
+        origin: name of the checkpoint in messages.
+        table: `weight_table(config)`.
+
+    Raises:
+        UserError: one line that lists missing, unexpected and misshapen tensors.
+    """
+    family = family_of(config)
+    tensors, unwrapped = _unwrapped(tensors, family)
+    encoder, others = strip_prefix(tensors, family)
+    ignored = [name for name in encoder if _is_ignored(name, family)]
+    encoder = {n: tensor for n, tensor in encoder.items() if n not in ignored}
+    _refuse_integers(encoder, origin)
+    notes = [f"{origin}: {unwrapped}"] if unwrapped else []
+    notes += [f"{origin}: left out {_names(others)} (not part of the encoder)"] if others else []
+    for complete in (_with_conv_biases, _with_weight_norm):
+        encoder, note = complete(config, encoder, table)
+        notes += [f"{origin}: {note}"] if note else []
+    _check(encoder, table, origin)
+    return Matched(encoder, [*others, *ignored], notes)
 
 
 def _is_ignored(name: str, family: Family) -> bool:

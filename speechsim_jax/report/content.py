@@ -19,7 +19,6 @@ from speechsim_jax.results.depth import (
     floors,
     head_baselines,
     match_layers,
-    relative_depth,
 )
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.results.summary import letter
@@ -127,9 +126,7 @@ def _axis(
 ) -> dict[str, Any]:
     models = np.array([result.models.index(name.model) for name in representations], dtype=int)
     layers = np.array([name.layer for name in representations], dtype=int)
-    depths = np.zeros(len(layers))
-    for model in np.unique(models):
-        depths[models == model] = relative_depth(layers[models == model])
+    depths = result.relative_depths(representations) if representations else np.zeros(0)
     return {"model": models.tolist(), "layer": layers.tolist(), "depth": depths.tolist()}
 
 
@@ -160,7 +157,7 @@ def _measure(
             for further in (f"{name}{ending}" for ending in _FURTHER)
             if further in result.dataset
         ],
-        "alignment": _alignment(result.models, representations, values, closer, arrays),
+        "alignment": _alignment(result, representations, values, closer, arrays),
         "heads": _heads(result.dataset, name, arrays),
         "baselines": [
             {"name": printable(baseline.name), "values": arrays.exact(baseline.scores.values)}
@@ -264,7 +261,7 @@ def _pairs(result: SimilarityResult, name: str, kind: str, arrays: PackedArrays)
 
 
 def _alignment(
-    models: Sequence[str],
+    result: SimilarityResult,
     representations: Sequence[RepresentationName],
     values: Float[np.ndarray, "x x"],
     higher_is_closer: bool,
@@ -275,8 +272,8 @@ def _alignment(
     Positions on the measure's axis; -1 where there is none. A model is matched with itself only if
     it is alone. See `results.depth.match_layers`.
     """
+    models, depths = result.models, result.relative_depths(representations)
     of_model = np.array([models.index(representation.model) for representation in representations])
-    layer = np.array([representation.layer for representation in representations])
     positions = {
         rule: np.full((len(models), len(representations)), -1) for rule in LayerMatches._fields
     }
@@ -287,8 +284,8 @@ def _alignment(
             rows, columns = np.flatnonzero(of_model == x), np.flatnonzero(of_model == y)
             matches = match_layers(
                 values[np.ix_(rows, columns)],
-                relative_depth(layer[rows]),
-                relative_depth(layer[columns]),
+                depths[rows],
+                depths[columns],
                 same_model=bool(x == y),
                 higher_is_closer=higher_is_closer,
             )

@@ -35,6 +35,7 @@ class DepthCurve:
         model: The model.
         track: Of which they are.
         layers: Numbers of the layers.
+        depth: Relative depth of each layer.
         values: Of each layer.
         half: Half the width of the 95 % interval of each, NaN where there is none.
         other: Held-out values, or those of rotated layers; NaN where there are none.
@@ -43,14 +44,10 @@ class DepthCurve:
     model: str
     track: str
     layers: Int[np.ndarray, " layer"]
+    depth: Float[np.ndarray, " layer"]
     values: Float[np.ndarray, " layer"]
     half: Float[np.ndarray, " layer"]
     other: Float[np.ndarray, " layer"]
-
-    @property
-    def depth(self) -> Float[np.ndarray, " layer"]:
-        """Relative depth of each layer."""
-        return relative_depth(self.layers)
 
     @property
     def best(self) -> int | None:
@@ -69,6 +66,7 @@ class Agreement:
         x, y: The models.
         track: The label.
         layers: Of x and of y.
+        depth: Relative depth of the layers of x.
         observed: The share of x's neurons whose class is that of their match.
         chance: The share that chance would give.
         kappa: Cohen's kappa.
@@ -79,6 +77,7 @@ class Agreement:
     y: str
     track: str
     layers: tuple[tuple[int, int], ...]
+    depth: Float[np.ndarray, " layer"]
     observed: Float[np.ndarray, " layer"]
     chance: Float[np.ndarray, " layer"]
     kappa: Float[np.ndarray, " layer"]
@@ -149,6 +148,10 @@ def _layers(result: SimilarityResult, model: str) -> list[int]:
     return [name.layer for name in result.representations if name.model == model]
 
 
+def _depths(result: SimilarityResult, model: str) -> Float[np.ndarray, " layer"]:
+    return relative_depth(_layers(result, model), result.transformer_layers[model])
+
+
 def _content(result: SimilarityResult, model: str, track: str) -> DepthCurve:
     layers = _layers(result, model)
     cells = {"x": f"{track}/0", "y": [f"{model}/{layer}" for layer in layers]}
@@ -166,7 +169,8 @@ def _content(result: SimilarityResult, model: str, track: str) -> DepthCurve:
         # Without classes that are in one fold only.
         held = of_classes(result, "readability_heldout", track)
         heldout = held.sel(x=cells["y"]).mean("class").values
-    return DepthCurve(model, track, np.array(layers), of(CONTENT), half, heldout)
+    depth = _depths(result, model)
+    return DepthCurve(model, track, np.array(layers), depth, of(CONTENT), half, heldout)
 
 
 def of_classes(result: SimilarityResult, name: str, track: str) -> xr.DataArray:
@@ -193,12 +197,14 @@ def _localisation(result: SimilarityResult, model: str, track: str) -> DepthCurv
         return of_classes(result, name, track).sel(x=names).mean("class").values
 
     values, rotated = mean("localisation"), mean("localisation_rotated")
-    return DepthCurve(model, track, np.array(layers), values, np.full(len(layers), np.nan), rotated)
+    depth, unknown = _depths(result, model), np.full(len(layers), np.nan)
+    return DepthCurve(model, track, np.array(layers), depth, values, unknown, rotated)
 
 
 def _agreement(result: SimilarityResult, x: str, y: str, track: str) -> Agreement:
     of_x, of_y = (np.array(_layers(result, model)) for model in (x, y))
-    columns = of_y[nearest_depth(relative_depth(of_x), relative_depth(of_y))]
+    depth = _depths(result, x)
+    columns = of_y[nearest_depth(depth, _depths(result, y))]
     pairs = tuple(zip(of_x.tolist(), columns.tolist()))
     rows = xr.DataArray([f"{x}/{l}" for l, _ in pairs], dims="layer")
     matches = xr.DataArray([f"{y}/{m}" for _, m in pairs], dims="layer")
@@ -209,7 +215,8 @@ def _agreement(result: SimilarityResult, x: str, y: str, track: str) -> Agreemen
             return np.full(len(pairs), np.nan)
         return result.dataset[name].sel(x=rows, y=matches, track=track).values
 
-    return Agreement(x, y, track, pairs, of(""), of("_chance"), of("_kappa"), of("_kappa_se"))
+    found = (of(ending) for ending in ("", "_chance", "_kappa", "_kappa_se"))
+    return Agreement(x, y, track, pairs, depth, *found)
 
 
 NEURON_COLUMNS = (

@@ -1,6 +1,6 @@
 """What the cells of a map are compared with: other cells of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import xarray as xr
 from jaxtyping import Float, Int64
 
 from speechsim_jax.errors import UserError, did_you_mean
+from speechsim_jax.results.depth import nearest_depth
 
 CLOSEST = "closest"
 CLOSEST_OF_ROW = "closest_of_row"
@@ -16,15 +17,20 @@ Positions = Int64[np.ndarray, "x y"]
 
 
 def reference_cells(
-    matrix: xr.DataArray, reference: Any, higher_is_closer: bool
+    matrix: xr.DataArray,
+    reference: Any,
+    higher_is_closer: bool,
+    transformer_layers: Mapping[str, int],
 ) -> tuple[Positions, Positions]:
     """The position of the reference of every cell; -1 where there is none.
 
     Args:
         matrix: scores, labelled.
         reference: "closest", of each row and model the closest layer; "closest_of_row"; the name of
-            a model: its layer of the same number, in the same row; or a cell (x, y).
+            a model: its layer at the same relative depth, within half a layer, in the same row; or
+            a cell (x, y).
         higher_is_closer: whether the measure is one of similarity.
+        transformer_layers: of each model.
 
     Raises:
         UserError: another reference.
@@ -45,10 +51,12 @@ def reference_cells(
     if reference == CLOSEST_OF_ROW:
         models = np.zeros(columns, dtype=int)
     elif reference in set(map(str, models)):
-        of_layer = {
-            layer: k for k, layer in enumerate(layers.tolist()) if str(models[k]) == reference
-        }
-        y = np.tile([of_layer.get(layer, -1) for layer in layers.tolist()], (rows, 1))
+        counts = np.array([max(transformer_layers[str(model)], 1) for model in models])
+        depths, of_model = layers / counts, np.flatnonzero(models == reference)
+        nearest = of_model[nearest_depth(depths, depths[of_model])]
+        # A little more than half: 5 of 10 layers lies between 1 and 2 of 3.
+        there = np.abs(depths[nearest] - depths) * counts[nearest] <= 0.5 + 1e-9
+        y = np.tile(np.where(there, nearest, -1), (rows, 1))
         return np.where(y < 0, -1, x), y
     elif reference != CLOSEST:
         words = [CLOSEST, CLOSEST_OF_ROW, "floor", *map(str, dict.fromkeys(models.tolist()))]

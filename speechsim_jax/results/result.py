@@ -27,7 +27,7 @@ from speechsim_jax.inference.standard_errors import (
     quantile,
 )
 from speechsim_jax.results import influence_file, netcdf
-from speechsim_jax.results.depth import floors
+from speechsim_jax.results.depth import floors, relative_depth
 from speechsim_jax.results.exemplars import Exemplar, exemplar_records
 from speechsim_jax.results.reference import CLOSEST, reference_cells
 from speechsim_jax.results.summary import Mean, blocks_shown, few_frames_warning, means_table
@@ -217,6 +217,35 @@ class SimilarityResult:
     def models(self) -> tuple[str, ...]:
         """The models, in order, each once."""
         return _unique(representation.model for representation in self.representations)
+
+    @functools.cached_property
+    def transformer_layers(self) -> dict[str, int]:
+        """The number of transformer layers of every model, which is that of its last hidden state.
+
+        Of results that do not record it, as those of arrays, the number of the last layer that was
+        compared.
+        """
+        names = (*self.representations, *self.attention_representations)
+        known = self.attributes.get("models")
+        counts = {}
+        for model in self.models:
+            record = known.get(model) if isinstance(known, Mapping) else None
+            recorded = record.get("num_hidden_layers") if isinstance(record, Mapping) else None
+            last = max(name.layer for name in names if name.model == model)
+            counts[model] = max(recorded, last) if isinstance(recorded, int) else last
+        return counts
+
+    def relative_depths(
+        self, representations: Sequence[RepresentationName]
+    ) -> Float[np.ndarray, " representation"]:
+        """The layer of each over the transformer layers of its model: 0 to 1.
+
+        Args:
+            representations: of models of this result.
+        """
+        counts = self.transformer_layers
+        depths = [relative_depth([name.layer], counts[name.model]) for name in representations]
+        return np.concatenate(depths)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -503,7 +532,8 @@ class SimilarityResult:
             measure: its name.
             reference: what each cell is compared with: "closest", the closest layer of its model y
                 to x; "closest_of_row", the closest of all layers; a cell (x, y); a model, such as
-                an untrained one: its layer of the same number, in the same row; a number; "floor",
+                an untrained one: its layer at the same relative depth, in the same row; a number;
+                "floor",
                 the measure's floor; or a matrix of numbers, labelled as the scores. What is no cell
                 counts as known exactly.
             rate: of false discoveries, between 0 and 1.
@@ -534,7 +564,7 @@ class SimilarityResult:
         else:
             table = self._table(measure)
             closer = self.definition(measure).get("higher_is_closer", True)
-            x, y = reference_cells(scores, reference, closer)
+            x, y = reference_cells(scores, reference, closer, self.transformer_layers)
             used = x >= 0
             is_reference[x[used], y[used]] = True
             own_x, own_y = np.indices(values.shape)
@@ -695,6 +725,10 @@ class SimilarityResult:
             x_model: the model of the rows.
             y_model: the model of the columns.
 
+        Returns:
+            The scores, with the coordinates of their matrix and the relative depths of both axes,
+            as `x_depth` and `y_depth`: layers over the model's transformer layers.
+
         Raises:
             UserError: an unknown measure or model.
         """
@@ -708,7 +742,15 @@ class SimilarityResult:
             if not positions[dim].size:
                 present = ", ".join(_unique(matrix[f"{dim}_model"].values))
                 raise UserError(f"no model {model!r} under {measure}; it has: {present}")
-        return matrix.isel(positions)
+        block = matrix.isel(positions)
+        depths = {
+            f"{dim}_depth": (
+                dim,
+                relative_depth(block[f"{dim}_layer"].values, self.transformer_layers[model]),
+            )
+            for dim, model in zip(matrix.dims, (x_model, y_model), strict=True)
+        }
+        return block.assign_coords(depths)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """A table with one row per pair of representations x and y, one column per measure.

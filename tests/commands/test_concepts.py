@@ -173,10 +173,10 @@ def test_page_and_figures_show_hostile_names_as_text(result):
 def test_ranks_are_those_of_held_out_content_where_it_is_known():
     nothing = np.full(3, np.nan)
     layers, values = np.array([0, 2, 3]), np.array([0.1, 0.3, 0.2])
-    curve = DepthCurve("m", "phone", layers, values, nothing, nothing)
+    curve = DepthCurve("m", "phone", layers, layers / 4, values, nothing, nothing)
     accuracies = [0.5, 0.0, 0.9, 0.7]
     assert rank_correlation(curve, accuracies) == pytest.approx(1)
-    held = DepthCurve("m", "phone", layers, values, nothing, -values)
+    held = DepthCurve("m", "phone", layers, layers / 4, values, nothing, -values)
     assert rank_correlation(held, accuracies) == pytest.approx(-1)
     with pytest.raises(UserError, match="has 3 layers"):
         rank_correlation(curve, accuracies[:3])

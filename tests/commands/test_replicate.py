@@ -304,7 +304,7 @@ def test_flags(tmp_path):
         ),
         (
             ["--audio=s", "--workdir=w", "--models=a", "--layers=x"],
-            "--layers=x: expected whole numbers",
+            "--layers has 'x'; expected numbers",
         ),
         (["--audio=s", "--workdir=w", "--preset=zoo", f"--zoo={tmp_path}"], "no model contrastive"),
     ):

@@ -34,7 +34,7 @@ from speechsim_jax.audio.label_sources import SPEAKER
 from speechsim_jax.inference.contrast import Contrast
 from speechsim_jax.inference.standard_errors import effective_degrees
 from speechsim_jax.results.concepts import of_classes
-from speechsim_jax.results.depth import nearest_depth, relative_depth
+from speechsim_jax.results.depth import nearest_depth
 from speechsim_jax.results.result import SimilarityResult
 
 EQUALLY_READABLE = 0.9
@@ -111,7 +111,7 @@ def _same_depth(result: SimilarityResult, x: str, y: str) -> Iterator[_Cell]:
     of_x, of_y = (
         [name for name in result.representations if name.model == model] for model in (x, y)
     )
-    depths = (relative_depth([name.layer for name in names]) for names in (of_x, of_y))
+    depths = (result.relative_depths(names) for names in (of_x, of_y))
     for name, match in zip(of_x, nearest_depth(*depths)):
         yield _Cell(result, str(name), str(of_y[match]))
 

@@ -20,6 +20,7 @@ import tqdm.auto
 import speechsim_jax as ss
 from speechsim_jax.audio.corpus import Corpus
 from speechsim_jax.errors import UserError
+from speechsim_jax.settings import layer_numbers
 
 _log = logging.getLogger(__name__)
 
@@ -134,10 +135,11 @@ def statistics_bytes(encoders: Sequence[ss.SpeechEncoder], settings: dict[str, A
 
     Args:
         encoders: Encoders to compare.
-        settings: Of the comparison; "layers" is a tuple, or None for all.
+        settings: Of the comparison; "layers" as in `Settings`.
     """
     widths = [
-        e.config.hidden_size * len(settings["layers"] or range(e.config.num_hidden_layers + 1))
+        e.config.hidden_size
+        * len(layer_numbers(settings["layers"], e.config.num_hidden_layers, e.name))
         for e in encoders
     ]
     return 4 * sum(widths) ** 2

@@ -7,6 +7,7 @@ from typing import Any
 import speechsim_jax as ss
 from speechsim_jax.analyses.replication.claims import ModelPair, Roles
 from speechsim_jax.errors import UserError
+from speechsim_jax.settings import Layer, layer_numbers
 
 ModelPairs = tuple[ModelPair, ...]
 
@@ -32,7 +33,7 @@ def load_models(
     finetuned: ModelPairs,
     seeds: ModelPairs,
     untrained: Collection[str],
-    layers: tuple[int, ...] | None,
+    layers: tuple[Layer, ...] | None,
     **loading: Any,
 ) -> tuple[dict[str, ss.SpeechEncoder], Roles]:
     """Load all encoders of a replication and assign their roles.
@@ -42,7 +43,7 @@ def load_models(
         finetuned: Sources of each fine-tuned model and of its pretrained model.
         seeds: Sources of each model of another seed and of the model with the same recipe.
         untrained: Those of `models` that get a counterpart with random weights.
-        layers: Layers to compare; default all.
+        layers: Layers to compare, as in `Settings`; default all.
         **loading: Passed to `ss.load_encoder`.
 
     Returns:
@@ -89,10 +90,9 @@ def load_models(
     return encoders, dataclasses.replace(roles, untrained=counterparts)
 
 
-def _check_depths(encoders: Sequence[ss.SpeechEncoder], layers: tuple[int, ...] | None) -> None:
+def _check_depths(encoders: Sequence[ss.SpeechEncoder], layers: tuple[Layer, ...] | None) -> None:
     for encoder in encoders:
-        depth = encoder.config.num_hidden_layers + 1
-        count = len({layer % depth for layer in layers or range(depth)})
+        count = len(layer_numbers(layers, encoder.config.num_hidden_layers, encoder.name))
         if count < 3:
             raise UserError(
                 f"{encoder.name}: {count} hidden states; the claims are about lower and upper "

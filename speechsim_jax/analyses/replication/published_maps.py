@@ -264,7 +264,12 @@ def align(
             continue
         published_rows = published.representations_of(measure)
         matrix = result.matrix(measure)
-        pairs = _counterparts(list(map(str, matrix[matrix.dims[0]].values)), published_rows, names)
+        pairs = _counterparts(
+            list(map(str, matrix[matrix.dims[0]].values)),
+            published_rows,
+            names,
+            result.transformer_layers,
+        )
         if not pairs:
             continue
         i, j = (list(side) for side in zip(*pairs))
@@ -309,7 +314,7 @@ def align_finetuned(
         ):
             block = result.block(measure, x, y)
             run_rows = [f"{x}/{layer}" for layer in block[f"{block.dims[0]}_layer"].values]
-            pairs = _counterparts(run_rows, published_rows, {model: x})
+            pairs = _counterparts(run_rows, published_rows, {model: x}, result.transformer_layers)
             if not pairs:
                 continue
             i, j = (list(side) for side in zip(*pairs))
@@ -328,11 +333,14 @@ def align_finetuned(
 
 
 def _counterparts(
-    run_rows: Sequence[str], published_rows: Sequence[RepresentationName], names: Mapping[str, str]
+    run_rows: Sequence[str],
+    published_rows: Sequence[RepresentationName],
+    names: Mapping[str, str],
+    transformer_layers: Mapping[str, int],
 ) -> list[tuple[int, int]]:
     """Row numbers of the run and of the published map that correspond.
 
-    `names`: model of the run by published model.
+    `names`: model of the run by published model. `transformer_layers`: of the run's models.
     """
     pairs = []
     for name, model in names.items():
@@ -344,7 +352,8 @@ def _counterparts(
         }
         if not published or not run:
             continue
-        depth, deepest = _DEPTHS.get(name.rpartition("-")[2], max(published)), max(run)
+        depth = _DEPTHS.get(name.rpartition("-")[2], max(published))
+        deepest = transformer_layers[model]
         # A run that leaves out the last layer, as the maps do, is as deep as they are.
         scale = 1.0 if deepest in (depth, max(published)) else depth / max(deepest, 1)
         numbers, layers = np.array(list(published), float), sorted(run)
