@@ -127,7 +127,7 @@ def rows() -> list[Row]:
 def text() -> str:
     """The table for a terminal."""
     found = rows()
-    widths = [max(len(row[k]) for row in found) for k in (0, 3)]
+    widths = [max(map(len, column)) for column in zip(*((r.family, r.input) for r in found))]
     lines = []
     for row in found:
         frames = f"{row.frames_per_second:g} Hz of {row.window_ms:g} ms"

@@ -544,6 +544,10 @@ class _Folder:
         path = self.folder / name
         return path if path.is_file() else None
 
+    def names(self) -> list[str]:
+        """The names of all files that are here."""
+        return [path.name for path in self.folder.iterdir()]
+
     def size(self, name: str) -> int | None:
         """Bytes of a file; None if there is none."""
         path = self.get(name)
@@ -552,10 +556,6 @@ class _Folder:
     def is_here(self, name: str) -> bool:
         """Whether the file need not be fetched."""
         return True
-
-    def names(self) -> list[str]:
-        """The names of all files that are here."""
-        return [path.name for path in self.folder.iterdir()]
 
 
 @dataclass(frozen=True)
@@ -648,6 +648,17 @@ class _Hub:
             raise UserError(self._explain(name, error)) from error
         return Path(path)
 
+    def names(self) -> list[str]:
+        """The names of all files of the commit; offline, of those in the cache."""
+        import huggingface_hub
+
+        if not self.offline:
+            try:
+                return huggingface_hub.HfApi().list_repo_files(self.repo, revision=self.revision)
+            except Exception:  # of the HTTP library: what is in the cache will do
+                _log.debug("%s: its files cannot be listed", self.repo, exc_info=True)
+        return [path.name for path in self.folder.iterdir()]
+
     def _cached(self, name: str) -> Path | None:
         import huggingface_hub
 
@@ -687,17 +698,6 @@ class _Hub:
             raise UserError(self._explain(name, error)) from error
         _check_layout(f"{self.repo}/{name}", read.metadata)
         return {name: (t.dtype, tuple(t.shape)) for name, t in read.tensors.items()}
-
-    def names(self) -> list[str]:
-        """The names of all files of the commit; offline, of those in the cache."""
-        import huggingface_hub
-
-        if not self.offline:
-            try:
-                return huggingface_hub.HfApi().list_repo_files(self.repo, revision=self.revision)
-            except Exception:  # of the HTTP library: what is in the cache will do
-                _log.debug("%s: its files cannot be listed", self.repo, exc_info=True)
-        return [path.name for path in self.folder.iterdir()]
 
     def _explain(self, name: str, error: Exception) -> str:
         from huggingface_hub import constants, errors
