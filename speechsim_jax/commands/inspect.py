@@ -131,5 +131,5 @@ def _input(found: Inspection) -> str:
 def _head(found: Inspection) -> str:
     if found.ctc_tokens is None:
         return ""
-    known = "no vocab.json" if found.vocabulary is None else f"vocab.json has {found.vocabulary}"
-    return f"{found.ctc_tokens} tokens; {known}"
+    known = "" if found.vocabulary is None else f"; vocab.json has {found.vocabulary}"
+    return f"{found.ctc_tokens} tokens{known}"

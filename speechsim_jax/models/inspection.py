@@ -53,7 +53,8 @@ class Inspection:
         assumed: what is taken as the family's default, where no preprocessing is recorded.
         left_out: tensors that are not part of the encoder: how many, by module.
         ctc_tokens: tokens of the CTC head.
-        vocabulary: tokens in vocab.json, where there is a CTC head.
+        vocabulary: tokens in vocab.json, where there is a CTC head; of a model of several
+            languages, those of the language that is named.
         notes: for the user; that of an adapter is among them.
     """
 
@@ -158,10 +159,10 @@ def _describe_head(
         return
     found.ctc_tokens = len(head)
     path = checkpoint.file("vocab.json")
-    vocabulary = None if path is None else read_json(path)
-    if vocabulary and checkpoint.language is not None:  # a vocabulary for each
-        vocabulary = vocabulary.get(checkpoint.language)
-    found.vocabulary = len(vocabulary) if isinstance(vocabulary, dict) else None
+    vocabulary = {} if path is None else read_json(path)
+    if any(isinstance(entry, dict) for entry in vocabulary.values()):  # one for each language
+        vocabulary = vocabulary.get(checkpoint.language or "")
+    found.vocabulary = len(vocabulary) if isinstance(vocabulary, dict) and vocabulary else None
 
 
 def _numbers_by_type(headers: Mapping[str, np.ndarray]) -> dict[str, int]:

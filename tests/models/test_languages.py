@@ -12,6 +12,7 @@ import speechsim_jax as ss
 from speechsim_jax.commands.inputs import check_models
 from speechsim_jax.models import weight_names
 from speechsim_jax.models.checkpoint_files import open_checkpoint
+from speechsim_jax.models.inspection import inspect_checkpoint
 from tests.support.fairseq_writer import torch_file
 from tests.support.hub_server import FIRST, Hub, serving
 from tests.support.parity import fixture
@@ -103,6 +104,19 @@ def test_the_weights_of_a_language(folder, language):
     assert encoder.provenance["source"] == f"{folder}#{language}"
     assert encoder.provenance["language"] == language
     check_models([f"{folder}#{language}"])
+
+
+@pytest.mark.parametrize("language", TOKENS)
+def test_a_language_is_inspected(folder, language):
+    found = inspect_checkpoint(f"{folder}#{language}")
+    assert found.loads, found.reason
+    assert found.ctc_tokens == found.vocabulary == len(TOKENS[language])
+    assert any(name.startswith(f"adapter.{language}.") for name in found.files)
+    loaded = ss.load_encoder(f"{folder}#{language}")
+    assert found.parameters == sum(tensor.size for tensor in tensors_of(loaded).values())
+    found = inspect_checkpoint(folder)
+    assert found.loads and (found.ctc_tokens, found.vocabulary) == (len(TOKENS["eng"]), None)
+    assert inspect_checkpoint(f"{folder}#fra").loads is False
 
 
 def test_without_a_language_the_main_file_counts(folder):
