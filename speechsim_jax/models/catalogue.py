@@ -49,7 +49,7 @@ KNOWN = {
     "data2vec-audio": Known(
         ("facebook/data2vec-audio-base (12 x 768)", "facebook/data2vec-audio-large (24 x 1024)")
     ),
-    "sew": Known(("asapp/sew-tiny-100k", "asapp/sew-mid-100k"), note="frames are squeezed by two"),
+    "sew": Known(("asapp/sew-mid-100k (24 x 512)",), note="frames are squeezed by two"),
     "wav2vec2-conformer": Known(
         (
             "facebook/wav2vec2-conformer-rel-pos-large (24 x 1024)",
@@ -131,9 +131,10 @@ def text() -> str:
     for row in found:
         lines.append(
             f"{row.family:{widths[0]}}  {row.input:{widths[1]}}  {row.frames_per_second:g} frames/s"
-            f" of {row.window_ms:g} ms  {row.heads}"
+            f" of {row.window_ms:g} ms"
         )
-        lines += [f"{'':{widths[0]}}    {line}" for line in (*row.examples, row.note) if line]
+        below = (row.heads, *row.examples, row.note)
+        lines += [f"{'':{widths[0]}}    {line}" for line in below if line]
     return "\n".join(lines)
 
 
