@@ -50,7 +50,7 @@ KNOWN = {
     "data2vec-audio": Known(
         ("facebook/data2vec-audio-base (12 x 768)", "facebook/data2vec-audio-large (24 x 1024)")
     ),
-    "sew": Known(("asapp/sew-tiny-100k", "asapp/sew-mid-100k"), note="frames are squeezed by two"),
+    "sew": Known(("asapp/sew-mid-100k (24 x 512)",), note="frames are squeezed by two"),
     "wav2vec2-conformer": Known(
         (
             "facebook/wav2vec2-conformer-rel-pos-large (24 x 1024)",
@@ -130,9 +130,12 @@ def text() -> str:
     widths = [max(map(len, column)) for column in zip(*((r.family, r.input) for r in found))]
     lines = []
     for row in found:
-        frames = f"{row.frames_per_second:g} Hz of {row.window_ms:g} ms"
-        lines.append(f"{row.family:{widths[0]}}  {row.input:{widths[1]}}  {frames}  {row.heads}")
-        lines += [f"{'':{widths[0]}}    {line}" for line in (*row.examples, row.note) if line]
+        lines.append(
+            f"{row.family:{widths[0]}}  {row.input:{widths[1]}}  {row.frames_per_second:g} frames/s"
+            f" of {row.window_ms:g} ms"
+        )
+        below = (row.heads, *row.examples, row.note)
+        lines += [f"{'':{widths[0]}}    {line}" for line in below if line]
     return "\n".join(lines)
 
 
