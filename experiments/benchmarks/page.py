@@ -57,6 +57,8 @@ _SECTIONS = {
     "tracks": "What log-mel, labels and exemplars cost: two base-size encoders, the paper's "
     "measures.",
     "features": "Seconds of speech a second, on one core, of each acoustic feature.",
+    "doors": "A base-size wav2vec 2.0 (random weights) on speech: its port, and the same run by "
+    "torch, one utterance at a time, in turns; other jobs were running.",
     "demo": "The paper in miniature.",
     "selfcheck": "Checks of the machine's JAX.",
     "dynamics": "How similar the layers of a checkpoint are to those of the final model.",

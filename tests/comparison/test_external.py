@@ -48,6 +48,7 @@ def test_both_may_be_objects(encoders, result):
     assert "sha256" in record["notes"][0]
 
 
+@pytest.mark.slow
 def test_in_several_passes_and_with_a_second_reading(encoders, result):
     models = [encoders[0], Wrapped(encoders[1])]
     several = SETTINGS | {"exemplars": 0, "errors_source": "reading"}
