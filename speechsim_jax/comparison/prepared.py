@@ -205,7 +205,7 @@ def _comparison_run(
     return dataclasses.replace(run, selection=selection)
 
 
-def _longest_seconds(grid: FrameGrid, settings: Settings) -> float:
+def _longest_seconds(grid: FrameGrid, settings: Settings) -> float | int:
     """Utterances longer than this are cut: `max_seconds`, or less if a model takes no more."""
     if grid.longest_samples is None:
         return settings.max_seconds

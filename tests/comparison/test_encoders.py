@@ -196,13 +196,6 @@ def test_settings_are_checked_before_any_work():
             ss.compare(["no/such/folder"], "no-such-audio", **wrong)
 
 
-def test_frame_rates_must_agree(encoders):
-    config = dataclasses.replace(encoders[0].config, conv_stride=(5, 2, 2, 2, 2, 2, 1))
-    other = dataclasses.replace(encoders[0], name="fast", config=config)
-    with pytest.raises(ss.UserError, match=r"frame every 320 samples.*every 160"):
-        ss.compare([encoders[0], other], waves(1), **QUICK)
-
-
 def test_device_memory_does_not_grow_with_the_audio(encoders, monkeypatch):
     """The bytes that live on the device after any batch peak at the same value for 8x the audio."""
     peaks = []
