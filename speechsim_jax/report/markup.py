@@ -104,6 +104,10 @@ def audio_list(result: SimilarityResult) -> str:
     for key in ("utterances", "frames", "rows"):
         if key in attributes:
             entries[key] = _value(attributes[key])
+    grid = attributes.get("frame_grid")
+    if isinstance(grid, Mapping) and grid.get("averaged"):
+        hop_ms = 1000 * grid["hop_seconds"]
+        entries["frames of"] = html_text(f"{grid['of']}, every {hop_ms:g} ms; means of the others")
     if "skipped" in attributes:
         count = f"{len(attributes['skipped']):,}"
         entries["skipped"] = f'<a href="#skipped">{count}</a>' if attributes["skipped"] else count

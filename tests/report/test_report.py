@@ -236,6 +236,16 @@ def test_page_warns_of_few_frames(page: Page, tmp_path: Path) -> None:
     assert "Few frames" not in page.text and '<p class="warning"' not in page.source
 
 
+@pytest.mark.parametrize("averaged", [True, False])
+def test_page_says_whose_frames_were_compared(tmp_path: Path, averaged: bool) -> None:
+    result = random_result(SMALL)
+    grid = {"of": "<b>slow", "hop_seconds": 0.04, "first_centre_seconds": 0.0125}
+    attributes = result.attributes | {"frame_grid": grid | {"averaged": averaged}}
+    result.dataset.attrs["provenance"] = json.dumps(attributes)
+    text = Page(write_report(result, tmp_path / "report.html"))
+    assert ("frames of <b>slow, every 40 ms; means of the others" in text.text) == averaged
+
+
 def test_page_leads_from_the_overview_to_the_skipped_files(page: Page, tmp_path: Path) -> None:
     assert '<a href="#skipped">1</a>' in page.source and 'id="skipped"' in page.source
     complete = random_result({"a": Shape(2, 9, 0)})
