@@ -291,26 +291,6 @@ def test_maps_made_in_blocks_of_rows_change_nothing(layout, monkeypatch):
 
 @pytest.mark.slow
 @each_layout
-def test_rows_of_projections_are_those_of_the_maps(layout):
-    found = fixture(layout).together
-    frames = found.frame_mask.shape[1]
-    some = np.array([0, frames // 2, frames - 1])
-    for block in range(len(found.queries)):
-        rows = attention.attention_rows(
-            found.queries[block][:, some].swapaxes(1, 2),
-            found.keys[block].transpose(0, 2, 3, 1),
-            found.frame_mask,
-            None if found.gates is None else found.gates[block][:, :, some],
-            found.position_bias,
-            some,
-        )
-        maps = np.asarray(found.attentions[block])
-        assert distance(np.asarray(rows), maps[:, :, some]) <= tolerances.PARITY_ATTENTION
-        assert np.abs(maps[0, :, 1] - maps[0, :, 2]).max() > 0.01  # rows differ
-
-
-@pytest.mark.slow
-@each_layout
 def test_rounded_kernels(layout):
     case = fixture(layout)
     full = case.alone(2)
