@@ -50,7 +50,7 @@ class Roles:
     """The role of each model of a replication.
 
     Attributes:
-        paradigms: Pretraining objective of each pretrained model, "contrastive" or "predictive".
+        paradigms: Pretraining objective of each pretrained model (`members.paradigm`).
         sizes: Depth and width of each pretrained model.
         untrained: By pretrained model, the model of the same architecture with random weights.
         seeds: Each pretrained model with the model of the same recipe and another seed.

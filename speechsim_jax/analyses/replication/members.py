@@ -20,11 +20,12 @@ _PARADIGMS = {
     "wav2vec2-conformer": "contrastive",
     "sew": "contrastive",  # the loss of wav2vec 2.0
     "unispeech": "contrastive",  # and phones of labelled speech, by CTC
+    "whisper": "supervised",  # on transcripts
 }
 
 
 def paradigm(family: str) -> str:
-    """The pretraining objective of a family of models: "contrastive" or "predictive"."""
+    """The pretraining objective of a family: "contrastive", "predictive" or "supervised"."""
     return _PARADIGMS.get(family, "predictive")
 
 
