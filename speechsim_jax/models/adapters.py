@@ -36,6 +36,8 @@ _BASE_LAYER = re.compile(r"\.base_layer(?=\.)")
 _TRAINED = re.compile(r"\.modules_to_save(?:\.(?P<adapter>[^.]+))(?=\.)")
 _ORIGINAL = re.compile(r"\.original_module(?=\.)")
 _ENCODER = re.compile(r"(^|\.)(feature_extractor|feature_projection|encoder)(?=\.)")
+# Of transformers' WhisperEncoder, which has nothing before the names of its parts.
+_ENCODER_ALONE = re.compile(r"(layers|conv\d|embed_positions|layer_norm)\.")
 # Patterns are regular expressions from a file: those with few ways to match, and without a group
 # that is repeated, take no time. The ways are counted in bits: 5 for a * or +, 1 for a ?.
 _PATTERN = re.compile(r"[\w.^$\\|()\[\]*+?:-]{1,200}")
@@ -408,6 +410,8 @@ def _check_complete(
 
 def _start(name: str) -> int | None:
     """Where an encoder's name begins after what is around it; None for one outside an encoder."""
+    if _ENCODER_ALONE.match(name):
+        return 0
     starts = [match.start(2) for match in _ENCODER.finditer(name)]
     return starts[-1] if starts else None
 

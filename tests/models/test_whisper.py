@@ -268,6 +268,38 @@ def test_missing_unexpected_and_misshapen_tensors_are_refused(name):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("prefix", ["", "encoder.", "model.encoder."])
+def test_adapters(prefix, tmp_path):
+    """LoRA of the queries and values, in the decoder of a whole Whisper too."""
+    decoder = "model.decoder.layers.0.self_attn.q_proj" if prefix == "model.encoder." else None
+    base = checkpoint(tmp_path / "base", prefix, (f"{decoder}.weight",) if decoder else ())
+    modules = [f"{prefix}layers.{i}.self_attn.{n}_proj" for i in range(3) for n in "qv"]
+    rng, tensors = np.random.default_rng(0), {}
+    for module in [*modules, *([decoder] if decoder else [])]:
+        inner, outer = ((2, 2), (3, 2)) if module == decoder else ((2, 24), (24, 2))
+        for part, shape in (("A", inner), ("B", outer)):
+            name = f"base_model.model.{module}.lora_{part}.weight"
+            tensors[name] = rng.standard_normal(shape).astype(np.float32)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    settings = dict(peft_type="LORA", base_model_name_or_path=str(base), r=2, lora_alpha=4,
+                    target_modules=["q_proj", "v_proj"], bias="none")  # fmt: skip
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    save_file(tensors, adapter / "adapter_model.safetensors", {"format": "pt"})
+    encoder = load_encoder(adapter)
+    found = weight_names.export(encoder.config, encoder.parameters)
+    original = load_file(WHISPER / "model.safetensors")
+    for module in modules:
+        a, b = (tensors[f"base_model.model.{module}.lora_{part}.weight"] for part in "AB")
+        name = f"{module.removeprefix(prefix)}.weight"
+        np.testing.assert_allclose(found[name], original[name] + 2 * b @ a, atol=1e-5)
+    lost = f"base_model.model.{modules[2]}"
+    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(lost)}
+    save_file(rest, adapter / "adapter_model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=f"lacks weights .* {modules[2]}.lora_A"):
+        load_encoder(adapter)
+
+
 def test_without_a_preprocessor_nothing_is_assumed(tmp_path, caplog):
     folder = checkpoint(tmp_path / "model", "", ())
     (folder / "preprocessor_config.json").unlink()
