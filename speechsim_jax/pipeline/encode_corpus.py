@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from speechsim_jax.audio import batching
-from speechsim_jax.audio.corpus import Corpus, Skipped
+from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, Corpus, Skipped
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.external import Encoder
 from speechsim_jax.settings import Settings
@@ -59,6 +59,12 @@ def encode_corpus(
         activations = encoder.apply(batch.samples, batch.lengths, Outputs(layers=layers))
         states = np.asarray(activations.hidden_states)
         frames = encoder.config.frames(batch.lengths)
+        longest = encoder.config.longest_samples
         for row, utterance in enumerate(batch.ids):
+            if longest is not None and batch.lengths[row] > longest:
+                seconds = longest / SAMPLE_RATE_HZ
+                reason = f"is longer than {seconds:g} s, the most that {encoder.name} reads"
+                on_skip(Skipped(utterance, reason))
+                continue
             yield utterance, states[:, row, : frames[row]]
         on_batch(batch.seconds)

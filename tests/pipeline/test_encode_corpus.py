@@ -10,6 +10,7 @@ from speechsim_jax.audio.corpus import Corpus, Skipped, Source
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import save_folder
 from speechsim_jax.pipeline.encode_corpus import encode_corpus
+from tests.support.paths import DATA
 from tests.support.tiny_encoders import CONFIG
 
 LENGTHS = {"a": 40_000, "b": 3000, "c": 24_000, "d": 40_010}
@@ -73,3 +74,14 @@ def test_unusable_sources_and_layers(encoder, corpus):
     with pytest.raises(ss.UserError, match=r"no layer \[3\]"):
         next(encode_corpus(encoder, both, layers=(3,), on_skip=skipped.append))
     assert list(encode_corpus(encoder, Corpus("nothing", ()), on_skip=refuse)) == []
+
+
+def test_what_is_longer_than_the_window_of_a_model_is_skipped(corpus):
+    """Not cut: the rest of its states would be missing."""
+    whisper = ss.load_encoder(DATA / "parity" / "whisper")  # reads a second at most
+    skipped: list[Skipped] = []
+    found = dict(encode_corpus(whisper, corpus, on_skip=skipped.append))
+    assert list(found) == ["b"]
+    assert found["b"].shape[1] == whisper.config.frames(3000)
+    assert {each.id for each in skipped} == {"a", "c", "d"}
+    assert all("longer than 1 s, the most that whisper reads" in each.reason for each in skipped)
