@@ -160,6 +160,7 @@ class Recipe:
         settings = dataclasses.asdict(self)
         if not settings["audio"]["speaker_from"]:  # recorded recipes do not have it
             del settings["audio"]["speaker_from"]
+        settings.get("encoder", {}).pop("adapter_attn_dim", None)  # never set in pretraining
         return {"objective": self.name, **settings}
 
 
@@ -178,6 +179,14 @@ class Pretraining(Recipe):
     crops: Crops = field(default_factory=Crops)
     evaluation_speakers: int = 32
     feature_grad_mult: float | int = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.encoder.adapter_attn_dim is not None:
+            raise UserError(
+                f"encoder.adapter_attn_dim = {self.encoder.adapter_attn_dim}: adapters are not "
+                "pretrained; leave it out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

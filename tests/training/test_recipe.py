@@ -86,6 +86,11 @@ def test_defaults_are_those_of_base():
         ("steps = 3", "objective = None; expected one of contrastive, predictive, ctc"),
         ('objective = "contrastive"\nstep = 3', "step is not known; expected one of steps, seed, "),
         ('objective = "ctc"\n[crops]\nrows = 2', "crops is not known"),
+        (
+            'objective = "contrastive"\n[encoder]\nadapter_attn_dim = 6\n'
+            "do_stable_layer_norm = true",
+            "adapters are not pretrained",
+        ),
         ('objective = "contrastive"\n[head]\nunits = 5', "head.units is not known; expected one"),
         ('objective = "ctc"\nsteps = "many"', "steps = 'many'; expected int"),
         ('objective = "ctc"\nsteps = true', "steps = True; expected int"),
