@@ -204,6 +204,7 @@ def training_case(rng: random.Random) -> bytes:
     """A small checkpoint in fairseq's layout, with one setting or weight wrong in half of them."""
     config = {
         "model_type": rng.choice(("wav2vec2", "hubert", "data2vec-audio")),
+        "conv_pos_kernel_size": rng.choice((3, 19)),
         "feat_extract_norm": rng.choice(("group", "layer")),
         "num_hidden_layers": 1, "hidden_size": 2, "intermediate_size": 2,
         "num_attention_heads": 1, "do_stable_layer_norm": False, "conv_bias": False,
