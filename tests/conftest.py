@@ -1,8 +1,11 @@
 """Fixtures that more than one test file uses."""
 
+import gc
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,18 @@ def speech() -> Path:
     path = Path(folder)
     assert path.is_dir(), f"SPEECHSIM_SPEECH={folder} is no folder"
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_a_file() -> Iterator[None]:
+    """Drop the compiled programs of a file after it: a process can hold only so many.
+
+    Each takes memory maps, of which there are 65,530; the next compilation then crashes.
+    """
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 def pytest_configure(config: pytest.Config) -> None:
