@@ -4,7 +4,7 @@
 |------------|---------------------------------------------------------------------|
 | `batch`    | utterances of a batch, filler rows included                         |
 | `sample`   | audio samples at 16 kHz                                             |
-| `frame`    | encoder frames (20 ms apart, 25 ms wide)                            |
+| `frame`    | encoder frames (of most models 20 ms apart, 25 ms wide)             |
 | `query`, `key` | frames, as the two sides of an attention map                    |
 | `layer`    | hidden states: 0 is the input of the first transformer layer        |
 | `block`    | transformer layers: block l makes hidden state l                    |

@@ -240,13 +240,12 @@ def _load(config: Config) -> list[_Pair]:
         dataclasses.replace(encoder, name=source) if names.count(encoder.name) > 1 else encoder
         for source, encoder in zip(config.models, trained)
     ]
-    frame = trained[0].config.window_samples, trained[0].config.hop_samples
     pairs = []
     for index, encoder in enumerate(trained):
-        if (encoder.config.window_samples, encoder.config.hop_samples) != frame:
+        if not encoder.config.makes_frames_of(trained[0].config):
             raise UserError(
-                f"{encoder.name}: its frames are not those of {trained[0].name} ({frame[0]} "
-                f"samples every {frame[1]})"
+                f"{encoder.name}: its frames are not those of {trained[0].name}: "
+                f"{encoder.config.frames_in_words}, not {trained[0].config.frames_in_words}"
             )
         name = f"random:{encoder.name}"
         untrained = (

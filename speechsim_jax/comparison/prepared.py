@@ -300,11 +300,7 @@ def _grid_of(encoders: Sequence[Encoder], request: Request) -> FrameGrid:
     if grid.is_shared:
         return grid
     if request.selection.attention.measures:
-        shapes = [
-            f"{e.name} (every {e.config.hop_samples} samples from "
-            f"{e.config.first_centre_samples:g} on)"
-            for e in encoders
-        ]
+        shapes = [f"{e.name} ({e.config.frames_in_words})" for e in encoders]
         raise UserError(
             f"attention is compared frame by frame, and these models make other frames: "
             f"{', '.join(shapes)}; leave out the attention level, or compare models of one kind"

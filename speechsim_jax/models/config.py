@@ -108,6 +108,27 @@ class EncoderConfig(abc.ABC):
         """
         return self.frames(samples)
 
+    def makes_frames_of(self, other: "EncoderConfig") -> bool:
+        """Whether the frames of another encoder are at the same places, of an input of any length.
+
+        Args:
+            other: configuration of the other encoder.
+        """
+        ours, theirs = (
+            (config.hop_samples, config.first_centre_samples, config.window_samples)
+            for config in (self, other)
+        )
+        lengths = self.window_samples + np.arange(2 * self.hop_samples)
+        return ours == theirs and np.array_equal(self.frames(lengths), other.frames(lengths))
+
+    @property
+    def frames_in_words(self) -> str:
+        """How long frames are and where they lie, for messages."""
+        return (
+            f"{self.window_samples} samples every {self.hop_samples}, centred from sample "
+            f"{self.first_centre_samples:g} on"
+        )
+
     @property
     def head_size(self) -> int:
         """Neurons of one attention head."""

@@ -35,7 +35,7 @@ _MOST_SAMPLES = 160_000
 
 @runtime_checkable
 class TorchModule(Protocol):
-    """A `torch.nn.Module`, as far as it can be told without torch.
+    """A `torch.nn.Module`, as far as it can be recognised without torch.
 
     It is called with float32 waveforms [batch, sample], in eval mode, in which it stays.
     """

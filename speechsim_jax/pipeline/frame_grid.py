@@ -3,7 +3,7 @@
 Frame j of the grid is centred at sample `first_centre_samples` + j `hop_samples` and reaches half a
 hop to either side. A model of the same hop has one frame centred within each, a faster one several,
 whose mean is taken; one that is centred on an edge counts half on either side, without which
-a model of twice the rate would be heard a quarter of a frame early:
+the frames of a model of twice the rate would lie a quarter of a frame too early:
 
     grid[j] = sum over t of w x[t] / sum of w,  w = 1 if |centre(t) - centre(j)| < hop/2, 1/2 if =
 
@@ -67,13 +67,9 @@ class FrameGrid:
     def is_shared(self) -> bool:
         """Whether all models make these frames, of an input of any length."""
         first = self.models[0]
-        mine = self.hop_samples, self.first_centre_samples, first.window_samples
-        lengths = first.window_samples + np.arange(2 * self.hop_samples)
-        counts = first.frames(lengths)
-        return all(
-            (config.hop_samples, config.first_centre_samples, config.window_samples) == mine
-            and np.array_equal(config.frames(lengths), counts)
-            for config in self.models
+        mine = self.hop_samples, self.first_centre_samples
+        return mine == (first.hop_samples, first.first_centre_samples) and all(
+            config.makes_frames_of(first) for config in self.models
         )
 
     def frames(self, samples: Any) -> Any:
@@ -190,6 +186,7 @@ def _means(
     first = states[:, :, at[:, 0]]
     total = jnp.zeros_like(first)
     for slot in range(1, at.shape[1]):
-        total += weight[:, :, slot, None] * (states[:, :, at[:, slot]] - first)
+        term = weight[:, :, slot, None] * (states[:, :, at[:, slot]] - first)
+        total += jnp.where(weight[:, :, slot, None] > 0, term, 0)  # what is no frame may be NaN
     sums = weight.sum(-1)
     return first + total / jnp.where(sums > 0, sums, 1)[:, :, None], sums > 0

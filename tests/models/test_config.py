@@ -16,6 +16,7 @@ from speechsim_jax.models.encoder import forward
 from speechsim_jax.models.families import FAMILIES, config_from_hf
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.models.save import hf_config
+from speechsim_jax.training.data.clusters import mfcc
 from tests.support.paths import DATA
 
 FOLDER = DATA / "parity"
@@ -160,7 +161,7 @@ def test_sizes_of_adapters_are_checked(size):
 
 
 def test_what_is_no_option_of_a_family():
-    """transformers ignores it in config.json; whoever asks for it in code is told."""
+    """Ignored in config.json, as in transformers; refused where code asks for it."""
     config = config_from_hf(
         {
             "model_type": "data2vec-audio",
@@ -343,3 +344,20 @@ def test_centres_are_the_middles_of_the_samples_that_a_frame_depends_on(family):
         assert np.ptp(moved) + 1 == config.window_samples
         middle = (moved[0] + moved[-1] + 1) / 2
         assert middle == config.first_centre_samples + index * config.hop_samples
+
+
+def test_frames_are_those_of_another_encoder_only_at_the_same_places():
+    """Whisper has the hop and the shortest input of wav2vec 2.0, and other centres."""
+    base = Wav2Vec2Config(family="wav2vec2")
+    whisper, bert = (config_from_hf({"model_type": n}) for n in ("whisper", "wav2vec2-bert"))
+    assert (whisper.hop_samples, whisper.window_samples) == (320, 400)
+    slow = dataclasses.replace(base, conv_stride=(5, 2, 2, 2, 2, 2, 4))
+    for other in (whisper, bert, slow):
+        assert not base.makes_frames_of(other) and not other.makes_frames_of(base)
+    assert base.makes_frames_of(Wav2Vec2Config(family="hubert", num_hidden_layers=24))
+
+
+def test_mfcc_of_other_frames_are_refused():
+    for name in ("whisper", "wav2vec2-bert"):
+        with pytest.raises(UserError, match=r"centred from sample .* on, not 200"):
+            mfcc(np.zeros(16_000, np.float32), config_from_hf({"model_type": name}))

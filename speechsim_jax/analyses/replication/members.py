@@ -11,10 +11,10 @@ from speechsim_jax.settings import Layer, layer_numbers
 
 ModelPairs = tuple[ModelPair, ...]
 
-# What a masked frame is told from or predicted as, by the papers of the families; all others are
-# predictive: HuBERT, WavLM and UniSpeech-SAT predict clusters (the last with a contrastive loss of
-# utterances beside it), data2vec the layers of a teacher, w2v-BERT codes (with a contrastive loss
-# beside it).
+# How families are pretrained, by their papers: masked frames are chosen among others (contrastive)
+# or predicted. Others than these are predictive: HuBERT, WavLM and UniSpeech-SAT predict clusters
+# (the last with a contrastive loss of utterances beside it), data2vec the layers of a teacher,
+# w2v-BERT codes (with a contrastive loss beside it).
 _PARADIGMS = {
     "wav2vec2": "contrastive",
     "wav2vec2-conformer": "contrastive",

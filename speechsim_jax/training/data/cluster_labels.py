@@ -138,11 +138,10 @@ def layer_features(encoder: SpeechEncoder, layer: int, config: EncoderConfig) ->
     Raises:
         UserError: The two encoders' frames differ.
     """
-    window, hop = encoder.config.window_samples, encoder.config.hop_samples
-    if (window, hop) != (config.window_samples, config.hop_samples):
+    if not encoder.config.makes_frames_of(config):
         raise UserError(
-            f"{encoder.name}: its frames are {window} samples every {hop}, those of the encoder to "
-            f"be trained {config.window_samples} every {config.hop_samples}"
+            f"{encoder.name}: its frames are {encoder.config.frames_in_words}; those of the "
+            f"encoder to be trained {config.frames_in_words}"
         )
 
     def features_of(sources: Sequence[Source]) -> Iterator[tuple[str, np.ndarray]]:

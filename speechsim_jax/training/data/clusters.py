@@ -43,10 +43,12 @@ def mfcc(
     Raises:
         UserError: Frames of another size.
     """
-    if (config.window_samples, config.hop_samples) != (_WINDOW_SAMPLES, 2 * _HOP_SAMPLES):
+    frame = config.window_samples, config.hop_samples, config.first_centre_samples
+    if frame != (_WINDOW_SAMPLES, 2 * _HOP_SAMPLES, _WINDOW_SAMPLES / 2):
         raise UserError(
             f"MFCC clusters need frames of 400 samples every 320, the encoder has "
-            f"{config.window_samples} every {config.hop_samples}; take a layer of an encoder"
+            f"{config.window_samples} every {config.hop_samples} (centred from sample "
+            f"{config.first_centre_samples:g} on, not 200); take a layer of an encoder"
         )
     # Whole hops: the windows that are repeated at the end, too, are on the grid of 10 ms.
     whole = len(samples) - (len(samples) - _WINDOW_SAMPLES) % _HOP_SAMPLES
