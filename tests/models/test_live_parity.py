@@ -47,6 +47,7 @@ from tests.support.make_parity_fixtures import (  # noqa: E402
     make_tokenizer,
     model_inputs,
     redraw,
+    sizes_of,
 )
 from tests.support.parity import pulses, relative_error  # noqa: E402
 
@@ -299,7 +300,7 @@ def test_without_a_projection(tmp_path):
     model, extractor = make("sew", sizes=sizes)
     assert not hasattr(model, "feature_projection")
     wave = noise(np.random.default_rng(6), 4000)
-    expected = theirs(model, extractor, wave)
+    expected = encode(model, extractor, wave)
     encoder = port(model, extractor)
     assert_close(worst(ours(encoder([wave], **EVERYTHING), 0, expected), expected))
     saved, _ = loaded(type(model), encoder.save(tmp_path))
