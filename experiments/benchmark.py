@@ -20,6 +20,7 @@
     python -m experiments.benchmark --what=tracks --speech=FOLDER --labels=phone:FILE,speaker
     python -m experiments.benchmark --what=features --speech=FOLDER
     python -m experiments.benchmark --what=doors --speech=FOLDER --minutes=1
+    python -m experiments.benchmark --what=arrays
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
@@ -42,7 +43,8 @@ speakers of the utterances that --glob matches. null: p-values of 400 simulated 
 signals, and whole runs with and without a null, if there is --speech. target: minutes of audio that
 --target_se predicts, against those that plain runs need. tracks: whole runs with labels, log-mel
 and exemplars and without, in turns. features: seconds of speech a second of each acoustic feature.
-doors: a base-size encoder that torch runs against its port (needs the [parity] extra).
+doors: a base-size encoder that torch runs against its port (needs the [parity] extra). arrays: a
+quick look at arrays against pytorch-cka, if that is installed.
 plots: draws the lines that memory, pipeline and scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
@@ -67,7 +69,8 @@ class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
         "attention", "startup", "merging", "coverage", "pwcca", "errors", "bootstraps", "null",
-        "target", "tracks", "features", "doors", "plots",
+        "target", "tracks", "features", "doors", "arrays",
+        "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
         os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
@@ -139,6 +142,7 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "target": lambda given: (_speech(given),),
     "features": lambda given: (_speech(given), given.repeats or 7),
     "doors": lambda given: (_speech(given), _minutes(given, 1)[0], given.repeats or 7),
+    "arrays": lambda given: (given.repeats or 3,),
     "tracks": lambda given: (
         _speech(given), _labels(given), _minutes(given, 5)[0], given.repeats or 3,
     ),

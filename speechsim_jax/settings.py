@@ -102,6 +102,12 @@ class Settings:
         "point is a fraction of its depth, so that 1 is layer 1 and 1.0 the last (default: all).",
         COMPARED,
     )
+    pairs: tuple[str, ...] = setting(
+        ("all",),
+        "Pairs of representations: all, between models, within models, same_depth (between models, "
+        "the layers nearest in depth), or pairs by name, e.g. a/3:b/5. Others have no score.",
+        COMPARED,
+    )
     max_minutes: float | int | None = setting(
         None, "At most so much audio: a seeded choice, balanced over speakers.", COMPARED, above=0
     )
@@ -283,6 +289,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", _as_layers(self.layers))
+        object.__setattr__(self, "pairs", _as_pairs(self.pairs))
         check_fields(self)
         if self.errors is None:
             object.__setattr__(self, "errors", "none")
@@ -397,6 +404,29 @@ def layer_numbers(layers: Iterable[Layer] | None, depth: int, model: str) -> tup
         else:
             raise UserError(f"{model} has layers 0 to {depth}; `layers` asks for {layer}")
     return tuple(sorted(found))
+
+
+PAIRS = ("all", "between", "within", "same_depth")
+
+
+def _as_pairs(pairs: Any) -> tuple[str, ...]:
+    """One of `PAIRS`, or pairs of names as text; raises UserError for anything else."""
+    given = [pairs] if isinstance(pairs, str) else pairs
+    listed = list(given) if isinstance(given, list | tuple) else []
+    expected = f"{', '.join(PAIRS)}, or pairs of representations, as ('a/3', 'b/5')"
+    texts = []
+    for pair in listed:
+        names = [pair] if isinstance(pair, str) else pair
+        if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+            raise UserError(f"pairs has {pair!r}; expected {expected}")
+        texts.append(":".join(names))
+    words = [text for text in texts if text in PAIRS]
+    alone = [text for text in texts if text not in words and ":" not in text]
+    if not texts or alone or (words and len(texts) > 1):
+        what = repr(alone[0]) if alone else repr(pairs)
+        close = did_you_mean(alone[0], PAIRS) if alone else ""
+        raise UserError(f"pairs is {what}{close}; expected {expected}")
+    return tuple(texts)
 
 
 @documented

@@ -18,8 +18,10 @@ from speechsim_jax.comparison.arrays import (
     named,
     representation_names,
 )
+from speechsim_jax.comparison.few_rows import few_rows, grams_of
 from speechsim_jax.comparison.label_tracks import label_track
 from speechsim_jax.comparison.null_arrays import Null, null_moments, row_pairs
+from speechsim_jax.comparison.pairs import chosen_pairs
 from speechsim_jax.comparison.representations import Representations
 from speechsim_jax.comparison.score import (
     WELL_KNOWN,
@@ -34,18 +36,18 @@ from speechsim_jax.inference.influence_table import Keep
 from speechsim_jax.measures.concepts import LabelTrack
 from speechsim_jax.measures.influence_sums import InfluenceSums
 from speechsim_jax.measures.registry import MeasureSelection, resolve
-from speechsim_jax.results.result import SimilarityResult
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import provenance
 from speechsim_jax.settings import Output, Settings
 from speechsim_jax.statistics.accumulator import Accumulator, BatchRows, EncodedBatch, State
 from speechsim_jax.statistics.clustered_sample import ClusteredSampleAccumulator, choose
 from speechsim_jax.statistics.folded_moments import FoldedMoments, FoldedMomentsAccumulator
-from speechsim_jax.statistics.moments import ModelShape
+from speechsim_jax.statistics.moments import ModelShape, Tile, tiles_of
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.null_moments import NullMoments
 from speechsim_jax.statistics.sample import Sample, SampleAccumulator
-from speechsim_jax.statistics.store import PassStatistics
+from speechsim_jax.statistics.store import FinishedStatistics, PassStatistics
 
 # Between these the squares and products that are summed keep their digits.
 _LIMITS = {"float32": (1e-8, 1e6), "float64": (1e-35, 1e35)}
@@ -82,6 +84,7 @@ def compare_activations(
     folds: Sequence[Any] | np.ndarray | None = None,
     null: Null = Settings.null,
     null_draws: int = Settings.null_draws,
+    pairs: str | Sequence[str | tuple[str, str]] = "all",
     labels: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
     label_min_share: float | int = 0.0,
     given: Sequence[str] = (),
@@ -105,7 +108,8 @@ def compare_activations(
         of one layer.
       measures: as in `compare`, except for attention.
       levels: as in `compare`.
-      stats_dtype: float64 on a CPU by default, compensated float32 elsewhere.
+      stats_dtype: float64 on a CPU by default, compensated float32 elsewhere and where all arrays
+        have float32 or fewer digits.
       rank_tolerance: as in `Settings`.
       rows_per_update: rows that are added to the statistics together.
       sample_frames: rows of the sample that some measures read, chosen by `seed` and the rows'
@@ -128,6 +132,8 @@ def compare_activations(
       null: as in `Settings`; "shift" needs utterances, "swap" takes those of another group. The
         arrays are read once more for each draw, so they may not be iterables.
       null_draws: as in `Settings`.
+      pairs: of representations: "all"; "between" models or "within" them; "same_depth", between
+        models the layers nearest in depth; or a list of pairs of keys. Others have no score.
       labels: name -> the label of each row, as its phone; None or "" for none. Each becomes a
         representation of that name, with a column for every class, and brings what neurons and
         layers know of it (docs/concepts.md).
@@ -147,7 +153,8 @@ def compare_activations(
     if not activations:
         raise UserError("no activations given")
     precision: dict[str, Any] = {} if stats_dtype is None else {"stats_dtype": stats_dtype}
-    Settings(
+    pairs_of = Settings(
+        pairs=pairs,  # pyright: ignore[reportArgumentType]
         sample_frames=sample_frames,
         seed=seed,
         rank_tolerance=rank_tolerance,
@@ -159,7 +166,7 @@ def compare_activations(
         given=tuple(given) if isinstance(given, list | tuple) else (),
         given_part=given_part,
         **precision,
-    )
+    ).pairs
     for name, value in (("errors", errors), ("heldout", heldout)):
         if not isinstance(value, bool):
             raise UserError(
@@ -170,8 +177,8 @@ def compare_activations(
     fold_of = _fold_of(folds, names, seed) if heldout or folds is not None else None
     speakers, groups = groups, checked_groups(names) if errors else None
     if folds is not None and groups is not None and fold_of is not None:
-        pairs = set(zip(groups.tolist(), fold_of.tolist()))
-        if len(pairs) > len(set(groups.tolist())):
+        in_folds = set(zip(groups.tolist(), fold_of.tolist()))
+        if len(in_folds) > len(set(groups.tolist())):
             _log.warning("some groups are in both folds: held-out scores are not of new groups")
     if rows_per_update < 2:
         raise UserError("rows_per_update is 1; expected at least 2")
@@ -212,9 +219,16 @@ def compare_activations(
             LabelTrack(track.name, texts.index(label), track.classes)
             for track, label in zip(tracks, labelled)
         ),
+        pairs=chosen_pairs(
+            pairs_of,
+            names,
+            _depths(names),
+            range(len(activations), len(names)),
+            [str(name) for name in representation_names(given, layer=0, argument="given")],
+        ),
     ).with_given(given, selection, given_part)
     if stats_dtype is None:
-        stats_dtype = default_stats_dtype()
+        stats_dtype = default_stats_dtype(activations.values())
     indicators = [functools.partial(track.indicators, rows_per_update) for track in tracks]
     everything = [*activations.values(), *indicators]
     once = [text for text, rows in zip(texts, everything) if _read_once(rows)]
@@ -228,47 +242,73 @@ def compare_activations(
         return _aligned(texts, everything, rows_per_update, _LIMITS[stats_dtype])
 
     blocks = blocks_of_all()
-    first = next(blocks, None)
-    shapes = _shapes([] if first is None else [block.shape[1] for block in first])
-    moments = _moments(
-        shapes,
-        rows_per_update,
-        stats_dtype,
-        fold_of if FoldedMoments.kind in selection.accumulated else None,
-    )
-    accumulators: list[Accumulator] = [moments]
-    if selection.on("sample"):
-        clusters = None if groups is None else functools.partial(_of_rows, "groups", groups)
-        accumulators.append(
-            SampleAccumulator(shapes, sample_frames, seed, rows_dtype=stats_dtype, names=clusters)
+    first = next(blocks)
+    blocks = itertools.chain([first], blocks)
+    widths = [block.shape[1] for block in first]
+
+    def check_named(rows: int) -> None:
+        if utterances is not None and len(utterances) != rows:
+            raise UserError(f"utterances names {len(utterances)} rows, but there are {rows}")
+        for what, of_rows in (("groups", groups), ("groups", speakers), ("folds", fold_of)):
+            if of_rows is not None and len(of_rows) != rows:
+                raise UserError(f"{what} names {len(of_rows)} rows, but there are {rows}")
+
+    def accumulated() -> FinishedStatistics:
+        shapes = _shapes(widths)
+        moments = _moments(
+            shapes,
+            min(rows_per_update, len(first[0])),
+            stats_dtype,
+            fold_of if FoldedMoments.kind in selection.accumulated else None,
+            None if compared.pairs is None else tiles_of(shapes, compared.pairs),
         )
-    # What is known of labels has sampled errors in any case.
-    sampled = bool(tracks) or (selection.with_influence and errors_source != "reading")
-    if groups is not None and sampled:
-        accumulators.append(_clustered(shapes, groups, errors_rows, seed, stats_dtype))
-    for arrays in itertools.chain([] if first is None else [first], blocks):
-        rows = _rows(moments.rows, len(arrays[0]), utterances)
-        batch = EncodedBatch(as_models(shapes, arrays, stats_dtype), rows)
-        for accumulator in accumulators:
-            accumulator.update(batch)
-    if utterances is not None and len(utterances) != moments.rows:
-        raise UserError(f"utterances names {len(utterances)} rows, but there are {moments.rows}")
-    for what, of_rows in (("groups", groups), ("groups", speakers), ("folds", fold_of)):
-        if of_rows is not None and len(of_rows) != moments.rows:
-            raise UserError(f"{what} names {len(of_rows)} rows, but there are {moments.rows}")
-    states: list[State] = [accumulator.result() for accumulator in accumulators]
-    if null_pairs is not None:
-        arrays = [as_array(text, rows) for text, rows in zip(texts, activations.values())]
-        arrays += [np.concatenate(list(track.indicators(rows_per_update))) for track in tracks]
-        states.append(
-            null_moments(arrays, shapes, null_pairs, null_draws, rows_per_update, stats_dtype)
-        )
-    passes = [PassStatistics({state.kind: state for state in states})]
-    finished = compared.finish(passes, rank_tolerance)
+        accumulators: list[Accumulator] = [moments]
+        if selection.on("sample"):
+            clusters = None if groups is None else functools.partial(_of_rows, "groups", groups)
+            accumulators.append(
+                SampleAccumulator(
+                    shapes, sample_frames, seed, rows_dtype=stats_dtype, names=clusters
+                )
+            )
+        # What is known of labels has sampled errors in any case.
+        sampled = bool(tracks) or (selection.with_influence and errors_source != "reading")
+        if groups is not None and sampled:
+            accumulators.append(_clustered(shapes, groups, errors_rows, seed, stats_dtype))
+        for arrays in blocks:
+            rows = _rows(moments.rows, len(arrays[0]), utterances)
+            batch = EncodedBatch(as_models(shapes, arrays, stats_dtype), rows)
+            for accumulator in accumulators:
+                accumulator.update(batch)
+        check_named(moments.rows)
+        states: list[State] = [accumulator.result() for accumulator in accumulators]
+        if null_pairs is not None:
+            arrays = [as_array(text, rows) for text, rows in zip(texts, activations.values())]
+            arrays += [np.concatenate(list(track.indicators(rows_per_update))) for track in tracks]
+            states.append(
+                null_moments(arrays, shapes, null_pairs, null_draws, rows_per_update, stats_dtype)
+            )
+        passes = [PassStatistics({state.kind: state for state in states})]
+        return compared.finish(passes, rank_tolerance)
+
+    if (
+        selection.of_norms
+        and not compared.given
+        and few_rows(everything, widths, stats_dtype, compared.pairs)
+    ):
+        grams = grams_of(blocks, everything, widths, stats_dtype, rank_tolerance)
+        check_named(grams.rows)
+        finished = FinishedStatistics({MomentsState.kind: grams})
+    else:
+        finished = accumulated()
     attributes = provenance.record(
         frames=finished.rows(0),
         numeric=finished.numeric,
-        settings={"sample_frames": sample_frames, "seed": seed, "errors_rows": errors_rows},
+        settings={
+            "sample_frames": sample_frames,
+            "seed": seed,
+            "errors_rows": errors_rows,
+            "pairs": pairs_of,
+        },
         errors=dict(zip(("over", "reason"), _ERRORS[errors])),
         null={"kind": null, "draws": null_draws},
         **({"given": list(given), "given_part": given_part} if compared.given else {}),
@@ -283,13 +323,21 @@ def compare_activations(
             read += len(arrays[0])
             taken = [block[: len(of_rows)].astype(stats_dtype) for block in arrays]
             sums.add(finished.residuals(taken), of_rows)
-        if read != moments.rows:
+        if read != finished.rows(0):
             raise UserError(f"{texts[0]}: not the same rows when read a second time")
         result = with_reading(result, sums.result(), output)
     log_unknown_errors(result, selection)
     if warning := result.few_frames_warning():
         _log.warning("%s", warning)
     return result
+
+
+def _depths(names: Sequence[RepresentationName]) -> list[float]:
+    """The depth of each among the layers of its model, from 0 to 1."""
+    last = {name.model: 0 for name in names}
+    for name in names:
+        last[name.model] = max(last[name.model], name.layer)
+    return [name.layer / max(last[name.model], 1) for name in names]
 
 
 def _read_again(
@@ -347,12 +395,16 @@ def _fold_of(
 
 
 def _moments(
-    shapes: tuple[ModelShape, ...], rows_per_update: int, dtype: str, fold_of: np.ndarray | None
+    shapes: tuple[ModelShape, ...],
+    rows_per_update: int,
+    dtype: str,
+    fold_of: np.ndarray | None,
+    tiles: tuple[Tile, ...] | None,
 ) -> MomentsAccumulator | FoldedMomentsAccumulator:
     """The accumulator of the moments, of two folds where there are folds."""
 
     def one() -> MomentsAccumulator:
-        return MomentsAccumulator(shapes, rows_per_update, dtype, rows_dtype=dtype)
+        return MomentsAccumulator(shapes, rows_per_update, dtype, rows_dtype=dtype, tiles=tiles)
 
     if fold_of is None:
         return one()

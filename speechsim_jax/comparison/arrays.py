@@ -12,6 +12,8 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.results.result import RepresentationName
 from speechsim_jax.statistics.moments import ModelShape
 
+_SINGLE = ("float32", "float16", "bfloat16")
+
 Key = str | tuple[str, int]
 """Key of a representation: "model/3", ("model", 3), or a name alone."""
 
@@ -105,9 +107,20 @@ def is_array(value: Any) -> bool:
     return not hasattr(first, "__array__") and np.ndim(first) == 1
 
 
-def default_stats_dtype() -> Literal["float32", "float64"]:
-    """float64 on a CPU, (compensated) float32 elsewhere."""
-    return "float64" if jax.default_backend() == "cpu" else "float32"
+def default_stats_dtype(arrays: Iterable[Any] = ()) -> Literal["float32", "float64"]:
+    """float64 on a CPU, (compensated) float32 elsewhere and where no array has more digits.
+
+    Args:
+      arrays: what is compared, if it is known.
+    """
+    kept = [is_array(x) and _dtype(x) in _SINGLE for x in arrays]
+    single = bool(kept) and all(kept)
+    return "float64" if jax.default_backend() == "cpu" and not single else "float32"
+
+
+def _dtype(array: Any) -> str:
+    """The name of the type of an array's numbers; of rows as lists, ""."""
+    return str(getattr(array, "dtype", "")).removeprefix("torch.")
 
 
 def checked_groups(groups: Sequence[Any] | np.ndarray | None) -> np.ndarray:

@@ -12,6 +12,7 @@ from speechsim_jax.audio.chosen import ChosenAudio
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, log_skipped
 from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.audio.tracks import Track
+from speechsim_jax.comparison.pairs import IndexPair, chosen_pairs
 from speechsim_jax.comparison.representations import Representations
 from speechsim_jax.comparison.request import Request
 from speechsim_jax.comparison.tracks import open_tracks
@@ -202,7 +203,21 @@ def _comparison_run(
             "of the others each", ", ".join(speakers),
         )  # fmt: skip
     selection = run.selection._replace(speaker_labels=bool(speakers) and not settings.given)
-    return dataclasses.replace(run, selection=selection)
+    return dataclasses.replace(run, selection=selection, pairs=_pairs(run))
+
+
+def _pairs(run: ComparisonRun) -> frozenset[IndexPair] | None:
+    """The pairs of representations that are compared; None for all."""
+    names = compared_in(run).names
+    depths = [
+        layer / max(encoder.config.num_hidden_layers, 1)
+        for encoder, layers in zip(run.encoders, run.layers)
+        for layer in layers
+    ]
+    tracks = range(len(depths), len(names))
+    return chosen_pairs(
+        run.settings.pairs, names, [*depths, *(0.0 for _ in tracks)], tracks, run.settings.given
+    )
 
 
 def _longest_seconds(grid: FrameGrid, settings: Settings) -> float | int:
@@ -230,7 +245,7 @@ def compared_in(run: ComparisonRun) -> Representations:
         for k, track in enumerate(run.tracks)
         if track.classes
     ]
-    return Representations(tuple(names), tuple(labels))
+    return Representations(tuple(names), tuple(labels), pairs=run.pairs)
 
 
 def attributes_of(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from speechsim_jax.comparison.arrays import representation_names
+from speechsim_jax.comparison.pairs import IndexPair
 from speechsim_jax.errors import UserError, did_you_mean
 from speechsim_jax.measures.concepts import LabelTrack
 from speechsim_jax.measures.registry import MeasureSelection
@@ -23,12 +24,14 @@ class Representations:
       labels: those that are label tracks.
       given: numbers of those that are regressed out of the others, and leave.
       explained: whether the others are what is given explains of them, not what is left.
+      pairs: that are compared, by number, each with itself among them; None for all.
     """
 
     names: tuple[RepresentationName, ...]
     labels: tuple[LabelTrack, ...] = ()
     given: tuple[int, ...] = ()
     explained: bool = False
+    pairs: frozenset[IndexPair] | None = None
 
     def with_given(
         self, given: Sequence[str], selection: MeasureSelection, part: str = "rest"
@@ -52,6 +55,12 @@ class Representations:
                 raise UserError(f"given: no representation {key}{did_you_mean(str(key), known)}")
             numbers.append(known.index(str(key)))
         check_partial(given, selection)
+        if self.pairs is not None:
+            wanted = {(min(k, z), max(k, z)) for z in numbers for k in range(len(known))}
+            if not wanted <= self.pairs:
+                raise UserError(
+                    "given: its products with all others are needed, and pairs left them out"
+                )
         return dataclasses.replace(self, given=tuple(numbers), explained=part == "explained")
 
     @property
@@ -64,6 +73,13 @@ class Representations:
                 dataclasses.replace(track, number=places.index(track.number))
                 for track in self.labels
                 if track.number in places
+            ),
+            pairs=None
+            if self.pairs is None
+            else frozenset(
+                (places.index(i), places.index(j))
+                for i, j in self.pairs
+                if i in places and j in places
             ),
         )
 
@@ -83,6 +99,7 @@ class Representations:
         return {
             "representations": [[name.model, name.layer] for name in self.names],
             "labels": [[track.name, track.number, list(track.classes)] for track in self.labels],
+            "pairs": None if self.pairs is None else sorted(self.pairs),
         }
 
     @classmethod
@@ -94,6 +111,9 @@ class Representations:
                 LabelTrack(name, number, tuple(classes))
                 for name, number, classes in record.get("labels", ())
             ),
+            pairs=None
+            if record.get("pairs") is None
+            else frozenset((i, j) for i, j in record["pairs"]),
         )
 
 

@@ -24,6 +24,7 @@ from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime.atomic_write import AnyPath
 from speechsim_jax.settings import Output
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
+from speechsim_jax.statistics.grams import FinishedGrams
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 from speechsim_jax.statistics.store import FinishedStatistics
 
@@ -127,7 +128,7 @@ def scored_result(
     started = time.monotonic()
     if attention_names is None:
         attention_names = [name for name in names if name.layer > 0]
-    total = pairs_scored(finished.by_kind, selection)
+    total = pairs_scored(finished.by_kind, selection, compared.pairs)
     with tqdm.auto.tqdm(
         total=total, desc="scores", unit="pair", disable=not output.progress
     ) as bar:
@@ -140,6 +141,7 @@ def scored_result(
             models,
             bar.update,
             keep_influence=output.keep_influence,
+            pairs=compared.pairs,
         )
     extras = scores.extras
     if compared.labels and finished.moments is not None:
@@ -248,7 +250,9 @@ def _log_cautions(
         )  # fmt: skip
 
 
-def _log_constant(names: Sequence[RepresentationName], moments: FinishedMoments, what: str) -> None:
+def _log_constant(
+    names: Sequence[RepresentationName], moments: FinishedMoments | FinishedGrams, what: str
+) -> None:
     """Log neurons or heads without variance; a representation without any other is said before."""
     dead = [
         f"{int(np.sum(~of.live))} of {of.width} in {name}"

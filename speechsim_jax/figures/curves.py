@@ -64,10 +64,13 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
         UserError: an unknown measure, or no model with two layers.
     """
     models = unique(span.model for span in model_spans(result.matrix(measure), 0))
-    alone = len(models) == 1
+    alone = False
     depths = {m: block_depths(result.block(measure, m, m))[0] for m in models}
     if max(map(len, depths.values())) < 2:
         raise UserError(f"{measure}: a trend over layers needs a model with at least two layers")
+    others = {x: [y for y in models if y != x] for x in models}
+    if not any(np.isfinite(result.block(measure, x, y)).any() for x in models for y in others[x]):
+        alone, others = True, {x: [x] for x in models}
     columns = min(len(models), 2 if len(models) in (2, 4) else 3)
     width = _WIDTHS[columns]
     short = dict(zip(models, short_names(models), strict=True))
@@ -85,7 +88,7 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
     )
     closer = result.definition(measure).get("higher_is_closer", True)
     for axes, x in zip(panels, models, strict=True):
-        for y in models if alone else [m for m in models if m != x]:
+        for y in others[x]:
             block = result.block(measure, x, y)
             best, same = trend(block, same_model=alone, higher_is_closer=closer)
             style = {"label": y, **line_style(models.index(y), len(depths[x]))}

@@ -10,9 +10,9 @@ from jaxtyping import Float
 
 from speechsim_jax.inference.influence_rows import Influence, RepresentationRows
 from speechsim_jax.statistics.attention_finished import FinishedAttention, MapMeans
+from speechsim_jax.statistics.grams import FinishedGrams
 from speechsim_jax.statistics.linalg import Matrix, Vector
 from speechsim_jax.statistics.moments_finished import (
-    Energies,
     FinishedMoments,
     RepresentationMoments,
 )
@@ -110,13 +110,18 @@ class RepresentationPair:
         """R_xy of the live neurons of both."""
         return self._oriented(self._matrices.live_correlation)
 
-    def _oriented(self, matrix: np.ndarray) -> np.ndarray:
-        return matrix if self._matrices.x is self.x else matrix.T
+    @functools.cached_property
+    def squared_norm(self) -> float:
+        """||S_xy||_F^2."""
+        return float(np.sum(np.square(self.scatter)))
 
     @functools.cached_property
-    def energies(self) -> Energies:
-        """Sums of squared norms."""
-        return self.moments.energies(self.x, self.y)
+    def unbiased_squared_norm(self) -> float:
+        """An unbiased estimate of ||C_xy||_F^2, C = S / n."""
+        return self.moments.unbiased_squared_norm(self.x, self.y)
+
+    def _oriented(self, matrix: np.ndarray) -> np.ndarray:
+        return matrix if self._matrices.x is self.x else matrix.T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +163,42 @@ class Pair(Generic[T]):
     def swapped(self) -> "Pair[T]":
         """The pair (y, x)."""
         return type(self)(self.y, self.x)
+
+
+@dataclasses.dataclass(frozen=True)
+class GramPair(Pair[RepresentationMoments]):
+    """Representations x and y of which norms of moments are known, as of a `RepresentationPair`.
+
+    Attributes:
+      moments: the norms.
+    """
+
+    moments: FinishedGrams
+
+    @property
+    def swapped(self) -> "GramPair":
+        """The pair (y, x)."""
+        return GramPair(self.y, self.x, self.moments)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the representations."""
+        return self.moments.rows
+
+    @property
+    def degrees(self) -> int:
+        """Rows less the mean that was fitted to them."""
+        return self.moments.degrees
+
+    @property
+    def squared_norm(self) -> float:
+        """||S_xy||_F^2."""
+        return self.moments.squared_norm(self.x, self.y)
+
+    @property
+    def unbiased_squared_norm(self) -> float:
+        """An unbiased estimate of ||C_xy||_F^2, C = S / n."""
+        return self.moments.unbiased_squared_norm(self.x, self.y)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,6 +283,9 @@ class Measure:
       grouped: whether the standard error is over at most 20 groups of clusters: of measures on
         attention by leaving out each, on the sample by an influence that is one for all rows of a
         group.
+      of_norms: of measures on moments, whether its function and details read norms of these only,
+        so that a `GramPair` will do.
+      whitens: whether it reads whitened representations.
       heldout: scores of (x, y) fitted on one fold and evaluated on another, by the name of their
         variable, each from a `heldout.HeldOutPair`; of measures on moments.
     """
@@ -262,6 +306,8 @@ class Measure:
     partial: bool = True
     influence: Callable[..., Influence] | None = None
     grouped: bool = False
+    of_norms: bool = False
+    whitens: bool = False
     heldout: Mapping[str, Callable[[Any], float]] = dataclasses.field(default_factory=dict)
 
     @property

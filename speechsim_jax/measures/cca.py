@@ -11,7 +11,12 @@ from speechsim_jax.inference.influence_rows import Influence, RepresentationRows
 from speechsim_jax.measures.base import Details, Measure, PairRows, RepresentationPair
 from speechsim_jax.measures.heldout import HeldOutPair, correlations_of
 from speechsim_jax.measures.regression import on_directions
-from speechsim_jax.statistics.linalg import Matrix, Whitening, singular_values, svd
+from speechsim_jax.statistics.linalg import (
+    Matrix,
+    Whitening,
+    singular_values_by_eigenvalues,
+    svd_by_eigenvectors,
+)
 from speechsim_jax.statistics.moments_finished import RepresentationMoments
 
 # Share of the variance below which directions are kept.
@@ -99,7 +104,7 @@ def canonical(
         if pair.same:
             left, rho, right = np.eye(x.rank), np.ones(x.rank), np.eye(x.rank)
         else:
-            left, rho, right = svd(x.matrix.T @ _on_axes(pair, axes)[:, : y.rank])
+            left, rho, right = svd_by_eigenvectors(x.matrix.T @ _on_axes(pair, axes)[:, : y.rank])
         pair.cache[key] = Canonical(x, y, left, rho, right.T)
         pair.swapped.cache[key] = pair.cache[key].swapped
     return pair.cache[key]
@@ -130,7 +135,7 @@ def correlations(
             rho = np.ones(x.rank)
         else:
             product = x.matrix.T @ pair.live_correlation @ y.matrix
-            rho = singular_values(product)
+            rho = singular_values_by_eigenvalues(product)
         pair.cache[cut, axes] = rho
     return pair.cache[cut, axes]
 
@@ -257,7 +262,7 @@ def _turning(
         sums = turn * (kept_values + dropped_values)
         weight = ((white.vectors[:, :kept] @ sums) * dropped.vectors).sum(axis=1)
         loadings = parts.x.matrix @ parts.left
-        own = (white.vectors[:, :kept] * np.sqrt(values[:kept])) @ (parts.left * parts.rho)
+        own = parts.x.loadings @ (parts.left * parts.rho)
         weight += (loadings * (on_y @ parts.right - own)).sum(axis=1)
         total -= np.square(rows.zscored) @ weight / 2
     return total
@@ -321,7 +326,7 @@ def pwcca_heldout(pair: HeldOutPair) -> float:
     parts, rho = _heldout(pair, kept_directions)
     if not rho.size:
         return float("nan")
-    weights = _projection_weights(parts, pair.fit.x.std[pair.fit.x.live])
+    weights = _projection_weights(parts, pair.fit.x.std[pair.fit.x.live], pair.fit.moments.dtype)
     return float(weights @ rho / weights.sum())
 
 
@@ -366,17 +371,20 @@ def _projection_weighted(pair: RepresentationPair, scale: np.ndarray) -> float:
     parts = canonical(pair)
     if not parts.rho.size:
         return float("nan")
-    weights = _projection_weights(parts, scale)
+    weights = _projection_weights(parts, scale, pair.moments.dtype)
     return float(weights @ parts.rho / weights.sum())
 
 
-def _projection_weights(parts: Canonical, scale: np.ndarray) -> Float[np.ndarray, " k"]:
-    """Row sums of |(Wx u)' R_xx diag(scale)|."""
-    loadings = (parts.x.vectors * np.sqrt(parts.x.values)).T * scale
-    return np.abs(parts.left.T @ loadings).sum(axis=1)
+def _projection_weights(parts: Canonical, scale: np.ndarray, dtype: str) -> Float[np.ndarray, " k"]:
+    """Row sums of |(Wx u)' R_xx diag(scale)|, in the precision of the statistics."""
+    loadings = (parts.x.loadings * scale[:, None]).astype(dtype)
+    projected = loadings @ parts.left.astype(dtype)
+    return np.abs(projected, out=projected).sum(axis=0, dtype=np.float64)
 
 
-_layer = functools.partial(Measure, level="layer", limits=(0.0, 1.0), inflated_by_few_rows=True)
+_layer = functools.partial(
+    Measure, level="layer", limits=(0.0, 1.0), inflated_by_few_rows=True, whitens=True
+)
 
 MEASURES = (
     _layer(

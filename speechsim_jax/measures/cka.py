@@ -4,23 +4,29 @@ import numpy as np
 from jaxtyping import Float
 
 from speechsim_jax.inference.influence_rows import Influence, RepresentationRows
-from speechsim_jax.measures.base import Details, Measure, PairRows, RepresentationPair, divide
+from speechsim_jax.measures.base import (
+    Details,
+    GramPair,
+    Measure,
+    PairRows,
+    RepresentationPair,
+    divide,
+)
 from speechsim_jax.statistics.linalg import Matrix
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 
 
-def lincka(pair: RepresentationPair) -> float:
+def lincka(pair: RepresentationPair | GramPair) -> float:
     """||S_xy||_F^2 / (||S_xx||_F ||S_yy||_F); centred, not z-scored.
 
     In [0, 1], symmetric; invariant to rotation, scale and shift. NaN if a representation has no
     variance.
     Source: Kornblith et al. 2019 (arXiv 1905.00414), equation 4; Wu et al. 2020.
     """
-    numerator = float(np.sum(np.square(pair.scatter)))
-    return divide(numerator, pair.x.scatter_norm * pair.y.scatter_norm)
+    return divide(pair.squared_norm, pair.x.scatter_norm * pair.y.scatter_norm)
 
 
-def lincka_floor(pair: RepresentationPair) -> Details:
+def lincka_floor(pair: RepresentationPair | GramPair) -> Details:
     """The lincka to expect of unrelated representations with as many independent rows.
 
     tr(S_xx) tr(S_yy) / ((n - 1) ||S_xx||_F ||S_yy||_F), the mean over permutations of the rows.
@@ -37,7 +43,7 @@ def lincka_floor(pair: RepresentationPair) -> Details:
 def lincka_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """s [2 x'C_xy y / ||C_xy||^2 - x'C_xx x / ||C_xx||^2 - y'C_yy y / ||C_yy||^2], C = S / n."""
     own = [r.once(_own_share, pair.moments) for r in (rows.x, rows.y)]
-    squared = float(np.sum(np.square(pair.scatter))) / pair.rows
+    squared = pair.squared_norm / pair.rows
     cross = _form(rows.x.centred, rows.x.cast(pair.scatter), rows.y.centred)
     return lincka(pair) * (2 * cross / squared - own[0] - own[1])
 
@@ -90,7 +96,7 @@ def _own_share_zscored(rows: RepresentationRows, moments: FinishedMoments) -> In
     return 2 * form / float(squares.sum())
 
 
-def lincka_debiased(pair: RepresentationPair) -> float:
+def lincka_debiased(pair: RepresentationPair | GramPair) -> float:
     """Linear CKA with the unbiased HSIC estimator, exact, from sums of one pass.
 
     HSIC1(x, y) / sqrt(HSIC1(x, x) HSIC1(y, y)); near 0 for independent rows (frames are not
@@ -99,13 +105,11 @@ def lincka_debiased(pair: RepresentationPair) -> float:
     """
     if pair.rows < 4:
         return float("nan")
-    self_terms = [
-        _hsic1(RepresentationPair(pair.moments, representation, representation))
-        for representation in (pair.x, pair.y)
-    ]
-    if min(self_terms) <= 0:
+    unbiased = pair.moments.unbiased_squared_norm
+    own = [unbiased(representation, representation) for representation in (pair.x, pair.y)]
+    if min(own) <= 0:
         return float("nan")
-    return _hsic1(pair) / (self_terms[0] * self_terms[1]) ** 0.5
+    return pair.unbiased_squared_norm / (own[0] * own[1]) ** 0.5
 
 
 def lincka_debiased_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
@@ -115,28 +119,11 @@ def lincka_debiased_influence(pair: RepresentationPair, rows: PairRows) -> Influ
     own = [
         _form(r.centred, r.cast(pair.moments.scatter(r.moments, r.moments)), r.centred)
         / pair.rows
-        / _hsic1(RepresentationPair(pair.moments, r.moments, r.moments))
+        / pair.moments.unbiased_squared_norm(r.moments, r.moments)
         for r in (rows.x, rows.y)
     ]
     cross = _form(rows.x.centred, rows.x.cast(pair.scatter), rows.y.centred) / pair.rows
-    return lincka_debiased(pair) * (2 * cross / _hsic1(pair) - own[0] - own[1])
-
-
-def _hsic1(pair: RepresentationPair) -> float:
-    """Song et al.'s U-statistic with linear kernels; rows are shifted by the reference shift.
-
-    With sx = sum x, C = sum x y', qx = sum |x|^2, p = sum |x|^2 |y|^2, vy = sum |x|^2 y:
-    tr = |C|^2 - p; a = |sx|^2 - qx; b = |sy|^2 - qy; m = sx'C sy - vy.sy - vx.sx + p;
-    [tr + a b / ((n-1)(n-2)) - 2 m / (n-2)] / (n (n-3)).
-    """
-    n = pair.rows
-    sums = pair.energies
-    sx, sy = sums.first_x, sums.first_y
-    cross = pair.moments.shifted_cross(pair.x, pair.y)
-    trace = float(np.sum(np.square(cross))) - sums.cross
-    a, b = sx @ sx - sums.energy_x, sy @ sy - sums.energy_y
-    middle = sx @ cross @ sy - sums.x_energy_y @ sy - sums.y_energy_x @ sx + sums.cross
-    return float((trace + a * b / ((n - 1) * (n - 2)) - 2 * middle / (n - 2)) / (n * (n - 3)))
+    return lincka_debiased(pair) * (2 * cross / pair.unbiased_squared_norm - own[0] - own[1])
 
 
 MEASURES = (
@@ -147,6 +134,7 @@ MEASURES = (
         function=lincka,
         influence=lincka_influence,
         details=lincka_floor,
+        of_norms=True,
         symmetric=True,
         limits=(0.0, 1.0),
         reference="Kornblith et al. 2019 (arXiv 1905.00414), equation 4",
@@ -170,6 +158,7 @@ MEASURES = (
         function=lincka_debiased,
         partial=False,  # its sums of squared norms are not known of residuals
         influence=lincka_debiased_influence,
+        of_norms=True,
         symmetric=True,
         limits=(-1.0, 1.0),
         reference="Song et al. 2012 (JMLR 13), equation 5",

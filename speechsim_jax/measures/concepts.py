@@ -253,7 +253,8 @@ def _put_agreement(
         column = None if errors is None else errors.grouped(j)
         found = {}
         for i in layers:
-            if i != j:
+            of = moments.representations
+            if i != j and moments.has(of[i], of[j]):
                 correlation = _pair(moments, i, j).correlation
                 known = errors and column and errors.of_pair(i, j, correlation, column)
                 found[i] = winners(correlation)[1], known

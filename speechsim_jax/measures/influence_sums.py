@@ -122,6 +122,7 @@ class InfluenceSums:
         blocks = pair_blocks(len(rows), max(r.cache_bytes for r in rows), _DERIVED_BYTES)
         for a, b in blocks:
             pairs = [(i, j) for i in a for j in b if i < j and live[i] and live[j]]
+            pairs = [(i, j) for i, j in pairs if self._moments.has(moments[i], moments[j])]
             for _ in map_in_threads(add, pairs):
                 pass
             for index, of_one in enumerate(rows):

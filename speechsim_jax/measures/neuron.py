@@ -217,6 +217,7 @@ MEASURES = (
         limits=(0.0, 1.0),
         reference="after Khosla & Williams 2023 (arXiv 2311.09466)",
         inflated_by_few_rows=True,
+        whitens=True,
     ),
 )
 

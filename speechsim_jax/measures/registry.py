@@ -80,6 +80,17 @@ class MeasureSelection(NamedTuple):
         return tuple(kinds)
 
     @property
+    def whitens(self) -> bool:
+        """Whether something reads whitened representations."""
+        return self.labels or any(m.whitens for m in self.measures)
+
+    @property
+    def of_norms(self) -> bool:
+        """Whether nothing is read but norms of moments."""
+        further = self.errors or self.heldout or self.null or self.labels or self.rankings
+        return not further and all(m.of_norms for m in self.measures)
+
+    @property
     def with_heldout(self) -> tuple[Measure, ...]:
         """The measures that held-out scores are defined of."""
         return tuple(m for m in self.measures if m.heldout)

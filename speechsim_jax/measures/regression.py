@@ -185,6 +185,7 @@ MEASURES = (
         limits=(0.0, 1.0),
         reference="Wu et al. 2020 (arXiv 2005.01172), section 4.1",
         inflated_by_few_rows=True,
+        whitens=True,
     ),
     Measure(
         name="linreg_r2",
@@ -197,6 +198,7 @@ MEASURES = (
         limits=(0.0, 1.0),
         reference="Kornblith et al. 2019 (arXiv 1905.00414), section 3, on z-scored neurons",
         inflated_by_few_rows=True,
+        whitens=True,
     ),
     Measure(
         name="linreg_r2_global",
@@ -208,5 +210,6 @@ MEASURES = (
         limits=(0.0, 1.0),
         reference="Kornblith et al. 2019 (arXiv 1905.00414), section 3",
         inflated_by_few_rows=True,
+        whitens=True,
     ),
 )

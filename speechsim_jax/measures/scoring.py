@@ -5,7 +5,8 @@ import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from speechsim_jax.inference.influence_table import (
 from speechsim_jax.inference.standard_errors import SampledClusters
 from speechsim_jax.measures.base import (
     AttentionPair,
+    GramPair,
     Measure,
     Pair,
     PairRows,
@@ -36,6 +38,7 @@ from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments
+from speechsim_jax.statistics.grams import FinishedGrams
 from speechsim_jax.statistics.linalg import map_in_threads
 from speechsim_jax.statistics.moments_finished import (
     FinishedMoments,
@@ -90,6 +93,7 @@ def score_all(
     on_pair: Callable[[], object] = lambda: None,
     sample_bytes: int = _SAMPLE_BYTES,
     keep_influence: Keep = "auto",
+    pairs: Collection[tuple[int, int]] | None = None,
 ) -> Scores:
     """Score every ordered pair of representations of every statistic.
 
@@ -100,6 +104,8 @@ def score_all(
       on_pair: called after each unordered pair of each statistic, for progress.
       sample_bytes: memory for what measures on the sample cache of its representations.
       keep_influence: what is kept of the influences behind standard errors.
+      pairs: of representations that are scored, by number, the smaller first; None for all. Those
+        of attention are in any case.
     """
     matrices: dict[str, np.ndarray] = {}
     details = _Details()
@@ -117,6 +123,10 @@ def score_all(
         shape = (len(null.draws), *(len(null.representations),) * 2)
         measures = selection.on(MomentsState.kind)
         under_null = {measure.name: np.full(shape, np.nan) for measure in measures}
+    if selection.whitens:
+        whiten = operator.attrgetter("whitening")
+        for _ in map_in_threads(whiten, finished[MomentsState.kind].representations):
+            pass
     if ClusteredSample.kind in finished and selection.with_influence:
         collectors[MomentsState.kind], rows = _influences(finished, selection, keep_influence)
     for kind in selection.statistics:
@@ -133,7 +143,8 @@ def score_all(
             collectors |= _of_attention(finished[kind], measures, keep_influence)
         of_kind = [c for key, c in collectors.items() if key.split()[0] == kind]
         further = _Further(rows, folds, null.draws) if of_moments else _Further()
-        for views in _scored(finished[kind], measures, sample_bytes, further):
+        wanted = None if kind == AttentionState.kind else pairs
+        for views in _scored(finished[kind], measures, sample_bytes, further, wanted):
             for view in views:
                 for name, value in view.heldout.items():
                     heldout[name][view.i, view.j] = value
@@ -153,7 +164,7 @@ def score_all(
         _, name = ranking.reads
         extras |= rank_neurons(extras[name][1], ranking, models)
     if MomentsState.kind in finished:
-        extras |= representation_facts(finished[MomentsState.kind])
+        extras |= representation_facts(finished[MomentsState.kind], selection.whitens)
         _undefine_constant(matrices, selection, finished[MomentsState.kind])
     for measure in selection.measures:
         _keep_to_limits(matrices[measure.name], measure)
@@ -270,7 +281,9 @@ def _head_scores(
 
 
 def _undefine_constant(
-    matrices: Mapping[str, np.ndarray], selection: MeasureSelection, moments: FinishedMoments
+    matrices: Mapping[str, np.ndarray],
+    selection: MeasureSelection,
+    moments: FinishedMoments | FinishedGrams,
 ) -> None:
     """A representation without a live neuron is like nothing: NaN in every measure."""
     constant = [k for k, r in enumerate(moments.representations) if not r.live.any()]
@@ -299,12 +312,20 @@ def _keep_to_limits(scores: np.ndarray, measure: Measure) -> None:
     np.clip(scores, low, high, out=scores)
 
 
-def pairs_scored(finished: Mapping[str, Any], selection: MeasureSelection) -> int:
+def pairs_scored(
+    finished: Mapping[str, Any],
+    selection: MeasureSelection,
+    pairs: Collection[tuple[int, int]] | None = None,
+) -> int:
     """How often `score_all` calls `on_pair`."""
-    counts = [
-        len(finished[kind].representations) for kind in selection.statistics if selection.on(kind)
-    ]
-    return sum(count * (count + 1) // 2 for count in counts)
+    total = 0
+    for kind in selection.statistics:
+        count = len(finished[kind].representations) if selection.on(kind) else 0
+        if count and pairs is not None and kind != AttentionState.kind:
+            total += len(pairs)
+        else:
+            total += count * (count + 1) // 2
+    return total
 
 
 def _dims(kind: str) -> tuple[str, str]:
@@ -389,8 +410,9 @@ def _scored(
     measures: Sequence[Measure],
     sample_bytes: int,
     further: _Further,
+    wanted: Collection[tuple[int, int]] | None,
 ) -> Iterator[list[_View]]:
-    """Every unordered pair of one statistic, in both orders."""
+    """Every unordered pair of one statistic that is wanted (None: all), in both orders."""
     pair = functools.partial(pair_of, finished)
     rows = further.rows
     score = functools.partial(_score, pair, measures, further)
@@ -406,7 +428,8 @@ def _scored(
         caching = rows
         blocks = pair_blocks(count, max(r.cache_bytes for r in rows), _ROWS_BYTES)
     for a, b in blocks:
-        yield from map_in_threads(score, [(i, j) for i in a for j in b if i <= j])
+        pairs = [(i, j) for i in a for j in b if i <= j]
+        yield from map_in_threads(score, [p for p in pairs if wanted is None or p in wanted])
         for index, representation in enumerate(caching):
             if index not in a:
                 representation.release()
@@ -419,6 +442,8 @@ def pair_of(finished: Any, i: int, j: int) -> Any:
     x, y = finished.representations[i], finished.representations[j]
     if isinstance(finished, FinishedMoments):
         return RepresentationPair(finished, x, y)
+    if isinstance(finished, FinishedGrams):
+        return GramPair(x, y, finished)
     return SamplePair(x, y) if isinstance(finished, Sample) else Pair(x, y)
 
 
@@ -528,43 +553,55 @@ def _of_clusters(
 def rank_neurons(best_corr: np.ndarray, ranking: Ranking, models: Sequence[str]) -> Extras:
     """Scores of neurons [x, neuron] and their order [x, place], from the best correlations.
 
-    A neuron's best correlation in a model is the best over that model's layers; the ranking's
-    function then goes over all *other* models. Ties keep the neurons' order. With one model there
-    is nothing to rank against and nothing is returned.
+    A neuron's best correlation in a model is the best over that model's layers that it is compared
+    with; the ranking's function then goes over all *other* models. Ties keep the neurons' order.
+    Where there is nothing to rank against, nothing is returned.
     """
     names = list(dict.fromkeys(models))
     if len(names) < 2:
         return {}
     of_model = np.array([names.index(model) for model in models])
-    by_model = np.stack(
-        [best_corr[:, of_model == k].max(axis=1) for k in range(len(names))], axis=-1
-    )
+    # NaN of what is not compared, -inf of a model of which nothing is.
+    known = np.where(np.isnan(best_corr), -np.inf, best_corr)
+    by_model = np.stack([known[:, of_model == k].max(axis=1) for k in range(len(names))], axis=-1)
     scores = np.full(best_corr.shape[::2], np.nan, np.float32)
     order = np.full(best_corr.shape[::2], -1, np.int32)
     for i, model in enumerate(of_model):
-        live = np.isfinite(best_corr[i, 0])
-        value = ranking.function(np.delete(by_model[i][live], model, axis=1))
+        live = np.isfinite(best_corr[i, i])
+        others = np.delete(by_model[i][live], model, axis=1)
+        others = others[:, np.isfinite(others).all(axis=0)]
+        if not others.shape[1]:
+            continue
+        value = ranking.function(others)
         scores[i, live] = value
         order[i, : len(value)] = np.argsort(-value, kind="stable")
+    if np.isnan(scores).all():
+        return {}
     return {
         f"{ranking.name}_neuron": (("x", "neuron"), scores),
         f"{ranking.name}_order": (("x", "place"), order),
     }
 
 
-def representation_facts(moments: FinishedMoments) -> Extras:
-    """What qualifies the scores of each representation: its rank, dead neurons, ..."""
+def representation_facts(moments: FinishedMoments | FinishedGrams, whitened: bool) -> Extras:
+    """What qualifies the scores of each representation: its dead neurons, rank, ...
+
+    Args:
+      moments: of the representations.
+      whitened: whether a measure reads them whitened, which ranks are known from.
+    """
     representations = moments.representations
-    facts = {
-        "width": [representation.width for representation in representations],
-        "rank": [representation.whitening.rank for representation in representations],
-        "condition": [representation.whitening.condition for representation in representations],
-        "svcca_directions": [
-            kept_directions(representation.whitening) for representation in representations
-        ],
-        "dead_neurons": [int(np.sum(~representation.live)) for representation in representations],
-        "outlier_share": [_outlier_share(representation) for representation in representations],
-        "mean_to_std": [_mean_to_std(representation) for representation in representations],
+    facts: dict[str, list[float]] = {"width": [r.width for r in representations]}
+    if whitened:
+        facts |= {
+            "rank": [r.whitening.rank for r in representations],
+            "condition": [r.whitening.condition for r in representations],
+            "svcca_directions": [kept_directions(r.whitening) for r in representations],
+        }
+    facts |= {
+        "dead_neurons": [int(np.sum(~r.live)) for r in representations],
+        "outlier_share": [_outlier_share(r) for r in representations],
+        "mean_to_std": [_mean_to_std(r) for r in representations],
     }
     return {name: (("x",), np.array(values)) for name, values in facts.items()}
 

@@ -54,10 +54,10 @@ class Filling:
 
 def candidates(triangle: Triangle, budget_bytes: int) -> Iterator[list[Filling]]:
     """Ways to fill passes, each without the passes whose pairs find room in the others."""
-    count = triangle.count
+    count, wanted = triangle.count, set(triangle.pairs)
     for blocks in range(1, min(count, _MOST_BLOCKS) + 1):
         for back in (False, True):
-            order = _in_blocks(count, blocks, back)
+            order = (pair for pair in _in_blocks(count, blocks, back) if pair in wanted)
             yield _dissolved(_filled_in_order(triangle, budget_bytes, order))
     yield _dissolved(_grown(triangle, budget_bytes))
 
@@ -98,7 +98,10 @@ def _grown(triangle: Triangle, budget_bytes: int) -> list[Filling]:
     fillings: list[Filling] = []
     representations = range(triangle.count)
     # By representation, those that it still has to be paired with.
-    left = {k: set(representations) for k in representations}
+    left: dict[int, set[int]] = {k: set() for k in representations}
+    for i, j in triangle.pairs:
+        left[i].add(j)
+        left[j].add(i)
     while any(left.values()):
         filling = Filling(triangle, budget_bytes)
         start = next(k for k in representations if left[k])

@@ -97,6 +97,7 @@ class ComparisonRun:
       clustering_of_folds: what folds are made of.
       tracks: features and labels that are compared, too.
       step: the part of the corpus that is read; None for all of it.
+      pairs: of representations that are compared, by number; None for all.
     """
 
     encoders: tuple[Encoder, ...]
@@ -114,6 +115,7 @@ class ComparisonRun:
     clustering_of_folds: Clustering
     tracks: tuple[Track, ...] = ()
     step: Step | None = None
+    pairs: frozenset[tuple[int, int]] | None = None
 
     @property
     def grid(self) -> FrameGrid:

@@ -11,7 +11,7 @@ other terms with the representations themselves.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from speechsim_jax.statistics.moments import ModelShape
@@ -204,20 +204,28 @@ def update_bytes(load: PassLoad, sizes: Sizes) -> int:
 
 
 class Triangle:
-    """All pairs of representations, and the memory of a pass that holds some of them.
+    """The pairs of representations, and the memory of a pass that holds some of them.
 
     Args:
       shapes: layers and width of each model.
       models: what each model's forward pass takes.
       sizes: of the buffers and batches.
+      pairs: that are compared, each representation with itself among them; None for all.
     """
 
-    def __init__(self, shapes: tuple[ModelShape, ...], models: Sequence[ModelCost], sizes: Sizes):
+    def __init__(
+        self,
+        shapes: tuple[ModelShape, ...],
+        models: Sequence[ModelCost],
+        sizes: Sizes,
+        pairs: Collection[IndexPair] | None = None,
+    ):
         self.shapes, self.models, self.sizes = shapes, models, sizes
         self.indices = [(a, l) for a, shape in enumerate(shapes) for l in range(shape.layers)]
         self.widths = [shapes[a].neurons for a, _ in self.indices]
         self.count = len(self.indices)
-        self.pairs = list(itertools.combinations_with_replacement(range(self.count), 2))
+        every = itertools.combinations_with_replacement(range(self.count), 2)
+        self.pairs = list(every) if pairs is None else sorted(pairs)
         self.empty = PassLoad(frozenset(), (-1,) * len(shapes))
 
     def memory(self, load: PassLoad) -> PassMemory:

@@ -10,13 +10,13 @@ import dataclasses
 import functools
 import itertools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.pipeline.bin_packing import Filling, candidates
 from speechsim_jax.pipeline.pass_memory import IndexPair, ModelCost, PassMemory, Sizes, Triangle
-from speechsim_jax.statistics.moments import ModelShape, Tile, all_tiles
+from speechsim_jax.statistics.moments import ModelShape, Tile, tiles_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Pass:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The passes, every layer pair of every model pair in exactly one; `str` describes them.
+    """The passes, every layer pair that is compared in exactly one; `str` describes them.
 
     Attributes:
       passes: in order.
@@ -155,10 +155,11 @@ def plan(
     rows: int | None = None,
     rate: float | int | None = None,
     division: Sequence[Sequence[Tile]] | None = None,
+    pairs: Collection[IndexPair] | None = None,
 ) -> Plan:
     """The fewest passes that the search finds, and of those the one with the least encoder work.
 
-    If everything fits there is one pass with `all_tiles`, in its order.
+    If everything fits there is one pass, with tiles in the order of `all_tiles`.
 
     Args:
       shapes: layers and width of each model.
@@ -169,11 +170,12 @@ def plan(
       rows: of the statistics.
       rate: FLOP/s of all devices together.
       division: the tiles of each pass as an earlier run divided them; the budget is then ignored.
+      pairs: of representations, each with itself among them; None for all.
 
     Raises:
       UserError: a single layer pair does not fit; with the smallest budget that would do.
     """
-    triangle = Triangle(shapes, models, sizes)
+    triangle = Triangle(shapes, models, sizes, pairs)
     if division is not None:
         passes = tuple(_as_divided(triangle, tiles) for tiles in division)
     else:
@@ -192,10 +194,10 @@ def _fewest_passes(triangle: Triangle, budget_bytes: int) -> tuple[Pass, ...]:
         )
     single = Filling(triangle, budget_bytes)
     if all(single.add(pair) for pair in triangle.pairs):
-        return (_pass_of(triangle, single, all_tiles(triangle.shapes)),)
+        return (_pass_of(triangle, single, tiles_of(triangle.shapes, triangle.pairs)),)
     badness = functools.partial(_badness, triangle.models)
     fillings = min(candidates(triangle, budget_bytes), key=badness)
-    return tuple(_pass_of(triangle, f, _tiles_of(triangle, f.pairs)) for f in fillings)
+    return tuple(_pass_of(triangle, f, tiles_of(triangle.shapes, f.pairs)) for f in fillings)
 
 
 def _pass_of(triangle: Triangle, filling: Filling, tiles: tuple[Tile, ...]) -> Pass:
@@ -218,15 +220,6 @@ def _as_divided(triangle: Triangle, tiles: Sequence[Tile]) -> Pass:
         for l, m in tile.pairs:
             filling.add((number[tile.a, l], number[tile.b, m]))
     return _pass_of(triangle, filling, tuple(tiles))
-
-
-def _tiles_of(triangle: Triangle, pairs: Iterable[IndexPair]) -> tuple[Tile, ...]:
-    """Pairs of representations as tiles, in the order of `all_tiles`."""
-    layer_pairs: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for i, j in sorted(pairs):
-        (a, l), (b, m) = triangle.indices[i], triangle.indices[j]
-        layer_pairs.setdefault((a, b), []).append((l, m))
-    return tuple(Tile(a, b, tuple(layer_pairs[a, b])) for a, b in sorted(layer_pairs))
 
 
 def _badness(models: Sequence[ModelCost], fillings: Sequence[Filling]) -> tuple[float | int, ...]:

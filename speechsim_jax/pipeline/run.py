@@ -186,7 +186,7 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
     rows = seconds * SAMPLE_RATE_HZ / run.grid.hop_samples / run.settings.frame_stride
     planned = functools.partial(
         plan, shapes, models, budget_bytes, data=run.mesh.shape["data"], rows=round(rows),
-        rate=costs.rate(run.mesh), division=division and list(division.tiles),
+        rate=costs.rate(run.mesh), division=division and list(division.tiles), pairs=run.pairs,
     )  # fmt: skip
     if not reads_attention:
         return planned(sizes), False

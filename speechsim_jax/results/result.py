@@ -972,16 +972,27 @@ class SimilarityResult:
         return f"SimilarityResult({', '.join(parts)})\n  measures: {', '.join(self.measures)}"
 
     def notes(self) -> list[str]:
-        """What a caption states about the data: frames, utterances, and the attribute `note`.
+        """What a caption states about the data: frames, utterances, pairs, the attribute `note`.
 
-        Rows follow the frames if they are fewer, which means that frames were pooled.
+        Rows follow the frames if they are fewer, which means that frames were pooled; pairs, if
+        there are scores of some only.
         """
         attributes = self.attributes
         names = ["frames", "utterances"]
         if attributes.get("rows", attributes.get("frames")) != attributes.get("frames"):
             names.insert(1, "rows")
         notes = [f"{attributes[name]:,} {name}" for name in names if name in attributes]
+        pairs = attributes.get("settings", {}).get("pairs", ["all"])
+        if list(pairs) != ["all"]:
+            notes.append(f"pairs: {_PAIRS_IN_WORDS.get(pairs[0], 'those asked for')}")
         return [*notes, str(attributes["note"])] if attributes.get("note") else notes
+
+
+_PAIRS_IN_WORDS = {
+    "between": "between models",
+    "within": "within models",
+    "same_depth": "of the same depth",
+}
 
 
 def _representations(dataset: xr.Dataset, dim: str) -> tuple[RepresentationName, ...]:

@@ -62,9 +62,20 @@ class Whitening:
         """W with W' R W = 1."""
         return self.vectors / np.sqrt(self.values)
 
+    @functools.cached_property
+    def loadings(self) -> Float[np.ndarray, "live rank"]:
+        """R W, the correlations of neurons with directions."""
+        return self.vectors * np.sqrt(self.values)
+
+    @functools.cached_property
+    def _leading(self) -> dict[int, "Whitening"]:
+        return {}
+
     def first(self, k: int) -> "Whitening":
         """The k directions of the largest eigenvalues."""
-        return Whitening(self.vectors[:, :k], self.values[:k])
+        if k not in self._leading:
+            self._leading[k] = Whitening(self.vectors[:, :k], self.values[:k])
+        return self._leading[k]
 
 
 def whiten(correlation: Float[np.ndarray, "live live"], tolerance: float) -> Whitening:
@@ -100,3 +111,36 @@ def singular_values(matrix: Matrix) -> np.ndarray:
         return np.linalg.svd(matrix, compute_uv=False)
     except np.linalg.LinAlgError:
         return np.asarray(scipy.linalg.svd(matrix, compute_uv=False, lapack_driver="gesvd"))
+
+
+# Of the largest singular value. Above it, those from eigenvalues are within 1e-10 of the largest.
+_SMALL = 1e-6
+
+
+def svd_by_eigenvectors(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """U, s, V' from the eigenvectors of M M' (or M'M, if smaller), in half the time of `svd`.
+
+    An eigenvalue is known to some 1e-16 of the largest, so s to that over 2 s; where that is too
+    little for the smallest, `svd` is used.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        right, s, left = svd_by_eigenvectors(matrix.T)
+        return left.T, s, right.T
+    if matrix.size:
+        values, vectors = np.linalg.eigh(matrix @ matrix.T)
+        if values[0] > _SMALL**2 * values[-1]:
+            s, left = np.sqrt(values[::-1]), vectors[:, ::-1]
+            right = left.T @ matrix
+            return left, s, right / np.linalg.norm(right, axis=1)[:, None]
+    return svd(matrix)
+
+
+def singular_values_by_eigenvalues(matrix: Matrix) -> np.ndarray:
+    """The singular values alone, as of `svd_by_eigenvectors`, in two thirds of its time."""
+    if matrix.shape[0] > matrix.shape[1]:
+        matrix = matrix.T
+    if matrix.size:
+        values = np.linalg.eigvalsh(matrix @ matrix.T)
+        if values[0] > _SMALL**2 * values[-1]:
+            return np.sqrt(values[::-1])
+    return singular_values(matrix)

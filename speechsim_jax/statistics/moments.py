@@ -24,7 +24,7 @@ The rest, a fraction of the last place, takes them off that grid.
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -101,6 +101,21 @@ def all_tiles(shapes: tuple[ModelShape, ...]) -> tuple[Tile, ...]:
         pairs = itertools.product(range(shapes[a].layers), range(shapes[b].layers))
         tiles.append(Tile(a, b, tuple((l, m) for l, m in pairs if a < b or l <= m)))
     return tuple(tiles)
+
+
+def tiles_of(shapes: tuple[ModelShape, ...], pairs: Iterable[tuple[int, int]]) -> tuple[Tile, ...]:
+    """Pairs of representations as tiles, in the order of `all_tiles`.
+
+    Args:
+      shapes: layers and width of each model.
+      pairs: numbers of two representations, the smaller first.
+    """
+    indices = [(a, l) for a, shape in enumerate(shapes) for l in range(shape.layers)]
+    layer_pairs: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for i, j in sorted(pairs):
+        (a, l), (b, m) = indices[i], indices[j]
+        layer_pairs.setdefault((a, b), []).append((l, m))
+    return tuple(Tile(a, b, tuple(layer_pairs[a, b])) for a, b in sorted(layer_pairs))
 
 
 @jax.tree_util.register_dataclass

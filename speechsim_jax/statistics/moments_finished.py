@@ -148,6 +148,17 @@ class MomentsState:
         return FinishedMoments([self, *others], rank_tolerance)
 
 
+def without_dead(std: Vector, mean: Vector, dtype: str) -> Vector:
+    """The standard deviations, 0 for neurons that vary by no more than the precision of rows.
+
+    Args:
+      std: of each neuron.
+      mean: of each neuron.
+      dtype: of the rows.
+    """
+    return np.where(std <= _DEAD_STD[dtype] * np.maximum(np.abs(mean), 1e-30), 0.0, std)
+
+
 def _write_blocks(path: Path, count: int, blocks: Iterator[np.ndarray]) -> None:
     """Write `count` arrays of one shape into one .npy file, one at a time."""
     with path.open("wb") as file:
@@ -242,14 +253,42 @@ class FinishedMoments:
         shift = first / self.rows
         mean = reference + shift
         std = np.sqrt(np.maximum(np.diagonal(scatter), 0) / self.rows)
-        least = _DEAD_STD[self.dtype] * np.maximum(np.abs(mean), 1e-30)
-        std = np.where(std <= np.maximum(least, _DEAD_SHIFT[self.dtype] * np.abs(shift)), 0.0, std)
-        return RepresentationMoments.of(index, mean, std, scatter, self.rows, self.rank_tolerance)
+        std = without_dead(std, mean, self.dtype)
+        std = np.where(std <= _DEAD_SHIFT[self.dtype] * np.abs(shift), 0.0, std)
+        return RepresentationMoments(
+            index=index,
+            mean=mean,
+            std=std,
+            live=std > 0,
+            scatter_norm=float(np.linalg.norm(scatter)),
+            rows=self.rows,
+            rank_tolerance=self.rank_tolerance,
+            scatter=lambda: sums.cross() - np.outer(first, first) / self.rows,
+        )
 
     @property
     def degrees(self) -> int:
         """Rows less the number of directions that were fitted to them, the mean among these."""
         return self.rows - 1
+
+    def unbiased_squared_norm(
+        self, x: "RepresentationMoments", y: "RepresentationMoments"
+    ) -> float:
+        """An estimate of ||C_xy||_F^2, C the covariances, without bias: HSIC with linear kernels.
+
+        Song et al.'s U-statistic (2012, JMLR 13, equation 5); rows are shifted by the reference
+        shift. With sx = sum x, C = sum x y', qx = sum |x|^2, p = sum |x|^2 |y|^2, vy = sum |x|^2 y:
+        tr = |C|^2 - p; a = |sx|^2 - qx; b = |sy|^2 - qy; m = sx'C sy - vy.sy - vx.sx + p;
+        [tr + a b / ((n-1)(n-2)) - 2 m / (n-2)] / (n (n-3)).
+        """
+        n = self.rows
+        sums = self.energies(x, y)
+        sx, sy = sums.first_x, sums.first_y
+        cross = self.shifted_cross(x, y)
+        trace = float(np.sum(np.square(cross))) - sums.cross
+        a, b = sx @ sx - sums.energy_x, sy @ sy - sums.energy_y
+        middle = sx @ cross @ sy - sums.x_energy_y @ sy - sums.y_energy_x @ sx + sums.cross
+        return float((trace + a * b / ((n - 1) * (n - 2)) - 2 * middle / (n - 2)) / (n * (n - 3)))
 
     def has(self, x: "RepresentationMoments", y: "RepresentationMoments") -> bool:
         """Whether there are cross moments of a pair."""
@@ -324,8 +363,9 @@ class RepresentationMoments:
       std: population standard deviation, 0 for a dead neuron.
       live: neurons that are not dead.
       scatter_norm: ||S_xx||_F.
-      correlation_norm: ||R_xx||_F.
-      whitening: of the live neurons.
+      rows: n.
+      rank_tolerance: of the whitening.
+      scatter: -> S_xx.
     """
 
     index: LayerIndex
@@ -333,40 +373,27 @@ class RepresentationMoments:
     std: Vector
     live: Bool[np.ndarray, " x"]
     scatter_norm: float
-    correlation_norm: float
-    whitening: Whitening
+    rows: int
+    rank_tolerance: float | None
+    scatter: Callable[[], Float[np.ndarray, "x x"]]
 
-    @classmethod
-    def of(
-        cls,
-        index: LayerIndex,
-        mean: Vector,
-        std: Vector,
-        scatter: Float[np.ndarray, "x x"],
-        rows: int,
-        rank_tolerance: float,
-    ) -> "RepresentationMoments":
-        """The moments of a representation with this scatter.
+    def _correlation(self) -> Float[np.ndarray, "live live"]:
+        """R_xx of the live neurons."""
+        live = self.live
+        of_live = (self.scatter() / self.rows)[np.ix_(live, live)]
+        return of_live / np.outer(self.std[live], self.std[live])
 
-        Args:
-          index: of the representation.
-          mean: of each neuron.
-          std: of each neuron, 0 for a dead one.
-          scatter: S_xx.
-          rows: n.
-          rank_tolerance: of the whitening.
-        """
-        live = std > 0
-        correlation = (scatter / rows)[np.ix_(live, live)] / np.outer(std[live], std[live])
-        return cls(
-            index=index,
-            mean=mean,
-            std=std,
-            live=live,
-            scatter_norm=float(np.linalg.norm(scatter)),
-            correlation_norm=float(np.linalg.norm(correlation)),
-            whitening=whiten(correlation, rank_tolerance),
-        )
+    @functools.cached_property
+    def correlation_norm(self) -> float:
+        """||R_xx||_F."""
+        return float(np.linalg.norm(self._correlation()))
+
+    @functools.cached_property
+    def whitening(self) -> Whitening:
+        """Of the live neurons; the decomposition that takes longest."""
+        tolerance = self.rank_tolerance
+        assert tolerance is not None
+        return whiten(self._correlation(), tolerance)
 
     @property
     def width(self) -> int:

@@ -76,8 +76,15 @@ class _GivenMoments(FinishedMoments):
         variance = np.diagonal(scatter) / self.rows
         dead = variance <= self.rank_tolerance * np.square(x.std)
         std = np.where(dead, 0.0, np.sqrt(np.maximum(variance, 0)))
-        return RepresentationMoments.of(
-            x.index, x.mean, std, scatter, self.rows, self.rank_tolerance
+        return RepresentationMoments(
+            index=x.index,
+            mean=x.mean,
+            std=std,
+            live=std > 0,
+            scatter_norm=float(np.linalg.norm(scatter)),
+            rows=self.rows,
+            rank_tolerance=self.rank_tolerance,
+            scatter=lambda: self.scatter(x, x),
         )
 
     def _explained(self, x: RepresentationMoments, y: RepresentationMoments) -> Matrix:

@@ -43,6 +43,7 @@ from speechsim_jax.statistics.attention_finished import AttentionState, Finished
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.exemplars import Exemplars
 from speechsim_jax.statistics.folded_moments import FinishedFolds, FoldedMoments, UtteranceFolds
+from speechsim_jax.statistics.grams import FinishedGrams
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
 from speechsim_jax.statistics.null_moments import NullMoments
 from speechsim_jax.statistics.partial_moments import ExplainedMoments, PartialMoments
@@ -84,7 +85,12 @@ class FinishedStatistics:
 
     @property
     def moments(self) -> FinishedMoments | None:
-        """The moments, None if no measure reads them."""
+        """The moments; None if no measure reads them, or their norms are known only."""
+        moments = self.by_kind.get(MomentsState.kind)
+        return moments if isinstance(moments, FinishedMoments) else None
+
+    @property
+    def _moments(self) -> FinishedMoments | FinishedGrams | None:
         return self.by_kind.get(MomentsState.kind)
 
     @property
@@ -155,14 +161,14 @@ class FinishedStatistics:
     @property
     def numeric(self) -> dict[str, Any]:
         """The numeric settings that were used, for the result's record."""
-        moments = self.moments or (self.attention.moments if self.attention else None)
+        moments = self._moments or (self.attention.moments if self.attention else None)
         if moments is None:
             return {}
         return {"stats_dtype": moments.dtype, "rank_tolerance": moments.rank_tolerance}
 
     def rows(self, frames: int) -> int:
         """Rows of the statistics; without moments, the frames that were read."""
-        return self.moments.rows if self.moments is not None else frames
+        return self._moments.rows if self._moments is not None else frames
 
 
 def finish(

@@ -50,10 +50,14 @@ def test_memory_mapped_files_and_chunks_equal_arrays(tmp_path):
 def test_float16_and_float32_inputs():
     data = arrays()
     exact = ss.compare_activations({k: x.astype(np.float16).astype(float) for k, x in data.items()})
-    half = ss.compare_activations({k: x.astype(np.float16) for k, x in data.items()})
+    halves = {k: x.astype(np.float16) for k, x in data.items()}
+    half = ss.compare_activations(halves, stats_dtype="float64")
+    default = ss.compare_activations(halves)
+    assert default.attributes["numeric"]["stats_dtype"] == "float32"
     single = ss.compare_activations(data, stats_dtype="float32")
     for name in exact.measures:
         np.testing.assert_allclose(half.matrix(name), exact.matrix(name), atol=1e-12)
+        np.testing.assert_allclose(default.matrix(name), exact.matrix(name), atol=1e-5)
         assert np.abs(single.matrix(name).values - exact.matrix(name).values).max() < 0.01
 
 

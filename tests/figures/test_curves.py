@@ -213,3 +213,13 @@ def test_bands_are_the_intervals_of_the_scores() -> None:
     assert any("12 groups" in text.get_text() for text in figure.texts)
     plain = ss.compare_activations(layers, ["lincka"])
     assert not figures.layer_trend(plain, "lincka").axes[0].collections
+
+
+def test_a_trend_of_pairs_within_models_has_no_other_models() -> None:
+    result = result_of(UNEQUAL)
+    matrix = result.dataset["lincka"]
+    models = list(dict.fromkeys(matrix["x_model"].values.tolist()))
+    matrix.values[matrix["x_model"].values[:, None] != matrix["y_model"].values] = np.nan
+    panels = figures.layer_trend(result, "lincka").axes
+    for axes, model in zip(panels, models, strict=True):
+        assert {line.get_label() for line in axes.lines} == {model}

