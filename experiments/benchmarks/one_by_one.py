@@ -33,7 +33,7 @@ from speechsim_jax.models.save import save_folder
 
 _WHAT = "one by one"
 _UTTERANCES, _SECONDS = 20, (2, 12)
-_PASSES = ("first pass", "second pass")
+_PASSES = ("first", "second")
 _LENGTHS, _LENGTHS_SECONDS = 1000, (0.1, 30)
 
 

@@ -138,6 +138,7 @@ def test_a_window_is_one_program():
     assert forward._cache_size() == before + 1
 
 
+@pytest.mark.slow
 def test_a_recognizer_shares_them_too():
     found = ss.load_recognizer(DATA / "ctc" / "sew")
     before = forward._cache_size(), recognizer._apply_head._cache_size()
@@ -151,6 +152,7 @@ def test_a_recognizer_shares_them_too():
         found.transcribe([])
 
 
+@pytest.mark.slow
 def test_a_result_that_is_written_over_has_the_shapes_of_its_waveforms(encoder):
     first, second = encoder([noise(9000)], layers=(1,)), noise(9001)
     expected = np.asarray(encoder([second], layers=(1,)).hidden_states)
