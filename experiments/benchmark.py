@@ -21,6 +21,7 @@
     python -m experiments.benchmark --what=features --speech=FOLDER
     python -m experiments.benchmark --what=doors --speech=FOLDER --minutes=1
     python -m experiments.benchmark --what=arrays
+    python -m experiments.benchmark --what=one_by_one --speech=FOLDER
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
@@ -44,7 +45,9 @@ signals, and whole runs with and without a null, if there is --speech. target: m
 --target_se predicts, against those that plain runs need. tracks: whole runs with labels, log-mel
 and exemplars and without, in turns. features: seconds of speech a second of each acoustic feature.
 doors: a base-size encoder that torch runs against its port (needs the [parity] extra). arrays: a
-quick look at arrays against pytorch-cka, if that is installed.
+quick look at arrays against pytorch-cka, if that is installed. one_by_one:
+20 utterances of different lengths, one call for each, against torch transformers (needs the
+[parity] extra), the first time and the second; programs that 1,000 lengths compile.
 plots: draws the lines that memory, pipeline and scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
@@ -69,8 +72,7 @@ class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
         "attention", "startup", "merging", "coverage", "pwcca", "errors", "bootstraps", "null",
-        "target", "tracks", "features", "doors", "arrays",
-        "plots",
+        "target", "tracks", "features", "doors", "arrays", "one_by_one", "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
         os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
@@ -82,7 +84,8 @@ class _Flags:
     )
     repeats: int | None = flags.own(
         None,
-        "Interleaved runs of which a figure is the median (default: 7, pipeline 3, startup 5).",
+        "Interleaved runs of which a figure is the median (default: 7, pipeline 3, startup 5,"
+        " one_by_one 3).",
         at_least=1,
     )
     pairs: int = flags.own(
@@ -143,6 +146,7 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "features": lambda given: (_speech(given), given.repeats or 7),
     "doors": lambda given: (_speech(given), _minutes(given, 1)[0], given.repeats or 7),
     "arrays": lambda given: (given.repeats or 3,),
+    "one_by_one": lambda given: (_speech(given), given.repeats or 3),
     "tracks": lambda given: (
         _speech(given), _labels(given), _minutes(given, 5)[0], given.repeats or 3,
     ),

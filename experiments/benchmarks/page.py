@@ -61,6 +61,9 @@ _SECTIONS = {
     "torch, one utterance at a time, in turns; other jobs were running.",
     "arrays": "A quick look at arrays in memory: debiased linear CKA between 13 layers of 768 "
     "neurons of each of two models. Ours has the pairs within each model, too.",
+    "one by one": "20 utterances of different lengths, 2 to 12 s, one call for each: a base-size "
+    "wav2vec 2.0 (random weights) and torch transformers, each in a process of its own, in turns. "
+    "The first pass compiles; no cache of compiled programs is used.",
     "demo": "The paper in miniature.",
     "selfcheck": "Checks of the machine's JAX.",
     "dynamics": "How similar the layers of a checkpoint are to those of the final model.",

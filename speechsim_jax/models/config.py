@@ -16,6 +16,10 @@ from speechsim_jax.errors import UserError
 SAMPLE_RATE_HZ = 16_000
 """What all encoders are trained on."""
 
+# The lowest rung of the lengths that waveforms are padded to, and rungs from one power of 2 to the
+# next.
+_FEWEST_FRAMES, _RUNGS = 16, 4
+
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig(abc.ABC):
@@ -97,6 +101,17 @@ class EncoderConfig(abc.ABC):
             The number of frames, of the same type; 0 for inputs too short for a frame.
         """
 
+    def map_frames(self, samples: Any) -> Any:
+        """Frames that attention maps are over; those of a fixed window are more than `frames`.
+
+        Args:
+            samples: as in `frames`.
+
+        Returns:
+            The number of frames, of the same type.
+        """
+        return self.frames(samples)
+
     def logit_frames(self, samples: Any) -> Any:
         """Frames of a CTC head's logits, which may have another rate than hidden states (SEW).
 
@@ -107,6 +122,27 @@ class EncoderConfig(abc.ABC):
             The number of frames, of the same type.
         """
         return self.frames(samples)
+
+    def padded_samples(self, samples: int) -> int:
+        """What waveforms are padded to, so that those of any lengths share few compiled programs.
+
+        The rungs are 16, 20, 24 and 28 frames, twice as many, and so on: of most models 27 up to
+        30 s. More than 16 frames become at most a quarter more. A model that reads a window of
+        fixed length has one rung, its window.
+
+        Args:
+            samples: of the longest waveform; it has a frame.
+
+        Returns:
+            The most samples that make the frames of the next rung.
+        """
+        if self.longest_samples is not None:
+            return self.longest_samples
+        frames = max(int(self.frames(samples)), _FEWEST_FRAMES)
+        octave = 2 ** (frames - 1).bit_length() // 2
+        step = octave // _RUNGS
+        rung = -(-frames // step) * step
+        return self.window_samples + rung * self.hop_samples - 1
 
     def makes_frames_of(self, other: "EncoderConfig") -> bool:
         """Whether the frames of another encoder are at the same places, of an input of any length.

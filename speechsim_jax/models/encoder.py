@@ -97,6 +97,9 @@ class SpeechEncoder:
     ) -> Activations:
         """Encode waveforms of any lengths as one batch; each gets what it would get alone.
 
+        A batch is padded to one of a few lengths (`padded`), and what that adds is cut off again:
+        calls with the same number of waveforms share few compiled programs, whatever the lengths.
+
         Args:
             waveforms: 16 kHz mono: floating-point numbers in [-1, 1], or integers, which are scaled
                 to that range as those of files.
@@ -109,7 +112,8 @@ class SpeechEncoder:
                 features.
             last_layer: how the last hidden state of a stable-layer-norm model is read: after the
                 final layer norm ("normed") or before it ("raw"); see `Outputs`.
-            out: a result of the same shapes to write over; it must not be used afterwards.
+            out: a result of the same shapes to write over; it must not be used afterwards. With it,
+                a batch is padded to its longest waveform only.
 
         Returns:
             The activations; fields that were not asked for are None.
@@ -117,6 +121,39 @@ class SpeechEncoder:
         Raises:
             UserError: a waveform shorter than one frame or longer than the model reads
                 (`config.longest_samples`), or an `out` of other shapes.
+        """
+        outputs = Outputs(
+            tuple(layers) if layers is not None else None,
+            attentions,
+            projections,
+            features,
+            last_layer,
+        )
+        samples, lengths = self.padded(waveforms)
+        longest = int(lengths.max())
+        if out is not None:
+            return self.apply(samples[:, :longest], lengths, outputs, out=out)
+        activations = self.apply(samples, lengths, outputs)
+        return activations.first_frames(
+            int(self.config.frames(longest)), int(self.config.map_frames(longest))
+        )
+
+    def padded(self, waveforms: Iterable[Any]) -> tuple[Waveforms, Lengths]:
+        """Waveforms of any lengths as a padded batch, as `apply` reads it.
+
+        Args:
+            waveforms: as in `__call__`.
+
+        Returns:
+            Samples [batch, sample], float32, of one of the few lengths that share compiled programs
+            (`EncoderConfig.padded_samples`), and the length of each waveform.
+
+        Raises:
+            UserError: as in `__call__`.
+
+        >>> samples, lengths = encoder.padded([np.zeros(16000, np.float32)])
+        >>> samples.shape, lengths.tolist()
+        ((1, 18319), [16000])
         """
         waveforms = [_as_float(wave) for wave in waveforms]
         lengths = np.array([len(wave) for wave in waveforms], np.int32)
@@ -131,17 +168,12 @@ class SpeechEncoder:
                 f"{self.name} reads at most {longest} samples ({longest / SAMPLE_RATE_HZ:g} s); "
                 f"got lengths {lengths.tolist()}: cut what is longer"
             )
-        samples = np.zeros((len(lengths), lengths.max()), np.float32)
+        samples = np.zeros(
+            (len(lengths), self.config.padded_samples(int(lengths.max()))), np.float32
+        )
         for row, wave in zip(samples, waveforms):
             row[: len(wave)] = wave
-        outputs = Outputs(
-            tuple(layers) if layers is not None else None,
-            attentions,
-            projections,
-            features,
-            last_layer,
-        )
-        return self.apply(samples, lengths, outputs, out=out)
+        return samples, lengths
 
     def astype(self, dtype: Literal["float32", "bfloat16"]) -> "SpeechEncoder":
         """The encoder with its kernels rounded to `dtype`; products are summed in float32.

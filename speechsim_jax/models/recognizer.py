@@ -92,13 +92,10 @@ class Recognizer:
         """
         last = Outputs(layers=(self.encoder.config.num_hidden_layers,))
         hidden = self.encoder.apply(samples, lengths, last, precision).hidden_states[0]
-        return self._logits(hidden, lengths, precision)
-
-    def _logits(self, last: Hidden, lengths: Lengths, precision: str) -> Logits:
         return _apply_head(
             self.encoder.parameters,
             self.head,
-            last,
+            hidden,
             jnp.asarray(lengths),
             graph=self.encoder.graph,
             precision=precision,
@@ -150,11 +147,9 @@ class Recognizer:
         >>> ss.error_rates(["NOTHING"], texts).words
         1
         """
-        config = self.encoder.config
-        lengths = np.array([len(wave) for wave in waveforms], np.int32)
-        activations = self.encoder(waveforms, layers=[config.num_hidden_layers])
-        logits = self._logits(activations.hidden_states[0], lengths, "highest")
-        return self.decode(logits, config.logit_frames(lengths))
+        samples, lengths = self.encoder.padded(waveforms)
+        logits = self.logits(samples, lengths)
+        return self.decode(logits, self.encoder.config.logit_frames(np.asarray(lengths)))
 
     def save(self, folder: str | Path, dtype: saving.SavedDtype = "float32") -> Path:
         """Write a Hugging Face folder that `load_recognizer` and transformers' ...ForCTC read.

@@ -21,6 +21,7 @@ from experiments.benchmarks import (
     memory,
     merging,
     null,
+    one_by_one,
     pipeline,
     plain,
     plots,
@@ -83,6 +84,17 @@ def test_startup(speech, capsys):
     values = figures(capsys.readouterr().out, "startup")
     assert len(values) == 5 and all(len(seconds) == 2 for seconds in values.values())
     assert all(seconds > 0 for both in values.values() for seconds in both)
+
+
+@pytest.mark.slow
+def test_one_by_one(speech):
+    """What is encoded and counted; the passes need torch."""
+    found = one_by_one.utterances(speech, np.array([2, 1, 1.5]))
+    assert [len(wave) for wave in found] == [32_000, 16_000, 24_000]
+    with pytest.raises(UserError, match=r"too few utterances of 2\.1 s"):
+        one_by_one.utterances(speech, np.array([1, 2.1]))
+    # 17 to 20 frames, and 28
+    assert one_by_one.programs(np.array([5600, 6400, 9100])) == 2
 
 
 @pytest.mark.slow

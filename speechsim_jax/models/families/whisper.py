@@ -159,6 +159,10 @@ class WhisperConfig(EncoderConfig):
         excess = within - self.max_source_positions
         return (within - excess * (excess > 0)) * (samples >= self.window_samples)
 
+    def map_frames(self, samples: Any) -> Any:
+        """As `EncoderConfig.map_frames`: those of the window."""
+        return samples * 0 + self.max_source_positions
+
 
 class WhisperAttention(Attention):
     """Self-attention without a bias of the keys."""
