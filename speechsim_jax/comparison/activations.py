@@ -44,6 +44,7 @@ from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.null_moments import NullMoments
+from speechsim_jax.statistics.product_precision import resolved
 from speechsim_jax.statistics.sample import Sample, SampleAccumulator
 from speechsim_jax.statistics.store import PassStatistics
 
@@ -68,6 +69,7 @@ def compare_activations(
     *,
     levels: list[str] | tuple[str, ...] | None = None,
     stats_dtype: str | None = None,
+    stats_precision: str = Settings.stats_precision,
     rank_tolerance: float | int | None = None,
     rows_per_update: int = Settings.rows_per_update,
     sample_frames: int = Settings.sample_frames,
@@ -106,6 +108,7 @@ def compare_activations(
       measures: as in `compare`, except for attention.
       levels: as in `compare`.
       stats_dtype: float64 on a CPU by default, compensated float32 elsewhere.
+      stats_precision: as in `Settings`.
       rank_tolerance: as in `Settings`.
       rows_per_update: rows that are added to the statistics together.
       sample_frames: rows of the sample that some measures read, chosen by `seed` and the rows'
@@ -147,7 +150,8 @@ def compare_activations(
     if not activations:
         raise UserError("no activations given")
     precision: dict[str, Any] = {} if stats_dtype is None else {"stats_dtype": stats_dtype}
-    Settings(
+    settings = Settings(
+        stats_precision=stats_precision,
         sample_frames=sample_frames,
         seed=seed,
         rank_tolerance=rank_tolerance,
@@ -215,6 +219,7 @@ def compare_activations(
     ).with_given(given, selection, given_part)
     if stats_dtype is None:
         stats_dtype = default_stats_dtype()
+    products = resolved(settings.stats_precision, stats_dtype)
     indicators = [functools.partial(track.indicators, rows_per_update) for track in tracks]
     everything = [*activations.values(), *indicators]
     once = [text for text, rows in zip(texts, everything) if _read_once(rows)]
@@ -234,6 +239,7 @@ def compare_activations(
         shapes,
         rows_per_update,
         stats_dtype,
+        products,
         fold_of if FoldedMoments.kind in selection.accumulated else None,
     )
     accumulators: list[Accumulator] = [moments]
@@ -261,13 +267,15 @@ def compare_activations(
         arrays = [as_array(text, rows) for text, rows in zip(texts, activations.values())]
         arrays += [np.concatenate(list(track.indicators(rows_per_update))) for track in tracks]
         states.append(
-            null_moments(arrays, shapes, null_pairs, null_draws, rows_per_update, stats_dtype)
+            null_moments(
+                arrays, shapes, null_pairs, null_draws, rows_per_update, stats_dtype, products
+            )
         )
     passes = [PassStatistics({state.kind: state for state in states})]
     finished = compared.finish(passes, rank_tolerance)
     attributes = provenance.record(
         frames=finished.rows(0),
-        numeric=finished.numeric,
+        numeric={"stats_precision": products} | finished.numeric,
         settings={"sample_frames": sample_frames, "seed": seed, "errors_rows": errors_rows},
         errors=dict(zip(("over", "reason"), _ERRORS[errors])),
         null={"kind": null, "draws": null_draws},
@@ -347,12 +355,18 @@ def _fold_of(
 
 
 def _moments(
-    shapes: tuple[ModelShape, ...], rows_per_update: int, dtype: str, fold_of: np.ndarray | None
+    shapes: tuple[ModelShape, ...],
+    rows_per_update: int,
+    dtype: str,
+    precision: str,
+    fold_of: np.ndarray | None,
 ) -> MomentsAccumulator | FoldedMomentsAccumulator:
     """The accumulator of the moments, of two folds where there are folds."""
 
     def one() -> MomentsAccumulator:
-        return MomentsAccumulator(shapes, rows_per_update, dtype, rows_dtype=dtype)
+        return MomentsAccumulator(
+            shapes, rows_per_update, dtype, rows_dtype=dtype, precision=precision
+        )
 
     if fold_of is None:
         return one()
