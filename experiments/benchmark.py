@@ -20,6 +20,7 @@
     python -m experiments.benchmark --what=tracks --speech=FOLDER --labels=phone:FILE,speaker
     python -m experiments.benchmark --what=features --speech=FOLDER
     python -m experiments.benchmark --what=doors --speech=FOLDER --minutes=1
+    python -m experiments.benchmark --what=accelerator --minutes_limit=5
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
@@ -43,6 +44,8 @@ signals, and whole runs with and without a null, if there is --speech. target: m
 --target_se predicts, against those that plain runs need. tracks: whole runs with labels, log-mel
 and exemplars and without, in turns. features: seconds of speech a second of each acoustic feature.
 doors: a base-size encoder that torch runs against its port (needs the [parity] extra).
+accelerator: selfcheck, peaks of products, moments, encoders, whole comparisons and scaling on this
+device, whatever it is, in about --minutes_limit; with synthetic speech and random weights.
 plots: draws the lines that memory, pipeline and scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
@@ -67,7 +70,7 @@ class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
         "attention", "startup", "merging", "coverage", "pwcca", "errors", "bootstraps", "null",
-        "target", "tracks", "features", "doors", "plots",
+        "target", "tracks", "features", "doors", "accelerator", "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
         os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
@@ -84,6 +87,9 @@ class _Flags:
     )
     pairs: int = flags.own(
         12, "Pairs of representations that are timed of the published pipeline; 0: all.", at_least=0
+    )
+    minutes_limit: float | int = flags.own(
+        5.0, "accelerator: what does not fit into so many minutes is left out.", above=0
     )
     against: str | None = flags.own(None, "Another checkout, for startup.")
     lines: str | None = flags.own(None, "File of the lines that other runs have printed.")
@@ -145,6 +151,7 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "coverage": lambda given: (given.repeats or 400,),
     "bootstraps": lambda given: (_speech(given), given.glob, given.repeats or 300),
     "pwcca": lambda given: (given.repeats or 400,),
+    "accelerator": lambda given: (given.minutes_limit,),
     "merging": lambda given: ((2, 4) if given.small else (5, 50),),
     "plots": _files,
 }  # fmt: skip
