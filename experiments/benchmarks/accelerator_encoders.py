@@ -64,7 +64,6 @@ def encoders(budget: Budget, scratch: Path, sizes: Sizes, peak: float) -> None:
         def measure(
             name: str,
             call: Callable[[], object],
-            least: float = 0.0,
             about: dict[str, Any] = about,
             work: float = work,
         ) -> None:
