@@ -258,7 +258,7 @@ def in_turns() -> Iterator[dict[str, float]]:
 
     def ended(self: Accumulators) -> Any:
         state = result(self)
-        jax.block_until_ready([x for x in jax.live_arrays() if not x.is_deleted()])
+        self.wait()
         return state
 
     scored, result = comparison_of_encoders.scored_result, Accumulators.result
