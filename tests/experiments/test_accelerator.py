@@ -17,17 +17,23 @@ MISSING = (
 
 # What a machine has on which only jax, flax, transformers and what these need are installed.
 WITHOUT = f"""
-import importlib.metadata, sys
+import importlib.machinery, importlib.metadata, sys
 
-missing, version = {MISSING}, importlib.metadata.version
+MISSING, version = {MISSING}, importlib.metadata.version
 
 def known(name):
-    if name in missing:
+    if name in MISSING:
         raise importlib.metadata.PackageNotFoundError(name)
     return version(name)
 
+class Finder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, *rest):
+        return None if name.split(".")[0] in MISSING else super().find_spec(name, *rest)
+
 importlib.metadata.version = known
-sys.modules |= dict.fromkeys(missing)
+ordinary = importlib.machinery.PathFinder
+sys.meta_path = [Finder if finder is ordinary else finder for finder in sys.meta_path]
 
 from experiments import benchmark
 from speechsim_jax.commands.entry import run_module
