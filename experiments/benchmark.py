@@ -22,6 +22,7 @@
     python -m experiments.benchmark --what=doors --speech=FOLDER --minutes=1
     python -m experiments.benchmark --what=arrays
     python -m experiments.benchmark --what=one_by_one --speech=FOLDER
+    python -m experiments.benchmark --what=accelerator --minutes_limit=5
     python -m experiments.benchmark --what=plots --lines=FILE --out=FOLDER
 
 memory: the whole job (`experiments.compare`, a process of its own each time) with two base-size
@@ -48,6 +49,8 @@ doors: a base-size encoder that torch runs against its port (needs the [parity] 
 quick look at arrays against pytorch-cka, if that is installed. one_by_one:
 20 utterances of different lengths, one call for each, against torch transformers (needs the
 [parity] extra), the first time and the second; programs that 1,000 lengths compile.
+accelerator: selfcheck, peaks of products, moments, encoders, whole comparisons and scaling on this
+device, whatever it is, in about --minutes_limit; with synthetic speech and random weights.
 plots: draws the lines that memory, pipeline and scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
@@ -72,7 +75,8 @@ class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
         "attention", "startup", "merging", "coverage", "pwcca", "errors", "bootstraps", "null",
-        "target", "tracks", "features", "doors", "arrays", "one_by_one", "plots",
+        "target", "tracks", "features", "doors", "arrays", "one_by_one", "accelerator",
+        "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
         os.environ.get("SPEECHSIM_SPEECH"), "Speech to use (default: $SPEECHSIM_SPEECH)."
@@ -90,6 +94,9 @@ class _Flags:
     )
     pairs: int = flags.own(
         12, "Pairs of representations that are timed of the published pipeline; 0: all.", at_least=0
+    )
+    minutes_limit: float | int = flags.own(
+        5.0, "accelerator: what does not fit into so many minutes is left out.", above=0
     )
     against: str | None = flags.own(None, "Another checkout, for startup.")
     lines: str | None = flags.own(None, "File of the lines that other runs have printed.")
@@ -153,6 +160,7 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "coverage": lambda given: (given.repeats or 400,),
     "bootstraps": lambda given: (_speech(given), given.glob, given.repeats or 300),
     "pwcca": lambda given: (given.repeats or 400,),
+    "accelerator": lambda given: (given.minutes_limit,),
     "merging": lambda given: ((2, 4) if given.small else (5, 50),),
     "plots": _files,
 }  # fmt: skip

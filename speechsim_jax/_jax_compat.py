@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,12 @@ def concatenate_in_place(
         result = lax.dynamic_update_slice_in_dim(result, array, start, 0)
         start += len(array)
     return result
+
+
+def matmul_precision() -> str | None:
+    """What `jax.default_matmul_precision` is here."""
+    config: Any = jax.config  # whose attributes are made at run time
+    return config.jax_default_matmul_precision
 
 
 def x64(enabled: bool) -> contextlib.AbstractContextManager:

@@ -40,6 +40,18 @@ FIGURE_STYLES = ("labelled", "paper")
 FIGURE_REFERENCES = ("auto", "closest", "closest_of_row", "none")
 
 
+ALGORITHMS = (
+    "F32_F32_F32",
+    "TF32_TF32_F32",
+    "TF32_TF32_F32_X3",
+    "BF16_BF16_F32",
+    "BF16_BF16_F32_X3",
+    "BF16_BF16_F32_X6",
+    "BF16_BF16_F32_X9",
+)
+"""How products of float32 numbers may be computed, in the words of jax.lax.DotAlgorithmPreset."""
+
+
 def setting(
     default: Any,
     help: str,
@@ -267,11 +279,22 @@ class Settings:
     model_dtype: Literal["float32", "bfloat16"] = setting(
         "float32", "Type that the encoders' kernels are rounded to.", SPEED
     )
-    model_precision: Literal["highest", "high", "default"] = setting(
-        "highest", "Precision of the encoders' products, in JAX's words.", SPEED
+    model_precision: str = setting(
+        "highest",
+        "Precision of the encoders' products, in JAX's words, or an algorithm, e.g. "
+        "TF32_TF32_F32_X3; auto: as stats_precision.",
+        SPEED,
+        choices=("auto", "highest", "high", "default", *ALGORITHMS),
     )
     stats_dtype: Literal["float32", "float64"] = setting(
         "float32", "Type of the statistics; float32 is compensated, float64 needs a CPU.", SPEED
+    )
+    stats_precision: str = setting(
+        "auto",
+        "How products of float32 statistics are computed: highest, or an algorithm; auto: highest "
+        "on CPUs, elsewhere the fastest algorithm that a check at the start finds as accurate.",
+        SPEED,
+        choices=("auto", "highest", *ALGORITHMS),
     )
     batch_seconds: float | int = setting(
         40.0, "Audio in one batch, in seconds.", SPEED, above=0, at_most=86_400

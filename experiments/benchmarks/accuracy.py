@@ -22,6 +22,7 @@ from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import FinishedMoments
+from speechsim_jax.statistics.product_precision import MEAN_TO_STD, measure_all
 
 ON_MOMENTS = [measure for measure in MEASURES.values() if measure.statistic == "moments"]
 TOLERANCE = 1e-6
@@ -49,8 +50,15 @@ Block = tuple[np.ndarray, ...]
 
 
 def run(speech: str, small: bool = False) -> None:
-    """Errors on generated rows for some ratios of mean to std, and on hidden states of speech."""
+    """Errors on generated rows for some ratios of mean to std, and on hidden states of speech.
+
+    Also those of each algorithm of products that the device has.
+    """
     report_machine(_WHAT)
+    for measured in measure_all():
+        labels = {"algorithm": measured.algorithm, "mean_to_std": MEAN_TO_STD}
+        report(_WHAT, "covariance, products by it", measured.error, "absolute", **labels)
+        report(_WHAT, "short products", measured.product_error, "absolute", **labels)
     frames = 20_000 if small else _FRAMES
     ratios, sizes = ((1000,), (256,)) if small else ((0, 1, 10, 100, 1000), (4096, 256))
     for ratio, size in itertools.product(ratios, sizes):

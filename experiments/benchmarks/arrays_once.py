@@ -39,7 +39,7 @@ def ours(models: dict[str, list[np.ndarray]]) -> Callable[[], np.ndarray]:
 
 def pytorch_cka(models: dict[str, list[np.ndarray]]) -> Callable[[], np.ndarray]:
     """Its `cka_from_features`: the layers of one model with those of the other."""
-    import cka
+    import cka  # pyright: ignore[reportMissingImports]
     import torch
 
     a, b = ([torch.from_numpy(x) for x in of] for of in models.values())

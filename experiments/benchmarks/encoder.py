@@ -26,7 +26,7 @@ from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 
 _WHAT = "encoder"
-_LARGE = dict(
+LARGE = dict(
     hidden_size=1024,
     num_hidden_layers=24,
     num_attention_heads=16,
@@ -35,9 +35,9 @@ _LARGE = dict(
     conv_bias=True,
     do_stable_layer_norm=True,
 )
-_XLARGE = _LARGE | dict(hidden_size=1280, num_hidden_layers=48, intermediate_size=5120)
-_SIZES = {"base": ({}, 4), "large": (_LARGE, 2)}
-_COMPILED = {"base": {}, "large": _LARGE, "xlarge": _XLARGE}
+_XLARGE = LARGE | dict(hidden_size=1280, num_hidden_layers=48, intermediate_size=5120)
+_SIZES = {"base": ({}, 4), "large": (LARGE, 2)}
+_COMPILED = {"base": {}, "large": LARGE, "xlarge": _XLARGE}
 _SECONDS = 10
 
 

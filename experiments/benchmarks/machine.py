@@ -36,11 +36,11 @@ def report(
     print(json.dumps(rounded), flush=True)
 
 
-def report_machine(what: str) -> None:
-    """Print the machine and the versions of libraries as a line of JSON."""
-    facts = {"cores": cores(), "cpu": _cpu(), "memory_gib": _memory_gib()}
+def report_machine(what: str, **facts: str) -> None:
+    """Print the machine, with further facts, and the versions of libraries as a line of JSON."""
+    about = {"cores": cores(), "cpu": _cpu(), "memory_gib": _memory_gib(), **facts}
     versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "numpy")}
-    line = {"what": what, "machine": facts, "python": platform.python_version(), **versions}
+    line = {"what": what, "machine": about, "python": platform.python_version(), **versions}
     print(json.dumps(line), flush=True)
 
 

@@ -36,6 +36,8 @@ _SECTIONS = {
     "streaming": "Memory of one process that reads the same audio once and eight times.",
     "encoder": "Forward passes against torch transformers.",
     "statistics": "The update of the moments against the machine's own matrix products.",
+    "accelerator": "Everything that an accelerator decides, in one command. **No accelerator has "
+    "been measured yet**: these figures are of a CPU, on which every algorithm is float32.",
     "attention": "The attention level of two base-size encoders.",
     "scores": "The paper's measures from finished statistics, against a plain numpy loop.",
     "accuracy": "float32 statistics against float64.",
@@ -113,6 +115,7 @@ def _of_command(lines: Sequence[Line]) -> str:
     origin = ", ".join(
         [
             f"version {first['commit']}",
+            *([machine["device"]] if "device" in machine else []),
             f"{machine['cores']} cores of {machine['cpu']}",
             f"{machine['memory_gib']:g} GiB",
             *(f"{name} {version}" for name, version in versions.items()),

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import soundfile
-import soxr
 from jaxtyping import Float32, Shaped
 
 from speechsim_jax.audio import mp3_frames, stated_length
@@ -215,6 +213,8 @@ def read(source: Source, min_samples: int = 1) -> Utterance:
     mono, scaled = _in_range(mono)
     resampled = mono
     if rate_hz != SAMPLE_RATE_HZ:
+        import soxr  # arrays at 16 kHz need neither this nor soundfile
+
         resampled = soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ, quality="HQ")
     if len(resampled) < min_samples:
         # Rounding down keeps 399 samples from reading as "25 ms; at least 25 ms are needed".
@@ -310,6 +310,8 @@ def _decode(
     if (fault := stated_length.fault(file)) is not None:
         raise AudioError(fault)
     try:
+        import soundfile
+
         with soundfile.SoundFile(_openable(file)) as audio:
             rate_hz = audio.samplerate
             if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
@@ -351,16 +353,16 @@ def _decode(
 
 def _reason(error: Exception) -> str:
     """Why a file cannot be decoded, without its name."""
-    text = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    text = getattr(error, "error_string", str(error))  # libsndfile's, without the name
     if "possibly a pipe" in text:  # so libsndfile calls what is no MP3, in a file called .mp3
         text = "Format not recognised."
     return f"cannot be decoded: {text}"
 
 
 def _read_blocks(
-    audio: soundfile.SoundFile, frames: int | None, size: int
+    audio: Any, frames: int | None, size: int
 ) -> Float32[np.ndarray, "samples channels"]:
-    """So many frames, or all: until the file ends, whatever its header says."""
+    """So many frames of a SoundFile, or all: until the file ends, whatever its header says."""
     blocks, left = [], _most_frames(size) if frames is None else frames
     # Otherwise soundfile reads no further than the header says, and seeks there.
     audio.seekable = lambda: False
@@ -400,6 +402,8 @@ def plausible_frames(frames: int, size: int) -> int | None:
 def channels_of(source: Source) -> int:
     """Channels by the header of a file; 1 where there is none that can be read."""
     try:
+        import soundfile
+
         file = None if source.unusable else source.file()
         if isinstance(file, Path) and not is_file(file):  # a pipe would wait for ever
             return 1
@@ -418,6 +422,8 @@ def stated_seconds(file: Path | io.BytesIO) -> float | None:
         raise AudioError("is not a file")
     size = file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())
     try:
+        import soundfile
+
         info = soundfile.info(_openable(file))
     except Exception as error:  # as in `_decode`
         raise AudioError(_reason(error)) from error

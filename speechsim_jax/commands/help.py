@@ -3,6 +3,7 @@
 import inspect
 import shutil
 import textwrap
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -52,7 +53,7 @@ def _entry(flag: flags.Flag, width: int) -> str:
     if kind == "bool":
         name = f"  --[no]{flag.name}"
     elif isinstance(flag.parser, flags.EnumParser):
-        name = f"  --{flag.name}={'|'.join(flag.parser.enum_values)}"
+        name = _choice(f"--{flag.name}=", flag.parser.enum_values, width)
     else:
         name = f"  --{flag.name}={_VALUES.get(kind, 'VALUE')}"
     lines = textwrap.wrap(f"{text}{_default(flag)}", width - _NAMES)
@@ -60,6 +61,14 @@ def _entry(flag: flags.Flag, width: int) -> str:
     if len(name) >= _NAMES - 1:
         return "\n".join([name, *lines])
     return "\n".join([name.ljust(_NAMES) + lines[0].lstrip(), *lines[1:]])
+
+
+def _choice(name: str, words: Sequence[str], width: int) -> str:
+    """The flag with its words, in several lines if they are many."""
+    spaced = textwrap.fill(
+        name + "| ".join(words), width, initial_indent="  ", subsequent_indent=" " * 6
+    )
+    return spaced.replace("| ", "|")
 
 
 def _default(flag: flags.Flag) -> str:

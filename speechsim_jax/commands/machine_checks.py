@@ -21,7 +21,8 @@ from speechsim_jax.models.config import Wav2Vec2Config
 from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.initial_weights import random_tensors
 from speechsim_jax.pipeline.attention_inputs import rows_of_maps
-from speechsim_jax.statistics import attention_sums, moments
+from speechsim_jax.settings import ALGORITHMS
+from speechsim_jax.statistics import attention_sums, moments, product_precision
 from speechsim_jax.statistics.attention_accumulator import AttentionAccumulator
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
@@ -41,7 +42,7 @@ _ENCODER = Wav2Vec2Config(
 _SAMPLES = (8_000, 5_300)
 
 _STREAMS = (ModelShape(2, 16), ModelShape(1, 24))
-_ROWS, _BUFFER, _MEAN_TO_STD = 10_000, 1024, 1000
+_ROWS, _BUFFER = 10_000, 1024
 
 _HEADS, _FRAMES = ModelShape(1, 6), (24, 17)
 
@@ -119,36 +120,12 @@ def batch_error() -> float:
     return _relative(together[:, 1, : alone.shape[2]], alone[:, 0])
 
 
-def _hard_rows() -> list[np.ndarray]:
-    """[layer, row, neuron] of each stream: correlated, with mean / std = 1000, in float32."""
-    rng = np.random.default_rng(0)
-    common = rng.standard_normal((_ROWS, 8))
-    rows = []
-    for stream in _STREAMS:
-        shape = stream.layers, _ROWS, stream.neurons
-        mixed = common @ rng.standard_normal((stream.layers, 8, stream.neurons))
-        noisy = mixed + rng.standard_normal(shape)
-        scale = 10.0 ** rng.uniform(-2, 2, stream.neurons)
-        hard = (noisy / noisy.std(1, keepdims=True) + _MEAN_TO_STD) * scale
-        rows.append(hard.astype(np.float32))
-    return rows
-
-
 def covariance_error() -> float:
     """Largest error of a covariance over its neurons' standard deviations, mean / std = 1000."""
-    data = _hard_rows()
+    data = product_precision.hard_rows(_STREAMS, _ROWS)
     statistic = MomentsAccumulator(_STREAMS, _BUFFER)
     statistic.append(tuple(jnp.asarray(x[:, None]) for x in data), np.arange(_ROWS))
-    finished = statistic.result().finish()
-    representations = [representation.astype(np.float64) for x in data for representation in x]
-    centred = [representation - representation.mean(0) for representation in representations]
-    errors = []
-    for (got_x, x), (got_y, y) in itertools.product(
-        zip(finished.representations, centred), repeat=2
-    ):
-        error = np.abs(finished.scatter(got_x, got_y) - x.T @ y) / _ROWS
-        errors.append(np.max(error / np.outer(x.std(0), y.std(0))))
-    return float(np.max(errors))
+    return product_precision.covariance_error(statistic.result().finish(), data)
 
 
 def attention_error() -> float:
@@ -184,7 +161,7 @@ def _compare_maps(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, fl
 
 def scores_missing() -> float:
     """Scores of the measures of the paper, on the hard rows, that are NaN or inf."""
-    x, y = _hard_rows()
+    x, y = product_precision.hard_rows(_STREAMS, _ROWS)
     named: dict[Key, np.ndarray] = {"a/0": x[0], "a/1": x[1], "b/0": y[0]}
     result = ss.compare_activations(named, "paper", stats_dtype="float32", rows_per_update=_BUFFER)
     scores = [result.matrix(name).values for name in result.measures]
@@ -232,3 +209,16 @@ def passes(check: Check) -> bool:
     word = "ok    " if good else "FAILED"
     print(f"{word} {check.name}: {figure:.3g} (at most {check.bar:g})", flush=True)
     return good
+
+
+def print_algorithms() -> None:
+    """Print a line for each algorithm of products: its errors and its time, or that it lacks."""
+    for name in (product_precision.HIGHEST, *ALGORITHMS):
+        found = product_precision.measure_all((name,))
+        line = "not on this device"
+        for one in found:
+            line = (
+                f"covariance error {one.error:.3g}, of short products {one.product_error:.3g}, "
+                f"{1e3 * one.seconds:.3g} ms an update"
+            )
+        print(f"       products by {name}: {line}", flush=True)

@@ -6,6 +6,8 @@ Each check computes something on the device and again in plain float64 numpy (th
 float64 on the CPU), and prints its error and the largest one allowed. Exit code 1 if one fails. It
 is known to catch jaxlib 0.10.2, whose CPU compiler silently returns wrong numbers
 (jax-ml/jax#39103).
+
+Then there is a line for each algorithm of products (`--stats_precision`): its errors, its time.
 """
 
 import importlib.metadata
@@ -37,3 +39,4 @@ def main(values: FlagValues | None = None) -> None:
     if failed:
         print(f"{len(failed)} of {len(checks)} checks failed: do not trust figures from here")
         sys.exit(1)
+    machine_checks.print_algorithms()

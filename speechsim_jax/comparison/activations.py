@@ -46,6 +46,7 @@ from speechsim_jax.statistics.moments import ModelShape, Tile, tiles_of
 from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import MomentsState
 from speechsim_jax.statistics.null_moments import NullMoments
+from speechsim_jax.statistics.product_precision import HIGHEST, resolved
 from speechsim_jax.statistics.sample import Sample, SampleAccumulator
 from speechsim_jax.statistics.store import FinishedStatistics, PassStatistics
 
@@ -70,6 +71,7 @@ def compare_activations(
     *,
     levels: list[str] | tuple[str, ...] | None = None,
     stats_dtype: str | None = None,
+    stats_precision: str = Settings.stats_precision,
     rank_tolerance: float | int | None = None,
     rows_per_update: int = Settings.rows_per_update,
     sample_frames: int = Settings.sample_frames,
@@ -110,6 +112,7 @@ def compare_activations(
       levels: as in `compare`.
       stats_dtype: float64 on a CPU by default, compensated float32 elsewhere and where all arrays
         have float32 or fewer digits.
+      stats_precision: as in `Settings`.
       rank_tolerance: as in `Settings`.
       rows_per_update: rows that are added to the statistics together.
       sample_frames: rows of the sample that some measures read, chosen by `seed` and the rows'
@@ -153,7 +156,8 @@ def compare_activations(
     if not activations:
         raise UserError("no activations given")
     precision: dict[str, Any] = {} if stats_dtype is None else {"stats_dtype": stats_dtype}
-    pairs_of = Settings(
+    settings = Settings(
+        stats_precision=stats_precision,
         pairs=pairs,  # pyright: ignore[reportArgumentType]
         sample_frames=sample_frames,
         seed=seed,
@@ -166,7 +170,7 @@ def compare_activations(
         given=tuple(given) if isinstance(given, list | tuple) else (),
         given_part=given_part,
         **precision,
-    ).pairs
+    )
     for name, value in (("errors", errors), ("heldout", heldout)):
         if not isinstance(value, bool):
             raise UserError(
@@ -220,7 +224,7 @@ def compare_activations(
             for track, label in zip(tracks, labelled)
         ),
         pairs=chosen_pairs(
-            pairs_of,
+            settings.pairs,
             names,
             _depths(names),
             range(len(activations), len(names)),
@@ -229,6 +233,7 @@ def compare_activations(
     ).with_given(given, selection, given_part)
     if stats_dtype is None:
         stats_dtype = default_stats_dtype(activations.values())
+    products = resolved(settings.stats_precision, stats_dtype)
     indicators = [functools.partial(track.indicators, rows_per_update) for track in tracks]
     everything = [*activations.values(), *indicators]
     once = [text for text, rows in zip(texts, everything) if _read_once(rows)]
@@ -259,6 +264,7 @@ def compare_activations(
             shapes,
             min(rows_per_update, len(first[0])),
             stats_dtype,
+            products,
             fold_of if FoldedMoments.kind in selection.accumulated else None,
             None if compared.pairs is None else tiles_of(shapes, compared.pairs),
         )
@@ -285,7 +291,9 @@ def compare_activations(
             arrays = [as_array(text, rows) for text, rows in zip(texts, activations.values())]
             arrays += [np.concatenate(list(track.indicators(rows_per_update))) for track in tracks]
             states.append(
-                null_moments(arrays, shapes, null_pairs, null_draws, rows_per_update, stats_dtype)
+                null_moments(
+                    arrays, shapes, null_pairs, null_draws, rows_per_update, stats_dtype, products
+                )
             )
         passes = [PassStatistics({state.kind: state for state in states})]
         return compared.finish(passes, rank_tolerance)
@@ -293,6 +301,7 @@ def compare_activations(
     if (
         selection.of_norms
         and not compared.given
+        and products == HIGHEST
         and few_rows(everything, widths, stats_dtype, compared.pairs)
     ):
         grams = grams_of(blocks, everything, widths, stats_dtype, rank_tolerance)
@@ -302,12 +311,12 @@ def compare_activations(
         finished = accumulated()
     attributes = provenance.record(
         frames=finished.rows(0),
-        numeric=finished.numeric,
+        numeric={"stats_precision": products} | finished.numeric,
         settings={
             "sample_frames": sample_frames,
             "seed": seed,
             "errors_rows": errors_rows,
-            "pairs": pairs_of,
+            "pairs": settings.pairs,
         },
         errors=dict(zip(("over", "reason"), _ERRORS[errors])),
         null={"kind": null, "draws": null_draws},
@@ -398,13 +407,16 @@ def _moments(
     shapes: tuple[ModelShape, ...],
     rows_per_update: int,
     dtype: str,
+    precision: str,
     fold_of: np.ndarray | None,
     tiles: tuple[Tile, ...] | None,
 ) -> MomentsAccumulator | FoldedMomentsAccumulator:
     """The accumulator of the moments, of two folds where there are folds."""
 
     def one() -> MomentsAccumulator:
-        return MomentsAccumulator(shapes, rows_per_update, dtype, rows_dtype=dtype, tiles=tiles)
+        return MomentsAccumulator(
+            shapes, rows_per_update, dtype, rows_dtype=dtype, tiles=tiles, precision=precision
+        )
 
     if fold_of is None:
         return one()

@@ -95,7 +95,7 @@ def compare(
         )
         finished = compared.finish(read.passes.statistics, request.settings.rank_tolerance)
         attributes = read.attributes | {
-            "numeric": {"stats_precision": "highest"} | finished.numeric,
+            "numeric": {"stats_precision": request.precision.statistics} | finished.numeric,
             "rows": finished.rows(read.passes.counts.frames),
         }
         output = request.output

@@ -38,6 +38,7 @@ from speechsim_jax.settings import Output, Settings
 from speechsim_jax.statistics import store
 from speechsim_jax.statistics.accumulator import State
 from speechsim_jax.statistics.attention_finished import AttentionState
+from speechsim_jax.statistics.product_precision import HIGHEST
 from speechsim_jax.statistics.store import FinishedStatistics, PassStatistics
 
 # Settings that may differ between jobs: how audio was chosen, shared and cut into batches. None
@@ -471,7 +472,7 @@ def _attributes(
         null=first.get("null", {"kind": "none"}),
         corpus=corpus,
         merged=_sources_of(jobs, parts),
-        numeric={"stats_precision": "highest"} | finished.numeric,
+        numeric={"stats_precision": _stats_precision(jobs)} | finished.numeric,
         frames=counts.frames,
         rows=finished.rows(counts.frames),
         utterances=counts.utterances,
@@ -481,6 +482,13 @@ def _attributes(
         reading=dict(counts.notes),
         duplicates=len(counts.duplicates),
     )
+
+
+def _stats_precision(jobs: Sequence[_Job]) -> str:
+    """How products were computed, on different devices perhaps in different ways."""
+    parts = [part.record["attributes"] for job in jobs for part in job.parts]
+    found = {part.get("precision", {}).get("statistics", HIGHEST) for part in parts}
+    return ", ".join(sorted(found))
 
 
 def _sources_of(jobs: Sequence[_Job], parts: Sequence[_Part]) -> list[dict[str, Any]]:

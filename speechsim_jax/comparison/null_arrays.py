@@ -86,6 +86,7 @@ def null_moments(
     draws: int,
     rows_per_update: int,
     dtype: str,
+    precision: str,
 ) -> NullMoments:
     """The moments of all draws.
 
@@ -96,6 +97,7 @@ def null_moments(
       draws: their number.
       rows_per_update: rows that are read together.
       dtype: of rows and sums.
+      precision: of products.
     """
 
     def blocks(rows: np.ndarray) -> Iterator[tuple[Any, ...]]:
@@ -112,6 +114,7 @@ def null_moments(
             rows_dtype=dtype,
             tiles=paired_tiles(all_tiles(shapes), len(shapes), own="xy"),
             layers=paired_layers(all_layers(shapes)),
+            precision=precision,
         )
         for x, y in zip(*map(blocks, pairs(draw)), strict=True):
             accumulator.append(x + y, np.arange(x[0].shape[2]))

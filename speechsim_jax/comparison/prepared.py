@@ -194,6 +194,7 @@ def _comparison_run(
         progress=request.output.progress,
         clustering=clustering,
         clustering_of_folds=for_folds,
+        precision=request.precision,
         tracks=tracks,
     )
     speakers = [tracks[number - len(encoders)].name for number in run.speaker_tracks]
@@ -273,6 +274,7 @@ def attributes_of(
         },
         null={"kind": run.settings.null, "draws": run.settings.null_draws},
         **({"tracks": {t.name: t.record for t in run.tracks}} if run.tracks else {}),
+        precision=run.precision._asdict(),
         mesh=dict(run.mesh.shape),
         frame_grid=run.grid.record(),
         frames=counts.frames,

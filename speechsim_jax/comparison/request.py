@@ -15,6 +15,7 @@ from speechsim_jax.pipeline.accumulators import check_registered
 from speechsim_jax.runtime.mesh import mesh_from
 from speechsim_jax.runtime.shards import WHOLE, Shard, shard_from
 from speechsim_jax.settings import Output, Resources, Settings, with_overrides
+from speechsim_jax.statistics.product_precision import Precision
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Request:
       shard: the share of the audio that is read.
       mesh: the devices.
       budget_bytes: memory on each of them.
+      precision: of products, as it is on these devices.
     """
 
     selection: MeasureSelection
@@ -40,6 +42,7 @@ class Request:
     shard: Shard
     mesh: Mesh
     budget_bytes: int
+    precision: Precision
 
     @classmethod
     def checked(
@@ -101,5 +104,5 @@ class Request:
         mesh = mesh_from(resources.mesh)
         return cls(
             selection, settings, functions, resources, output, shard, mesh,
-            costs.budget_bytes(resources.device_memory_gb, mesh),
+            costs.budget_bytes(resources.device_memory_gb, mesh), Precision.of(settings),
         )  # fmt: skip

@@ -130,7 +130,7 @@ def _read_step(
         attributes = attributes_of(
             run, so_far, counts, output.note, len(read.passes.statistics)
         ) | {
-            "numeric": {"stats_precision": "highest"} | finished.numeric,
+            "numeric": {"stats_precision": request.precision.statistics} | finished.numeric,
             "rows": finished.rows(counts.frames),
         }
         return scored_result(read.compared, finished, run.selection, attributes, output), new

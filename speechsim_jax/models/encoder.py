@@ -67,7 +67,7 @@ class SpeechEncoder:
             samples: [batch, sample], 16 kHz in [-1, 1], float32; ignored past `lengths`.
             lengths: samples of each utterance; a row of length 0 is filler.
             outputs: what to return (default: all hidden states).
-            precision: of matrix products, in JAX's words.
+            precision: of matrix products, in JAX's words or an algorithm's name.
             out: a result of the same shapes that is no longer needed; its memory is written over
                 (donated), so that a loop does not allocate for every batch.
 
@@ -250,7 +250,7 @@ def forward(
         out: a result of the same shapes to write over (donated).
         graph: the static part of the network.
         outputs: what to return.
-        precision: of matrix products, in JAX's words.
+        precision: of matrix products, in JAX's words or an algorithm's name.
 
     Returns:
         The activations.

@@ -88,7 +88,7 @@ def encode(
         samples: a batch divided over the devices (`runtime.mesh.place_batch`).
         lengths: samples of each utterance.
         outputs: what to return.
-        precision: of matrix products, in JAX's words.
+        precision: of matrix products, in JAX's words or an algorithm's name.
         mesh: the devices.
     """
     if mesh.size == 1:
@@ -117,7 +117,7 @@ def lower_encode(
         encoder: the encoder; its parameters may be anywhere.
         shape: utterances and samples of a batch, before it is padded for the mesh.
         outputs: what to return.
-        precision: of matrix products, in JAX's words.
+        precision: of matrix products, in JAX's words or an algorithm's name.
         mesh: the devices.
     """
     options = {"graph": encoder.graph, "outputs": outputs, "precision": precision}

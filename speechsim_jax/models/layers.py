@@ -22,6 +22,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from speechsim_jax._jax_compat import matmul_precision
 from speechsim_jax.array_types import FrameMask, Hidden
 from speechsim_jax.models.config import Wav2Vec2Config
 
@@ -220,7 +221,11 @@ def convolution(
         stride: frames between two outputs.
         padding: zeros before and after.
         groups: of channels that are convolved separately.
+
+    Algorithms of products (`jax.lax.DotAlgorithmPreset`) are none of convolutions, which jax would
+    compute in TF32 or bfloat16 instead; where one is asked for, convolutions have full precision.
     """
+    algorithm = matmul_precision() in lax.DotAlgorithmPreset.__members__
     return lax.conv_general_dilated(
         x.astype(kernel.dtype),
         kernel,
@@ -228,6 +233,7 @@ def convolution(
         padding=[padding],
         dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=groups,
+        precision=lax.Precision.HIGHEST if algorithm else None,
         preferred_element_type=accumulation_dtype(kernel),
     )
 

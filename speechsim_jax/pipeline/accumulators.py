@@ -81,6 +81,7 @@ class PassSetup:
         errors; empty without these.
       swap: the utterances that the null "swap" pairs; None without it.
       utterances: ids of all that may be read, in any pass or shard.
+      stats_precision: of the products of the moments.
     """
 
     selection: MeasureSelection
@@ -102,6 +103,7 @@ class PassSetup:
     attention_groups: Mapping[str, int]
     swap: SwapPlan | None
     utterances: tuple[str, ...]
+    stats_precision: str
 
     @property
     def shapes(self) -> tuple[ModelShape, ...]:
@@ -144,6 +146,7 @@ def _moments(setup: PassSetup) -> MomentsAccumulator:
         mesh=setup.mesh,
         tiles=setup.tiles,
         layers=setup.indices,
+        precision=setup.stats_precision,
     )
 
 
@@ -190,6 +193,7 @@ def _null_moments(setup: PassSetup) -> NullMomentsAccumulator:
             mesh=setup.mesh,
             tiles=paired_tiles(setup.tiles, len(setup.shapes), own),
             layers=paired_layers(setup.indices),
+            precision=setup.stats_precision,
         )
 
     draws = [one(draw) for draw in range(settings.null_draws)]

@@ -52,6 +52,7 @@ from speechsim_jax.statistics.accumulator import BatchRows, Snapshot
 from speechsim_jax.statistics.clustered_sample import ClusterChoice, choose
 from speechsim_jax.statistics.moments import ModelShape
 from speechsim_jax.statistics.null_rows import swap_partners, swap_ring
+from speechsim_jax.statistics.product_precision import Precision
 from speechsim_jax.statistics.store import PassStatistics
 from speechsim_jax.statistics.swapped_moments import SwapPlan
 
@@ -95,6 +96,7 @@ class ComparisonRun:
       progress: whether a bar is shown.
       clustering: what standard errors are taken over.
       clustering_of_folds: what folds are made of.
+      precision: of products, as it is on these devices.
       tracks: features and labels that are compared, too.
       step: the part of the corpus that is read; None for all of it.
       pairs: of representations that are compared, by number; None for all.
@@ -113,6 +115,7 @@ class ComparisonRun:
     progress: bool
     clustering: Clustering
     clustering_of_folds: Clustering
+    precision: Precision
     tracks: tuple[Track, ...] = ()
     step: Step | None = None
     pairs: frozenset[tuple[int, int]] | None = None
@@ -429,6 +432,7 @@ def run_pass(
             attention_groups=run.attention_groups,
             swap=run.swap,
             utterances=tuple(source.id for source in run.corpus.sources),
+            stats_precision=run.precision.statistics,
         )
     )
     attention = bool(pass_.selection.attention.measures)
@@ -497,8 +501,7 @@ def _compile(encoders: Sequence[Encoder], outputs: Sequence[Outputs], run: Compa
 
     def compile_one(encoder: SpeechEncoder, output: Outputs, bucket: batching.Bucket) -> None:
         shape = bucket.batch, bucket.samples
-        precision = run.settings.model_precision
-        forward.lower_encode(encoder, shape, output, precision, run.mesh).compile()
+        forward.lower_encode(encoder, shape, output, run.precision.models, run.mesh).compile()
 
     # Models of one architecture share a program.
     compiled = [(e, o) for e, o in zip(encoders, outputs) if isinstance(e, SpeechEncoder)]
@@ -607,7 +610,7 @@ def _encode(
             model = encoder.apply(batch.samples, batch.lengths, output, run.mesh)
         else:
             model = forward.encode(
-                encoder, samples, lengths, output, run.settings.model_precision, run.mesh
+                encoder, samples, lengths, output, run.precision.models, run.mesh
             )
         model = run.grid.onto(encoder.config, model, batch.samples.shape[1])
         activations.append(jax.block_until_ready(model) if run.on_cpu else model)

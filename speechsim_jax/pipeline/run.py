@@ -164,7 +164,7 @@ def _plan(run: ComparisonRun, budget_bytes: int, division: Division | None) -> t
     models = [
         costs.model_cost(
             encoder, layers, run.outputs(layers, reads_attention),
-            run.settings.model_precision, longest, seconds, run.mesh,
+            run.precision.models, longest, seconds, run.mesh,
         )
         for encoder, layers in zip(run.encoders, run.layers)
     ]  # fmt: skip

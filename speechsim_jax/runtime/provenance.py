@@ -13,13 +13,13 @@ _PACKAGES = (
 
 
 def record(**facts: Any) -> dict[str, Any]:
-    """The facts, with library versions, device and the time (UTC)."""
+    """The facts, with versions of the libraries that there are, device and the time (UTC)."""
     device = jax.local_devices()[0]
     return {
         **facts,
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            **{name: version for name in _PACKAGES if (version := _version(name))},
         },
         "device": {
             "platform": device.platform,
@@ -29,3 +29,10 @@ def record(**facts: Any) -> dict[str, Any]:
         },
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -23,6 +23,7 @@ The rest, a fraction of the last place, takes them off that grid.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -51,6 +52,8 @@ Compensated = Float[Values, "_part ..."]
 Two parts on each device; on the host one part in float64 (`moments_merge.on_host`).
 """
 
+_Product = Callable[[str, Array, Array], Array]
+"""einsum of two arrays."""
 
 Reference = tuple[Float[Values, "2 _layer _neuron"], ...]
 """The reference shift of each model, in two parts."""
@@ -233,6 +236,7 @@ def update(
     rows: tuple[ModelRows, ...],
     valid: Int[Array, "*buffer"],
     part: Int[Array, ""] | int = 0,
+    precision: str = "highest",
 ) -> Moments:
     """Add the first `valid` rows of each model, the same frames in all; others are ignored.
 
@@ -241,20 +245,22 @@ def update(
       rows: of each model, [layer, row, neuron]: one or several buffers of equal size.
       valid: number of valid rows of each buffer.
       part: which slice of the x-neurons `cross` holds.
+      precision: of products of float32 numbers (`product_precision`).
     """
+    product = functools.partial(_einsum, precision)
     shifted = [_shift(x, reference, valid) for x, reference in zip(rows, state.reference)]
-    energies = jnp.concatenate([_einsum("lrd,lrd->lr", x, x) for x in shifted])
+    energies = jnp.concatenate([product("lrd,lrd->lr", x, x) for x in shifted])
     old = state.sums
     sums = Sums(
         first=tuple(add(s, jnp.sum(x, axis=1)) for s, x in zip(old.first, shifted)),
         cross=tuple(
-            _add_products(acc, tile, shifted[tile.a], shifted[tile.b], part)
+            _add_products(acc, tile, shifted[tile.a], shifted[tile.b], part, product)
             for acc, tile in zip(old.cross, state.tiles)
         ),
         energy=add(old.energy, jnp.sum(energies, axis=1)),
-        energy_cross=add(old.energy_cross, _einsum("nr,mr->nm", energies, energies)),
+        energy_cross=add(old.energy_cross, product("nr,mr->nm", energies, energies)),
         energy_first=tuple(
-            add(s, _weighted_sums(energies, x)) for s, x in zip(old.energy_first, shifted)
+            add(s, _weighted_sums(energies, x, product)) for s, x in zip(old.energy_first, shifted)
         ),
     )
     count = _carry(state.count + jnp.array([0, 1], jnp.int32) * jnp.sum(valid).astype(jnp.int32))
@@ -274,16 +280,16 @@ def _inside(x: ModelRows, valid: Int[Array, "*buffer"]) -> Bool[Array, "row 1"]:
     return (row < valid.reshape(-1, 1)).reshape(-1, 1)
 
 
-def _einsum(formula: str, a: Array, b: Array) -> Array:
-    """Full precision on every device; TPU and recent GPUs would round float32 operands."""
-    return jnp.einsum(formula, a, b, precision=lax.Precision.HIGHEST)
+def _einsum(precision: str, formula: str, a: Array, b: Array) -> Array:
+    """A product that says how it is computed; TPU and recent GPUs would round float32 operands."""
+    return jnp.einsum(formula, a, b, precision=precision)
 
 
 def _weighted_sums(
-    weights: Float[Array, "representation row"], rows: ModelRows
+    weights: Float[Array, "representation row"], rows: ModelRows, product: _Product
 ) -> Float[Array, "representation _layer _neuron"]:
     """Sums over rows; layer by layer, because one product would copy all rows."""
-    return lax.map(lambda x: _einsum("nr,rd->nd", weights, x), rows).swapaxes(0, 1)
+    return lax.map(lambda x: product("nr,rd->nd", weights, x), rows).swapaxes(0, 1)
 
 
 def _add_products(
@@ -292,6 +298,7 @@ def _add_products(
     a: ModelRows,
     b: ModelRows,
     part: Int[Array, ""] | int,
+    product: _Product,
 ) -> Float[Array, "_pair 2 _x _y"]:
     """acc[k] += a[l]' b[m] for each pair (l, m) of the tile, for the x-neurons that acc has.
 
@@ -306,7 +313,7 @@ def _add_products(
         x = lax.dynamic_slice_in_dim(x, part * acc.shape[2], acc.shape[2], axis=1)
         y = lax.dynamic_index_in_dim(b, jnp.asarray(m_of)[k], keepdims=False)
         old = lax.dynamic_index_in_dim(acc, k, keepdims=False)
-        return lax.dynamic_update_index_in_dim(acc, add(old, _einsum("rx,ry->xy", x, y)), k, 0)
+        return lax.dynamic_update_index_in_dim(acc, add(old, product("rx,ry->xy", x, y)), k, 0)
 
     return lax.fori_loop(0, len(tile.pairs), step, acc)
 

@@ -38,6 +38,7 @@ class MomentsAccumulator:
       mesh: devices; one if None.
       tiles: layer pairs to accumulate; all if None.
       layers: index of each layer among all that are compared; by default those of `shapes` are all.
+      precision: of the products of float32 numbers (`product_precision`); float64 ignores it.
 
     Raises:
       UserError: the mesh cannot divide the width of a model.
@@ -52,6 +53,7 @@ class MomentsAccumulator:
         mesh: Mesh | None = None,
         tiles: tuple[Tile, ...] | None = None,
         layers: tuple[LayerIndex, ...] | None = None,
+        precision: str = "highest",
     ):
         self._x64 = "float64" in (stats_dtype, rows_dtype)
         self._dtypes = stats_dtype, rows_dtype
@@ -61,6 +63,7 @@ class MomentsAccumulator:
         self._layers = all_layers(shapes) if layers is None else layers
         self._fills = [0] * self._programs.devices
         self._has_reference = False
+        self._precision = "highest" if self._x64 else precision
         self._size = rows_per_update
         with x64(self._x64):
             self._buffers = self._programs.buffers(shapes, rows_per_update, rows_dtype)
@@ -126,7 +129,9 @@ class MomentsAccumulator:
                 reference = self._programs.reference_mean(self._buffers, valid)
                 self._state = moments.with_reference(self._state, reference)
                 self._has_reference = True
-            self._state = self._programs.update(self._state, self._buffers, valid)
+            self._state = self._programs.update(
+                self._state, self._buffers, valid, precision=self._precision
+            )
         self._fills = [0] * len(self._fills)
 
     def share_reference(self, other: "MomentsAccumulator") -> None:
@@ -246,5 +251,5 @@ def _one_device() -> Programs:
 
 
 _pack = jax.jit(pack, donate_argnums=0)
-_update = jax.jit(moments.update, donate_argnums=0)
+_update = jax.jit(moments.update, donate_argnums=0, static_argnames="precision")
 _reference_mean = jax.jit(moments.reference_mean)

@@ -52,7 +52,7 @@ class Programs:
       buffers: (shapes, rows of each device, dtype) -> empty row buffers.
       pack: (buffers, hidden states, sources) -> buffers (`pack`).
       reference_mean: (buffers, valid rows of each device) -> reference shift.
-      update: (state, buffers, valid rows of each device) -> state.
+      update: (state, buffers, valid rows of each device, precision=) -> state.
       place_state: state on the host -> state on the devices.
       place_rows: rows on the host -> rows on the devices.
     """
@@ -62,7 +62,7 @@ class Programs:
     buffers: Callable[[tuple[ModelShape, ...], int, str], Buffers]
     pack: Callable[[Buffers, tuple[HiddenStates, ...], tuple[Source, ...]], Buffers]
     reference_mean: Callable[[Buffers, Valid], Reference]
-    update: Callable[[Moments, Buffers, Valid], Moments]
+    update: Callable[..., Moments]
     place_state: Callable[[Moments], Moments]
     place_rows: Callable[[tuple[np.ndarray, ...]], tuple[Array, ...]]
 
@@ -94,11 +94,14 @@ def on_mesh(mesh: Mesh) -> Programs:
     mapped = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
     packed = mapped(pack, in_specs=(_ROWS, _ROWS, P(AXES)), out_specs=_ROWS)
     reference = jax.jit(mapped(_reference_mean, in_specs=(_ROWS, P(AXES), P(AXES)), out_specs=P()))
-    update_parts = functools.partial(_update, feature)
-    updated = jax.jit(
-        mapped(update_parts, in_specs=(_PARTS, _ROWS, P("data")), out_specs=_PARTS),
-        donate_argnums=0,
-    )
+
+    @functools.partial(jax.jit, donate_argnums=0, static_argnames="precision")
+    def updated(
+        parts: ShardedMoments, buffers: Buffers, valid: Int[Array, " buffer"], precision: str
+    ) -> ShardedMoments:
+        on_device = functools.partial(_update, feature, precision)
+        specs = _PARTS, _ROWS, P("data")
+        return mapped(on_device, in_specs=specs, out_specs=_PARTS)(parts, buffers, valid)
 
     def zero(shapes: tuple[ModelShape, ...], tiles: tuple[Tile, ...] | None, dtype: str) -> Moments:
         _check_widths(shapes, feature)
@@ -118,8 +121,10 @@ def on_mesh(mesh: Mesh) -> Programs:
         leads = np.arange(mesh.size) == np.argmax(np.asarray(valid) > 0)
         return reference(buffers, valid, leads)
 
-    def update(state: Moments, buffers: Buffers, valid: Valid) -> Moments:
-        return _joined(updated(_parts(state), buffers, valid))
+    def update(
+        state: Moments, buffers: Buffers, valid: Valid, precision: str = "highest"
+    ) -> Moments:
+        return _joined(updated(_parts(state), buffers, jnp.asarray(valid), precision=precision))
 
     def place_state(state: Moments) -> Moments:
         def place(part: Any, spec: P) -> Any:
@@ -145,14 +150,18 @@ def on_mesh(mesh: Mesh) -> Programs:
 
 
 def _update(
-    feature: int, parts: ShardedMoments, buffers: Buffers, valid: Int[Array, " buffer"]
+    feature: int,
+    precision: str,
+    parts: ShardedMoments,
+    buffers: Buffers,
+    valid: Int[Array, " buffer"],
 ) -> ShardedMoments:
     """One device's part: rows of all devices along `feature`, one slice of the x-neurons."""
     slice_ = 0
     if feature > 1:
         buffers = tuple(lax.all_gather(x, "feature", axis=1, tiled=True) for x in buffers)
         slice_ = lax.axis_index("feature")
-    return _parts(moments.update(_joined(parts), buffers, valid, slice_))
+    return _parts(moments.update(_joined(parts), buffers, valid, slice_, precision))
 
 
 def _reference_mean(buffers: Buffers, valid: Array, leads: Array) -> Reference:

@@ -7,12 +7,14 @@ import pytest
 
 from speechsim_jax.commands import machine_checks, run_command
 from speechsim_jax.models.encoder import SpeechEncoder
+from speechsim_jax.settings import ALGORITHMS
 from speechsim_jax.statistics import (
     attention_accumulator,
     attention_sums,
     moments,
     moments_accumulator,
     moments_finished,
+    product_precision,
 )
 
 CHECKS = {check.figure.__name__: check for check in machine_checks.checks()}
@@ -40,7 +42,12 @@ def test_passes_here(run):
     code, lines = run()
     assert code == 0, lines
     assert lines[0].startswith(f"jax {jax.__version__}, jaxlib ")
-    assert [line[:7] for line in lines[1:]] == ["ok     "] * len(CHECKS)
+    algorithms = [line for line in lines if line.startswith("       products by ")]
+    assert [line[:7] for line in lines[1:]] == ["ok     "] * len(CHECKS) + [" " * 7] * 8
+    for line, name in zip(algorithms, ("highest", *ALGORITHMS), strict=True):
+        here = ": covariance error " in line
+        assert f" {name}: " in line and (here or line.endswith(": not on this device"))
+        assert here == (name == "highest" or not product_precision.lacking(name))
     for line, check in zip(lines[1:], CHECKS.values()):
         assert check.name in line and f"(at most {check.bar:g})" in line
 

@@ -118,10 +118,25 @@ def test_provenance(result, encoders, rows):
     settings_ = ss.Settings(**{k: v for k, v in QUICK.items() if k != "progress"})
     assert facts["settings"] == json.loads(json.dumps(dataclasses.asdict(settings_)))
     assert facts["numeric"]["rank_tolerance"] == 1e-6
+    assert facts["numeric"]["stats_precision"] == "highest"
+    assert facts["precision"] == {"statistics": "highest", "models": "highest"}
     assert set(facts["models"]) == {"wav2vec2-base", "hubert-large"}
     for encoder in encoders:
         assert facts["models"][encoder.name]["sha256"] == encoder.provenance["sha256"]
     assert {"jax", "jaxlib", "flax", "numpy", "speechsim_jax"} <= set(facts["versions"])
+
+
+@pytest.mark.slow
+def test_products_by_an_algorithm(result, encoders):
+    """On a CPU that of float32 is full precision; what was asked for and done is recorded."""
+    asked = {"stats_precision": "F32_F32_F32", "model_precision": "TF32_TF32_F32_X3"}
+    other = ss.compare(encoders, waves(), **asked, **QUICK)
+    facts = other.attributes
+    assert {name: facts["settings"][name] for name in asked} == asked
+    assert facts["precision"] == {"statistics": "F32_F32_F32", "models": "highest"}
+    assert facts["numeric"]["stats_precision"] == "F32_F32_F32"
+    for name in result.measures:
+        np.testing.assert_array_equal(other.matrix(name).values, result.matrix(name).values)
 
 
 @pytest.mark.slow

@@ -159,7 +159,7 @@ def test_encoders_in_one_pass_in_several_and_merged(tmp_path):
     )
     assert "pairs: of the same depth" in result.notes()
     again = ss.merge([folder], progress=False, keep_influence="none")
-    with pytest.raises(UserError, match="give at least (\\d+)") as few:
+    with pytest.raises(UserError, match="give at least") as few:
         ss.compare(encoders, audio, measures, pairs="between", device_memory_gb=1e-6, **common)
     least = int(few.value.args[0].split("give at least ")[1].split()[0]) / 1e9
     divided = ss.compare(

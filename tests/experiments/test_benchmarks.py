@@ -181,6 +181,7 @@ def test_accuracy(speech, capsys):
     accuracy.run(speech, small=True)
     values = figures(capsys.readouterr().out, "accuracy")
     assert max(values["covariance over standard deviations"]) < 1e-6
+    assert max(values["covariance, products by it"]) < 1e-6
     assert max(values["error against float64 statistics"]) < 1e-5
     assert max(values["error against float64 arrays"]) < 1e-5
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.export  # which `import jax` leaves out
@@ -19,6 +20,13 @@ from tests.support.parity import LAYOUTS, fixture
 
 EVERYTHING = Outputs(attentions=True, projections=True, features=True)
 PLATFORMS = ("tpu", "cuda")
+
+# Algorithm, type of its parts, products.
+PARTS = [
+    ("F32_F32_F32", "f32", 1), ("TF32_TF32_F32", "tf32", 1), ("TF32_TF32_F32_X3", "tf32", 3),
+    ("BF16_BF16_F32", "bf16", 1), ("BF16_BF16_F32_X3", "bf16", 3), ("BF16_BF16_F32_X6", "bf16", 6),
+    ("BF16_BF16_F32_X9", "bf16", 9),
+]  # fmt: skip
 
 
 def lowered(function, *arguments, **static):
@@ -57,7 +65,15 @@ def test_encoders(layout, outputs, dtype):
     assert ("bf16" in text) == (dtype == "bfloat16")
 
 
-def test_statistics():
+def algorithms_of(text, operation):
+    """What each product or convolution of a lowered program says about its precision."""
+    lines = [line for line in text.splitlines() if f"stablehlo.{operation}" in line]
+    found = [re.search(r"algorithm = <[^>]*>|HIGHEST", line) for line in lines]
+    return [match[0] if match else "" for match in found]
+
+
+def update_of(precision):
+    """The lowered update of the moments."""
     shapes = (ModelShape(3, 16), ModelShape(2, 24))
     state = moments.zero(shapes)
     buffers = tuple(np.zeros((s.layers, 64, s.neurons), np.float32) for s in shapes)
@@ -65,13 +81,47 @@ def test_statistics():
     numbers, structure = jax.tree.flatten((state, buffers, jax.numpy.int32(64)))
 
     def update(*numbers):
-        return jax.tree.leaves(moments.update(*jax.tree.unflatten(structure, numbers)))
+        state, buffers, valid = jax.tree.unflatten(structure, numbers)
+        return jax.tree.leaves(moments.update(state, buffers, valid, precision=precision))
 
-    assert "HIGHEST" in lowered(jax.jit(update), *numbers)  # as float32, not bfloat16 or TF32
+    return lowered(jax.jit(update), *numbers)
+
+
+def test_products_of_statistics_are_of_float32():
+    """Not of bfloat16 or TF32."""
+    assert set(algorithms_of(update_of("highest"), "dot_general")) == {"HIGHEST"}
+
+
+@pytest.mark.parametrize(("name", "type_", "products"), PARTS)
+def test_every_product_of_statistics_is_by_the_algorithm(name, type_, products):
+    (found,) = set(algorithms_of(update_of(name), "dot_general"))
+    assert f"lhs_precision_type = {type_}," in found
+    assert f"num_primitive_operations = {products}," in found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "type_", "products"), PARTS)
+def test_every_product_of_an_encoder_is_by_the_algorithm(name, type_, products, dtype):
+    """And convolutions, of which there is none, are of float32."""
+    encoder = fixture("wav2vec2-large").encoder.astype(dtype)
+    samples = jax.ShapeDtypeStruct((2, 8000), np.float32)
+    text = lowered(
+        forward, encoder.parameters, samples, jax.ShapeDtypeStruct((2,), np.int32),
+        graph=encoder.graph, outputs=EVERYTHING, precision=name,
+    )  # fmt: skip
+    (found,) = set(algorithms_of(text, "dot_general"))
+    assert f"lhs_precision_type = {type_}," in found
+    assert f"num_primitive_operations = {products}," in found
+    assert set(algorithms_of(text, "convolution")) == {"HIGHEST"}
+
+
+def test_packing():
+    shapes = (ModelShape(3, 16), ModelShape(2, 24))
+    buffers = tuple(np.zeros((s.layers, 64, s.neurons), np.float32) for s in shapes)
     hidden = tuple(np.zeros((s.layers, 2, 50, s.neurons), np.float32) for s in shapes)
     lowered(
         jax.jit(moments_accumulator.pack),
-        buffers,
+        jax.device_put(buffers),
         jax.device_put(hidden),
         tuple(jax.numpy.zeros(64, np.int32) for _ in hidden),
     )

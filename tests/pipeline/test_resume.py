@@ -97,6 +97,7 @@ def test_another_job_is_refused(monkeypatch, encoders, audio, tmp_path):
     for models, waves, changed, named in (
         (encoders, audio, {"seed": 1}, "seed was 0 and is 1 now"),
         (encoders, audio, {"rows_per_update": 99}, "rows_per_update"),
+        (encoders, audio, {"stats_precision": "F32_F32_F32"}, "stats_precision was 'auto'"),
         (encoders, audio, {"measures": "lincka"}, "another job"),
         (encoders[:1], audio, {}, "job: models: hubert-base is missing"),
         (encoders, fewer, {}, "audio"),

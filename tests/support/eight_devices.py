@@ -398,18 +398,24 @@ def test_forward_passes_run_apart(layout):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_update_is_translated_for_accelerators():
+@pytest.mark.parametrize(
+    ("precision", "word"), [("highest", "HIGHEST"), ("TF32_TF32_F32_X3", "type = tf32")]
+)
+def test_update_is_translated_for_accelerators(precision, word):
     device = moments_on_mesh.on_mesh(mesh_of("data:4,feature:2"))
     statistic = new("data:4,feature:2")
     numbers, structure = jax.tree.flatten((statistic._state, statistic._buffers, np.zeros(8, "i4")))
 
     def update(*numbers):
-        return jax.tree.leaves(device.update(*jax.tree.unflatten(structure, numbers)))
+        arguments = jax.tree.unflatten(structure, numbers)
+        return jax.tree.leaves(device.update(*arguments, precision=precision))
 
     exported = jax.export.export(jax.jit(update), platforms=("tpu", "cuda"))(*numbers)
     assert exported.nr_devices == 8
     text = exported.mlir_module()
-    assert "all_gather" in text and "HIGHEST" in text and "all_reduce" not in text
+    assert "all_gather" in text and "all_reduce" not in text
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert products and all(word in line for line in products)
 
 
 def test_one_device_of_many_runs_the_program_of_one():
