@@ -60,7 +60,7 @@ _SECTIONS = {
     "measures.",
     "features": "Seconds of speech a second, on one core, of each acoustic feature.",
     "doors": "A base-size wav2vec 2.0 (random weights) on speech: its port, and the same run by "
-    "torch, one utterance at a time, in turns; other jobs were running.",
+    "torch, one utterance at a time, in turns.",
     "arrays": "A quick look at arrays in memory: debiased linear CKA between 13 layers of 768 "
     "neurons of each of two models. Ours has the pairs within each model, too.",
     "one by one": "20 utterances of different lengths, 2 to 12 s, one call for each: a base-size "

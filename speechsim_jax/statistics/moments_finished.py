@@ -255,6 +255,7 @@ class FinishedMoments:
         std = np.sqrt(np.maximum(np.diagonal(scatter), 0) / self.rows)
         std = without_dead(std, mean, self.dtype)
         std = np.where(std <= _DEAD_SHIFT[self.dtype] * np.abs(shift), 0.0, std)
+        rows = self.rows  # not self: a cycle would keep the statistics on the devices
         return RepresentationMoments(
             index=index,
             mean=mean,
@@ -263,7 +264,7 @@ class FinishedMoments:
             scatter_norm=float(np.linalg.norm(scatter)),
             rows=self.rows,
             rank_tolerance=self.rank_tolerance,
-            scatter=lambda: sums.cross() - np.outer(first, first) / self.rows,
+            scatter=lambda: sums.cross() - np.outer(first, first) / rows,
         )
 
     @property

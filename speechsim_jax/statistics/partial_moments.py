@@ -84,7 +84,7 @@ class _GivenMoments(FinishedMoments):
             scatter_norm=float(np.linalg.norm(scatter)),
             rows=self.rows,
             rank_tolerance=self.rank_tolerance,
-            scatter=lambda: self.scatter(x, x),
+            scatter=lambda: scatter,  # not self: a cycle would keep the statistics
         )
 
     def _explained(self, x: RepresentationMoments, y: RepresentationMoments) -> Matrix:

@@ -71,7 +71,11 @@ def change_reference(monkeypatch, change) -> None:
 
 def test_the_bar_is_missed_without_compensation(hard, exact, monkeypatch):
     monkeypatch.setattr(moments, "two_sum", lambda a, b: (a + b, jnp.zeros_like(a)))
-    update = jax.jit(lambda *inputs: moments.update(*inputs), donate_argnums=0)
+    update = jax.jit(
+        lambda *inputs, precision: moments.update(*inputs, precision=precision),
+        static_argnames="precision",
+        donate_argnums=0,
+    )
     monkeypatch.setattr(moments_accumulator, "_update", update)
     assert accuracy.covariance_error(accuracy.stream(hard, SIZE, "float32"), exact) > COVARIANCE
 
