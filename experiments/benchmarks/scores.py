@@ -67,7 +67,7 @@ def run(small: bool = False) -> None:
     time_plain(loop_pairs[: size.loop_pairs // 2])
     started = time.perf_counter()
     moments = statistic.result().finish()
-    whitened = time.perf_counter() - started
+    finishing = time.perf_counter() - started
     ours = score_all({"moments": moments}, resolve("paper"))
     seconds = time.perf_counter() - started
     time_plain(loop_pairs[size.loop_pairs // 2 :])
@@ -77,7 +77,7 @@ def run(small: bool = False) -> None:
     report(_WHAT, "directions, fewest", int(directions.min()), "count")
     report(_WHAT, "directions, most", int(directions.max()), "count")
     report(_WHAT, "ours, all pairs", seconds, "s", pairs=count)
-    report(_WHAT, "ours, whitening", whitened, "s")
+    report(_WHAT, "ours, finishing", finishing, "s")
     for threads, times in loop.items():
         median = statistics.median(times)
         report(_WHAT, "plain loop, a pair", median, "s", threads=threads, timed=len(times))

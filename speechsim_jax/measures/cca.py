@@ -326,7 +326,7 @@ def pwcca_heldout(pair: HeldOutPair) -> float:
     parts, rho = _heldout(pair, kept_directions)
     if not rho.size:
         return float("nan")
-    weights = _projection_weights(parts, pair.fit.x.std[pair.fit.x.live], pair.fit.moments.dtype)
+    weights = _projection_weights(parts, pair.fit.x.std[pair.fit.x.live])
     return float(weights @ rho / weights.sum())
 
 
@@ -371,15 +371,14 @@ def _projection_weighted(pair: RepresentationPair, scale: np.ndarray) -> float:
     parts = canonical(pair)
     if not parts.rho.size:
         return float("nan")
-    weights = _projection_weights(parts, scale, pair.moments.dtype)
+    weights = _projection_weights(parts, scale)
     return float(weights @ parts.rho / weights.sum())
 
 
-def _projection_weights(parts: Canonical, scale: np.ndarray, dtype: str) -> Float[np.ndarray, " k"]:
-    """Row sums of |(Wx u)' R_xx diag(scale)|, in the precision of the statistics."""
-    loadings = (parts.x.loadings * scale[:, None]).astype(dtype)
-    projected = loadings @ parts.left.astype(dtype)
-    return np.abs(projected, out=projected).sum(axis=0, dtype=np.float64)
+def _projection_weights(parts: Canonical, scale: np.ndarray) -> Float[np.ndarray, " k"]:
+    """Row sums of |(Wx u)' R_xx diag(scale)|."""
+    projected = (parts.x.loadings * scale[:, None]) @ parts.left
+    return np.abs(projected, out=projected).sum(axis=0)
 
 
 _layer = functools.partial(

@@ -151,6 +151,7 @@ class SpeechEncoder:
         Raises:
             UserError: as in `__call__`.
 
+        >>> encoder = ss.load_encoder("facebook/hubert-base-ls960")
         >>> samples, lengths = encoder.padded([np.zeros(16000, np.float32)])
         >>> samples.shape, lengths.tolist()
         ((1, 18319), [16000])
