@@ -117,7 +117,8 @@ class Settings:
     pairs: tuple[str, ...] = setting(
         ("all",),
         "Pairs of representations: all, between models, within models, same_depth (between models, "
-        "the layers nearest in depth), or pairs by name, e.g. a/3:b/5. Others have no score.",
+        "the layers nearest in depth), or pairs by name, e.g. a/3:b/5. Others have no score "
+        "(attention is compared for all).",
         COMPARED,
     )
     max_minutes: float | int | None = setting(

@@ -342,7 +342,7 @@ def compare_activations(
 
 
 def _depths(names: Sequence[RepresentationName]) -> list[float]:
-    """The depth of each among the layers of its model, from 0 to 1."""
+    """The relative depth of each, the last layer that is given being a model's last."""
     last = {name.model: 0 for name in names}
     for name in names:
         last[name.model] = max(last[name.model], name.layer)

@@ -1,14 +1,15 @@
 """Which pairs of representations are compared."""
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
 
 from speechsim_jax.errors import UserError, did_you_mean
+from speechsim_jax.pipeline.pass_memory import IndexPair
+from speechsim_jax.results.depth import nearest_depth
 from speechsim_jax.results.result import RepresentationName
 from speechsim_jax.settings import PAIRS
-
-IndexPair = tuple[int, int]
-"""Two representations by number, the smaller first."""
 
 
 def chosen_pairs(
@@ -26,7 +27,7 @@ def chosen_pairs(
     Args:
       pairs: as `Settings.pairs`.
       names: of the representations.
-      depths: of each in its model, from 0 to 1.
+      depths: the relative depth of each.
       tracks: numbers of those that are tracks.
       given: names of those that are regressed out of the others; as `Settings.given`.
 
@@ -49,11 +50,11 @@ def chosen_pairs(
     several = len({names[k].model for k in models}) > 1
     if word != "within" and not several and not tracks:
         raise UserError(f"pairs={word!r} needs two models, and there is {names[0].model} alone")
+    if word == "same_depth":
+        return frozenset(chosen.union(_of_same_depth(names, depths, models)))
     for i, j in itertools.combinations(models, 2):
         if (names[i].model == names[j].model) == (word == "within"):
             chosen.add((i, j))
-    if word == "same_depth":
-        chosen -= {pair for pair in chosen if not _nearest(pair, names, depths, models, always)}
     return frozenset(chosen)
 
 
@@ -73,22 +74,15 @@ def _named(pair: str, names: Sequence[RepresentationName]) -> IndexPair:
     )
 
 
-def _nearest(
-    pair: IndexPair,
-    names: Sequence[RepresentationName],
-    depths: Sequence[float],
-    models: Sequence[int],
-    always: Collection[int],
-) -> bool:
-    """Whether one of the pair has no layer of the other's model nearer to its depth."""
-    i, j = pair
-    if i == j or i in always or j in always:
-        return True
-
-    def distance(k: int, l: int) -> float:
-        return abs(depths[k] - depths[l])
-
-    return any(
-        distance(a, b) <= min(distance(a, k) for k in models if names[k].model == names[b].model)
-        for a, b in ((i, j), (j, i))
-    )
+def _of_same_depth(
+    names: Sequence[RepresentationName], depths: Sequence[float], layers: Sequence[int]
+) -> Iterator[IndexPair]:
+    """Each layer with that of every other model at the same relative depth."""
+    depth = np.array(depths)
+    of_model = {
+        model: np.array([k for k in layers if names[k].model == model])
+        for model in dict.fromkeys(names[k].model for k in layers)
+    }
+    for x, y in itertools.permutations(of_model.values(), 2):
+        for i, j in zip(x.tolist(), y[nearest_depth(depth[x], depth[y])].tolist()):
+            yield min(i, j), max(i, j)

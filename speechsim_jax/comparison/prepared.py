@@ -12,7 +12,7 @@ from speechsim_jax.audio.chosen import ChosenAudio
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ, log_skipped
 from speechsim_jax.audio.open_corpus import AudioInput
 from speechsim_jax.audio.tracks import Track
-from speechsim_jax.comparison.pairs import IndexPair, chosen_pairs
+from speechsim_jax.comparison.pairs import chosen_pairs
 from speechsim_jax.comparison.representations import Representations
 from speechsim_jax.comparison.request import Request
 from speechsim_jax.comparison.tracks import open_tracks
@@ -28,6 +28,8 @@ from speechsim_jax.models.torch_models import TorchModule
 from speechsim_jax.pipeline.frame_choice import FrameChoice
 from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts
+from speechsim_jax.pipeline.pass_memory import IndexPair
+from speechsim_jax.results.depth import relative_depth
 from speechsim_jax.results.result import RepresentationName
 from speechsim_jax.runtime import provenance
 from speechsim_jax.settings import Settings, layer_numbers
@@ -211,9 +213,9 @@ def _pairs(run: ComparisonRun) -> frozenset[IndexPair] | None:
     """The pairs of representations that are compared; None for all."""
     names = compared_in(run).names
     depths = [
-        layer / max(encoder.config.num_hidden_layers, 1)
+        depth
         for encoder, layers in zip(run.encoders, run.layers)
-        for layer in layers
+        for depth in relative_depth(layers, encoder.config.num_hidden_layers).tolist()
     ]
     tracks = range(len(depths), len(names))
     return chosen_pairs(

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from speechsim_jax.comparison.arrays import representation_names
-from speechsim_jax.comparison.pairs import IndexPair
 from speechsim_jax.errors import UserError, did_you_mean
 from speechsim_jax.measures.concepts import LabelTrack
 from speechsim_jax.measures.registry import MeasureSelection
+from speechsim_jax.pipeline.pass_memory import IndexPair
 from speechsim_jax.results.result import RepresentationName
 from speechsim_jax.statistics import store
 from speechsim_jax.statistics.moments_finished import MomentsState

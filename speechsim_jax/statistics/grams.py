@@ -18,8 +18,9 @@ from speechsim_jax.statistics.moments_finished import RepresentationMoments, wit
 
 # Of the Gram matrices of all representations, at a time.
 _BLOCK_BYTES = 2**27
-# Products of cells that are summed in the precision of the rows; such sums are added in float64.
-_CELLS = 2**14
+# Cells of each Gram matrix that are multiplied at a time, in float64: a few large ones, of rows far
+# from the others, would leave nothing of a float32 sum's last digits.
+_CELLS = 2**13
 
 
 def fewer_products(
@@ -97,11 +98,11 @@ class FinishedGrams:
 
 def _centre(rows: Float[np.ndarray, "row neuron"]) -> Float[np.ndarray, " neuron"]:
     """Subtract the mean in place -> the mean, in float64; a constant neuron becomes exactly 0."""
-    base = rows[0].copy()
-    rows -= base
-    rest = rows.mean(axis=0, dtype=np.float64)
-    rows -= rest.astype(rows.dtype)
-    return base + rest
+    base = rows[0].astype(np.float64)
+    mean = base + (rows - base).mean(axis=0)
+    # From the rows as they are: the first may lie far from the others.
+    np.subtract(rows, mean, out=rows, casting="same_kind")
+    return mean
 
 
 def _norms(rows: Sequence[Float[np.ndarray, "row _neuron"]]) -> Matrix:
@@ -125,5 +126,5 @@ def _norms(rows: Sequence[Float[np.ndarray, "row _neuron"]]) -> Matrix:
 def _products(cells: Float[np.ndarray, "x cell"]) -> Iterator[Float[np.ndarray, "x x"]]:
     """Sums of products of some cells at a time, in float64."""
     for start in range(0, cells.shape[1], _CELLS):
-        some = cells[:, start : start + _CELLS]
-        yield (some @ some.T).astype(np.float64)
+        some = cells[:, start : start + _CELLS].astype(np.float64)
+        yield some @ some.T

@@ -1,6 +1,7 @@
 """Decompositions on the host, in several threads: whitening and singular values."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import os
@@ -121,14 +122,14 @@ def svd_by_eigenvectors(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, np.ndar
     """U, s, V' from the eigenvectors of M M' (or M'M, if smaller), in half the time of `svd`.
 
     An eigenvalue is known to some 1e-16 of the largest, so s to that over 2 s; where that is too
-    little for the smallest, `svd` is used.
+    little for the smallest, or the eigenvectors do not converge, `svd` is used.
     """
     if matrix.shape[0] > matrix.shape[1]:
         right, s, left = svd_by_eigenvectors(matrix.T)
         return left.T, s, right.T
-    if matrix.size:
+    with contextlib.suppress(np.linalg.LinAlgError):
         values, vectors = np.linalg.eigh(matrix @ matrix.T)
-        if values[0] > _SMALL**2 * values[-1]:
+        if _well_known(values):
             s, left = np.sqrt(values[::-1]), vectors[:, ::-1]
             right = left.T @ matrix
             return left, s, right / np.linalg.norm(right, axis=1)[:, None]
@@ -139,8 +140,13 @@ def singular_values_by_eigenvalues(matrix: Matrix) -> np.ndarray:
     """The singular values alone, as of `svd_by_eigenvectors`, in two thirds of its time."""
     if matrix.shape[0] > matrix.shape[1]:
         matrix = matrix.T
-    if matrix.size:
+    with contextlib.suppress(np.linalg.LinAlgError):
         values = np.linalg.eigvalsh(matrix @ matrix.T)
-        if values[0] > _SMALL**2 * values[-1]:
+        if _well_known(values):
             return np.sqrt(values[::-1])
     return singular_values(matrix)
+
+
+def _well_known(values: Vector) -> bool:
+    """Whether ascending eigenvalues give singular values that are accurate enough."""
+    return len(values) > 0 and bool(values[0] > _SMALL**2 * values[-1])

@@ -6,6 +6,7 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax.comparison.pairs import chosen_pairs
 from speechsim_jax.errors import UserError
+from speechsim_jax.results.depth import nearest_depth
 from speechsim_jax.results.result import RepresentationName
 from speechsim_jax.settings import Settings
 
@@ -35,8 +36,8 @@ DEPTHS = [0.0, 0.5, 1.0, 0.0, 0.25, 0.5, 0.75, 1.0]
     [
         (("between",), 15, {(0, 3), (2, 7), (1, 4)}),
         (("within",), 3 + 10, {(0, 2), (3, 7)}),
-        # A layer between two of the other model is as near to both.
-        (("same_depth",), 7, {(0, 3), (1, 5), (2, 7), (0, 4), (1, 4), (1, 6), (2, 6)}),
+        # Of two equally near layers the lower.
+        (("same_depth",), 5, {(0, 3), (1, 5), (2, 7), (0, 4), (1, 6)}),
         (("a/1:b/4", "b/0:a/2"), 2, {(1, 7), (2, 3)}),
     ],
 )
@@ -45,6 +46,18 @@ def test_the_pairs_that_are_meant(pairs, count, some):
     assert chosen is not None
     own = {(k, k) for k in range(8)}
     assert own <= chosen and some <= chosen and len(chosen - own) == count
+
+
+@pytest.mark.parametrize("layers", [(12, 24), (24, 12), (12, 6), (7, 3), (12, 12)])
+def test_layers_of_the_same_depth_are_those_of_curves(layers):
+    """What a trend over layers reads has a score, of whatever depths, ties of thirds included."""
+    names = [RepresentationName(m, k) for m, last in zip("ab", layers) for k in range(last + 1)]
+    depths = [k / last for last in layers for k in range(last + 1)]
+    chosen = chosen_pairs(["same_depth"], names, depths) or frozenset()
+    a, b = (np.arange(last + 1) / last for last in layers)
+    expected = {(i, len(a) + j) for i, j in enumerate(nearest_depth(a, b).tolist())}
+    expected |= {(i, len(a) + j) for j, i in enumerate(nearest_depth(b, a).tolist())}
+    assert chosen == expected | {(k, k) for k in range(len(names))}
 
 
 def test_names_may_hold_colons_and_tracks_are_paired_with_everything():

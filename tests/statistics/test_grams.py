@@ -77,6 +77,20 @@ def test_scores_are_those_of_accumulated_moments(used, dtype, bar):
     assert "rank" not in found.dataset
 
 
+@pytest.mark.parametrize("offset", ["first row", "mean", "last row"])
+def test_rows_far_from_others_and_means_cost_no_digits(offset):
+    rows = representations(dtype="float32")
+    for x in rows.values():
+        x[{"first row": slice(1), "mean": slice(None), "last row": slice(-1, None)}[offset]] += 1000
+    finished = FinishedGrams([x.copy() for x in rows.values()])
+    for x, of_x in zip(rows.values(), finished.representations):
+        exact = x.astype(np.float64)
+        exact -= exact.mean(axis=0)
+        norm = np.linalg.norm(exact @ exact.T)
+        assert of_x.scatter_norm == pytest.approx(norm, rel=1e-6)
+        np.testing.assert_allclose(of_x.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-6)
+
+
 def test_rows_that_have_little_to_say():
     """Constant representations, and fewer rows than the unbiased estimator takes."""
     data = representations()

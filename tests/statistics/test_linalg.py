@@ -39,6 +39,19 @@ def test_singular_values_through_eigenvalues_are_those_of_an_svd(name):
         np.testing.assert_allclose(vectors @ vectors.T, np.eye(len(values)), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["square", "tall"])
+def test_eigenvectors_that_do_not_converge_are_done_without(monkeypatch, name):
+    def fail(matrix):
+        raise np.linalg.LinAlgError("Eigenvalues did not converge")
+
+    for function in ("eigh", "eigvalsh"):
+        monkeypatch.setattr(np.linalg, function, fail)
+    matrix = CASES[name]
+    expected = np.linalg.svd(matrix, compute_uv=False)
+    np.testing.assert_allclose(linalg.svd_by_eigenvectors(matrix)[1], expected, atol=1e-12)
+    np.testing.assert_allclose(linalg.singular_values_by_eigenvalues(matrix), expected, atol=1e-12)
+
+
 def test_nothing_has_no_singular_values():
     for matrix in (np.zeros((0, 3)), np.zeros((3, 0))):
         assert linalg.svd_by_eigenvectors(matrix)[1].shape == (0,)
