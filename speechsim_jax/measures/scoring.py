@@ -429,7 +429,12 @@ def _scored(
         blocks = pair_blocks(count, max(r.cache_bytes for r in rows), _ROWS_BYTES)
     for a, b in blocks:
         pairs = [(i, j) for i in a for j in b if i <= j]
-        yield from map_in_threads(score, [p for p in pairs if wanted is None or p in wanted])
+        if wanted is not None:
+            pairs = [pair for pair in pairs if pair in wanted]
+        if isinstance(finished, FinishedMoments):  # of other pairs there are no sums
+            of = finished.representations
+            pairs = [(i, j) for i, j in pairs if finished.has(of[i], of[j])]
+        yield from map_in_threads(score, pairs)
         for index, representation in enumerate(caching):
             if index not in a:
                 representation.release()

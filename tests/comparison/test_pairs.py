@@ -187,3 +187,27 @@ def test_encoders_in_one_pass_in_several_and_merged(tmp_path):
             assert known.sum() == 2 * len(chosen or ()) - 10
             expected = everything.matrix(name).values[known]
             np.testing.assert_allclose(found.matrix(name).values[known], expected, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "further",
+    [{"target_se": 0.5}, {"errors_source": "reading"}, {"null": "shift", "null_draws": 1}],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_encoders_with_what_else_there_is(further):
+    encoders = [ss.load_encoder(f"zoo:{name}") for name in ("contrastive_s", "predictive_s")]
+    rng = np.random.default_rng(0)
+    audio = {f"{k}": 0.1 * rng.standard_normal(16_000).astype(np.float32) for k in range(12)}
+    common = {"progress": False, "layers": [0, 2, 4], **further}
+    everything = ss.compare(encoders, audio, ["lincka", "linreg"], **common)
+    result = ss.compare(encoders, audio, ["lincka", "linreg"], pairs="same_depth", **common)
+    assert set(result.dataset) == set(everything.dataset)
+    between = np.kron([[0, 1], [1, 0]], np.eye(3, dtype=int)).astype(bool)
+    for name, found in result.dataset.data_vars.items():
+        if found.dims != ("x", "y") or found.dtype.kind != "f":
+            continue
+        known = np.isfinite(found.values)
+        assert known[between].all() and not known[~between & ~np.eye(6, dtype=bool)].any(), name
+        expected = everything.dataset[name].values[between]
+        np.testing.assert_allclose(found.values[between], expected, atol=2e-5, err_msg=name)
