@@ -21,6 +21,7 @@ from typing import NoReturn
 from absl import flags
 
 from speechsim_jax.commands import help, interrupt, log
+from speechsim_jax.commands.allocator import keep_pages
 from speechsim_jax.errors import StorageError, UserError, did_you_mean, printable
 from speechsim_jax.runtime.atomic_write import as_path, in_bucket
 
@@ -96,6 +97,7 @@ def run_module(module: ModuleType, argv: Sequence[str] | None = None, program: b
     log.show_warnings_of_libraries(quiet)
     if program:
         interrupt.raise_on_interrupt()
+        keep_pages()
     try:
         output = io.StringIO() if quiet else log.PrintableOutput(sys.stdout)
         with contextlib.redirect_stdout(output):

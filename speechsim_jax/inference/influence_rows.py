@@ -33,6 +33,12 @@ class RepresentationRows(DerivesOnce):
         """Of the cached arrays, about."""
         return 2 * self._rows.nbytes
 
+    def part(self, rows: slice) -> "RepresentationRows":
+        """Some of the rows, with what is known of them already."""
+        part = RepresentationRows(self.moments, self._rows[rows])
+        part._cache = {key: values[rows] for key, values in self._cache.items()}
+        return part
+
     @property
     def centred(self) -> Float[np.ndarray, "row neuron"]:
         """All neurons less their means."""

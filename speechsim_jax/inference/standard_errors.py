@@ -15,7 +15,7 @@ and of K clusters drawn from C the sum by C / K times theirs.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.stats
@@ -73,6 +73,26 @@ class SampledClusters:
         kept = np.ones(len(names), np.int64)
         return cls(tuple(names), rows, kept, int(rows.sum()), len(names))
 
+    def parts(self, most_rows: int) -> Iterator[tuple[slice, "SampledClusters"]]:
+        """Some of the clusters after the other, with the places of their rows.
+
+        Args:
+          most_rows: sampled rows of a part, unless a single cluster has more.
+        """
+        ends = np.cumsum(self.kept).tolist()
+        first, start = 0, 0
+        for k, end in enumerate(ends):
+            if k + 1 < len(ends) and ends[k + 1] - start <= most_rows:
+                continue
+            some = slice(first, k + 1)
+            yield (
+                slice(start, end),
+                dataclasses.replace(
+                    self, names=self.names[some], rows=self.rows[some], kept=self.kept[some]
+                ),
+            )
+            first, start = k + 1, end
+
     @property
     def degrees(self) -> int:
         """Degrees of freedom of intervals: sampled clusters less one."""
@@ -110,6 +130,12 @@ class ClusterInfluence:
 
     means: Float[np.ndarray, "cluster *cells"]
     variances: Float[np.ndarray, "cluster *cells"]
+
+    @classmethod
+    def of_parts(cls, parts: Sequence["ClusterInfluence"]) -> "ClusterInfluence":
+        """Those of clusters that were summarised part by part."""
+        means, variances = ([getattr(p, name) for p in parts] for name in ("means", "variances"))
+        return cls(np.concatenate(means), np.concatenate(variances))
 
     def sums(self, clusters: SampledClusters) -> Float[np.ndarray, "cluster *cells"]:
         """I_c: how much a cluster moves the score."""

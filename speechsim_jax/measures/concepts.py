@@ -15,6 +15,7 @@ from jaxtyping import Float
 from speechsim_jax.inference.influence_rows import RepresentationRows
 from speechsim_jax.inference.standard_errors import (
     LEAST_CLUSTERS,
+    ClusterInfluence,
     SampledClusters,
     standard_error,
 )
@@ -29,6 +30,7 @@ from speechsim_jax.measures.regression import (
     linreg_r2_heldout,
     linreg_r2_influence,
     multiple_correlations,
+    on_directions,
     predicted,
 )
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
@@ -44,6 +46,8 @@ Extras = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
 # Correlations of every neuron with every class are kept up to this size.
 _MOST_BYTES = 2**26
+# Rows that influences are computed of together.
+_ROWS_AT_A_TIME = 1024
 # Of two representations.
 _OF_TWO = ("concept_agreement", "concept_agreement_chance", "concept_agreement_kappa")
 _DIMS = {
@@ -126,7 +130,7 @@ def _readability_influence(
     if _readability_influence not in rows.cache:
         r = multiple_correlations(pair.swapped)
         x = rows.y.zscored
-        fit = rows.x.white @ rows.x.cast(pair.x.whitening.matrix.T @ pair.live_correlation)
+        fit = rows.x.white @ rows.x.cast(on_directions(pair.swapped).T)
         fit = fit * rows.x.cast(np.divide(1, r, out=np.zeros_like(r), where=r > 0))
         moved = x * fit - rows.x.cast(r / 2) * (np.square(x) + np.square(fit))
         rows.cache[_readability_influence] = _all_classes(pair, moved)
@@ -385,10 +389,30 @@ def _of_pair(
             found |= {name: (first[name] + second[name]) / 2 for name in first}
             break
     if clusters is not None:
-        of_pair = PairRows(rows[layer], rows[track])
+        found |= _errors(pair, rows[layer], rows[track], clusters)
+    return found
+
+
+def _errors(
+    pair: RepresentationPair,
+    layer: RepresentationRows,
+    track: RepresentationRows,
+    clusters: SampledClusters,
+) -> dict[str, np.ndarray | float]:
+    """Standard errors and their own, of what is known of a layer and a label track.
+
+    A few rows at a time: what is computed of them stays in the processor's cache.
+    """
+    summaries: dict[str, list[ClusterInfluence]] = {name: [] for name in _INFLUENCES}
+    _ = layer.white, track.white  # of all rows at once, for all tracks and layers
+    for places, some in clusters.parts(_ROWS_AT_A_TIME):
+        of_pair = PairRows(layer.part(places), track.part(places))
         for name, influence in _INFLUENCES.items():
-            summary = clusters.summarise(influence(pair, of_pair))
-            found[f"{name}_se"], found[f"{name}_se_error"] = standard_error(summary, clusters)
+            summaries[name].append(some.summarise(influence(pair, of_pair)))
+    found: dict[str, np.ndarray | float] = {}
+    for name, parts in summaries.items():
+        error = standard_error(ClusterInfluence.of_parts(parts), clusters)
+        found[f"{name}_se"], found[f"{name}_se_error"] = error
     return found
 
 

@@ -21,7 +21,9 @@ def multiple_correlations(pair: RepresentationPair) -> Vector:
 
     The correlation of x_i with its least-squares prediction from all of y.
     """
-    return np.linalg.norm(on_directions(pair), axis=1)
+    if multiple_correlations not in pair.cache:
+        pair.cache[multiple_correlations] = np.linalg.norm(on_directions(pair), axis=1)
+    return pair.cache[multiple_correlations]
 
 
 def linreg(pair: RepresentationPair) -> float:

@@ -40,6 +40,9 @@ from speechsim_jax.array_types import ModelRows
 # A count is kept as (multiples of this, remainder): int32 alone ends at 2^31 rows.
 _COUNT_BASE = 2**30
 
+# A buffer of at least so many rows is multiplied by quarters of it.
+_LEAST_TO_DIVIDE, _QUARTERS = 512, 4
+
 # (3 - sqrt 5) / 2: no number is further from all simple fractions, which would be a finer grid.
 _OFF_GRID = 0.3819660112501051
 
@@ -254,7 +257,7 @@ def update(
     sums = Sums(
         first=tuple(add(s, jnp.sum(x, axis=1)) for s, x in zip(old.first, shifted)),
         cross=tuple(
-            _add_products(acc, tile, shifted[tile.a], shifted[tile.b], part, product)
+            _add_products(acc, tile, shifted[tile.a], shifted[tile.b], valid, part, product)
             for acc, tile in zip(old.cross, state.tiles)
         ),
         energy=add(old.energy, jnp.sum(energies, axis=1)),
@@ -297,10 +300,13 @@ def _add_products(
     tile: Tile,
     a: ModelRows,
     b: ModelRows,
+    valid: Int[Array, "*buffer"],
     part: Int[Array, ""] | int,
     product: _Product,
 ) -> Float[Array, "_pair 2 _x _y"]:
     """acc[k] += a[l]' b[m] for each pair (l, m) of the tile, for the x-neurons that acc has.
+
+    Rows that are not valid must be 0.
 
     A loop, so that the compiler holds one product at a time. Sum and lost digits are in one array
     because two would each be copied entirely at every step (both are read before either is
@@ -313,9 +319,36 @@ def _add_products(
         x = lax.dynamic_slice_in_dim(x, part * acc.shape[2], acc.shape[2], axis=1)
         y = lax.dynamic_index_in_dim(b, jnp.asarray(m_of)[k], keepdims=False)
         old = lax.dynamic_index_in_dim(acc, k, keepdims=False)
-        return lax.dynamic_update_index_in_dim(acc, add(old, product("rx,ry->xy", x, y)), k, 0)
+        term = _of_valid_rows(functools.partial(product, "rx,ry->xy"), x, y, valid)
+        return lax.dynamic_update_index_in_dim(acc, add(old, term), k, 0)
 
     return lax.fori_loop(0, len(tile.pairs), step, acc)
+
+
+def _of_valid_rows(
+    product: Callable[[Array, Array], Array],
+    x: Float[Array, "row _x"],
+    y: Float[Array, "row _y"],
+    valid: Int[Array, "*buffer"],
+) -> Float[Array, "_x _y"]:
+    """x' y of a buffer whose last rows are 0, of the quarters that have valid rows.
+
+    A pass ends with a buffer that is half full on average. On a CPU only: an accelerator waits for
+    the host to choose a branch.
+    """
+    rows = len(x)
+    if valid.size > 1 or rows < _LEAST_TO_DIVIDE or rows % _QUARTERS:
+        return product(x, y)
+    quarter = rows // _QUARTERS
+
+    def of_first(rows: int) -> Callable[[Array, Array], Array]:
+        return lambda x, y: product(x[:rows], y[:rows])
+
+    def chosen(x: Array, y: Array) -> Array:
+        filled = jnp.clip((valid.reshape(()) - 1) // quarter, 0, _QUARTERS - 1)
+        return lax.switch(filled, [of_first((k + 1) * quarter) for k in range(_QUARTERS)], x, y)
+
+    return lax.platform_dependent(x, y, cpu=chosen, default=product)
 
 
 def add(total: Compensated, term: Array) -> Compensated:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from speechsim_jax.inference.standard_errors import (
+    ClusterInfluence,
     SampledClusters,
     effective_degrees,
     p_value,
@@ -94,6 +95,20 @@ def test_cells_are_independent_of_each_other():
     errors, _ = standard_error(of_all.summarise(cells.reshape(-1, 2, 3)), of_all)
     expected = [jackknife(influence(seed)) for seed in range(6)]
     np.testing.assert_allclose(errors.ravel(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("most", [1, 50, 10**6])
+def test_clusters_part_by_part(most):
+    """The same summary, and every row in one part."""
+    of_all = clusters(LENGTHS, np.arange(len(LENGTHS)))
+    rows = np.stack([np.concatenate(influence(seed)) for seed in range(3)], axis=1)
+    parts = list(of_all.parts(most))
+    assert [place for of, _ in parts for place in range(of.start, of.stop)] == [*range(len(rows))]
+    assert all(len(some.names) == 1 or some.kept.sum() <= most for _, some in parts)
+    summary = ClusterInfluence.of_parts([some.summarise(rows[of]) for of, some in parts])
+    whole = of_all.summarise(rows)
+    np.testing.assert_allclose(summary.means, whole.means, rtol=1e-12)
+    np.testing.assert_allclose(summary.variances, whole.variances, rtol=1e-12)
 
 
 def test_a_score_that_no_row_moves_is_sure():

@@ -17,6 +17,8 @@ from speechsim_jax.statistics.moments_accumulator import MomentsAccumulator
 from speechsim_jax.statistics.moments_finished import FinishedMoments
 from tests.support.rows import SHAPES, assert_matches, draw
 
+_update, _reference_mean = map(jax.jit, (moments.update, moments.reference_mean))
+
 
 def stream(
     data: list[np.ndarray], cuts: list[int], size: int, dtype: str = "float32"
@@ -66,6 +68,37 @@ def test_rows_past_valid_are_ignored_whatever_they_hold():
     assert_matches(FinishedMoments(state), data, 1e-6)
 
 
+@pytest.mark.parametrize("rows", [20, 127, 128, 129, 300, 511, 512])
+def test_a_buffer_that_is_full_in_part(rows):
+    """Of any number of its quarters; nothing that lies behind the valid rows is in the sums."""
+    data = draw(rows)
+    full = [
+        np.concatenate([x, np.full_like(x[:, :1], np.nan).repeat(512 - rows, 1)], 1) for x in data
+    ]
+    blocks = tuple(jnp.asarray(x, jnp.float32) for x in full)
+    reference = _reference_mean(blocks, jnp.int32(rows))
+    state = moments.with_reference(moments.zero(SHAPES), reference)
+    assert_matches(FinishedMoments(_update(state, blocks, jnp.int32(rows))), data, 1e-6)
+
+
+@pytest.mark.parametrize(("rows", "divided"), [(512, True), (510, False), (64, False)])
+def test_only_quarters_that_hold_rows_are_multiplied(rows, divided):
+    """On a CPU; an accelerator would wait for the host to choose."""
+
+    blocks = tuple(jnp.zeros((s.layers, rows, s.neurons)) for s in SHAPES)
+    numbers, structure = jax.tree.flatten((moments.zero(SHAPES), blocks, jnp.int32(5)))
+
+    def update(*numbers):
+        return jax.tree.leaves(moments.update(*jax.tree.unflatten(structure, numbers)))
+
+    def products(platform):
+        traced = jax.jit(update).trace(*numbers)
+        return traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.dot_general")
+
+    assert products("cuda") == products("tpu")
+    assert (products("cpu") > products("cuda")) == divided
+
+
 def test_buffers_that_lie_one_after_the_other():
     data, valid = draw(60), np.array([20, 3, 0], np.int32)
     inside = (np.arange(20) < valid[:, None]).reshape(-1)
@@ -92,9 +125,6 @@ def test_only_the_layer_pairs_asked_for():
         else:
             with pytest.raises(KeyError):
                 some.scatter(*pair)
-
-
-_update, _reference_mean = map(jax.jit, (moments.update, moments.reference_mean))
 
 
 def random_state(seed: int, rows: int = 40) -> moments.Moments:
