@@ -286,6 +286,7 @@ def save_result(
         kept, size = result.influence.by, result.influence.nbytes / 1e6
         _log.info("influences of %s: %.1f MB next to result.nc (keep_influence)", kept, size)
     complete: list[str] = []
+    _log.info("writing %s", ", ".join(steps))
     for name, write in steps.items():
         try:
             write()

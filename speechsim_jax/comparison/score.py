@@ -12,7 +12,7 @@ import numpy as np
 import tqdm.auto
 
 from speechsim_jax.comparison.representations import Representations
-from speechsim_jax.errors import UserError
+from speechsim_jax.errors import UserError, counted
 from speechsim_jax.inference.standard_errors import SampledClusters
 from speechsim_jax.measures.concepts import concepts
 from speechsim_jax.measures.influence_sums import ReadInfluence
@@ -129,6 +129,10 @@ def scored_result(
     if attention_names is None:
         attention_names = [name for name in names if name.layer > 0]
     total = pairs_scored(finished.by_kind, selection, compared.pairs)
+    _log.info(
+        "scoring %s of %s",
+        counted(total, "pair"), counted(len(names), "representation"),
+    )  # fmt: skip
     with tqdm.auto.tqdm(
         total=total, desc="scores", unit="pair", disable=not output.progress
     ) as bar:
@@ -145,6 +149,7 @@ def scored_result(
         )
     extras = scores.extras
     if compared.labels and finished.moments is not None:
+        _log.info("scoring what representations say of %s", counted(len(compared.labels), "label"))
         extras = extras | concepts(finished.by_kind, compared.labels)
     if finished.exemplars is not None and finished.moments is not None:
         live = [representation.live for representation in finished.moments.representations]

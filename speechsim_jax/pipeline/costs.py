@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from jaxtyping import Array
 
 from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.audio.corpus import SAMPLE_RATE_HZ
+from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
@@ -24,12 +26,16 @@ from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.pipeline.pass_memory import ModelCost
 from speechsim_jax.statistics import attention_sums
 from speechsim_jax.statistics.attention_sums import AttentionSums
+from speechsim_jax.statistics.moments_finished import MomentsState
 
 # Of an accelerator's memory, and of a machine's for its CPU devices together.
 _ACCELERATOR_SHARE, _CPU_SHARE = 0.9, 0.75
 
 # A product large enough to run at full speed, small enough to take no time.
 _TIMED = 1024
+# What a pair takes, in products of its widths and the longer of them: where matrices are
+# decomposed, and where they are multiplied only. Products with sampled rows for each influence.
+_DECOMPOSED, _MULTIPLIED, _INFLUENCES = 35, 4, 1.2
 # Frames of the maps on which the rate of the attention sums is measured.
 _ESTIMATED_FRAMES = 128
 
@@ -76,6 +82,46 @@ def rate(mesh: Mesh) -> float:
         jax.block_until_ready(product(matrix))
         taken.append(time.perf_counter() - started)
     return mesh.size * 2 * _TIMED**3 / min(taken)
+
+
+def host_rate() -> float:
+    """FLOP/s of float32 products on the host."""
+    matrix = np.ones((_TIMED, _TIMED), np.float32)
+    taken = []
+    for _ in range(3):
+        started = time.perf_counter()
+        matrix @ matrix
+        taken.append(time.perf_counter() - started)
+    return 2 * _TIMED**3 / min(taken)
+
+
+def scoring_flops(
+    widths: Sequence[int],
+    pairs: Collection[tuple[int, int]] | None,
+    selection: MeasureSelection,
+    sampled_rows: int,
+) -> float:
+    """Work of scoring the measures on moments, in products of float32 that take as long.
+
+    Measured with the paper's measures on base-size encoders (docs/design/memory-and-devices.md).
+
+    Args:
+      widths: neurons of each representation.
+      pairs: numbers of those that are compared, the smaller first; None for all.
+      selection: the measures.
+      sampled_rows: of which influences are computed.
+    """
+    if not selection.on(MomentsState.kind):
+        return 0.0
+    if pairs is None:
+        pairs = list(itertools.combinations_with_replacement(range(len(widths)), 2))
+    products = [widths[i] * widths[j] for i, j in pairs]
+    longer = [max(widths[i], widths[j]) for i, j in pairs]
+    decomposed = _DECOMPOSED if selection.whitens else _MULTIPLIED
+    flops = float(decomposed * np.dot(products, longer))
+    if selection.errors:
+        flops += _INFLUENCES * len(selection.with_influence) * 2 * sampled_rows * sum(products)
+    return flops
 
 
 def frames_of(bucket: Bucket, frames: EncoderConfig | FrameGrid, devices: int) -> int:

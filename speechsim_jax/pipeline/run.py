@@ -127,16 +127,29 @@ def _summary(run: ComparisonRun, planned: Plan) -> str:
     else:
         parts.append(f"{peak / 1e9:.3g} GB")
     if seconds and planned.seconds is not None:
-        parts.append(_duration(planned.seconds))
+        parts.append(_duration(planned.seconds, _scoring_seconds(run)))
     return ", ".join(parts)
 
 
-def _duration(seconds: float | int) -> str:
-    """An estimated duration in words; compiling is not part of the estimate."""
-    minutes = seconds / 60
+def _scoring_seconds(run: ComparisonRun) -> float:
+    """Expected time of scoring; 0 for a shard, which is not scored."""
+    if run.shard != WHOLE:
+        return 0.0
+    widths = [shape.neurons for shape in run.shapes for _ in range(shape.layers)]
+    rows = 0
+    if ClusteredSample.kind in run.selection.accumulated:
+        rows = min(run.cluster_choice.expected_rows, run.settings.errors_rows)
+    return costs.scoring_flops(widths, run.pairs, run.selection, rows) / costs.host_rate()
+
+
+def _duration(reading: float | int, scoring: float | int) -> str:
+    """Estimated seconds in words; compiling is not part of the estimate."""
+    minutes = (reading + scoring) / 60
     if minutes < 1:
         return "under a minute and compiling"
-    return f"about {minutes:.{int(minutes < 10)}f} min and compiling"
+    digits = int(minutes < 10)
+    of_scoring = f", {scoring / 60:.{digits}f} of them scoring," if 10 * scoring > reading else ""
+    return f"about {minutes:.{digits}f} min{of_scoring} and compiling"
 
 
 def _log_attention_cost(run: ComparisonRun) -> None:

@@ -159,10 +159,13 @@ def test_what_is_said_at_the_start(encoder, caplog):
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(3, "under a minute"), (61, "about 1.0 min"), (589, "about 9.8 min"), (3720, "about 62 min")],
-)
+    [
+        ((3, 1), "under a minute"), ((61, 0), "about 1.0 min"), ((589, 1), "about 9.8 min"),
+        ((60, 60), "about 2.0 min, 1.0 of them scoring,"), ((3720, 3), "about 62 min"),
+    ],
+)  # fmt: skip
 def test_estimates_say_that_compiling_is_not_in_them(seconds, said):
-    assert run._duration(seconds) == f"{said} and compiling"
+    assert run._duration(*seconds) == f"{said} and compiling"
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from speechsim_jax.audio.batching import Bucket
+from speechsim_jax.measures.registry import resolve
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.pipeline import costs
@@ -63,3 +64,17 @@ def test_a_model_costs_what_its_program_does_for_each_batch():
 
 def test_speed_counts_every_device():
     assert 1e8 < costs.rate(MESH) < 1e16
+
+
+def test_the_work_of_scoring_grows_with_what_is_scored():
+    def flops(measures, widths, rows=0, pairs=None, errors=False):
+        selection = resolve(measures)._replace(errors=errors)
+        return costs.scoring_flops(widths, pairs, selection, rows)
+
+    norms, paper = flops("lincka", [64] * 4), flops("paper", [64] * 4)
+    assert 0 < norms < paper
+    assert flops("paper", [128] * 4) == 8 * paper
+    assert flops("paper", [64] * 4, pairs=[(0, 1), (2, 2)]) == pytest.approx(paper / 5)
+    with_errors = flops("paper", [64] * 4, rows=1000, errors=True)
+    assert flops("paper", [64] * 4, rows=3000, errors=True) - paper == 3 * (with_errors - paper)
+    assert flops("rsa", [64] * 4) == 0  # of sampled rows
