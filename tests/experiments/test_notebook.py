@@ -238,13 +238,13 @@ def test_a_second_run_goes_on_from_the_first(configured, tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Where the notebook has run, with two small encoders and a few seconds of speech."""
+    """Where the notebook has run, with two small encoders and an utterance of each voice."""
     folder = tmp_path_factory.mktemp("notebook")
     notebook = with_settings(
         opened(),
         MODELS=", ".join(str(MODELS / name) for name in NAMES),
         AUDIO="synthetic",
-        MINUTES=0.3,
+        MINUTES=1,
         CHECKPOINT=str(MODELS / "wav2vec2-base"),
     )
     environment = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
@@ -279,7 +279,7 @@ def test_it_checks_compares_and_saves(folder):
     }  # fmt: skip
     result = ss.SimilarityResult.load(results / "result.nc")
     assert result.models == (*NAMES, "logmel", "f0", "speaker", "letter")
-    assert 0 < result.attributes["seconds"] <= 18
+    assert 0 < result.attributes["seconds"] <= 60
     assert np.isfinite(result.matrix("lincka").values).all()
     assert result.summary() in text(folder, "compare.run(")
     assert (folder / "speechsim_results.zip").stat().st_size > 10_000
