@@ -8,7 +8,7 @@ BIN := .venv/bin
 PYTEST_AT_A_TIME ?= --numprocesses=2 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all parity check format docs bench matrix clean
+.PHONY: help setup demo test test-slow test-all parity check format docs bench matrix dist clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make docs     the documentation with its API pages -> build/docs"
 	@echo "make bench    time and memory of the whole job on the speech that SPEECHSIM_SPEECH names"
 	@echo "make matrix   all tests on Colab's, the default and the newest libraries"
+	@echo "make dist     the source distribution, and the wheel that is built from it -> dist"
 	@echo "make clean    remove the virtual environments"
 
 setup: .venv/.demo .venv/.test .venv/.dev
@@ -55,6 +56,10 @@ docs: .venv/.docs
 
 bench: .venv/.demo
 	$(BIN)/python -m experiments.benchmark --what=memory
+
+dist: .venv/.dev
+	rm -rf dist
+	$(BIN)/python -m build
 
 clean:
 	rm -rf .venv .venv-colab .venv-default .venv-newest

@@ -1,14 +1,17 @@
 """The notebook for Colab and Kaggle is clean, installs without changing anything, and runs."""
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import nbclient
 import nbformat
 import numpy as np
@@ -16,12 +19,13 @@ import pytest
 
 import speechsim_jax as ss
 from speechsim_jax.audio.chosen import choose
-from speechsim_jax.commands import compare
+from speechsim_jax.commands import compare, selfcheck
 from tests.support.paths import ROOT
 from tests.support.sound_files import noise, write
 
 NOTEBOOK = ROOT / "experiments" / "colab.ipynb"
 MODELS = ROOT / "tests" / "data" / "parity"
+NAMES = ("wav2vec2-base", "hubert-large")
 
 
 def opened() -> nbformat.NotebookNode:
@@ -64,10 +68,10 @@ def test_the_first_cell_after_the_install_checks_the_machine():
     assert "selfcheck.main()" in code[1]
 
 
-def test_no_address_of_this_repository_is_made_up():
-    """The project has no public address: whoever runs the notebook says where it is."""
-    assert 'REPOSITORY = ""  # @param {type:"string"}' in opened().cells[2].source
-    assert not re.search(r"https?://|git@", NOTEBOOK.read_text(encoding="utf-8"))
+def test_no_address_of_a_release_is_made_up():
+    """The project has no public address: whoever runs the notebook says where the wheel is."""
+    assert 'PACKAGE = ""  # @param {type:"string"}' in opened().cells[2].source
+    assert not re.search(r"https?://|git@|git clone", NOTEBOOK.read_text(encoding="utf-8"))
 
 
 # ---------------------------------------------------------------- installing
@@ -75,21 +79,15 @@ def test_no_address_of_this_repository_is_made_up():
 
 @pytest.fixture
 def install(monkeypatch, tmp_path):
-    """The first code cell, run in an empty folder; what it would have had pip and git do."""
+    """The first code cell, run in an empty folder; what it would have had pip do."""
     monkeypatch.chdir(tmp_path)
-    elsewhere = [place for place in sys.path if Path(place).resolve() != ROOT]
-    monkeypatch.setattr(sys, "path", elsewhere)
     commands: list[list[str]] = []
 
     def call(exit_codes=(0,), **settings) -> tuple[list[list[str]], dict]:
         codes = iter(exit_codes)
 
-        def run(words, check=False):
+        def run(words):
             commands.append([str(word) for word in words])
-            if "clone" in words:
-                (Path(words[-1]) / "experiments").mkdir(parents=True)
-                (Path(words[-1]) / "experiments" / "selfcheck.py").touch()
-                return subprocess.CompletedProcess(words, 0)
             constraints.append(Path("constraints.txt").read_text().splitlines())
             return subprocess.CompletedProcess(words, next(codes))
 
@@ -102,51 +100,78 @@ def install(monkeypatch, tmp_path):
     return call
 
 
-def test_what_is_installed_stays_as_it_is(install, tmp_path):
-    (clone, pip), found = install(REPOSITORY="https://example.org/mine.git")
-    target = str(tmp_path / "speechsim_clone")
-    assert clone == ["git", "clone", "--depth=1", "https://example.org/mine.git", target]
+ADDRESS = "https://example.org/speechsim_jax-9.0-py3-none-any.whl"
+
+
+def test_what_is_installed_stays_as_it_is(install):
+    (pip,), found = install(PACKAGE=ADDRESS)
     assert pip[:3] == [sys.executable, "-m", "pip"]
-    assert pip[-4:] == ["--constraint", "constraints.txt", "--editable", f"{target}[demo,hub]"]
+    assert pip[-3:-1] == ["--constraint", "constraints.txt"]
+    assert pip[-1] == f"speechsim_jax[demo,hub] @ {ADDRESS}"
     (pins,) = found["constraints"]
     for name in ("jax", "jaxlib", "flax", "numpy", "orbax-checkpoint", "transformers"):
         assert f"{name}=={importlib.metadata.version(name)}" in pins
     assert not [pin for pin in pins if pin.startswith("speechsim")]
-    assert str(tmp_path / "speechsim_clone") in sys.path
 
 
-def test_where_that_does_not_fit_jax_still_stays(install, tmp_path):
-    _, found = install(exit_codes=(1, 0), REPOSITORY="https://example.org/mine.git")
+def test_where_that_does_not_fit_jax_still_stays(install):
+    _, found = install(exit_codes=(1, 0), PACKAGE=ADDRESS)
     first, second = found["constraints"]
     assert set(second) < set(first)
     kept = {pin.partition("==")[0] for pin in second}
     assert {"jax", "jaxlib", "numpy"} <= kept <= found["ACCELERATOR"]
     with pytest.raises(SystemExit, match="pip says above what does not fit"):
-        install(exit_codes=(1, 1), REPOSITORY="https://example.org/mine.git")
+        install(exit_codes=(1, 1), PACKAGE=ADDRESS)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_an_uploaded_repository(install, tmp_path, packed):
-    upload = tmp_path / "upload" / "speechsim-main"
-    write(upload / "x.wav", noise(400))
-    (upload / "experiments").mkdir()
-    (upload / "experiments" / "selfcheck.py").touch()
-    given = upload.parent
-    if packed:
-        given = tmp_path / "main.zip"
-        subprocess.run([sys.executable, "-m", "zipfile", "-c", given, upload], check=True)
-    (pip,), found = install(REPOSITORY=str(given))
-    assert found["clone"].is_relative_to(tmp_path / "speechsim_clone")
-    assert pip[-1] == f"{found['clone']}[demo,hub]"
+@pytest.mark.parametrize("named", [False, True])
+def test_an_uploaded_wheel(install, tmp_path, named):
+    """Without a name the latest that lies there."""
+    older, newer = (tmp_path / f"speechsim_jax-{v}-py3-none-any.whl" for v in ("9.0", "9.1"))
+    for age, wheel in enumerate((newer, older)):
+        wheel.touch()
+        os.utime(wheel, (1e9 - age, 1e9 - age))
+    ((*_, requirement),), _ = install(PACKAGE=older.name if named else "")
+    wheel = older if named else newer
+    assert requirement == f"speechsim_jax[demo,hub] @ {wheel.as_uri()}"
 
 
-def test_a_repository_must_be_named_and_be_this_one(install, tmp_path):
-    with pytest.raises(SystemExit, match="say in REPOSITORY where the repository is"):
+def test_nothing_is_installed_where_the_package_is(install):
+    commands, _ = install()
+    assert commands == []
+
+
+def test_a_wheel_that_is_nowhere(install, monkeypatch):
+    with pytest.raises(SystemExit, match=r"no wheel in gone\.whl; say there where it is"):
+        install(PACKAGE="gone.whl")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="no wheel in PACKAGE"):
         install()
-    write(tmp_path / "other" / "x.wav", noise(400))
-    with pytest.raises(SystemExit, match="other is another repository"):
-        install(REPOSITORY=str(tmp_path / "other"))
-    assert not (tmp_path / "speechsim_clone").exists()
+
+
+# ---------------------------------------------------------------- the machine
+
+
+@pytest.fixture
+def machine(monkeypatch, capsys):
+    """What the second cell says of a machine, without its checks."""
+
+    def machine(backend: str, *programs: str) -> str:
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        monkeypatch.setattr(shutil, "which", lambda name: name if name in programs else None)
+        monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))
+        monkeypatch.setattr(selfcheck, "main", lambda: None)
+        exec(code_of(opened(), "selfcheck.main()"), {"Path": Path})
+        return capsys.readouterr().out
+
+    return machine
+
+
+def test_what_jax_computes_on_is_said(machine):
+    assert machine("tpu").startswith(f"TPU: {jax.device_count()} x ")
+    assert machine("gpu", "nvidia-smi").count("\n") == 1
+    assert "It has no accelerator" in machine("cpu")
+    assert f"jax[cuda12]=={jax.__version__}" in machine("cpu", "nvidia-smi")
 
 
 # ---------------------------------------------------------------- the settings of its form
@@ -186,9 +211,18 @@ def test_what_is_counted_is_what_is_compared(configured, capsys):
         ("ann/1.wav", "ann", 0), ("bob/1.wav", "bob", 0),
     ]  # fmt: skip
     config, _ = configured()
-    assert config.settings == ss.Settings(max_minutes=20)
-    config, _ = configured(LAYOUT="TIMIT", MINUTES=1)
+    assert config.settings == ss.Settings(max_minutes=20, tracks=("logmel", "f0"))
+    config, _ = configured(LAYOUT="TIMIT", MINUTES=1, FEATURES="")
     assert config.settings == ss.Settings(max_minutes=1, layout="TIMIT")
+
+
+def test_labels_are_those_that_are_named_or_known(configured):
+    config, _ = configured(SPEAKER_FROM="^([^/]+)/")
+    assert config.settings.labels == ("speaker",)
+    config, _ = configured()  # nobody is known
+    assert config.settings.labels == ()
+    config, _ = configured(LABELS="phone:a.tsv,speaker")
+    assert config.settings.labels == ("phone:a.tsv", "speaker")
 
 
 def test_a_second_run_goes_on_from_the_first(configured, tmp_path):
@@ -204,14 +238,13 @@ def test_a_second_run_goes_on_from_the_first(configured, tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Where the notebook has run, with two small encoders and a few seconds of speech."""
+    """Where the notebook has run, with two small encoders and an utterance of each voice."""
     folder = tmp_path_factory.mktemp("notebook")
     notebook = with_settings(
         opened(),
-        INSTALL=False,
-        MODELS=f"{MODELS / 'wav2vec2-base'}, {MODELS / 'hubert-large'}",
+        MODELS=", ".join(str(MODELS / name) for name in NAMES),
         AUDIO="synthetic",
-        MINUTES=0.3,
+        MINUTES=1,
         CHECKPOINT=str(MODELS / "wav2vec2-base"),
     )
     environment = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
@@ -235,7 +268,8 @@ def text(folder: Path, containing: str) -> str:
 
 @pytest.mark.slow
 def test_it_checks_compares_and_saves(folder):
-    assert text(folder, "selfcheck.main()").count("ok     ") == 8
+    checks = text(folder, "selfcheck.main()")
+    assert checks.startswith("CPU: ") and checks.count("ok     ") == 8
     assert re.search(
         r"96 utterances of \d+ speakers in speechsim_material/speech", text(folder, "MINUTES =")
     )
@@ -244,13 +278,39 @@ def test_it_checks_compares_and_saves(folder):
         "config.json", "result.nc", "report.html", "figures", "log.jsonl",
     }  # fmt: skip
     result = ss.SimilarityResult.load(results / "result.nc")
-    assert result.models == ("wav2vec2-base", "hubert-large")
-    assert 0 < result.attributes["seconds"] <= 18
+    assert result.models == (*NAMES, "logmel", "f0", "speaker", "letter")
+    assert 0 < result.attributes["seconds"] <= 60
     assert np.isfinite(result.matrix("lincka").values).all()
     assert result.summary() in text(folder, "compare.run(")
     assert (folder / "speechsim_results.zip").stat().st_size > 10_000
-    assert text(folder, "make_archive").count("hubert-large/") == len(result.representations) // 2
     assert text(folder, "CHECKPOINT").startswith("wav2vec2-base: wav2vec2, ")
+
+
+@pytest.mark.slow
+def test_standard_errors_and_a_contrast_are_shown(folder):
+    result = ss.SimilarityResult.load(folder / "speechsim_results" / "result.nc")
+    shown = text(folder, "result.contrast(")
+    assert shown.startswith("±: standard error over ")
+    rows = re.findall(r"^(\S+)  (\S+)  ([\d.]+) \[([\d.-]+), ([\d.-]+)\]", shown, re.MULTILINE)
+    x_model, y_model = NAMES
+    layers = [str(name) for name in result.representations if name.model == x_model]
+    assert [row[0] for row in rows] == layers
+    for x, y, score, low, high in rows:
+        assert y.startswith(f"{y_model}/")
+        assert float(low) <= float(score) <= float(high)
+        assert float(score) == pytest.approx(result.matrix("lincka").loc[x, y].item(), abs=1e-3)
+    assert re.search(
+        r"^top less lowest: [+-][\d.]+ \[[+-][\d.]+, [+-][\d.]+\]$", shown, re.MULTILINE
+    )
+
+
+@pytest.mark.slow
+def test_what_layers_encode_is_shown(folder):
+    *figures, page = (each.data for each in outputs(folder, "read_concepts("))
+    assert len(figures) == 4  # content, localisation, and the agreement on two labels
+    assert all("image/png" in data for data in figures)
+    for track in ("logmel", "f0", "speaker", "letter"):
+        assert page["text/markdown"].count(f"| {track} |") >= len(NAMES)
 
 
 @pytest.mark.slow
