@@ -213,6 +213,8 @@ function drawMap() {
   plotOf("map").setAttribute("aria-label",
     `${measure.name} of ${places.length} by ${places.length} layers; arrow keys select a cell, ` +
     "Home and End the first and last of its row, Enter leads to its link");
+  // Its pixels say nothing to those who hear the page: the label, the cell read out and the table do.
+  plotOf("map").querySelector(".plot-container").setAttribute("aria-hidden", "true");
   fillMapTable();
 }
 
