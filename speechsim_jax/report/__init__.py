@@ -19,6 +19,7 @@ from speechsim_jax.report.concepts import concepts_section
 from speechsim_jax.report.content import page_data
 from speechsim_jax.report.exemplars import exemplars_section
 from speechsim_jax.report.packed import PackedArrays, encode
+from speechsim_jax.report.still_map import still_map
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime.atomic_write import AnyPath, write_text
 
@@ -27,7 +28,9 @@ __all__ = ["write_report"]
 # Of a page with sound, and some room for tables of exemplars.
 _MOST_BYTES = 8_000_000 - 500_000
 # In the order in which they are run.
-_SCRIPTS = ("numbers", "plots", "tables", "map", "pair", "contrast", "depth", "neurons", "main")
+_SCRIPTS = (
+    "numbers", "plots", "tables", "map", "pair", "contrast", "depth", "neurons", "link", "main",
+)  # fmt: skip
 
 
 def write_report(
@@ -73,10 +76,14 @@ def report_page(
     """The page as HTML; arguments and errors as in `write_report`."""
     arrays = PackedArrays()
     data = page_data(result, arrays)
+    still, still_caption = still_map(result)
     parts = dict(
         title=markup.html_text(markup.headline(result)),
         notes=markup.html_text(" · ".join(result.notes())),
         warning=markup.warning(result.few_frames_warning()),
+        summary=markup.summary_section(result),
+        still=still,
+        still_caption=still_caption,
         style=_file("page.css"),
         models=markup.models_table(result),
         audio=markup.audio_list(result),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from speechsim_jax.report.content import (
     open_ends,
     representation_facts,
 )
+from speechsim_jax.report.in_words import Sentence, in_words
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.results.summary import letter
 
@@ -25,6 +27,17 @@ MOST_INFLUENTIAL = 10
 _MINCORR = (
     "each neuron's smallest best correlation over the other models: a ranking, not a map; see "
     '<a href="#neurons">Neurons</a>, and <code>mincorr_neuron</code> in the result'
+)
+_SUBJECTS = {
+    "closest": "Which models are closest",
+    "depth": "At which depths",
+    "shared": "What they share",
+    "trust": "What not to trust",
+}
+_OF_SENTENCES = (
+    "Written from the numbers of the result. ±: half the 95 % interval. Not distinguishable: the "
+    "difference is within its interval, or, where that is not known, the two intervals overlap. "
+    "That the closest were chosen by the same scores is not part of an interval."
 )
 _NONE = "\N{EN DASH}"
 # Attributes with a place of their own on the page; the others are listed as provenance.
@@ -59,6 +72,30 @@ def headline(result: SimilarityResult) -> str:
     layers = "layer" if count == 1 else "layers"
     models = "model" if len(result.models) == 1 else "models"
     return f"Similarity of {count} {layers} of {len(result.models)} {models}"
+
+
+def summary_section(result: SimilarityResult) -> str:
+    """What the result says in words, with links to the cells of which it says it."""
+    sentences = in_words(result)
+    groups = []
+    for about, heading in _SUBJECTS.items():
+        items = [_sentence(one) for one in sentences if one.about == about]
+        if items:
+            content = "".join(f"<li>{item}</li>" for item in items)
+            groups.append(f"<div><h3>{heading}</h3><ul>{content}</ul></div>")
+    return (
+        f'<section id="summary"><h2>In short</h2><div class="sentences">'
+        f'{"".join(groups)}</div><p class="quiet">{_OF_SENTENCES}</p></section>'
+    )
+
+
+def _sentence(sentence: Sentence) -> str:
+    text = html_text(sentence.text)
+    if sentence.cell is None:
+        return text
+    link = ",".join(quote(label, safe="/") for label in sentence.cell)
+    place = html_text(f"Show {sentence.cell[0]} with {sentence.cell[1]}")
+    return f'{text} <a href="#{link}" aria-label="{place}">Show</a>'
 
 
 def models_table(result: SimilarityResult) -> str:
@@ -164,7 +201,10 @@ def facts_section(result: SimilarityResult) -> str:
     """The figure's place and the table of representations; "" if only heads were compared."""
     if not has_layer_measures(result):
         return ""
-    figure = '<figure id="facts"><div class="plot"></div><figcaption></figcaption></figure>'
+    figure = (
+        '<figure id="facts"><div class="plot" role="img" aria-labelledby="facts-caption"></div>'
+        '<figcaption id="facts-caption"></figcaption></figure>'
+    )
     content = facts_table(result)
     if representation_facts(result):
         content = f"<details><summary>Every representation</summary>{content}</details>"

@@ -118,7 +118,7 @@ function drawAlignment() {
   const measure = state.measure;
   const {x, y, axis, rows, columns} = alignmentSelection();
   const kinds = matchKinds();
-  const {layout, cell, narrow} = mapLayout(measure, rows, columns, widthOf("match"), 440);
+  const {layout, cell, narrow} = mapLayout(measure, rows, columns, widthOf("match"), printing ? 340 : 440);
   const at = (kind) => {
     const points = matched(measure, kind, y, rows).map(
       ({place}, row) => [columns.indexOf(place), row]);

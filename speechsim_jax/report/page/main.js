@@ -3,10 +3,12 @@
 let page;
 const state = {};
 
-function selectPair(x, y) {
+// Select a cell; `keep` puts it into the page's address (link.js).
+function selectPair(x, y, keep = () => {}) {
   [state.x, state.y] = [x, y];
   markCell();
   drawPair();
+  keep();
 }
 
 function drawAll() {
@@ -109,19 +111,31 @@ function redrawOnResize() {
       width = document.body.clientWidth;
     }, 150);
   });
+  let unfolded = [];
   const print = (on) => () => {
     printing = on;
-    for (const details of document.querySelectorAll("details")) details.open = on;
+    const folded = on ? document.querySelectorAll("details:not([open], .screen)") : unfolded;
+    for (const details of folded) details.open = on;
+    unfolded = folded;
     drawAll();
   };
   addEventListener("beforeprint", print(true));
   addEventListener("afterprint", print(false));
 }
 
+// After the next frame, so that the text and the picture of the map are seen before the long
+// work starts; a page in the background has no frames.
+const afterPaint = () => new Promise((resolve) => {
+  requestAnimationFrame(() => setTimeout(resolve));
+  setTimeout(resolve, 250);
+});
+
 async function start() {
+  await afterPaint();
   const source = new TextDecoder().decode(await unpack("plotly-source"));
   document.head.append(element("script", {}, source));
   page = await readPage();
+  performance.mark("data-read");
   const middle = (model) => {
     const places = placesOf(axisOf(state.measure), model);
     return representation(axisOf(state.measure), places[Math.floor(places.length / 2)]);
@@ -129,16 +143,19 @@ async function start() {
   state.measure = page.measures[0];
   state.colours = byId("colours").value;
   state.models = new Set(page.models.keys());
-  [state.x, state.y] = [middle(0), middle(Math.min(1, page.models.length - 1))];
+  state.first = [middle(0), middle(Math.min(1, page.models.length - 1))];
+  [state.x, state.y] = cellOfLink(location.hash) ?? state.first;
   replaceMissingPanels();
   fillToolbar();
   fillPairChoices();
   fillAlignmentChoices();
   if (page.neurons) fillNeuronChoices();
   addAllDownloads();
+  byId("still")?.remove();
   drawAll();
   listenToMap();
   listenToKeep();
+  listenToLinks();
   redrawOnResize();
   document.body.dataset.ready = "true";
 }

@@ -199,7 +199,7 @@ function drawMap() {
   const axis = axisOf(measure);
   const places = shownPlaces(axis);
   const {layout, cell, narrow, lettered} = mapLayout(
-    measure, places, places, widthOf("map"), 580);
+    measure, places, places, widthOf("map"), printing ? 440 : 580);
   const bar = colourBar(measure.name, narrow);
   layout.shapes = [...layout.shapes, ...selectedCells(axis, places)];
   const traces = cellTraces(measure, places, places, {cell, bar});
@@ -211,7 +211,20 @@ function drawMap() {
     ` ${measure.summary}${measure.summary && ". "}${reads}` +
     `${colourRangeText([traces[0].zmin, traces[0].zmax])}${holes}${dots}${lettered ? modelKey() : ""}`);
   plotOf("map").setAttribute("aria-label",
-    `${measure.name} of ${places.length} by ${places.length} layers; arrow keys select a cell`);
+    `${measure.name} of ${places.length} by ${places.length} layers; arrow keys select a cell, ` +
+    "Home and End the first and last of its row, Enter leads to its link");
+  // Its pixels say nothing to those who hear the page: the label, the cell read out and the table do.
+  plotOf("map").querySelector(".plot-container").setAttribute("aria-hidden", "true");
+  fillMapTable();
+}
+
+// The map as a table, for those who do not see it; built only while it is unfolded.
+function fillMapTable() {
+  const place = byId("map-table");
+  const [heads, ...rows] = place.open ? mapRows() : [[]];
+  const write = (value, column) => (column ? formatScore(value) : value);
+  place.querySelector(".content").replaceChildren(...(place.open ? [scrolling(
+    makeTable(heads, rows, {numeric: (k) => k > 0, write, named: true}), true)] : []));
 }
 
 // The outlines of the selected cell, and of the one that is kept to compare others with.
@@ -240,18 +253,33 @@ function listenToMap() {
   plot.on("plotly_click", ({points: [point]}) => {
     const axis = axisOf(state.measure);
     const places = shownPlaces(axis);
-    selectPair(representation(axis, places[point.y]), representation(axis, places[point.x]));
+    selectPair(representation(axis, places[point.y]), representation(axis, places[point.x]),
+      writeLink);
   });
   const moves = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
   plot.addEventListener("keydown", (event) => {
-    if (!(event.key in moves)) return;
-    event.preventDefault();
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
     const axis = axisOf(state.measure);
     const places = shownPlaces(axis);
-    const [x, y] = [state.x, state.y].map((name, k) =>
-      places[stepFrom(axis, places, placeOf(axis, name), moves[event.key][k], event.shiftKey)]);
-    selectPair(representation(axis, x), representation(axis, y));
+    const at = [state.x, state.y].map((name) => placeOf(axis, name));
+    let cell;
+    if (event.key === "Enter") {
+      writeLink();
+      byId("link").focus();
+    } else if (event.key in moves) {
+      cell = at.map((place, k) =>
+        places[stepFrom(axis, places, place, moves[event.key][k], event.shiftKey)]);
+    } else if (event.key === "Home" || event.key === "End") {
+      const row = places.includes(at[0]) ? at[0] : places[0];
+      cell = [row, event.key === "Home" ? places[0] : places.at(-1)];
+    } else return;
+    event.preventDefault();
+    if (cell) selectPair(...cell.map((place) => representation(axis, place)));
   });
+  plot.addEventListener("keyup", ({key}) => {
+    if (key in moves || key === "Home" || key === "End") rewriteLink();
+  });
+  byId("map-table").addEventListener("toggle", fillMapTable);
 }
 
 // The place along the map one step further, or at the start of the next block.

@@ -10,7 +10,7 @@ function fillPairChoices() {
     const select = byId(side);
     select.append(...groups);
     select.addEventListener("change", () => selectPair(
-      ...["x", "y"].map((id) => representation(axis, Number(byId(id).value)))));
+      ...["x", "y"].map((id) => representation(axis, Number(byId(id).value))), writeLink));
   }
 }
 
@@ -27,6 +27,7 @@ function drawPair() {
   const value = measured ? scoreText(state.measure, measured) : "no attention";
   byId("reading").textContent =
     `x ${label(state.x)}; y ${label(state.y)}: ${state.measure.name} ${value}`;
+  byId("link").href = linkOf(state.x, state.y);
   drawContrast();
   drawScores(places);
   drawLayers(places);

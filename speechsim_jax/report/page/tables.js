@@ -1,13 +1,14 @@
 // Tables: built from rows, sorted by a click on a heading.
 
-// heads: texts; rows: of texts and numbers; `numeric` tells which columns are aligned on the right.
-function makeTable(heads, rows, {numeric = () => true, write = String, caption} = {}) {
+// heads: texts; rows: of texts and numbers; `numeric` tells which columns are aligned on the right,
+// `named` that the first one names its row.
+function makeTable(heads, rows, {numeric = () => true, write = String, named = false} = {}) {
   const css = (column) => ({class: numeric(column) ? "number" : false});
   const head = heads.map((text, k) => element("th", {scope: "col", ...css(k)}, text));
-  const body = rows.map((row) => element("tr", {},
-    ...row.map((value, k) => element("td", css(k), write(value, k)))));
-  const title = caption ? [element("caption", {}, caption)] : [];
-  return element("table", {}, ...title,
+  const cell = (value, k) => (named && !k
+    ? element("th", {scope: "row"}, write(value, k)) : element("td", css(k), write(value, k)));
+  const body = rows.map((row) => element("tr", {}, ...row.map(cell)));
+  return element("table", {},
     element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body));
 }
 

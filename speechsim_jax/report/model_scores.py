@@ -1,0 +1,149 @@
+"""Scores of whole models, read off the map of a measure, and how sure they are."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from speechsim_jax.results.concepts import tracks_of
+from speechsim_jax.results.depth import best_match
+from speechsim_jax.results.result import SimilarityResult
+
+Weights = Float[np.ndarray, "x y"]
+
+
+class Estimate(NamedTuple):
+    """A number and half its 95 % interval; NaN where that is not known."""
+
+    value: float
+    half: float = float("nan")
+
+    def __str__(self) -> str:
+        text = f"{self.value:.3f}".replace("-", "\N{MINUS SIGN}")
+        return f"{text} ± {self.half:.2g}" if self.is_sure else text
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval is known."""
+        return bool(np.isfinite(self.half))
+
+    @property
+    def differs(self) -> bool | None:
+        """Whether a difference is more than its interval; None where that is not known."""
+        return bool(abs(self.value) > self.half) if self.is_sure else None
+
+
+class ModelScores:
+    """The scores of one measure between models; tracks count as none.
+
+    Args:
+        result: with the measure.
+        measure: its name.
+
+    Attributes:
+        measure: its name.
+        models: the models that have scores, in order.
+        labels: of the rows and columns, such as "model/3".
+        layers: of the rows and columns.
+        depths: relative ones.
+        values: the scores.
+        sign: 1; -1 of a distance.
+        closeness: the scores times the sign; NaN of a layer with itself.
+        half: half the 95 % interval of each score, NaN where it is not known.
+        has_sums: whether intervals of sums are known, not only of scores.
+    """
+
+    def __init__(self, result: SimilarityResult, measure: str):
+        matrix = result.matrix(measure)
+        on_heads = matrix.dims[0] == "x_attention"
+        names = result.attention_representations if on_heads else result.representations
+        tracks = {name for of_kind in tracks_of(result) for name in of_kind}
+        self._result = result
+        self._of_model = np.array([name.model for name in names], dtype=object)
+        self.measure = measure
+        self.models = tuple(dict.fromkeys(n.model for n in names if n.model not in tracks))
+        self.labels = list(map(str, names))
+        self.layers = [name.layer for name in names]
+        self.depths = result.relative_depths(names)
+        self.values = np.asarray(matrix.values, dtype=np.float64)
+        self.sign = 1 if result.definition(measure).get("higher_is_closer", True) else -1
+        selves = np.eye(len(names), dtype=bool)
+        self.closeness = np.where(selves, np.nan, self.sign * self.values)
+        self.half = np.full_like(self.values, np.nan)
+        if f"{measure}_se" in result.dataset:
+            self.half = np.asarray(result.half_interval(measure).values, np.float64)
+        self.has_sums = result.influence_of_rows(measure) is not None
+
+    def places(self, model: str) -> np.ndarray:
+        """Where the layers of a model are."""
+        return np.flatnonzero(self._of_model == model)
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All pairs of two models; of a model alone that with itself."""
+        return list(combinations(self.models, 2)) or [(model, model) for model in self.models]
+
+    def between(self, pairs: Sequence[tuple[str, str]]) -> Bool[np.ndarray, "x y"]:
+        """The cells of pairs of models, in both directions, without layers with themselves."""
+        mask = np.zeros(self.values.shape, dtype=bool)
+        for x, y in pairs:
+            for rows, columns in ((x, y), (y, x)):
+                mask[np.ix_(self.places(rows), self.places(columns))] = True
+        return mask & ~np.eye(len(mask), dtype=bool)
+
+    def scored(self) -> Bool[np.ndarray, "x y"]:
+        """The cells of two models, or of layers of one that is alone, that have a score."""
+        return self.between(self.pairs) & np.isfinite(self.values)
+
+    def matches(self, x: str, y: str) -> list[tuple[int, int]]:
+        """The cells of the layers of x with their closest layers of y."""
+        rows, columns = self.places(x), self.places(y)
+        best = best_match(self.closeness[np.ix_(rows, columns)])
+        return [(int(i), int(columns[j])) for i, j in zip(rows, best, strict=True) if j >= 0]
+
+    def closest_cell(self, x: str, y: str) -> tuple[int, int]:
+        """The cell of the greatest closeness of two models, which have scores."""
+        cells = self.matches(x, y) + self.matches(y, x)
+        return max(cells, key=lambda cell: self.closeness[cell])
+
+    def of_cells(self, cells: Sequence[tuple[int, int]]) -> Weights:
+        """The weights of the mean of some cells."""
+        weights = np.zeros_like(self.values)
+        for cell in cells:
+            weights[cell] += 1 / len(cells)
+        return weights
+
+    def of_pair(self, x: str, y: str) -> Weights | None:
+        """Weights of the mean of every layer with its closest of the other model, or None."""
+        found = [self.matches(*pair) for pair in dict.fromkeys([(x, y), (y, x)])]
+        known = [self.of_cells(cells) for cells in found if cells]
+        return np.mean(known, axis=0) if known else None
+
+    def estimate(self, weights: Weights) -> Estimate:
+        """A weighted sum of scores.
+
+        Its interval is of the sum where influences of rows are known; else that of scores that
+        all move together, which is at least as wide.
+        """
+        used = weights != 0
+        value = float(self.values[used] @ weights[used])
+        if not self.has_sums:
+            return Estimate(value, float(self.half[used] @ np.abs(weights[used])))
+        labelled = self._result.matrix(self.measure).copy(data=weights)
+        low, high = self._result.contrast(self.measure, weights=labelled).interval()
+        return Estimate(value, (high - low) / 2)
+
+
+def listed(texts: Sequence[str], count: int | None = None, of: str = "") -> str:
+    """Texts as a list in a sentence.
+
+    Args:
+        texts: those that are named.
+        count: of all, with those that are not named; default: all are.
+        of: what they are, where some are not named.
+    """
+    left = (count or len(texts)) - len(texts)
+    parts = [*texts, f"{left} more {of}".rstrip()] if left > 0 else list(texts)
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
