@@ -188,17 +188,16 @@ def forward_bytes(load: PassLoad, models: Sequence[ModelCost]) -> int:
 def update_bytes(load: PassLoad, sizes: Sizes) -> int:
     """Temporaries of `moments.update`, and of `moments_on_mesh` where devices share a state.
 
-    Rows of all these devices: gathered; shifted; of one layer of two shapes, taken out. Energies
-    [representation, row], their sums with the rows [representation, neuron], the small sums. A
-    product, and both parts that it is added to. (4096 rows of 13 x 768 and 25 x 1024 neurons:
-    0.635 GB, as by XLA's own count.)
+    Rows of all these devices: gathered; shifted; of one layer of two shapes, taken out, and up to
+    three quarters of these again. Energies [representation, row], their sums with the rows
+    [representation, neuron], the small sums. A product, and both parts that it is added to.
     """
     rows, n = sizes.feature * sizes.rows_per_update, len(load.representations)
     if sizes.draws:  # the same rows of twice the representations, halved
         n *= 2
     gathered = rows * load.neurons * sizes.row_itemsize if sizes.feature > 1 else 0
     small = (n + 2) * load.neurons * (2 if sizes.draws else 1) + 2 * n**2
-    shifted = rows * (load.neurons + 2 * load.widest + n) + small
+    shifted = rows * (load.neurons + 2 * load.widest + n) + 3 * rows // 2 * load.widest + small
     product = 3 * load.widest * -(-load.widest // sizes.feature)
     return gathered + sizes.itemsize * (shifted + product) + _BETWEEN_BUFFERS
 
