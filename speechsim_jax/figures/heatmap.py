@@ -27,7 +27,15 @@ from speechsim_jax.figures.style import (
     draw_dashes,
     draw_outlines,
 )
-from speechsim_jax.figures.text_layout import GAP, LINE, MEDIUM, SMALL, headline, key_of
+from speechsim_jax.figures.text_layout import (
+    GAP,
+    LINE,
+    MEDIUM,
+    SMALL,
+    headline,
+    key_of,
+    wrapped,
+)
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.settings import check_figure_style
 
@@ -38,6 +46,7 @@ _PAPER_WIDTH, _PAPER_HEIGHT = 6.4, 4.8
 _PAPER_MAP = (0.125, 0.11, 0.62, 0.77)
 _PAPER_BAR = (0.78375, 0.11, 0.77 * 480 / 20 / 640, 0.77)
 _PAPER_TEXT = 10.0
+_SHORTEST_BAR = 72.0  # room for the lines of a bar's label, in points
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +127,11 @@ def _labelled(
     heatmap: HeatMap, title: str, notes: Sequence[str], width: float, margin: float
 ) -> tuple[StandaloneFigure, Axes]:
     rows, columns = heatmap.values.shape
-    bar_space = colour_bar_width(*heatmap.limits, heatmap.bar_label)
-    axis_label = MEDIUM * LINE + GAP + 2
-    room = 72 * (width - margin) - axis_label - bar_space
-    labels, cell = map_labels(heatmap.matrix, room, 72 * width)
-    left, key = axis_label + room - cell * columns, key_of(labels.key, width)
+    axis_label = MEDIUM * LINE + 2 * GAP
+    room = 72 * (width - margin) - axis_label
+    bar_label, labels, cell = _fitted(heatmap, room, width)
+    left = 72 * (width - margin) - colour_bar_width(*heatmap.limits, bar_label) - cell * columns
+    key = key_of(labels.key, width)
     notes_of_map = ["dash: below zero"] if heatmap.dashes else []
     notes_of_map += [f"outlined: {heatmap.marks.text}"] if heatmap.marks else []
     notes_of_map += ["hatched: not defined"] if np.isnan(heatmap.values).any() else []
@@ -137,10 +146,27 @@ def _labelled(
     _draw_separators(axes, heatmap)
     _draw_marks(image, heatmap)
     _draw_sides(axes, labels, heatmap.directed)
-    draw_bar(image, heatmap.bar_label, heatmap.values)
+    draw_bar(image, bar_label, heatmap.values)
     key.draw(figure)
     head.draw(figure)
     return figure, axes
+
+
+def _fitted(heatmap: HeatMap, room: float, width: float) -> tuple[str, Labels, float]:
+    """The bar's label in lines no longer than the bar, the map's labels, the side of its cells.
+
+    The map becomes smaller with the lines of the label, and these shorter with the map.
+    """
+    bar_label = heatmap.bar_label
+    while True:
+        bar_space = colour_bar_width(*heatmap.limits, bar_label)
+        labels, cell = map_labels(heatmap.matrix, room - bar_space, 72 * width)
+        height = max(cell * heatmap.values.shape[0], _SHORTEST_BAR)
+        lines = [wrapped(line, height, MEDIUM) for line in heatmap.bar_label.split("\n")]
+        broken = "\n".join(line for part in lines for line in part)
+        if broken.count("\n") <= bar_label.count("\n"):
+            return bar_label, labels, cell
+        bar_label = broken
 
 
 def _paper(
@@ -221,5 +247,5 @@ def _draw_sides(axes: Axes, labels: Labels, directed: bool) -> None:
     draw_names(axes, y, 1)
     kind = " (layer)" if x.ticks else ""
     row, column = ("row x", "column y") if directed else ("representation x", "representation y")
-    axes.set_ylabel(f"{row}{kind}", fontsize=MEDIUM, labelpad=x.name_extent + 1)
-    axes.set_xlabel(f"{column}{kind}", fontsize=MEDIUM, labelpad=y.name_extent + 1)
+    axes.set_ylabel(f"{row}{kind}", fontsize=MEDIUM, labelpad=x.name_extent + GAP)
+    axes.set_xlabel(f"{column}{kind}", fontsize=MEDIUM, labelpad=y.name_extent + GAP)

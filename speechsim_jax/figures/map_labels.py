@@ -1,9 +1,9 @@
 """Names and layers along the sides of a heat map.
 
-The names of models stand, in this order, where all of them have room on both sides: along the side
-in one line or two; across it, which is horizontal next to the rows and vertical below the columns;
-along it in three lines; else letters stand for those without room, and the names are in a key below
-the map. Where not even letters have room, every n-th representation is named, across.
+The names of models stand in the first way that has room for all of them on both sides: along the
+side, in up to three lines; across it, which is horizontal next to the rows and vertical below the
+columns; else letters stand for those without room, and the names are in a key below the map. Where
+not even letters have room, every n-th representation is named, across.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,8 @@ from speechsim_jax.results.summary import letter
 
 _LETTER = 10.0  # the least room for a letter, in points
 _DEEPEST = 0.22  # the most of a figure's width that names across a side take
+_ALONG, _ACROSS = 3, 2  # the most lines of a name
+_APART = 4.0  # between the ticks or the map and the names, in points
 CROWD = 12  # more models than this have no lines between them where each has one layer
 
 
@@ -165,13 +167,13 @@ def _side(
     tick_extent = (widest + 1.5, SMALL)[axis] + 3.5 if ticks else 0.0
     away = max(name.thickness if name.along else name.width for name in names)
     in_cells = [name._replace(position=name.position / cell - 0.5) for name in names]
-    return Side(ticks, in_cells, tick_extent, away + GAP)
+    return Side(ticks, in_cells, tick_extent, away + _APART)
 
 
 def draw_names(axes: Axes, side: Side, axis: int) -> None:
     """Write the names of the rows (axis 0) or columns (1) next to their ticks."""
     transform = axes.get_xaxis_transform() if axis else axes.get_yaxis_transform()
-    offset = -side.tick_extent - 1
+    offset = -side.tick_extent - _APART + 1
     for name in side.names:
         axes.annotate(
             name.text,
@@ -196,13 +198,11 @@ def draw_names(axes: Axes, side: Side, axis: int) -> None:
 _Placed = tuple[list[list[Name]], dict[str, str]]
 
 
-def _along(
-    sides: Sequence[Sequence[ModelSpan]], cell: float, deepest: float, lines: int = 2
-) -> _Placed | None:
+def _along(sides: Sequence[Sequence[ModelSpan]], cell: float, deepest: float) -> _Placed | None:
     short = _short_names(sides)
     placed = []
     for spans in sides:
-        texts = [_fitting(short[s.model], cell * (s.stop - s.start) - GAP, lines) for s in spans]
+        texts = [_fitting(short[s.model], cell * (s.stop - s.start) - GAP, _ALONG) for s in spans]
         if None in texts:
             return None
         placed.append([Name(_middle(s, cell), t) for s, t in zip(spans, texts, strict=True) if t])
@@ -216,18 +216,12 @@ def _across(sides: Sequence[Sequence[ModelSpan]], cell: float, deepest: float) -
         names = []
         for span in spans:
             lines = int(cell * (span.stop - span.start) // (MEDIUM * LINE))
-            text = _fitting(short[span.model], deepest, min(lines, 2))
+            text = _fitting(short[span.model], deepest, min(lines, _ACROSS))
             if text is None:
                 return None
             names.append(Name(_middle(span, cell), text, along=False))
         placed.append(names)
     return placed, {}
-
-
-def _along_in_three_lines(
-    sides: Sequence[Sequence[ModelSpan]], cell: float, deepest: float
-) -> _Placed | None:
-    return _along(sides, cell, deepest, 3)
 
 
 def _lettered(sides: Sequence[Sequence[ModelSpan]], cell: float, deepest: float) -> _Placed | None:
@@ -249,7 +243,7 @@ def _lettered(sides: Sequence[Sequence[ModelSpan]], cell: float, deepest: float)
                 text = letters.get(short[span.model])
                 # A letter is upright on both sides.
                 along = text is None or axis == 1 or len(sides) == 1
-                text = text or _fitting(short[span.model], length - GAP - share, 3)
+                text = text or _fitting(short[span.model], length - GAP - share, _ALONG)
                 if text is None:
                     missing.add(span.model)
                 else:
@@ -275,16 +269,18 @@ def _every_nth(sides: Sequence[Sequence[ModelSpan]], cell: float, deepest: float
     placed = []
     for spans in sides:
         names: list[Name] = []
+        end = -1.0  # a name may begin a little before its side
         for span in spans:
-            text = "\n".join(balanced(short[span.model], deepest, MEDIUM))
+            text = "\n".join(balanced(short[span.model], 1.5 * deepest, MEDIUM))
             name = Name(_middle(span, cell), text, along=False)
-            if not names or name.position - names[-1].position >= (name.room + names[-1].room) / 2:
+            if name.position - name.room / 2 >= end:
                 names.append(name)
+                end = name.position + name.room / 2 + GAP
         placed.append(names)
     return placed, {}
 
 
-_ARRANGEMENTS = (_along, _across, _along_in_three_lines, _lettered, _every_nth)
+_ARRANGEMENTS = (_along, _across, _lettered, _every_nth)
 
 
 def _short_names(sides: Sequence[Sequence[ModelSpan]]) -> dict[str, str]:

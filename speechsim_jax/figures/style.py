@@ -77,8 +77,14 @@ class StandaloneFigure(Figure):
         dates = {"pdf": "CreationDate", "svg": "Date"}
         if kind in dates:
             options["metadata"] = {dates[kind]: None} | options.get("metadata", {})
+        # Without hinting a text is as wide as it was measured, whatever the resolution.
         # A salt makes the ids in SVG, which are random by default, those of the content.
-        rc: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "speechsim_jax"}
+        rc: Any = {
+            "text.hinting": "none",
+            "pdf.fonttype": 42,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "speechsim_jax",
+        }
         with matplotlib.rc_context(rc):
             super().savefig(fname, **options)
 

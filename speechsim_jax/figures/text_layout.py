@@ -71,7 +71,7 @@ def _length(piece: str) -> int:
 
 
 @lru_cache(maxsize=4096)
-def wrapped(text: str, room: float, size: float, bold: bool = False) -> tuple[str, ...]:
+def wrapped(text: str, room: int | float, size: int | float, bold: bool = False) -> tuple[str, ...]:
     """The text in lines of at most `room` points, and all of it.
 
     Lines end between words; within a word that has no room in a line of its own, where `pieces`
@@ -104,7 +104,7 @@ def wrapped(text: str, room: float, size: float, bold: bool = False) -> tuple[st
 
 
 @lru_cache(maxsize=4096)
-def balanced(text: str, room: float, size: float) -> tuple[str, ...]:
+def balanced(text: str, room: int | float, size: int | float) -> tuple[str, ...]:
     """`wrapped` with the same number of lines, as equal in width as their breaks allow."""
     lines = wrapped(text, room, size)
     if len(lines) == 1:
@@ -119,7 +119,7 @@ def balanced(text: str, room: float, size: float) -> tuple[str, ...]:
     return wrapped(text, high, size)
 
 
-def _cuts(text: str, room: float, size: float) -> bool:
+def _cuts(text: str, room: int | float, size: int | float) -> bool:
     """Whether a piece of the text would have to be broken."""
     return any(text_width(piece, size) > room for word in text.split() for piece in pieces(word))
 
@@ -223,7 +223,7 @@ class Key:
         return sum(len(lines) * SMALL * LINE + 1.5 for _, lines in entries)
 
 
-def key_of(names: Mapping[str, str], width: float) -> Key:
+def key_of(names: Mapping[str, str], width: int | float) -> Key:
     """The key of a figure, in as many columns as its names leave room for.
 
     Args:
@@ -237,7 +237,7 @@ def key_of(names: Mapping[str, str], width: float) -> Key:
     return Key(list(zip(names, lines, strict=True)), columns, _INDENT + widest)
 
 
-def legend_layout(names: Sequence[str], width: float) -> tuple[list[str], int, float]:
+def legend_layout(names: Sequence[str], width: int | float) -> tuple[list[str], int, float]:
     """The labels of a legend below a figure, its number of columns, and its height in points.
 
     Args:
