@@ -22,7 +22,6 @@ from speechsim_jax.audio import synthetic
 from speechsim_jax.commands import demo, dynamics, pretrain, probe, training
 from speechsim_jax.figures.concepts import draw as draw_concepts
 from speechsim_jax.results.concepts import read_concepts
-from speechsim_jax.settings import Output
 from speechsim_jax.training.recipe import ContrastiveRecipe, read_recipe
 
 DOCS = Path(__file__).resolve().parent
@@ -63,7 +62,7 @@ GALLERY = (
         (
             Picture(
                 "heatmap",
-                'ss.plot(result, "lincka")',
+                'ss.plot(result, "lincka", width=7)',
                 "Every layer against every other one; lines separate models. In each row, the "
                 "layers of a model that are not found to differ from the closest one are outlined "
                 "with it. `heatmap_MEASURE.png` of `speechsim compare`.",
@@ -248,6 +247,7 @@ def measured(workdir: Path) -> dict[str, Any]:
         str(speech),
         ("maxcorr", "linreg", "svcca", "lincka", "attn_js"),
         levels=("neuron", "mixed", "layer", "attention"),
+        max_minutes=preset.minutes,
         attention_max_seconds=30,
     )
     labels = (f"letter:{speech.with_name(synthetic.ALIGNMENTS)}:letter", "speaker")
@@ -307,10 +307,9 @@ def _trained(speech: Path, workdir: Path) -> learning_dynamics.LearningDynamics:
         audio=str(speech),
         workdir=str(workdir / "dynamics"),
         measures=("svcca",),
-        output=Output(note=NOTE),
         resume=True,
     )
-    return dynamics.run(config)
+    return dataclasses.replace(dynamics.run(config), note=NOTE)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
     others = {x: [y for y in models if y != x] for x in models}
     if not any(np.isfinite(result.block(measure, x, y)).any() for x in models for y in others[x]):
         alone, others = True, {x: [x] for x in models}
-    columns = min(len(models), 2 if len(models) in (2, 4) else 3)
+    columns = _columns(len(models))
     width = _WIDTHS[columns]
     short = dict(zip(models, short_names(models), strict=True))
     bands = result.interval_key(measure)
@@ -144,6 +144,7 @@ def depth_curves(
     notes: Sequence[str] = (),
     keys: Sequence[str] = (),
     one_scale: bool = True,
+    models: Sequence[str] = (),
 ) -> Figure:
     """Values of layers against their relative depth, a panel for each of several things.
 
@@ -154,10 +155,11 @@ def depth_curves(
         notes: of the data, under the title.
         keys: what bands and dashes mean.
         one_scale: whether all panels have one vertical scale.
+        models: in whose order lines have their colours; default: as they come.
     """
-    columns = min(3, len(panels))
+    columns = _columns(len(panels))
     width = _WIDTHS[columns]
-    names = unique(line.name for lines in panels.values() for line in lines)
+    names = unique([*models, *(line.name for lines in panels.values() for line in lines)])
     handles = [
         Line2D([], [], label=name, **line_style(k, 8)) for k, name in enumerate(short_names(names))
     ]
@@ -212,7 +214,7 @@ def facts(result: SimilarityResult, *, title: str | None = None) -> Figure:
     panels_of_facts = _facts(result)
     names = np.array([representation.model for representation in result.representations])
     depths = result.relative_depths(result.representations)
-    columns = min(3, len(panels_of_facts))
+    columns = _columns(len(panels_of_facts))
     width = _WIDTHS[columns]
     text = "What the scores stand on" if title is None else title
     paired = any(len(fact.values) > 1 for fact in panels_of_facts)
@@ -244,6 +246,10 @@ def facts(result: SimilarityResult, *, title: str | None = None) -> Figure:
             for line in axes.lines:
                 line.set_clip_on(False)  # or markers at 0 would be cut in half
     return figure
+
+
+def _columns(panels: int) -> int:
+    return min(panels, 2 if panels in (2, 4) else 3)
 
 
 def _page(

@@ -149,7 +149,9 @@ def map_labels(matrix: xr.DataArray, room: float, width: float) -> tuple[Labels,
     raise AssertionError("the last arrangement has room for whatever there is")
 
 
-def column_names(spans: Sequence[ModelSpan], cell: float, deepest: float) -> tuple[Side, dict]:
+def column_names(
+    spans: Sequence[ModelSpan], cell: float, deepest: float
+) -> tuple[Side, dict[str, str]]:
     """Names below the columns of a map whose rows are not named, and their key."""
     for arrange in _ARRANGEMENTS:
         placed = arrange([spans], cell, deepest)
@@ -269,7 +271,7 @@ def _every_nth(sides: Sequence[Sequence[ModelSpan]], cell: float, deepest: float
     placed = []
     for spans in sides:
         names: list[Name] = []
-        end = -1.0  # a name may begin a little before its side
+        end = -3.0  # a name may begin a little before its side
         for span in spans:
             text = "\n".join(balanced(short[span.model], 1.5 * deepest, MEDIUM))
             name = Name(_middle(span, cell), text, along=False)

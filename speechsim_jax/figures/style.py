@@ -240,10 +240,10 @@ def draw_dashes(image: AxesImage, values: Float[np.ndarray, "x y"]) -> None:
         image: a map of differences.
         values: of its cells.
     """
-    figure, axes = image.get_figure(), image.axes
-    assert isinstance(figure, Figure) and axes is not None
+    axes = image.axes
+    assert axes is not None
     rows, columns = np.nonzero(values < -_FAINT * image.get_clim()[1])
-    side = axes.get_window_extent().width / figure.dpi * 72 / values.shape[1]
+    side = _cell_side(image, values.shape[1])
     axes.scatter(
         columns,
         rows,
@@ -281,12 +281,20 @@ def draw_outlines(
     edges = [((x, y), (x + 1, y)) for y, x in np.argwhere(horizontal)]
     edges += [((x, y), (x, y + 1)) for y, x in np.argwhere(vertical)]
     segments = np.reshape(edges, (-1, 2, 2)) - 0.5
-    for colour, width in (("white", 1.9), ("black", 0.8)):
+    black = float(np.clip(0.08 * _cell_side(image, marked.shape[1]), 0.4, 0.8))
+    for colour, width in (("white", 2.4 * black), ("black", black)):
         lines = LineCollection(
             list(segments), colors=colour, linewidths=width, capstyle="projecting", clip_on=False,
             gid=f"not different, {colour}", zorder=3,
         )  # fmt: skip
         axes.add_collection(lines, autolim=False)
+
+
+def _cell_side(image: AxesImage, columns: int) -> float:
+    """The width of a cell in points."""
+    figure, axes = image.get_figure(), image.axes
+    assert isinstance(figure, Figure) and axes is not None
+    return axes.get_window_extent().width / figure.dpi * 72 / columns
 
 
 def text_colour(image: AxesImage, value: float) -> str:

@@ -49,12 +49,8 @@ def text_width(text: str, size: int | float, bold: bool = False) -> float:
 def pieces(name: str) -> list[str]:
     """The name between the places where it may be broken: after "/", "-", "_" and the like.
 
-    A piece ends with its separators, and has at least three other characters if it can.
-
-    >>> pieces("facebook/wav2vec2-large-lv60")
-    ['facebook/', 'wav2vec2-', 'large-', 'lv60']
-    >>> pieces("contrastive_s_ctc")
-    ['contrastive_s_', 'ctc']
+    A piece ends with its separators, and has at least three other characters if it can: "org/",
+    "wav2vec2-", "large"; but "contrastive_s" is one.
     """
     found: list[str] = []
     for piece in re.findall(rf"[^{_BREAKS}]+[{_BREAKS}]*|[{_BREAKS}]+", name):
@@ -107,7 +103,7 @@ def wrapped(text: str, room: int | float, size: int | float, bold: bool = False)
 def balanced(text: str, room: int | float, size: int | float) -> tuple[str, ...]:
     """`wrapped` with the same number of lines, as equal in width as their breaks allow."""
     lines = wrapped(text, room, size)
-    if len(lines) == 1:
+    if len(lines) < 2:
         return lines
     low, high = room / len(lines), room
     while high - low > 0.5:
