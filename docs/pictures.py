@@ -9,6 +9,7 @@ is kept in build/pictures and not measured again.
 import dataclasses
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -267,47 +268,51 @@ def measured(workdir: Path) -> dict[str, Any]:
         "result": result,
         "models": models,
         "untrained": [encoder.name for encoder in encoders[-2:]],
-        "probed": _probed(speech, workdir),
+        "probed": _kept(workdir / "probed.pickle", lambda: _probed(speech, workdir / "probe")),
         "concept_figures": draw_concepts(concepts, tracked.notes(), tracked.interval_key("linreg")),
         "published": next(each for each in aligned if each.measure == "svcca"),
-        "trained": _trained(speech, workdir),
+        "trained": _kept(workdir / "trained.pickle", lambda: _trained(speech, workdir)),
     }
+
+
+def _kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What was made before, or is made now."""
+    if not path.exists():
+        path.write_bytes(pickle.dumps(make()))
+    return pickle.loads(path.read_bytes())
 
 
 def _probed(speech: Path, workdir: Path) -> summary.ProbeSummary:
     """Letters, read from the layers of two models."""
-    path = workdir / "probed.pickle"
-    if not path.exists():
-        config = probe.Config(
-            models=("zoo:contrastive_s", "zoo:predictive_s"),
-            audio=str(speech),
-            alignments=str(speech.with_name(synthetic.ALIGNMENTS)),
-            alignment_tier="letter",
-            workdir=str(workdir / "probe"),
-            test_speakers=(probe.ALL,),
-            max_frames=6000,
-            overwrite=True,
-        )
-        path.write_bytes(pickle.dumps(probe.run(config)))
-    return pickle.loads(path.read_bytes())
+    config = probe.Config(
+        models=("zoo:contrastive_s", "zoo:predictive_s"),
+        audio=str(speech),
+        alignments=str(speech.with_name(synthetic.ALIGNMENTS)),
+        alignment_tier="letter",
+        workdir=str(workdir),
+        test_speakers=(probe.ALL,),
+        max_frames=6000,
+        overwrite=True,
+    )
+    return probe.run(config)
 
 
 def _trained(speech: Path, workdir: Path) -> learning_dynamics.LearningDynamics:
-    """A short pretraining, and its layers at every snapshot."""
-    run = workdir / "pretraining"
-    if not (run / "model").exists():
-        recipe = read_recipe(DOCS.parent / "experiments" / "zoo" / "contrastive_s.toml")
-        assert isinstance(recipe, ContrastiveRecipe)
-        audio = dataclasses.replace(recipe.audio, held_out=())
-        recipe = dataclasses.replace(recipe, steps=STEPS[-1], snapshots=STEPS, audio=audio)
-        where = training.Run(corpus=(str(speech),), workdir=str(run), overwrite=True)
-        pretrain.run(pretrain.Config(recipe, where))
+    """The layers of a short pretraining, at every snapshot."""
+    recipe = read_recipe(DOCS.parent / "experiments" / "zoo" / "contrastive_s.toml")
+    assert isinstance(recipe, ContrastiveRecipe)
+    audio = dataclasses.replace(recipe.audio, held_out=())
+    recipe = dataclasses.replace(recipe, steps=STEPS[-1], snapshots=STEPS, audio=audio)
+    run = str(workdir / "pretraining")
+    pretrain.run(
+        pretrain.Config(recipe, training.Run(corpus=(str(speech),), workdir=run, overwrite=True))
+    )
     config = dynamics.Config(
-        run=str(run),
+        run=run,
         audio=str(speech),
         workdir=str(workdir / "dynamics"),
         measures=("svcca",),
-        resume=True,
+        overwrite=True,
     )
     return dataclasses.replace(dynamics.run(config), note=NOTE)
 

@@ -144,7 +144,7 @@ def map_labels(matrix: xr.DataArray, room: float, width: float) -> tuple[Labels,
             names, key = placed
             sides = [_side(k, spans[k], layers[k], names[k], cell) for k in (0, 1)]
             if sides[0].extent <= extent:
-                return Labels(*sides, key), cell
+                return Labels(sides[0], sides[1], key), cell
             extent = sides[0].extent
     raise AssertionError("the last arrangement has room for whatever there is")
 
