@@ -20,7 +20,14 @@ from speechsim_jax.figures.style import (
     draw_bar,
     draw_cells,
 )
-from speechsim_jax.figures.text_layout import LINE, MEDIUM, SMALL, headline, text_width
+from speechsim_jax.figures.text_layout import (
+    LINE,
+    MEDIUM,
+    SMALL,
+    balanced,
+    headline,
+    text_width,
+)
 from speechsim_jax.runtime.text_tables import write_csv
 
 # Share of the final score from which on a layer counts as settled.
@@ -133,9 +140,9 @@ def steps_map(dynamics: LearningDynamics, measure: str) -> Figure:
         width,
         [dynamics.note] if dynamics.note else [],
     )
-    label = f"{measure} with the final model"
-    left, right, below, above = 34.0, colour_bar_width(low, high, label), 28.0, head.height
     height = float(np.clip(cell * layers, 80, 260))
+    label = "\n".join(balanced(f"{measure} with the final model", height, MEDIUM))
+    left, right, below, above = 34.0, colour_bar_width(low, high, label), 28.0, head.height
     points = np.array([72 * width, below + height + above])
     figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)

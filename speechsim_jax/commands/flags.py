@@ -146,7 +146,7 @@ def figure_style() -> Any:
 def figure_reference() -> Any:
     """What the cells of heat maps are compared with."""
     text = (
-        "Dots on heat maps: cells that are not found to differ from the closest layer of their "
+        "Outlined on heat maps: cells that are not found to differ from the closest layer of their "
         "model, or of their row; auto: closest, where the influences of rows are kept."
     )
     return setting("auto", text, WRITTEN, choices=FIGURE_REFERENCES)

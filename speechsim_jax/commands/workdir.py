@@ -255,7 +255,7 @@ def save_result(
       config: what was asked for.
       formats: of figures.
       style: of heat maps.
-      reference: of the dots on heat maps.
+      reference: of the outlines on heat maps.
       audio: of the result, for the sound of exemplars in the report; None for none.
       neurons: whose exemplars the report shows besides the best-matched.
       segments: of each utterance, as its phones, which are shown with exemplars.

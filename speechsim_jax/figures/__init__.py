@@ -19,16 +19,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from speechsim_jax.figures.curves import DepthLine, depth_curves, facts, has_facts, layer_trend
-from speechsim_jax.figures.differences import difference, finetuned
+from speechsim_jax.figures.differences import difference, difference_from, finetuned
 from speechsim_jax.figures.heads import head_matches, plot_heads
 from speechsim_jax.figures.heatmap import HeatMap, draw, published_order
+from speechsim_jax.figures.map_labels import model_spans
 from speechsim_jax.figures.marks import AUTO, not_different
 from speechsim_jax.figures.style import (
     colour_limits,
     extremes,
     write_figures,
 )
-from speechsim_jax.figures.text_layout import model_spans, short_names, title_or_summary, unique
+from speechsim_jax.figures.text_layout import short_names, title_or_summary, unique
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime.atomic_write import AnyPath
 from speechsim_jax.settings import check_figure_formats, check_figure_style
@@ -38,6 +39,7 @@ __all__ = [
     "colour_limits",
     "depth_curves",
     "difference",
+    "difference_from",
     "facts",
     "finetuned",
     "has_facts",
@@ -63,8 +65,8 @@ def plot(
 ) -> Figure:
     """The heat map of one measure: a square per pair of representations, row x and column y.
 
-    Lines separate the blocks of two models. Undefined (NaN) cells are hatched. Dots mark the cells
-    that are not found to differ from a reference, by standard errors of their difference.
+    Lines separate the blocks of two models. Undefined (NaN) cells are hatched. The cells that are
+    not found to differ from a reference, by standard errors of their difference, are outlined.
 
     >>> ss.plot(result, "lincka").savefig("lincka.pdf")
 
@@ -79,7 +81,8 @@ def plot(
         width: in inches; default: as wide as the labels need, up to 7.
         reference: what cells are compared with, as in `SimilarityResult.differences`; "auto": the
             closest layer of their model y to x, where the result has the influences that takes,
-            and in no map in style "paper"; "none": no dots.
+            and in no map in style "paper"; "none": no
+            outlines.
 
     Returns:
         A figure that notebooks show; `savefig` writes it.

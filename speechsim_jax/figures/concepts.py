@@ -53,6 +53,7 @@ def draw(concepts: Concepts, notes: Sequence[str], interval: str) -> dict[str, F
             f"Do best-matched neurons encode the same {label}?",
             notes,
             ["1: always, 0: as often as by chance"],
+            models=concepts.models,
         )
     return figures
 

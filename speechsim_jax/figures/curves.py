@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from speechsim_jax.errors import UserError
+from speechsim_jax.figures.map_labels import model_spans
 from speechsim_jax.figures.style import (
     DPI,
     GREY,
@@ -25,9 +26,9 @@ from speechsim_jax.figures.text_layout import (
     MEDIUM,
     SMALL,
     Headline,
-    ellipsised,
+    balanced,
     headline,
-    model_spans,
+    legend_layout,
     short_names,
     text_width,
     title_or_summary,
@@ -43,6 +44,7 @@ from speechsim_jax.results.depth import (
 from speechsim_jax.results.result import SimilarityResult
 
 _WIDTHS = {1: 3.5, 2: 5.5, 3: 7.0}  # inches, by the number of columns of panels
+_PANEL = 100.0  # height of a panel in points
 
 
 def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = None) -> Figure:
@@ -71,20 +73,25 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
     others = {x: [y for y in models if y != x] for x in models}
     if not any(np.isfinite(result.block(measure, x, y)).any() for x in models for y in others[x]):
         alone, others = True, {x: [x] for x in models}
-    columns = min(len(models), 2 if len(models) in (2, 4) else 3)
+    columns = _columns(len(models))
     width = _WIDTHS[columns]
     short = dict(zip(models, short_names(models), strict=True))
     bands = result.interval_key(measure)
     head = headline(
         title_or_summary(result, measure, title), width, result.notes(), [bands] if bands else []
     )
-    handles = _trend_handles([] if alone else list(short.values()), 72 * width - 60)
+    handles = _trend_handles([] if alone else list(short.values()))
     baselines = head_baselines(result.dataset, measure)
     greys = [_grey_style(index) for index in range(len(baselines))]
     for baseline, grey in zip(baselines, greys, strict=True):
         handles.append(Line2D([], [], label=baseline.name, **grey))
     figure, panels = _page(
-        head, len(models), columns, handles, "relative depth of x's layer", measure
+        head,
+        [f"x: {short[x]}" for x in models],
+        columns,
+        handles,
+        "relative depth of x's layer",
+        measure,
     )
     closer = result.definition(measure).get("higher_is_closer", True)
     for axes, x in zip(panels, models, strict=True):
@@ -105,7 +112,6 @@ def layer_trend(result: SimilarityResult, measure: str, *, title: str | None = N
         for baseline, grey in zip(baselines, greys, strict=True):
             scores = baseline.scores[baseline.scores["x_attention_model"].values == x].values
             axes.plot(depths[x], scores, gid=baseline.name, **grey)
-        style_panel(axes, ellipsised(f"x: {short[x]}", 72 * width / columns - 40, MEDIUM))
     # The numbers are known only now; the label on their left needs room next to the widest.
     numbers = [text.get_text() for text in panels[0].get_yticklabels()]
     room = 3 * GAP + MEDIUM * LINE + 4 + max(text_width(number, SMALL) for number in numbers)
@@ -138,6 +144,7 @@ def depth_curves(
     notes: Sequence[str] = (),
     keys: Sequence[str] = (),
     one_scale: bool = True,
+    models: Sequence[str] = (),
 ) -> Figure:
     """Values of layers against their relative depth, a panel for each of several things.
 
@@ -148,19 +155,19 @@ def depth_curves(
         notes: of the data, under the title.
         keys: what bands and dashes mean.
         one_scale: whether all panels have one vertical scale.
+        models: in whose order lines have their colours; default: as they come.
     """
-    columns = min(3, len(panels))
+    columns = _columns(len(panels))
     width = _WIDTHS[columns]
-    names = unique(line.name for lines in panels.values() for line in lines)
+    names = unique([*models, *(line.name for lines in panels.values() for line in lines)])
     handles = [
-        Line2D([], [], label=ellipsised(name, 72 * width - 60, SMALL), **line_style(k, 8))
-        for k, name in enumerate(short_names(names))
+        Line2D([], [], label=name, **line_style(k, 8)) for k, name in enumerate(short_names(names))
     ]
     head = headline(title, width, notes, keys)
     figure, axes_of = _page(
-        head, len(panels), columns, handles, "relative depth of the layer", label, one_scale
+        head, list(panels), columns, handles, "relative depth of the layer", label, one_scale
     )
-    for axes, (name, lines) in zip(axes_of, panels.items(), strict=True):
+    for axes, lines in zip(axes_of, panels.values(), strict=True):
         for line in lines:
             style = line_style(names.index(line.name), len(line.depth))
             if np.isfinite(line.half).any():
@@ -175,7 +182,6 @@ def depth_curves(
                     **style | {"markerfacecolor": "white"},
                 )  # fmt: skip
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        style_panel(axes, ellipsised(name, 72 * width / columns - 30, MEDIUM))
     return figure
 
 
@@ -208,17 +214,16 @@ def facts(result: SimilarityResult, *, title: str | None = None) -> Figure:
     panels_of_facts = _facts(result)
     names = np.array([representation.model for representation in result.representations])
     depths = result.relative_depths(result.representations)
-    columns = min(3, len(panels_of_facts))
+    columns = _columns(len(panels_of_facts))
     width = _WIDTHS[columns]
     text = "What the scores stand on" if title is None else title
     paired = any(len(fact.values) > 1 for fact in panels_of_facts)
     key = ["dashed: the second of two"] if paired else []
     head = headline(text, width, result.notes(), key)
-    labels = [ellipsised(name, 72 * width - 60, SMALL) for name in short_names(result.models)]
+    labels = short_names(result.models)
     handles = [Line2D([], [], label=label, **line_style(i, 8)) for i, label in enumerate(labels)]
-    figure, panels = _page(
-        head, len(panels_of_facts), columns, handles, "relative depth of the layer"
-    )
+    titles = [fact.name for fact in panels_of_facts]
+    figure, panels = _page(head, titles, columns, handles, "relative depth of the layer")
     for axes, fact in zip(panels, panels_of_facts, strict=True):
         for i, model in enumerate(result.models):
             of_model = names == model
@@ -240,13 +245,16 @@ def facts(result: SimilarityResult, *, title: str | None = None) -> Figure:
             axes.set_ylim(max(low, 0), max(high, 1))
             for line in axes.lines:
                 line.set_clip_on(False)  # or markers at 0 would be cut in half
-        style_panel(axes, ellipsised(fact.name, 72 * width / columns - 30, MEDIUM))
     return figure
+
+
+def _columns(panels: int) -> int:
+    return min(panels, 2 if panels in (2, 4) else 3)
 
 
 def _page(
     head: Headline,
-    count: int,
+    titles: Sequence[str],
     columns: int,
     handles: list[Line2D],
     depth_label: str,
@@ -258,30 +266,38 @@ def _page(
     Without `one_scale` they share its label only.
     """
     one_scale = one_scale and shared_label is not None
-    width = _WIDTHS[columns]
-    widest = max(text_width(str(handle.get_label()), SMALL) for handle in handles)
-    legend_columns = max(1, int((72 * width - 12) // (widest + 32)))
-    foot = 27 + 1.7 * SMALL * -(-len(handles) // legend_columns)
+    count, width = len(titles), _WIDTHS[columns]
     rows = -(-count // columns)
-    points = np.array([72 * width, foot + 118 * rows + head.height + 8])
+    labels, legend_columns, legend_height = legend_layout(
+        [str(handle.get_label()) for handle in handles], width
+    )
+    left, right = 38.0 if shared_label else 30.0, 8.0
+    apart = (0.08, 0.24)[not one_scale]  # of the width of a panel
+    panel = (72 * width - left - right) / (columns + apart * (columns - 1))
+    broken = [balanced(title, panel, MEDIUM) for title in titles]
+    title_height = max(map(len, broken)) * MEDIUM * LINE
+    foot, above = 27 + legend_height, head.height + title_height + 1
+    between = title_height + 12
+    height = foot + _PANEL * rows + between * (rows - 1) + above
+    points = np.array([72 * width, height])
     figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
-    left, bottom = [38 if shared_label else 30, foot] / points
-    right, top = 1 - [8, head.height + 10] / points
-    wspace, hspace = (0.08, 0.2) if one_scale else (0.24, 0.25)
-    figure.subplots_adjust(left, bottom, right, top, wspace=wspace, hspace=hspace)
+    ends = left / points[0], foot / height, 1 - right / points[0], 1 - above / height
+    figure.subplots_adjust(*ends, wspace=apart, hspace=between / _PANEL)
     panels = figure.subplots(rows, columns, sharex=True, sharey=one_scale, squeeze=False).ravel()
     for axes in panels[count:]:
         axes.remove()
     for axes in panels[max(0, count - columns) : count]:
         axes.tick_params(labelbottom=True)  # also above the gap that an incomplete row leaves
+    for axes, lines in zip(panels[:count], broken, strict=True):
+        style_panel(axes, "\n".join(lines))
     if shared_label:
-        middle = (bottom + top) / 2
+        middle = (ends[1] + ends[3]) / 2
         figure.supylabel(shared_label, fontsize=MEDIUM, x=4 / points[0], y=middle, ha="left")
-    middle, label_top = (left + right) / 2, (foot - 13) / points[1]
+    middle, label_top = (ends[0] + ends[2]) / 2, (foot - 13) / height
     figure.supxlabel(depth_label, fontsize=MEDIUM, x=middle, y=label_top, va="top")
-    legend = figure.legend(handles=handles, loc="lower center", ncols=legend_columns, **LEGEND)
+    legend = figure.legend(handles, labels, loc="lower center", ncols=legend_columns, **LEGEND)
     for text in legend.get_texts():
-        text.set_parse_math(False)
+        text.set(parse_math=False, linespacing=LINE)
     head.draw(figure)
     return figure, panels[:count]
 
@@ -364,13 +380,14 @@ def _grey_style(index: int) -> dict[str, Any]:
     return {"color": GREY, "linewidth": 1, "linestyle": (":", "-.")[index % 2]}
 
 
-def _trend_handles(names: Sequence[str], room: float) -> list[Line2D]:
+def _trend_handles(names: Sequence[str]) -> list[Line2D]:
     """The legend: a line for each model y, then what solid and dashed lines mean."""
     best, same = "best other layer", "next layer"
     if names:
         best, same = "best layer of y", "layer of y at the same relative depth"
-    labels = [ellipsised(f"y: {name}", room, SMALL) for name in names]
-    handles = [Line2D([], [], label=label, **line_style(i, 8)) for i, label in enumerate(labels)]
+    handles = [
+        Line2D([], [], label=f"y: {name}", **line_style(i, 8)) for i, name in enumerate(names)
+    ]
     grey = {**line_style(0, 8), "color": GREY}
     handles.append(Line2D([], [], label=best, linestyle="-", **grey))
     handles.append(Line2D([], [], label=same, linestyle="--", markerfacecolor="white", **grey))

@@ -1,4 +1,6 @@
-"""Maps that compare two things: a model before and after fine-tuning, or two results."""
+"""Maps that compare: a model before and after fine-tuning, two results, scores and a reference."""
+
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -8,8 +10,11 @@ from matplotlib.ticker import MaxNLocator
 
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.heatmap import HeatMap, draw
+from speechsim_jax.figures.map_labels import model_spans
+from speechsim_jax.figures.marks import RATE, in_words, marks_of
 from speechsim_jax.figures.style import colour_limits, difference_limits, extremes, style_panel
-from speechsim_jax.figures.text_layout import MEDIUM, model_spans, title_or_summary
+from speechsim_jax.figures.text_layout import MEDIUM, title_or_summary
+from speechsim_jax.results.reference import CLOSEST
 from speechsim_jax.results.result import SimilarityResult
 
 _PANEL = 1.5  # room for the curve next to a map, in inches
@@ -129,6 +134,46 @@ def difference(
     if title is None:
         title = f"{title_or_summary(first, measure, None)}: {names[0]} minus {names[1]}"
     figure, _ = draw(heatmap, "labelled", title, [*notes, *pairs], width)
+    return figure
+
+
+def difference_from(
+    result: SimilarityResult,
+    measure: str,
+    reference: Any = CLOSEST,
+    *,
+    limits: tuple[int | float, int | float] | None = None,
+    title: str | None = None,
+    width: int | float | None = None,
+) -> Figure:
+    """What `SimilarityResult.differences` finds: every score minus that of its reference.
+
+    Colours are centred at zero. Cells that are not found to differ are outlined, with those that
+    others are compared with, whose difference is zero.
+
+    Args:
+        result: with standard errors.
+        measure: the measure to draw.
+        reference: what cells are compared with, as in `SimilarityResult.differences`: "closest",
+            a model, a cell, a number, "floor", a matrix.
+        limits: the ends of the colour scale; default: symmetric around zero.
+        title: default: the summary of the measure, and the reference.
+        width: in inches; default: as wide as the labels need, up to 7.
+
+    Raises:
+        UserError: an unknown measure or reference, no standard errors, limits that are not
+            increasing, or a width below 3 in.
+    """
+    found = result.differences(measure, reference, rate=RATE)
+    matrix = found["difference"].where(~found["reference"], 0.0)
+    low, high = map(float, limits or difference_limits(matrix.values))
+    label = f"{measure}, difference from {in_words(reference)}"
+    directed = result.definition(measure).get("symmetric") is False
+    marks = marks_of(found, reference)
+    heatmap = HeatMap(matrix, (low, high), label, directed, signed=True, marks=marks)
+    if title is None:
+        title = f"{title_or_summary(result, measure, None)}: difference from {in_words(reference)}"
+    figure, _ = draw(heatmap, "labelled", title, result.notes(), width)
     return figure
 
 

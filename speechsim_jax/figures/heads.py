@@ -22,7 +22,7 @@ from speechsim_jax.figures.text_layout import (
     LINE,
     MEDIUM,
     SMALL,
-    ellipsised,
+    balanced,
     headline,
     short_names,
     text_width,
@@ -31,7 +31,6 @@ from speechsim_jax.figures.text_layout import (
 )
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
-_AXIS_LABEL = MEDIUM * LINE + GAP + 2
 _NAMES = (90.0, 160.0)  # room for a name, in points: at least, and as long as it needs
 
 
@@ -164,14 +163,17 @@ class _Page:
         rows, columns = values.shape
         needed = [float(np.clip(text_width(label, MEDIUM), *_NAMES)) for label in labels]
         side = max(cell * columns, needed[0]), max(cell * rows, needed[1])
-        left = text_width("00", SMALL) + 6 + _AXIS_LABEL
+        broken = [balanced(label, room, MEDIUM) for label, room in zip(labels, side, strict=True)]
+        below, left = (
+            extent + 6 + len(lines) * MEDIUM * LINE + GAP + 2
+            for extent, lines in zip((SMALL, text_width("00", SMALL)), broken, strict=True)
+        )
         limits = colour_limits(values, result.definition(measure).get("range"))
         bar_space = colour_bar_width(*limits, measure)
         width = max(left + side[0] + gap + bar_space, 72 * 3.5) / 72
         if np.isnan(values).any():
             notes = [*notes, "hatched: not defined"]
         head = headline(title_or_summary(result, measure, title), width, result.notes(), notes)
-        below = SMALL + 6 + _AXIS_LABEL
         points = np.array([72 * width, below + side[1] + head.height])
         self.figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
         scale = 1 / np.tile(points, 2)
@@ -182,11 +184,8 @@ class _Page:
         self.axes.set_yticks(range(rows))
         self.axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=1.5)
         self.axes.spines[:].set_visible(False)
-        x_label, y_label = (
-            ellipsised(label, room, MEDIUM) for label, room in zip(labels, side, strict=True)
-        )
-        self.axes.set_xlabel(x_label, fontsize=MEDIUM)
-        self.axes.set_ylabel(y_label, fontsize=MEDIUM)
+        for lines, label in zip(broken, (self.axes.set_xlabel, self.axes.set_ylabel), strict=True):
+            label("\n".join(lines), fontsize=MEDIUM, linespacing=LINE, parse_math=False)
         head.draw(self.figure)
 
     def write(self, x: int, y: int, text: str, value: float) -> None:

@@ -14,28 +14,27 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from speechsim_jax.errors import UserError
+from speechsim_jax.figures.map_labels import CROWD, Labels, draw_names, map_labels, model_spans
 from speechsim_jax.figures.marks import Marks
 from speechsim_jax.figures.style import (
+    DIFFERENCES,
     DPI,
     PUBLISHED,
     StandaloneFigure,
     colour_bar_width,
     draw_bar,
     draw_cells,
-    draw_differences,
-    draw_dots,
+    draw_dashes,
+    draw_outlines,
 )
 from speechsim_jax.figures.text_layout import (
-    CROWD,
     GAP,
     LINE,
     MEDIUM,
-    NO_SIDE,
     SMALL,
-    Side,
     headline,
-    model_spans,
-    side_labels,
+    key_of,
+    wrapped,
 )
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.settings import check_figure_style
@@ -47,6 +46,7 @@ _PAPER_WIDTH, _PAPER_HEIGHT = 6.4, 4.8
 _PAPER_MAP = (0.125, 0.11, 0.62, 0.77)
 _PAPER_BAR = (0.78375, 0.11, 0.77 * 480 / 20 / 640, 0.77)
 _PAPER_TEXT = 10.0
+_SHORTEST_BAR = 72.0  # room for the lines of a bar's label, in points
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class HeatMap:
         label: stands at the colour bar.
         directed: whether the score of (x, y) may differ from that of (y, x).
         signed: whether the values are differences around zero.
-        marks: cells that get a dot.
+        marks: cells that are outlined.
     """
 
     matrix: xr.DataArray
@@ -73,6 +73,11 @@ class HeatMap:
     def values(self) -> Float[np.ndarray, "x y"]:
         """The matrix as numbers."""
         return np.asarray(self.matrix.values, dtype=np.float64)
+
+    @property
+    def dashes(self) -> bool:
+        """Whether cells below zero carry a dash: where there are cells on both sides of it."""
+        return self.signed and bool((self.values < 0).any() and (self.values > 0).any())
 
     @property
     def bar_label(self) -> str:
@@ -122,31 +127,46 @@ def _labelled(
     heatmap: HeatMap, title: str, notes: Sequence[str], width: float, margin: float
 ) -> tuple[StandaloneFigure, Axes]:
     rows, columns = heatmap.values.shape
-    bar_space = colour_bar_width(*heatmap.limits, heatmap.bar_label)
-    axis_label = MEDIUM * LINE + GAP + 2
-    left, needed = 0.0, 2 * axis_label
-    cell, side_x, side_y = 0.0, NO_SIDE, NO_SIDE
-    while left < needed:  # the labels' extent depends on the size of the map, and the reverse
-        left = needed
-        cell = (72 * (width - margin) - left - bar_space) / columns
-        side_x, side_y = (side_labels(heatmap.matrix, axis, cell) for axis in (0, 1))
-        needed = side_x.extent + axis_label
-    key = [f"{letter}: {name}" for letter, name in side_x.key.items()]
-    key += ["dash: below zero"] if heatmap.signed else []
-    key += [f"dots: {heatmap.marks.text}"] if heatmap.marks else []
-    key += ["hatched: not defined"] if np.isnan(heatmap.values).any() else []
-    head = headline(title, width, notes, key)
-    below, map_width, map_height = side_y.extent + axis_label, cell * columns, cell * rows
+    axis_label = MEDIUM * LINE + 2 * GAP
+    room = 72 * (width - margin) - axis_label
+    bar_label, labels, cell = _fitted(heatmap, room, width)
+    left = 72 * (width - margin) - colour_bar_width(*heatmap.limits, bar_label) - cell * columns
+    key = key_of(labels.key, width)
+    notes_of_map = ["dash: below zero"] if heatmap.dashes else []
+    notes_of_map += [f"outlined: {heatmap.marks.text}"] if heatmap.marks else []
+    notes_of_map += ["hatched: not defined"] if np.isnan(heatmap.values).any() else []
+    head = headline(title, width, notes, notes_of_map)
+    below = key.height + labels.y.extent + axis_label
+    map_width, map_height = cell * columns, cell * rows
     points = np.array([72 * width, below + map_height + head.height])
     figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
     axes = figure.add_axes(tuple([left, below, map_width, map_height] * scale), label="map")
     image = _draw_values(axes, heatmap)
     _draw_separators(axes, heatmap)
-    _draw_sides(axes, side_x, side_y, heatmap.directed)
-    draw_bar(image, heatmap.bar_label, heatmap.values)
+    _draw_marks(image, heatmap)
+    _draw_sides(axes, labels, heatmap.directed)
+    draw_bar(image, bar_label, heatmap.values)
+    key.draw(figure)
     head.draw(figure)
     return figure, axes
+
+
+def _fitted(heatmap: HeatMap, room: float, width: float) -> tuple[str, Labels, float]:
+    """The bar's label in lines no longer than the bar, the map's labels, the side of its cells.
+
+    The map becomes smaller with the lines of the label, and these shorter with the map.
+    """
+    bar_label = heatmap.bar_label
+    while True:
+        bar_space = colour_bar_width(*heatmap.limits, bar_label)
+        labels, cell = map_labels(heatmap.matrix, room - bar_space, 72 * width)
+        height = max(cell * heatmap.values.shape[0], _SHORTEST_BAR)
+        lines = [wrapped(line, height, MEDIUM) for line in heatmap.bar_label.split("\n")]
+        broken = "\n".join(line for part in lines for line in part)
+        if broken.count("\n") <= bar_label.count("\n"):
+            return bar_label, labels, cell
+        bar_label = broken
 
 
 def _paper(
@@ -159,6 +179,7 @@ def _paper(
     scale = np.array([map_width / width, 1, map_width / width, 1])
     axes = figure.add_axes(tuple(scale * _PAPER_MAP), label="map")
     image = _draw_values(axes, heatmap, PUBLISHED)
+    _draw_marks(image, heatmap)
     axes.set_axis_off()
     bar_axes = figure.add_axes(tuple(scale * _PAPER_BAR), label="bar")
     bar = figure.colorbar(image, cax=bar_axes)
@@ -171,10 +192,10 @@ def _paper(
 
 def _draw_values(axes: Axes, heatmap: HeatMap, *colours: Any) -> AxesImage:
     if heatmap.signed:
-        return draw_differences(axes, heatmap.values, *heatmap.limits)
+        colours = (DIFFERENCES,)
     image = draw_cells(axes, heatmap.values, *heatmap.limits, *colours)
-    if heatmap.marks:
-        draw_dots(image, heatmap.values, heatmap.marks.cells)
+    if heatmap.dashes:
+        draw_dashes(image, heatmap.values)
     return image
 
 
@@ -195,6 +216,14 @@ def published_order(result: SimilarityResult) -> list[str]:
     return sorted(result.models, key=sort_key)
 
 
+def _draw_marks(image: AxesImage, heatmap: HeatMap) -> None:
+    if heatmap.marks:
+        borders = [
+            [span.start for span in model_spans(heatmap.matrix, axis)[1:]] for axis in (0, 1)
+        ]
+        draw_outlines(image, heatmap.marks.cells, *borders)
+
+
 def _draw_separators(axes: Axes, heatmap: HeatMap) -> None:
     rows, columns = model_spans(heatmap.matrix, 0), model_spans(heatmap.matrix, 1)
     if len(rows) > CROWD and len(rows) == rows[-1].stop:
@@ -207,36 +236,16 @@ def _draw_separators(axes: Axes, heatmap: HeatMap) -> None:
         axes.axvline(span.stop - 0.5, **style)
 
 
-def _draw_sides(axes: Axes, x: Side, y: Side, directed: bool) -> None:
+def _draw_sides(axes: Axes, labels: Labels, directed: bool) -> None:
     """Layers and names of the rows (representation x, on the left) and the columns (y, below)."""
+    x, y = labels.x, labels.y
     axes.set_yticks([i for i, _ in x.ticks], [label for _, label in x.ticks])
     axes.set_xticks([i for i, _ in y.ticks], [label for _, label in y.ticks])
     axes.tick_params(labelsize=SMALL, length=2, width=0.5, pad=1.5)
     axes.spines[:].set_visible(False)
-    _draw_names(axes, x, "x name", rotation=90, ha="right", va="center")
-    _draw_names(axes, y, "y name", rotation=0, ha="center", va="top")
+    draw_names(axes, x, 0)
+    draw_names(axes, y, 1)
     kind = " (layer)" if x.ticks else ""
     row, column = ("row x", "column y") if directed else ("representation x", "representation y")
-    axes.set_ylabel(f"{row}{kind}", fontsize=MEDIUM, labelpad=x.name_extent + 1)
-    axes.set_xlabel(f"{column}{kind}", fontsize=MEDIUM, labelpad=y.name_extent + 1)
-
-
-def _draw_names(axes: Axes, side: Side, gid: str, **style: Any) -> None:
-    upright = gid == "x name"
-    transform = axes.get_yaxis_transform() if upright else axes.get_xaxis_transform()
-    offset = -side.tick_extent - 1
-    for position, name in side.names:
-        axes.annotate(
-            name,
-            xy=(0, position) if upright else (position, 0),
-            xytext=(offset, 0) if upright else (0, offset),
-            xycoords=transform,
-            textcoords="offset points",
-            annotation_clip=False,
-            fontsize=MEDIUM,
-            linespacing=LINE,
-            multialignment="center",
-            parse_math=False,
-            gid=gid,
-            **style,
-        )
+    axes.set_ylabel(f"{row}{kind}", fontsize=MEDIUM, labelpad=x.name_extent + GAP)
+    axes.set_xlabel(f"{column}{kind}", fontsize=MEDIUM, labelpad=y.name_extent + GAP)

@@ -49,16 +49,29 @@ def not_different(result: SimilarityResult, measure: str, reference: Any = AUTO)
         if result.influence_of_rows(measure) is None:
             return None
         reference = CLOSEST
-    found = result.differences(measure, reference, rate=RATE)
-    judged = np.isfinite(found["difference"].values)
+    return marks_of(result.differences(measure, reference, rate=RATE), reference)
+
+
+def marks_of(found: xr.Dataset, reference: Any) -> Marks | None:
+    """The marks of what `SimilarityResult.differences` has found at `RATE`.
+
+    Args:
+        found: what it returned.
+        reference: what cells were compared with.
+
+    Returns:
+        None where no cell could be compared.
+    """
     if not np.isfinite(found["p"].values).any():
         return None
+    judged = np.isfinite(found["difference"].values)
     cells = (judged & ~found["differs"].values) | found["reference"].values
-    text = f"not found to differ from {_in_words(reference)}"
+    text = f"not found to differ from {in_words(reference)}"
     return Marks(cells, f"{text} (false discovery rate {100 * RATE:.0f} %)")
 
 
-def _in_words(reference: Any) -> str:
+def in_words(reference: Any) -> str:
+    """What cells are compared with."""
     words = {
         CLOSEST: "the closest layer of its model",
         CLOSEST_OF_ROW: "the closest layer of its row",

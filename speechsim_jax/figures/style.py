@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -40,8 +41,8 @@ PUBLISHED: Colormap = LinearSegmentedColormap.from_list(
     ],
 )  # fmt: skip
 
-# Okabe and Ito's colours but those too light for white paper; markers repeat the distinction in
-# grey.
+# Okabe and Ito's colours, which colour-blind eyes tell apart, but those too light for white paper;
+# markers repeat the distinction in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#595959"
@@ -76,8 +77,14 @@ class StandaloneFigure(Figure):
         dates = {"pdf": "CreationDate", "svg": "Date"}
         if kind in dates:
             options["metadata"] = {dates[kind]: None} | options.get("metadata", {})
+        # Without hinting a text is as wide as it was measured, whatever the resolution.
         # A salt makes the ids in SVG, which are random by default, those of the content.
-        rc: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "speechsim_jax"}
+        rc: Any = {
+            "text.hinting": "none",
+            "pdf.fonttype": 42,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "speechsim_jax",
+        }
         with matplotlib.rc_context(rc):
             super().savefig(fname, **options)
 
@@ -226,21 +233,16 @@ def draw_cells(
     return image
 
 
-def draw_differences(
-    axes: Axes, values: Float[np.ndarray, "x y"], low: float, high: float
-) -> AxesImage:
-    """Draw differences around zero, with a dash in every cell that is clearly below it.
-
-    A dash, since both hues become the same grey in a copy.
+def draw_dashes(image: AxesImage, values: Float[np.ndarray, "x y"]) -> None:
+    """Draw a dash in every cell that is clearly below zero: both hues are one grey in a copy.
 
     Args:
-        axes: where; its limits become those of the cells.
-        values: NaN where not defined.
-        low: the value of the first colour.
-        high: the value of the last colour.
+        image: a map of differences.
+        values: of its cells.
     """
-    image = draw_cells(axes, values, low, high, DIFFERENCES)
-    rows, columns = np.nonzero(values < -_FAINT * high)
+    axes = image.axes
+    assert axes is not None
+    rows, columns = np.nonzero(values < -_FAINT * image.get_clim()[1])
     side = _cell_side(image, values.shape[1])
     axes.scatter(
         columns,
@@ -251,31 +253,41 @@ def draw_differences(
         linewidths=min(0.6, 0.15 * side),
         gid="below zero",
     )
-    return image
 
 
-def draw_dots(
-    image: AxesImage, values: Float[np.ndarray, "x y"], marked: Bool[np.ndarray, "x y"]
+def draw_outlines(
+    image: AxesImage,
+    marked: Bool[np.ndarray, "x y"],
+    row_borders: Sequence[int],
+    column_borders: Sequence[int],
 ) -> None:
-    """Draw a dot into each of the marked cells of a map, black or white as its colour needs.
+    """Draw a line around the marked cells of a map, black in white, to be seen on every colour.
 
     Args:
         image: the map.
-        values: of its cells.
-        marked: the cells.
+        marked: the cells; neighbours share one outline.
+        row_borders: the first rows of blocks, which end an outline.
+        column_borders: the first columns of blocks.
     """
-    rows, columns = np.nonzero(marked & np.isfinite(values))
     axes = image.axes
     assert axes is not None
-    axes.scatter(
-        columns,
-        rows,
-        marker="o",
-        s=min(max(0.3 * _cell_side(image, values.shape[1]), 0.7), 4.0) ** 2,
-        c=[text_colour(image, values[cell]) for cell in zip(rows, columns, strict=True)],
-        linewidths=0,
-        gid="not different",
-    )
+    # An edge where one of its two cells is marked, and at a border where either is.
+    above, below = np.pad(marked, ((1, 0), (0, 0))), np.pad(marked, ((0, 1), (0, 0)))
+    horizontal = above != below
+    horizontal[row_borders] |= (above | below)[row_borders]
+    left, right = np.pad(marked, ((0, 0), (1, 0))), np.pad(marked, ((0, 0), (0, 1)))
+    vertical = left != right
+    vertical[:, column_borders] |= (left | right)[:, column_borders]
+    edges = [((x, y), (x + 1, y)) for y, x in np.argwhere(horizontal)]
+    edges += [((x, y), (x, y + 1)) for y, x in np.argwhere(vertical)]
+    segments = np.reshape(edges, (-1, 2, 2)) - 0.5
+    black = float(np.clip(0.08 * _cell_side(image, marked.shape[1]), 0.4, 0.8))
+    for colour, width in (("white", 2.4 * black), ("black", black)):
+        lines = LineCollection(
+            list(segments), colors=colour, linewidths=width, capstyle="projecting", clip_on=False,
+            gid=f"not different, {colour}", zorder=3,
+        )  # fmt: skip
+        axes.add_collection(lines, autolim=False)
 
 
 def _cell_side(image: AxesImage, columns: int) -> float:
@@ -360,6 +372,8 @@ def style_panel(axes: Axes, title: str) -> None:
 def line_style(index: int, layers: int) -> dict[str, Any]:
     """Colour and marker of the curve of a model.
 
+    The first 49 models have different pairs of colour and marker.
+
     Args:
         index: the position of the model.
         layers: how many points the curve has; about eight of them get a marker.
@@ -369,7 +383,7 @@ def line_style(index: int, layers: int) -> dict[str, Any]:
     """
     return {
         "color": _COLOURS[index % len(_COLOURS)],
-        "marker": _MARKERS[index % len(_MARKERS)],
+        "marker": _MARKERS[(index + index // len(_COLOURS)) % len(_MARKERS)],
         "markersize": 3.2,
         "linewidth": 1.0,
         "markeredgewidth": 0.8,

@@ -1,81 +1,29 @@
-"""Labels that fit: short names, line breaks and positions along a heat map, and headlines.
+"""Text that fits: measured widths, line breaks where names allow them, headlines and keys.
 
-Sizes and widths are in points; the extent of every text is computed, none is guessed.
+Sizes and widths are in points; the extent of every text is measured, none is guessed. No name is
+ever shortened: one that is too long for its place is broken into lines, or a letter stands there
+and the name is in a key.
 """
 
-import bisect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations, pairwise
-from typing import NamedTuple
 
-import numpy as np
-import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
 from speechsim_jax.results.result import SimilarityResult
-from speechsim_jax.results.summary import letter
 
 SMALL, MEDIUM, LARGE = 6.0, 7.0, 8.5
 LINE = 1.25  # line height, in font sizes
 GAP = 3.0
-_LEGIBLE = 7  # the fewest characters of a shortened line of a name
-_LETTER = 10.0  # room for one letter, in points
-_SHORT_NAME = 4 * _LETTER  # the least room for a name where not all are written
-CROWD = 12  # with more spans than this there are too many for a key
-_ELLIPSIS = "…"
-
-
-class ModelSpan(NamedTuple):
-    """Neighbouring representations of one model along an axis.
-
-    Attributes:
-        model: its name.
-        start: the position of the first.
-        stop: the position after the last.
-    """
-
-    model: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Side:
-    """The labels along one axis of a heat map.
-
-    Attributes:
-        ticks: positions in cells, and the numbers of the layers there.
-        names: positions in cells, and the models' names, over several lines.
-        key: letters that stand for models without room for a name, and their names.
-        tick_extent: the room of the ticks, away from the map, in points.
-        name_extent: the room of the names, away from the map, in points.
-    """
-
-    ticks: list[tuple[int, str]]
-    names: list[tuple[float, str]]
-    key: dict[str, str]
-    tick_extent: float
-    name_extent: float
-
-    @property
-    def extent(self) -> float:
-        """The room of all labels, away from the map, in points."""
-        return self.tick_extent + self.name_extent
-
-
-NO_SIDE = Side([], [], {}, 0.0, 0.0)
-
-
-def model_spans(matrix: xr.DataArray, axis: int) -> list[ModelSpan]:
-    """The spans of single models along an axis (0 or 1) of a result's matrix."""
-    names = [str(name) for name in matrix[f"{matrix.dims[axis]}_model"].values]
-    cuts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
-    return [ModelSpan(names[i], i, j) for i, j in zip(cuts, [*cuts[1:], len(names)], strict=True)]
+_BREAKS = r"-_/.:@#"  # a line of a name may end after these
+_FEWEST = 3  # characters between two places where a name may be broken
+_COLUMN_GAP = 14.0  # between the columns of a key
+_INDENT = 12.0  # of the names in a key, after their letters
+_HANDLE = 32.0  # a line of a legend, and what is free around it
 
 
 def short_names(models: Sequence[str]) -> list[str]:
@@ -98,149 +46,78 @@ def text_width(text: str, size: int | float, bold: bool = False) -> float:
     return float(path.get_extents().width) if len(path.vertices) else 0.0
 
 
-def ellipsised(text: str, limit: int | float, size: int | float) -> str:
-    """The text with its middle left out, if it is wider than `limit` points."""
+def pieces(name: str) -> list[str]:
+    """The name between the places where it may be broken: after "/", "-", "_" and the like.
 
-    def of_length(length: int) -> str:
-        head, tail = -(-length // 2), length // 2
-        return f"{text[:head]}{_ELLIPSIS}{text[-tail:]}"
+    A piece ends with its separators, and has at least three other characters if it can: "org/",
+    "wav2vec2-", "large"; but "contrastive_s" is one.
+    """
+    found: list[str] = []
+    for piece in re.findall(rf"[^{_BREAKS}]+[{_BREAKS}]*|[{_BREAKS}]+", name):
+        if found and min(_length(found[-1]), _length(piece)) < _FEWEST:
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return found
 
-    if len(text) <= 2 or text_width(text, size) <= limit:
-        return text
-    lengths = range(2, len(text))
-    fitting = bisect.bisect_right(lengths, limit, key=lambda n: text_width(of_length(n), size))
-    return of_length(lengths[max(fitting - 1, 0)])
+
+def _length(piece: str) -> int:
+    """The number of characters that are not separators."""
+    return len(re.sub(f"[{_BREAKS}]", "", piece))
 
 
-def _wrapped(text: str, limit: int | float, size: int | float, bold: bool = False) -> list[str]:
-    """The text broken between words into lines of at most `limit` points."""
+@lru_cache(maxsize=4096)
+def wrapped(text: str, room: int | float, size: int | float, bold: bool = False) -> tuple[str, ...]:
+    """The text in lines of at most `room` points, and all of it.
+
+    Lines end between words; within a word that has no room in a line of its own, where `pieces`
+    ends one; and within a piece that has none, anywhere.
+    """
     lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer, size, bold) <= limit:
+
+    def add(part: str, glue: str) -> None:
+        longer = f"{lines[-1]}{glue}{part}" if lines else part
+        if lines and text_width(longer.rstrip(), size, bold) <= room:
             lines[-1] = longer
         else:
-            lines.append(word)
-    return lines
+            lines.append(part)
+
+    def fits(part: str) -> bool:
+        return text_width(part, size, bold) <= room
+
+    for word in text.split():
+        if fits(word):
+            add(word, " ")
+            continue
+        for number, piece in enumerate(pieces(word)):
+            glue = "" if number else " "
+            if fits(piece):
+                add(piece, glue)
+                continue
+            for place, character in enumerate(piece):
+                add(character, "" if place else glue)
+    return tuple(lines)
 
 
-def _folded(name: str, count: int) -> list[str]:
-    """The name over `count` lines, broken after hyphens, its widest line as short as possible."""
-    parts = re.findall(r"[^-_. ]+[-_. ]*|[-_. ]+", name)
-    best = [name]
-    for cuts in combinations(range(1, len(parts)), min(count, len(parts)) - 1):
-        edges = [0, *cuts, len(parts)]
-        lines = ["".join(parts[i:j]).strip() for i, j in pairwise(edges)]
-        if max(map(len, lines)) < max(map(len, best)):
-            best = lines
-    return best
+@lru_cache(maxsize=4096)
+def balanced(text: str, room: int | float, size: int | float) -> tuple[str, ...]:
+    """`wrapped` with the same number of lines, as equal in width as their breaks allow."""
+    lines = wrapped(text, room, size)
+    if len(lines) < 2:
+        return lines
+    low, high = room / len(lines), room
+    while high - low > 0.5:
+        middle = (low + high) / 2
+        if len(wrapped(text, middle, size)) > len(lines) or _cuts(text, middle, size):
+            low = middle
+        else:
+            high = middle
+    return wrapped(text, high, size)
 
 
-def spread(centres: Sequence[float], widths: Sequence[float], side: float) -> list[float]:
-    """Move labels apart as little as needed.
-
-    Args:
-        centres: where they should be, in points, ascending.
-        widths: of the labels, in points.
-        side: the labels stay between 0 and this.
-
-    Returns:
-        The centres of the labels, which do not overlap if there is room for all of them.
-    """
-    positions = [min(max(c, w / 2), side - w / 2) for c, w in zip(centres, widths, strict=True)]
-    for i in range(1, len(positions)):
-        positions[i] = max(positions[i], positions[i - 1] + (widths[i - 1] + widths[i]) / 2 + GAP)
-    end = side
-    for i in reversed(range(len(positions))):
-        positions[i] = min(positions[i], end - widths[i] / 2)
-        end = positions[i] - widths[i] / 2 - GAP
-    return positions
-
-
-def _name_lines(name: str, room: float) -> list[str] | None:
-    """The name in as few lines as fit `room` points, shortened if need be; None if too much."""
-    lines = [name]
-    for count in (1, 2, 3):
-        lines = _folded(name, count)
-        if max(text_width(line, MEDIUM) for line in lines) <= room:
-            return lines
-    short = [ellipsised(line, room, MEDIUM) for line in lines]
-    shortened = [line for line, full in zip(short, lines, strict=True) if line != full]
-    # A name of one or two letters cannot be shortened, and has no room.
-    return short if min(map(len, shortened), default=0) >= _LEGIBLE else None
-
-
-def _place_names(
-    spans: Sequence[ModelSpan], cell: float
-) -> tuple[list[tuple[float, str]], dict[str, str]]:
-    """Model names with their positions in points, and a key for spans too short for a name."""
-    side = cell * spans[-1].stop
-    crowded = len(spans) > CROWD
-    every = max(1, int(np.ceil(_SHORT_NAME * len(spans) / side))) if crowded else 1
-    models = unique(span.model for span in spans)
-    short = dict(zip(models, short_names(models), strict=True))
-    named = spans[::every]
-    if crowded and len(named) > 1 and cell * (spans[-1].stop - named[-1].start) < _SHORT_NAME:
-        named = named[:-1]
-    # A name has the room up to the next one that is written.
-    ends = [span.start for span in named[1:]] + [spans[-1].stop]
-    lengths = [cell * (end - span.start) for span, end in zip(named, ends, strict=True)]
-    # Letters at spans shorter than a letter take their room from the names.
-    excess = sum(max(0.0, _LETTER - length) for length in lengths)
-    share = excess / max(1, sum(length > _LETTER for length in lengths))
-    centres, labels, key = [], [], {}
-    for span, length in zip(named, lengths, strict=True):
-        name, room = short[span.model], length - GAP - share
-        lines = _name_lines(name, room)
-        if lines is None and crowded:
-            lines = [ellipsised(name, room, MEDIUM)]
-        if lines is None:
-            known = (initial for initial, of_model in key.items() if of_model == name)
-            lines = [next(known, letter(len(key)))]
-            key[lines[0]] = name
-        labels.append(lines)
-        centres.append(cell * (span.start + span.stop) / 2)
-    widths = [max(text_width(line, MEDIUM) for line in lines) for lines in labels]
-    centres = spread(centres, widths, side)
-    return [(c, "\n".join(lines)) for c, lines in zip(centres, labels, strict=True)], key
-
-
-def _place_ticks(
-    spans: Sequence[ModelSpan], layers: Sequence[int], cell: float
-) -> list[tuple[int, str]]:
-    """The layers to name, by position: each span's first, then multiples of a common step."""
-    if len(spans) == len(layers):
-        return []  # models of one layer: their names are enough
-    widest = max(text_width(str(layer), SMALL) for layer in layers)
-    steps = (1, 2, 3, 6, 12, 24, 48)
-    step = next((s for s in steps if s * cell >= 2.2 * widest), steps[-1])
-    # The longest spans first: where there is no room for all, they get their number.
-    firsts = [span.start for span in sorted(spans, key=lambda span: span.start - span.stop)]
-    half_widths: dict[int, float] = {}
-    for i in (*firsts, *(i for i, layer in enumerate(layers) if layer % step == 0)):
-        half = max(text_width(str(layers[i]), SMALL), SMALL) / 2
-        if all(abs(i - j) * cell >= half + width + 2 for j, width in half_widths.items()):
-            half_widths[i] = half
-    return [(i, str(layers[i])) for i in sorted(half_widths)]
-
-
-def side_labels(matrix: xr.DataArray, axis: int, cell: float) -> Side:
-    """The labels along an axis of a heat map.
-
-    Args:
-        matrix: a result's matrix.
-        axis: 0 or 1.
-        cell: the side of a cell in points.
-    """
-    spans = model_spans(matrix, axis)
-    layers = [int(layer) for layer in matrix[f"{matrix.dims[axis]}_layer"].values]
-    ticks = _place_ticks(spans, layers, cell)
-    names, key = _place_names(spans, cell)
-    extent = max((text_width(label, SMALL) for _, label in ticks), default=0.0)
-    lines = max(name.count("\n") + 1 for _, name in names)
-    tick_extent = (extent + 1.5, SMALL)[axis] + 3.5 if ticks else 0.0
-    in_cells = [(position / cell - 0.5, name) for position, name in names]
-    return Side(ticks, in_cells, key, tick_extent, lines * MEDIUM * LINE + GAP)
+def _cuts(text: str, room: int | float, size: int | float) -> bool:
+    """Whether a piece of the text would have to be broken."""
+    return any(text_width(piece, size) > room for word in text.split() for piece in pieces(word))
 
 
 @dataclass(frozen=True)
@@ -292,10 +169,83 @@ def headline(title: str, width: float, notes: Sequence[str], key: Sequence[str] 
     room = 72 * width - 12
     caption: list[str] = []
     for note in notes:
-        first, *rest = _wrapped(note, room, SMALL) or [""]
+        first, *rest = wrapped(note, room, SMALL) or ("",)
         if caption and text_width(f"{caption[-1]} · {first}", SMALL) <= room:
             caption[-1] += f" · {first}"
         else:
             caption.append(first)
         caption += rest
-    return Headline(_wrapped(title, room, LARGE, bold=True), caption)
+    return Headline(list(wrapped(title, room, LARGE, bold=True)), caption)
+
+
+@dataclass(frozen=True)
+class Key:
+    """Letters and the names that they stand for, in columns below a figure.
+
+    Attributes:
+        entries: letter and the lines of the name.
+        columns: how many there are.
+        room: the width of each in points.
+    """
+
+    entries: list[tuple[str, tuple[str, ...]]]
+    columns: int
+    room: float
+
+    @property
+    def height(self) -> float:
+        """The room that it takes at the bottom of the figure, in points."""
+        return max(map(self._height, self._columns()), default=0.0) + (GAP if self.entries else 0)
+
+    def draw(self, figure: Figure) -> None:
+        """Write it into the lower left corner of a figure."""
+        width, height = figure.get_size_inches() * 72
+        for number, column in enumerate(self._columns()):
+            top, left = self.height, 6 + number * (self.room + _COLUMN_GAP)
+            for letter, lines in column:
+                for text, indent in ((letter, 0.0), ("\n".join(lines), _INDENT)):
+                    artist = figure.text(
+                        (left + indent) / width, top / height, text, parse_math=False, gid="key"
+                    )
+                    artist.set(fontsize=SMALL, va="top", linespacing=LINE)
+                top -= self._height([(letter, lines)])
+
+    def _columns(self) -> list[list[tuple[str, tuple[str, ...]]]]:
+        rows = -(-len(self.entries) // self.columns)
+        return [self.entries[k : k + rows] for k in range(0, len(self.entries), max(1, rows))]
+
+    @staticmethod
+    def _height(entries: Sequence[tuple[str, tuple[str, ...]]]) -> float:
+        return sum(len(lines) * SMALL * LINE + 1.5 for _, lines in entries)
+
+
+def key_of(names: Mapping[str, str], width: int | float) -> Key:
+    """The key of a figure, in as many columns as its names leave room for.
+
+    Args:
+        names: by letter.
+        width: of the figure in inches.
+    """
+    room = 72 * width - 12
+    lines = [wrapped(name, room - _INDENT, SMALL) for name in names.values()]
+    widest = max((text_width(line, SMALL) for each in lines for line in each), default=0.0)
+    columns = max(1, int((room + _COLUMN_GAP) // (_INDENT + widest + _COLUMN_GAP)))
+    return Key(list(zip(names, lines, strict=True)), columns, _INDENT + widest)
+
+
+def legend_layout(names: Sequence[str], width: int | float) -> tuple[list[str], int, float]:
+    """The labels of a legend below a figure, its number of columns, and its height in points.
+
+    Args:
+        names: of its lines.
+        width: of the figure in inches.
+    """
+    room = 72 * width - 12 - _HANDLE
+    lines = [wrapped(name, room, SMALL) for name in names]
+    widest = max(text_width(line, SMALL) for each in lines for line in each)
+    columns = max(1, int((room + _HANDLE) // (widest + _HANDLE)))
+    rows = -(-len(names) // columns)
+    # A name of several lines leaves room for one column only.
+    extra = sum(len(each) - 1 for each in lines)
+    height = 1.7 * SMALL * rows + LINE * SMALL * extra
+    return ["\n".join(each) for each in lines], columns, height

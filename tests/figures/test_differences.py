@@ -229,7 +229,20 @@ def test_few_heads_and_layers_are_readable(heads: int) -> None:
     assert_readable(figures.plot_heads(result, "attn_js", f"{x}/1", f"{y}/1"))
 
 
-def test_names_next_to_few_heads_are_not_shortened() -> None:
+def test_long_names_of_heads_are_whole() -> None:
+    names = [f"org/model-{'with-a-long-name' * 3}-{k}" for k in range(2)]
+    result = attention_result(dict.fromkeys(names, (3, 4)))
+    for figure in (
+        figures.plot_heads(result, "attn_js", f"{names[0]}/1", f"{names[1]}/2"),
+        figures.head_matches(result, "attn_js", *names),
+    ):
+        assert_readable(figure)
+        axes = axes_of(figure, "map")
+        for label, name in ((axes.get_ylabel(), names[0]), (axes.get_xlabel(), names[1])):
+            assert name.removeprefix("org/") in label.replace("\n", "")
+
+
+def test_names_next_to_few_heads_are_not_broken() -> None:
     result = attention_result({"ckpt/my_wav2vec2": (2, 2), "my_hubert-large": (1, 2)})
     x, y = result.models
     axes = axes_of(figures.plot_heads(result, "attn_js", f"{x}/1", f"{y}/1"), "map")

@@ -1,7 +1,10 @@
 """Heat maps: what is drawn is what was measured, and every label can be read."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
 import speechsim_jax as ss
@@ -97,12 +100,12 @@ def test_heatmap_title_and_caption() -> None:
 
 def test_blocks_too_small_for_a_name_get_a_key() -> None:
     figure = figures.plot(result_of(UNEQUAL), "lincka")
-    names = [t.get_text() for t in axes_of(figure, "map").texts if t.get_gid() == "y name"]
-    assert names[:3] == ["A", "B", "hubert-large-ll60k"]
-    caption = next(t.get_text() for t in figure.texts if t.get_gid() == "caption")
-    assert caption.endswith("A: log-mel · B: mfcc")
-    unnamed = figures.plot(result_of(UNEQUAL), "lincka", title="")
-    assert [t.get_text() for t in unnamed.texts] == ["A: log-mel · B: mfcc"]
+    for side in ("x name", "y name"):
+        names = [t.get_text() for t in axes_of(figure, "map").texts if t.get_gid() == side]
+        assert names[:2] == ["A", "B"] and names[2].replace("\n", "") == "hubert-large-ll60k"
+    for drawn in (figure, figures.plot(result_of(UNEQUAL), "lincka", title="")):
+        key = [t.get_text() for t in drawn.texts if t.get_gid() == "key"]
+        assert key == ["A", "log-mel", "B", "mfcc"]
 
 
 def test_undefined_cells_are_hatched() -> None:
@@ -310,4 +313,82 @@ def test_short_names_of_single_layers_beside_deep_models() -> None:
     result = ss.compare_activations(arrays, ["lincka"])
     ss.plot(result, "lincka", style="paper")
     texts = [text.get_text() for text in ss.plot(result, "lincka").findobj(Text)]
-    assert any("G: f0" in text for text in texts)
+    assert {"f0", "x", "phone", "energy"} <= set(texts)
+
+
+# Hub ids of 40 characters and more, none a prefix of another.
+LONG = [
+    f"organisation/{name}"
+    for name in (
+        "wav2vec2-large-robust-ft-libri-960h-seed1", "hubert-xlarge-ls960-finetuned-on-english",
+        "wav2vec2-conformer-rope-large-960h-ft-one", "data2vec-audio-large-100h-second-of-three",
+        "unispeech-sat-base-100h-libri-ft-16-khz-b", "wavlm-base-plus-for-speaker-verification1",
+        "sew-d-mid-k127-400k-ft-ls100h-from-random", "whisper-large-v3-turbo-encoder-of-english",
+        "w2v-bert-2.0-common-voice-17-german-large", "mms-1b-all-with-the-adapter-of-swahili_01",
+        "xls-r-300m-21-to-english-speech-translate", "a_name_that_is_long_and_has_no_hyphens_in",
+    )
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [1, 2, 13])
+@pytest.mark.parametrize("width", [3.5, 7.0])
+@pytest.mark.parametrize("count", [2, 5, 12])
+def test_long_names_are_whole_somewhere(count: int, width: float, layers: int) -> None:
+    """At the layers or in the key, on both sides of the map."""
+    result = result_of({name: layers for name in LONG[:count]})
+    assert_named(figures.plot(result, "maxcorr", width=width), LONG[:count])
+    if count == 2:
+        return
+    half = SimilarityResult.build(
+        result.representations[layers:],
+        {"lincka": result.matrix("lincka").values[layers:, layers:]},
+    )
+    assert_named(figures.plot(half, "lincka", width=width), LONG[1:count])
+
+
+def assert_named(figure: Figure, models: Sequence[str]) -> None:
+    assert_readable(figure)
+    axes = axes_of(figure, "map")
+    texts = [t.get_text() for t in figure.texts if t.get_gid() == "key"]
+    key = dict(zip(texts[::2], texts[1::2], strict=True))
+    for side in ("x name", "y name"):
+        names = [t.get_text() for t in axes.texts if t.get_gid() == side]
+        whole = [key.get(name, name).replace("\n", "") for name in names]
+        assert whole == [model.rpartition("/")[2] for model in models]
+    assert not any("…" in text.get_text() for text in drawn_texts(figure))
+
+
+@pytest.mark.parametrize(
+    ("models", "width", "expected"),
+    [
+        (dict.fromkeys("abcde", 4), 3.5, "along"),
+        (dict.fromkeys(PAPER, 13), 7, "along"),
+        ({f"contrastive_{c}": 3 for c in "abcdefghi"}, 7, "across"),
+        ({f"contrastive-model_{c}": 1 for c in "abcdefghijkl"}, 3.5, "letters"),
+        ({f"number-{k}-of-many": 1 for k in range(80)}, 5, "every n-th"),
+    ],
+)
+def test_how_names_stand(models: dict[str, int], width: float, expected: str) -> None:
+    figure = figures.plot(result_of(models), "lincka", width=width)
+    assert_readable(figure)
+    axes = axes_of(figure, "map")
+    rows, columns = (
+        {(t.get_rotation(), len(t.get_text()) <= 2) for t in axes.texts if t.get_gid() == side}
+        for side in ("x name", "y name")
+    )
+    if expected == "along" and "a" not in models:
+        assert (rows, columns) == ({(90, False)}, {(0, False)})
+    elif expected in ("across", "every n-th"):
+        assert (rows, columns) == ({(0, False)}, {(90, False)})
+    elif expected == "letters":
+        assert (rows, columns) == ({(0, True)}, {(0, True)})
+
+
+def test_names_of_two_models_against_each_other_are_both_in_the_key() -> None:
+    before, after = LONG[:2]
+    result = result_of({before: 1, after: 1, "x": 2})
+    figure = figures.finetuned(result, "maxcorr", before, after, width=4.5)
+    assert_readable(figure)
+    shown = "".join(t.get_text().replace("\n", "") for t in drawn_texts(figure))
+    assert all(name.rpartition("/")[2] in shown for name in (before, after))

@@ -18,7 +18,7 @@ from speechsim_jax.figures.style import (
     style_panel,
     write_figures,
 )
-from speechsim_jax.figures.text_layout import MEDIUM, SMALL, ellipsised, headline, short_names
+from speechsim_jax.figures.text_layout import LINE, MEDIUM, headline, legend_layout, short_names
 
 
 def accuracy_by_depth(
@@ -33,16 +33,17 @@ def accuracy_by_depth(
         note: Caption.
     """
     width, left = 4.2, 34.0
-    below = 30 + 1.7 * SMALL * -(-(len(summary.encoders) + len(summary.baselines)) // 2)
+    names = short_names([encoder.name for encoder in summary.encoders])
+    labels, columns, legend_height = legend_layout([*names, *summary.baselines], width)
+    below = 30 + legend_height
     title = "Phone of a frame, read by a linear probe"
     head = headline(title, width, [note] if note else [])
     points = np.array([72 * width, below + 150 + head.height])
     figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
     axes = figure.add_axes(tuple([left, below, points[0] - left - 8, 150] * scale), label="depths")
-    names = short_names([encoder.name for encoder in summary.encoders])
-    colour = -1
-    for encoder, name in zip(summary.encoders, names):
+    handles, colour = [], -1
+    for encoder in summary.encoders:
         random = encoder.name in untrained
         colour += not random or colour < 0
         values = 100 * np.array(encoder.layers)
@@ -50,22 +51,22 @@ def accuracy_by_depth(
         style: dict[str, Any] = line_style(colour, len(values))
         style |= {"markerfacecolor": "white", "linestyle": "--"} if random else {}
         reach = np.abs(values[:, 1:] - values[:, :1]).T
-        axes.errorbar(
+        handles += [axes.errorbar(
             depth, values[:, 0], np.nan_to_num(reach), elinewidth=0.6, capsize=1.5,
-            label=ellipsised(name, 150, SMALL),
             gid=encoder.name, **style,
-        )  # fmt: skip
+        )]  # fmt: skip
     for line, (name, value) in zip(("-.", ":", "--", "-") * 3, summary.baselines.items()):
-        axes.axhline(100 * value.value, color=GREY, linewidth=1, linestyle=line, label=name,
-                     gid=name)  # fmt: skip
+        handles += [
+            axes.axhline(100 * value.value, color=GREY, linewidth=1, linestyle=line, gid=name)
+        ]
     axes.set_xlabel("relative depth of the layer", fontsize=MEDIUM)
     axes.set_ylabel("frames read right", fontsize=MEDIUM)
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     axes.yaxis.set_major_locator(MaxNLocator(6))
     style_panel(axes, "")
-    legend = figure.legend(loc="lower center", ncols=2, **LEGEND)
+    legend = figure.legend(handles, labels, loc="lower center", ncols=columns, **LEGEND)
     for text in legend.get_texts():
-        text.set_parse_math(False)
+        text.set(parse_math=False, linespacing=LINE)
     head.draw(figure)
     return figure
 

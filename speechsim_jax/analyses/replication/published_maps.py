@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from speechsim_jax.errors import UserError
+from speechsim_jax.figures.map_labels import column_names, draw_names, spans_of
 from speechsim_jax.figures.style import (
+    DIFFERENCES,
     DPI,
     StandaloneFigure,
     colour_bar_width,
@@ -27,17 +28,9 @@ from speechsim_jax.figures.style import (
     difference_limits,
     draw_bar,
     draw_cells,
-    draw_differences,
+    draw_dashes,
 )
-from speechsim_jax.figures.text_layout import (
-    GAP,
-    LINE,
-    MEDIUM,
-    SMALL,
-    ellipsised,
-    spread,
-    text_width,
-)
+from speechsim_jax.figures.text_layout import LINE, MEDIUM, balanced, key_of
 from speechsim_jax.results.depth import nearest_depth
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from speechsim_jax.runtime import text_tables
@@ -424,57 +417,37 @@ def side_by_side(aligned: AlignedMap) -> Figure:
         (f"published ({aligned.orientation})", aligned.published, limits),
         ("this run minus published", difference, difference_limits(difference)),
     )
-    width, left, below, above = 7.0, 8.0, 30.0, 20.0
+    width, left = 7.0, 8.0
     gap = max(colour_bar_width(*ends, "") for _, _, ends in panels) + 6
     side = (72 * width - left - 3 * gap) / 3
     height = side * len(aligned.rows) / len(aligned.columns)
+    titles = [balanced(title, side + gap / 2, MEDIUM) for title, _, _ in panels]
+    above = max(map(len, titles)) * MEDIUM * LINE + 11
+    spans = spans_of([representation.model for representation in aligned.columns])
+    borders = [
+        [span.start - 0.5 for span in spans_of([name.model for name in of])[1:]]
+        for of in (aligned.rows, aligned.columns)
+    ]
+    names, letters = column_names(spans, side / len(aligned.columns), side)
+    key = key_of(letters, width)
+    below = names.extent + key.height + 4
     points = np.array([72 * width, below + height + above])
     figure = StandaloneFigure(figsize=tuple(points / 72), dpi=DPI, facecolor="white")
     scale = 1 / np.tile(points, 2)
-    for number, (title, values, ends) in enumerate(panels):
+    for number, (lines, (_, values, ends)) in enumerate(zip(titles, panels)):
         start = left + number * (side + gap)
         axes = figure.add_axes(tuple([start, below, side, height] * scale), label=f"map {number}")
-        image = (draw_cells if number < 2 else draw_differences)(axes, values, *ends)
-        for edges, line in (
-            (_edges(aligned.rows), axes.axhline),
-            (_edges(aligned.columns), axes.axvline),
-        ):
+        image = draw_cells(axes, values, *ends, *((DIFFERENCES,) if number == 2 else ()))
+        if number == 2:
+            draw_dashes(image, values)
+        for edges, line in zip(borders, (axes.axhline, axes.axvline)):
             for edge in edges:
                 line(edge, color="white" if number < 2 else "black", linewidth=0.8)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
-        axes.set_title(ellipsised(title, side + gap / 2, MEDIUM), fontsize=MEDIUM, parse_math=False)
-        _name_blocks(axes, aligned, side)
+        axes.set_title("\n".join(lines), fontsize=MEDIUM, linespacing=LINE, parse_math=False)
+        draw_names(axes, names, 1)
         draw_bar(image, "", values)
+    key.draw(figure)
     return figure
-
-
-def _edges(representations: Sequence[RepresentationName]) -> list[float]:
-    """Positions of the borders between models."""
-    return [
-        i - 0.5
-        for i in range(1, len(representations))
-        if representations[i].model != representations[i - 1].model
-    ]
-
-
-def _name_blocks(axes: Axes, aligned: AlignedMap, side: float) -> None:
-    """Write the published names of the models below the columns, without overlaps."""
-    models = [representation.model for representation in aligned.columns]
-    names = list(dict.fromkeys(models))
-    cell = side / len(models)
-    centres = [cell * (models.index(name) + models.count(name) / 2) for name in names]
-    # Published names are a family and a size: one line each.
-    parts = [name.split("-") for name in names]
-    widths = [max(text_width(line, SMALL) for line in lines) for lines in parts]
-    if sum(widths) + GAP * (len(names) - 1) > side:
-        room = side / len(names) - GAP
-        parts = [[ellipsised(line, room, SMALL) for line in lines] for lines in parts]
-        widths = [min(width, room) for width in widths]
-    for centre, lines in zip(spread(centres, widths, side), parts, strict=True):
-        axes.annotate(
-            "\n".join(lines), (centre / cell - 0.5, 0), (0, -3), annotation_clip=False,
-            xycoords=axes.get_xaxis_transform(), textcoords="offset points",
-            ha="center", va="top", fontsize=SMALL, linespacing=LINE, parse_math=False,
-        )  # fmt: skip
