@@ -276,6 +276,7 @@ class Measure:
       higher_is_closer: False for a distance.
       inflated_by_few_rows: whether it comes out high for any two representations where rows are
         not many times the neurons.
+      by_variance: whether a neuron counts by its variance, so that a few large ones may decide it.
       partial: of measures on moments, whether there is a score of residuals on given
         representations.
       influence: of rows on the score of (x, y), x and y different, for its standard error. Of
@@ -303,6 +304,7 @@ class Measure:
     facts: Callable[[Any], Details] | None = None
     higher_is_closer: bool = True
     inflated_by_few_rows: bool = False
+    by_variance: bool = False
     partial: bool = True
     influence: Callable[..., Influence] | None = None
     grouped: bool = False
@@ -326,6 +328,7 @@ class Measure:
             "reference": self.reference,
             "higher_is_closer": self.higher_is_closer,
             "inflated_by_few_rows": self.inflated_by_few_rows,
+            "by_variance": self.by_variance,
             "bounded_by_one": self.bounded_by_one,
         }
 

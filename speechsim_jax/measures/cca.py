@@ -425,6 +425,7 @@ MEASURES = (
         function=svcca_centred,
         influence=svcca_centred_influence,
         symmetric=True,
+        by_variance=True,
         reference="Raghu et al. 2017 (arXiv 1706.05806), section 2; cut of Wu et al. 2020",
     ),
     _layer(
@@ -433,6 +434,7 @@ MEASURES = (
         function=svcca_centred_ge,
         influence=svcca_centred_ge_influence,
         symmetric=True,
+        by_variance=True,
         reference="Raghu et al. 2017 (arXiv 1706.05806), section 2",
     ),
     _layer(

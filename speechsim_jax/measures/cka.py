@@ -137,6 +137,7 @@ MEASURES = (
         of_norms=True,
         symmetric=True,
         limits=(0.0, 1.0),
+        by_variance=True,
         reference="Kornblith et al. 2019 (arXiv 1905.00414), equation 4",
         inflated_by_few_rows=True,
     ),
@@ -161,6 +162,7 @@ MEASURES = (
         of_norms=True,
         symmetric=True,
         limits=(-1.0, 1.0),
+        by_variance=True,
         reference="Song et al. 2012 (JMLR 13), equation 5",
     ),
 )

@@ -235,6 +235,7 @@ MEASURES = (
         statistic="sample",
         symmetric=True,
         limits=(0.0, 1.0),
+        by_variance=True,
         reference="Kornblith et al. 2019 (arXiv 1905.00414), section 3",
     ),
     Measure(
@@ -246,6 +247,7 @@ MEASURES = (
         statistic="sample",
         symmetric=True,
         limits=(-1.0, 1.0),
+        by_variance=True,
         reference="Song et al. 2012 (JMLR 13), equation 5",
     ),
 )

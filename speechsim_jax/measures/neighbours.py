@@ -243,6 +243,7 @@ MEASURES = (
         statistic="sample",
         symmetric=True,
         limits=(0.0, 1.0),
+        by_variance=True,
         reference="Huh et al. 2024 (arXiv 2405.07987)",
     ),
     Measure(
@@ -254,6 +255,7 @@ MEASURES = (
         statistic="sample",
         symmetric=True,
         limits=(-1.0, 1.0),
+        by_variance=True,
         reference="Kriegeskorte et al. 2008 (Front. Syst. Neurosci. 2:4)",
     ),
 )

@@ -210,6 +210,7 @@ MEASURES = (
         influence=linreg_r2_global_influence,
         symmetric=False,
         limits=(0.0, 1.0),
+        by_variance=True,
         reference="Kornblith et al. 2019 (arXiv 1905.00414), section 3",
         inflated_by_few_rows=True,
         whitens=True,

@@ -20,12 +20,6 @@ FEW_CLUSTERS = 10
 LEVEL = 0.05
 MOST_LAYERS = 3
 
-# Measures in which a neuron counts by its variance.
-_BY_VARIANCE = (
-    "lincka", "lincka_debiased", "procrustes", "procrustes_distance", "rbfcka", "rbfcka_debiased",
-    "svcca_centred", "svcca_centred_ge", "linreg_r2_global", "mutual_knn", "rsa",
-)  # fmt: skip
-
 Check = Callable[[SimilarityResult], "list[str] | None"]
 
 
@@ -70,7 +64,7 @@ def _few_rows(result: SimilarityResult) -> list[str] | None:
 def _outliers(result: SimilarityResult) -> list[str] | None:
     if "outlier_share" not in result.dataset:
         return None
-    measures = [name for name in result.measures if name in _BY_VARIANCE]
+    measures = [name for name in result.measures if result.definition(name).get("by_variance")]
     shares = np.asarray(result.dataset["outlier_share"].values, np.float64)
     tracks = {name for of_kind in tracks_of(result) for name in of_kind}
     shares = np.where([name.model in tracks for name in result.representations], np.nan, shares)

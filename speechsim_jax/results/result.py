@@ -120,7 +120,7 @@ class SimilarityResult:
             extras: further arrays by name, each with its dims.
             measures: by measure, its definition: `symmetric`, `range`, `level`, `summary`,
                 `reference`, `higher_is_closer` (False for distances), `inflated_by_few_rows`,
-                `statistic`, all optional.
+                `by_variance`, `statistic`, all optional.
             attributes: provenance: mappings, lists and simple values, nested in any way.
             attention_representations: what `x_attention` and `y_attention` run over.
             dims: by measure, the dims of a matrix where they are not `x` and `y`.

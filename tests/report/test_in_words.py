@@ -242,12 +242,15 @@ def test_outlier_neurons_are_a_doubt() -> None:
     shares = np.full(COUNT, 0.1)
     shares[[1, 5]] = 0.7, 0.6
     variables = {"outlier_share": (("x",), shares)}
+    about_neurons = DEFINITION | {"by_variance": True}
+    text = doubt(planted(THREE, further=variables, definition=about_neurons), "Outlier")
+    assert "mine of a/1 and b/2" in text and "70%" in text
     values = {"lincka": np.full((COUNT,) * 2, 0.9), "lincka_zscored": np.full((COUNT,) * 2, 0.5)}
-    text = doubt(planted(THREE, further=variables, measures=values), "Outlier")
-    assert "lincka of a/1 and b/2" in text and "70%" in text and "0.400 lower" in text
-    assert not doubt(planted(THREE, further=variables), "Outlier")  # no such measure
-    variables = {"outlier_share": of_layers(0.1)}
+    beside = planted(THREE, further=variables, measures=values, definition=about_neurons)
+    assert "0.400 lower" in doubt(beside, "Outlier")
     assert not doubt(planted(THREE, further=variables, measures=values), "Outlier")
+    variables = {"outlier_share": of_layers(0.1)}
+    assert not doubt(planted(THREE, further=variables, definition=about_neurons), "Outlier")
 
 
 @pytest.mark.parametrize(("held", "far"), [(0.1, True), (0.55, False)])
