@@ -402,6 +402,7 @@ MEASURES = (
         function=pwcca,
         heldout={"pwcca_heldout": pwcca_heldout},
         symmetric=False,
+        by_variance=True,
         reference="Morcos et al. 2018 (arXiv 1806.05759), equation 2; scale of Wu et al. 2020",
     ),
     _layer(

@@ -93,6 +93,12 @@ def test_every_measure_on_moments_is_in_the_table():
     assert set(INVARIANT) == set(NAMES)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_measures_say_whether_neurons_count_by_their_variance(name):
+    moved = any("neuron_scale" not in side for side in INVARIANT[name])
+    assert MEASURES[name].by_variance == moved
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("side", ["x", "y"])
 @pytest.mark.parametrize("measure", NAMES)
