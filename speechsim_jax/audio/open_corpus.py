@@ -262,7 +262,8 @@ def _log_facts(origin: str, facts: Mapping[str, Any], of_files: bool) -> None:
         log.info("%s: %s; %s", origin, files, counted(facts["speakers"], "speaker"))
     if unknown := facts.get("speaker_unknown") if of_files else 0:
         log.info(
-            "%s: the speaker of %s is not known; --speaker_from or a manifest can say it",
+            "%s: the speaker of %s is not known, and errors over utterances may be too small; a "
+            "manifest can say it, or, where folders are speakers, --speaker_from='^([^/]+)/'",
             origin, counted(unknown, "utterance"),
         )  # fmt: skip
     if "passed_over" in facts:

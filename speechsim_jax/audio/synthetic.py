@@ -141,5 +141,7 @@ def _speak(texts: list[SpokenText]) -> list[bytes]:
     )
     if process.returncode:
         reason = (process.stderr.splitlines() or [f"exit code {process.returncode}"])[-1]
-        raise UserError(f"no synthetic voices ({reason}); install them with: pip install .[demo]")
+        raise UserError(
+            f"no synthetic voices ({reason}); install them with: pip install py-nanotts"
+        )
     return [base64.b64decode(line) for line in process.stdout.splitlines()]

@@ -143,6 +143,7 @@ def scored_result(
             {**finished.by_kind, **fewer},
             selection,
             models,
+            {*attributes.get("tracks", ()), *(label.name for label in compared.labels)},
             bar.update,
             keep_influence=output.keep_influence,
             pairs=compared.pairs,

@@ -18,6 +18,8 @@ class Contrast:
     >>> contrast = ss.Contrast(difference=0.10, standard_error=0.04, degrees=39)
     >>> round(contrast.p, 4), [round(end, 4) for end in contrast.interval(0.95)]
     (0.0167, [0.0191, 0.1809])
+    >>> print(contrast)
+    0.1, 95 % interval 0.01909 to 0.1809, p = 0.017 (standard error 0.04)
 
     Attributes:
         difference: the weighted sum; of two cells or blocks their difference.
@@ -29,6 +31,13 @@ class Contrast:
     difference: float
     standard_error: float
     degrees: float | int
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return (
+            f"{self.difference:.4g}, 95 % interval {low:.4g} to {high:.4g}, p = {self.p:.2g} "
+            f"(standard error {self.standard_error:.2g})"
+        )
 
     def interval(self, level: float | int = 0.95) -> tuple[float, float]:
         """The confidence interval of a level between 0 and 1.

@@ -90,6 +90,7 @@ def score_all(
     finished: Mapping[str, Any],
     selection: MeasureSelection,
     models: Sequence[str] = (),
+    tracks: Collection[str] = (),
     on_pair: Callable[[], object] = lambda: None,
     sample_bytes: int = _SAMPLE_BYTES,
     keep_influence: Keep = "auto",
@@ -101,6 +102,7 @@ def score_all(
       finished: the finished statistics by kind; those that the measures read.
       selection: measures and rankings.
       models: the model of each representation, for the rankings.
+      tracks: those of `models` that are tracks, which neurons are not ranked by.
       on_pair: called after each unordered pair of each statistic, for progress.
       sample_bytes: memory for what measures on the sample cache of its representations.
       keep_influence: what is kept of the influences behind standard errors.
@@ -162,7 +164,9 @@ def score_all(
     extras = details.arrays()
     for ranking in selection.rankings:
         _, name = ranking.reads
-        extras |= rank_neurons(extras[name][1], ranking, models)
+        extras |= rank_neurons(
+            extras[name][1], ranking, [None if model in tracks else model for model in models]
+        )
     if MomentsState.kind in finished:
         extras |= representation_facts(finished[MomentsState.kind], selection.whitens)
         _undefine_constant(matrices, selection, finished[MomentsState.kind])
@@ -555,23 +559,26 @@ def _of_clusters(
     return influences
 
 
-def rank_neurons(best_corr: np.ndarray, ranking: Ranking, models: Sequence[str]) -> Extras:
+def rank_neurons(best_corr: np.ndarray, ranking: Ranking, models: Sequence[str | None]) -> Extras:
     """Scores of neurons [x, neuron] and their order [x, place], from the best correlations.
 
     A neuron's best correlation in a model is the best over that model's layers that it is compared
     with; the ranking's function then goes over all *other* models. Ties keep the neurons' order.
-    Where there is nothing to rank against, nothing is returned.
+    Where there is nothing to rank against, nothing is returned. A representation of no model
+    (None) is not ranked, and none is ranked by it.
     """
-    names = list(dict.fromkeys(models))
+    names = [model for model in dict.fromkeys(models) if model is not None]
     if len(names) < 2:
         return {}
-    of_model = np.array([names.index(model) for model in models])
+    of_model = np.array([-1 if model is None else names.index(model) for model in models])
     # NaN of what is not compared, -inf of a model of which nothing is.
     known = np.where(np.isnan(best_corr), -np.inf, best_corr)
     by_model = np.stack([known[:, of_model == k].max(axis=1) for k in range(len(names))], axis=-1)
     scores = np.full(best_corr.shape[::2], np.nan, np.float32)
     order = np.full(best_corr.shape[::2], -1, np.int32)
     for i, model in enumerate(of_model):
+        if model < 0:
+            continue
         live = np.isfinite(best_corr[i, i])
         others = np.delete(by_model[i][live], model, axis=1)
         others = others[:, np.isfinite(others).all(axis=0)]

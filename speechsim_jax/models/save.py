@@ -1,6 +1,7 @@
 """Save encoders as Hugging Face folders: config.json, preprocessor_config.json, safetensors."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -154,7 +155,9 @@ def _write(
             ("preprocessor_config.json", config.preprocessor_to_hf()),
         ):
             (path / name).write_text(json.dumps(content, indent=2) + "\n")
-        save_file(stored, path / "model.safetensors", metadata={"format": "pt"})
+        weights = path / "model.safetensors"
+        save_file(stored, weights, metadata={"format": "pt"})
+        shutil.copymode(path / "config.json", weights)  # which else its owner alone can read
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written ({reason}); choose another folder") from error

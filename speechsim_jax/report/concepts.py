@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.concepts import draw
 from speechsim_jax.report.markup import html_text, missing, table
+from speechsim_jax.report.model_scores import NORMAL_HALF
 from speechsim_jax.results.concepts import (
     CONTENT,
     Agreement,
     Concepts,
     neuron_rows,
     read_concepts,
-    tracks_of,
 )
 from speechsim_jax.results.result import SimilarityResult
 
@@ -36,7 +36,7 @@ def concepts_section(result: SimilarityResult) -> str:
     Args:
         result: what the page shows.
     """
-    if not any(tracks_of(result)):
+    if not result.tracks:
         return ""
     try:
         concepts = read_concepts(result)
@@ -70,12 +70,12 @@ def _agreement_table(concepts: Concepts) -> str:
         return f"{known.mean():.3f}" if known.size else ""
 
     def row(found: Agreement) -> list[str]:
-        error = mean(found.kappa_error)
-        kappa = mean(found.kappa) + (f" ± {error}" if error else "")
+        half = mean(NORMAL_HALF * found.kappa_error)
+        kappa = mean(found.kappa) + (f" ± {half}" if half else "")
         cells = [found.track, found.x, found.y, mean(found.observed), mean(found.chance), kappa]
         return list(map(html_text, cells))
 
-    head = ["label", "x", "y", "agreement", "chance", "kappa"]
+    head = ["label", "x", "y", "agreement", "chance", "kappa ± half its 95 % interval"]
     return table(head, [row(found) for found in concepts.agreement], numbers_from=3)
 
 

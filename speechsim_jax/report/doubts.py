@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from speechsim_jax.measures.null import LEAST_DRAWS_FOR_P
 from speechsim_jax.report.model_scores import ModelScores, listed
-from speechsim_jax.results.concepts import tracks_of
 from speechsim_jax.results.depth import floors
 from speechsim_jax.results.result import SimilarityResult
 
@@ -66,8 +66,8 @@ def _outliers(result: SimilarityResult) -> list[str] | None:
         return None
     measures = [name for name in result.measures if result.definition(name).get("by_variance")]
     shares = np.asarray(result.dataset["outlier_share"].values, np.float64)
-    tracks = {name for of_kind in tracks_of(result) for name in of_kind}
-    shares = np.where([name.model in tracks for name in result.representations], np.nan, shares)
+    of_track = [name.model in result.tracks for name in result.representations]
+    shares = np.where(of_track, np.nan, shares)
     places = np.flatnonzero(shares >= OUTLIER_SHARE)
     if not measures or not places.size:
         return []
@@ -135,11 +135,19 @@ def _floors(result: SimilarityResult) -> list[str] | None:
 
 
 def _null(result: SimilarityResult) -> list[str] | None:
-    names = [name for name in result.measures if f"{name}_p" in result.dataset]
+    names = [name for name in result.measures if f"{name}_null" in result.dataset]
     if not names:
         return None
     found = []
+    without = [name for name in names if f"{name}_p" not in result.dataset]
+    if without:
+        found.append(
+            f"Whether {listed(without)} is above the score of rows that do not belong together is "
+            f"not tested: p-values need {LEAST_DRAWS_FOR_P} draws of these (null_draws)."
+        )
     for name in names:
+        if name in without:
+            continue
         scores = ModelScores(result, name)
         p = np.asarray(result.matrix(f"{name}_p").values, np.float64)
         cells = scores.scored() & np.isfinite(p)

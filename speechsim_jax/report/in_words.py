@@ -8,8 +8,8 @@ import numpy as np
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.text_layout import short_names
 from speechsim_jax.report.doubts import doubts
-from speechsim_jax.report.model_scores import Estimate, ModelScores, listed
-from speechsim_jax.results.concepts import Agreement, DepthCurve, read_concepts, tracks_of
+from speechsim_jax.report.model_scores import NORMAL_HALF, Estimate, ModelScores, listed
+from speechsim_jax.results.concepts import Agreement, DepthCurve, read_concepts
 from speechsim_jax.results.result import SimilarityResult
 
 About = Literal["closest", "depth", "shared", "trust"]
@@ -19,7 +19,6 @@ MOST_NAMED = 3
 MOST_TRACKS = 4
 SHARED_CORRELATION = 0.5
 """From which |correlation| on a neuron counts as found in another model."""
-_NORMAL_HALF = 1.96
 _THIRDS = ("first", "middle", "last")
 
 
@@ -249,9 +248,9 @@ def _against_untrained(scores: ModelScores, untrained: Sequence[str], short: dic
 def _shared(result: SimilarityResult, short: dict[str, str]) -> list[str]:
     """What models encode of tracks, and whether matched neurons encode the same classes."""
     sentences = []
-    if "mincorr_neuron" in result.dataset and len(result.models) > 1:
+    if "mincorr_neuron" in result.dataset and len(result.compared_models) > 1:
         sentences.append(_shared_neurons(result, short))
-    if not any(tracks_of(result)):
+    if not result.tracks:
         return [*sentences, "What they encode is not known: the result has no labels or features."]
     try:
         concepts = read_concepts(result)
@@ -274,7 +273,7 @@ def _shared_neurons(result: SimilarityResult, short: dict[str, str]) -> str:
     values = np.asarray(result.dataset["mincorr_neuron"].values, np.float64)
     of_model = np.array([name.model for name in result.representations], dtype=object)
     shares = {}
-    for model in result.models:
+    for model in result.compared_models:
         known = values[of_model == model]
         known = known[np.isfinite(known)]
         if known.size:
@@ -307,7 +306,7 @@ def _agreement(found: Agreement, short: dict[str, str]) -> str:
         float(np.nanmean(of)) for of in (found.observed, found.chance, found.kappa)
     )
     errors = found.kappa_error[np.isfinite(found.kappa_error)]
-    half = _NORMAL_HALF * float(errors.mean()) if errors.size else float("nan")
+    half = NORMAL_HALF * float(errors.mean()) if errors.size else float("nan")
     estimate = Estimate(kappa, half)
     verdict = {
         True: "more often than by chance" if kappa > 0 else "less often than by chance",

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from speechsim_jax.errors import printable
+from speechsim_jax.errors import counted, printable
 from speechsim_jax.figures.text_layout import short_names
 from speechsim_jax.report.content import (
     compared_representations,
@@ -68,10 +68,12 @@ _FACT_NAMES = {
 
 def headline(result: SimilarityResult) -> str:
     """The title of the page: how many layers of how many models it compares."""
-    count = len(compared_representations(result))
-    layers = "layer" if count == 1 else "layers"
-    models = "model" if len(result.models) == 1 else "models"
-    return f"Similarity of {count} {layers} of {len(result.models)} {models}"
+    of_models = [r for r in compared_representations(result) if r.model in result.compared_models]
+    tracks = f" and {counted(len(result.tracks), 'track')}" if result.tracks else ""
+    return (
+        f"Similarity of {counted(len(of_models), 'layer')} of "
+        f"{counted(len(result.compared_models), 'model')}{tracks}"
+    )
 
 
 def summary_section(result: SimilarityResult) -> str:
@@ -257,8 +259,9 @@ def uncertainty_section(result: SimilarityResult) -> str:
         f"variance from the ten {over}s that move scores most", f"effective number of {over}s",
         "effective sample size (frames)",
     ]  # fmt: skip
+    over = html_text(result.errors_note().removeprefix("±: "))
     note = (
-        f'<p class="quiet">{html_text(result.errors_note())}. Medians over cells. Effective '
+        f'<p class="quiet">{over}. Medians over cells. Effective '
         "numbers: as many equal ones, or independent frames, would leave the scores as unsure.</p>"
     )
     content = table(heads, rows, numbers_from=1, name="uncertainty")

@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from speechsim_jax.results.concepts import tracks_of
 from speechsim_jax.results.depth import best_match
 from speechsim_jax.results.result import SimilarityResult
 
 Weights = Float[np.ndarray, "x y"]
+
+NORMAL_HALF = 1.96
+"""Half a 95 % interval in standard errors, of which there are many."""
 
 
 class Estimate(NamedTuple):
@@ -59,11 +61,14 @@ class ModelScores:
         matrix = result.matrix(measure)
         on_heads = matrix.dims[0] == "x_attention"
         names = result.attention_representations if on_heads else result.representations
-        tracks = {name for of_kind in tracks_of(result) for name in of_kind}
         self._result = result
         self._of_model = np.array([name.model for name in names], dtype=object)
         self.measure = measure
-        self.models = tuple(dict.fromkeys(n.model for n in names if n.model not in tracks))
+        self.models = tuple(
+            model
+            for model in dict.fromkeys(n.model for n in names)
+            if model in result.compared_models
+        )
         self.labels = list(map(str, names))
         self.layers = [name.layer for name in names]
         self.depths = result.relative_depths(names)

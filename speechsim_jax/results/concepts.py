@@ -105,13 +105,6 @@ class Concepts:
     agreement: tuple[Agreement, ...]
 
 
-def tracks_of(result: SimilarityResult) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The label tracks and the features that a result has; those that were given have left it."""
-    labels = tuple(map(str, result.dataset["track"].values)) if "track" in result.dataset else ()
-    known = result.attributes.get("tracks", {})
-    return labels, tuple(name for name in known if name in result.models and name not in labels)
-
-
 def read_concepts(result: SimilarityResult) -> Concepts:
     """Read content, localisation and agreement off a result.
 
@@ -123,10 +116,10 @@ def read_concepts(result: SimilarityResult) -> Concepts:
     """
     if CONTENT not in result.measures:
         raise UserError(f"content is read off {CONTENT}, which this result lacks")
-    labels, features = tracks_of(result)
+    labels, features = result.label_tracks, result.feature_tracks
     if not labels and not features:
         raise UserError("this result has no tracks; name some (--tracks, --labels)")
-    models = tuple(m for m in result.models if m not in (*labels, *features))
+    models = result.compared_models
     tracks = (*labels, *features)
     return Concepts(
         models,

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from speechsim_jax.errors import UserError, did_you_mean, printable
+from speechsim_jax.errors import UserError, counted, did_you_mean, printable
 from speechsim_jax.inference import differences
 from speechsim_jax.inference.contrast import Contrast, contrast, shares_of_largest
 from speechsim_jax.inference.influence_table import InfluenceTable, Keep, joined
@@ -212,6 +212,30 @@ class SimilarityResult:
         if "x_attention" not in self.dataset.dims:
             return ()
         return _representations(self.dataset, "x_attention")
+
+    @property
+    def label_tracks(self) -> tuple[str, ...]:
+        """The labels that are compared; those that were given have left the result."""
+        if "track" not in self.dataset:
+            return ()
+        return tuple(map(str, self.dataset["track"].values))
+
+    @property
+    def feature_tracks(self) -> tuple[str, ...]:
+        """The other tracks, as acoustic features."""
+        known, labels = self.attributes.get("tracks", {}), self.label_tracks
+        return tuple(name for name in known if name in self.models and name not in labels)
+
+    @property
+    def tracks(self) -> tuple[str, ...]:
+        """Labels and features among the models."""
+        return (*self.label_tracks, *self.feature_tracks)
+
+    @property
+    def compared_models(self) -> tuple[str, ...]:
+        """The models, without tracks."""
+        tracks = self.tracks
+        return tuple(model for model in self.models if model not in tracks)
 
     @functools.cached_property
     def models(self) -> tuple[str, ...]:
@@ -637,7 +661,10 @@ class SimilarityResult:
         """The influences on a measure's scores."""
         self.standard_error(measure)
         if self.influence is None:
-            raise UserError("the influences of this result were not kept (keep_influence='rows')")
+            raise UserError(
+                "the influences behind this result's standard errors are not there: they were not "
+                "kept (keep_influence='rows'), or NAME.influence.nc is no longer beside NAME.nc"
+            )
         return self.influence.holding(measure)
 
     def _cells(self, cells: Cells | None, dim: Hashable = "x") -> list[tuple[str, str]]:
@@ -858,13 +885,13 @@ class SimilarityResult:
         """
         if not self.measures:
             return repr(self)
-        blocks = blocks_shown(len(self.models))
+        blocks = blocks_shown(len(self.compared_models))
         means = {
             measure: {heading: self._mean(measure, pairs) for heading, pairs in blocks.items()}
             for measure in (*self.measures, *self._heldout, *self._nulls)
         }
         table = means_table(
-            Counter(representation.model for representation in self.representations), means
+            Counter(r.model for r in self.representations if r.model in self.compared_models), means
         )
         legend = (
             "mean over layers of how well y accounts for x, a layer with itself left out; "
@@ -956,7 +983,7 @@ class SimilarityResult:
         """Of the mean of one block: of each defined score of model x with model y the same."""
         matrix = self.matrix(measure)
         of_rows, of_columns = (
-            matrix[f"{dim}_model"].values == self.models[k]
+            matrix[f"{dim}_model"].values == self.compared_models[k]
             for dim, k in zip(matrix.dims, (x, y), strict=True)
         )
         used = np.isfinite(matrix.values) & np.outer(of_rows, of_columns)
@@ -965,7 +992,8 @@ class SimilarityResult:
 
     def __repr__(self) -> str:
         parts = [
-            f"{len(self.models)} models",
+            counted(len(self.compared_models), "model"),
+            *([counted(len(self.tracks), "track")] if self.tracks else []),
             f"{len(self.representations)} representations",
             *self.notes(),
         ]

@@ -13,6 +13,7 @@ from speechsim_jax import measures
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import cca, neuron
 from speechsim_jax.measures.base import RepresentationPair
+from speechsim_jax.measures.scoring import rank_neurons
 from speechsim_jax.statistics import linalg
 from tests.support import reference
 from tests.support.golden import GOLDEN, GOLDEN_MEASURES, NAMES, golden_inputs
@@ -298,6 +299,19 @@ def test_both_rankings_come_with_the_paper_measures():
 def test_one_model_has_no_ranking():
     result = ss.compare_activations({("a", 0): GOLDEN["x_a0"], ("a", 1): GOLDEN["x_a1"]})
     assert "mincorr_neuron" not in result.dataset
+
+
+def test_neurons_are_not_ranked_by_tracks():
+    """All models share the first neuron and none the second; a track has none of the first."""
+    best = np.full((4, 4, 2), 0.2)
+    best[..., 0] = 0.9
+    best[:, 3] = best[3] = [0.1, 0.8]
+    ranking = measures.RANKINGS["mincorr"]
+    ranked = rank_neurons(best, ranking, ["a", "b", "c", None])
+    alone = rank_neurons(best[:3, :3], ranking, ["a", "b", "c"])
+    np.testing.assert_array_equal(ranked["mincorr_neuron"][1][:3], alone["mincorr_neuron"][1])
+    assert np.isnan(ranked["mincorr_neuron"][1][3]).all()
+    assert rank_neurons(best[:2, :2], ranking, ["a", None]) == {}
 
 
 @pytest.mark.slow

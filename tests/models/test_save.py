@@ -37,6 +37,12 @@ def test_saved_and_loaded_again(layout, tmp_path):
     }
 
 
+def test_whoever_reads_the_configuration_can_read_the_weights(tmp_path):
+    folder = load_encoder(FOLDER / LAYOUTS[0]).save(tmp_path)
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_files_say_what_those_of_transformers_say(layout, tmp_path):
     folder = load_encoder(FOLDER / layout).save(tmp_path)

@@ -263,9 +263,16 @@ def test_scores_not_above_the_null_are_a_doubt() -> None:
     p = np.full((COUNT, COUNT), 0.001)
     p[0, 3], p[4, 8] = 0.2, 0.06
     p[0, 1] = 0.9  # within a model
-    text = doubt(planted(THREE, further={"mine_p": (("x", "y"), p)}), "not above")
+    null = {"mine_null": square(0.2)}
+    text = doubt(planted(THREE, further=null | {"mine_p": (("x", "y"), p)}), "not above")
     assert "2 of 54" in text
-    assert not doubt(planted(THREE, further={"mine_p": square(0.01)}), "not above")
+    assert not doubt(planted(THREE, further=null | {"mine_p": square(0.01)}), "not above")
+
+
+def test_a_null_of_few_draws_is_there_but_not_tested() -> None:
+    result = planted(THREE, further={"mine_null": square(0.2)})
+    assert "19" in doubt(result, "do not belong together")
+    assert "do not belong together" not in doubt(result, "not checked")
 
 
 @pytest.mark.parametrize(("floor", "most"), [(0.5, True), (0.01, False)])
@@ -294,6 +301,7 @@ def test_what_was_checked_and_what_could_not_be_is_said() -> None:
         "width": of_layers(10),
         "outlier_share": of_layers(0.1),
         "mine_heldout": square(0.7),
+        "mine_null": square(0.2),
         "mine_p": square(0.01),
     }
     clear, unknown = doubts(planted(THREE, 0.01, further=everything, attributes={"frames": 900}))

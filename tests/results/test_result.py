@@ -445,3 +445,25 @@ def test_the_table_has_errors_and_held_out_scores() -> None:
         "linreg", "lincka", "linreg_se", "lincka_se", "linreg_heldout", "linreg_ridge_heldout",
     ]  # fmt: skip
     np.testing.assert_array_equal(table["linreg_se"], result.matrix("linreg_se").values.ravel())
+
+
+def test_tracks_are_no_models() -> None:
+    """The table of means is of models alone, with a column for every pair where these are few."""
+    models = ["a", "b", "c", "phone", "logmel"]
+    names = [RepresentationName(model, 0) for model in models]
+    scores = np.full((5, 5), 0.5)
+    scores[:3, 3:] = scores[3:, :3] = 0.1
+    result = SimilarityResult.build(
+        names,
+        {"lincka": scores},
+        {"track": (("track",), np.array(["phone"]))},
+        attributes={"tracks": {"logmel": {}, "phone": {}}},
+    )
+    assert (result.label_tracks, result.feature_tracks) == (("phone",), ("logmel",))
+    assert result.compared_models == ("a", "b", "c")
+    assert "3 models, 2 tracks" in repr(result)
+    head, row = (
+        line.split() for line in result.summary().splitlines() if "0.5" in line or "A,C" in line
+    )
+    assert "A,C" in head and "D,D" not in head
+    assert set(row[1:]) <= {"0.500", "-"}

@@ -60,7 +60,7 @@ function contrastText(measure, a, b) {
     false: "They are not found to differ.",
     null: "Whether they differ is not on this page: result.contrast knows.",
   }[differs];
-  return `${measure.name} less that of the kept cell: ${signed(difference, 4)}${interval} ` +
+  return `${measure.name} of this cell minus that of the kept one: ${signed(difference, 4)}${interval} ` +
     `(95 % interval of the difference). ${verdict}`;
 }
 

@@ -278,7 +278,7 @@ def test_figure_shows_layers_with_their_intervals(accuracies, tmp_path):
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     axes = next(a for a in figure.axes if a.get_label() == "depths")
-    drawn = {container.get_label(): container for container in axes.containers}
+    drawn = {container[0].get_gid(): container for container in axes.containers}
     line, _, (bars,) = drawn["m"]
     np.testing.assert_allclose(line.get_xydata(), [[0, 70], [1, 65]])
     ends = [[100 * value.low, 100 * value.high] for value in result.encoders[0].layers]
