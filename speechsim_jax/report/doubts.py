@@ -179,15 +179,21 @@ def _errors(result: SimilarityResult) -> list[str] | None:
     if no_interval:
         found.append(f"Too few {kind}s for intervals of {listed(no_interval)}: ten are needed.")
     influence = result.known_influence
+    few = {}
     for name in with_errors if influence is not None else ():
         if influence is None or name not in influence.values or name in no_interval:
             continue
         _, counting = influence.concentration(name)
         if counting < FEW_CLUSTERS:
-            found.append(
-                f"The intervals of {name} rest on few {kind}s, an effective number of "
-                f"{counting:.1f}: they may be too narrow."
-            )
+            few[name] = counting
+    if few:
+        numbers = f"{min(few.values()):.1f}"
+        if len(few) > 1:
+            numbers += f" to {max(few.values()):.1f}"
+        found.append(
+            f"The intervals of {listed(list(few))} rest on few {kind}s, an effective number of "
+            f"{numbers}: they may be too narrow."
+        )
     return found
 
 

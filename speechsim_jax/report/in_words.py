@@ -55,6 +55,8 @@ def in_words(result: SimilarityResult) -> list[Sentence]:
         sentences += _closest(of_measure, pairs, short)
         if of_measure is scores[0]:
             sentences += _depths(result, of_measure, pairs, short)
+    if text := _disagreement(scores, untrained):
+        sentences.append(Sentence("depth", text))
     if not scores:
         sentences.append(
             Sentence("closest", "No two models of this result have scores with each other.")
@@ -159,19 +161,14 @@ def _depths(
     )
     text += _sureness(result, scores, x, y)
     sentences = [Sentence("depth", text, (scores.labels[x], scores.labels[y]))]
-    cells = [
-        cell
-        for pair in pairs
-        for x_model, y_model in dict.fromkeys([(pair.x, pair.y), (pair.y, pair.x)])
-        for cell in scores.matches(x_model, y_model)
-    ]
+    cells = _matched(scores, pairs)
     if text := _by_third(scores, cells):
         sentences.append(Sentence("depth", text))
     if first.x != first.y:
         apart = np.mean([abs(scores.depths[i] - scores.depths[j]) for i, j in cells])
         text = (
-            f"The closest layer of another model lies on average {apart:.2f} of the depth away "
-            "from the same relative depth."
+            f"By {scores.measure}, the closest layer of another model lies on average {apart:.2f} "
+            "of the depth away from the same relative depth."
         )
         sentences.append(Sentence("depth", text))
     return sentences
@@ -190,8 +187,12 @@ def _sureness(result: SimilarityResult, scores: ModelScores, x: int, y: int) -> 
             reverse=True,
         )
         layers = dict(zip(scores.labels, scores.layers, strict=True))
-        shown = [f"layer {layers[str(n)]} in {s:.0%}" for s, n in ranked[:MOST_NAMED] if s >= 0.01]
-        return f" Of draws from the scores' errors, the closest to it is {listed(shown)}."
+        shown = [
+            f"layer {layers[str(n)]} in {s:.0%} of them"
+            for s, n in ranked[:MOST_NAMED]
+            if s >= 0.01
+        ]
+        return f" In draws from the scores' errors the closest to it is {listed(shown)}."
     gap = np.abs(scores.closeness[x, y] - scores.closeness[x, columns])
     near = gap <= scores.half[x, y] + scores.half[x, columns]
     alike = [f"{scores.layers[k]}" for k, is_near in zip(columns, near) if is_near and k != y]
@@ -201,27 +202,66 @@ def _sureness(result: SimilarityResult, scores: ModelScores, x: int, y: int) -> 
     return f" Not distinguishable, as intervals overlap: layer {shown} instead."
 
 
-def _by_third(scores: ModelScores, cells: Sequence[tuple[int, int]]) -> str:
-    """In which third of the depth layers are closest to another model, and in which least."""
+def _matched(scores: ModelScores, pairs: Sequence[RankedPair]) -> list[tuple[int, int]]:
+    """The cells of every layer with its closest one of another model."""
+    return [
+        cell
+        for pair in pairs
+        for x_model, y_model in dict.fromkeys([(pair.x, pair.y), (pair.y, pair.x)])
+        for cell in scores.matches(x_model, y_model)
+    ]
+
+
+class _Thirds(NamedTuple):
+    """The thirds of the depth in which layers are closest to other models, and least close."""
+
+    most: int
+    least: int
+    means: dict[int, Estimate]
+    difference: Estimate
+
+
+def _thirds(scores: ModelScores, cells: Sequence[tuple[int, int]]) -> _Thirds | None:
     thirds: dict[int, list[tuple[int, int]]] = {}
     for x, y in cells:
         thirds.setdefault(min(int(3 * scores.depths[x] + 1e-9), 2), []).append((x, y))
     if len(thirds) < 2:
-        return ""
+        return None
     weights = {third: scores.of_cells(of) for third, of in thirds.items()}
     means = {third: scores.estimate(of) for third, of in weights.items()}
     order = sorted(means, key=lambda third: -scores.sign * means[third].value)
     most, least = order[0], order[-1]
-    difference = scores.estimate(weights[most] - weights[least])
+    return _Thirds(most, least, means, scores.estimate(weights[most] - weights[least]))
+
+
+def _by_third(scores: ModelScores, cells: Sequence[tuple[int, int]]) -> str:
+    """In which third of the depth layers are closest to another model, and in which least."""
+    found = _thirds(scores, cells)
+    if found is None:
+        return ""
     verdict = {
-        True: f"a difference of {difference}",
-        False: f"not distinguishable (a difference of {difference})",
+        True: f"a difference of {found.difference}",
+        False: f"not distinguishable (a difference of {found.difference})",
         None: "it is not known how sure that is",
-    }[difference.differs]
+    }[found.difference.differs]
     return (
-        f"By depth, layers are closest to their best matches in the {_THIRDS[most]} third "
-        f"({means[most]}), and least close in the {_THIRDS[least]} ({means[least]}): {verdict}."
+        f"By {scores.measure}, layers are closest to their best matches in the "
+        f"{_THIRDS[found.most]} third ({found.means[found.most]}), and least close in the "
+        f"{_THIRDS[found.least]} ({found.means[found.least]}): {verdict}."
     )
+
+
+def _disagreement(scores: Sequence[ModelScores], untrained: Sequence[str]) -> str:
+    """Which measures place the closest layers at other depths, as far as that is sure."""
+    measures: dict[int, list[str]] = {}
+    for of in scores:
+        found = _thirds(of, _matched(of, ranked_pairs(of, untrained)))
+        if found is not None and found.difference.differs:
+            measures.setdefault(found.most, []).append(of.measure)
+    if len(measures) < 2:
+        return ""
+    places = [f"{listed(of)} in the {_THIRDS[third]}" for third, of in sorted(measures.items())]
+    return f"Measures disagree on where in the depth layers are closest: {listed(places)}."
 
 
 def _against_untrained(scores: ModelScores, untrained: Sequence[str], short: dict[str, str]) -> str:

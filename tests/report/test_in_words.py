@@ -331,3 +331,24 @@ def test_hostile_names_are_text() -> None:
     assert tags <= {f"{end}{tag}" for end in ("", "/") for tag in TAGS}
     links = re.findall(r'href="([^"]*)"', section)
     assert links and all(re.fullmatch(r"#[\w./~%,-]*", link) for link in links)
+
+
+def test_measures_that_disagree_on_depth_are_named() -> None:
+    """One falls with depth, another rises, and both surely."""
+    down, up = (planted({"ab": 0.6}, slope=slope).matrix("mine").values for slope in (0.1, -0.1))
+    names = [RepresentationName(model, layer) for model in "ab" for layer in range(LAYERS)]
+
+    def result(other: np.ndarray, se: float) -> SimilarityResult:
+        matrices = {"down": down, "other": other}
+        errors = {f"{n}_se": (("x", "y"), np.full(down.shape, se)) for n in matrices}
+        errors |= {f"{n}_se_error": (("x", "y"), np.zeros(down.shape)) for n in matrices}
+        levels = {"down": "layer", "other": "mixed"}
+        definitions = {n: {**DEFINITION, "level": level} for n, level in levels.items()}
+        return SimilarityResult.build(names, matrices, errors, definitions, {"errors": ERRORS})
+
+    def said(of: SimilarityResult) -> list[str]:
+        return [s.text for s in about(of, "depth") if "disagree" in s.text]
+
+    (text,) = said(result(up, 0.001))
+    assert "down in the first" in text and "other in the last" in text
+    assert not said(result(up, 0.5)) and not said(result(down, 0.001))
