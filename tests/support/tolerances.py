@@ -33,9 +33,9 @@ BATCH_RELATIVE = 1e-5
 # (wavlm-base, layer 12); 8.7e-6 wav2vec2-base, 7.4e-6 hubert-large, 7.5e-6 wav2vec2-large, 5.0e-6
 # wavlm-large, 8.6e-6 hubert-xlarge (layer 42), 1.4e-5 wav2vec2-conformer of 24 layers with relative
 # positions, 9.4e-6 with rotary ones, 3.7e-6 w2v-bert of 24 layers, 1.3e-5 unispeech-sat-base,
-# 7.1e-6 unispeech-large, 1.9e-5 data2vec-audio-base, 8.9e-6 mms-1b-all (6 of its 48 layers), 7.4e-5
-# sew-mid (of 24 layers the last, whose frames differ by 0.7 % of their states; absolute 4.8e-6 of
-# 6.1).
+# 7.1e-6 unispeech-large, 1.9e-5 data2vec-audio-base, 1.3e-5 whisper-base, 1.9e-5 whisper-small,
+# 8.9e-6 mms-1b-all (6 of its 48 layers), 7.4e-5 sew-mid (of 24 layers the last, whose frames differ
+# by 0.7 % of their states; absolute 4.8e-6 of 6.1).
 FULL_SIZE_RELATIVE = 1e-4
 
 # Attention probabilities of the same (absolute). Measured 2.0e-6 (wav2vec2-base).
