@@ -1,6 +1,7 @@
 """The work of one device in a compiled program, read from its HLO text: products and collectives.
 
-XLA's `cost_analysis` counts the body of a loop once; here it counts as often as it runs. For
+XLA's `cost_analysis` counts the body of a loop once; here it counts as often as it runs, and of a
+conditional the last branch. For
 programs of the CPU, whose collectives are not split into a start and an end.
 """
 
@@ -15,6 +16,7 @@ _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _RESULT = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (\(?.*?) ([\w\-]+)\(")
 _SHAPE = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
 _CALLED = re.compile(r"(body|condition|calls|to_apply)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _DOT = re.compile(r" dot\(%?([\w.\-]+), .*?lhs_contracting_dims=\{([\d,]*)\}")
 _CONVOLUTION = re.compile(r" convolution\(%?[\w.\-]+, %?([\w.\-]+)\).*dim_labels=\w+_(\w+)->")
@@ -72,6 +74,9 @@ def work(program: str) -> Work:
                 flops += times * 2 * math.prod(result) * inner
             for kind, groups in collectives(line):
                 received[kind] += times * _received(kind, _result_shapes(line), groups)
+            # Of branches the last: of the update, that of a full buffer.
+            if branches := _BRANCHES.search(line):
+                walk(branches[1].split(",")[-1].strip().lstrip("%"), times)
             for role, called in _CALLED.findall(line):
                 walk(called, times * (_trips(line) if role in ("body", "condition") else 1))
 
