@@ -1,8 +1,8 @@
 """The work of one device in a compiled program, read from its HLO text: products and collectives.
 
 XLA's `cost_analysis` counts the body of a loop once; here it counts as often as it runs, and of a
-conditional the last branch. For
-programs of the CPU, whose collectives are not split into a start and an end.
+conditional the last branch. For programs of the CPU, whose collectives are not split into a start
+and an end.
 """
 
 import math

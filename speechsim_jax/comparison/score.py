@@ -130,8 +130,8 @@ def scored_result(
         attention_names = [name for name in names if name.layer > 0]
     total = pairs_scored(finished.by_kind, selection, compared.pairs)
     _log.info(
-        "scoring %s of %s",
-        counted(total, "pair"), counted(len(names), "representation"),
+        "scoring %s by %s",
+        counted(len(names), "representation"), counted(len(selection.measures), "measure"),
     )  # fmt: skip
     with tqdm.auto.tqdm(
         total=total, desc="scores", unit="pair", disable=not output.progress

@@ -81,8 +81,7 @@ def plot(
         width: in inches; default: as wide as the labels need, up to 7.
         reference: what cells are compared with, as in `SimilarityResult.differences`; "auto": the
             closest layer of their model y to x, where the result has the influences that takes,
-            and in no map in style "paper"; "none": no
-            outlines.
+            and in no map in style "paper"; "none": no outlines.
 
     Returns:
         A figure that notebooks show; `savefig` writes it.

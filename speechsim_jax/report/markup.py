@@ -69,10 +69,10 @@ _FACT_NAMES = {
 def headline(result: SimilarityResult) -> str:
     """The title of the page: how many layers of how many models it compares."""
     of_models = [r for r in compared_representations(result) if r.model in result.compared_models]
-    tracks = f" and {counted(len(result.tracks), 'track')}" if result.tracks else ""
-    return (
-        f"Similarity of {counted(len(of_models), 'layer')} of "
-        f"{counted(len(result.compared_models), 'model')}{tracks}"
+    models = len(result.compared_models)
+    tracks = len(result.models) - models
+    return f"Similarity of {counted(len(of_models), 'layer')} of {counted(models, 'model')}" + (
+        f" and {counted(tracks, 'track')}" if tracks else ""
     )
 
 

@@ -213,25 +213,25 @@ class SimilarityResult:
             return ()
         return _representations(self.dataset, "x_attention")
 
-    @property
+    @functools.cached_property
     def label_tracks(self) -> tuple[str, ...]:
         """The labels that are compared; those that were given have left the result."""
         if "track" not in self.dataset:
             return ()
         return tuple(map(str, self.dataset["track"].values))
 
-    @property
+    @functools.cached_property
     def feature_tracks(self) -> tuple[str, ...]:
         """The other tracks, as acoustic features."""
         known, labels = self.attributes.get("tracks", {}), self.label_tracks
         return tuple(name for name in known if name in self.models and name not in labels)
 
-    @property
+    @functools.cached_property
     def tracks(self) -> tuple[str, ...]:
         """Labels and features among the models."""
         return (*self.label_tracks, *self.feature_tracks)
 
-    @property
+    @functools.cached_property
     def compared_models(self) -> tuple[str, ...]:
         """The models, without tracks."""
         tracks = self.tracks
@@ -991,9 +991,10 @@ class SimilarityResult:
         return used / max(used.sum(), 1)
 
     def __repr__(self) -> str:
+        tracks = len(self.models) - len(self.compared_models)
         parts = [
             counted(len(self.compared_models), "model"),
-            *([counted(len(self.tracks), "track")] if self.tracks else []),
+            *([counted(tracks, "track")] if tracks else []),
             f"{len(self.representations)} representations",
             *self.notes(),
         ]

@@ -6,7 +6,7 @@ import pytest
 
 import speechsim_jax as ss
 from speechsim_jax._jax_compat import x64
-from speechsim_jax.measures import kernel, neighbours, resolve, scoring
+from speechsim_jax.measures import MEASURES, kernel, neighbours, resolve, scoring
 from speechsim_jax.statistics import sample
 from speechsim_jax.statistics.accumulator import BatchRows
 from speechsim_jax.statistics.moments import ModelShape
@@ -278,3 +278,10 @@ def test_utterances_must_name_every_row():
     for size in (3, 10_001):
         with pytest.raises(ss.UserError, match="sample_frames is"):
             scores(x, y, sample_frames=size)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_measures_say_whether_neurons_count_by_their_variance(name):
+    x, y = correlated()
+    moved = abs(scores(x * np.geomspace(0.05, 5, 9), y)[name] - scores(x, y)[name]) > 1e-6
+    assert MEASURES[name].by_variance == moved

@@ -4,7 +4,6 @@ import csv
 import io
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,30 +38,9 @@ from tests.support.browser import (
     PHONE,
     Browser,
     needs_browser,
-    opened_browser,
 )
 
 pytestmark = needs_browser
-
-
-@pytest.fixture(scope="module")
-def result() -> SimilarityResult:
-    return random_result(SMALL)
-
-
-@pytest.fixture(scope="module")
-def report(result: SimilarityResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(result, tmp_path_factory.mktemp("report") / "report.html")
-
-
-@pytest.fixture(scope="module")
-def desktop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    yield from opened_browser(DESKTOP, tmp_path_factory.mktemp("desktop"))
-
-
-@pytest.fixture(scope="module")
-def phone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    yield from opened_browser(PHONE, tmp_path_factory.mktemp("phone"))
 
 
 @pytest.fixture(params=["desktop", "phone"])

@@ -153,6 +153,8 @@ async function start() {
   addAllDownloads();
   byId("still")?.remove();
   drawAll();
+  // In which plotly measures text, far off the page.
+  byId("js-plotly-tester")?.setAttribute("aria-hidden", "true");
   listenToMap();
   listenToKeep();
   listenToLinks();
