@@ -17,6 +17,7 @@
     python -m experiments.benchmark --what=bootstraps --speech=FOLDER --glob=PATTERN
     python -m experiments.benchmark --what=null --speech=FOLDER --minutes=3 --repeats=1
     python -m experiments.benchmark --what=target --speech=MANIFEST
+    python -m experiments.benchmark --what=answer --speech=FOLDER
     python -m experiments.benchmark --what=tracks --speech=FOLDER --labels=phone:FILE,speaker
     python -m experiments.benchmark --what=features --speech=FOLDER
     python -m experiments.benchmark --what=doors --speech=FOLDER --minutes=1
@@ -43,8 +44,10 @@ error. errors: whole runs with and without standard errors, and held-out scores,
 bootstraps: standard errors of two encoders of the zoo against --repeats bootstraps (300) over the
 speakers of the utterances that --glob matches. null: p-values of 400 simulated corpora of unrelated
 signals, and whole runs with and without a null, if there is --speech. target: minutes of audio that
---target_se predicts, against those that plain runs need. tracks: whole runs with labels, log-mel
-and exemplars and without, in turns. features: seconds of speech a second of each acoustic feature.
+--target_se predicts, against those that plain runs need. answer: seconds until every score of two
+base-size encoders is known to 0.01, by --target_se, against reading an hour. tracks: whole runs
+with labels, log-mel and exemplars and without, in turns. features: seconds of speech a second of
+each acoustic feature.
 doors: a base-size encoder that torch runs against its port (needs the [parity] extra). arrays: a
 quick look at arrays against pytorch-cka, if that is installed. one_by_one:
 20 utterances of different lengths, one call for each, against torch transformers (needs the
@@ -75,7 +78,7 @@ class _Flags:
     what: Literal[
         "memory", "pipeline", "scaling", "streaming", "scores", "accuracy", "encoder", "statistics",
         "attention", "startup", "merging", "coverage", "pwcca", "errors", "bootstraps", "null",
-        "target", "tracks", "features", "doors", "arrays", "one_by_one", "accelerator",
+        "target", "answer", "tracks", "features", "doors", "arrays", "one_by_one", "accelerator",
         "plots",
     ] = flags.own("memory", "What to measure.")  # fmt: skip
     speech: str | None = flags.own(
@@ -150,6 +153,7 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
         20 if given.small else 400, given.speech, _minutes(given, 3)[0], given.repeats or 3,
     ),
     "target": lambda given: (_speech(given),),
+    "answer": lambda given: (_speech(given), 0.5 if given.small else 0.01),
     "features": lambda given: (_speech(given), given.repeats or 7),
     "doors": lambda given: (_speech(given), _minutes(given, 1)[0], given.repeats or 7),
     "arrays": lambda given: (given.repeats or 3,),

@@ -26,7 +26,7 @@ from speechsim_jax.errors import StorageError, UserError, did_you_mean, printabl
 from speechsim_jax.runtime.atomic_write import as_path, in_bucket
 
 COMMANDS = (
-    "compare", "merge", "status", "plan", "replicate", "concepts", "probe", "dynamics",
+    "compare", "merge", "status", "contrast", "plan", "replicate", "concepts", "probe", "dynamics",
     "transcribe", "pretrain", "finetune", "synthesise", "card", "models", "inspect", "selfcheck",
     "demo",
 )  # fmt: skip
@@ -84,8 +84,8 @@ def run_module(module: ModuleType, argv: Sequence[str] | None = None, program: b
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     values = module.define_flags()
-    if positional := getattr(module, "POSITIONAL", None):
-        arguments = _named_positional(arguments, values[positional])
+    positional = [values[name] for name in getattr(module, "POSITIONAL", ())]
+    arguments = _named_positional(arguments, positional)
     if _HELP & set(arguments):
         with contextlib.suppress(BrokenPipeError):
             print(help.page(module.__doc__ or "", values), flush=True)
@@ -118,12 +118,15 @@ def run_module(module: ModuleType, argv: Sequence[str] | None = None, program: b
         sys.exit(130)
 
 
-def _named_positional(arguments: list[str], flag: flags.Flag) -> list[str]:
-    """The arguments with the first one, or of a list all first ones, as a flag."""
+def _named_positional(arguments: list[str], positional: Sequence[flags.Flag]) -> list[str]:
+    """The arguments with the first ones as flags; one that is a list takes all that are left."""
     first = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
-    if not isinstance(flag.parser, flags.ListParser):
-        first = first[:1]
-    return [f"--{flag.name}={','.join(first)}", *arguments[len(first) :]] if first else arguments
+    named, rest = [], arguments
+    for flag, argument in zip(positional, first):
+        whole = first if isinstance(flag.parser, flags.ListParser) else [argument]
+        named.append(f"--{flag.name}={','.join(whole)}")
+        rest = rest[len(whole) :]
+    return [*named, *rest]
 
 
 def _discard_output() -> None:

@@ -1,4 +1,4 @@
-"""Checks of models and audio that need no jax, for mistakes to be reported at once."""
+"""What commands read: models and audio, checked before jax is imported, and finished results."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechsim_jax.errors import UserError
 from speechsim_jax.models import zoo
+from speechsim_jax.runtime.atomic_write import as_path
 from speechsim_jax.settings import Settings
 
 if TYPE_CHECKING:
     from speechsim_jax.audio.corpus import Corpus
+    from speechsim_jax.results.result import SimilarityResult
 
 _log = logging.getLogger(__name__)
 
@@ -61,3 +64,23 @@ def log_start(models: Sequence[str], corpus: Corpus) -> None:
         "models: %s; audio: %s (%d utterance%s); loading libraries",
         ", ".join(models), corpus.origin, count, "s" * (count != 1),
     )  # fmt: skip
+
+
+def load_result(result: str) -> SimilarityResult:
+    """A finished result.
+
+    Args:
+      result: its file, or the workdir that has one.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = as_path(result)
+    if path.is_dir():
+        path = path / "result.nc"
+    if not path.is_file():
+        raise UserError(f"{path}: no such result file")
+
+    import speechsim_jax as ss
+
+    return ss.SimilarityResult.load(path)

@@ -25,8 +25,8 @@ from speechsim_jax.settings import Resources
 if TYPE_CHECKING:
     from speechsim_jax.models.inspection import Inspection
 
-POSITIONAL = "models"
-"""The flag that arguments without a name are for."""
+POSITIONAL = ("models",)
+"""The flags that arguments without a name are for."""
 
 
 @dataclasses.dataclass(frozen=True)

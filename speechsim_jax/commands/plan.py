@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING
 from absl.flags import FlagValues
 
 from speechsim_jax.commands import flags
-from speechsim_jax.errors import UserError
-from speechsim_jax.runtime.atomic_write import as_path
+from speechsim_jax.commands.inputs import load_result
 from speechsim_jax.settings import check_fields, documented
 
 if TYPE_CHECKING:
     from speechsim_jax.inference.planning import AudioNeeded
 
-POSITIONAL = "result"
-"""The flag that an argument without a name is for."""
+POSITIONAL = ("result",)
+"""The flags that arguments without a name are for."""
 
 
 @documented
@@ -48,15 +47,7 @@ def run(config: Config) -> tuple[AudioNeeded, ...]:
     Raises:
       UserError: there is no such result, or it has no standard errors.
     """
-    path = as_path(config.result)
-    if path.is_dir():
-        path = path / "result.nc"
-    if not path.is_file():
-        raise UserError(f"{path}: no such result file")
-
-    import speechsim_jax as ss
-
-    return ss.SimilarityResult.load(path).audio_needed(config.target_se)
+    return load_result(config.result).audio_needed(config.target_se)
 
 
 def define_flags() -> FlagValues:

@@ -22,8 +22,8 @@ from speechsim_jax.runtime.atomic_write import as_path
 if TYPE_CHECKING:
     from speechsim_jax.pipeline.job_folder import ShardStatus
 
-POSITIONAL = "workdir"
-"""The flag that an argument without a name is for."""
+POSITIONAL = ("workdir",)
+"""The flags that arguments without a name are for."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -457,6 +457,8 @@ def open_checkpoint(
         raise UserError(f"{text}: there is no such file")
     if isinstance(source, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise UserError(f"{text}: there is no such folder{_similar_folder(folder)}")
+    if similar := _similar_folder(folder):  # the hub may take minutes to say no
+        _log.warning("%s: no such folder here%s The hub is asked for it", text, similar)
     return _assemble(text, hub(text, revision or "main").at_commit(), hub)
 
 
@@ -718,10 +720,11 @@ class _Hub:
         if isinstance(error, errors.HFValidationError):
             return f"{self.repo}: neither a folder nor a hub id such as facebook/hubert-base-ls960"
         cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
+        similar = _similar_folder(Path(self.repo))
         reason = next(iter(str(cause or error).strip().splitlines()), type(error).__name__)
         return (
             f"{self.repo}: {name} cannot be fetched from {constants.ENDPOINT} ({reason}); check "
-            "the connection and try again, or give a local folder"
+            f"the connection and try again, or give a local folder{similar}"
         )
 
 

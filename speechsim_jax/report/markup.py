@@ -243,21 +243,23 @@ def uncertainty_section(result: SimilarityResult) -> str:
     if not measures:
         return ""
     influence = result.known_influence
+    of_ten = influence is not None and len(influence.clusters.names) > 10  # else they are all
     rows = []
     for name in measures:
         errors, relative = (result.matrix(f"{name}_{what}").values for what in ("se", "se_error"))
         known = np.isfinite(errors) & (errors > 0)
         numbers = [np.median(of[known]) if known.any() else np.nan for of in (errors, relative)]
         if influence is not None and name in influence.values:
-            numbers += [*influence.concentration(name), influence.effective_rows(name)]
+            share, counting = influence.concentration(name)
+            numbers += [share] * of_ten + [counting, influence.effective_rows(name)]
         else:
-            numbers += [np.nan, np.nan, np.nan]
+            numbers += [np.nan] * (of_ten + 2)
         rows.append([html_text(name), *(_number(float(number), False) for number in numbers)])
     over = result.attributes["errors"]["over"]
     heads = [
         "measure", "standard error (median)", "its relative error (median)",
-        f"variance from the ten {over}s that move scores most", f"effective number of {over}s",
-        "effective sample size (frames)",
+        *[f"variance from the ten {over}s that move scores most"] * of_ten,
+        f"effective number of {over}s", "effective sample size (frames)",
     ]  # fmt: skip
     over = html_text(result.errors_note().removeprefix("±: "))
     note = (

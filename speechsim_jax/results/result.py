@@ -512,17 +512,17 @@ class SimilarityResult:
         """
         table = self._table(measure)
         scores = self.matrix(measure)
-        if (cells is None) == (weights is None) or (weights is None and len(cells or ()) == 0):
-            raise UserError("contrast: give cells, or weights")
         dims = scores.dims
+        added, subtracted = (self._cells(group, dims[0]) for group in (cells, others))
+        if (cells is None) == (weights is None) or (weights is None and not added):
+            raise UserError("contrast: give cells, or weights")
         full = np.zeros((len(table.labels),) * 2)
         positions = {label: k for k, label in enumerate(table.labels)}
         if weights is not None:
             self._check_weights(weights, dims)
             at = (np.array([positions[v] for v in weights[d].values]) for d in dims)
             full[np.ix_(*at)] = weights.transpose(*dims).values
-        for group, sign in ((cells, 1.0), (others, -1.0)):
-            pairs = self._cells(group, dims[0])
+        for pairs, sign in ((added, 1.0), (subtracted, -1.0)):
             for x, y in pairs:
                 full[positions[x], positions[y]] += sign / len(pairs)
         everything = scores.reindex({dim: list(table.labels) for dim in dims}).values
@@ -669,8 +669,13 @@ class SimilarityResult:
 
     def _cells(self, cells: Cells | None, dim: Hashable = "x") -> list[tuple[str, str]]:
         """Labels of cells; raises UserError for one that the result lacks."""
-        if cells is None or len(cells) == 0:
+        if cells is None:
             return []
+        if not isinstance(cells, Sequence):
+            raise UserError(
+                f"cells {cells!r}: expected pairs (x, y) of labels such as 'model/3'; scores are "
+                "compared with a number by differences(NAME, NUMBER)"
+            )
         is_one = len(cells) == 2 and not isinstance(cells[0], tuple | list)
         given = [cells] if is_one else list(cells)
         if isinstance(cells, str) or any(

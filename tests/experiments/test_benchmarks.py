@@ -14,6 +14,7 @@ from jax import lax
 import speechsim_jax as ss
 from experiments.benchmarks import (
     accuracy,
+    answer,
     bootstraps,
     compiled,
     coverage,
@@ -135,6 +136,18 @@ def test_null(capsys):
     assert len(lines) == 2 * 2 * 2 * 4 * 3
     half = [line["value"] for line in lines if line["p at most"] == 0.5 and line["rows"] == 300]
     assert 20 < np.mean(half) < 80
+
+
+@pytest.mark.slow
+def test_answer(tmp_path, capsys):
+    """Of a target that one step reaches, or the end of the audio."""
+    for number in range(12):
+        write(tmp_path / "speech" / f"{number}.wav", noise(32_000, number))
+    answer.run(str(tmp_path / "speech"), 0.5, small=True)
+    values = figures(capsys.readouterr().out, "answer")
+    assert len(values["until the answer"]) == 2
+    assert all(error <= 0.5 for error in values["standard error, largest"])
+    assert all(value > 0 for value in values["reading an hour, at the rate of this run"])
 
 
 @pytest.mark.slow

@@ -205,10 +205,17 @@ def test_hub_fails_after_the_config(hub):
     assert "cannot be fetched" in refusal(REPO)
 
 
-def test_folder_with_a_similar_name(hub, tmp_path):
+def test_folder_with_a_similar_name(hub, tmp_path, caplog):
     (tmp_path / "org" / "others").mkdir(parents=True)
     line = refusal("org/other")
     assert "neither a folder nor a model on the hub" in line and line.endswith("mean 'others'?")
+    assert "org/other: no such folder here; did you mean 'others'?" in caplog.text
+
+
+def test_folder_with_a_similar_name_where_the_hub_fails(hub, tmp_path):
+    (tmp_path / "org" / "others").mkdir(parents=True)
+    hub.error = (503, "")
+    assert refusal("org/other").endswith("or give a local folder; did you mean 'others'?")
 
 
 def test_no_such_model(hub):
