@@ -300,8 +300,12 @@ class Settings:
     batch_seconds: float | int = setting(
         40.0, "Audio in one batch, in seconds.", SPEED, above=0, at_most=86_400
     )
-    buckets: int = setting(
-        4, "Padded lengths of utterances for which programs are compiled.", SPEED, at_least=1
+    buckets: int | None = setting(
+        None,
+        "Padded lengths of utterances, each of which is a program of every architecture (default: "
+        "as many as save more time than compiling takes).",
+        SPEED,
+        at_least=1,
     )
     max_seconds: float | int = setting(
         60.0, "Longer utterances are cut into equal pieces.", SPEED, above=0

@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+import operator
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -28,6 +29,11 @@ from speechsim_jax.settings import Settings
 
 # Durations are rounded up to this, so that the search for bucket lengths stays small.
 _GRID_SAMPLES = SAMPLE_RATE_HZ // 2
+# Of buckets, where their number is chosen.
+_MOST_BUCKETS = 12
+
+PROGRAM_SECONDS = 10.0
+"""Audio that a base-size encoder reads on a CPU while a program of it is compiled, about."""
 
 log = logging.getLogger(__name__)
 
@@ -103,10 +109,12 @@ def plan_buckets(
     *,
     hop_samples: int,
     window_samples: int,
-    count: int = Settings.buckets,
+    count: int | None = Settings.buckets,
     batch_seconds: float | int = Settings.batch_seconds,
     max_seconds: float | int = Settings.max_seconds,
     least_row_seconds: float | int = 0,
+    utterances: int | None = None,
+    program_seconds: float | int = PROGRAM_SECONDS,
 ) -> tuple[Bucket, ...]:
     """The few row lengths that minimise the padding of utterances of these durations.
 
@@ -120,11 +128,15 @@ def plan_buckets(
         seconds: Durations of the utterances.
         hop_samples: Samples between the starts of two frames of the encoder.
         window_samples: Samples that one frame covers.
-        count: The largest number of buckets (the setting `buckets`).
-        batch_seconds: Audio in a batch, padding included: a bucket has
+        count: The largest number of buckets (the setting `buckets`). None: at most 12, each of
+            which saves more padding than a program is worth; and a bucket has no more rows than
+            its utterances fill, so that little audio takes few programs and hardly any fillers.
+        batch_seconds: Audio in a batch, padding included: a bucket has at most
             max(1, int(batch_seconds / seconds of a row)) rows.
         max_seconds: Longer utterances are cut; at least 0.5.
         least_row_seconds: What a row counts at least in a batch, where an encoder pads it further.
+        utterances: How many there are, with those of unknown duration (default: none is unknown).
+        program_seconds: Padded audio that takes as long as compiling the programs of a bucket.
 
     Returns:
         At most `count` buckets, from the shortest to the longest.
@@ -132,7 +144,8 @@ def plan_buckets(
     Raises:
         UserError: a setting or duration out of range, or no duration at all.
     """
-    if count < 1 or not batch_seconds > 0 or not 0.5 <= max_seconds < math.inf:
+    few = count is not None and count < 1
+    if few or not batch_seconds > 0 or not 0.5 <= max_seconds < math.inf:
         raise UserError(
             f"buckets={count}, batch_seconds={batch_seconds:g}, max_seconds={max_seconds:g}: "
             "expected buckets >= 1, batch_seconds > 0, max_seconds >= 0.5"
@@ -149,11 +162,29 @@ def plan_buckets(
     lengths, inverse = np.unique(whole_frames, return_inverse=True)
     uses = np.bincount(inverse, weights=pieces).astype(np.int64)
 
-    def rows(samples: int) -> int:
-        return max(1, int(batch_seconds / max(samples / SAMPLE_RATE_HZ, least_row_seconds)))
+    def seconds_of(samples: int) -> float:
+        return max(samples / SAMPLE_RATE_HZ, least_row_seconds)
 
-    best = _best_lengths(lengths, uses, min(count, len(lengths)))
-    return tuple(Bucket(rows(samples), samples) for samples in best)
+    def rows(samples: int) -> int:
+        return max(1, int(batch_seconds / seconds_of(samples)))
+
+    plans = _best_lengths(lengths, uses, min(count or _MOST_BUCKETS, len(lengths)))
+    if count is not None:
+        return tuple(Bucket(rows(samples), samples) for samples in plans[-1])
+    of_each = (utterances or len(durations)) / len(durations)
+    known = np.concatenate([[0], np.cumsum(uses)])
+
+    def filled(plan: list[int]) -> tuple[float, tuple[Bucket, ...]]:
+        """Seconds that are computed, with what the programs are worth, and the buckets."""
+        ends = known[np.searchsorted(lengths, plan) + 1]
+        total, buckets = program_seconds * len(plan), []
+        for samples, used in zip(plan, (np.diff(ends, prepend=0) * of_each).tolist()):
+            batches = math.ceil(used / rows(samples))
+            buckets.append(Bucket(math.ceil(used / batches), samples))
+            total += batches * buckets[-1].batch * seconds_of(samples)
+        return total, tuple(buckets)
+
+    return min(map(filled, plans), key=operator.itemgetter(0))[1]
 
 
 def share_buckets(corpora: Sequence[Corpus], buckets: Sequence[Bucket]) -> tuple[Corpus, ...]:
@@ -393,9 +424,9 @@ def _assemble(rows: Sequence[_Row], bucket: Bucket, after: Cursor) -> Batch:
 
 
 def _best_lengths(
-    lengths: Int64[np.ndarray, "lengths"], uses: Int64[np.ndarray, "lengths"], count: int
-) -> list[int]:
-    """The `count` of the sorted `lengths`, the longest among them, with the least padding.
+    lengths: Int64[np.ndarray, "lengths"], uses: Int64[np.ndarray, "lengths"], most: int
+) -> list[list[int]]:
+    """For 1 to `most`: as many of the sorted `lengths`, the longest among them, with least padding.
 
     `uses`: rows that need each length. Dynamic programming over
     cost_k(j) = min_{i<j} cost_{k-1}(i) + length_j * (rows in i+1..j): the total padded length,
@@ -404,16 +435,20 @@ def _best_lengths(
     size = len(lengths)
     rows = np.concatenate([[0], np.cumsum(uses)])
     cost = np.concatenate([[0.0], np.full(size, np.inf)])
-    came_from = np.zeros((count, size + 1), np.int64)
-    for bucket in range(count):
+    came_from = np.zeros((most, size + 1), np.int64)
+    for bucket in range(most):
         next_cost = np.full(size + 1, np.inf)
         for end in range(1, size + 1):
             options = cost[:end] + lengths[end - 1] * (rows[end] - rows[:end])
             came_from[bucket, end] = start = int(np.argmin(options))
             next_cost[end] = options[start]
         cost = next_cost
-    chosen, end = [], size
-    for bucket in reversed(range(count)):
-        chosen.append(int(lengths[end - 1]))
-        end = int(came_from[bucket, end])
-    return chosen[::-1]
+
+    def chosen(count: int) -> list[int]:
+        found, end = [], size
+        for bucket in reversed(range(count)):
+            found.append(int(lengths[end - 1]))
+            end = int(came_from[bucket, end])
+        return found[::-1]
+
+    return [chosen(count) for count in range(1, most + 1)]

@@ -54,6 +54,8 @@ _SETTINGS = (
 _RESOURCES = (
     "device_memory_gb", "checkpoint_every", "revision", "cache_dir", "local_files_only",
 )  # fmt: skip
+# The same in all groups, which share their programs.
+_BUCKETS_OF_GROUPS = 4
 # One reading: a claim is over many cells, of which the sample says enough.
 _DEFAULTS = Settings(attention_max_seconds=60, errors_source="sample")
 
@@ -327,7 +329,7 @@ def _corpora(
         known or [options.max_seconds],
         hop_samples=architecture.hop_samples,
         window_samples=architecture.window_samples,
-        count=options.buckets,
+        count=options.buckets or _BUCKETS_OF_GROUPS,
         batch_seconds=options.batch_seconds,
         max_seconds=options.max_seconds,
     )
@@ -345,6 +347,7 @@ def _settings_of_groups(config: Config) -> dict[str, Any]:
     settings = dataclasses.replace(
         config.settings,
         max_minutes=None,
+        buckets=config.settings.buckets or _BUCKETS_OF_GROUPS,
         attention_max_seconds=share,
         rank_tolerance=None,
         labels=(),

@@ -190,6 +190,7 @@ def _transcribe(recognizer: Recognizer, corpus: Corpus, config: Config) -> dict[
         window_samples=architecture.window_samples,
         batch_seconds=config.batch_seconds,
         max_seconds=config.max_seconds,
+        utterances=len(corpus.sources),
     )
     skipped: list[Skipped] = []
     pieces: dict[str, str] = {}

@@ -25,6 +25,7 @@ from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.external import Encoder, ExternalEncoder, Representing, measured
 from speechsim_jax.models.load import load_encoder
 from speechsim_jax.models.torch_models import TorchModule
+from speechsim_jax.pipeline import costs
 from speechsim_jax.pipeline.frame_choice import FrameChoice
 from speechsim_jax.pipeline.frame_grid import FrameGrid
 from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts
@@ -191,6 +192,8 @@ def _comparison_run(
             batch_seconds=settings.batch_seconds,
             max_seconds=longest,
             least_row_seconds=(grid.longest_samples or 0) / SAMPLE_RATE_HZ,
+            utterances=len(seconds),
+            program_seconds=costs.program_seconds(encoders),
         ),
         mesh=request.mesh,
         progress=request.output.progress,

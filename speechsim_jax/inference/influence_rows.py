@@ -1,10 +1,20 @@
 """Sampled rows of representations in the axes that influences are written in."""
 
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
 import numpy as np
 from jaxtyping import Float, Int64
 
 from speechsim_jax.statistics.derived import DerivesOnce
 from speechsim_jax.statistics.moments_finished import RepresentationMoments
+
+Value = TypeVar("Value")
+
+# Rows that influences are computed of together: with what is derived of them they stay in the
+# processor's cache.
+_TOGETHER = 1024
 
 Influence = Float[np.ndarray, " row"]
 """Derivative of a score when the distribution of rows moves towards each row; mean 0."""
@@ -22,6 +32,9 @@ class RepresentationRows(DerivesOnce):
         super().__init__()
         self.moments = moments
         self._rows = rows
+        self._parts: tuple[RepresentationRows, ...] = ()
+        self._shared: dict[tuple, Any] = {}
+        self._shared_lock = threading.RLock()
 
     @property
     def count(self) -> int:
@@ -29,20 +42,46 @@ class RepresentationRows(DerivesOnce):
         return len(self._rows)
 
     @property
+    def dtype(self) -> np.dtype:
+        """The type of the rows, and of everything that is computed from them."""
+        return self._rows.dtype
+
+    @property
     def cache_bytes(self) -> int:
         """Of the cached arrays, about."""
         return 2 * self._rows.nbytes
+
+    @property
+    def parts(self) -> tuple["RepresentationRows", ...]:
+        """All rows, a few at a time; each part keeps what is derived from it until `release`."""
+        with self._lock:
+            if not self._parts:
+                starts = range(0, max(self.count, 1), _TOGETHER)
+                self._parts = tuple(self.part(slice(k, k + _TOGETHER)) for k in starts)
+            return self._parts
+
+    def release(self) -> None:
+        """Forget what was derived."""
+        with self._lock:
+            super().release()
+            self._parts = ()
+        with self._shared_lock:
+            self._shared.clear()
 
     def part(self, rows: slice) -> "RepresentationRows":
         """Some of the rows, with what is known of them already."""
         part = RepresentationRows(self.moments, self._rows[rows])
         part._cache = {key: values[rows] for key, values in self._cache.items()}
+        part._shared, part._shared_lock = self._shared, self._shared_lock
         return part
 
-    @property
-    def centred(self) -> Float[np.ndarray, "row neuron"]:
-        """All neurons less their means."""
-        return (self._rows - self.moments.mean).astype(self._rows.dtype)
+    def shared(self, derive: Callable[..., Value], *arguments: Hashable) -> Value:
+        """derive(rows, *arguments), which depends on no row, computed once for all parts."""
+        with self._shared_lock:
+            key = (derive, *arguments)
+            if key not in self._shared:
+                self._shared[key] = derive(self, *arguments)
+            return self._shared[key]
 
     @property
     def zscored(self) -> Float[np.ndarray, "row live"]:
@@ -71,9 +110,25 @@ class RepresentationRows(DerivesOnce):
 
 
 def _zscored(rows: RepresentationRows) -> np.ndarray:
-    live = rows.moments.live
-    return rows.centred[:, live] / rows.cast(rows.moments.std[live])
+    return rows.zscored_neurons(np.flatnonzero(rows.moments.live))
 
 
 def _white(rows: RepresentationRows) -> np.ndarray:
     return rows.zscored @ rows.cast(rows.moments.whitening.matrix)
+
+
+def sums_of_products(x: Float[np.ndarray, "row k"], y: Float[np.ndarray, "row k"]) -> Influence:
+    """x_t'y_t of every row t, in float64; added up in the type of the rows."""
+    return np.vecdot(x, y).astype(np.float64)
+
+
+def forms(
+    x: Float[np.ndarray, "row x"], matrix: Float[np.ndarray, "x y"], y: Float[np.ndarray, "row y"]
+) -> Influence:
+    """x_t' M y_t of every row t; M has the type of the rows."""
+    return sums_of_products(x @ matrix, y)
+
+
+def weighted_squares(x: Float[np.ndarray, "row k"], weights: Float[np.ndarray, " k"]) -> Influence:
+    """The sum of weights_k x_tk^2 over k, of every row t."""
+    return (np.square(x) @ weights.astype(x.dtype)).astype(np.float64)

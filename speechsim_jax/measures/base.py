@@ -73,6 +73,13 @@ class RepresentationPair:
         self.cache: dict[Hashable, Any] = {}
         self._matrices = _PairMatrices(moments, x, y) if matrices is None else matrices
 
+    def once(self, derive: Callable[..., T], *arguments: Any) -> T:
+        """derive(self, *arguments), computed at the first call and cached."""
+        key = (derive, *arguments)
+        if key not in self.cache:
+            self.cache[key] = derive(self, *arguments)
+        return self.cache[key]
+
     @property
     def rows(self) -> int:
         """Frames, or pooled frames."""
@@ -138,9 +145,9 @@ class PairRows:
     cache: dict[Callable, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def swapped(self) -> "PairRows":
-        """The rows of (y, x)."""
-        return PairRows(self.y, self.x)
+    def parts(self) -> "list[PairRows]":
+        """The same rows, a few at a time."""
+        return [PairRows(x, y) for x, y in zip(self.x.parts, self.y.parts, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,7 +287,8 @@ class Measure:
       partial: of measures on moments, whether there is a score of residuals on given
         representations.
       influence: of rows on the score of (x, y), x and y different, for its standard error. Of
-        measures on moments, of the rows of a `ClusteredSample`; on the sample, of its rows.
+        measures on moments, of the rows of a `ClusteredSample`, a few at a time: what does not
+        depend on rows is computed `once` of the pair. On the sample, of all its rows.
       grouped: whether the standard error is over at most 20 groups of clusters: of measures on
         attention by leaving out each, on the sample by an influence that is one for all rows of a
         group.

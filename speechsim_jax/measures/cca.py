@@ -7,12 +7,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from speechsim_jax.inference.influence_rows import Influence, RepresentationRows
+from speechsim_jax.inference.influence_rows import (
+    Influence,
+    RepresentationRows,
+    forms,
+    sums_of_products,
+    weighted_squares,
+)
 from speechsim_jax.measures.base import Details, Measure, PairRows, RepresentationPair
 from speechsim_jax.measures.heldout import HeldOutPair, correlations_of
 from speechsim_jax.measures.regression import on_directions
 from speechsim_jax.statistics.linalg import (
     Matrix,
+    Vector,
     Whitening,
     singular_values_by_eigenvalues,
     svd_by_eigenvectors,
@@ -200,6 +207,45 @@ def mean_cca2(pair: RepresentationPair) -> float:
     return _mean(np.square(correlations(pair, all_directions)))
 
 
+class _Turning(NamedTuple):
+    """How a row moves the sum of the correlations by turning x's subspace.
+
+    By a'M b of its values a on kept directions and b on dropped ones, and by the weighted sum of
+    the squares of its z-scored neurons.
+
+    Attributes:
+      matrix: M.
+      squares: the weights; None in the axes of the covariance.
+    """
+
+    matrix: Float[np.ndarray, "kept dropped"]
+    squares: Vector | None
+
+
+class _Variates(NamedTuple):
+    """What the influence of rows is made of.
+
+    Attributes:
+      left: x's canonical variates, of its leading directions.
+      right: y's.
+      turning: of x and of y.
+    """
+
+    left: Float[np.ndarray, "rank_x k"]
+    right: Float[np.ndarray, "rank_y k"]
+    turning: tuple[_Turning, _Turning]
+
+
+def _variates(pair: RepresentationPair, cut: Cut, axes: Axes, dtype: np.dtype) -> _Variates:
+    parts = canonical(pair, cut, axes)
+    turn = parts.left @ parts.right.T
+    turning = (
+        _turning(pair, parts, axes, turn, dtype),
+        _turning(pair.swapped, parts.swapped, axes, turn.T, dtype),
+    )
+    return _Variates(parts.left.astype(dtype), parts.right.astype(dtype), turning)
+
+
 def _influence(
     pair: RepresentationPair, rows: PairRows, cut: Cut, axes: Axes = zscored
 ) -> Influence:
@@ -208,25 +254,23 @@ def _influence(
     On fixed subspaces, mean over i of u_i v_i - rho_i / 2 (u_i^2 + v_i^2), u and v the canonical
     variates; and what turns the subspaces (`_turning`).
     """
-    parts = canonical(pair, cut, axes)
-    if not parts.rho.size:
-        return np.zeros(len(rows.x.centred))
-    u, v = _variates(parts, rows, axes)
-    total = np.einsum("tk,tk->t", u, v, dtype=np.float64)
-    total -= (np.square(u) + np.square(v)) @ parts.rho / 2
-    total += _turning(pair, rows.x, parts, axes) + _turning(
-        pair.swapped, rows.y, parts.swapped, axes
-    )
-    return total / len(parts.rho)
+    rho = canonical(pair, cut, axes).rho
+    if not rho.size:
+        return np.zeros(rows.x.count)
+    of_pair = pair.once(_variates, cut, axes, rows.x.dtype)
+    u, v = _variates_of(rows, of_pair, axes)
+    total = sums_of_products(u, v) - (weighted_squares(u, rho) + weighted_squares(v, rho)) / 2
+    for of_one, turning in zip((rows.x, rows.y), of_pair.turning):
+        total += _turned(of_one, turning, axes)
+    return total / len(rho)
 
 
-def _variates(
-    parts: Canonical, rows: PairRows, axes: Axes
+def _variates_of(
+    rows: PairRows, of_pair: _Variates, axes: Axes
 ) -> tuple[Float[np.ndarray, "row k"], Float[np.ndarray, "row k"]]:
     """The canonical variates of every row, each of variance 1."""
     x, y = rows.x.once(_on_directions, axes), rows.y.once(_on_directions, axes)
-    u = x[:, : parts.x.rank] @ rows.x.cast(parts.left)
-    return u, y[:, : parts.y.rank] @ rows.y.cast(parts.right)
+    return x[:, : len(of_pair.left)] @ of_pair.left, y[:, : len(of_pair.right)] @ of_pair.right
 
 
 def _on_directions(rows: RepresentationRows, axes: Axes) -> Float[np.ndarray, "row rank"]:
@@ -234,9 +278,18 @@ def _on_directions(rows: RepresentationRows, axes: Axes) -> Float[np.ndarray, "r
     return rows.white if axes is zscored else rows.zscored @ rows.cast(axes(rows.moments).matrix)
 
 
+def _turned(rows: RepresentationRows, turning: _Turning, axes: Axes) -> Influence:
+    """What rows move by turning the subspace."""
+    x, kept = rows.once(_on_directions, axes), len(turning.matrix)
+    total = forms(x[:, :kept], turning.matrix, x[:, kept:])
+    if turning.squares is not None:
+        total -= weighted_squares(rows.zscored, turning.squares)
+    return total
+
+
 def _turning(
-    pair: RepresentationPair, rows: RepresentationRows, parts: Canonical, axes: Axes
-) -> Influence:
+    pair: RepresentationPair, parts: Canonical, axes: Axes, across: Matrix, dtype: np.dtype
+) -> _Turning:
     """Influence on the sum of the correlations through x's subspace, which a row turns.
 
     A row moves the matrix R whose eigenvectors span the subspace by dR, and so a kept direction a
@@ -244,28 +297,34 @@ def _turning(
     of kept directions by those of dropped ones with y, M, and the sum of its singular values by
     U V' M'. Where R holds correlations, dR_ij = z_i z_j - R_ij / 2 (z_i^2 + z_j^2); and what the
     row does to the scale of neurons acts on directions that a subspace splits.
+
+    Args:
+      pair: of x and y.
+      parts: their correlations.
+      axes: the directions.
+      across: U V'.
+      dtype: of the rows.
     """
     white = axes(pair.x)
-    kept, y = parts.x.rank, parts.y
-    on_y = _on_axes(pair, axes)[:, : y.rank]
-    values = white.values
-    kept_values, dropped_values = values[:kept, None], values[None, kept:]
-    dropped = Whitening(white.vectors[:, kept:], values[kept:])
-    crossed = (parts.left @ parts.right.T) @ (dropped.matrix.T @ on_y).T
+    kept = parts.x.rank
+    on_y = _on_axes(pair, axes)[:, : parts.y.rank]
+    kept_values, dropped_values = white.values[:kept, None], white.values[None, kept:]
+    dropped = Whitening(white.vectors[:, kept:], white.values[kept:])
+    crossed = across @ (dropped.matrix.T @ on_y).T
     with np.errstate(divide="ignore"):
         turn = np.sqrt(dropped_values / kept_values) * crossed / (kept_values - dropped_values)
     turn[~np.isfinite(turn)] = 0  # equal eigenvalues: the cut is arbitrary, and nothing is claimed
-    x = rows.once(_on_directions, axes)
-    turned = x[:, :kept] @ rows.cast(turn * np.sqrt(kept_values * dropped_values))
-    total = np.einsum("tb,tb->t", turned, x[:, kept:], dtype=np.float64)
-    if axes is zscored:
-        sums = turn * (kept_values + dropped_values)
-        weight = ((white.vectors[:, :kept] @ sums) * dropped.vectors).sum(axis=1)
-        loadings = parts.x.matrix @ parts.left
-        own = parts.x.loadings @ (parts.left * parts.rho)
-        weight += (loadings * (on_y @ parts.right - own)).sum(axis=1)
-        total -= np.square(rows.zscored) @ weight / 2
-    return total
+    matrix = (turn * np.sqrt(kept_values * dropped_values)).astype(dtype)
+    if axes is not zscored:
+        return _Turning(matrix, None)
+    sums = turn * (kept_values + dropped_values)
+    weight = ((white.vectors[:, :kept] @ sums) * dropped.vectors).sum(axis=1)
+    # What is multiplied with squares of rows need not be known better than these.
+    left, right = parts.left.astype(dtype), parts.right.astype(dtype)
+    loadings = parts.x.matrix.astype(dtype) @ left
+    own = parts.x.loadings.astype(dtype) @ (left * parts.rho.astype(dtype))
+    weight += np.vecdot(loadings, on_y.astype(dtype) @ right - own)
+    return _Turning(matrix, weight / 2)
 
 
 def svcca_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
@@ -295,13 +354,14 @@ def mean_cca_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
 
 def mean_cca2_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """Mean over i of 2 rho_i times the influence on rho_i."""
-    parts = canonical(pair, all_directions)
-    if not parts.rho.size:
-        return np.zeros(len(rows.x.centred))
-    u, v = _variates(parts, rows, zscored)
-    total = 2 * ((u * v) @ parts.rho)
-    total -= (np.square(u) + np.square(v)) @ np.square(parts.rho)
-    return total.astype(np.float64) / len(parts.rho)
+    rho = canonical(pair, all_directions).rho
+    if not rho.size:
+        return np.zeros(rows.x.count)
+    u, v = _variates_of(rows, pair.once(_variates, all_directions, zscored, rows.x.dtype), zscored)
+    squares = np.square(rho)
+    total = 2 * sums_of_products(u * rows.x.cast(rho), v)
+    total -= weighted_squares(u, squares) + weighted_squares(v, squares)
+    return total / len(rho)
 
 
 def _heldout(pair: HeldOutPair, cut: Cut) -> tuple[Canonical, Float[np.ndarray, " k"]]:

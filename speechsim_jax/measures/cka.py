@@ -3,7 +3,12 @@
 import numpy as np
 from jaxtyping import Float
 
-from speechsim_jax.inference.influence_rows import Influence, RepresentationRows
+from speechsim_jax.inference.influence_rows import (
+    Influence,
+    RepresentationRows,
+    forms,
+    weighted_squares,
+)
 from speechsim_jax.measures.base import (
     Details,
     GramPair,
@@ -13,7 +18,7 @@ from speechsim_jax.measures.base import (
     divide,
 )
 from speechsim_jax.statistics.linalg import Matrix
-from speechsim_jax.statistics.moments_finished import FinishedMoments
+from speechsim_jax.statistics.moments_finished import FinishedMoments, RepresentationMoments
 
 
 def lincka(pair: RepresentationPair | GramPair) -> float:
@@ -44,26 +49,35 @@ def lincka_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """s [2 x'C_xy y / ||C_xy||^2 - x'C_xx x / ||C_xx||^2 - y'C_yy y / ||C_yy||^2], C = S / n."""
     own = [r.once(_own_share, pair.moments) for r in (rows.x, rows.y)]
     squared = pair.squared_norm / pair.rows
-    cross = _form(rows.x.centred, rows.x.cast(pair.scatter), rows.y.centred)
+    cross = forms(rows.x.zscored, pair.once(_of_zscored, rows.x.dtype), rows.y.zscored)
     return lincka(pair) * (2 * cross / squared - own[0] - own[1])
+
+
+def _of_zscored(pair: RepresentationPair, dtype: np.dtype) -> Matrix:
+    """The matrix M with z_x' M z_y = x'S_xy y, of z-scored live neurons and centred ones."""
+    return _scaled(pair.scatter, pair.x, pair.y, dtype)
+
+
+def _scaled(
+    scatter: Matrix, x: RepresentationMoments, y: RepresentationMoments, dtype: np.dtype
+) -> Float[np.ndarray, "live_x live_y"]:
+    live = scatter[np.ix_(x.live, y.live)]
+    return (live * x.std[x.live][:, None] * y.std[y.live]).astype(dtype)
 
 
 def _own_share(rows: RepresentationRows, moments: FinishedMoments) -> Influence:
     """x'C_xx x / ||C_xx||^2."""
-    scatter = moments.scatter(rows.moments, rows.moments)
-    centred = rows.centred
-    return (
-        _form(centred, rows.cast(scatter), centred)
-        * moments.rows
-        / np.square(rows.moments.scatter_norm)
-    )
+    return _own_form(rows, moments) * moments.rows / np.square(rows.moments.scatter_norm)
 
 
-def _form(
-    x: Float[np.ndarray, "row x"], matrix: Matrix, y: Float[np.ndarray, "row y"]
-) -> Influence:
-    """x_t' M y_t of every row t, in float64."""
-    return np.einsum("tj,tj->t", x @ matrix, y, dtype=np.float64)
+def _own_form(rows: RepresentationRows, moments: FinishedMoments) -> Influence:
+    """x'S_xx x."""
+    return forms(rows.zscored, rows.shared(_own_matrix, moments), rows.zscored)
+
+
+def _own_matrix(rows: RepresentationRows, moments: FinishedMoments) -> Matrix:
+    x = rows.moments
+    return _scaled(moments.scatter(x, x), x, x, rows.dtype)
 
 
 def lincka_zscored(pair: RepresentationPair) -> float:
@@ -79,21 +93,34 @@ def lincka_zscored(pair: RepresentationPair) -> float:
 def lincka_zscored_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """As of `lincka`, each r_ij with the influence x_i y_j - r_ij / 2 (x_i^2 + y_j^2)."""
     own = [r.once(_own_share_zscored, pair.moments) for r in (rows.x, rows.y)]
-    correlation = pair.live_correlation
-    squares = np.square(correlation)
-    x, y = rows.x.zscored, rows.y.zscored
-    cross = 2 * _form(x, rows.x.cast(correlation), y)
-    cross -= np.square(x) @ squares.sum(axis=1) + np.square(y) @ squares.sum(axis=0)
+    matrix, squares = pair.once(_correlations, rows.x.dtype)
+    cross = _moved(rows.x, matrix, squares, rows.y)
     return lincka_zscored(pair) * (cross / float(squares.sum()) - (own[0] + own[1]) / 2)
+
+
+def _correlations(pair: RepresentationPair, dtype: np.dtype) -> tuple[Matrix, Matrix]:
+    """R_xy of the live neurons in a type, and its squares."""
+    correlation = pair.live_correlation
+    return correlation.astype(dtype), np.square(correlation)
+
+
+def _moved(
+    x: RepresentationRows, matrix: Matrix, squares: Matrix, y: RepresentationRows
+) -> Influence:
+    """The influence on ||R_xy||^2."""
+    moved = 2 * forms(x.zscored, matrix, y.zscored)
+    moved -= weighted_squares(x.zscored, squares.sum(axis=1))
+    return moved - weighted_squares(y.zscored, squares.sum(axis=0))
 
 
 def _own_share_zscored(rows: RepresentationRows, moments: FinishedMoments) -> Influence:
     """The influence on ||R_xx||^2, over ||R_xx||^2."""
-    correlation = RepresentationPair(moments, rows.moments, rows.moments).live_correlation
-    squares = np.square(correlation)
-    x = rows.zscored
-    form = _form(x, rows.cast(correlation), x) - np.square(x) @ squares.sum(axis=1)
-    return 2 * form / float(squares.sum())
+    matrix, squares = rows.shared(_own_correlations, moments)
+    return _moved(rows, matrix, squares, rows) / float(squares.sum())
+
+
+def _own_correlations(rows: RepresentationRows, moments: FinishedMoments) -> tuple[Matrix, Matrix]:
+    return _correlations(RepresentationPair(moments, rows.moments, rows.moments), rows.dtype)
 
 
 def lincka_debiased(pair: RepresentationPair | GramPair) -> float:
@@ -115,15 +142,15 @@ def lincka_debiased(pair: RepresentationPair | GramPair) -> float:
 def lincka_debiased_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """As of `lincka`, with the unbiased estimates of ||C||^2."""
     if pair.rows < 4:
-        return np.full(len(rows.x.centred), np.nan)
+        return np.full(rows.x.count, np.nan)
+    unbiased = pair.moments.unbiased_squared_norm
     own = [
-        _form(r.centred, r.cast(pair.moments.scatter(r.moments, r.moments)), r.centred)
-        / pair.rows
-        / pair.moments.unbiased_squared_norm(r.moments, r.moments)
+        r.once(_own_form, pair.moments) / pair.rows / unbiased(r.moments, r.moments)
         for r in (rows.x, rows.y)
     ]
-    cross = _form(rows.x.centred, rows.x.cast(pair.scatter), rows.y.centred) / pair.rows
-    return lincka_debiased(pair) * (2 * cross / pair.unbiased_squared_norm - own[0] - own[1])
+    cross = forms(rows.x.zscored, pair.once(_of_zscored, rows.x.dtype), rows.y.zscored)
+    cross = cross / pair.rows / pair.unbiased_squared_norm
+    return lincka_debiased(pair) * (2 * cross - own[0] - own[1])
 
 
 MEASURES = (

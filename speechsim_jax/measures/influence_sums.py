@@ -10,6 +10,7 @@ from speechsim_jax.inference.influence_rows import RepresentationRows
 from speechsim_jax.inference.influence_table import InfluenceTable
 from speechsim_jax.inference.standard_errors import SampledClusters, error_of_sums
 from speechsim_jax.measures.base import Measure, PairRows, RepresentationPair
+from speechsim_jax.measures.influences import influences_of_rows
 from speechsim_jax.measures.scoring import pair_blocks
 from speechsim_jax.statistics.linalg import map_in_threads
 from speechsim_jax.statistics.moments_finished import FinishedMoments, MomentsState
@@ -137,13 +138,12 @@ class InfluenceSums:
             pair = RepresentationPair(self._moments, of[i], of[j])
             if self._pairs is not None:
                 self._pairs[i, j] = pair
-        for k, measure in enumerate(self._measures):
-            assert measure.influence is not None
-            influence = measure.influence(pair, rows)
-            yield k, i, j, influence
-            if not measure.symmetric:
-                influence = measure.influence(pair.swapped, rows.swapped)
-            yield k, j, i, influence
+        found = influences_of_rows(self._measures, pair, rows)
+        asymmetric = [measure for measure in self._measures if not measure.symmetric]
+        swapped = found | influences_of_rows(asymmetric, pair.swapped, PairRows(rows.y, rows.x))
+        for k, name in enumerate(self.names):
+            yield k, i, j, found[name]
+            yield k, j, i, swapped[name]
 
     def snapshot(self) -> dict[str, Any]:
         """Everything that `restore` needs."""

@@ -1,12 +1,17 @@
 """Single neurons: does a neuron of one representation have a counterpart in the other?"""
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
 from jaxtyping import Float, Int
 
-from speechsim_jax.inference.influence_rows import Influence
+from speechsim_jax.inference.influence_rows import (
+    Influence,
+    sums_of_products,
+    weighted_squares,
+)
 from speechsim_jax.measures.base import Details, Measure, PairRows, Ranking, RepresentationPair
 from speechsim_jax.measures.heldout import HeldOutPair
 from speechsim_jax.measures.regression import on_directions
@@ -26,15 +31,58 @@ def maxcorr(pair: RepresentationPair) -> float:
     return float(value.mean())
 
 
+class _Matched(NamedTuple):
+    """Pairs (i, j) of a live neuron of x with one of y.
+
+    Attributes:
+      i: of x; None if each is in one pair, in their order.
+      j: of y.
+      sign: of their correlation r.
+      of_x, of_y: the sum of |r| / 2 over the pairs of each neuron.
+    """
+
+    i: Int[np.ndarray, " pair"] | None
+    j: Int[np.ndarray, " pair"]
+    sign: Float[np.ndarray, " pair"]
+    of_x: Float[np.ndarray, " x"]
+    of_y: Float[np.ndarray, " y"]
+
+
+def _matched_neurons(
+    correlation: Matrix,
+    j: Int[np.ndarray, " pair"],
+    i: Int[np.ndarray, " pair"] | None = None,
+) -> _Matched:
+    """Pairs (i, j), by default of every neuron of x in turn."""
+    own = np.arange(len(correlation)) if i is None else i
+    r = correlation[own, j]
+    of_x, of_y = (
+        np.bincount(neurons, np.abs(r) / 2, count)
+        for neurons, count in zip((own, j), correlation.shape, strict=True)
+    )
+    return _Matched(i, j, np.sign(r), of_x, of_y)
+
+
+def _influence_of_matched(
+    x: Float[np.ndarray, "row _x"], y: Float[np.ndarray, "row _y"], matched: _Matched
+) -> Influence:
+    """Sum over pairs (i, j) of sign(r) x_i y_j - |r| / 2 (x_i^2 + y_j^2)."""
+    own = x if matched.i is None else np.take(x, matched.i, axis=1)
+    theirs = np.take(y, matched.j, axis=1)
+    theirs *= matched.sign.astype(y.dtype)
+    total = sums_of_products(own, theirs)
+    return total - weighted_squares(x, matched.of_x) - weighted_squares(y, matched.of_y)
+
+
 def maxcorr_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """Mean over i of sign(r) x_i y_j - |r| / 2 (x_i^2 + y_j^2), j the winner of i."""
+    matched = pair.once(_best_matched)
+    return _influence_of_matched(rows.x.zscored, rows.y.zscored, matched) / pair.x.width
+
+
+def _best_matched(pair: RepresentationPair) -> _Matched:
     correlation = pair.live_correlation
-    if not correlation.size:
-        return np.zeros(len(rows.x.zscored))
-    winner = np.abs(correlation).argmax(axis=1)
-    neurons = np.arange(len(winner))
-    r = correlation[neurons, winner]
-    return _of_matched(rows.x.zscored, rows.y.zscored, r, neurons, winner) / pair.x.width
+    return _matched_neurons(correlation, np.abs(correlation).argmax(axis=1))
 
 
 def maxcorr_heldout(pair: HeldOutPair) -> float:
@@ -50,22 +98,6 @@ def _matched(
     """Correlations of pairs of neurons on the other fold times the fitted fold's signs."""
     signs = np.where(j >= 0, np.sign(pair.fit.correlation[i, j]), 0)
     return pair.evaluate.correlation[i, j] * signs
-
-
-def _of_matched(
-    x: Float[np.ndarray, "row _x"],
-    y: Float[np.ndarray, "row _y"],
-    r: Float[np.ndarray, " pair"],
-    i: Int[np.ndarray, " pair"],
-    j: Int[np.ndarray, " pair"],
-) -> Influence:
-    """Sum over pairs (i, j) of neurons of sign(r) x_i y_j - |r| / 2 (x_i^2 + y_j^2)."""
-    signed = y[:, j] * np.sign(r).astype(y.dtype)
-    total = np.einsum("ti,ti->t", x[:, i], signed, dtype=np.float64)
-    size = np.abs(r)
-    total -= np.square(x) @ np.bincount(i, size, x.shape[1]) / 2
-    total -= np.square(y) @ np.bincount(j, size, y.shape[1]) / 2
-    return total
 
 
 def maxcorr_winners(pair: RepresentationPair) -> Details:
@@ -91,10 +123,15 @@ def matchcorr(pair: RepresentationPair) -> float:
 
 def matchcorr_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """As of `maxcorr`, over the pairs that are matched."""
+    matched = pair.once(_one_to_one)
+    total = _influence_of_matched(rows.x.zscored, rows.y.zscored, matched)
+    return total / min(pair.x.width, pair.y.width)
+
+
+def _one_to_one(pair: RepresentationPair) -> _Matched:
     correlation = pair.live_correlation
     i, j = scipy.optimize.linear_sum_assignment(np.abs(correlation), maximize=True)
-    total = _of_matched(rows.x.zscored, rows.y.zscored, correlation[i, j], i, j)
-    return total / min(pair.x.width, pair.y.width)
+    return _matched_neurons(correlation, j, i)
 
 
 def matchcorr_heldout(pair: HeldOutPair) -> float:
@@ -125,26 +162,33 @@ def rotcorr_spread(pair: RepresentationPair) -> Details:
 
 def rotcorr_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """As of `maxcorr`, on the rotated axes; and what a row does to the scale of y's neurons."""
-    total = np.zeros(len(rows.x.zscored))
-    white = pair.y.whitening
+    total = np.zeros(rows.x.count)
     for draw in range(ROTATIONS):
-        correlation, axes = rotated(pair, draw)
-        if not correlation.size:
-            continue
-        winner = np.abs(correlation).argmax(axis=1)
-        neurons = np.arange(len(winner))
-        y = rows.y.white @ rows.y.cast(axes)
-        r = correlation[neurons, winner]
-        total += _of_matched(rows.x.zscored, y, r, neurons, winner)
-        # The winner of i is q'y: its correlation with i moves by -z_j^2 / 2 times
-        # q_j (R_ji - r_i (R q)_j), for each neuron j of y.
-        won = axes[:, winner]
-        q = (white.vectors / np.sqrt(white.values)) @ won
-        moved = pair.live_correlation.T * np.sign(r) - np.abs(r) * (
-            (white.vectors * np.sqrt(white.values)) @ won
-        )
-        total -= np.square(rows.y.zscored) @ (q * moved).sum(axis=1) / 2
+        axes, matched, scale = pair.once(_rotation, draw, rows.y.dtype)
+        total += _influence_of_matched(rows.x.zscored, rows.y.white @ axes, matched)
+        total -= weighted_squares(rows.y.zscored, scale)
     return total / (ROTATIONS * pair.x.width)
+
+
+def _rotation(
+    pair: RepresentationPair, draw: int, dtype: np.dtype
+) -> tuple[Float[np.ndarray, "rank axis"], _Matched, Vector]:
+    """Rotated neurons of y in its whitened directions, the winners, and the weight of z_j^2.
+
+    The winner of i is q'y: its correlation with i moves by -z_j^2 / 2 times
+    q_j (R_ji - r_i (R q)_j), for each neuron j of y.
+    """
+    correlation, axes = rotated(pair, draw)
+    white = pair.y.whitening
+    winner = np.abs(correlation).argmax(axis=1)
+    r = correlation[np.arange(len(winner)), winner]
+    won = axes[:, winner]
+    q = (white.vectors / np.sqrt(white.values)) @ won
+    moved = pair.live_correlation.T * np.sign(r) - np.abs(r) * (
+        (white.vectors * np.sqrt(white.values)) @ won
+    )
+    matched = _matched_neurons(correlation, winner)
+    return axes.astype(dtype), matched, (q * moved).sum(axis=1) / 2
 
 
 def _rotated_maxcorr(pair: RepresentationPair) -> list[float]:

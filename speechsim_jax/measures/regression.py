@@ -3,7 +3,11 @@
 import numpy as np
 from jaxtyping import Float
 
-from speechsim_jax.inference.influence_rows import Influence
+from speechsim_jax.inference.influence_rows import (
+    Influence,
+    sums_of_products,
+    weighted_squares,
+)
 from speechsim_jax.measures.base import Details, Measure, PairRows, RepresentationPair, divide
 from speechsim_jax.measures.heldout import HeldOutPair
 from speechsim_jax.statistics.linalg import Matrix, Vector
@@ -40,8 +44,13 @@ def linreg(pair: RepresentationPair) -> float:
 def _fit(pair: RepresentationPair, rows: PairRows) -> Float[np.ndarray, "row live"]:
     """The least-squares prediction of x's z-scored live neurons from all of y, for every row."""
     if _fit not in rows.cache:
-        rows.cache[_fit] = rows.y.white @ rows.x.cast(on_directions(pair).T)
+        rows.cache[_fit] = rows.y.white @ pair.once(_weights, rows.y.dtype)
     return rows.cache[_fit]
+
+
+def _weights(pair: RepresentationPair, dtype: np.dtype) -> Float[np.ndarray, "rank live"]:
+    """Of y's whitened directions in the prediction of x's z-scored neurons."""
+    return on_directions(pair).T.astype(dtype)
 
 
 def _squares(
@@ -60,8 +69,8 @@ def linreg_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     x, fit = rows.x.zscored, _fit(pair, rows)
     of_fit = np.divide(1, r, out=np.zeros_like(r), where=r > 0)
     # With f_i = fit_i / r_i: x_i fit_i / r_i - r_i x_i^2 / 2 - fit_i^2 / (2 r_i).
-    total = np.einsum("ti,ti->t", x, fit * rows.x.cast(of_fit), dtype=np.float64)
-    total -= (np.square(x) @ r + np.square(fit) @ of_fit) / 2
+    total = sums_of_products(x, fit * rows.x.cast(of_fit))
+    total -= (weighted_squares(x, r) + weighted_squares(fit, of_fit)) / 2
     return total / max(len(r), 1)
 
 

@@ -33,6 +33,7 @@ from speechsim_jax.measures.base import (
 )
 from speechsim_jax.measures.cca import kept_directions
 from speechsim_jax.measures.heldout import HeldOutPair
+from speechsim_jax.measures.influences import influences_of_rows
 from speechsim_jax.measures.null import null_extras, null_scores
 from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.statistics.attention_finished import AttentionState, FinishedAttention
@@ -496,16 +497,11 @@ def _score(
         order = indices if view is pair else (j, i)
         influences: dict[str, Influence] = {}
         if rows is not None:
+            asymmetric = [m for m in measures if not (views and m.symmetric)]
             of_pair = PairRows(rows[order[0]], rows[order[1]])
-            for measure in measures:
-                if measure.influence is None:
-                    continue
-                known = views and measure.symmetric
-                influences[measure.name] = (
-                    views[0].influences[measure.name]
-                    if known
-                    else _influence(measure, view, of_pair)
-                )
+            influences = (views[0].influences if views else {}) | influences_of_rows(
+                asymmetric, view, of_pair
+            )
         elif isinstance(view, SamplePair) and (view.x.cluster >= 0).all():
             influences = views[0].influences if views else _of_clusters(measures, view, scores)
         views.append(_View(*order, scores, details, facts, influences, {}, {}))
@@ -533,15 +529,6 @@ def _add_heldout(
                     else sum(function(pair) for pair in pairs) / len(pairs)
                 )
         pairs = [pair.swapped for pair in pairs]
-
-
-def _influence(measure: Measure, pair: RepresentationPair, rows: PairRows) -> Influence:
-    """Of the sampled rows on a score; 0 on that of a representation with itself."""
-    assert measure.influence is not None
-    count = rows.x.count
-    if not (pair.x.live.any() and pair.y.live.any()):
-        return np.full(count, np.nan)
-    return np.zeros(count) if pair.same else measure.influence(pair, rows)
 
 
 def _of_clusters(

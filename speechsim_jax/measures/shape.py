@@ -3,11 +3,12 @@
 import math
 
 import numpy as np
+from jaxtyping import Float
 
-from speechsim_jax.inference.influence_rows import Influence
+from speechsim_jax.inference.influence_rows import Influence, forms, weighted_squares
 from speechsim_jax.measures.base import Measure, PairRows, RepresentationPair, divide
 from speechsim_jax.measures.heldout import HeldOutPair
-from speechsim_jax.statistics.linalg import svd
+from speechsim_jax.statistics.linalg import Matrix, svd
 
 
 def procrustes(pair: RepresentationPair) -> float:
@@ -29,14 +30,21 @@ def procrustes(pair: RepresentationPair) -> float:
 
 def procrustes_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """s [x'Q y / ||C_xy||_* - |x|^2 / (2 tr C_xx) - |y|^2 / (2 tr C_yy)], Q = U V' of C_xy."""
-    left, values, right = svd(pair.scatter)
-    x, y = rows.x.centred, rows.y.centred
-    turned = x @ rows.x.cast(left @ right)
-    total = np.einsum("tj,tj->t", turned, y, dtype=np.float64) * pair.rows / values.sum()
-    for centred, representation in ((x, pair.x), (y, pair.y)):
-        size = float(representation.std @ representation.std)
-        total -= np.square(centred).sum(axis=1, dtype=np.float64) / (2 * size)
+    rotation, size, of_x, of_y = pair.once(_turned, rows.x.dtype)
+    total = forms(rows.x.zscored, rotation, rows.y.zscored) * pair.rows / size
+    total -= weighted_squares(rows.x.zscored, of_x) + weighted_squares(rows.y.zscored, of_y)
     return procrustes(pair) * total
+
+
+def _turned(
+    pair: RepresentationPair, dtype: np.dtype
+) -> tuple[Matrix, float, Float[np.ndarray, " x"], Float[np.ndarray, " y"]]:
+    """Q between z-scored live neurons, ||S_xy||_*, and what their squares count for x and for y."""
+    left, values, right = svd(pair.scatter)
+    stds = [representation.std[representation.live] for representation in (pair.x, pair.y)]
+    rotation = (left @ right)[np.ix_(pair.x.live, pair.y.live)] * stds[0][:, None] * stds[1]
+    shares = [np.square(std) / (2 * float(std @ std)) for std in stds]
+    return rotation.astype(dtype), float(values.sum()), *shares
 
 
 def procrustes_heldout(pair: HeldOutPair) -> float:

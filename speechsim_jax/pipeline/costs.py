@@ -20,6 +20,7 @@ from speechsim_jax.measures.registry import MeasureSelection
 from speechsim_jax.models import forward
 from speechsim_jax.models.architecture import Outputs
 from speechsim_jax.models.config import EncoderConfig
+from speechsim_jax.models.encoder import SpeechEncoder
 from speechsim_jax.models.external import Encoder, ExternalEncoder
 from speechsim_jax.pipeline.attention_inputs import rows_of_maps
 from speechsim_jax.pipeline.frame_grid import FrameGrid
@@ -36,6 +37,9 @@ _TIMED = 1024
 # What a pair takes, in products of its widths and the longer of them: where matrices are
 # decomposed, and where they are multiplied only. Products with sampled rows for each influence.
 _DECOMPOSED, _MULTIPLIED, _INFLUENCES = 35, 4, 1.2
+# Seconds in which a core compiles a forward pass: for it, and for each of its layers. Weights of
+# layers times seconds of audio that it reads in a second.
+_COMPILED, _COMPILED_LAYER, _WEIGHTS_A_SECOND = 0.5, 0.07, 4.7e8
 # Frames of the maps on which the rate of the attention sums is measured.
 _ESTIMATED_FRAMES = 128
 
@@ -179,6 +183,27 @@ def model_cost(
         front_flops=max(flops - max(layers) * layer_flops, 0),
         layer_flops=layer_flops,
     )
+
+
+def program_seconds(encoders: Sequence[Encoder]) -> float:
+    """Audio that all models read while the programs for one more length of it are compiled.
+
+    On a CPU, of any number of cores: both have work for all of them. Accelerators read more, but
+    batches have to be the same everywhere for a run to go on elsewhere.
+
+    Args:
+      encoders: the models; those of one architecture share a program.
+    """
+    compiled = [encoder for encoder in encoders if isinstance(encoder, SpeechEncoder)]
+    depths = {encoder.graph: encoder.config.num_hidden_layers for encoder in compiled}
+    compiling = sum(_COMPILED + _COMPILED_LAYER * depth for depth in depths.values())
+    weights = sum(
+        leaf.size
+        for encoder in compiled
+        for path, leaf in jax.tree_util.tree_leaves_with_path(encoder.parameters)
+        if forward.layer_of(path) is not None
+    )
+    return compiling * _WEIGHTS_A_SECOND / weights if weights else 0.0
 
 
 def parameter_bytes(encoder: Encoder) -> tuple[int, int]:

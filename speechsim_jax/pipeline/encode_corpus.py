@@ -17,7 +17,7 @@ def encode_corpus(
     corpus: Corpus,
     *,
     layers: tuple[int, ...] | None = None,
-    buckets: int = Settings.buckets,
+    buckets: int | None = Settings.buckets,
     batch_seconds: float | int = Settings.batch_seconds,
     on_skip: Callable[[Skipped], None],
     on_batch: Callable[[float], object] = lambda seconds: None,
@@ -28,7 +28,7 @@ def encode_corpus(
         encoder: The encoder.
         corpus: Sources with known durations.
         layers: Hidden states to return, 0 to the number of transformer layers; default all.
-        buckets: Number of padded lengths.
+        buckets: Number of padded lengths; None for as many as are worth it.
         batch_seconds: Audio in a batch, padding included.
         on_skip: Called with each source that cannot be used.
         on_batch: Called with the seconds of speech in each batch, once it is encoded.

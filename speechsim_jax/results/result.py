@@ -37,7 +37,7 @@ from speechsim_jax.runtime.text_tables import write_csv
 if TYPE_CHECKING:
     import pandas
 
-Cells = Sequence[Any]
+Cells = Any
 """A cell (x, y), or several; x and y are labels such as "model/3"."""
 
 REPRESENTATION_DIMS = ("x", "y")

@@ -1,8 +1,10 @@
 """Batches: planned lengths, every sample once, the same in any number of threads, and resuming."""
 
+import collections
 import functools
 import threading
 import time
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -20,7 +22,9 @@ from speechsim_jax.errors import UserError
 from tests.support.sound_files import SPEECH, corpus_of, needs_speech
 
 # The frames of every encoder of today.
-plan_buckets = functools.partial(batching.plan_buckets, hop_samples=320, window_samples=400)
+plan_buckets = functools.partial(
+    batching.plan_buckets, hop_samples=320, window_samples=400, count=4
+)
 batches = functools.partial(batching.batches, min_samples=400)
 
 
@@ -134,6 +138,66 @@ def test_plan_does_not_depend_on_the_order_and_is_fast():
     assert time.perf_counter() - start < 2.0
     assert len(plan) == 4
     assert plan_buckets(durations[::-1].tolist()) == plan
+
+
+# --- how many buckets ---
+
+
+def computed(buckets: Sequence[Bucket], durations: Sequence[float]) -> float:
+    """Seconds of all batches of utterances of these durations, fillers included."""
+    waiting = collections.Counter(
+        min(b.samples for b in buckets if b.samples >= 16_000 * s) for s in durations
+    )
+    rows = {bucket.samples: bucket.batch for bucket in buckets}
+    return sum(
+        -(-count // rows[samples]) * rows[samples] * samples / 16_000
+        for samples, count in waiting.items()
+    )
+
+
+def test_little_audio_takes_few_programs_and_no_fillers():
+    """28 s, of which four buckets of full batches compute 147."""
+    durations = [3.2, 4.3, 9.1, 11.4]
+    full = plan_buckets(durations)
+    assert len(full) == 4 and computed(full, durations) == pytest.approx(147, abs=1)
+    assert plan_buckets(durations, count=None) == (Bucket(2, 72_080), Bucket(2, 184_080))
+    assert plan_buckets(durations, count=None, program_seconds=60) == (Bucket(2, 184_080),)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(3, 7_000).map(lambda n: n / 100), min_size=1, max_size=40),
+    st.floats(0.0, 100.0),
+    st.floats(0.1, 100.0),
+)
+def test_no_other_number_of_buckets_is_worth_more(durations, program, batch_seconds):
+    given = {"max_seconds": 71.0, "batch_seconds": batch_seconds}
+    chosen = plan_buckets(durations, **given | {"count": None, "program_seconds": program})
+    worth = computed(chosen, durations) + program * len(chosen)
+    for count in range(1, 13):
+        other = plan_buckets(durations, **given | {"count": count})
+        assert worth <= computed(other, durations) + program * len(other) + 1e-6
+    assert all(b.batch <= max(1, int(16_000 * batch_seconds / b.samples)) for b in chosen)
+
+
+def test_much_audio_takes_more_programs():
+    durations = np.random.default_rng(0).gamma(4.0, 3.0, 20_000)
+    counts = [len(plan_buckets(durations[:n], count=None)) for n in (5, 50, 500, 20_000)]
+    assert counts == sorted(counts) and counts[0] < 4 and counts[-1] == 12
+    assert len(plan_buckets(durations, count=None, program_seconds=1e4)) < 12
+
+
+def test_utterances_of_unknown_duration_fill_batches_too():
+    assert plan_buckets([10.0], count=None) == (Bucket(1, 160_080),)
+    assert plan_buckets([10.0], count=None, utterances=50) == (Bucket(3, 160_080),)
+
+
+def test_what_an_encoder_pads_further_counts_as_that():
+    """Whisper reads 30 s whatever there is: one program is as good as two."""
+    durations = [3.0] * 50 + [20.0] * 50
+    given = {"count": None, "program_seconds": 0.1}
+    assert len(plan_buckets(durations, least_row_seconds=30.0, **given)) == 1
+    assert len(plan_buckets(durations, **given)) == 2
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_a_mean_of_several(result, workdir, capsys):
         (["none.nc", "lincka", "--cells=a/1,b/1"], "none.nc: no such result file"),
         (["{workdir}", "lincka"], "--cells"),
         (["{workdir}", "--cells=a/1,b/1"], "--measure"),
-        (["{workdir}", "linkca", "--cells=a/1,b/1"], "did you mean 'lincka'?"),
+        (["{workdir}", "linkca", "--cells=a/1,b/1"], "no measure 'linkca'"),
         (["{workdir}", "lincka", "--cells=a/1,b/1,a/2"], "pairs of labels X,Y"),
         (["{workdir}", "lincka", "--cells=a/1,b/1", "--others=a/1"], "pairs of labels X,Y"),
         (["{workdir}", "lincka", "--cells=a/1,b/11"], "did you mean 'b/1'?"),

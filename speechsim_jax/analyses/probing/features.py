@@ -211,7 +211,6 @@ def layer_features(
     for name, states in encode_corpus(
         encoder,
         chosen.corpus,
-        buckets=3,
         batch_seconds=batch_seconds,
         on_skip=refuse,
         on_batch=on_batch,
