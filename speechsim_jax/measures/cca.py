@@ -240,8 +240,8 @@ def _variates(pair: RepresentationPair, cut: Cut, axes: Axes, dtype: np.dtype) -
     parts = canonical(pair, cut, axes)
     turn = parts.left @ parts.right.T
     turning = (
-        _turning(pair, parts, axes, turn, dtype),
-        _turning(pair.swapped, parts.swapped, axes, turn.T, dtype),
+        _turning(pair, cut, axes, turn, dtype),
+        _turning(pair.swapped, cut, axes, turn.T, dtype),
     )
     return _Variates(parts.left.astype(dtype), parts.right.astype(dtype), turning)
 
@@ -288,7 +288,7 @@ def _turned(rows: RepresentationRows, turning: _Turning, axes: Axes) -> Influenc
 
 
 def _turning(
-    pair: RepresentationPair, parts: Canonical, axes: Axes, across: Matrix, dtype: np.dtype
+    pair: RepresentationPair, cut: Cut, axes: Axes, across: Matrix, dtype: np.dtype
 ) -> _Turning:
     """Influence on the sum of the correlations through x's subspace, which a row turns.
 
@@ -300,12 +300,12 @@ def _turning(
 
     Args:
       pair: of x and y.
-      parts: their correlations.
+      cut: number of leading directions.
       axes: the directions.
       across: U V'.
       dtype: of the rows.
     """
-    white = axes(pair.x)
+    white, parts = axes(pair.x), canonical(pair, cut, axes)
     kept = parts.x.rank
     on_y = _on_axes(pair, axes)[:, : parts.y.rank]
     kept_values, dropped_values = white.values[:kept, None], white.values[None, kept:]
@@ -321,9 +321,9 @@ def _turning(
     weight = ((white.vectors[:, :kept] @ sums) * dropped.vectors).sum(axis=1)
     # What is multiplied with squares of rows need not be known better than these.
     left, right = parts.left.astype(dtype), parts.right.astype(dtype)
-    loadings = parts.x.matrix.astype(dtype) @ left
-    own = parts.x.loadings.astype(dtype) @ (left * parts.rho.astype(dtype))
-    weight += np.vecdot(loadings, on_y.astype(dtype) @ right - own)
+    own = (pair.once(_loadings, cut, axes) * parts.rho).astype(dtype)
+    of_variates = parts.x.matrix.astype(dtype) @ left
+    weight += np.vecdot(of_variates, on_y.astype(dtype) @ right - own)
     return _Turning(matrix, weight / 2)
 
 
@@ -383,10 +383,10 @@ def mean_cca_heldout(pair: HeldOutPair) -> float:
 
 def pwcca_heldout(pair: HeldOutPair) -> float:
     """As of `svcca`, with the weights of the fitted fold."""
-    parts, rho = _heldout(pair, kept_directions)
+    _parts, rho = _heldout(pair, kept_directions)
     if not rho.size:
         return float("nan")
-    weights = _projection_weights(parts, pair.fit.x.std[pair.fit.x.live])
+    weights = _projection_weights(pair.fit, pair.fit.x.std[pair.fit.x.live])
     return float(weights @ rho / weights.sum())
 
 
@@ -431,14 +431,19 @@ def _projection_weighted(pair: RepresentationPair, scale: np.ndarray) -> float:
     parts = canonical(pair)
     if not parts.rho.size:
         return float("nan")
-    weights = _projection_weights(parts, scale)
+    weights = _projection_weights(pair, scale)
     return float(weights @ parts.rho / weights.sum())
 
 
-def _projection_weights(parts: Canonical, scale: np.ndarray) -> Float[np.ndarray, " k"]:
+def _projection_weights(pair: RepresentationPair, scale: np.ndarray) -> Float[np.ndarray, " k"]:
     """Row sums of |(Wx u)' R_xx diag(scale)|."""
-    projected = (parts.x.loadings * scale[:, None]) @ parts.left
-    return np.abs(projected, out=projected).sum(axis=0)
+    return scale @ np.abs(pair.once(_loadings, kept_directions, zscored))
+
+
+def _loadings(pair: RepresentationPair, cut: Cut, axes: Axes) -> Float[np.ndarray, "live k"]:
+    """R_xx Wx u, the correlations of x's neurons with its canonical variates."""
+    parts = canonical(pair, cut, axes)
+    return parts.x.loadings @ parts.left
 
 
 _layer = functools.partial(

@@ -60,7 +60,7 @@ _DIMS = {"attention": ("x_attention", "y_attention")}
 _SAMPLE_BYTES = 2**31
 _BYTES_PER_PAIR_OF_ROWS, _WITH_INFLUENCE = 8, 21
 # The same for rows of which influences are computed: z-scored and whitened.
-_ROWS_BYTES = 2**29
+_ROWS_BYTES = 2**30
 # A score may leave its limits by this much, of rounding in float32.
 _ROUNDING = 1e-4
 

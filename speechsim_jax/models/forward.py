@@ -124,7 +124,8 @@ def lower_encode(
     if mesh.size == 1:
         samples = jax.ShapeDtypeStruct(shape, np.float32)
         lengths = jax.ShapeDtypeStruct(shape[:1], np.int32)
-        return forward.lower(encoder.parameters, samples, lengths, **options)
+        # With `out`, as `SpeechEncoder.apply` passes it: another call is another program.
+        return forward.lower(encoder.parameters, samples, lengths, None, **options)
     batch = -(-shape[0] // mesh.size) * mesh.size
     over_all = NamedSharding(mesh, P(AXES))
     samples = jax.ShapeDtypeStruct((batch, shape[1]), np.float32, sharding=over_all)

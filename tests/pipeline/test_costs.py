@@ -1,5 +1,6 @@
 """Memory and work of devices and models, against counts by hand."""
 
+import dataclasses
 import os
 
 import jax
@@ -60,6 +61,42 @@ def test_a_model_costs_what_its_program_does_for_each_batch():
     np.testing.assert_allclose(batch.layer_flops, 2 * 100 * batch.layer_bytes / 4)
     assert 0 < batch.front_flops < counted
     np.testing.assert_allclose(cost(20 * 16_080 / 16_000).layer_flops, 10 * batch.layer_flops)
+
+
+@pytest.mark.parametrize("of_host", [True, False], ids=["on the host", "on devices"])
+def test_what_was_compiled_ahead_is_not_compiled_again(of_host):
+    """Whatever there is to be compiled: samples, lengths and parameters as a pass gives them."""
+    encoder = fixture(ENCODER).encoder
+    outputs = Outputs((0, 1))
+    given = forward.on_host(encoder) if of_host else encoder
+    jax.clear_caches()
+    seconds: list[float] = []
+
+    def on_duration(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration_secs)
+
+    placed = forward.on_devices(encoder, MESH, 1)
+    samples, lengths = np.zeros((2, 16_080), np.float32), np.array([16_000, 9_000], np.int32)
+    jax.monitoring.register_event_duration_secs_listener(on_duration)
+    try:
+        forward.lower_encode(given, samples.shape, outputs, "highest", MESH).compile()
+        assert len(seconds) == 1
+        placed_batch = mesh.place_batch(samples, lengths, MESH)
+        forward.encode(placed, *placed_batch, outputs, "highest", MESH)
+        assert len(seconds) == 1
+    finally:
+        jax.monitoring.unregister_event_duration_listener(on_duration)
+
+
+def test_programs_are_worth_more_audio_where_models_are_small():
+    small = fixture(ENCODER).encoder
+    one = costs.program_seconds([small])
+    assert one == pytest.approx(costs.program_seconds([small, small]) * 2)  # they share it
+    leaves = jax.tree.map(lambda x: np.broadcast_to(x, (4, *x.shape)), small.parameters)
+    larger = dataclasses.replace(small, parameters=leaves)
+    assert costs.program_seconds([larger]) == pytest.approx(one / 4)
+    assert costs.program_seconds([]) == 0
 
 
 def test_speed_counts_every_device():
