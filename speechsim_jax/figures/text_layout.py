@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
 from speechsim_jax.results.result import SimilarityResult
@@ -40,10 +42,13 @@ def unique(names: Iterable[str]) -> list[str]:
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: int | float, bold: bool = False) -> float:
     """The width of a line of text in points."""
+    if not text.strip():
+        return 0.0
     font = FontProperties(size=size, weight="bold" if bold else "normal")
     # A dollar would start mathematics here; the figures draw it as a dollar.
     path = TextPath((0, 0), text.replace("$", "S"), prop=font)
-    return float(path.get_extents().width) if len(path.vertices) else 0.0
+    # Outlines have their extreme points among these; `get_extents` would solve every curve for them.
+    return float(np.ptp(path.vertices[path.codes != Path.CLOSEPOLY, 0]))
 
 
 def pieces(name: str) -> list[str]:
