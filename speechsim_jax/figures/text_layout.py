@@ -47,7 +47,7 @@ def text_width(text: str, size: int | float, bold: bool = False) -> float:
     font = FontProperties(size=size, weight="bold" if bold else "normal")
     # A dollar would start mathematics here; the figures draw it as a dollar.
     path = TextPath((0, 0), text.replace("$", "S"), prop=font)
-    # Outlines have their extreme points among these; `get_extents` would solve every curve for them.
+    # Outlines have their extreme points among these, and `get_extents` would solve every curve.
     return float(np.ptp(path.vertices[path.codes != Path.CLOSEPOLY, 0]))
 
 

@@ -508,9 +508,8 @@ def _compile(encoders: Sequence[Encoder], outputs: Sequence[Outputs], run: Compa
     programs = {(e.graph, o): (e, o) for e, o in compiled}
     if not programs:
         return
-    pause = "; the bar pauses at each new length" if run.progress else ""
     number = counted(len(programs) * len(run.buckets), "program")
-    _log.info("compiling %s (architectures x lengths of audio)%s", number, pause)
+    _log.info("compiling %s (architectures x lengths of audio)", number)
     pool = ThreadPoolExecutor()
     try:
         jobs = [
