@@ -66,8 +66,8 @@ class MomentsState:
             layers,
             state.shapes,
             state.tiles,
-            block=lambda tile, pair: state.sums.cross[tile][pair],
-            rest=lambda: moments_merge.without_cross(state),
+            block=lambda tile, pair: _block(state.sums.cross[tile], pair),
+            rest=lambda: jax.device_get(moments_merge.without_cross(state)),
         )
 
     @functools.cached_property
@@ -146,6 +146,14 @@ class MomentsState:
     ) -> "FinishedMoments":
         """The moments of the layer pairs of this and the other passes."""
         return FinishedMoments([self, *others], rank_tolerance)
+
+
+def _block(blocks: moments.Values, number: int) -> moments.Values:
+    """One of several blocks; on a single CPU a view, as JAX compiles a program for an index."""
+    on_host = isinstance(blocks, np.ndarray)
+    if not on_host and {device.platform for device in blocks.devices()} == {"cpu"}:
+        on_host = len(blocks.devices()) == 1
+    return np.asarray(blocks)[number] if on_host else blocks[number]
 
 
 def without_dead(std: Vector, mean: Vector, dtype: str) -> Vector:

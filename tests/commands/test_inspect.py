@@ -43,12 +43,22 @@ def test_json_has_everything_that_the_list_has(capsys):
     assert "\n" not in bad["reason"] and good.keys() == bad.keys()
 
 
-def test_arguments_without_a_name_are_the_models():
-    """Of a command with one such argument, only the first is."""
-    values = entry.load("inspect").define_flags()
-    named = entry._named_positional(["a", "b", "--json", "c"], values["models"])
-    assert named == ["--models=a,b", "--json", "c"]
-    values = entry.load("status").define_flags()
-    assert entry._named_positional(["a", "b"], values["workdir"]) == ["--workdir=a", "b"]
-    assert entry._named_positional(["--workdir=a"], values["workdir"]) == ["--workdir=a"]
+def test_arguments_without_a_name_are_flags():
+    """The first ones are; a list takes all of them."""
+
+    def named(command: str, *arguments: str) -> list[str]:
+        module = entry.load(command)
+        values = module.define_flags()
+        return entry._named_positional(
+            list(arguments), [values[name] for name in module.POSITIONAL]
+        )
+
+    assert named("inspect", "a", "b", "--json", "c") == ["--models=a,b", "--json", "c"]
+    assert named("status", "a", "b") == ["--workdir=a", "b"]
+    assert named("status", "--workdir=a") == ["--workdir=a"]
+    assert named("contrast", "a", "b", "--x") == ["--result=a", "--measure=b", "--x"]
+    assert named("contrast", "a", "--measure=b") == ["--result=a", "--measure=b"]
+
+
+def test_inspect_may_stay_offline():
     assert "local_files_only" in flags_of("inspect")
