@@ -1,4 +1,7 @@
-"""What standard errors and held-out scores cost: whole runs with and without them, in turns."""
+"""What standard errors and held-out scores cost: whole runs with and without them, in turns.
+
+Of a sample of frames: a second reading, where that says too little, costs a reading.
+"""
 
 from experiments.benchmarks.machine import report_machine
 from experiments.benchmarks.processes import report_settings
@@ -6,7 +9,7 @@ from experiments.benchmarks.processes import report_settings
 _WHAT = "errors"
 _FLAGS = {
     "plain": ["--errors=none"],
-    "errors": ["--errors=auto"],
+    "errors": ["--errors=auto", "--errors_source=sample"],
     "held out": ["--errors=none", "--heldout"],
 }
 
