@@ -18,6 +18,8 @@ from speechsim_jax.models.save import save_folder
 from speechsim_jax.settings import Output, Settings
 from tests.support.tiny_encoders import CONFIG
 
+pytestmark = pytest.mark.slow
+
 STEPS, LAYERS = (10, 20, 40), (0, 1, 2)
 
 

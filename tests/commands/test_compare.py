@@ -201,6 +201,7 @@ def test_overwrite(compared, script, tmp_path, good):
     assert figures == {"facts.png", "heatmap_lincka.png", "trend_lincka.png"}
 
 
+@pytest.mark.slow
 def test_pooled_segments_from_the_command_line(script, tmp_path, good):
     """--drop_labels=SIL,noise with a tier of TextGrids beside the sounds."""
     grid = (
@@ -463,6 +464,7 @@ def test_a_bug_keeps_its_traceback(script, tmp_path, good, monkeypatch):
         script(f"--models={BASE}", f"--audio={good}", f"--workdir={tmp_path}")
 
 
+@pytest.mark.slow
 def test_quiet(compared, script, tmp_path, mixed):
     """Neither the table nor the bars nor what was skipped; the log has it, and errors are shown."""
     arguments = [f"--models={BASE}", f"--audio={mixed}", "--layers=0,-1", "--measures=lincka"]

@@ -17,6 +17,8 @@ from tests.support.commands import assert_mistake, call
 from tests.support.objectives import quick_compiles
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 quick = pytest.fixture(scope="module", autouse=True)(quick_compiles)
 
 PREDICTIVE = """
@@ -98,7 +100,6 @@ def metrics(workdir: Path) -> list[dict]:
     return [{name: x for name, x in line.items() if name != "seconds"} for line in found]
 
 
-@pytest.mark.slow
 def test_what_pretraining_writes(folder, pretrained):
     found = metrics(pretrained)
     assert [(line["of"], line["step"]) for line in found] == [
@@ -127,7 +128,6 @@ def test_the_second_iteration(folder, pretrained):
     assert record["units"]["of"]["layer"] == 1
 
 
-@pytest.mark.slow
 def test_fine_tuning(folder, pretrained, caplog):
     workdir = folder / "ctc"
     run = training.Run((str(folder / "manifest.tsv"),), str(workdir), mesh="data:1")

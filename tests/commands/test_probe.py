@@ -24,6 +24,8 @@ from speechsim_jax.training.recipe import Audio
 from tests.support.commands import assert_mistake, call
 from tests.support.tiny_encoders import CONFIG
 
+pytestmark = pytest.mark.slow
+
 TONES = {"AA": 300, "IY": 900, "S": 2700}
 SPEAKERS = ("ann", "bob", "cyd", "dan")
 SECONDS = 2.0
@@ -167,7 +169,6 @@ def test_cepstra_are_those_of_the_frames_and_of_their_neighbours(speech_like):
             np.testing.assert_array_equal(stacked[at, step + 5], whole[near])
 
 
-@pytest.mark.slow
 def test_states_are_those_of_the_utterance_alone(speech_like, models):
     chosen = chosen_frames(speech_like, 60)
     encoder = ss.load_encoder(models["second"])

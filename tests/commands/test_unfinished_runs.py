@@ -31,6 +31,8 @@ from tests.support.commands import assert_mistake, call
 from tests.support.paths import DATA, ROOT
 from tests.support.same_result import assert_same_result
 
+pytestmark = pytest.mark.slow
+
 BASE = DATA / "parity" / "wav2vec2-base"
 
 
@@ -144,7 +146,6 @@ def test_replaced_audio_is_noticed(capsys, arguments, audio, tmp_path, monkeypat
     assert_mistake(ended, "of another job", "audio: 3.wav has changed")
 
 
-@pytest.mark.slow
 def test_audio_that_changes_between_passes_is_noticed(audio, tmp_path, monkeypatch):
     """Every pass has to read the same samples."""
     copy = tmp_path / "audio"
@@ -254,7 +255,6 @@ def test_an_interrupt_while_a_module_is_imported_ends_the_process(tmp_path):
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
 
 
-@pytest.mark.slow
 def test_ctrl_c_in_the_first_two_seconds(arguments, tmp_path):
     """Wherever the imports are: the process ends with code 130, in one line."""
     rng = random.Random(0)
@@ -282,7 +282,6 @@ def test_ctrl_c_in_the_first_two_seconds(arguments, tmp_path):
 # --- steps ---
 
 
-@pytest.mark.slow
 def test_steps_of_a_command(capsys, arguments, tmp_path, monkeypatch):
     """Killed in the second step: refused without --resume, then continued; status, merge."""
     rng = np.random.default_rng(0)
@@ -412,7 +411,6 @@ def test_the_array_job_says_which_shard(capsys, arguments, monkeypatch, tmp_path
     ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_a_workdir_in_a_bucket(audio, whole, capsys):
     """A run, a job in shards, its progress and a merge with nothing but objects."""
     with bucket() as address:

@@ -10,6 +10,8 @@ import speechsim_jax as ss
 from speechsim_jax.errors import StorageError
 from tests.support.paths import DATA
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 X, Y = RNG.standard_normal((300, 8)), RNG.standard_normal((300, 6))
 

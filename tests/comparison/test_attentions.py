@@ -13,6 +13,8 @@ from speechsim_jax.pipeline import costs
 from tests.support import tolerances
 from tests.support.parity import fixture
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS = ("wav2vec2-base", "wavlm-base", "conformer-relative")
 # The number of each in the parity fixtures; 15, 5, 15 and 1 frames.
 UTTERANCES = {"a": 2, "b": 1, "c": 7, "d": 0}
@@ -94,7 +96,6 @@ def test_the_estimate_counts_pairs_and_cells():
     assert 0 < small.seconds < large.seconds
 
 
-@pytest.mark.slow
 def test_an_encoder_that_was_rounded_stays_so_and_the_result_says_it(encoders, audio):
     rounded = encoders[0].astype("bfloat16")
     settings = dict(measures="lincka", layers=(1, 2), **QUICK)

@@ -211,6 +211,7 @@ def test_settings_are_checked_before_any_work():
             ss.compare(["no/such/folder"], "no-such-audio", **wrong)
 
 
+@pytest.mark.slow
 def test_device_memory_does_not_grow_with_the_audio(encoders, monkeypatch):
     """The bytes that live on the device after any batch peak at the same value for 8x the audio."""
     peaks = []

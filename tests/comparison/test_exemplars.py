@@ -13,6 +13,8 @@ from speechsim_jax.pipeline import accumulators
 from speechsim_jax.results.result import SimilarityResult
 from tests.support.small_models import QUICK, of_speakers, waves
 
+pytestmark = pytest.mark.slow
+
 COUNT = 3
 SETTINGS: dict[str, Any] = QUICK | {"measures": "maxcorr", "exemplars": COUNT, "errors": "none"}
 PARTS = ("exemplar_value", "exemplar_utterance", "exemplar_sample", "exemplar_names")
@@ -116,7 +118,6 @@ def test_a_result_without_exemplars_says_so(encoders, audio, tmp_path):
         SimilarityResult.load(without.save(tmp_path / "r.nc")).exemplars("x/0")
 
 
-@pytest.mark.slow
 def test_several_passes_and_an_interruption(encoders, audio, whole, monkeypatch, tmp_path):
     settings = SETTINGS | {"statistics_dir": tmp_path, "checkpoint_every": 0}
     with pytest.raises(UserError) as raised:
@@ -159,7 +160,6 @@ def test_jobs_with_fewer_exemplars_or_none(encoders, audio, whole, tmp_path):
     assert three.attributes["merged_without"] == ["exemplars"]
 
 
-@pytest.mark.slow
 def test_steps_until_a_target_have_those_of_all_steps(encoders, monkeypatch):
     monkeypatch.setattr(target, "FIRST_MINUTES", 0.1)
     corpus = of_speakers(60, 20)

@@ -13,6 +13,8 @@ from speechsim_jax.pipeline import accumulators
 from tests.support.small_models import QUICK, waves
 from tests.support.wrapped import Wrapped, half_rate
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"measures": "lincka,maxcorr,linreg", "exemplars": 2} | QUICK
 
 
@@ -48,7 +50,6 @@ def test_both_may_be_objects(encoders, result):
     assert "sha256" in record["notes"][0]
 
 
-@pytest.mark.slow
 def test_in_several_passes_and_with_a_second_reading(encoders, result):
     models = [encoders[0], Wrapped(encoders[1])]
     several = SETTINGS | {"exemplars": 0, "errors_source": "reading"}

@@ -8,6 +8,8 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.measures import MEASURES
 from tests.support.paths import DATA
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = np.load(DATA / "inference.npz")
 INPUTS = {name: GOLDEN[f"x_{name}"] for name in "abc"}
 IN_GOLDEN = ("lincka", "maxcorr", "linreg", "linreg_r2", "mean_cca", "svcca", "procrustes")

@@ -8,6 +8,8 @@ import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from tests.support.paths import DATA
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = np.load(DATA / "inference.npz")
 INPUTS = {name: GOLDEN[f"x_{name}"] for name in "abc"}
 LABEL = GOLDEN["label"]
@@ -225,7 +227,6 @@ def jackknife() -> dict[str, np.ndarray]:
     return {name: np.sqrt(scale * np.var(values, axis=0, ddof=1)) for name, values in left.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_CLASSES)
 def test_errors_are_those_of_the_jackknife(name, sure, jackknife):
     errors = sure.standard_error(name).values[:3]

@@ -11,6 +11,8 @@ from speechsim_jax.figures.curves import layer_trend, trend
 from speechsim_jax.settings import layer_numbers
 from tests.support.small_models import QUICK, waves
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("layers", "small", "large"),

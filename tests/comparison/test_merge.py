@@ -18,6 +18,8 @@ from speechsim_jax.statistics import store
 from tests.support import job_runs
 from tests.support.same_result import assert_same_result
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = job_runs.SETTINGS | {
     "measures": "maxcorr,mincorr,linreg,lincka,lincka_debiased,svcca,pwcca,rsa,attn_frobenius",
 }
@@ -50,7 +52,6 @@ def whole(encoders, audio) -> ss.SimilarityResult:
     return ss.compare(encoders, audio, **SETTINGS)
 
 
-@pytest.mark.slow
 def test_three_jobs_are_one(folders, whole, tmp_path):
     """In two steps, with the statistics that the first step has stored."""
     ss.merge(folders[:2], statistics_dir=tmp_path / "two", progress=False)
@@ -62,7 +63,6 @@ def test_three_jobs_are_one(folders, whole, tmp_path):
     assert [one["folder"] for one in result.attributes["merged"]] == ["two", "statistics"]
 
 
-@pytest.mark.slow
 def test_other_measures_of_one_job(folders, encoders, audio):
     first = {name: audio[name] for name in list(audio)[:3]}
     asked = {"measures": "lincka,mean_cca,procrustes"}
@@ -102,7 +102,6 @@ def test_ids_count_within_their_job_only(encoders, audio, whole, tmp_path):
         ss.merge([jobs[0], both], progress=False)
 
 
-@pytest.mark.slow
 def test_other_jobs_are_refused(folders, encoders, audio, tmp_path):
     new = {"new": audio["u0"][::-1].copy(), "newer": audio["u1"][::-1].copy()}
     for folder, models, more, message in (
@@ -121,7 +120,6 @@ def test_other_jobs_are_refused(folders, encoders, audio, tmp_path):
         ss.compare(encoders, new, statistics_dir=folders[0], **SETTINGS)
 
 
-@pytest.mark.slow
 def test_a_statistic_that_some_lack_is_left_out(folders, encoders, audio, caplog):
     """It is said in the log and in the result; what needs it cannot be asked for."""
     fewer = {"measures": "lincka,rsa"}
@@ -149,7 +147,6 @@ def test_jobs_of_other_sizes_can_be_merged(folders, encoders, audio, whole):
     assert_same_result(ss.merge([folders[0], other, folders[2]], progress=False), whole)
 
 
-@pytest.mark.slow
 def test_parts_are_added_up_a_few_at_a_time(folders, whole, monkeypatch, tmp_path):
     """The sums on the way are deleted; an interrupted merge continues."""
     monkeypatch.setattr(merge_module, "_AT_A_TIME", 2)

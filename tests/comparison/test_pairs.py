@@ -10,6 +10,8 @@ from speechsim_jax.results.depth import nearest_depth
 from speechsim_jax.results.result import RepresentationName
 from speechsim_jax.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 MEASURES = ["maxcorr", "mincorr", "linreg", "lincka", "lincka_debiased", "svcca", "rsa"]
 
 
@@ -157,7 +159,6 @@ def test_one_model_has_no_pairs_between_models():
         ss.compare_activations(data, ["lincka"], pairs="same_depth")
 
 
-@pytest.mark.slow
 def test_encoders_in_one_pass_in_several_and_merged(tmp_path):
     """Also with errors, and with statistics that fit only in several passes."""
     encoders = [ss.load_encoder(f"zoo:{name}") for name in ("contrastive_s", "predictive_s")]
@@ -189,7 +190,6 @@ def test_encoders_in_one_pass_in_several_and_merged(tmp_path):
             np.testing.assert_allclose(found.matrix(name).values[known], expected, atol=2e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "further",
     [{"target_se": 0.5}, {"errors_source": "reading"}, {"null": "shift", "null_draws": 1}],

@@ -19,6 +19,8 @@ from tests.support import job_runs
 from tests.support.bucket import bucket
 from tests.support.same_result import assert_same_result
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = job_runs.SETTINGS | {
     "measures": "maxcorr,mincorr,lincka,svcca,rsa,attn_frobenius",
 }
@@ -45,7 +47,7 @@ def states(folder: str | Path) -> list[str]:
     return [status.state for status in job_status(job_folder(folder).path)]
 
 
-@pytest.mark.parametrize("where", ["disk", pytest.param("bucket", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("where", ["disk", "bucket"])
 def test_shards_merge_to_the_result_of_one_job(where, encoders, audio, whole, tmp_path):
     with bucket() as address:
         folder = str(tmp_path / "job") if where == "disk" else f"{address}/runs/job"
@@ -132,7 +134,6 @@ def test_two_runs_of_one_shard(encoders, audio, tmp_path):
         other.join()
 
 
-@pytest.mark.slow
 def test_two_runs_of_one_shard_in_a_bucket(encoders, audio, whole, monkeypatch, caplog):
     """There are no locks: the first of two complete ones counts, and the other says so."""
     with bucket() as address:
@@ -171,7 +172,6 @@ def test_shards_must_be_of_one_job(encoders, audio, tmp_path):
         ss.accumulate(encoders, audio, shard="2/2", **SETTINGS)
 
 
-@pytest.mark.slow
 def test_all_shards_follow_the_plan_of_the_first(encoders, audio, whole, tmp_path, caplog):
     """A machine with less memory has divided the layer pairs; one with more keeps to it."""
     measures = {"measures": "maxcorr,lincka,svcca"}

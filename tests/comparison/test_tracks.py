@@ -16,6 +16,8 @@ from speechsim_jax.inference.clusters import folds
 from tests.support.same_result import assert_same_result
 from tests.support.small_models import MODELS, QUICK, of_speakers
 
+pytestmark = pytest.mark.slow
+
 MEASURES = "maxcorr,linreg,lincka"
 PHONES = ("a", "b", "sil", "")
 SEGMENT = 0.13  # seconds
@@ -124,7 +126,6 @@ def test_scores_and_concepts_are_those_of_the_rows(result, expected):
     assert_same_concepts(result, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [
@@ -147,7 +148,6 @@ def test_neither_batches_nor_passes_change_them(other, encoders, corpus, setting
     assert (found.attributes["passes"] > 1) == ("device_memory_gb" in other)
 
 
-@pytest.mark.slow
 def test_shards_merge_to_them(encoders, corpus, settings, result, tmp_path):
     given = settings | {"heldout": True, "statistics_dir": tmp_path}
     for shard in ("2/3", "1/3", "3/3"):
@@ -158,7 +158,6 @@ def test_shards_merge_to_them(encoders, corpus, settings, result, tmp_path):
     assert merged.attributes["tracks"] == result.attributes["tracks"]
 
 
-@pytest.mark.slow
 def test_pieces_of_long_utterances_have_their_own_labels(encoders, corpus, settings):
     """In pieces of 0.625 s the encoders hear other audio, but the labels are those of the times."""
     found = ss.compare(encoders, corpus, **settings | {"max_seconds": 0.7, "tracks": []})
@@ -175,7 +174,7 @@ def test_pieces_of_long_utterances_have_their_own_labels(encoders, corpus, setti
 # --- given ---
 
 
-@pytest.mark.parametrize("source", ["sample", pytest.param("reading", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("source", ["sample", "reading"])
 def test_given_tracks_leave_partial_scores(source, encoders, corpus, rows):
     arrays, _, speaker, _ = rows
     given = ["logmel", "speaker"]
@@ -196,7 +195,6 @@ def test_given_tracks_leave_partial_scores(source, encoders, corpus, rows):
         )
 
 
-@pytest.mark.slow
 def test_what_is_given_is_asked_of_stored_sums(encoders, corpus, tmp_path):
     """The statistics are those of a run where nothing is given."""
     settings = SETTINGS | {"statistics_dir": tmp_path}
@@ -209,7 +207,6 @@ def test_what_is_given_is_asked_of_stored_sums(encoders, corpus, tmp_path):
 # --- tracks of the caller's ---
 
 
-@pytest.mark.slow
 def test_functions_and_arrays_are_tracks(encoders, corpus):
     def loudness(samples: np.ndarray, centres: np.ndarray) -> np.ndarray:
         at = np.clip((centres * 16000).astype(int), 0, len(samples) - 1)
@@ -226,7 +223,6 @@ def test_functions_and_arrays_are_tracks(encoders, corpus):
     assert found.dataset["width"].values[-3:].tolist() == [2, 1, 80]
 
 
-@pytest.mark.slow
 def test_another_function_is_another_job(encoders, corpus, tmp_path):
     settings = SETTINGS | {"errors": "none", "statistics_dir": tmp_path}
     ss.compare(encoders, corpus, **settings | {"tracks": {"level": lambda x, t: 0 * t + x.std()}})
@@ -264,7 +260,6 @@ def test_of_mistakes_there_is_one_line(encoders, corpus, alignments):
 # --- labels that are speakers ---
 
 
-@pytest.mark.slow
 def test_what_is_known_of_speakers_is_held_out_on_their_other_utterances(encoders, corpus, rows):
     """Speakers are in one fold of the other held-out scores."""
     settings = SETTINGS | {"labels": ["speaker"], "tracks": [], "heldout": True}
@@ -291,7 +286,6 @@ def test_what_is_known_of_speakers_is_held_out_on_their_other_utterances(encoder
     )
 
 
-@pytest.mark.slow
 def test_other_labels_that_only_single_speakers_have_are_held_out_nowhere(
     encoders, corpus, tmp_path
 ):
@@ -309,7 +303,6 @@ def test_other_labels_that_only_single_speakers_have_are_held_out_nowhere(
     assert np.isnan(held[:, of_session]).all() and np.isfinite(held[:, ~of_session]).all()
 
 
-@pytest.mark.slow
 def test_the_part_that_is_explained_is_not_taken_for_the_rest(encoders, corpus, tmp_path):
     settings = SETTINGS | {"statistics_dir": tmp_path, "given": ["speaker"], "tracks": []}
     rest = ss.compare(encoders, corpus, **settings)
@@ -318,7 +311,6 @@ def test_the_part_that_is_explained_is_not_taken_for_the_rest(encoders, corpus, 
     assert "lincka_se" not in between.dataset and "lincka_se" in rest.dataset
 
 
-@pytest.mark.slow
 def test_a_label_may_be_called_as_what_is_given(encoders, corpus, alignments):
     """`given` needs no list of its own where a label has the name already."""
     labels = [f"speaker:{alignments}"]
@@ -326,7 +318,6 @@ def test_a_label_may_be_called_as_what_is_given(encoders, corpus, alignments):
     assert found.models[-1] == "logmel" and "eta2" not in found.dataset
 
 
-@pytest.mark.slow
 def test_speakers_of_one_utterance_each_are_held_out_nowhere(encoders, caplog):
     corpus = of_speakers(12, 12)
     settings = SETTINGS | {"labels": ["speaker"], "tracks": [], "heldout": True}
@@ -342,7 +333,6 @@ def test_a_track_that_a_mesh_cannot_divide_is_named():
         prepared.check_divided(feature_tracks(["logmel", "mfcc"]), 2)
 
 
-@pytest.mark.slow
 def test_jobs_on_disjoint_audio_may_each_have_their_arrays(encoders, corpus, tmp_path):
     frames = encoders[0].config.frames
     settings = SETTINGS | {"errors": "none", "measures": "lincka"}

@@ -76,6 +76,7 @@ def test_other_references(result: SimilarityResult) -> None:
     assert float(floor.difference) == pytest.approx(score - least)
 
 
+@pytest.mark.slow
 def test_layers_of_one_score_are_not_told_apart() -> None:
     """In few maps any of three layers differs that only noise makes different."""
     rng = np.random.default_rng(1)

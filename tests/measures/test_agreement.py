@@ -34,6 +34,7 @@ def scored(x: np.ndarray, y: np.ndarray, label: np.ndarray, group=None, **settin
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_is_the_jackknife_of_all_rows():
     x, y, label, group = concepts_in_noise(12, 60, 24)
     result = scored(x, y, label, group)

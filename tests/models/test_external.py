@@ -14,6 +14,8 @@ from speechsim_jax.models.external import measured
 from tests.support.paths import DATA
 from tests.support.wrapped import Wrapped, half_rate
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def encoder() -> ss.SpeechEncoder:

@@ -7,6 +7,7 @@ Then the tests are tested: any two weights of the same shape are swapped, and pa
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,19 @@ STABLE = (
 WINDOWED = ("whisper",)  # reads a window of fixed length, silence behind the utterance included
 WAVLM = ("wavlm-base", "wavlm-large")
 
-each_layout = pytest.mark.parametrize("layout", LAYOUTS)
+# Those of which everything is fast enough, one of each norm and with a bias of positions.
+COMMON = ("hubert-large", "wav2vec2-base", "wavlm-base")
+
+
+def of_layouts(layouts: Iterable[str]) -> pytest.MarkDecorator:
+    """A test for each of them, slow for all but the common ones."""
+    slow = pytest.mark.slow
+    return pytest.mark.parametrize(
+        "layout", [name if name in COMMON else pytest.param(name, marks=slow) for name in layouts]
+    )
+
+
+each_layout = of_layouts(LAYOUTS)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -416,7 +429,7 @@ def test_garbage_in_the_padding_changes_nothing(layout):
 
 
 # Of a window, rows are those over the utterance's frames: tests/models/test_whisper.py.
-@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout not in WINDOWED])
+@of_layouts(layout for layout in LAYOUTS if layout not in WINDOWED)
 def test_rows_from_projections_are_those_of_the_maps(layout):
     """The inputs of attention statistics, of a padded batch: of each utterance, every other row."""
     case = fixture(layout)
@@ -431,9 +444,7 @@ def test_rows_from_projections_are_those_of_the_maps(layout):
 
 
 # SEW and Whisper have no features: tests/models/test_config.py and test_whisper.py.
-@pytest.mark.parametrize(
-    "layout", [layout for layout in LAYOUTS if layout not in ("sew", *WINDOWED)]
-)
+@of_layouts(layout for layout in LAYOUTS if layout not in ("sew", *WINDOWED))
 def test_frames_are_about_the_samples_that_the_configuration_says(layout):
     """Clicks near the centre of a frame move its features most."""
     case = fixture(layout)

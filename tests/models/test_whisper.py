@@ -24,6 +24,8 @@ from speechsim_jax.models.recognizer import load_recognizer
 from tests.support import tolerances
 from tests.support.parity import FOLDER, assert_same_network, fixture
 
+pytestmark = pytest.mark.slow
+
 WHISPER = FOLDER / "whisper"
 WINDOW = 16_000  # of the fixture
 HF = dict(model_type="whisper", max_source_positions=1500, num_mel_bins=80)

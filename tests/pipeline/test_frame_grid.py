@@ -138,6 +138,7 @@ def convolved(grid: FrameGrid, model: SpeechEncoder, wave: np.ndarray) -> np.nda
 OTHERS = {"same": CONFIG, "slow": SLOW, "late": LATE, "fast": FAST, "third": THIRD}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_what_is_heard_at_a_time_is_compared_at_lag_0(other):
     models = [encoder(CONFIG, "a"), encoder(other, "b", 1)]

@@ -16,6 +16,8 @@ from speechsim_jax.statistics import store
 from tests.support.pages import blocks
 from tests.support.paths import DATA, ROOT
 
+pytestmark = pytest.mark.slow
+
 FOLDER = DATA / "parity"
 SETTINGS = {
     "measures": "lincka,peak_ratio",
@@ -91,7 +93,6 @@ def test_scores_are_those_of_the_hidden_states(encoders, audio, whole):
     np.testing.assert_allclose(whole, expected, rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_several_passes_and_an_interruption(encoders, audio, whole, monkeypatch, tmp_path):
     settings = {"statistics_dir": tmp_path, "checkpoint_every": 0} | SETTINGS
     with pytest.raises(UserError, match=r"at least \d+ \(") as raised:

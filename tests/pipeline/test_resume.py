@@ -106,6 +106,7 @@ def test_another_job_is_refused(monkeypatch, encoders, audio, tmp_path):
             ss.compare(models, waves, statistics_dir=folder, **SETTINGS | changed)
 
 
+@pytest.mark.slow
 def test_other_versions_and_configurations_are_other_jobs(monkeypatch, encoders, audio, tmp_path):
     folder = tmp_path / "c"
     break_off(monkeypatch, encoders, audio, folder, 1)

@@ -67,6 +67,7 @@ def test_several_passes_give_what_one_gives(encoders, audio, one, budget_gb):
     assert [skipped["id"] for skipped in result.attributes["skipped"]] == ["silent"]
 
 
+@pytest.mark.slow
 def test_attention_has_a_pass_of_its_own(encoders, audio, one):
     """Where it does not fit next to the moments; with too little for itself that is an error."""
     measures = f"lincka,{ATTENTION}"

@@ -11,6 +11,8 @@ from speechsim_jax.training.forward import encode
 from speechsim_jax.training.recipe import CTCRecipe
 from tests.support.parity import FOLDER, fixture
 
+pytestmark = pytest.mark.slow
+
 OBJECTIVE = model.CTC(vocab_size=5, pad_token_id=0)
 
 

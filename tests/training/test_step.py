@@ -24,6 +24,8 @@ from tests.support import tolerances
 from tests.support.objectives import CONFIG, CONTRASTIVE, quick_compiles
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 quick = pytest.fixture(scope="module", autouse=True)(quick_compiles)
 
 # One convolution, which compiles quickly.
@@ -96,7 +98,6 @@ def interrupt(workdir: Path, after: int) -> None:
         trainer.train(dies, workdir, mesh="data:1", checkpoint_minutes=0, progress=False)
 
 
-@pytest.mark.slow
 def test_files_of_a_training(uninterrupted):
     metrics = lines(uninterrupted)
     assert [line["step"] for line in metrics if line["of"] == "training"] == [1, 2, 3, 4, 5, 6]
@@ -119,7 +120,6 @@ def test_files_of_a_training(uninterrupted):
     assert "wav2vec2.masked_spec_embed" in tensors and "quantizer.codevectors" in tensors
 
 
-@pytest.mark.slow
 def test_convolutions_without_gradient_do_not_change(tmp_path):
     """Nor do they decay."""
     recipe = dataclasses.replace(RECIPE, steps=2, snapshots=(0,), feature_grad_mult=0.0)
@@ -130,7 +130,6 @@ def test_convolutions_without_gradient_do_not_change(tmp_path):
     assert {n for n in before if n.startswith("feature_extractor.")} == still
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 4])
 def test_resumes_to_the_same_bits(after, uninterrupted, tmp_path, caplog):
     interrupt(tmp_path, after)
@@ -143,7 +142,6 @@ def test_resumes_to_the_same_bits(after, uninterrupted, tmp_path, caplog):
     assert_same(tmp_path, uninterrupted)
 
 
-@pytest.mark.slow
 def test_resumes_after_sigkill(uninterrupted, tmp_path):
     """Killed at an arbitrary moment, once there is a checkpoint."""
     command = [sys.executable, "-m", "tests.training.test_step", "alone", str(tmp_path)]
@@ -198,7 +196,6 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
     assert sorted(saved) == ["1", "2"]
 
 
-@pytest.mark.slow
 def test_two_devices(uninterrupted, tmp_path):
     """From the start, and from a checkpoint of one device; in a subprocess."""
     interrupt(tmp_path / "resumed", 2)

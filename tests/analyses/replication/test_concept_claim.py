@@ -13,6 +13,8 @@ from speechsim_jax.analyses.replication.claims import Roles
 from speechsim_jax.analyses.replication.outcomes import ClaimTestResult, Finding
 from speechsim_jax.analyses.replication.verdicts import Verdict
 
+pytestmark = pytest.mark.slow
+
 ROWS, CLASSES, SPEAKERS, LAYERS = 4000, 8, 40, 2
 ROLES = Roles(
     paradigms={"c": "contrastive", "p": "predictive"},

@@ -28,6 +28,8 @@ from speechsim_jax.analyses.replication.verdicts import Verdict, combine, verdic
 from speechsim_jax.inference.contrast import Contrast
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 
+pytestmark = pytest.mark.slow
+
 WIDTH, LAYERS, ROWS, GROUPS, SPEAKERS = 12, 3, 3200, 4, 40
 # Directions of falling variance, as in trained models: among equal ones svcca's cut is arbitrary.
 SPREAD = 0.8 ** np.arange(WIDTH)[:, None] * np.linalg.qr(np.vander(np.linspace(0.5, 1.5, WIDTH)))[0]
@@ -125,7 +127,6 @@ def rotated(turned_result) -> list[findings.Finding]:
     return evaluate_claims([turned_result], ROLES)
 
 
-@pytest.mark.slow
 def test_a_rotation_shares_subspaces_but_no_neurons(rotated):
     assert verdict_of(rotated, "subspaces") == Verdict.HOLDS
     assert verdict_of(rotated, "converge") == Verdict.HOLDS
@@ -146,7 +147,6 @@ def test_a_permutation_shares_both(contrastive, untrained):
     assert by_measure(outcomes, "neurons")["localisation"].value.difference > 0.9
 
 
-@pytest.mark.slow
 def test_unrelated_models_share_nothing(contrastive, untrained):
     rng = np.random.default_rng(4)
     other = deep(rng, noise_of(rng))
@@ -198,7 +198,6 @@ def finetuned(contrastive: Layers, tuned: Layers) -> list[findings.Finding]:
     return evaluate_claims([result_of({"c": contrastive, "p": other, "ft": tuned})], FINETUNED)
 
 
-@pytest.mark.slow
 def test_changes_that_grow_with_depth(contrastive):
     rng = np.random.default_rng(7)
     shares = 1 - np.linspace(0.02, 0.6, LAYERS)
@@ -210,7 +209,6 @@ def test_changes_that_grow_with_depth(contrastive):
     assert kept.value.difference == 1 and kept.verdict == Verdict.UNTESTED
 
 
-@pytest.mark.slow
 def test_changes_that_shrink_with_depth(contrastive):
     rng = np.random.default_rng(8)
     shares = 1 - np.linspace(0.6, 0.02, LAYERS)
@@ -220,7 +218,6 @@ def test_changes_that_shrink_with_depth(contrastive):
     assert verdict_of(outcomes, "lower layers") == Verdict.FAILS
 
 
-@pytest.mark.slow
 def test_neurons_that_are_moved_or_mixed(contrastive):
     rng = np.random.default_rng(9)
     order = np.roll(np.arange(WIDTH), 1)
@@ -446,7 +443,6 @@ def test_pages(rotated):
     assert all(claim.text in page for claim in CLAIMS) and "holds           if every" in page
 
 
-@pytest.mark.slow
 def test_verdicts_by_groups_stand_beside(turned, turned_result):
     outcomes = evaluate_claims(
         [turned_result], ROLES, claims=claims_named("subspaces"), groups=groups_of(turned)
