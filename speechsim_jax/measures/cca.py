@@ -364,26 +364,27 @@ def mean_cca2_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     return total / len(rho)
 
 
-def _heldout(pair: HeldOutPair, cut: Cut) -> tuple[Canonical, Float[np.ndarray, " k"]]:
-    """The fitted directions, and the correlation of each pair of them on the other fold."""
+def _heldout(pair: HeldOutPair, cut: Cut) -> Float[np.ndarray, " k"]:
+    """The correlation of each pair of the fitted directions on the other fold."""
+    if pair.mirrored is not None:
+        return pair.mirrored.once(_heldout, cut)
     parts = canonical(pair.fit, cut)
-    a, b = parts.x.matrix @ parts.left, parts.y.matrix @ parts.right
-    return parts, correlations_of(pair, a, b)
+    return correlations_of(pair, parts.x.matrix @ parts.left, parts.y.matrix @ parts.right)
 
 
 def svcca_heldout(pair: HeldOutPair) -> float:
     """Mean correlation of the fitted fold's canonical directions on the other."""
-    return _mean(_heldout(pair, kept_directions)[1])
+    return _mean(pair.once(_heldout, kept_directions))
 
 
 def mean_cca_heldout(pair: HeldOutPair) -> float:
     """As of `svcca`, with all directions."""
-    return _mean(_heldout(pair, all_directions)[1])
+    return _mean(pair.once(_heldout, all_directions))
 
 
 def pwcca_heldout(pair: HeldOutPair) -> float:
     """As of `svcca`, with the weights of the fitted fold."""
-    _parts, rho = _heldout(pair, kept_directions)
+    rho = pair.once(_heldout, kept_directions)
     if not rho.size:
         return float("nan")
     weights = _projection_weights(pair.fit, pair.fit.x.std[pair.fit.x.live])

@@ -1,6 +1,8 @@
 """What held-out scores share: a pair fitted on one fold, and the moments of the other."""
 
 import functools
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -8,6 +10,8 @@ from jaxtyping import Float
 from speechsim_jax.measures.base import RepresentationPair
 from speechsim_jax.statistics.linalg import Matrix, Vector
 from speechsim_jax.statistics.moments_finished import RepresentationMoments
+
+T = TypeVar("T")
 
 
 class HeldOutPair:
@@ -19,15 +23,29 @@ class HeldOutPair:
     Args:
       fit: the pair in the fold that is fitted.
       evaluate: the pair in the other fold.
+      mirrored: the pair (y, x), if it is scored, too.
     """
 
-    def __init__(self, fit: RepresentationPair, evaluate: RepresentationPair):
-        self.fit, self.evaluate = fit, evaluate
+    def __init__(
+        self,
+        fit: RepresentationPair,
+        evaluate: RepresentationPair,
+        mirrored: "HeldOutPair | None" = None,
+    ):
+        self.fit, self.evaluate, self.mirrored = fit, evaluate, mirrored
+        self._cache: dict[tuple, Any] = {}
 
     @property
     def swapped(self) -> "HeldOutPair":
         """The pair (y, x)."""
-        return HeldOutPair(self.fit.swapped, self.evaluate.swapped)
+        return HeldOutPair(self.fit.swapped, self.evaluate.swapped, self)
+
+    def once(self, derive: Callable[..., T], *arguments: Hashable) -> T:
+        """derive(self, *arguments), computed at the first call and cached."""
+        key = (derive, *arguments)
+        if key not in self._cache:
+            self._cache[key] = derive(self, *arguments)
+        return self._cache[key]
 
     @functools.cached_property
     def cross(self) -> Matrix:

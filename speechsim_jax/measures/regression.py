@@ -84,7 +84,7 @@ def linreg_heldout(pair: HeldOutPair) -> float:
 
     Near 0 for unrelated representations, however few the rows.
     """
-    r = predicted(pair, coefficients_of(pair.fit))
+    r = predicted(pair, pair.fit.once(coefficients_of))
     return float(r.mean()) if r.size else float("nan")
 
 
@@ -102,7 +102,7 @@ def linreg_r2_heldout(pair: HeldOutPair) -> float:
 
     At most 1, unbounded below.
     """
-    coefficients = coefficients_of(pair.fit)
+    coefficients = pair.fit.once(coefficients_of)
     variance = np.diagonal(pair.own_x)
     errors = variance - 2 * np.einsum("ij,ji->i", pair.cross, coefficients)
     errors = errors + np.einsum("ji,ji->i", coefficients, pair.own_y @ coefficients)
