@@ -240,6 +240,7 @@ def test_folds_of_speakers_and_of_single_utterances():
         cluster_for_folds(sources(1, 0))
 
 
+@pytest.mark.slow
 def test_too_few_utterances_give_none_and_say_why(encoders):
     few = ss.compare(encoders, waves(4), **SETTINGS | {"heldout": False})
     assert not any(name.endswith("_se") for name in few.dataset)

@@ -303,6 +303,7 @@ def test_squeezed_frames():
         np.testing.assert_allclose(config.frame_centres_seconds(6), centres, rtol=1e-12)
 
 
+@pytest.mark.slow
 @each_family
 def test_centres_are_the_middles_of_the_samples_that_a_frame_depends_on(family):
     """Positions apart, which see far: their convolution is multiplied by 0."""

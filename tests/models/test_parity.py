@@ -196,10 +196,9 @@ def wavlm_attentions(layout: str, hidden_states: np.ndarray) -> np.ndarray:
     return maps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", WAVLM)
-@pytest.mark.parametrize(
-    "index", [0, *(pytest.param(later, marks=pytest.mark.slow) for later in (1, 2))]
-)
+@pytest.mark.parametrize("index", range(3))
 def test_wavlm_heads(layout, index):
     case = fixture(layout)
     expected = wavlm_attentions(layout, case.expected[index]["hidden_states"])

@@ -109,6 +109,7 @@ def test_what_waits_survives_a_snapshot():
     assert_paired(second.result())
 
 
+@pytest.mark.slow
 def test_shards_pair_what_waits(tmp_path):
     """Also if they are merged one after the other; rows of another corpus are not paired."""
     states = []
