@@ -385,7 +385,9 @@ def _of_pair(
             continue
         pairs = [_pair(fold, layer, track) for fold in folds.folds]
         if _share_a_class(pairs):
-            first, second = (_heldout(HeldOutPair(*order)) for order in (pairs, pairs[::-1]))
+            first, second = (
+                _heldout(HeldOutPair(fit, other)) for fit, other in (pairs, pairs[::-1])
+            )
             found |= {name: (first[name] + second[name]) / 2 for name in first}
             break
     if clusters is not None:

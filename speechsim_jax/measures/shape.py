@@ -43,8 +43,8 @@ def _turned(
     left, values, right = svd(pair.scatter)
     stds = [representation.std[representation.live] for representation in (pair.x, pair.y)]
     rotation = (left @ right)[np.ix_(pair.x.live, pair.y.live)] * stds[0][:, None] * stds[1]
-    shares = [np.square(std) / (2 * float(std @ std)) for std in stds]
-    return rotation.astype(dtype), float(values.sum()), *shares
+    of_x, of_y = (np.square(std) / (2 * float(std @ std)) for std in stds)
+    return rotation.astype(dtype), float(values.sum()), of_x, of_y
 
 
 def procrustes_heldout(pair: HeldOutPair) -> float:

@@ -150,10 +150,11 @@ class MomentsState:
 
 def _block(blocks: moments.Values, number: int) -> moments.Values:
     """One of several blocks; on a single CPU a view, as JAX compiles a program for an index."""
-    on_host = isinstance(blocks, np.ndarray)
-    if not on_host and {device.platform for device in blocks.devices()} == {"cpu"}:
-        on_host = len(blocks.devices()) == 1
-    return np.asarray(blocks)[number] if on_host else blocks[number]
+    if isinstance(blocks, np.ndarray):
+        return blocks[number]
+    devices = list(blocks.devices())
+    of_one_cpu = len(devices) == 1 and devices[0].platform == "cpu"
+    return np.asarray(blocks)[number] if of_one_cpu else blocks[number]
 
 
 def without_dead(std: Vector, mean: Vector, dtype: str) -> Vector:
