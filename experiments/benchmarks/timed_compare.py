@@ -19,7 +19,7 @@ from absl.flags import FlagValues
 from speechsim_jax.audio import batching
 from speechsim_jax.commands import compare
 from speechsim_jax.commands.entry import run_module
-from speechsim_jax.comparison import encoders, reading
+from speechsim_jax.comparison import encoders, reading, steps
 
 _COMPILE_EVENTS = (
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
@@ -61,6 +61,7 @@ def main(values: FlagValues) -> None:
         mock.patch.object(batching, "batches", timed(batching.batches, before="reading")),
         mock.patch.object(reading, "run_passes", timed(reading.run_passes, after="read")),
         mock.patch.object(encoders, "scored_result", timed(encoders.scored_result, after="scored")),
+        mock.patch.object(steps, "scored_result", timed(steps.scored_result, after="scored")),
     ):
         compare.main(values)
     print(json.dumps(times | {"compiling_seconds": sum(compiling)}))
