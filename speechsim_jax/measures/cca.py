@@ -442,12 +442,9 @@ def _projection_weights(pair: RepresentationPair, scale: np.ndarray) -> Float[np
 
 
 def _loadings(pair: RepresentationPair, cut: Cut, axes: Axes) -> Float[np.ndarray, "live k"]:
-    """R_xx Wx u, the correlations of x's neurons with its canonical variates.
-
-    In the type of the moments: they are weights, which need not be known better than these.
-    """
-    parts, dtype = canonical(pair, cut, axes), pair.moments.dtype
-    return parts.x.loadings.astype(dtype, copy=False) @ parts.left.astype(dtype, copy=False)
+    """R_xx Wx u, the correlations of x's neurons with its canonical variates."""
+    parts = canonical(pair, cut, axes)
+    return parts.x.loadings @ parts.left
 
 
 _layer = functools.partial(
