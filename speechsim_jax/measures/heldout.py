@@ -1,20 +1,17 @@
 """What held-out scores share: a pair fitted on one fold, and the moments of the other."""
 
 import functools
-from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from speechsim_jax.measures.base import RepresentationPair
+from speechsim_jax.statistics.derived import DerivesOnce
 from speechsim_jax.statistics.linalg import Matrix, Vector
 from speechsim_jax.statistics.moments_finished import RepresentationMoments
 
-T = TypeVar("T")
 
-
-class HeldOutPair:
+class HeldOutPair(DerivesOnce):
     """Representations x and y in two folds.
 
     Means and covariances of the second fold are those of neurons that were z-scored by the first,
@@ -32,20 +29,13 @@ class HeldOutPair:
         evaluate: RepresentationPair,
         mirrored: "HeldOutPair | None" = None,
     ):
+        super().__init__()
         self.fit, self.evaluate, self.mirrored = fit, evaluate, mirrored
-        self._cache: dict[tuple, Any] = {}
 
     @property
     def swapped(self) -> "HeldOutPair":
         """The pair (y, x)."""
         return HeldOutPair(self.fit.swapped, self.evaluate.swapped, self)
-
-    def once(self, derive: Callable[..., T], *arguments: Hashable) -> T:
-        """derive(self, *arguments), computed at the first call and cached."""
-        key = (derive, *arguments)
-        if key not in self._cache:
-            self._cache[key] = derive(self, *arguments)
-        return self._cache[key]
 
     @functools.cached_property
     def cross(self) -> Matrix:

@@ -36,7 +36,7 @@ _ACCELERATOR_SHARE, _CPU_SHARE = 0.9, 0.75
 _TIMED = 1024
 # What a pair takes, in products of its widths and the longer of them: where matrices are
 # decomposed, and where they are multiplied only. Products with sampled rows for each influence.
-_DECOMPOSED, _MULTIPLIED, _INFLUENCES = 31, 4, 0.9
+_DECOMPOSED, _MULTIPLIED, _INFLUENCES = 31, 4, 1.9
 # Seconds in which a core compiles a forward pass: for it, and for each of its layers. Weights of
 # layers times seconds of audio that it reads in a second.
 _COMPILED, _COMPILED_LAYER, _WEIGHTS_A_SECOND = 0.5, 0.07, 4.7e8
