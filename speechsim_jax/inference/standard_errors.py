@@ -18,7 +18,7 @@ import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import scipy.stats
+import scipy.special
 from jaxtyping import Float, Int64
 
 from speechsim_jax.errors import UserError
@@ -213,7 +213,7 @@ def quantile(degrees: np.ndarray | float | int, level: float | int) -> np.ndarra
     """
     if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
         raise UserError(f"level is {level!r}; expected a number between 0 and 1, such as 0.95")
-    return np.asarray(scipy.stats.t.ppf((1 + level) / 2, degrees))
+    return np.asarray(scipy.special.stdtrit(degrees, (1 + level) / 2))
 
 
 def p_value(
@@ -221,5 +221,5 @@ def p_value(
 ) -> np.ndarray:
     """Two-sided, of a difference of 0; NaN where the error is 0 or not known."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        p = 2 * scipy.stats.t.sf(np.abs(difference) / error, degrees)
+        p = 2 * scipy.special.stdtr(degrees, -np.abs(difference) / error)
     return np.where(np.asarray(error) > 0, p, np.nan)

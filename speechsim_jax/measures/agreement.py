@@ -16,7 +16,7 @@ For what is not smooth, as matches, a jackknife is conservative.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
@@ -89,12 +89,12 @@ class _Half:
     """One half of the sampled rows, each with the number of rows that it stands for.
 
     Attributes:
-      rows: of each group, their places in the sample; as many of each, the rest of weight 0.
+      rows: of each group, their places in the sample.
       weights: of these rows.
     """
 
-    rows: Int64[np.ndarray, "group taken"]
-    weights: Float64[np.ndarray, "group taken"]
+    rows: Sequence[Int64[np.ndarray, " _taken"]]
+    weights: Sequence[Float64[np.ndarray, " _taken"]]
 
     @classmethod
     def of(
@@ -107,13 +107,8 @@ class _Half:
         taken = np.ones(len(cluster), bool) if half is None else rank % 2 == half
         taken_of = np.bincount(cluster[taken], minlength=len(kept))
         weight = (clusters.rows / np.maximum(taken_of, 1))[cluster]
-        of_groups = [np.flatnonzero(taken & (group[cluster] == g)) for g in range(count)]
-        most = max(map(len, of_groups))
-        rows, weights = np.zeros((count, most), np.int64), np.zeros((count, most))
-        for g, of_group in enumerate(of_groups):
-            rows[g, : len(of_group)] = of_group
-            weights[g, : len(of_group)] = weight[of_group]
-        return cls(rows, weights)
+        rows = [np.flatnonzero(taken & (group[cluster] == g)) for g in range(count)]
+        return cls(rows, [weight[of_group] for of_group in rows])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,7 +123,7 @@ class GroupRows:
       left: rows without each group.
     """
 
-    rows: Float[np.ndarray, "group taken neuron"]
+    rows: Sequence[Float[np.ndarray, "_taken neuron"]]
     sums: Float[np.ndarray, "group neuron"]
     scale: Float[np.ndarray, "group neuron"]
     left: Float[np.ndarray, " group"]
@@ -137,8 +132,8 @@ class GroupRows:
     def of(
         cls,
         zscored: Float[np.ndarray, "row neuron"],
-        places: Int64[np.ndarray, "group taken"],
-        weights: Float64[np.ndarray, "group taken"],
+        places: Sequence[Int64[np.ndarray, " _taken"]],
+        weights: Sequence[Float64[np.ndarray, " _taken"]],
         all_rows: int,
         least: float = 0.0,
     ) -> "GroupRows":
@@ -151,48 +146,67 @@ class GroupRows:
           all_rows: number of all rows.
           least: share of its variance that a neuron has to keep, else it counts as constant.
         """
-        rows = zscored[places]
-        weights = weights.astype(rows.dtype)
-        sums = np.matmul(weights[:, None], rows)[:, 0]
-        left = all_rows - weights.sum(axis=1)
-        rows *= np.sqrt(weights)[..., None]
-        own = np.einsum("grx,grx->gx", rows, rows) + np.square(sums) / left[:, None]
-        kept = all_rows - own
+        rows, sums, own = [], [], []
+        for of_group, weight in zip(places, weights, strict=True):
+            taken, root = zscored[of_group], np.sqrt(weight).astype(zscored.dtype)
+            taken *= root[:, None]
+            rows.append(taken)
+            sums.append(root @ taken)
+            own.append(np.einsum("rx,rx->x", taken, taken))
+        of_groups = np.stack(sums)
+        left = all_rows - np.array([weight.sum() for weight in weights]).astype(zscored.dtype)
+        kept = all_rows - (np.stack(own) + np.square(of_groups) / left[:, None])
         root = np.sqrt(np.where(kept > least * all_rows, kept, 0))
         scale = np.divide(1, root, out=np.zeros_like(root), where=root > 0)
-        return cls(rows, sums, scale, left)
+        return cls(rows, of_groups, scale, left)
+
+    @classmethod
+    def side_by_side(cls, several: Sequence["GroupRows"]) -> "GroupRows":
+        """The neurons of several representations, of the same rows."""
+        sums, scale = (
+            np.concatenate([getattr(of, name) for of in several], axis=1)
+            for name in ("sums", "scale")
+        )
+        rows = [np.concatenate(of_group, axis=1) for of_group in zip(*(of.rows for of in several))]
+        return cls(rows, sums, scale, several[0].left)
 
     def of_neurons(self, places: Int64[np.ndarray, " chosen"]) -> "GroupRows":
         """Those of some of these neurons."""
-        rows = np.ascontiguousarray(self.rows[..., places])
+        rows = [of_group[:, places] for of_group in self.rows]
         return GroupRows(rows, self.sums[:, places], self.scale[:, places], self.left)
 
 
 def left_out(
     correlation: Float[np.ndarray, "x y"], x: GroupRows, y: GroupRows, all_rows: int
-) -> Float[np.ndarray, "group x y"]:
-    """Correlations without the rows of each group.
+) -> Iterator[Float[np.ndarray, "x y"]]:
+    """Correlations without the rows of each group in turn; the array may be written into.
 
     Args:
       correlation: over all rows.
       x, y: the rows that are taken out.
       all_rows: number of all rows.
     """
-    product = all_rows * correlation.astype(x.rows.dtype)
-    product = product - np.matmul(x.rows.swapaxes(1, 2), y.rows)
-    product -= (x.sums / x.left[:, None])[:, :, None] * y.sums[:, None]
-    product *= x.scale[:, :, None]
-    product *= y.scale[:, None]
-    return np.clip(product, -1, 1)
+    products = all_rows * correlation.astype(x.sums.dtype)
+    for g in range(len(x.rows)):
+        left = x.rows[g].T @ y.rows[g]
+        np.subtract(products, left, out=left)
+        left -= np.outer(x.sums[g] / x.left[g], y.sums[g])
+        left *= x.scale[g, :, None]
+        left *= y.scale[g]
+        yield np.clip(left, -1, 1, out=left)
 
 
-def _winners(correlation: Float[np.ndarray, "group x y"]) -> Int64[np.ndarray, "group x"]:
-    """For each row, the column of the largest magnitude; -1 where all are 0."""
-    if not correlation.shape[2]:
-        return np.full(correlation.shape[:2], -1)
-    magnitude = np.abs(correlation)
-    best = magnitude.argmax(axis=2)
-    return np.where(np.take_along_axis(magnitude, best[..., None], 2)[..., 0] > 0, best, -1)
+def _winners(
+    correlation: Float[np.ndarray, "x y"], x: GroupRows, y: GroupRows, all_rows: int
+) -> Int64[np.ndarray, "group x"]:
+    """Without each group, the neuron of y that correlates best with each of x; -1 for none."""
+    found = np.full(x.sums.shape, -1)
+    if y.sums.shape[1]:
+        for g, magnitude in enumerate(left_out(correlation, x, y, all_rows)):
+            np.abs(magnitude, out=magnitude)
+            best = magnitude.argmax(axis=1)
+            found[g] = np.where(magnitude[np.arange(len(best)), best] > 0, best, -1)
+    return found
 
 
 def _numbers(
@@ -228,72 +242,94 @@ class AgreementErrors:
         self._groups = int(group.max()) + 1
         halves = (None,) if clusters.complete else (0, 1)
         self._halves = [_Half.of(clusters, group, half) for half in halves]
-        widths = [int(rows[k].moments.live.sum()) for k in layers]
-        flops = 2 * sum(clusters.kept.tolist()) * sum(widths) * max(len(layers) - 1, 1)
-        self._neurons = max(int(_MOST_FLOPS / max(flops, 1)), _LEAST_NEURONS)
-        self._of_tracks = [self.grouped(track) for track in tracks]
-        self._chosen: dict[int, tuple[np.ndarray, list[GroupRows]]] = {}
+        live = {k: self._live(k) for k in layers}
+        flops = 2 * sum(clusters.kept.tolist()) * sum(map(len, live.values()))
+        flops *= max(len(layers) - 1, 1)
+        self._most = max(int(_MOST_FLOPS / max(flops, 1)), _LEAST_NEURONS)
+        self._of_tracks = [self._grouped(track, self._live(track)) for track in tracks]
+        # Of each layer the neurons that are matched again, and their rows, side by side.
+        self._chosen = {k: of[self._some(len(of))] for k, of in live.items()}
+        ends = np.cumsum([len(chosen) for chosen in self._chosen.values()]).tolist()
+        self._places = {k: np.arange(a, b) for k, a, b in zip(layers, [0, *ends], ends)}
+        of_layers = [self._grouped(k, chosen) for k, chosen in self._chosen.items()]
+        self._rows_of_chosen = [GroupRows.side_by_side(of) for of in zip(*of_layers)]
         self._classes: dict[tuple[int, int], Int64[np.ndarray, "group track neuron"]] = {}
+        self._matches: dict[tuple[int, int, int], Int64[np.ndarray, "group x"]] = {}
 
-    def add_layer(
-        self, layer: int, correlations: Sequence[Float[np.ndarray, "neuron _class"]]
-    ) -> None:
-        """Find the classes of a layer's neurons without each group.
+    def of_chosen(
+        self, layer: int, correlation: Float[np.ndarray, "neuron y"]
+    ) -> Float[np.ndarray, "chosen y"]:
+        """Correlations of those neurons of a layer that are matched again.
 
         Args:
           layer: its number.
-          correlations: of all its neurons with all classes of each track.
+          correlation: of all its neurons.
         """
-        live, count = self._live(layer), len(correlations[0])
-        halves = self.grouped(layer)
-        for k, rows in enumerate(halves):
+        return correlation[self._chosen[layer]]
+
+    def add_layer(
+        self,
+        layer: int,
+        of_tracks: Sequence[Float[np.ndarray, "neuron _class"]],
+        of_layers: Mapping[int, Float[np.ndarray, "_chosen neuron"]],
+    ) -> None:
+        """Without each group, the classes of a layer's neurons, and whose best matches they are.
+
+        Args:
+          layer: its number.
+          of_tracks: correlations of all its neurons with all classes of each track.
+          of_layers: `of_chosen` of layers with all its neurons, by the layers' numbers.
+        """
+        live, count = self._live(layer), len(of_tracks[0])
+        places = [self._places[i] for i in of_layers]
+        correlations = np.concatenate([of[:, live] for of in of_layers.values()])
+        for k, rows in enumerate(self._grouped(layer, live)):
             found = np.full((self._groups, len(self._tracks), count), -1, np.int64)
-            for number, (track, correlation) in enumerate(zip(self._tracks, correlations)):
+            for number, (track, correlation) in enumerate(zip(self._tracks, of_tracks)):
                 known, of_track = self._live(track), self._of_tracks[number][k]
-                of_live = correlation[np.ix_(live, known)]
-                best = _winners(left_out(of_live, rows, of_track, self._all_rows))
+                best = _winners(correlation[np.ix_(live, known)], rows, of_track, self._all_rows)
                 found[:, number, live] = _numbers(known, best, -1)
             self._classes[layer, k] = found
-        chosen = self._some(len(live))
-        self._chosen[layer] = live[chosen], [rows.of_neurons(chosen) for rows in halves]
+            chosen = self._rows_of_chosen[k]
+            if len(places) < len(self._places):
+                chosen = chosen.of_neurons(np.concatenate(places))
+            matches = _winners(correlations, chosen, rows, self._all_rows)
+            ends = np.cumsum([len(place) for place in places])
+            for i, of_layer in zip(of_layers, np.split(matches, ends[:-1], axis=1)):
+                self._matches[i, layer, k] = of_layer
 
     def _some(self, live: int) -> Int64[np.ndarray, " chosen"]:
         """The neurons that are matched again: all, or two sets of one size, one after the other."""
-        if self._neurons >= live:
+        if self._most >= live:
             return np.arange(live)
-        return np.random.default_rng(live).permutation(live)[: self._neurons // 2 * 2]
+        return np.random.default_rng(live).permutation(live)[: self._most // 2 * 2]
 
-    def grouped(self, k: int) -> list[GroupRows]:
-        """The rows of each half of all live neurons of a representation; one for both if complete.
+    def _grouped(self, k: int, neurons: Int64[np.ndarray, " chosen"]) -> list[GroupRows]:
+        """The rows of each half, of some live neurons; one for both if the sample is complete.
 
         Args:
-          k: its number.
+          k: number of the representation.
+          neurons: their numbers.
         """
-        zscored = self._rows[k].zscored_neurons(self._live(k))
+        zscored = self._rows[k].zscored_neurons(neurons)
         least = _LEAST_KEPT[self._clusters.complete]
         return [
             GroupRows.of(zscored, half.rows, half.weights, self._all_rows, least)
             for half in self._halves
         ]
 
-    def of_pair(
-        self, i: int, j: int, correlation: Float[np.ndarray, "x y"], column: Sequence[GroupRows]
-    ) -> Float64[np.ndarray, "track three two"]:
+    def of_pair(self, i: int, j: int) -> Float64[np.ndarray, "track three two"]:
         """Of agreement, chance and kappa the standard error and its relative error.
 
         Args:
-          i: number of the one representation.
-          j: of the other, in which it has its winners.
-          correlation: of all their neurons.
-          column: `grouped` of j.
+          i: number of the one layer.
+          j: of the other, in which it has its winners; both were added.
         """
-        live_y = self._live(j)
-        correlation = correlation[:, live_y]
-        neurons, rows = self._chosen[i]
+        live_y, neurons = self._live(j), self._chosen[i]
         sets = 1 if len(neurons) == len(self._live(i)) else 2
         found = np.empty((2, sets, self._groups, len(self._tracks), 3))
         for k in range(len(self._halves)):
-            best = _winners(left_out(correlation[neurons], rows[k], column[k], self._all_rows))
+            best = self._matches[i, j, k]
             winner = _numbers(live_y, best, 0)
             ours, theirs = self._classes[i, k][:, :, neurons], self._classes[j, k]
             for number in range(len(self._tracks)):

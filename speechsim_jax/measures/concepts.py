@@ -22,7 +22,7 @@ from speechsim_jax.inference.standard_errors import (
 from speechsim_jax.measures.agreement import AgreementErrors, agreement
 from speechsim_jax.measures.base import PairRows, RepresentationPair
 from speechsim_jax.measures.heldout import HeldOutPair
-from speechsim_jax.measures.neuron import ROTATIONS, rotated, winners
+from speechsim_jax.measures.neuron import ROTATIONS, rotated_axes, winners
 from speechsim_jax.measures.regression import (
     coefficients_of,
     linreg_r2_global,
@@ -108,14 +108,23 @@ def localisation(pair: RepresentationPair) -> Vector:
     return _ratio(best, readability(pair))
 
 
-def rotated_localisation(pair: RepresentationPair) -> Vector:
-    """The localisation to expect if x's axes meant nothing: its mean over rotations of x."""
-    best = np.full(pair.y.width, np.nan)
-    draws = [
-        np.abs(rotated(pair.swapped, draw)[0]).max(axis=1, initial=0) for draw in range(ROTATIONS)
-    ]
-    best[pair.y.live] = np.mean(draws, axis=0)
-    return _ratio(best, readability(pair))
+def rotated_localisation(pairs: Sequence[RepresentationPair]) -> list[Vector]:
+    """The localisation to expect if x's axes meant nothing: its mean over rotations of x.
+
+    Args:
+      pairs: of one x, which is rotated once for all of them, and several label tracks y.
+    """
+    totals = [np.zeros(int(pair.y.live.sum())) for pair in pairs]
+    for draw in range(ROTATIONS):
+        axes = rotated_axes(pairs[0].x.whitening, draw) if pairs else None
+        for pair, total in zip(pairs, totals):
+            total += np.abs(on_directions(pair.swapped) @ axes).max(axis=1, initial=0)
+    found = []
+    for pair, total in zip(pairs, totals):
+        best = np.full(pair.y.width, np.nan)
+        best[pair.y.live] = total / ROTATIONS
+        found.append(_ratio(best, readability(pair)))
+    return found
 
 
 def _ratio(numerator: Vector, denominator: Vector) -> Vector:
@@ -130,11 +139,20 @@ def _readability_influence(
     if _readability_influence not in rows.cache:
         r = multiple_correlations(pair.swapped)
         x = rows.y.zscored
-        fit = rows.x.white @ rows.x.cast(on_directions(pair.swapped).T)
-        fit = fit * rows.x.cast(np.divide(1, r, out=np.zeros_like(r), where=r > 0))
+        fit = rows.x.zscored @ pair.once(_scaled_fit, rows.x.dtype)
         moved = x * fit - rows.x.cast(r / 2) * (np.square(x) + np.square(fit))
         rows.cache[_readability_influence] = _all_classes(pair, moved)
     return rows.cache[_readability_influence]
+
+
+def _scaled_fit(pair: RepresentationPair, dtype: np.dtype) -> Float[np.ndarray, "live_x live_y"]:
+    """Of x's neurons in the fits of y's indicators, scaled to variance 1.
+
+    Not by way of whitened rows of x, which nothing else here needs.
+    """
+    r = multiple_correlations(pair.swapped)
+    scale = np.divide(1, r, out=np.zeros_like(r), where=r > 0)
+    return ((pair.x.whitening.matrix @ on_directions(pair.swapped).T) * scale).astype(dtype)
 
 
 def _localisation_influence(
@@ -217,7 +235,7 @@ def concepts(finished: Mapping[str, Any], labels: Sequence[LabelTrack]) -> Extra
     rows, clusters = _rows(finished)
 
     def of_layer(k: int) -> list[dict[str, np.ndarray | float]]:
-        found = [_of_pair(finished, k, track.number, rows, clusters) for track in labels]
+        found = _of_layer(finished, k, labels, rows, clusters)
         if rows:
             rows[k].release()
         return found
@@ -244,36 +262,37 @@ def _put_agreement(
     """Agreement of the classes of best-matched neurons, of all pairs of layers."""
     errors = None
     if clusters is not None and len(clusters.names) >= LEAST_CLUSTERS:
-        tracks = [track.number for track in labels]
-        errors = AgreementErrors(rows, clusters, layers, tracks)
+        errors = AgreementErrors(rows, clusters, layers, [track.number for track in labels])
 
-        def add_layer(k: int) -> None:
-            errors.add_layer(k, [_pair(moments, k, t).correlation for t in tracks])
-
-        list(map_in_threads(add_layer, layers))
-    of_neuron = arrays.values["neuron_class"]
-
-    def of_winners_in(j: int) -> dict[int, tuple[np.ndarray, np.ndarray | None]]:
-        column = None if errors is None else errors.grouped(j)
-        found = {}
+    def winners_in(j: int) -> dict[int, np.ndarray]:
+        """The best match in one layer of every neuron of each other one."""
+        found, of_chosen = {}, {}
         for i in layers:
-            of = moments.representations
-            if i != j and moments.has(of[i], of[j]):
-                correlation = _pair(moments, i, j).correlation
-                known = errors and column and errors.of_pair(i, j, correlation, column)
-                found[i] = winners(correlation)[1], known
+            pair = _pair(moments, i, j)
+            if moments.has(pair.x, pair.y):
+                correlation = pair.correlation
+                if errors is not None:
+                    of_chosen[i] = errors.of_chosen(i, correlation)
+                if i != j:
+                    found[i] = winners(correlation)[1]
+        if errors is not None:
+            of_tracks = [_pair(moments, j, track.number).correlation for track in labels]
+            errors.add_layer(j, of_tracks, of_chosen)
         return found
 
-    for j, found in zip(layers, map_in_threads(of_winners_in, layers)):
-        for i, (winner, known) in found.items():
+    best = dict(zip(layers, map_in_threads(winners_in, layers)))
+    of_neuron = arrays.values["neuron_class"]
+    for j, found in best.items():
+        for i, winner in found.items():
+            spread = None if errors is None else errors.of_pair(i, j)
             for number in range(len(labels)):
                 ours, theirs = of_neuron[i, : len(winner), number], of_neuron[j, :, number]
                 values = agreement(ours, theirs, winner)
                 for k, (name, value) in enumerate(zip(_OF_TWO, values, strict=True)):
                     arrays.put(name, i, number, value, j)
-                    if known is not None:
-                        arrays.put(f"{name}_se", i, number, known[number, k, 0], j)
-                        arrays.put(f"{name}_se_error", i, number, known[number, k, 1], j)
+                    if spread is not None:
+                        arrays.put(f"{name}_se", i, number, spread[number, k, 0], j)
+                        arrays.put(f"{name}_se_error", i, number, spread[number, k, 1], j)
 
 
 class _Arrays:
@@ -351,27 +370,38 @@ def _rows(
     return rows, SampledClusters.of(sample)
 
 
-def _of_pair(
+def _of_layer(
     finished: Mapping[str, Any],
     layer: int,
-    track: int,
+    labels: Sequence[LabelTrack],
     rows: Sequence[RepresentationRows],
     clusters: SampledClusters | None,
-) -> dict[str, np.ndarray | float]:
-    """What is known of a layer and a label track."""
-    pair = _pair(finished[MomentsState.kind], layer, track)
-    if not pair.x.live.any() or not pair.y.live.any():
-        return {}
+) -> list[dict[str, np.ndarray | float]]:
+    """What is known of a layer and each label track; nothing where one of them is constant."""
+    found: list[dict[str, np.ndarray | float]] = [{} for _ in labels]
+    pairs = [_pair(finished[MomentsState.kind], layer, track.number) for track in labels]
+    known = [k for k, pair in enumerate(pairs) if pair.x.live.any() and pair.y.live.any()]
+    for k in known:
+        number = labels[k].number
+        found[k] = _of_pair(pairs[k]) | _of_folds(finished, layer, number)
+        if clusters is not None:
+            found[k] |= _errors(pairs[k], rows[layer], rows[number], clusters)
+    for k, value in zip(known, rotated_localisation([pairs[k] for k in known])):
+        found[k]["localisation_rotated"] = value
+    return found
+
+
+def _of_pair(pair: RepresentationPair) -> dict[str, np.ndarray | float]:
+    """What moments say of a layer and a label track."""
     correlation = pair.correlation
     best, of_neuron = winners(correlation)
     of_class = winners(correlation.T)[1]
     shares = eta2(pair)
-    found: dict[str, np.ndarray | float] = {
+    return {
         "eta2": float(shares[pair.x.live].mean()),
         "eta2_global": linreg_r2_global(pair),
         "readability": readability(pair),
         "localisation": localisation(pair),
-        "localisation_rotated": rotated_localisation(pair),
         "neuron_eta2": shares,
         "neuron_class": of_neuron,
         "neuron_class_corr": correlation[np.arange(len(best)), of_neuron],
@@ -379,6 +409,10 @@ def _of_pair(
         "class_neuron_corr": correlation[of_class, np.arange(len(of_class))],
         "class_corr": correlation,
     }
+
+
+def _of_folds(finished: Mapping[str, Any], layer: int, track: int) -> dict[str, np.ndarray | float]:
+    """Held-out scores, of the first folds that share a class; none without such folds."""
     for kind in (FoldedMoments.kind, UtteranceFolds.kind):
         folds: FinishedFolds | None = finished.get(kind)
         if folds is None or not folds.folds:
@@ -388,11 +422,8 @@ def _of_pair(
             first, second = (
                 _heldout(HeldOutPair(fit, other)) for fit, other in (pairs, pairs[::-1])
             )
-            found |= {name: (first[name] + second[name]) / 2 for name in first}
-            break
-    if clusters is not None:
-        found |= _errors(pair, rows[layer], rows[track], clusters)
-    return found
+            return {name: (first[name] + second[name]) / 2 for name in first}
+    return {}
 
 
 def _errors(
@@ -406,7 +437,7 @@ def _errors(
     A few rows at a time: what is computed of them stays in the processor's cache.
     """
     summaries: dict[str, list[ClusterInfluence]] = {name: [] for name in _INFLUENCES}
-    _ = layer.white, track.white  # of all rows at once, for all tracks and layers
+    _ = layer.zscored, track.white  # of all rows at once, for all tracks and layers
     for places, some in clusters.parts(_ROWS_AT_A_TIME):
         of_pair = PairRows(layer.part(places), track.part(places))
         for name, influence in _INFLUENCES.items():

@@ -15,7 +15,7 @@ from speechsim_jax.inference.influence_rows import (
 from speechsim_jax.measures.base import Details, Measure, PairRows, Ranking, RepresentationPair
 from speechsim_jax.measures.heldout import HeldOutPair
 from speechsim_jax.measures.regression import on_directions
-from speechsim_jax.statistics.linalg import Matrix, Vector
+from speechsim_jax.statistics.linalg import Matrix, Vector, Whitening
 
 # Random rotations behind `rotcorr`.
 ROTATIONS = 3
@@ -209,11 +209,15 @@ def rotated(
 
     Through the directions of y = V sqrt(values): R_xy W (Q V sqrt(values))' is R_xy Q'.
     """
-    white = pair.y.whitening
-    turned = _haar(len(white.vectors), draw) @ (white.vectors * np.sqrt(white.values))
-    std = np.linalg.norm(turned, axis=1)
-    axes = (turned / np.where(std > 0, std, np.inf)[:, None]).T
+    axes = rotated_axes(pair.y.whitening, draw)
     return on_directions(pair) @ axes, axes
+
+
+def rotated_axes(white: Whitening, draw: int) -> Float[np.ndarray, "rank axis"]:
+    """The neurons of a representation in rotated axes, in its whitened directions."""
+    turned = _haar(len(white.vectors), draw) @ white.loadings
+    std = np.linalg.norm(turned, axis=1)
+    return (turned / np.where(std > 0, std, np.inf)[:, None]).T
 
 
 @functools.lru_cache(maxsize=16)

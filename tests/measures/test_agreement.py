@@ -83,8 +83,8 @@ def test_rows_are_taken_out_of_correlations():
     x, y = rng.standard_normal((50, 3)), rng.standard_normal((50, 4))
     x[:, 0] += y[:, 1]
     zx, zy = ((of - of.mean(0)) / of.std(0) for of in (x, y))
-    taken = np.array([np.arange(10), np.arange(10, 20), [3] * 10])
-    weights = np.array([np.ones(10), np.ones(10), [1] + [0] * 9], float)
+    taken = [np.arange(10), np.arange(10, 20), np.array([3])]
+    weights = [np.ones(len(of_group)) for of_group in taken]
     sides = (GroupRows.of(of, taken, weights, 50) for of in (zx, zy))
     found = left_out(zx.T @ zy / 50, *sides, 50)
     for of_group, out in zip(found, (range(10), range(10, 20), [3]), strict=True):
@@ -115,9 +115,10 @@ def test_correlations_without_a_group_are_correlations():
     indicator = (group == 0).astype(np.float32)
     x = (rng.standard_normal((200, 3)) + indicator[:, None]).astype(np.float32)
     zx, zy = ((of - of.mean(0)) / of.std(0) for of in (x, indicator[:, None]))
-    half = np.array([np.flatnonzero(group == g)[::2] for g in range(4)])
-    sides = [GroupRows.of(of, half, np.full(half.shape, 2.0), 200, 0.05) for of in (zx, zy)]
-    found = left_out(zx.T @ zy / 200, *sides, 200)
+    half = [np.flatnonzero(group == g)[::2] for g in range(4)]
+    weights = [np.full(25, 2.0)] * 4
+    sides = [GroupRows.of(of, half, weights, 200, 0.05) for of in (zx, zy)]
+    found = np.stack(list(left_out(zx.T @ zy / 200, *sides, 200)))
     assert np.abs(found).max() <= 1 and (found[0] == 0).all() and (found[1:] != 0).all()
 
 
