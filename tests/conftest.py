@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+_CACHE = "SPEECHSIM_TEST_CACHE"
+
 
 @pytest.fixture(scope="session")
 def speech() -> Path:
@@ -43,19 +45,21 @@ def _memory_maps() -> int:
 def pytest_configure(config: pytest.Config) -> None:
     """Workers, and commands in processes of their own, share a cache of compiled programs.
 
-    It lies in a folder of this session: nothing of the user's is read or written.
+    It lies in a folder of this session, or in the one that $SPEECHSIM_TEST_CACHE names: nothing of
+    the user's is read or written.
     """
     if not hasattr(config, "workerinput"):  # workers inherit it
-        folder = tempfile.mkdtemp(prefix="speechsim-tests-")
+        folder = os.environ.get(_CACHE) or tempfile.mkdtemp(prefix="speechsim-tests-")
         os.environ["XDG_CACHE_HOME"] = folder
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(folder, "xla"))
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+        # Small programs too: a command compiles dozens of them.
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # else XLA's loader reports each program read
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove that folder."""
-    if not hasattr(config, "workerinput"):
+    """Remove the folder of this session."""
+    if not hasattr(config, "workerinput") and not os.environ.get(_CACHE):
         shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 

@@ -1,7 +1,8 @@
 """The whole job end to end against the published pipeline: same models, audio and measures.
 
-ours        `experiments.compare`, a process of its own, from its start to its end: imports,
-            loading, compiling, one pass over the audio, scores, saving, figures
+ours        `experiments.compare --errors=none`, a process of its own, from its start to its end:
+            imports, loading, compiling, one pass over the audio, scores, saving, figures; what
+            standard errors cost, which the others do not have, says `--what=errors`
 published   `stored`: torch, an utterance at a time, all hidden states stored, then measure by
             measure and pair by pair (`published`); imports and loading of models are not counted
 its files   the same with hidden states in files, as in the original
@@ -71,7 +72,8 @@ def run(
                 arguments = [speech, str(amount), str(pairs), *map(str, models)]
                 stored = processes.run_module("experiments.benchmarks.stored", arguments)
                 theirs = stored.last_line()
-                ours = processes.compare(models, speech, workdir, [f"--max_minutes={amount}"])
+                flags = [f"--max_minutes={amount}", "--errors=none"]
+                ours = processes.compare(models, speech, workdir, flags)
                 seconds = parts(ours, encoders_alone(encoders, batches), theirs["seconds"])
                 for name, value in seconds.items():
                     turns[name].append(value)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from speechsim_jax.inference.influence_rows import Influence, RepresentationRows
 from speechsim_jax.statistics.attention_finished import FinishedAttention, MapMeans
+from speechsim_jax.statistics.derived import DerivesOnce
 from speechsim_jax.statistics.grams import FinishedGrams
 from speechsim_jax.statistics.linalg import Matrix, Vector
 from speechsim_jax.statistics.moments_finished import (
@@ -49,8 +50,8 @@ class _PairMatrices:
         return self.correlation[np.ix_(self.x.live, self.y.live)]
 
 
-class RepresentationPair:
-    """Representations x and y of finished moments; intermediate results are computed once.
+class RepresentationPair(DerivesOnce):
+    """Representations x and y of finished moments; what several measures read is derived once.
 
     Args:
       moments: the finished moments.
@@ -59,7 +60,6 @@ class RepresentationPair:
 
     Attributes:
       moments, x, y: as given.
-      cache: what several measures read, by the function that computes it.
     """
 
     def __init__(
@@ -69,16 +69,9 @@ class RepresentationPair:
         y: RepresentationMoments,
         matrices: _PairMatrices | None = None,
     ):
+        super().__init__()
         self.moments, self.x, self.y = moments, x, y
-        self.cache: dict[Hashable, Any] = {}
         self._matrices = _PairMatrices(moments, x, y) if matrices is None else matrices
-
-    def once(self, derive: Callable[..., T], *arguments: Any) -> T:
-        """derive(self, *arguments), computed at the first call and cached."""
-        key = (derive, *arguments)
-        if key not in self.cache:
-            self.cache[key] = derive(self, *arguments)
-        return self.cache[key]
 
     @property
     def rows(self) -> int:
@@ -131,18 +124,16 @@ class RepresentationPair:
         return matrix if self._matrices.x is self.x else matrix.T
 
 
-@dataclasses.dataclass(frozen=True)
-class PairRows:
+class PairRows(DerivesOnce):
     """Sampled rows of x and y, which an influence is computed for.
 
-    Attributes:
+    Args:
       x, y: the rows.
-      cache: what several influences are made of, by the function that computes it.
     """
 
-    x: RepresentationRows
-    y: RepresentationRows
-    cache: dict[Callable, Any] = dataclasses.field(default_factory=dict)
+    def __init__(self, x: RepresentationRows, y: RepresentationRows):
+        super().__init__()
+        self.x, self.y = x, y
 
     @property
     def parts(self) -> "list[PairRows]":

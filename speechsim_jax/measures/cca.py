@@ -105,25 +105,24 @@ def canonical(
       cut: number of leading directions.
       axes: the directions.
     """
-    key = canonical, cut, axes
-    if key not in pair.cache:
-        x, y = (white.first(cut(white)) for white in (axes(pair.x), axes(pair.y)))
-        if pair.same:
-            left, rho, right = np.eye(x.rank), np.ones(x.rank), np.eye(x.rank)
-        else:
-            left, rho, right = svd_by_eigenvectors(x.matrix.T @ _on_axes(pair, axes)[:, : y.rank])
-        pair.cache[key] = Canonical(x, y, left, rho, right.T)
-        pair.swapped.cache[key] = pair.cache[key].swapped
-    return pair.cache[key]
+    return pair.once(_canonical, cut, axes)
+
+
+def _canonical(pair: RepresentationPair, cut: Cut, axes: Axes) -> Canonical:
+    x, y = (white.first(cut(white)) for white in (axes(pair.x), axes(pair.y)))
+    if pair.same:
+        left, rho, right = np.eye(x.rank), np.ones(x.rank), np.eye(x.rank)
+    else:
+        onto = on_directions(pair) if axes is zscored else pair.once(_on_axes, axes)
+        left, rho, right = svd_by_eigenvectors(x.matrix.T @ onto[:, : y.rank])
+    found = Canonical(x, y, left, rho, right.T)
+    pair.swapped.tell(found.swapped, _canonical, cut, axes)
+    return found
 
 
 def _on_axes(pair: RepresentationPair, axes: Axes) -> Matrix:
     """R_xy W, W all directions of y."""
-    if axes is zscored:
-        return on_directions(pair)
-    if (_on_axes, axes) not in pair.cache:
-        pair.cache[_on_axes, axes] = pair.live_correlation @ axes(pair.y).matrix
-    return pair.cache[_on_axes, axes]
+    return pair.live_correlation @ axes(pair.y).matrix
 
 
 def correlations(
@@ -136,15 +135,14 @@ def correlations(
       cut: number of leading directions.
       axes: the directions.
     """
-    if (cut, axes) not in pair.cache:
-        x, y = (white.first(cut(white)) for white in (axes(pair.x), axes(pair.y)))
-        if pair.same:
-            rho = np.ones(x.rank)
-        else:
-            product = x.matrix.T @ pair.live_correlation @ y.matrix
-            rho = singular_values_by_eigenvalues(product)
-        pair.cache[cut, axes] = rho
-    return pair.cache[cut, axes]
+    return pair.once(_correlations, cut, axes)
+
+
+def _correlations(pair: RepresentationPair, cut: Cut, axes: Axes) -> Float[np.ndarray, " k"]:
+    x, y = (white.first(cut(white)) for white in (axes(pair.x), axes(pair.y)))
+    if pair.same:
+        return np.ones(x.rank)
+    return singular_values_by_eigenvalues(x.matrix.T @ pair.live_correlation @ y.matrix)
 
 
 def _mean(values: np.ndarray) -> float:

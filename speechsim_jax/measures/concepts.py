@@ -136,13 +136,15 @@ def _readability_influence(
     pair: RepresentationPair, rows: PairRows
 ) -> Float[np.ndarray, "row class"]:
     """x f - r / 2 (x^2 + f^2) of each class, x its z-scored indicator, f its fit of variance 1."""
-    if _readability_influence not in rows.cache:
-        r = multiple_correlations(pair.swapped)
-        x = rows.y.zscored
-        fit = rows.x.zscored @ pair.once(_scaled_fit, rows.x.dtype)
-        moved = x * fit - rows.x.cast(r / 2) * (np.square(x) + np.square(fit))
-        rows.cache[_readability_influence] = _all_classes(pair, moved)
-    return rows.cache[_readability_influence]
+    return rows.once(_of_readability, pair)
+
+
+def _of_readability(rows: PairRows, pair: RepresentationPair) -> Float[np.ndarray, "row class"]:
+    r = multiple_correlations(pair.swapped)
+    x = rows.y.zscored
+    fit = rows.x.zscored @ pair.once(_scaled_fit, rows.x.dtype)
+    moved = x * fit - rows.x.cast(r / 2) * (np.square(x) + np.square(fit))
+    return _all_classes(pair, moved)
 
 
 def _scaled_fit(pair: RepresentationPair, dtype: np.dtype) -> Float[np.ndarray, "live_x live_y"]:

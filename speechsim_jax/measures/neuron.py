@@ -152,12 +152,12 @@ def rotcorr(pair: RepresentationPair) -> float:
     Source: after Khosla & Williams 2023 (arXiv 2311.09466), who compare with rotated
     representations.
     """
-    return float(np.mean(_rotated_maxcorr(pair)))
+    return float(np.mean(pair.once(_rotated_maxcorr)))
 
 
 def rotcorr_spread(pair: RepresentationPair) -> Details:
     """The standard deviation of maxcorr over the draws of `rotcorr`."""
-    return {"rotcorr_spread": (None, np.array(np.std(_rotated_maxcorr(pair), ddof=1)))}
+    return {"rotcorr_spread": (None, np.array(np.std(pair.once(_rotated_maxcorr), ddof=1)))}
 
 
 def rotcorr_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
@@ -192,9 +192,7 @@ def _rotation(
 
 
 def _rotated_maxcorr(pair: RepresentationPair) -> list[float]:
-    if _rotated_maxcorr not in pair.cache:
-        pair.cache[_rotated_maxcorr] = [_one_rotation(pair, draw) for draw in range(ROTATIONS)]
-    return pair.cache[_rotated_maxcorr]
+    return [_one_rotation(pair, draw) for draw in range(ROTATIONS)]
 
 
 def _one_rotation(pair: RepresentationPair, draw: int) -> float:

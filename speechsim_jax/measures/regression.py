@@ -15,9 +15,11 @@ from speechsim_jax.statistics.linalg import Matrix, Vector
 
 def on_directions(pair: RepresentationPair) -> Matrix:
     """R_xy W, W the whitening of y: correlations of x's live neurons with the directions of y."""
-    if on_directions not in pair.cache:
-        pair.cache[on_directions] = pair.live_correlation @ pair.y.whitening.matrix
-    return pair.cache[on_directions]
+    return pair.once(_on_directions)
+
+
+def _on_directions(pair: RepresentationPair) -> Matrix:
+    return pair.live_correlation @ pair.y.whitening.matrix
 
 
 def multiple_correlations(pair: RepresentationPair) -> Vector:
@@ -25,9 +27,11 @@ def multiple_correlations(pair: RepresentationPair) -> Vector:
 
     The correlation of x_i with its least-squares prediction from all of y.
     """
-    if multiple_correlations not in pair.cache:
-        pair.cache[multiple_correlations] = np.linalg.norm(on_directions(pair), axis=1)
-    return pair.cache[multiple_correlations]
+    return pair.once(_multiple_correlations)
+
+
+def _multiple_correlations(pair: RepresentationPair) -> Vector:
+    return np.linalg.norm(on_directions(pair), axis=1)
 
 
 def linreg(pair: RepresentationPair) -> float:
@@ -41,11 +45,9 @@ def linreg(pair: RepresentationPair) -> float:
     return float(r.mean()) if r.size else float("nan")
 
 
-def _fit(pair: RepresentationPair, rows: PairRows) -> Float[np.ndarray, "row live"]:
+def _fit(rows: PairRows, pair: RepresentationPair) -> Float[np.ndarray, "row live"]:
     """The least-squares prediction of x's z-scored live neurons from all of y, for every row."""
-    if _fit not in rows.cache:
-        rows.cache[_fit] = rows.y.white @ pair.once(_weights, rows.y.dtype)
-    return rows.cache[_fit]
+    return rows.y.white @ pair.once(_weights, rows.y.dtype)
 
 
 def _weights(pair: RepresentationPair, dtype: np.dtype) -> Float[np.ndarray, "rank live"]:
@@ -54,19 +56,17 @@ def _weights(pair: RepresentationPair, dtype: np.dtype) -> Float[np.ndarray, "ra
 
 
 def _squares(
-    pair: RepresentationPair, rows: PairRows
+    rows: PairRows, pair: RepresentationPair
 ) -> tuple[Float[np.ndarray, "row live"], Float[np.ndarray, "row live"]]:
     """Of x's z-scored live neurons and of their residuals, for every row."""
-    if _squares not in rows.cache:
-        x = rows.x.zscored
-        rows.cache[_squares] = np.square(x), np.square(x - _fit(pair, rows))
-    return rows.cache[_squares]
+    x = rows.x.zscored
+    return np.square(x), np.square(x - rows.once(_fit, pair))
 
 
 def linreg_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """Mean over i of x_i f_i - r_i / 2 (x_i^2 + f_i^2), f_i the fit of x_i scaled to variance 1."""
     r = multiple_correlations(pair)
-    x, fit = rows.x.zscored, _fit(pair, rows)
+    x, fit = rows.x.zscored, rows.once(_fit, pair)
     of_fit = np.divide(1, r, out=np.zeros_like(r), where=r > 0)
     # With f_i = fit_i / r_i: x_i fit_i / r_i - r_i x_i^2 / 2 - fit_i^2 / (2 r_i).
     total = sums_of_products(x, fit * rows.x.cast(of_fit))
@@ -157,7 +157,7 @@ def linreg_r2(pair: RepresentationPair) -> float:
 def linreg_r2_influence(pair: RepresentationPair, rows: PairRows) -> Influence:
     """Mean over i of (1 - R_i^2) x_i^2 - e_i^2, e the residual."""
     r = multiple_correlations(pair)
-    square, residual = _squares(pair, rows)
+    square, residual = rows.once(_squares, pair)
     unexplained = square @ rows.x.cast(1 - np.square(r))
     return (unexplained - residual.sum(axis=1, dtype=np.float64)) / max(len(r), 1)
 
@@ -176,7 +176,7 @@ def linreg_r2_global_influence(pair: RepresentationPair, rows: PairRows) -> Infl
     """[(1 - s) |x|^2 - |e|^2] / tr C_xx, centred x and its residual e on their own scale."""
     var = np.square(pair.x.std[pair.x.live])
     share = rows.x.cast(var / var.sum())
-    square, residual = (squares @ share for squares in _squares(pair, rows))
+    square, residual = (squares @ share for squares in rows.once(_squares, pair))
     return (1 - linreg_r2_global(pair)) * square - residual
 
 

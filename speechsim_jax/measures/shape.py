@@ -18,14 +18,15 @@ def procrustes(pair: RepresentationPair) -> float:
     with itself, so that its distance is 0. NaN if a representation has no variance. Source:
     Williams et al. 2021 (arXiv 2110.14739), equation 4.
     """
-    if procrustes not in pair.cache:
-        sizes = [
-            representation.std @ representation.std * pair.rows
-            for representation in (pair.x, pair.y)
-        ]
-        nuclear = float(sizes[0] if pair.same else np.linalg.norm(pair.scatter, "nuc"))
-        pair.cache[procrustes] = divide(nuclear, float(np.sqrt(sizes[0] * sizes[1])))
-    return pair.cache[procrustes]
+    return pair.once(_procrustes)
+
+
+def _procrustes(pair: RepresentationPair) -> float:
+    sizes = [
+        representation.std @ representation.std * pair.rows for representation in (pair.x, pair.y)
+    ]
+    nuclear = float(sizes[0] if pair.same else np.linalg.norm(pair.scatter, "nuc"))
+    return divide(nuclear, float(np.sqrt(sizes[0] * sizes[1])))
 
 
 def procrustes_influence(pair: RepresentationPair, rows: PairRows) -> Influence:

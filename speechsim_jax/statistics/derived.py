@@ -1,4 +1,4 @@
-"""What several measures derive from one representation, computed once."""
+"""What several measures derive from one representation, or from two, computed once."""
 
 import threading
 from collections.abc import Callable
@@ -10,7 +10,7 @@ Owner = TypeVar("Owner", bound="DerivesOnce")
 
 
 class DerivesOnce:
-    """Base of representations that cache what is derived from them, in any thread."""
+    """Base of what caches what is derived from it, in any thread."""
 
     def __init__(self) -> None:
         self._cache: dict[tuple, Any] = {}
@@ -28,6 +28,11 @@ class DerivesOnce:
             if key not in self._cache:
                 self._cache[key] = derive(self, *arguments, **named)
             return self._cache[key]
+
+    def tell(self, value: Any, derive: Callable, *arguments: Any) -> None:
+        """Cache the value of derive(self, *arguments), which is known from elsewhere."""
+        with self._lock:
+            self._cache[derive, *arguments] = value
 
     def release(self) -> None:
         """Empty the cache."""
