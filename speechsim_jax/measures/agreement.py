@@ -160,21 +160,6 @@ class GroupRows:
         scale = np.divide(1, root, out=np.zeros_like(root), where=root > 0)
         return cls(rows, of_groups, scale, left)
 
-    @classmethod
-    def side_by_side(cls, several: Sequence["GroupRows"]) -> "GroupRows":
-        """The neurons of several representations, of the same rows."""
-        sums, scale = (
-            np.concatenate([getattr(of, name) for of in several], axis=1)
-            for name in ("sums", "scale")
-        )
-        rows = [np.concatenate(of_group, axis=1) for of_group in zip(*(of.rows for of in several))]
-        return cls(rows, sums, scale, several[0].left)
-
-    def of_neurons(self, places: Int64[np.ndarray, " chosen"]) -> "GroupRows":
-        """Those of some of these neurons."""
-        rows = [of_group[:, places] for of_group in self.rows]
-        return GroupRows(rows, self.sums[:, places], self.scale[:, places], self.left)
-
 
 def left_out(
     correlation: Float[np.ndarray, "x y"], x: GroupRows, y: GroupRows, all_rows: int
@@ -210,8 +195,8 @@ def _winners(
 
 
 def _numbers(
-    live: Int64[np.ndarray, " live"], places: Int64[np.ndarray, "group x"], missing: int
-) -> Int64[np.ndarray, "group x"]:
+    live: Int64[np.ndarray, " live"], places: Int64[np.ndarray, "*draw x"], missing: int
+) -> Int64[np.ndarray, "*draw x"]:
     """Numbers of the neurons at these places among the live ones; `missing` for -1."""
     return np.append(live, missing)[places]
 
@@ -222,7 +207,7 @@ class AgreementErrors:
     Args:
       rows: sampled rows of every representation.
       clusters: of these rows.
-      layers: numbers of the representations that are compared.
+      partners: of each layer's number those of the layers that have their best matches in it.
       tracks: numbers of the label tracks.
     """
 
@@ -230,7 +215,7 @@ class AgreementErrors:
         self,
         rows: Sequence[RepresentationRows],
         clusters: SampledClusters,
-        layers: Sequence[int],
+        partners: Mapping[int, Sequence[int]],
         tracks: Sequence[int],
     ):
         self._clusters, self._rows, self._tracks = clusters, rows, tracks
@@ -242,17 +227,14 @@ class AgreementErrors:
         self._groups = int(group.max()) + 1
         halves = (None,) if clusters.complete else (0, 1)
         self._halves = [_Half.of(clusters, group, half) for half in halves]
-        live = {k: self._live(k) for k in layers}
-        flops = 2 * sum(clusters.kept.tolist()) * sum(map(len, live.values()))
-        flops *= max(len(layers) - 1, 1)
+        live = {k: self._live(k) for k in partners}
+        columns = sum(len(of) * len(live[k]) for k, of in partners.items())
+        flops = 2 * sum(clusters.kept.tolist()) * columns
         self._most = max(int(_MOST_FLOPS / max(flops, 1)), _LEAST_NEURONS)
         self._of_tracks = [self._grouped(track, self._live(track)) for track in tracks]
-        # Of each layer the neurons that are matched again, and their rows, side by side.
+        # Of each layer the neurons that are matched again, and their rows.
         self._chosen = {k: of[self._some(len(of))] for k, of in live.items()}
-        ends = np.cumsum([len(chosen) for chosen in self._chosen.values()]).tolist()
-        self._places = {k: np.arange(a, b) for k, a, b in zip(layers, [0, *ends], ends)}
-        of_layers = [self._grouped(k, chosen) for k, chosen in self._chosen.items()]
-        self._rows_of_chosen = [GroupRows.side_by_side(of) for of in zip(*of_layers)]
+        self._of_chosen = {k: self._grouped(k, chosen) for k, chosen in self._chosen.items()}
         self._classes: dict[tuple[int, int], Int64[np.ndarray, "group track neuron"]] = {}
         self._matches: dict[tuple[int, int, int], Int64[np.ndarray, "group x"]] = {}
 
@@ -278,11 +260,9 @@ class AgreementErrors:
         Args:
           layer: its number.
           of_tracks: correlations of all its neurons with all classes of each track.
-          of_layers: `of_chosen` of layers with all its neurons, by the layers' numbers.
+          of_layers: `of_chosen` of its partners with all its neurons, by the partners' numbers.
         """
         live, count = self._live(layer), len(of_tracks[0])
-        places = [self._places[i] for i in of_layers]
-        correlations = np.concatenate([of[:, live] for of in of_layers.values()])
         for k, rows in enumerate(self._grouped(layer, live)):
             found = np.full((self._groups, len(self._tracks), count), -1, np.int64)
             for number, (track, correlation) in enumerate(zip(self._tracks, of_tracks)):
@@ -290,13 +270,10 @@ class AgreementErrors:
                 best = _winners(correlation[np.ix_(live, known)], rows, of_track, self._all_rows)
                 found[:, number, live] = _numbers(known, best, -1)
             self._classes[layer, k] = found
-            chosen = self._rows_of_chosen[k]
-            if len(places) < len(self._places):
-                chosen = chosen.of_neurons(np.concatenate(places))
-            matches = _winners(correlations, chosen, rows, self._all_rows)
-            ends = np.cumsum([len(place) for place in places])
-            for i, of_layer in zip(of_layers, np.split(matches, ends[:-1], axis=1)):
-                self._matches[i, layer, k] = of_layer
+            for i, correlation in of_layers.items():
+                chosen = self._of_chosen[i][k]
+                best = _winners(correlation[:, live], chosen, rows, self._all_rows)
+                self._matches[i, layer, k] = best
 
     def _some(self, live: int) -> Int64[np.ndarray, " chosen"]:
         """The neurons that are matched again: all, or two sets of one size, one after the other."""
@@ -327,19 +304,16 @@ class AgreementErrors:
         """
         live_y, neurons = self._live(j), self._chosen[i]
         sets = 1 if len(neurons) == len(self._live(i)) else 2
-        found = np.empty((2, sets, self._groups, len(self._tracks), 3))
-        for k in range(len(self._halves)):
-            best = self._matches[i, j, k]
-            winner = _numbers(live_y, best, 0)
-            ours, theirs = self._classes[i, k][:, :, neurons], self._classes[j, k]
-            for number in range(len(self._tracks)):
-                of_winner = np.take_along_axis(theirs[:, number], winner, axis=1)
-                of_winner = np.where(best >= 0, of_winner, _NO_MATCH)
-                parts = (np.split(of, sets, axis=1) for of in (ours[:, number], of_winner))
-                for of_set, (ours_of, theirs_of) in enumerate(zip(*parts)):
-                    found[k, of_set, :, number] = agreements(ours_of, theirs_of)
-        if self._clusters.complete:
-            found[1] = found[0]
+        halves, tracks = len(self._halves), len(self._tracks)
+        best = np.stack([self._matches[i, j, k] for k in range(halves)])[:, :, None]
+        ours = np.stack([self._classes[i, k][:, :, neurons] for k in range(halves)])
+        theirs = np.stack([self._classes[j, k] for k in range(halves)])
+        of_winner = np.take_along_axis(theirs, _numbers(live_y, best, 0), axis=3)
+        of_winner = np.where(best >= 0, of_winner, _NO_MATCH)
+        shape = halves * self._groups * tracks * sets, len(neurons) // sets
+        draws = (of.reshape(shape) for of in (ours, of_winner))
+        found = agreements(*draws).reshape(halves, self._groups, tracks, sets, 3)
+        found = np.broadcast_to(found.transpose(0, 3, 1, 2, 4), (2, sets, self._groups, tracks, 3))
         return self._spread(found, len(neurons) / sets / max(len(self._live(i)), 1))
 
     def _live(self, k: int) -> Int64[np.ndarray, " live"]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from speechsim_jax.inference.influence_rows import RepresentationRows
 from speechsim_jax.inference.standard_errors import (
@@ -105,7 +105,7 @@ def localisation(pair: RepresentationPair) -> Vector:
     In (0, 1] for each class of y; 1: one neuron of x says as much as all of them.
     """
     best = np.abs(pair.correlation).max(axis=0, initial=0)
-    return _ratio(best, readability(pair))
+    return _ratio(best, pair.once(readability))
 
 
 def rotated_localisation(pairs: Sequence[RepresentationPair]) -> list[Vector]:
@@ -123,7 +123,7 @@ def rotated_localisation(pairs: Sequence[RepresentationPair]) -> list[Vector]:
     for pair, total in zip(pairs, totals):
         best = np.full(pair.y.width, np.nan)
         best[pair.y.live] = total / ROTATIONS
-        found.append(_ratio(best, readability(pair)))
+        found.append(_ratio(best, pair.once(readability)))
     return found
 
 
@@ -161,16 +161,21 @@ def _localisation_influence(
     pair: RepresentationPair, rows: PairRows
 ) -> Float[np.ndarray, "row class"]:
     """s (dc / c - dr / r), c the |correlation| with the best neuron, which is held."""
-    correlation = pair.live_correlation
-    best = np.abs(correlation).argmax(axis=0)
-    c = correlation[best, np.arange(correlation.shape[1])]
+    best, c = pair.once(_best_neurons)
     z, x = rows.x.zscored[:, best], rows.y.zscored
     cast = rows.x.cast
     of_best = z * x * cast(np.sign(c)) - cast(np.abs(c) / 2) * (np.square(z) + np.square(x))
-    read = readability(pair)
+    read = pair.once(readability)
     share = cast(np.divide(1, np.abs(c), out=np.zeros_like(c), where=c != 0))
     of_read = _readability_influence(pair, rows) / np.where(read > 0, read, np.inf)
-    return localisation(pair) * (_all_classes(pair, of_best * share) - of_read)
+    return pair.once(localisation) * (_all_classes(pair, of_best * share) - of_read)
+
+
+def _best_neurons(pair: RepresentationPair) -> tuple[Int64[np.ndarray, " live_y"], Vector]:
+    """The live neuron of x that correlates best with each class of y, and the correlation."""
+    correlation = pair.live_correlation
+    best = np.abs(correlation).argmax(axis=0)
+    return best, correlation[best, np.arange(correlation.shape[1])]
 
 
 def _all_classes(
@@ -261,22 +266,32 @@ def _put_agreement(
     rows: Sequence[RepresentationRows],
     clusters: SampledClusters | None,
 ) -> None:
-    """Agreement of the classes of best-matched neurons, of all pairs of layers."""
+    """Agreement of the classes of best-matched neurons, of all pairs of layers.
+
+    Standard errors are of layers of two models, unless there is one: matching again takes most of
+    the time.
+    """
+    of = moments.representations
+    one = len({of[k].index[0] for k in layers}) == 1
+
+    def has_errors(i: int, j: int) -> bool:
+        other = i != j if one else of[i].index[0] != of[j].index[0]
+        return other and moments.has(of[i], of[j])
+
     errors = None
     if clusters is not None and len(clusters.names) >= LEAST_CLUSTERS:
-        errors = AgreementErrors(rows, clusters, layers, [track.number for track in labels])
+        partners = {j: [i for i in layers if has_errors(i, j)] for j in layers}
+        errors = AgreementErrors(rows, clusters, partners, [track.number for track in labels])
 
     def winners_in(j: int) -> dict[int, np.ndarray]:
         """The best match in one layer of every neuron of each other one."""
         found, of_chosen = {}, {}
         for i in layers:
-            pair = _pair(moments, i, j)
-            if moments.has(pair.x, pair.y):
-                correlation = pair.correlation
-                if errors is not None:
+            if i != j and moments.has(of[i], of[j]):
+                correlation = _pair(moments, i, j).correlation
+                found[i] = winners(correlation)[1]
+                if errors is not None and has_errors(i, j):
                     of_chosen[i] = errors.of_chosen(i, correlation)
-                if i != j:
-                    found[i] = winners(correlation)[1]
         if errors is not None:
             of_tracks = [_pair(moments, j, track.number).correlation for track in labels]
             errors.add_layer(j, of_tracks, of_chosen)
@@ -286,7 +301,7 @@ def _put_agreement(
     of_neuron = arrays.values["neuron_class"]
     for j, found in best.items():
         for i, winner in found.items():
-            spread = None if errors is None else errors.of_pair(i, j)
+            spread = errors.of_pair(i, j) if errors is not None and has_errors(i, j) else None
             for number in range(len(labels)):
                 ours, theirs = of_neuron[i, : len(winner), number], of_neuron[j, :, number]
                 values = agreement(ours, theirs, winner)
@@ -402,8 +417,8 @@ def _of_pair(pair: RepresentationPair) -> dict[str, np.ndarray | float]:
     return {
         "eta2": float(shares[pair.x.live].mean()),
         "eta2_global": linreg_r2_global(pair),
-        "readability": readability(pair),
-        "localisation": localisation(pair),
+        "readability": pair.once(readability),
+        "localisation": pair.once(localisation),
         "neuron_eta2": shares,
         "neuron_class": of_neuron,
         "neuron_class_corr": correlation[np.arange(len(best)), of_neuron],
