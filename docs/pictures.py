@@ -114,6 +114,18 @@ GALLERY = (
         ),
     ),
     Chapter(
+        "Layers in a plane",
+        (
+            Picture(
+                "plane",
+                'figures.plane(result, "lincka")',
+                "All layers of all models, as near to each other as they are alike (classical "
+                "multidimensional scaling); each model is a line, from its first layer on. "
+                "`plane_MEASURE.png` of `speechsim compare` with three models or more.",
+            ),
+        ),
+    ),
+    Chapter(
         "Curves over depth",
         (
             Picture(

@@ -1,4 +1,4 @@
-"""Figures fit for print: a heat map per measure, and similarity against depth.
+"""Figures fit for print: a heat map per measure, similarity against depth, layers in a plane.
 
 Every size is in points at the figure's own width (3.5 to 7 in), so nothing is smaller than 6 pt on
 the page. Layouts are computed from text extents; nothing is left to a tight bounding box.
@@ -24,6 +24,7 @@ from speechsim_jax.figures.heads import head_matches, plot_heads
 from speechsim_jax.figures.heatmap import HeatMap, draw, published_order
 from speechsim_jax.figures.map_labels import model_spans
 from speechsim_jax.figures.marks import AUTO, not_different
+from speechsim_jax.figures.plane import plane
 from speechsim_jax.figures.style import (
     colour_limits,
     extremes,
@@ -45,12 +46,15 @@ __all__ = [
     "has_facts",
     "head_matches",
     "layer_trend",
+    "plane",
     "plot",
     "plot_heads",
     "published_order",
     "save_figures",
     "write_figures",
 ]
+
+_MODELS_OF_PLANE = 3  # two are told apart by a map as well
 
 
 def plot(
@@ -116,9 +120,9 @@ def save_figures(
 ) -> list[AnyPath]:
     """Write the figures that a result has, as <kind>_<measure>.<format> and facts.<format>.
 
-    Kinds: heatmap, in the `style`; trend, and facts, where models have several layers; of measures
-    on attention heads, for every two models (or the only one), matches, and heads of the two layers
-    that are most alike.
+    Kinds: heatmap, in the `style`; trend, and facts, where models have several layers; plane, of
+    three models or more; of measures on attention heads, for every two models (or the only one),
+    matches, and heads of the two layers that are most alike.
 
     >>> ss.save_figures(result, "figures", formats=("png", "pdf"))[0].name
     'heatmap_maxcorr.png'
@@ -146,11 +150,20 @@ def save_figures(
         models = unique(span.model for span in model_spans(result.matrix(measure), 0))
         if any(len(result.block(measure, model, model)) > 1 for model in models):
             figures[f"trend_{measure}"] = layer_trend(result, measure)
+        if len(models) >= _MODELS_OF_PLANE and _all_known(result, measure):
+            figures[f"plane_{measure}"] = plane(result, measure)
         if f"{measure}_heads" in result.dataset:
             figures |= _figures_of_heads(result, measure, models)
     if has_facts(result):
         figures["facts"] = facts(result)
     return write_figures(figures, folder, formats)
+
+
+def _all_known(result: SimilarityResult, measure: str) -> bool:
+    """Whether all layers that have a score with themselves have one with each other."""
+    values = np.asarray(result.matrix(measure).values, dtype=np.float64)
+    known = np.isfinite(np.diagonal(values))
+    return bool(np.isfinite(values[np.ix_(known, known)]).all() and known.any())
 
 
 def _figures_of_heads(
