@@ -114,8 +114,15 @@ GALLERY = (
         ),
     ),
     Chapter(
-        "Layers in a plane",
+        "Whole models",
         (
+            Picture(
+                "pairs",
+                'figures.model_pairs(result, "lincka")',
+                "Every two models, closest first: the mean of every layer with its closest of the "
+                "other model. Filled pairs are not found to differ from the closest; "
+                "`pairs_MEASURE.png` of `speechsim compare` with three models or more.",
+            ),
             Picture(
                 "plane",
                 'figures.plane(result, "lincka")',

@@ -24,6 +24,7 @@ from speechsim_jax.figures.heads import head_matches, plot_heads
 from speechsim_jax.figures.heatmap import HeatMap, draw, published_order
 from speechsim_jax.figures.map_labels import model_spans
 from speechsim_jax.figures.marks import AUTO, not_different
+from speechsim_jax.figures.model_pairs import model_pairs
 from speechsim_jax.figures.plane import plane
 from speechsim_jax.figures.style import (
     colour_limits,
@@ -31,6 +32,7 @@ from speechsim_jax.figures.style import (
     write_figures,
 )
 from speechsim_jax.figures.text_layout import short_names, title_or_summary, unique
+from speechsim_jax.results.model_scores import ModelScores, lead_measures
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime.atomic_write import AnyPath
 from speechsim_jax.settings import check_figure_formats, check_figure_style
@@ -46,6 +48,7 @@ __all__ = [
     "has_facts",
     "head_matches",
     "layer_trend",
+    "model_pairs",
     "plane",
     "plot",
     "plot_heads",
@@ -54,7 +57,7 @@ __all__ = [
     "write_figures",
 ]
 
-_MODELS_OF_PLANE = 3  # two are told apart by a map as well
+_SEVERAL = 3  # models; of two a map says it all
 
 
 def plot(
@@ -120,9 +123,10 @@ def save_figures(
 ) -> list[AnyPath]:
     """Write the figures that a result has, as <kind>_<measure>.<format> and facts.<format>.
 
-    Kinds: heatmap, in the `style`; trend, and facts, where models have several layers; plane, of
-    three models or more; of measures on attention heads, for every two models (or the only one),
-    matches, and heads of the two layers that are most alike.
+    Kinds: heatmap, in the `style`; trend, and facts, where models have several layers; of three
+    models or more plane and, of the first measure of each level, pairs; of measures on attention
+    heads, for every two models (or the only one), matches, and heads of the two layers that are
+    most alike.
 
     >>> ss.save_figures(result, "figures", formats=("png", "pdf"))[0].name
     'heatmap_maxcorr.png'
@@ -144,14 +148,18 @@ def save_figures(
     check_figure_formats(formats)
     check_figure_style(style)
     figures: dict[str, Figure] = {}
+    several = len(result.compared_models) >= _SEVERAL
     for measure in result.measures:
         compared = reference if f"{measure}_se" in result.dataset else "none"
         figures[f"heatmap_{measure}"] = plot(result, measure, style=style, reference=compared)
         models = unique(span.model for span in model_spans(result.matrix(measure), 0))
         if any(len(result.block(measure, model, model)) > 1 for model in models):
             figures[f"trend_{measure}"] = layer_trend(result, measure)
-        if len(models) >= _MODELS_OF_PLANE and _all_known(result, measure):
+        if several and _all_known(result, measure):
             figures[f"plane_{measure}"] = plane(result, measure)
+        lead = several and measure in lead_measures(result)
+        if lead and ModelScores(result, measure).scored().any():
+            figures[f"pairs_{measure}"] = model_pairs(result, measure)
         if f"{measure}_heads" in result.dataset:
             figures |= _figures_of_heads(result, measure, models)
     if has_facts(result):

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.concepts import draw
 from speechsim_jax.report.markup import html_text, missing, table
-from speechsim_jax.report.model_scores import NORMAL_HALF
 from speechsim_jax.results.concepts import (
     CONTENT,
     Agreement,
@@ -17,6 +16,7 @@ from speechsim_jax.results.concepts import (
     neuron_rows,
     read_concepts,
 )
+from speechsim_jax.results.model_scores import NORMAL_HALF
 from speechsim_jax.results.result import SimilarityResult
 
 MOST_CLASSES = 12

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import numpy as np
 
 from speechsim_jax.measures.null import LEAST_DRAWS_FOR_P
-from speechsim_jax.report.model_scores import ModelScores, listed
 from speechsim_jax.results.depth import floors
+from speechsim_jax.results.model_scores import ModelScores
 from speechsim_jax.results.result import SimilarityResult
+from speechsim_jax.results.summary import listed
 
 OUTLIER_SHARE = 0.5
 """From which share of a layer's variance in its top 1 % of neurons these decide a score."""

@@ -8,13 +8,20 @@ import numpy as np
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.text_layout import short_names
 from speechsim_jax.report.doubts import doubts
-from speechsim_jax.report.model_scores import NORMAL_HALF, Estimate, ModelScores, listed
 from speechsim_jax.results.concepts import Agreement, DepthCurve, read_concepts
+from speechsim_jax.results.model_scores import (
+    NORMAL_HALF,
+    Estimate,
+    ModelScores,
+    RankedPair,
+    lead_measures,
+    ranked_pairs,
+)
 from speechsim_jax.results.result import SimilarityResult
+from speechsim_jax.results.summary import listed
 
 About = Literal["closest", "depth", "shared", "trust"]
 
-MOST_MEASURES = 3
 MOST_NAMED = 3
 MOST_TRACKS = 4
 SHARED_CORRELATION = 0.5
@@ -67,47 +74,12 @@ def in_words(result: SimilarityResult) -> list[Sentence]:
     return sentences
 
 
-def lead_measures(result: SimilarityResult) -> list[str]:
-    """The first measure of each level; without measures of layers, of attention heads."""
-    of_layers = [name for name in result.measures if result.matrix(name).dims[0] == "x"]
-    first: dict[str, str] = {}
-    for name in of_layers or result.measures:
-        first.setdefault(str(result.definition(name).get("level")), name)
-    return list(first.values())[:MOST_MEASURES]
-
-
 def untrained_models(result: SimilarityResult) -> list[str]:
     """The models whose weights are random."""
     known = result.attributes.get("models")
     known = known if isinstance(known, dict) else {}
     sources = {m: known[m].get("source") for m in known if isinstance(known[m], dict)}
     return [m for m in result.models if f"{sources.get(m) or m}".startswith("random:")]
-
-
-class RankedPair(NamedTuple):
-    """Two models and the mean score of every layer with its closest of the other."""
-
-    x: str
-    y: str
-    weights: np.ndarray
-    mean: Estimate
-
-
-def ranked_pairs(scores: ModelScores, untrained: Sequence[str] = ()) -> list[RankedPair]:
-    """All pairs of models, closest first; of trained ones where there are two.
-
-    Args:
-        scores: of one measure.
-        untrained: models that are left out.
-    """
-    weighted = [(*pair, scores.of_pair(*pair)) for pair in scores.pairs]
-    ranked = [
-        RankedPair(x, y, weights, scores.estimate(weights))
-        for x, y, weights in weighted
-        if weights is not None
-    ]
-    ranked = [pair for pair in ranked if not {pair.x, pair.y} & set(untrained)] or ranked
-    return sorted(ranked, key=lambda pair: -scores.sign * pair.mean.value)
 
 
 def _closest(

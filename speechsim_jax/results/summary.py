@@ -113,3 +113,16 @@ def _split_columns(columns: Sequence[list[str]], width: int) -> list[Sequence[li
         if all(sum(len(column[0]) + 2 for column in group) - 2 <= width for group in groups):
             break
     return groups
+
+
+def listed(texts: Sequence[str], count: int | None = None, of: str = "") -> str:
+    """Texts as a list in a sentence.
+
+    Args:
+        texts: those that are named.
+        count: of all, with those that are not named; default: all are.
+        of: what they are, where some are not named.
+    """
+    left = (count or len(texts)) - len(texts)
+    parts = [*texts, f"{left} more {of}".rstrip()] if left > 0 else list(texts)
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

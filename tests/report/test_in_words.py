@@ -12,10 +12,11 @@ import speechsim_jax as ss
 from speechsim_jax.inference.standard_errors import quantile
 from speechsim_jax.report import report_page
 from speechsim_jax.report.doubts import doubts
-from speechsim_jax.report.in_words import Sentence, in_words, ranked_pairs
-from speechsim_jax.report.model_scores import Estimate, ModelScores, listed
+from speechsim_jax.report.in_words import Sentence, in_words
 from speechsim_jax.results.concepts import read_concepts
+from speechsim_jax.results.model_scores import Estimate, ModelScores, ranked_pairs
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
+from speechsim_jax.results.summary import listed
 from tests.support.clustered import clustered_result
 from tests.support.hostile import hostile_result
 from tests.support.report_results import SMALL, heads_alone, random_result

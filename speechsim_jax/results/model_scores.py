@@ -15,6 +15,8 @@ Weights = Float[np.ndarray, "x y"]
 NORMAL_HALF = 1.96
 """Half a 95 % interval in standard errors, of which there are many."""
 
+_MOST_MEASURES = 3
+
 
 class Estimate(NamedTuple):
     """A number and half its 95 % interval; NaN where that is not known."""
@@ -141,14 +143,36 @@ class ModelScores:
         return Estimate(value, (high - low) / 2)
 
 
-def listed(texts: Sequence[str], count: int | None = None, of: str = "") -> str:
-    """Texts as a list in a sentence.
+class RankedPair(NamedTuple):
+    """Two models and the mean score of every layer with its closest of the other."""
+
+    x: str
+    y: str
+    weights: np.ndarray
+    mean: Estimate
+
+
+def ranked_pairs(scores: ModelScores, untrained: Sequence[str] = ()) -> list[RankedPair]:
+    """All pairs of models, closest first; of trained ones where there are two.
 
     Args:
-        texts: those that are named.
-        count: of all, with those that are not named; default: all are.
-        of: what they are, where some are not named.
+        scores: of one measure.
+        untrained: models that are left out.
     """
-    left = (count or len(texts)) - len(texts)
-    parts = [*texts, f"{left} more {of}".rstrip()] if left > 0 else list(texts)
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    weighted = [(*pair, scores.of_pair(*pair)) for pair in scores.pairs]
+    ranked = [
+        RankedPair(x, y, weights, scores.estimate(weights))
+        for x, y, weights in weighted
+        if weights is not None
+    ]
+    ranked = [pair for pair in ranked if not {pair.x, pair.y} & set(untrained)] or ranked
+    return sorted(ranked, key=lambda pair: -scores.sign * pair.mean.value)
+
+
+def lead_measures(result: SimilarityResult) -> list[str]:
+    """The first measure of each level; without measures of layers, of attention heads."""
+    of_layers = [name for name in result.measures if result.matrix(name).dims[0] == "x"]
+    first: dict[str, str] = {}
+    for name in of_layers or result.measures:
+        first.setdefault(str(result.definition(name).get("level")), name)
+    return list(first.values())[:_MOST_MEASURES]
