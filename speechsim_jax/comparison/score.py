@@ -137,13 +137,14 @@ def scored_result(
         total=total, desc="scores", unit="pair", disable=not output.progress
     ) as bar:
         models = [name.model for name in names]
+        tracks = {*attributes.get("tracks", ()), *(label.name for label in compared.labels)}
         sample = finished.clustered.for_measures if finished.clustered is not None else None
         fewer = {} if sample is None else {ClusteredSample.kind: sample}
         scores = score_all(
             {**finished.by_kind, **fewer},
             selection,
             models,
-            {*attributes.get("tracks", ()), *(label.name for label in compared.labels)},
+            tracks,
             bar.update,
             keep_influence=output.keep_influence,
             pairs=compared.pairs,
@@ -151,7 +152,8 @@ def scored_result(
     extras = scores.extras
     if compared.labels and finished.moments is not None:
         _log.info("scoring what representations say of %s", counted(len(compared.labels), "label"))
-        extras = extras | concepts(finished.by_kind, compared.labels)
+        compared_models = [None if model in tracks else model for model in models]
+        extras = extras | concepts(finished.by_kind, compared.labels, compared_models)
     if finished.exemplars is not None and finished.moments is not None:
         live = [representation.live for representation in finished.moments.representations]
         extras = extras | exemplar_variables(finished.exemplars, live)

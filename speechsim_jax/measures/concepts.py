@@ -216,13 +216,16 @@ def _heldout(pair: HeldOutPair) -> dict[str, np.ndarray | float]:
     }
 
 
-def concepts(finished: Mapping[str, Any], labels: Sequence[LabelTrack]) -> Extras:
+def concepts(
+    finished: Mapping[str, Any], labels: Sequence[LabelTrack], models: Sequence[str | None]
+) -> Extras:
     """Everything about label tracks that a result keeps.
 
     Args:
       finished: statistics by kind: the moments of all representations, label tracks among them;
         those of two folds and the clustered sample, if there are such.
       labels: the label tracks.
+      models: of each representation its model; None for a track.
 
     Returns:
       By name, dimensions and values: `eta2` and `eta2_global` [x, track]; `readability`,
@@ -254,7 +257,7 @@ def concepts(finished: Mapping[str, Any], labels: Sequence[LabelTrack]) -> Extra
     if rows:
         for track in labels:
             rows[track.number].release()
-    _put_agreement(arrays, moments, labels, layers, rows, clusters)
+    _put_agreement(arrays, moments, labels, {k: models[k] for k in layers}, rows, clusters)
     return arrays.extras()
 
 
@@ -262,7 +265,7 @@ def _put_agreement(
     arrays: "_Arrays",
     moments: FinishedMoments,
     labels: Sequence[LabelTrack],
-    layers: Sequence[int],
+    model_of: Mapping[int, str | None],
     rows: Sequence[RepresentationRows],
     clusters: SampledClusters | None,
 ) -> None:
@@ -271,11 +274,11 @@ def _put_agreement(
     Standard errors are of layers of two models, unless there is one: matching again takes most of
     the time.
     """
-    of = moments.representations
-    one = len({of[k].index[0] for k in layers}) == 1
+    of, layers = moments.representations, list(model_of)
+    one = len(set(model_of.values()) - {None}) == 1
 
     def has_errors(i: int, j: int) -> bool:
-        other = i != j if one else of[i].index[0] != of[j].index[0]
+        other = i != j if one else model_of[i] != model_of[j]
         return other and moments.has(of[i], of[j])
 
     errors = None
