@@ -59,7 +59,10 @@ def plane(result: SimilarityResult, measure: str, *, title: str | None = None) -
         title_or_summary(result, measure, title),
         _WIDTH,
         result.notes(),
-        [f"{share:.0%} of squared distances from the centre", "large and hollow: the first layer"],
+        [
+            f"the plane holds {share:.0%} of squared distances from the centre",
+            "large and hollow: the first layer",
+        ],
     )
     names = [model for model, _ in spans]
     handles = [

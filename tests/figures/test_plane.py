@@ -13,7 +13,7 @@ from tests.support.drawn import SHAPES, assert_readable, drawn_texts, result_of
 def of_points(points: np.ndarray, distance: bool = False) -> SimilarityResult:
     """Of two models, whose layers have these places: inner products, or distances."""
     names = [RepresentationName("ab"[k % 2 == 1], k // 2) for k in range(len(points))]
-    order = sorted(range(len(points)), key=lambda k: names[k])
+    order = sorted(range(len(points)), key=lambda k: str(names[k]))
     points = points[order]
     values = points @ points.T
     if distance:
