@@ -24,15 +24,15 @@ from speechsim_jax.figures.heads import head_matches, plot_heads
 from speechsim_jax.figures.heatmap import HeatMap, draw, published_order
 from speechsim_jax.figures.map_labels import model_spans
 from speechsim_jax.figures.marks import AUTO, not_different
-from speechsim_jax.figures.model_pairs import model_pairs
-from speechsim_jax.figures.plane import plane
+from speechsim_jax.figures.model_pairs import has_model_pairs, model_pairs
+from speechsim_jax.figures.plane import has_plane, plane
 from speechsim_jax.figures.style import (
     colour_limits,
     extremes,
     write_figures,
 )
 from speechsim_jax.figures.text_layout import short_names, title_or_summary, unique
-from speechsim_jax.results.model_scores import ModelScores, lead_measures
+from speechsim_jax.results.model_scores import lead_measures
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.runtime.atomic_write import AnyPath
 from speechsim_jax.settings import check_figure_formats, check_figure_style
@@ -155,23 +155,16 @@ def save_figures(
         models = unique(span.model for span in model_spans(result.matrix(measure), 0))
         if any(len(result.block(measure, model, model)) > 1 for model in models):
             figures[f"trend_{measure}"] = layer_trend(result, measure)
-        if several and _all_known(result, measure):
+        if several and has_plane(result, measure):
             figures[f"plane_{measure}"] = plane(result, measure)
         lead = several and measure in lead_measures(result)
-        if lead and ModelScores(result, measure).scored().any():
+        if lead and has_model_pairs(result, measure):
             figures[f"pairs_{measure}"] = model_pairs(result, measure)
         if f"{measure}_heads" in result.dataset:
             figures |= _figures_of_heads(result, measure, models)
     if has_facts(result):
         figures["facts"] = facts(result)
     return write_figures(figures, folder, formats)
-
-
-def _all_known(result: SimilarityResult, measure: str) -> bool:
-    """Whether all layers that have a score with themselves have one with each other."""
-    values = np.asarray(result.matrix(measure).values, dtype=np.float64)
-    known = np.isfinite(np.diagonal(values))
-    return bool(np.isfinite(values[np.ix_(known, known)]).all() and known.any())
 
 
 def _figures_of_heads(

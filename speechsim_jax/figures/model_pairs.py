@@ -15,13 +15,20 @@ from speechsim_jax.figures.text_layout import (
     text_width,
     title_or_summary,
 )
-from speechsim_jax.results.model_scores import ModelScores, ranked_pairs
+from speechsim_jax.results.model_scores import (
+    ModelScores,
+    ranked_pairs,
+    trained_pairs,
+    untrained_models,
+)
 from speechsim_jax.results.result import SimilarityResult
 
 _WIDTH = 5.5  # inches
 _ROW = 5.0  # between the names of two pairs, in points
 _NAMES = 0.42  # of the width, at most
 _MOST = 40  # pairs that are drawn
+# Of whether a pair differs from the closest one: the point's name and its colour.
+_POINTS = {True: ("differs", "white"), False: ("alike", "black"), None: ("not known", "#b5b5b5")}
 
 
 def model_pairs(
@@ -31,7 +38,9 @@ def model_pairs(
 
     Of two models: the mean, over the layers of both, of the score of a layer with its closest of
     the other one. Pairs that are not found to differ from the closest pair, by the 95 % interval of
-    the difference, are filled, as the closest pair is. Of more than 40 pairs the closest are drawn.
+    the difference, are filled, as the closest pair is; the closest of trained models, where there
+    are two. Those of which that is not known are grey, unless it is of none. Of more than 40 pairs
+    the closest are drawn.
 
     >>> ss.figures.model_pairs(result, "lincka").savefig("pairs.pdf")
 
@@ -47,14 +56,18 @@ def model_pairs(
     pairs = [pair for pair in ranked_pairs(scores) if pair.x != pair.y]
     if not pairs:
         raise UserError(f"{measure}: no two models of this result have scores with each other")
-    shown, first = pairs[:_MOST], pairs[0]
-    differences = [scores.estimate(first.weights - pair.weights) for pair in shown[1:]]
-    differs = [False, *(difference.differs for difference in differences)]
+    first = trained_pairs(pairs, untrained_models(result))[0]
+    shown = pairs[:_MOST]
+    differs = [False if pair is first else scores.difference(first, pair).differs for pair in shown]
+    is_known = any(other is not None for pair, other in zip(shown, differs) if pair is not first)
     keys = ["every layer with its closest of the other model"]
     if any(pair.mean.is_sure for pair in shown):
         keys.append("lines: 95 % intervals")
-    if any(difference.is_sure for difference in differences):
-        keys.append("filled: not found to differ from the closest pair")
+    if is_known:
+        trained = " of trained models" if first is not pairs[0] else ""
+        keys.append(f"filled: not found to differ from the closest pair{trained}")
+        if None in differs:
+            keys.append("grey: not known")
     if len(pairs) > len(shown):
         keys.append(f"the closest {len(shown)} of {len(pairs)} pairs")
     head = headline(title_or_summary(result, measure, title), _WIDTH, result.notes(), keys)
@@ -80,11 +93,8 @@ def model_pairs(
         value, half = pair.mean
         if pair.mean.is_sure:
             axes.plot([value - half, value + half], [place] * 2, color=GREY, lw=1, gid="interval")
-        axes.plot(
-            [value], [place], "o", color="black", markersize=4,
-            markerfacecolor="white" if other is not False else "black",
-            gid="differs" if other else "not known" if other is None else "alike",
-        )  # fmt: skip
+        gid, face = _POINTS[other] if is_known else ("pair", "black")
+        axes.plot([value], [place], "o", color="black", markersize=4, markerfacecolor=face, gid=gid)
     axes.set_yticks(places, ["\n".join(lines) for lines in names])
     axes.tick_params(axis="y", length=0)
     for text in axes.get_yticklabels():
@@ -94,3 +104,9 @@ def model_pairs(
     axes.set_xlabel(measure, fontsize=MEDIUM, labelpad=GAP)
     head.draw(figure)
     return figure
+
+
+def has_model_pairs(result: SimilarityResult, measure: str) -> bool:
+    """Whether there are two models with scores with each other."""
+    scores = ModelScores(result, measure)
+    return len(scores.models) > 1 and bool(scores.scored().any())

@@ -1,7 +1,7 @@
 """The layers of models as points of a plane, as near to each other as they are alike."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -24,11 +24,14 @@ _FEWEST = 3  # points: two are on a line whatever they are
 def plane(result: SimilarityResult, measure: str, *, title: str | None = None) -> StandaloneFigure:
     """All layers of all models in a plane, each model a line from its first layer to its last.
 
+    Layers without scores, and tracks, are left out.
+
     Squared distances are s_xx + s_yy - s_xy - s_yx of similarities s (of `lincka` those of two
     centred and normed matrices of inner products), and the squares of measures that are distances
     already; of measures with a direction the mean of both. The plane is that of classical
-    multidimensional scaling, and the caption says which share of the squared distances from the
-    centre it holds. Axes have no meaning but distance, and one scale.
+    multidimensional scaling, and the caption says which share of the scatter about the centre it
+    holds: of the sum of absolute eigenvalues, of which those of other measures than distances may
+    be negative. Axes have no meaning but distance, and one scale.
 
     >>> ss.figures.plane(result, "lincka").savefig("plane.pdf")
 
@@ -44,23 +47,24 @@ def plane(result: SimilarityResult, measure: str, *, title: str | None = None) -
     (arXiv 2110.14739), figure 3.
     """
     matrix = result.matrix(measure)
-    values = np.asarray(matrix.values, dtype=np.float64)
-    known = np.isfinite(np.diagonal(values))
-    values = values[np.ix_(known, known)]
+    known, values = _known(result, measure)
     if len(values) < _FEWEST:
         raise UserError(f"{measure}: a plane needs at least {_FEWEST} layers with scores")
     if not np.isfinite(values).all():
         raise UserError(f"{measure}: a plane needs the scores of all pairs of layers (pairs='all')")
     closer = result.definition(measure).get("higher_is_closer", True)
     points, share = scaled(squared_distances(values, closer))
-    spans = [(span.model, np.arange(span.start, span.stop)) for span in model_spans(matrix, 0)]
+    spans = [
+        (span.model, np.arange(span.start, span.stop)) for span in model_spans(matrix, 0)
+        if known[span.start : span.stop].any()
+    ]  # fmt: skip
     number = np.cumsum(known) - 1
     head = headline(
         title_or_summary(result, measure, title),
         _WIDTH,
         result.notes(),
         [
-            f"the plane holds {share:.0%} of squared distances from the centre",
+            f"the plane holds {share:.0%} of the scatter",
             "large and hollow: the first layer",
         ],
     )
@@ -79,8 +83,6 @@ def plane(result: SimilarityResult, measure: str, *, title: str | None = None) -
     style_panel(axes, "")
     for k, (model, places) in enumerate(spans):
         of_model = points[number[places[known[places]]]]
-        if not len(of_model):
-            continue
         style = line_style(k, len(of_model)) | {"markevery": 1}
         axes.plot(*of_model.T, "-", gid=model, **style)
         first = style | {"markersize": 6.0, "markerfacecolor": "white"}
@@ -94,6 +96,23 @@ def plane(result: SimilarityResult, measure: str, *, title: str | None = None) -
         text.set(parse_math=False, linespacing=LINE)
     head.draw(figure)
     return figure
+
+
+def has_plane(result: SimilarityResult, measure: str) -> bool:
+    """Whether `plane` has what it needs."""
+    _, values = _known(result, measure)
+    return len(values) >= _FEWEST and bool(np.isfinite(values).all())
+
+
+def _known(
+    result: SimilarityResult, measure: str
+) -> tuple[Bool[np.ndarray, " x"], Float[np.ndarray, "known known"]]:
+    """Which layers of models have scores, and these."""
+    matrix = result.matrix(measure)
+    values = np.asarray(matrix.values, dtype=np.float64)
+    models = matrix[f"{matrix.dims[0]}_model"].values
+    known = np.isfinite(np.diagonal(values)) & np.isin(models, list(result.compared_models))
+    return known, values[np.ix_(known, known)]
 
 
 def squared_distances(

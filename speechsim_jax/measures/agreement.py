@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Float, Float64, Int, Int32, Int64
 
 from speechsim_jax.inference.clusters import GROUPS, folds
 from speechsim_jax.inference.influence_rows import RepresentationRows
@@ -183,9 +183,9 @@ def left_out(
 
 def _winners(
     correlation: Float[np.ndarray, "x y"], x: GroupRows, y: GroupRows, all_rows: int
-) -> Int64[np.ndarray, "group x"]:
+) -> Int32[np.ndarray, "group x"]:
     """Without each group, the neuron of y that correlates best with each of x; -1 for none."""
-    found = np.full(x.sums.shape, -1)
+    found = np.full(x.sums.shape, -1, np.int32)
     if y.sums.shape[1]:
         for g, magnitude in enumerate(left_out(correlation, x, y, all_rows)):
             np.abs(magnitude, out=magnitude)
@@ -195,7 +195,7 @@ def _winners(
 
 
 def _numbers(
-    live: Int64[np.ndarray, " live"], places: Int64[np.ndarray, "*draw x"], missing: int
+    live: Int64[np.ndarray, " live"], places: Int32[np.ndarray, "*draw x"], missing: int
 ) -> Int64[np.ndarray, "*draw x"]:
     """Numbers of the neurons at these places among the live ones; `missing` for -1."""
     return np.append(live, missing)[places]
@@ -236,7 +236,7 @@ class AgreementErrors:
         self._chosen = {k: of[self._some(len(of))] for k, of in live.items()}
         self._of_chosen = {k: self._grouped(k, chosen) for k, chosen in self._chosen.items()}
         self._classes: dict[tuple[int, int], Int64[np.ndarray, "group track neuron"]] = {}
-        self._matches: dict[tuple[int, int, int], Int64[np.ndarray, "group x"]] = {}
+        self._matches: dict[tuple[int, int, int], Int32[np.ndarray, "group x"]] = {}
 
     def of_chosen(
         self, layer: int, correlation: Float[np.ndarray, "neuron y"]

@@ -234,8 +234,8 @@ def concepts(
       `class_neuron` and `class_neuron_corr` [x, class]; of each neuron
       `neuron_eta2`, `neuron_class` and `neuron_class_corr` [x, neuron, track]; and if they take
       at most 64 MiB `class_corr` [x, neuron, class]. NAME_heldout of eta2, readability and
-      localisation with two folds, NAME_se and NAME_se_error with a clustered sample. NaN (-1) for
-      label tracks themselves.
+      localisation with two folds, NAME_se and NAME_se_error with a clustered sample; those of
+      agreement of layers of two models, where there are such. NaN (-1) for label tracks themselves.
     """
     moments: FinishedMoments = finished[MomentsState.kind]
     representations = moments.representations
@@ -271,28 +271,35 @@ def _put_agreement(
 ) -> None:
     """Agreement of the classes of best-matched neurons, of all pairs of layers.
 
-    Standard errors are of layers of two models, unless there is one: matching again takes most of
-    the time.
+    Standard errors are of layers of two models, where such were compared: matching again takes most
+    of the time.
     """
     of, layers = moments.representations, list(model_of)
-    one = len(set(model_of.values()) - {None}) == 1
+
+    def compared(i: int, j: int) -> bool:
+        return i != j and moments.has(of[i], of[j])
+
+    between = any(
+        compared(i, j) and None not in (model_of[i], model_of[j]) and model_of[i] != model_of[j]
+        for i in layers for j in layers
+    )  # fmt: skip
 
     def has_errors(i: int, j: int) -> bool:
-        other = i != j if one else model_of[i] != model_of[j]
-        return other and moments.has(of[i], of[j])
+        return compared(i, j) and (model_of[i] != model_of[j] or not between)
 
     errors = None
-    if clusters is not None and len(clusters.names) >= LEAST_CLUSTERS:
-        partners = {j: [i for i in layers if has_errors(i, j)] for j in layers}
+    partners = {j: [i for i in layers if has_errors(i, j)] for j in layers}
+    enough = clusters is not None and len(clusters.names) >= LEAST_CLUSTERS
+    if clusters is not None and enough and any(partners.values()):
         errors = AgreementErrors(rows, clusters, partners, [track.number for track in labels])
 
     def winners_in(j: int) -> dict[int, np.ndarray]:
         """The best match in one layer of every neuron of each other one."""
         found, of_chosen = {}, {}
         for i in layers:
-            if i != j and moments.has(of[i], of[j]):
+            if compared(i, j):
                 correlation = _pair(moments, i, j).correlation
-                found[i] = winners(correlation)[1]
+                found[i] = winners(correlation)[1].astype(np.int32)
                 if errors is not None and has_errors(i, j):
                     of_chosen[i] = errors.of_chosen(i, correlation)
         if errors is not None:

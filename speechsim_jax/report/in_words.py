@@ -16,6 +16,7 @@ from speechsim_jax.results.model_scores import (
     RankedPair,
     lead_measures,
     ranked_pairs,
+    untrained_models,
 )
 from speechsim_jax.results.result import SimilarityResult
 from speechsim_jax.results.summary import listed
@@ -74,14 +75,6 @@ def in_words(result: SimilarityResult) -> list[Sentence]:
     return sentences
 
 
-def untrained_models(result: SimilarityResult) -> list[str]:
-    """The models whose weights are random."""
-    known = result.attributes.get("models")
-    known = known if isinstance(known, dict) else {}
-    sources = {m: known[m].get("source") for m in known if isinstance(known[m], dict)}
-    return [m for m in result.models if f"{sources.get(m) or m}".startswith("random:")]
-
-
 def _closest(
     scores: ModelScores, pairs: Sequence[RankedPair], short: dict[str, str]
 ) -> list[Sentence]:
@@ -100,7 +93,7 @@ def _closest(
         return [_of_cell(scores, first, "closest", text)]
     text = f"By {scores.measure}, the closest models are {names}: {mean}. "
     next_ = others[0]
-    differences = [scores.estimate(first.weights - other.weights) for other in others]
+    differences = [scores.difference(first, other) for other in others]
     alike = [o for o, d in zip(others, differences, strict=True) if d.differs is False]
     if not differences[0].is_sure:
         text += (

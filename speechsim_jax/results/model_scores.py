@@ -128,6 +128,12 @@ class ModelScores:
         known = [self.of_cells(cells) for cells in found if cells]
         return np.mean(known, axis=0) if known else None
 
+    def difference(self, one: "RankedPair", other: "RankedPair") -> Estimate:
+        """The mean score of one pair of models less that of another."""
+        of_one, of_other = (self.of_pair(pair.x, pair.y) for pair in (one, other))
+        assert of_one is not None and of_other is not None  # they have means
+        return self.estimate(of_one - of_other)
+
     def estimate(self, weights: Weights) -> Estimate:
         """A weighted sum of scores.
 
@@ -148,7 +154,6 @@ class RankedPair(NamedTuple):
 
     x: str
     y: str
-    weights: np.ndarray
     mean: Estimate
 
 
@@ -159,14 +164,31 @@ def ranked_pairs(scores: ModelScores, untrained: Sequence[str] = ()) -> list[Ran
         scores: of one measure.
         untrained: models that are left out.
     """
-    weighted = [(*pair, scores.of_pair(*pair)) for pair in scores.pairs]
+    weighted = ((*pair, scores.of_pair(*pair)) for pair in scores.pairs)
     ranked = [
-        RankedPair(x, y, weights, scores.estimate(weights))
-        for x, y, weights in weighted
+        RankedPair(x, y, scores.estimate(weights)) for x, y, weights in weighted
         if weights is not None
-    ]
-    ranked = [pair for pair in ranked if not {pair.x, pair.y} & set(untrained)] or ranked
+    ]  # fmt: skip
+    ranked = trained_pairs(ranked, untrained)
     return sorted(ranked, key=lambda pair: -scores.sign * pair.mean.value)
+
+
+def trained_pairs(pairs: Sequence[RankedPair], untrained: Sequence[str]) -> list[RankedPair]:
+    """The pairs of trained models; all if there are none.
+
+    Args:
+        pairs: of models.
+        untrained: models whose weights are random.
+    """
+    return [pair for pair in pairs if not {pair.x, pair.y} & set(untrained)] or list(pairs)
+
+
+def untrained_models(result: SimilarityResult) -> list[str]:
+    """The models whose weights are random."""
+    known = result.attributes.get("models")
+    known = known if isinstance(known, dict) else {}
+    sources = {m: known[m].get("source") for m in known if isinstance(known[m], dict)}
+    return [m for m in result.models if f"{sources.get(m) or m}".startswith("random:")]
 
 
 def lead_measures(result: SimilarityResult) -> list[str]:

@@ -88,7 +88,7 @@ def few_frames_warning(rows: int, widest: int, measures: Sequence[str]) -> str:
     if not measures or rows >= _ROWS_PER_NEURON * widest:
         return ""
     return (
-        f"Few frames: {rows:,} for layers of up to {widest:,} neurons. {_and(measures)} come out "
+        f"Few frames: {rows:,} for layers of up to {widest:,} neurons. {listed(measures)} come out "
         "high for anything, more so the wider the layers. Use more audio (a minute has 3,000 "
         "frames), or read lincka_debiased, the floors, and an untrained model (random:ID)."
     )
@@ -98,21 +98,6 @@ def letter(index: int) -> str:
     """A, B, ... Z, AA, AB, ...: stands for a model's name where there is no room for it."""
     rest, place = divmod(index, 26)
     return (letter(rest - 1) if rest else "") + chr(65 + place)
-
-
-def _and(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _split_columns(columns: Sequence[list[str]], width: int) -> list[Sequence[list[str]]]:
-    """Split the columns into as few groups as fit `width`, about equal in number (at least one)."""
-    groups: list[Sequence[list[str]]] = []
-    for count in range(1, len(columns) + 1):
-        size = -(-len(columns) // count)
-        groups = [columns[start : start + size] for start in range(0, len(columns), size)]
-        if all(sum(len(column[0]) + 2 for column in group) - 2 <= width for group in groups):
-            break
-    return groups
 
 
 def listed(texts: Sequence[str], count: int | None = None, of: str = "") -> str:
@@ -126,3 +111,14 @@ def listed(texts: Sequence[str], count: int | None = None, of: str = "") -> str:
     left = (count or len(texts)) - len(texts)
     parts = [*texts, f"{left} more {of}".rstrip()] if left > 0 else list(texts)
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _split_columns(columns: Sequence[list[str]], width: int) -> list[Sequence[list[str]]]:
+    """Split the columns into as few groups as fit `width`, about equal in number (at least one)."""
+    groups: list[Sequence[list[str]]] = []
+    for count in range(1, len(columns) + 1):
+        size = -(-len(columns) // count)
+        groups = [columns[start : start + size] for start in range(0, len(columns), size)]
+        if all(sum(len(column[0]) + 2 for column in group) - 2 <= width for group in groups):
+            break
+    return groups

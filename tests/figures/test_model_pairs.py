@@ -1,18 +1,34 @@
 """Pairs of models, closest first."""
 
+import importlib
+import unittest.mock
+
 import numpy as np
 import pytest
 
+import speechsim_jax as ss
 from speechsim_jax import figures
 from speechsim_jax.errors import UserError
 from speechsim_jax.results.model_scores import ModelScores, ranked_pairs
-from tests.support.clustered import clustered_result
+from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from tests.support.drawn import SHAPES, assert_readable, drawn_texts, result_of
 
 
 def points_of(figure):
     (axes,) = figure.axes
     return [line for line in axes.lines if line.get_gid() != "interval"]
+
+
+@pytest.fixture(scope="module")
+def sure():
+    """Of a, b and c, which are alike, and d, which is not."""
+    rng = np.random.default_rng(0)
+    speaker = np.repeat(np.arange(30), 60)
+    shared = rng.standard_normal((30, 8))[speaker] + rng.standard_normal((len(speaker), 8))
+    noise = rng.standard_normal((4, *shared.shape))
+    arrays = {f"{name}/0": shared + 0.5 * own for name, own in zip("abc", noise)}
+    arrays["d/0"] = shared[:, :1] + noise[3]
+    return ss.compare_activations(arrays, ["lincka"], errors=True, groups=speaker)
 
 
 def test_pairs_in_order_and_their_means():
@@ -25,25 +41,38 @@ def test_pairs_in_order_and_their_means():
     assert places == sorted(places) and figure.axes[0].yaxis_inverted()
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert names == [f"{pair.x.removeprefix('org/')}, {pair.y}" for pair in expected]
-    # Without standard errors nothing is known to differ, or not to.
-    assert [point.get_gid() for point in points] == ["alike", "not known", "not known"]
+    # Without standard errors nothing is known to differ, or not to, and nothing is said of it.
+    assert {point.get_markerfacecolor() for point in points} == {"black"}
     assert not any("filled" in text.get_text() for text in drawn_texts(figure))
 
 
-def test_intervals_and_which_pairs_differ():
-    result = clustered_result()
-    scores = ModelScores(result, "lincka")
+def test_intervals_and_which_pairs_differ(sure):
+    scores = ModelScores(sure, "lincka")
     pairs = ranked_pairs(scores)
-    figure = figures.model_pairs(result, "lincka")
+    figure = figures.model_pairs(sure, "lincka")
     bars = [line.get_xdata() for line in figure.axes[0].lines if line.get_gid() == "interval"]
     for bar, pair in zip(bars, pairs, strict=True):
-        np.testing.assert_allclose(
-            bar, [pair.mean.value - pair.mean.half, pair.mean.value + pair.mean.half]
-        )
-    for point, pair in zip(points_of(figure)[1:], pairs[1:], strict=True):
-        differs = scores.estimate(pairs[0].weights - pair.weights).differs
+        ends = [pair.mean.value - pair.mean.half, pair.mean.value + pair.mean.half]
+        np.testing.assert_allclose(bar, ends)
+    points = points_of(figure)
+    far = ["d" in (pair.x, pair.y) for pair in pairs]
+    assert far == [False] * 3 + [True] * 3
+    assert [point.get_markerfacecolor() == "white" for point in points][3:] == far[3:]
+    for point, pair in zip(points[1:], pairs[1:], strict=True):
+        differs = scores.difference(pairs[0], pair).differs
         assert point.get_gid() == ("differs" if differs else "alike")
-        assert (point.get_markerfacecolor() == "white") == differs
+    assert any("filled: not found to differ" in text.get_text() for text in drawn_texts(figure))
+
+
+def test_others_are_held_against_the_closest_of_trained_models(sure):
+    module = importlib.import_module("speechsim_jax.figures.model_pairs")
+    pairs = ranked_pairs(ModelScores(sure, "lincka"))
+    closest = pairs[0]
+    with unittest.mock.patch.object(module, "untrained_models", lambda result: [closest.x]):
+        figure = figures.model_pairs(sure, "lincka")
+    assert any("pair of trained models" in text.get_text() for text in drawn_texts(figure))
+    trained = [k for k, pair in enumerate(pairs) if closest.x not in (pair.x, pair.y)]
+    assert points_of(figure)[trained[0]].get_gid() == "alike"
 
 
 @pytest.mark.parametrize("name", ["two", "paper", "unequal"])
@@ -60,3 +89,25 @@ def test_of_many_pairs_the_closest_are_drawn():
 def test_a_model_alone_has_no_pairs():
     with pytest.raises(UserError, match="no two models"):
         figures.model_pairs(result_of({"a": 4}), "lincka")
+
+
+def of_scores(values: np.ndarray, models: str) -> SimilarityResult:
+    names = [RepresentationName(model, 0) for model in models]
+    definition = {"lincka": {"symmetric": True, "level": "layer"}}
+    return SimilarityResult.build(names, {"lincka": values}, measures=definition)
+
+
+def test_what_whole_models_are_drawn_as(tmp_path):
+    values = np.full((4, 4), 0.5) + 0.5 * np.eye(4)
+
+    def written(scores: np.ndarray, models: str = "abcd") -> set[str]:
+        paths = figures.save_figures(of_scores(scores, models), tmp_path / "figures")
+        return {path.stem for path in paths} - {"heatmap_lincka"}
+
+    assert written(values) == {"plane_lincka", "pairs_lincka"}
+    assert written(values[:2, :2], "ab") == set()
+    constant = values.copy()
+    constant[:2], constant[:, :2] = np.nan, np.nan
+    assert written(constant) == {"pairs_lincka"}  # two layers are no plane
+    within = np.where(np.eye(4, dtype=bool), 1, np.nan)
+    assert written(within) == set()

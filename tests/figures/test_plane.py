@@ -81,3 +81,13 @@ def test_what_has_no_plane():
     partial = SimilarityResult.build(list(result.representations), {"lincka": values})
     with pytest.raises(UserError, match="all pairs of layers"):
         figures.plane(partial, "lincka")
+
+
+def test_tracks_are_no_layers_of_models():
+    names = [RepresentationName(model, k) for model in ("a", "b") for k in range(2)]
+    names.append(RepresentationName("phone", 0))
+    values = np.eye(5) / 2 + 0.5
+    result = SimilarityResult.build(names, {"lincka": values}, attributes={"tracks": {"phone": {}}})
+    assert result.tracks == ("phone",)
+    lines = figures.plane(result, "lincka").axes[0].lines
+    assert {line.get_gid().split(",")[0] for line in lines} == {"a", "b"}

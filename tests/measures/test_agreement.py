@@ -135,13 +135,17 @@ def test_errors_are_of_two_models_unless_there_is_one():
     x, y, label, group = concepts_in_noise(12, 60, 12)
     z = x + 0.3 * np.random.default_rng(4).standard_normal(x.shape)
 
-    def known(layers: dict[str, np.ndarray]) -> np.ndarray:
+    def known(layers: dict[str, np.ndarray], **settings) -> np.ndarray:
         result = ss.compare_activations(
-            layers, ["maxcorr"], labels={"class": label}, errors=True, groups=group
+            layers, ["maxcorr"], labels={"class": label}, errors=True, groups=group, **settings
         )
-        assert np.isfinite(result.matrix("concept_agreement").values[:3, :3, 0]).sum() == 6
+        scores = result.matrix("concept_agreement").values[:3, :3, 0]
+        assert np.isfinite(scores).sum() == (2 if settings else 6)
         return np.isfinite(result.matrix("concept_agreement_se").values[:3, :3, 0])
 
     between = np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0]], dtype=bool)
     np.testing.assert_array_equal(known({"a/0": x, "a/1": y, "b/0": z}), between)
     np.testing.assert_array_equal(known({"a/0": x, "a/1": y, "a/2": z}), ~np.eye(3, dtype=bool))
+    within = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0]], dtype=bool)
+    found = known({"a/0": x, "a/1": y, "b/0": z}, pairs="within")
+    np.testing.assert_array_equal(found, within)

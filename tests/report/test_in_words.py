@@ -152,11 +152,12 @@ def test_sums_have_intervals_of_their_own() -> None:
     result = clustered_result()
     scores = ModelScores(result, "maxcorr")
     (pair,) = ranked_pairs(scores)
+    weights = scores.of_pair(pair.x, pair.y)
     low, high = result.contrast(
-        "maxcorr", weights=result.matrix("maxcorr").copy(data=pair.weights)
+        "maxcorr", weights=result.matrix("maxcorr").copy(data=weights)
     ).interval()
     assert pair.mean.half == pytest.approx((high - low) / 2)
-    bound = float(scores.half[pair.weights != 0] @ pair.weights[pair.weights != 0])
+    bound = float(scores.half[weights != 0] @ weights[weights != 0])
     assert 0 < pair.mean.half < bound
     (x, y) = about(result, "depth")[0].cell or ("", "")
     shares = result.closest("maxcorr", x, y.split("/")[0])
