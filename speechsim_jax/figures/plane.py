@@ -1,5 +1,7 @@
 """The layers of models as points of a plane, as near to each other as they are alike."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.lines import Line2D
@@ -83,9 +85,9 @@ def plane(result: SimilarityResult, measure: str, *, title: str | None = None) -
     style_panel(axes, "")
     for k, (model, places) in enumerate(spans):
         of_model = points[number[places[known[places]]]]
-        style = line_style(k, len(of_model)) | {"markevery": 1}
+        style: dict[str, Any] = line_style(k, len(of_model)) | {"markevery": 1}
         axes.plot(*of_model.T, "-", gid=model, **style)
-        first = style | {"markersize": 6.0, "markerfacecolor": "white"}
+        first: dict[str, Any] = style | {"markersize": 6.0, "markerfacecolor": "white"}
         axes.plot(*of_model[:1].T, gid=f"{model}, first", **first)
     axes.margins(0.08)
     axes.set_aspect("equal", adjustable="datalim")
