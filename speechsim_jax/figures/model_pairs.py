@@ -39,10 +39,12 @@ def model_pairs(
     Of two models: the mean, over the layers of both, of the score of a layer with its closest of
     the other one. Pairs that are not found to differ from the closest pair, by the 95 % interval of
     the difference, are filled, as the closest pair is; the closest of trained models, where there
-    are two. Those of which that is not known are grey, unless it is of none. Of more than 40 pairs
-    the closest are drawn.
+    are two. Each difference has its own interval, not corrected for the number of pairs. Those of
+    which it is not known are grey, unless it is of none. Of more than 40 pairs the closest are
+    drawn.
 
-    >>> ss.figures.model_pairs(result, "lincka").savefig("pairs.pdf")
+    >>> from speechsim_jax import figures
+    >>> figures.model_pairs(result, "lincka").savefig("pairs.pdf")
 
     Args:
         result: the result to draw.

@@ -35,7 +35,8 @@ def plane(result: SimilarityResult, measure: str, *, title: str | None = None) -
     holds: of the sum of absolute eigenvalues, of which those of other measures than distances may
     be negative. Axes have no meaning but distance, and one scale.
 
-    >>> ss.figures.plane(result, "lincka").savefig("plane.pdf")
+    >>> from speechsim_jax import figures
+    >>> figures.plane(result, "lincka").savefig("plane.pdf")
 
     Args:
         result: the result to draw.
@@ -45,8 +46,7 @@ def plane(result: SimilarityResult, measure: str, *, title: str | None = None) -
     Raises:
         UserError: an unknown measure, fewer than three layers, or scores that are not known.
 
-    Source: Torgerson 1952 (Psychometrika 17); layers as points: Williams et al. 2021
-    (arXiv 2110.14739), figure 3.
+    Source: Torgerson 1952 (Psychometrika 17).
     """
     matrix = result.matrix(measure)
     known, values = _known(result, measure)

@@ -9,7 +9,7 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax import figures
 from speechsim_jax.errors import UserError
-from speechsim_jax.results.model_scores import ModelScores, ranked_pairs
+from speechsim_jax.results.model_scores import Estimate, ModelScores, ranked_pairs
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from tests.support.drawn import SHAPES, assert_readable, drawn_texts, result_of
 
@@ -73,6 +73,20 @@ def test_others_are_held_against_the_closest_of_trained_models(sure):
     assert any("pair of trained models" in text.get_text() for text in drawn_texts(figure))
     trained = [k for k, pair in enumerate(pairs) if closest.x not in (pair.x, pair.y)]
     assert points_of(figure)[trained[0]].get_gid() == "alike"
+
+
+def test_what_is_not_known_is_grey(sure):
+    known = ModelScores.difference
+
+    def difference(scores, one, other):
+        found = known(scores, one, other)
+        return Estimate(found.value) if "d" in (other.x, other.y) else found
+
+    with unittest.mock.patch.object(ModelScores, "difference", difference):
+        figure = figures.model_pairs(sure, "lincka")
+    faces = [point.get_markerfacecolor() for point in points_of(figure)]
+    assert set(faces[3:]) == {"#b5b5b5"} and "#b5b5b5" not in faces[:3]
+    assert any("grey: not known" in text.get_text() for text in drawn_texts(figure))
 
 
 @pytest.mark.parametrize("name", ["two", "paper", "unequal"])
