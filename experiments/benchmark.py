@@ -98,6 +98,9 @@ class _Flags:
     pairs: int = flags.own(
         12, "Pairs of representations that are timed of the published pipeline; 0: all.", at_least=0
     )
+    rows: int | None = flags.own(
+        None, "coverage: only corpora of so many rows a cluster (default: all).", at_least=1
+    )
     minutes_limit: float | int = flags.own(
         5.0, "accelerator: what does not fit into so many minutes is left out.", above=0
     )
@@ -161,7 +164,7 @@ _ARGUMENTS: dict[str, Callable[[_Flags], tuple[Any, ...]]] = {
     "tracks": lambda given: (
         _speech(given), _labels(given), _minutes(given, 5)[0], given.repeats or 3,
     ),
-    "coverage": lambda given: (given.repeats or 400,),
+    "coverage": lambda given: (given.repeats or 400, given.rows),
     "bootstraps": lambda given: (_speech(given), given.glob, given.repeats or 300),
     "pwcca": lambda given: (given.repeats or 400,),
     "accelerator": lambda given: (given.minutes_limit,),

@@ -15,6 +15,7 @@ import scipy.signal
 
 import speechsim_jax as ss
 from experiments.benchmarks.machine import report, report_machine
+from speechsim_jax.errors import UserError
 from speechsim_jax.measures import MEASURES
 
 _WHAT = "coverage"
@@ -50,13 +51,18 @@ _SAMPLE, _ROWS_OF_SHORT = 20_000, 32
 _MANY, _CHUNK = 60_000, 600
 
 
-def run(simulations: int, small: bool = False) -> None:
+def run(simulations: int, rows: int | None = None, small: bool = False) -> None:
     """Simulate each setting.
 
     Args:
       simulations: corpora of each setting.
+      rows: only settings of so many rows a cluster; None for all.
       small: few and short ones.
     """
+    settings = [setting for setting in _SETTINGS if rows in (None, setting[1])]
+    if not settings:
+        lengths = ", ".join(map(str, sorted({setting[1] for setting in _SETTINGS})))
+        raise UserError(f"--rows={rows}: corpora have {lengths} rows a cluster")
     report_machine(_WHAT)
     measures = [name for name, measure in MEASURES.items() if measure.influence is not None]
     endless = {
@@ -64,8 +70,8 @@ def run(simulations: int, small: bool = False) -> None:
         for effects in (False, True)
         for alike in (False, True)
     }
-    for clusters, rows, equal, effects, alike, most in _SETTINGS[:1] if small else _SETTINGS:
-        length = 40 if small else rows
+    for clusters, mean_rows, equal, effects, alike, most in settings[:1] if small else settings:
+        length = 40 if small else mean_rows
         labels = {
             "clusters": clusters, "rows": length, "lengths": "equal" if equal else "unequal",
             "speakers": "effects" if effects else "none",
@@ -76,7 +82,7 @@ def run(simulations: int, small: bool = False) -> None:
         if total <= 100_000:
             samples = {"all rows": 4 * total} | samples
         overs = ("speaker",) if effects else ("utterance",)
-        if effects and rows == 300:
+        if effects and mean_rows == 300:
             overs = ("speaker", "utterance")  # the latter to show that they are too small
         for over in overs:
             for kind, errors_rows in samples.items():

@@ -11,9 +11,10 @@ from matplotlib.ticker import MaxNLocator
 from speechsim_jax.errors import UserError
 from speechsim_jax.figures.heatmap import HeatMap, draw
 from speechsim_jax.figures.map_labels import model_spans
-from speechsim_jax.figures.marks import RATE, in_words, marks_of
+from speechsim_jax.figures.marks import in_words, marks_of
 from speechsim_jax.figures.style import colour_limits, difference_limits, extremes, style_panel
 from speechsim_jax.figures.text_layout import MEDIUM, title_or_summary
+from speechsim_jax.inference.differences import FALSE_DISCOVERY_RATE
 from speechsim_jax.results.reference import CLOSEST
 from speechsim_jax.results.result import SimilarityResult
 
@@ -164,7 +165,7 @@ def difference_from(
         UserError: an unknown measure or reference, no standard errors, limits that are not
             increasing, or a width below 3 in.
     """
-    found = result.differences(measure, reference, rate=RATE)
+    found = result.differences(measure, reference, rate=FALSE_DISCOVERY_RATE)
     matrix = found["difference"].where(~found["reference"], 0.0)
     low, high = map(float, limits or difference_limits(matrix.values))
     label = f"{measure}, difference from {in_words(reference)}"

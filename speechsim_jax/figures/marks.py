@@ -7,12 +7,13 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool
 
+from speechsim_jax.inference.differences import FALSE_DISCOVERY_RATE
 from speechsim_jax.results.reference import CLOSEST, CLOSEST_OF_ROW
 from speechsim_jax.results.result import SimilarityResult
 
 AUTO = "auto"
-RATE = 0.05
-"""The rate of false discoveries at which cells of maps count as different."""
+AT_RATE = f"false discovery rate {100 * FALSE_DISCOVERY_RATE:.0f} %"
+"""At which marks are made, in words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +50,11 @@ def not_different(result: SimilarityResult, measure: str, reference: Any = AUTO)
         if result.influence_of_rows(measure) is None:
             return None
         reference = CLOSEST
-    return marks_of(result.differences(measure, reference, rate=RATE), reference)
+    return marks_of(result.differences(measure, reference, rate=FALSE_DISCOVERY_RATE), reference)
 
 
 def marks_of(found: xr.Dataset, reference: Any) -> Marks | None:
-    """The marks of what `SimilarityResult.differences` has found at `RATE`.
+    """The marks of what `SimilarityResult.differences` has found at `FALSE_DISCOVERY_RATE`.
 
     Args:
         found: what it returned.
@@ -66,8 +67,7 @@ def marks_of(found: xr.Dataset, reference: Any) -> Marks | None:
         return None
     judged = np.isfinite(found["difference"].values)
     cells = (judged & ~found["differs"].values) | found["reference"].values
-    text = f"not found to differ from {in_words(reference)}"
-    return Marks(cells, f"{text} (false discovery rate {100 * RATE:.0f} %)")
+    return Marks(cells, f"not found to differ from {in_words(reference)} ({AT_RATE})")
 
 
 def in_words(reference: Any) -> str:

@@ -3,6 +3,7 @@
 from matplotlib.ticker import MaxNLocator
 
 from speechsim_jax.errors import UserError
+from speechsim_jax.figures.marks import AT_RATE
 from speechsim_jax.figures.style import DPI, GREY, StandaloneFigure, style_panel
 from speechsim_jax.figures.text_layout import (
     GAP,
@@ -37,11 +38,10 @@ def model_pairs(
     """The mean score of every pair of models, closest first, with 95 % intervals.
 
     Of two models: the mean, over the layers of both, of the score of a layer with its closest of
-    the other one. Pairs that are not found to differ from the closest pair, by the 95 % interval of
-    the difference, are filled, as the closest pair is; the closest of trained models, where there
-    are two. Each difference has its own interval, not corrected for the number of pairs. Those of
-    which it is not known are grey, unless it is of none. Of more than 40 pairs the closest are
-    drawn.
+    the other one. Pairs that are not found to differ from the closest pair are filled, as the
+    closest pair is; the closest of trained models, where there are two. All pairs are tested
+    together (`ModelScores.distinguished`). Those of which it is not known are grey, unless it is of
+    none. Of more than 40 pairs the closest are drawn.
 
     >>> from speechsim_jax import figures
     >>> figures.model_pairs(result, "lincka").savefig("pairs.pdf")
@@ -60,14 +60,17 @@ def model_pairs(
         raise UserError(f"{measure}: no two models of this result have scores with each other")
     first = trained_pairs(pairs, untrained_models(result))[0]
     shown = pairs[:_MOST]
-    differs = [False if pair is first else scores.difference(first, pair).differs for pair in shown]
-    is_known = any(other is not None for pair, other in zip(shown, differs) if pair is not first)
+    others = [pair for pair in pairs if pair is not first]
+    found = dict(zip(others, scores.distinguished(first, others), strict=True))
+    differs = [found.get(pair, False) for pair in shown]
+    is_known = any(found.get(pair) is not None for pair in shown)
     keys = ["every layer with its closest of the other model"]
     if any(pair.mean.is_sure for pair in shown):
         keys.append("lines: 95 % intervals")
     if is_known:
         trained = " of trained models" if first is not pairs[0] else ""
-        keys.append(f"filled: not found to differ from the closest pair{trained}")
+        rate = f" ({AT_RATE})" if scores.has_sums else ""
+        keys.append(f"filled: not found to differ from the closest pair{trained}{rate}")
         if None in differs:
             keys.append("grey: not known")
     if len(pairs) > len(shown):

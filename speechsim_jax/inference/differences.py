@@ -16,6 +16,9 @@ from speechsim_jax.inference.standard_errors import (
     standard_error,
 )
 
+FALSE_DISCOVERY_RATE = 0.05
+"""Of what is shown as different, at most this share is expected not to be."""
+
 # Entries of the arrays [cluster, cell, cell] that are computed at a time.
 _BLOCK = 2**20
 # Of sums of squares in float64.
@@ -86,13 +89,24 @@ def tested(
         errors: of them.
         degrees: of freedom of the errors.
 
-    Source: q-values of Benjamini & Hochberg 1995, for tests that depend positively on each other.
+    Source: `q_values`.
     """
     p = p_value(difference, errors, degrees)
+    return Differences(difference, errors, p, q_values(p))
+
+
+def q_values(p: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """The least rates of false discoveries at which each of these tests is one of them.
+
+    Args:
+        p: of all tests that are made together; NaN of those that say nothing, as is their q-value.
+
+    Source: Benjamini & Hochberg 1995, for tests that depend positively on each other.
+    """
     q, known = np.full_like(p, np.nan), np.isfinite(p)
     if known.any():
         q[known] = scipy.stats.false_discovery_control(p[known])
-    return Differences(difference, errors, p, q)
+    return q
 
 
 def half_intervals(

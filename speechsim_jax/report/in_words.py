@@ -48,7 +48,8 @@ def in_words(result: SimilarityResult) -> list[Sentence]:
     """Which models are closest, at which depths, what they share, and what not to trust.
 
     "±" is half a 95 % interval. Two numbers are "not distinguishable" where their difference is
-    within its own interval, or, where that is not known, where their intervals overlap.
+    within its own interval, or, where that is not known, where their intervals overlap. Pairs of
+    models are tested together (`ModelScores.distinguished`).
 
     Args:
         result: with any measures.
@@ -93,9 +94,9 @@ def _closest(
         return [_of_cell(scores, first, "closest", text)]
     text = f"By {scores.measure}, the closest models are {names}: {mean}. "
     next_ = others[0]
-    differences = [scores.difference(first, other) for other in others]
-    alike = [o for o, d in zip(others, differences, strict=True) if d.differs is False]
-    if not differences[0].is_sure:
+    differs = scores.distinguished(first, others)
+    alike = [other for other, is_other in zip(others, differs, strict=True) if is_other is False]
+    if differs[0] is None:
         text += (
             f"Next: {_pair(next_, short)}, {next_.mean}; it is not known how sure that order is."
         )

@@ -36,7 +36,8 @@ _SUBJECTS = {
 }
 _OF_SENTENCES = (
     "Written from the numbers of the result. ±: half the 95 % interval. Not distinguishable: the "
-    "difference is within its interval, or, where that is not known, the two intervals overlap. "
+    "difference is within its interval (of pairs of models: not found at a false discovery rate of "
+    "5 %), or, where that is not known, the two intervals overlap. "
     "That the closest were chosen by the same scores is not part of an interval."
 )
 _NONE = "\N{EN DASH}"
@@ -77,14 +78,24 @@ def headline(result: SimilarityResult) -> str:
 
 
 def summary_section(result: SimilarityResult) -> str:
-    """What the result says in words, with links to the cells of which it says it."""
+    """What the result says in words, with links to the cells of which it says it.
+
+    Of each subject the first sentence is open and the others are folded, so that the map stands on
+    the first screen.
+    """
     sentences = in_words(result)
     groups = []
     for about, heading in _SUBJECTS.items():
-        items = [_sentence(one) for one in sentences if one.about == about]
-        if items:
-            content = "".join(f"<li>{item}</li>" for item in items)
-            groups.append(f"<div><h3>{heading}</h3><ul>{content}</ul></div>")
+        texts = [_sentence(one) for one in sentences if one.about == about]
+        if texts:
+            first, *others = texts
+            content = f"<h3>{heading}</h3><p>{first}</p>"
+            if others:
+                items = "".join(f"<li>{text}</li>" for text in others)
+                content += (
+                    f"<details><summary>{len(others)} more</summary><ul>{items}</ul></details>"
+                )
+            groups.append(f"<div>{content}</div>")
     return (
         f'<section id="summary"><h2>In short</h2><div class="sentences">'
         f'{"".join(groups)}</div><p class="quiet">{_OF_SENTENCES}</p></section>'

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from speechsim_jax.inference.contrast import Contrast
+from speechsim_jax.inference.differences import FALSE_DISCOVERY_RATE, q_values
 from speechsim_jax.results.depth import best_match
 from speechsim_jax.results.result import SimilarityResult
 
@@ -128,11 +130,20 @@ class ModelScores:
         known = [self.of_cells(cells) for cells in found if cells]
         return np.mean(known, axis=0) if known else None
 
-    def difference(self, one: "RankedPair", other: "RankedPair") -> Estimate:
-        """The mean score of one pair of models less that of another."""
-        of_one, of_other = (self.of_pair(pair.x, pair.y) for pair in (one, other))
-        assert of_one is not None and of_other is not None  # they have means
-        return self.estimate(of_one - of_other)
+    def distinguished(self, one: "RankedPair", others: Sequence["RankedPair"]) -> list[bool | None]:
+        """Whether the mean score of each of these pairs of models differs from that of `one`.
+
+        Where influences of rows are known, at a false discovery rate of 5 % of all together; else
+        each by the interval of its difference. None where that is not known.
+        """
+        means = [self.of_pair(pair.x, pair.y) for pair in (one, *others)]
+        of_one, *of_others = (weights for weights in means if weights is not None)
+        assert len(of_others) == len(others)  # ranked pairs have means
+        apart = [of_one - weights for weights in of_others]
+        if not self.has_sums:
+            return [self.estimate(weights).differs for weights in apart]
+        q = q_values(np.array([self._contrast(weights).p for weights in apart]))
+        return [bool(of <= FALSE_DISCOVERY_RATE) if np.isfinite(of) else None for of in q]
 
     def estimate(self, weights: Weights) -> Estimate:
         """A weighted sum of scores.
@@ -144,9 +155,12 @@ class ModelScores:
         value = float(self.values[used] @ weights[used])
         if not self.has_sums:
             return Estimate(value, float(self.half[used] @ np.abs(weights[used])))
-        labelled = self._result.matrix(self.measure).copy(data=weights)
-        low, high = self._result.contrast(self.measure, weights=labelled).interval()
+        low, high = self._contrast(weights).interval()
         return Estimate(value, (high - low) / 2)
+
+    def _contrast(self, weights: Weights) -> Contrast:
+        labelled = self._result.matrix(self.measure).copy(data=weights)
+        return self._result.contrast(self.measure, weights=labelled)
 
 
 class RankedPair(NamedTuple):

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from speechsim_jax.errors import UserError, counted, did_you_mean, printable
 from speechsim_jax.inference import differences
 from speechsim_jax.inference.contrast import Contrast, contrast, shares_of_largest
+from speechsim_jax.inference.differences import FALSE_DISCOVERY_RATE
 from speechsim_jax.inference.influence_table import InfluenceTable, Keep, joined
 from speechsim_jax.inference.planning import AudioNeeded, minutes_needed, over_pairs
 from speechsim_jax.inference.standard_errors import (
@@ -543,7 +544,11 @@ class SimilarityResult:
             raise UserError("contrast: a weight is NaN or infinite")
 
     def differences(
-        self, measure: str, reference: Any = CLOSEST, *, rate: float | int = 0.05
+        self,
+        measure: str,
+        reference: Any = CLOSEST,
+        *,
+        rate: float | int = FALSE_DISCOVERY_RATE,
     ) -> xr.Dataset:
         """Which cells of a map differ from a reference, at a rate of false discoveries.
 

@@ -5,11 +5,12 @@ import unittest.mock
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import speechsim_jax as ss
 from speechsim_jax import figures
 from speechsim_jax.errors import UserError
-from speechsim_jax.results.model_scores import Estimate, ModelScores, ranked_pairs
+from speechsim_jax.results.model_scores import ModelScores, ranked_pairs
 from speechsim_jax.results.result import RepresentationName, SimilarityResult
 from tests.support.drawn import SHAPES, assert_readable, drawn_texts, result_of
 
@@ -58,10 +59,31 @@ def test_intervals_and_which_pairs_differ(sure):
     far = ["d" in (pair.x, pair.y) for pair in pairs]
     assert far == [False] * 3 + [True] * 3
     assert [point.get_markerfacecolor() == "white" for point in points][3:] == far[3:]
-    for point, pair in zip(points[1:], pairs[1:], strict=True):
-        differs = scores.difference(pairs[0], pair).differs
+    for point, differs in zip(points[1:], scores.distinguished(pairs[0], pairs[1:]), strict=True):
         assert point.get_gid() == ("differs" if differs else "alike")
-    assert any("filled: not found to differ" in text.get_text() for text in drawn_texts(figure))
+    texts = " ".join(text.get_text() for text in drawn_texts(figure)).replace("\n", " ")
+    assert "filled: not found to differ" in texts and "false discovery rate 5 %" in texts
+
+
+def test_pairs_are_tested_together(sure):
+    """Their q-values decide: of unsure differences more are needed than of one alone."""
+    scores = ModelScores(sure, "lincka")
+    first, *others = ranked_pairs(scores)
+    weights = [scores.of_pair(pair.x, pair.y) for pair in (first, *others)]
+    labelled = [sure.matrix("lincka").copy(data=weights[0] - other) for other in weights[1:]]
+    p = np.array([sure.contrast("lincka", weights=of).p for of in labelled])
+    expected = scipy.stats.false_discovery_control(p) <= 0.05
+    assert scores.distinguished(first, others) == expected.tolist()
+    near = [0.03, 0.04, 0.5, 0.6, np.nan]
+    drawn = iter(near)
+
+    class Found:
+        def __init__(self):
+            self.p = next(drawn)
+
+    with unittest.mock.patch.object(ModelScores, "_contrast", lambda scores, weights: Found()):
+        # Alone the first two would differ; of four, 0.08 of them would be false.
+        assert scores.distinguished(first, others) == [False] * 4 + [None]
 
 
 def test_others_are_held_against_the_closest_of_trained_models(sure):
@@ -76,13 +98,13 @@ def test_others_are_held_against_the_closest_of_trained_models(sure):
 
 
 def test_what_is_not_known_is_grey(sure):
-    known = ModelScores.difference
+    known = ModelScores.distinguished
 
-    def difference(scores, one, other):
-        found = known(scores, one, other)
-        return Estimate(found.value) if "d" in (other.x, other.y) else found
+    def distinguished(scores, one, others):
+        found = zip(others, known(scores, one, others))
+        return [None if "d" in (pair.x, pair.y) else differs for pair, differs in found]
 
-    with unittest.mock.patch.object(ModelScores, "difference", difference):
+    with unittest.mock.patch.object(ModelScores, "distinguished", distinguished):
         figure = figures.model_pairs(sure, "lincka")
     faces = [point.get_markerfacecolor() for point in points_of(figure)]
     assert set(faces[3:]) == {"#b5b5b5"} and "#b5b5b5" not in faces[:3]

@@ -218,7 +218,7 @@ def test_without_tracks_what_they_share_is_not_known() -> None:
 
 
 COUNT = 3 * LAYERS
-TAGS = ("div", "h2", "h3", "ul", "li", "p", "a")
+TAGS = ("div", "h2", "h3", "details", "summary", "ul", "li", "p", "a")
 
 
 def square(value: float) -> tuple[tuple[str, str], np.ndarray]:

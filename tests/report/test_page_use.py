@@ -72,6 +72,28 @@ def test_map_is_seen_without_the_data(unread: Browser, result: SimilarityResult)
 
 
 @pytest.mark.parametrize("models", [SMALL, TWELVE])
+def test_map_begins_on_the_first_screen(
+    desktop: Browser, tmp_path: Path, models: dict[str, Shape]
+) -> None:
+    """With all that the page says of a result, and a warning."""
+    desktop.open(write_report(random_result(models), tmp_path / "report.html"))
+    places = "return ['#summary', '#map'].map((one) => document.querySelector(one)"
+    summary, figure = desktop.run(places + ".getBoundingClientRect().top)")
+    assert 0 < summary < figure < 0.75 * desktop.run("return innerHeight")
+
+
+def test_what_is_folded_of_the_summary_is_opened_by_key(desktop: Browser, report: Path) -> None:
+    desktop.open(report)
+    more = desktop.element("#summary summary")
+    hidden = desktop.element("#summary li")
+    assert re.fullmatch(r"[1-9]\d* more", more.text) and not hidden.is_displayed()
+    more.send_keys(Keys.ENTER)
+    assert hidden.is_displayed() and hidden.text
+    count = len(desktop.driver.find_elements(By.CSS_SELECTOR, "#summary details[open] li"))
+    assert more.text == f"{count} more"
+
+
+@pytest.mark.parametrize("models", [SMALL, TWELVE])
 def test_map_is_painted_before_the_data_is_read(
     desktop: Browser, tmp_path: Path, models: dict[str, Shape]
 ) -> None:
@@ -331,11 +353,11 @@ def test_print_leaves_out_what_only_a_screen_can_use(desktop: Browser, report: P
             desktop.run(
                 """return JSON.stringify(Object.fromEntries(
                   ["nav", ".toolbar", ".downloads", "#map-table", "#link", "#keep",
-                   "#summary li", "#map .main-svg", "#reading", "#scores table"].map(
+                   "#summary p", "#map .main-svg", "#reading", "#scores table"].map(
                   (one) => [one, document.querySelector(one).checkVisibility()])))"""
             )
         )
     finally:
         desktop.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
-    kept = {"#summary li", "#map .main-svg", "#reading", "#scores table"}
+    kept = {"#summary p", "#map .main-svg", "#reading", "#scores table"}
     assert {name for name, is_shown in shown.items() if is_shown} == kept
