@@ -30,6 +30,8 @@ REQUIRED = ("what", "figure", "value", "unit", "command", "commit", "machine", "
 
 # By `what`, in the order of the page.
 _SECTIONS = {
+    "answer": "How soon every score of two base-size encoders is known to 0.01: standard error and "
+    "estimated inflation by few frames are both at most 0.01.",
     "pipeline": "The whole job against the published pipeline: two base-size encoders, the paper's "
     "measures.",
     "memory": "Peak memory and time of the whole job for more and more audio.",
@@ -56,8 +58,6 @@ _SECTIONS = {
     "draws cost: two base-size encoders, the paper's measures.",
     "target": "Minutes of audio that `--target_se` predicts and that plain runs need: two zoo "
     "models, 205 speakers with an utterance each.",
-    "answer": "How soon every score of two base-size encoders is known to 0.01: standard error and "
-    "estimated inflation by few frames are both at most 0.01.",
     "tracks": "What log-mel, labels and exemplars cost: two base-size encoders, the paper's "
     "measures.",
     "features": "Seconds of speech a second, on one core, of each acoustic feature.",

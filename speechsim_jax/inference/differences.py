@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float, Int64
 
 from speechsim_jax.inference.influence_table import InfluenceTable
@@ -103,6 +102,8 @@ def q_values(p: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
 
     Source: Benjamini & Hochberg 1995, for tests that depend positively on each other.
     """
+    import scipy.stats  # takes half a second
+
     q, known = np.full_like(p, np.nan), np.isfinite(p)
     if known.any():
         q[known] = scipy.stats.false_discovery_control(p[known])

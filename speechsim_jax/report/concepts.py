@@ -22,6 +22,9 @@ from speechsim_jax.results.result import SimilarityResult
 MOST_CLASSES = 12
 """Classes of a label in a table of neurons, the most frequent ones."""
 
+# Figures are drawn for a column of print; on a screen their text is as large as the page's.
+_SCREEN_DPI = 130
+
 _INTRODUCTION = (
     "Content: the mean multiple correlation of a track's columns (the indicators of phones, the "
     "bands of a spectrum) with all neurons of a layer. Localisation: how much of that the best "
@@ -43,7 +46,8 @@ def concepts_section(result: SimilarityResult) -> str:
     except UserError as error:
         return _section(missing(f"Nothing is shown: {error}."))
     drawn = draw(concepts, (), result.interval_key(CONTENT))
-    figures = "".join(_image(name, figure) for name, figure in drawn.items())
+    images = "".join(_image(name, figure) for name, figure in drawn.items())
+    figures = f'<div class="drawn">{images}</div>'
     parts = [f'<p class="quiet">{html_text(_INTRODUCTION)}</p>', figures]
     if concepts.agreement:
         parts += ["<h3>Agreement of best-matched neurons</h3>", _agreement_table(concepts)]
@@ -61,7 +65,8 @@ def _image(name: str, figure: Figure) -> str:
     figure.savefig(buffer, format="svg")
     data = base64.b64encode(buffer.getvalue()).decode()
     title = html_text(name.replace("_", " "))
-    return f'<img class="drawn" alt="{title}" src="data:image/svg+xml;base64,{data}">'
+    width = round(_SCREEN_DPI * figure.get_figwidth())
+    return f'<img width="{width}" alt="{title}" src="data:image/svg+xml;base64,{data}">'
 
 
 def _agreement_table(concepts: Concepts) -> str:

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 import xarray as xr
 from jaxtyping import Float, Int
 
@@ -273,6 +272,8 @@ def rank_correlation(curve: DepthCurve, accuracies: Sequence[float] | np.ndarray
             f"{curve.model}: the probe has {len(accuracies)} layers, and layer "
             f"{curve.layers.max()} is compared"
         )
+    import scipy.stats  # takes half a second
+
     values = curve.other if np.isfinite(curve.other).all() else curve.values
     ranks, _ = scipy.stats.spearmanr(values, np.asarray(accuracies)[curve.layers])
     return float(np.asarray(ranks))

@@ -220,6 +220,15 @@ def test_importing_the_commands_is_light():
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+def test_a_comparison_imports_no_tests_of_significance():
+    """scipy.stats takes half a second, and few results need it."""
+    done = python(
+        "import sys\nimport speechsim_jax as ss\n"
+        "print(ss.compare.__name__, 'scipy.stats' in sys.modules)"
+    )
+    assert (done.stdout.split(), done.stderr) == (["compare", "False"], "")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
