@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Two test files at a time: half of the time is compiling, which takes one core.
-PYTEST_AT_A_TIME ?= --numprocesses=2 --dist=loadfile
+PYTEST_AT_A_TIME ?= --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-all parity check format docs bench matrix dist clean

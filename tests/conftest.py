@@ -12,6 +12,12 @@ import pytest
 
 _CACHE = "SPEECHSIM_TEST_CACHE"
 
+# Files that take minutes start first, so that no worker waits for the last of them.
+_LONGEST = (
+    "test_demo.py", "test_mesh.py", "test_live_full_size.py", "test_shard_processes.py",
+    "test_benchmarks.py", "test_zoo.py", "test_parity.py", "test_live_training.py",
+)  # fmt: skip
+
 
 @pytest.fixture(scope="session")
 def speech() -> Path:
@@ -61,6 +67,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the folder of this session."""
     if not hasattr(config, "workerinput") and not os.environ.get(_CACHE):
         shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in the order in which they are to start, those of `_LONGEST` first."""
+    place = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -14,6 +14,7 @@ from speechsim_jax.comparison.arrays import (
     check_finite,
     checked_groups,
     default_stats_dtype,
+    few_sizes,
     is_array,
     named,
     representation_names,
@@ -262,7 +263,7 @@ def compare_activations(
         shapes = _shapes(widths)
         moments = _moments(
             shapes,
-            min(rows_per_update, len(first[0])),
+            min(rows_per_update, few_sizes(len(first[0]))),
             stats_dtype,
             products,
             fold_of if FoldedMoments.kind in selection.accumulated else None,

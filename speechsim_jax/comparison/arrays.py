@@ -154,16 +154,29 @@ def as_models(
 ) -> tuple[jax.Array, ...]:
     """The blocks of all representations as [layer, 1, row, neuron] of each model.
 
+    There are more rows than in the blocks, up to one of `few_sizes`, of zeros.
+
     Args:
       shapes: the models.
       blocks: of each representation, [row, neuron].
       dtype: of the result.
     """
     hidden: list[jax.Array] = []
-    start = 0
+    start, rows = 0, few_sizes(len(blocks[0]))
     for shape in shapes:
-        layers = [block.astype(dtype) for block in blocks[start : start + shape.layers]]
+        layers = np.zeros((shape.layers, 1, rows, shape.neurons), dtype)
+        for layer, block in zip(layers[:, 0], blocks[start : start + shape.layers], strict=True):
+            layer[: len(block)] = block
         with x64(dtype == "float64"):
-            hidden.append(jnp.asarray(np.stack(layers)[:, None]))
+            hidden.append(jnp.asarray(layers))
         start += shape.layers
     return tuple(hidden)
+
+
+def few_sizes(rows: int) -> int:
+    """The next of few numbers of rows, so that arrays of other lengths need no other programs.
+
+    Eighths between powers of two, from 64 on: at most an eighth more.
+    """
+    step = max(8, 1 << max(0, (rows - 1).bit_length() - 4))
+    return max(64, -(-rows // step) * step)

@@ -1,6 +1,6 @@
 """The moments of arrays whose rows do not belong together; each draw reads them once more."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -100,10 +100,8 @@ def null_moments(
       precision: of products.
     """
 
-    def blocks(rows: np.ndarray) -> Iterator[tuple[Any, ...]]:
-        for start in range(0, len(rows), rows_per_update):
-            part = rows[start : start + rows_per_update]
-            yield as_models(shapes, [array[part] for array in arrays], dtype)
+    def block(rows: np.ndarray) -> tuple[Any, ...]:
+        return as_models(shapes, [array[rows] for array in arrays], dtype)
 
     states = []
     for draw in range(draws):
@@ -116,7 +114,9 @@ def null_moments(
             layers=paired_layers(all_layers(shapes)),
             precision=precision,
         )
-        for x, y in zip(*map(blocks, pairs(draw)), strict=True):
-            accumulator.append(x + y, np.arange(x[0].shape[2]))
+        paired = pairs(draw)
+        for start in range(0, paired.shape[1], rows_per_update):
+            x, y = paired[:, start : start + rows_per_update]
+            accumulator.append(block(x) + block(y), np.arange(len(x)))
         states.append(accumulator.result())
     return NullMoments(tuple(states))

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import speechsim_jax as ss
+from speechsim_jax.comparison.arrays import few_sizes
 from speechsim_jax.errors import UserError
+from speechsim_jax.statistics import moments_accumulator
 
 
 def arrays(rows: int = 230) -> dict[str, np.ndarray]:
@@ -59,6 +61,34 @@ def test_float16_and_float32_inputs():
         np.testing.assert_allclose(half.matrix(name), exact.matrix(name), atol=1e-12)
         np.testing.assert_allclose(default.matrix(name), exact.matrix(name), atol=1e-5)
         assert np.abs(single.matrix(name).values - exact.matrix(name).values).max() < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("null", ["none", "shift"])
+def test_other_numbers_of_rows_need_no_other_programs(null):
+    """And their scores are numpy's, whatever was read before them."""
+    programs = moments_accumulator._update, moments_accumulator._pack
+    counts, compiled = [230, 227, 233, 240, 226], []
+    for rows in counts:
+        data = arrays(rows)
+        utterances = np.arange(rows) // 30
+        result = ss.compare_activations(
+            data, ["maxcorr"], null=null, null_draws=1, utterances=utterances.astype(str)
+        )
+        correlation = np.corrcoef(data["a/0"].T, data["c"].T)[:6, 6:]
+        expected = np.abs(correlation).max(axis=1).mean()
+        assert float(result.matrix("maxcorr").loc["a/0", "c/0"]) == pytest.approx(
+            expected, abs=1e-9
+        )
+        compiled.append([program._cache_size() for program in programs])
+    assert compiled == compiled[:1] * len(counts)
+
+
+def test_few_numbers_of_rows():
+    sizes = [few_sizes(rows) for rows in range(1, 5000)]
+    assert all(rows <= size for rows, size in enumerate(sizes, start=1)) and sizes == sorted(sizes)
+    assert len(set(sizes)) <= 52 and few_sizes(4096) == 4096
+    assert all(size <= max(64, 1.125 * rows) for rows, size in enumerate(sizes, start=1))
 
 
 def test_mistakes_are_named():
