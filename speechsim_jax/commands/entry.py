@@ -21,8 +21,8 @@ from typing import NoReturn
 from absl import flags
 
 from speechsim_jax.commands import help, interrupt, log
-from speechsim_jax.commands.allocator import keep_pages
 from speechsim_jax.errors import StorageError, UserError, did_you_mean, printable
+from speechsim_jax.runtime.allocator import keep_pages
 from speechsim_jax.runtime.atomic_write import as_path, in_bucket
 
 COMMANDS = (

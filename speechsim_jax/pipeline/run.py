@@ -30,6 +30,7 @@ from speechsim_jax.pipeline.job_folder import ShardFolder
 from speechsim_jax.pipeline.one_pass import ComparisonRun, ReadCounts, digest_of, run_pass
 from speechsim_jax.pipeline.pass_memory import ModelCost, PassMemory, Sizes
 from speechsim_jax.pipeline.plan import NeededLayers, Pass, Plan, plan
+from speechsim_jax.runtime.allocator import give_back
 from speechsim_jax.runtime.shards import WHOLE
 from speechsim_jax.statistics.clustered_sample import ClusteredSample
 from speechsim_jax.statistics.folded_moments import FoldedMoments, UtteranceFolds
@@ -305,6 +306,7 @@ def run_passes(
                 # From the store: states of several passes do not fit into memory.
                 if several:
                     _, result, _ = shard.statistics(number) or (None, result, None)
+                    give_back()
         done.statistics.append(result)
         if number > 1:
             took = total.elapsed_seconds + counts.elapsed_seconds
