@@ -40,8 +40,9 @@ def model_pairs(
     Of two models: the mean, over the layers of both, of the score of a layer with its closest of
     the other one. Pairs that are not found to differ from the closest pair are filled, as the
     closest pair is; the closest of trained models, where there are two. All pairs are tested
-    together (`ModelScores.distinguished`). Those of which it is not known are grey, unless it is of
-    none. Of more than 40 pairs the closest are drawn.
+    together, at a false discovery rate of 5 %; without influences of rows each by the interval of
+    its difference. Those of which it is not known are grey, unless it is of none. Of more than 40
+    pairs the closest are drawn.
 
     >>> from speechsim_jax import figures
     >>> figures.model_pairs(result, "lincka").savefig("pairs.pdf")

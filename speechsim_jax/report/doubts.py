@@ -146,6 +146,12 @@ def _null(result: SimilarityResult) -> list[str] | None:
             f"Whether {listed(without)} is above the score of rows that do not belong together is "
             f"not tested: p-values need {LEAST_DRAWS_FOR_P} draws of these (null_draws)."
         )
+    null = result.attributes.get("null")
+    if len(without) < len(names) and isinstance(null, dict) and null.get("kind") == "shift":
+        found.append(
+            "p-values of null=shift are too small where signals are slow for the length of the "
+            "utterances; those of null=swap are not."
+        )
     for name in names:
         if name in without:
             continue

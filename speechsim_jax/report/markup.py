@@ -9,6 +9,7 @@ from urllib.parse import quote
 import numpy as np
 
 from speechsim_jax.errors import counted, printable
+from speechsim_jax.figures.marks import AT_RATE
 from speechsim_jax.figures.text_layout import short_names
 from speechsim_jax.report.content import (
     compared_representations,
@@ -36,8 +37,8 @@ _SUBJECTS = {
 }
 _OF_SENTENCES = (
     "Written from the numbers of the result. ±: half the 95 % interval. Not distinguishable: the "
-    "difference is within its interval (of pairs of models: not found at a false discovery rate of "
-    "5 %), or, where that is not known, the two intervals overlap. "
+    "difference is within its interval (pairs of models are tested together instead, "
+    f"{AT_RATE}), or, where that is not known, the two intervals overlap. "
     "That the closest were chosen by the same scores is not part of an interval."
 )
 _NONE = "\N{EN DASH}"

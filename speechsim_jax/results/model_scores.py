@@ -134,7 +134,8 @@ class ModelScores:
         """Whether the mean score of each of these pairs of models differs from that of `one`.
 
         Where influences of rows are known, at a false discovery rate of 5 % of all together; else
-        each by the interval of its difference. None where that is not known.
+        each by the interval of its difference. What cannot vary, as between copies of a model,
+        differs unless it is 0. None where it is not known.
         """
         means = [self.of_pair(pair.x, pair.y) for pair in (one, *others)]
         of_one, *of_others = (weights for weights in means if weights is not None)
@@ -142,8 +143,15 @@ class ModelScores:
         apart = [of_one - weights for weights in of_others]
         if not self.has_sums:
             return [self.estimate(weights).differs for weights in apart]
-        q = q_values(np.array([self._contrast(weights).p for weights in apart]))
-        return [bool(of <= FALSE_DISCOVERY_RATE) if np.isfinite(of) else None for of in q]
+        found = [self._contrast(weights) for weights in apart]
+        q = q_values(np.array([contrast.p for contrast in found]))
+
+        def differs(contrast: Contrast, of: float) -> bool | None:
+            if contrast.standard_error == 0:
+                return contrast.difference != 0
+            return bool(of <= FALSE_DISCOVERY_RATE) if np.isfinite(of) else None
+
+        return list(map(differs, found, q.tolist()))
 
     def estimate(self, weights: Weights) -> Estimate:
         """A weighted sum of scores.

@@ -74,16 +74,23 @@ def test_pairs_are_tested_together(sure):
     p = np.array([sure.contrast("lincka", weights=of).p for of in labelled])
     expected = scipy.stats.false_discovery_control(p) <= 0.05
     assert scores.distinguished(first, others) == expected.tolist()
-    near = [0.03, 0.04, 0.5, 0.6, np.nan]
-    drawn = iter(near)
-
-    class Found:
-        def __init__(self):
-            self.p = next(drawn)
-
-    with unittest.mock.patch.object(ModelScores, "_contrast", lambda scores, weights: Found()):
-        # Alone the first two would differ; of four, 0.08 of them would be false.
+    # Alone the first two would differ (p = 0.03, 0.04); of four, 0.08 of them would be false.
+    drawn = [ss.Contrast(t, 1.0, 1e9) for t in (2.17, 2.054, 0.6, 0.5)]
+    drawn.append(ss.Contrast(1.0, np.nan, 29))
+    with unittest.mock.patch.object(ModelScores, "_contrast", side_effect=drawn):
         assert scores.distinguished(first, others) == [False] * 4 + [None]
+
+
+def test_copies_of_a_model_do_not_differ():
+    rng = np.random.default_rng(0)
+    speaker = np.repeat(np.arange(12), 20)
+    rows = rng.standard_normal((240, 4))
+    arrays = {f"{name}/0": rows for name in "abc"} | {"d/0": rows + rng.standard_normal((240, 4))}
+    result = ss.compare_activations(arrays, ["lincka"], errors=True, groups=speaker)
+    scores = ModelScores(result, "lincka")
+    first, *others = ranked_pairs(scores)
+    assert [pair.mean.value for pair in (first, *others)[:3]] == pytest.approx([1.0] * 3)
+    assert scores.distinguished(first, others) == [False, False, True, True, True]
 
 
 def test_others_are_held_against_the_closest_of_trained_models(sure):

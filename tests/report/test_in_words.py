@@ -271,6 +271,15 @@ def test_scores_not_above_the_null_are_a_doubt() -> None:
     assert not doubt(planted(THREE, further=null | {"mine_p": square(0.01)}), "not above")
 
 
+@pytest.mark.parametrize(("kind", "said"), [("shift", True), ("swap", False)])
+def test_p_values_of_a_roll_are_a_doubt(kind: str, said: bool) -> None:
+    tested = {"mine_null": square(0.2), "mine_p": square(0.01)}
+    attributes = {"null": {"kind": kind, "draws": 19}}
+    assert bool(doubt(planted(THREE, further=tested, attributes=attributes), "too small")) == said
+    no_p = {"mine_null": square(0.2)}
+    assert not doubt(planted(THREE, further=no_p, attributes=attributes), "too small")
+
+
 def test_a_null_of_few_draws_is_there_but_not_tested() -> None:
     result = planted(THREE, further={"mine_null": square(0.2)})
     assert "19" in doubt(result, "do not belong together")

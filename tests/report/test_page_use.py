@@ -71,15 +71,24 @@ def test_map_is_seen_without_the_data(unread: Browser, result: SimilarityResult)
     assert label and "maxcorr" in label
 
 
+@pytest.mark.parametrize(("frames", "share"), [(None, 0.75), (200, 0.85)])
 @pytest.mark.parametrize("models", [SMALL, TWELVE])
 def test_map_begins_on_the_first_screen(
-    desktop: Browser, tmp_path: Path, models: dict[str, Shape]
+    desktop: Browser,
+    tmp_path: Path,
+    models: dict[str, Shape],
+    frames: int | None,
+    share: float,
 ) -> None:
-    """With all that the page says of a result, and a warning."""
-    desktop.open(write_report(random_result(models), tmp_path / "report.html"))
+    """Within this share of it; few frames bring a warning, which takes a tenth."""
+    result = random_result(models)
+    if frames is not None:
+        result = result.with_attributes(frames=frames, rows=frames)
+    assert bool(result.few_frames_warning()) == (frames is not None)
+    desktop.open(write_report(result, tmp_path / "report.html"))
     places = "return ['#summary', '#map'].map((one) => document.querySelector(one)"
     summary, figure = desktop.run(places + ".getBoundingClientRect().top)")
-    assert 0 < summary < figure < 0.75 * desktop.run("return innerHeight")
+    assert 0 < summary < figure < share * desktop.run("return innerHeight")
 
 
 def test_what_is_folded_of_the_summary_is_opened_by_key(desktop: Browser, report: Path) -> None:
@@ -357,7 +366,15 @@ def test_print_leaves_out_what_only_a_screen_can_use(desktop: Browser, report: P
                   (one) => [one, document.querySelector(one).checkVisibility()])))"""
             )
         )
+        more = "const more = document.querySelector('#summary details');"
+        counts = desktop.run(
+            more
+            + """const summary = more.querySelector("summary"), seen = [];
+            for (more.open of [false, true]) seen.push(summary.checkVisibility());
+            return seen"""
+        )
     finally:
         desktop.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert counts == [True, False]  # what stays folded is said
     kept = {"#summary p", "#map .main-svg", "#reading", "#scores table"}
     assert {name for name, is_shown in shown.items() if is_shown} == kept
