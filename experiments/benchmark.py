@@ -11,7 +11,7 @@
     python -m experiments.benchmark --what=statistics
     python -m experiments.benchmark --what=startup --speech=FOLDER --against=CHECKOUT
     python -m experiments.benchmark --what=merging
-    python -m experiments.benchmark --what=coverage
+    python -m experiments.benchmark --what=coverage --rows=300
     python -m experiments.benchmark --what=pwcca
     python -m experiments.benchmark --what=errors --speech=FOLDER --minutes=10
     python -m experiments.benchmark --what=bootstraps --speech=FOLDER --glob=PATTERN
@@ -39,22 +39,21 @@ of two base-size encoders over the first of --minutes, against a plain loop over
 statistics: the update of the moments against the machine's matrix products. startup: seconds until
 `experiments.compare` answers, here and in another checkout. merging: time and memory of `merge` for
 5 and 50 stores. coverage: how often 95 % intervals cover the score, over --repeats simulated
-corpora (400) of each kind. pwcca: the same of several estimators for pwcca, which has no standard
-error. errors: whole runs with and without standard errors, and held-out scores, in turns.
-bootstraps: standard errors of two encoders of the zoo against --repeats bootstraps (300) over the
-speakers of the utterances that --glob matches. null: p-values of 400 simulated corpora of unrelated
-signals, and whole runs with and without a null, if there is --speech. target: minutes of audio that
---target_se predicts, against those that plain runs need. answer: seconds until every score of two
-base-size encoders is known to 0.01, by --target_se, against reading an hour. tracks: whole runs
-with labels, log-mel and exemplars and without, in turns. features: seconds of speech a second of
-each acoustic feature.
-doors: a base-size encoder that torch runs against its port (needs the [parity] extra). arrays: a
-quick look at arrays against pytorch-cka, if that is installed. one_by_one:
-20 utterances of different lengths, one call for each, against torch transformers (needs the
-[parity] extra), the first time and the second; programs that 1,000 lengths compile.
-accelerator: selfcheck, peaks of products, moments, encoders, whole comparisons and scaling on this
-device, whatever it is, in about --minutes_limit; with synthetic speech and random weights.
-plots: draws the lines that memory, pipeline and scaling have printed.
+corpora (400) of each kind, or of those of --rows rows a cluster. pwcca: the same of several
+estimators for pwcca, which has no standard error. errors: whole runs with and without standard
+errors, and held-out scores, in turns. bootstraps: standard errors of two encoders of the zoo
+against --repeats bootstraps (300) over the speakers of the utterances that --glob matches. null:
+p-values of 400 simulated corpora of unrelated signals, and whole runs with and without a null, if
+there is --speech. target: minutes of audio that --target_se predicts, against those that plain runs
+need. answer: seconds until every score of two base-size encoders is known to 0.01, by --target_se,
+against reading an hour. tracks: whole runs with labels, log-mel and exemplars and without, in
+turns. features: seconds of speech a second of each acoustic feature. doors: a base-size encoder
+that torch runs against its port (needs the [parity] extra). arrays: a quick look at arrays against
+pytorch-cka, if that is installed. one_by_one: 20 utterances of different lengths, one call for
+each, against torch transformers (needs the [parity] extra), the first time and the second; programs
+that 1,000 lengths compile. accelerator: selfcheck, peaks of products, moments, encoders, whole
+comparisons and scaling on this device, whatever it is, in about --minutes_limit; with synthetic
+speech and random weights. plots: draws the lines that memory, pipeline and scaling have printed.
 
 All but plots print a line of JSON for the machine and one for each figure.
 """

@@ -109,6 +109,11 @@ def test_coverage(capsys):
     assert all(0.2 < ratio < 5 for ratio in ratios)
 
 
+def test_coverage_of_a_length_that_no_corpus_has():
+    with pytest.raises(UserError, match=r"--rows=7: corpora have 300, 900, 6000, 30000 rows"):
+        coverage.run(4, 7)
+
+
 def test_pwcca(capsys):
     """The estimators that were tried, on corpora without ties and with some."""
     pwcca.run(3, small=True)
