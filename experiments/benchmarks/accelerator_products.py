@@ -16,7 +16,7 @@ from speechsim_jax.statistics.product_precision import HIGHEST, lacking, measure
 
 _ROWS = 4096
 _BASE, _SMALL = ModelShape(13, 768), ModelShape(2, 32)
-_HEADS, _FRAMES = 288, 128
+_HEADS = 288
 _SUMS = ("distance", "divergence", "correlation")
 
 
@@ -95,10 +95,9 @@ def moments_by_algorithm(budget: Budget, peak: float, small: bool) -> None:
 def attention(budget: Budget, small: bool) -> None:
     """The sums of all pairs of heads on maps of 128 frames."""
     heads = 8 if small else _HEADS
-    cost = costs.estimate(heads, _FRAMES**2, _SUMS)
-    budget.report(
-        "attention sums", cost.operations / cost.seconds / 1e12, "TFLOP/s",
-        heads=heads, frames=_FRAMES,
-    )  # fmt: skip
-    budget.report("attention sums", cost.seconds, "s", heads=heads,
-                  frames=_FRAMES)  # fmt: skip
+    cells = costs.ESTIMATED_FRAMES**2
+    operations = costs.estimate(heads, cells, _SUMS).operations
+    seconds = cells * costs.attention_seconds_per_cell(heads, _SUMS)
+    labels = {"heads": heads, "frames": costs.ESTIMATED_FRAMES}
+    budget.report("attention sums", operations / seconds / 1e12, "TFLOP/s", **labels)
+    budget.report("attention sums", seconds, "s", **labels)

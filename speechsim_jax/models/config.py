@@ -321,6 +321,9 @@ class Wav2Vec2Config(EncoderConfig):
 
             l -> (l - kernel) // stride + 1 for each convolution
 
+        of which several are one, with the window and the hop that they have together. In a program
+        that is no small thing: XLA repeats these integers in each fusion that a mask goes into.
+
         Args:
             samples: length of the input; an integer or an integer array (numpy or JAX).
             layers: how many convolutions to apply (default: all).
@@ -328,9 +331,10 @@ class Wav2Vec2Config(EncoderConfig):
         Returns:
             The number of frames, of the same type; 0 for inputs too short for a frame.
         """
+        window = hop = 1
         for kernel, stride in list(zip(self.conv_kernel, self.conv_stride))[:layers]:
-            samples = (samples - kernel) // stride + 1
-        return samples * (samples > 0)
+            window, hop = window + (kernel - 1) * hop, hop * stride
+        return ((samples - window) // hop + 1) * (samples >= window)
 
 
 # Fields that mean something in one family only.

@@ -1,6 +1,7 @@
 """What attention maps are computed from: queries and keys of models, or the maps themselves."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -50,12 +51,13 @@ class Projected:
     position_keys: Float[Array, "block _head neuron distance"] | None = None
 
 
+@functools.partial(jax.jit, static_argnames="blocks")
 def projected(acts: Activations, blocks: Sequence[int], lengths: Lengths) -> Projected:
     """The inputs of one model's maps.
 
     Args:
       acts: the model's activations, with projections.
-      blocks: transformer layers, 1 is the first.
+      blocks: transformer layers, 1 is the first; a tuple or a range.
       lengths: frames of each utterance.
     """
     chosen = np.array(blocks) - 1

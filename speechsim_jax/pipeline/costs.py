@@ -40,8 +40,10 @@ _DECOMPOSED, _MULTIPLIED, _INFLUENCES = 31, 4, 1.9
 # Seconds in which a core compiles a forward pass: for it, and for each of its layers. Weights of
 # layers times seconds of audio that it reads in a second.
 _COMPILED, _COMPILED_LAYER, _WEIGHTS_A_SECOND = 0.5, 0.07, 4.7e8
-# Frames of the maps on which the rate of the attention sums is measured.
-_ESTIMATED_FRAMES = 128
+# Frames of the maps on which the rate of the attention sums is measured, and operations of which
+# any machine makes so few minutes that measuring, which compiles a program, would take longer.
+ESTIMATED_FRAMES = 128
+_FEW_OPERATIONS = 1e10
 
 
 def budget_bytes(device_memory_gb: float | int | None, mesh: Mesh) -> int:
@@ -259,23 +261,26 @@ class Cost:
       head_pairs: pairs of heads, a head with itself included.
       cells: of one head's maps.
       operations: floating-point operations.
-      seconds: expected time.
+      seconds: expected time; None for so few operations that it was not measured.
     """
 
     head_pairs: int
     cells: int
     operations: float
-    seconds: float
+    seconds: float | None
 
     def __str__(self) -> str:
+        duration = "under a minute"
+        if self.seconds is not None:
+            duration = f"about {self.seconds / 60:.1f} min"
         return (
             f"{self.head_pairs:,} head pairs over {self.cells / 1e6:,.1f} million cells of a map, "
-            f"{self.operations:.1e} operations, about {self.seconds / 60:.1f} min"
+            f"{self.operations:.1e} operations, {duration}"
         )
 
 
 def estimate(heads: int, cells: int, needed: Sequence[str]) -> Cost:
-    """The cost of the attention sums, at the rate measured on small maps.
+    """The cost of the attention sums; time at the rate measured on small maps, unless they are few.
 
     Args:
       heads: of all models.
@@ -286,23 +291,30 @@ def estimate(heads: int, cells: int, needed: Sequence[str]) -> Cost:
     products = 1 + ("correlation" in needed)
     # A logarithm counts as ten operations; both kinds of product are made for both orders.
     operations = cells * (products * 2 * heads**2 + 13.0 * pairs * ("divergence" in needed))
-    return Cost(pairs, cells, float(operations), _seconds_per_cell(heads, tuple(needed)) * cells)
+    few = operations < _FEW_OPERATIONS
+    seconds = None if few else attention_seconds_per_cell(heads, tuple(needed)) * cells
+    return Cost(pairs, cells, float(operations), seconds)
 
 
 @functools.cache
-def _seconds_per_cell(heads: int, needed: tuple[str, ...]) -> float:
-    """Measured once; most of the time is its compilation."""
-    shape = 1, heads, _ESTIMATED_FRAMES, _ESTIMATED_FRAMES
+def attention_seconds_per_cell(heads: int, needed: tuple[str, ...]) -> float:
+    """What a cell of all heads' maps takes; measured once, most of the time to compile.
+
+    Args:
+      heads: of all models.
+      needed: names of the sums (`attention_sums.update`).
+    """
+    shape = 1, heads, ESTIMATED_FRAMES, ESTIMATED_FRAMES
     maps = np.random.default_rng(0).random(shape, np.float32)
     maps /= maps.sum(axis=3, keepdims=True)
 
     @jax.jit
     def add(state: AttentionSums, maps: Array) -> AttentionSums:
         rows = functools.partial(rows_of_maps, maps)
-        lengths = jnp.array([_ESTIMATED_FRAMES])
-        return attention_sums.update(state, rows, lengths, _ESTIMATED_FRAMES, needed)
+        lengths = jnp.array([ESTIMATED_FRAMES])
+        return attention_sums.update(state, rows, lengths, ESTIMATED_FRAMES, needed)
 
     state = jax.block_until_ready(add(attention_sums.zero(heads), maps))
     started = time.perf_counter()
     jax.block_until_ready(add(state, maps))
-    return (time.perf_counter() - started) / _ESTIMATED_FRAMES**2
+    return (time.perf_counter() - started) / ESTIMATED_FRAMES**2

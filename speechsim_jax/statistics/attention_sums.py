@@ -14,6 +14,7 @@ once.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -89,6 +90,8 @@ class AttentionSums:
     baselines: PairSums
 
 
+# One program: array by array there would be one for each shape.
+@functools.partial(jax.jit, static_argnames=("heads", "dtype", "groups"))
 def zero(heads: int, dtype: DTypeLike = jnp.float32, groups: int = 1) -> AttentionSums:
     """The state of no utterances."""
 

@@ -164,6 +164,8 @@ class Moments:
     tiles: tuple[Tile, ...] = dataclasses.field(metadata={"static": True})
 
 
+# One program: array by array there would be one for each shape.
+@functools.partial(jax.jit, static_argnames=("shapes", "tiles", "dtype", "slices"))
 def zero(
     shapes: tuple[ModelShape, ...],
     tiles: tuple[Tile, ...] | None = None,

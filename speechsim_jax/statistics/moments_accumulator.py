@@ -5,6 +5,7 @@ buffer of one shape means one compiled update for batches of any shape.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -234,13 +235,10 @@ def _small_on_host(state: Moments) -> Moments:
 
 
 def _one_device() -> Programs:
-    def buffers(shapes: tuple[ModelShape, ...], size: int, dtype: str) -> moments_on_mesh.Buffers:
-        return tuple(jnp.zeros((s.layers, size, s.neurons), dtype) for s in shapes)
-
     return Programs(
         devices=1,
         zero=moments.zero,
-        buffers=buffers,
+        buffers=_buffers,
         pack=_pack,
         reference_mean=_reference_mean,
         update=_update,
@@ -248,6 +246,11 @@ def _one_device() -> Programs:
         place_state=lambda state: jax.tree.map(jnp.array, state),
         place_rows=lambda rows: tuple(map(jnp.array, rows)),
     )
+
+
+@functools.partial(jax.jit, static_argnames=("shapes", "size", "dtype"))
+def _buffers(shapes: tuple[ModelShape, ...], size: int, dtype: str) -> moments_on_mesh.Buffers:
+    return tuple(jnp.zeros((s.layers, size, s.neurons), dtype) for s in shapes)
 
 
 _pack = jax.jit(pack, donate_argnums=0)

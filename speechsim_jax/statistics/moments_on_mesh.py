@@ -103,19 +103,25 @@ def on_mesh(mesh: Mesh) -> Programs:
         specs = _PARTS, _ROWS, P("data")
         return mapped(on_device, in_specs=specs, out_specs=_PARTS)(parts, buffers, valid)
 
-    def zero(shapes: tuple[ModelShape, ...], tiles: tuple[Tile, ...] | None, dtype: str) -> Moments:
-        _check_widths(shapes, feature)
-
+    @functools.partial(jax.jit, static_argnames=("shapes", "tiles", "dtype"))
+    def zero_parts(
+        shapes: tuple[ModelShape, ...], tiles: tuple[Tile, ...] | None, dtype: str
+    ) -> ShardedMoments:
         def on_device() -> ShardedMoments:
             return _parts(moments.zero(shapes, tiles, dtype, feature))
 
-        return _joined(jax.jit(mapped(on_device, in_specs=(), out_specs=_PARTS))())
+        return mapped(on_device, in_specs=(), out_specs=_PARTS)()
 
+    def zero(shapes: tuple[ModelShape, ...], tiles: tuple[Tile, ...] | None, dtype: str) -> Moments:
+        _check_widths(shapes, feature)
+        return _joined(zero_parts(shapes, tiles, dtype))
+
+    @functools.partial(jax.jit, static_argnames=("shapes", "size", "dtype"))
     def buffers(shapes: tuple[ModelShape, ...], size: int, dtype: str) -> Buffers:
         def on_device() -> Buffers:
             return tuple(jnp.zeros((s.layers, size, s.neurons), dtype) for s in shapes)
 
-        return jax.jit(mapped(on_device, in_specs=(), out_specs=_ROWS))()
+        return mapped(on_device, in_specs=(), out_specs=_ROWS)()
 
     def reference_mean(buffers: Buffers, valid: Valid) -> Reference:
         leads = np.arange(mesh.size) == np.argmax(np.asarray(valid) > 0)

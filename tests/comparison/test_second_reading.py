@@ -8,6 +8,7 @@ import pytest
 import speechsim_jax as ss
 from speechsim_jax.errors import UserError
 from speechsim_jax.measures import influence_sums
+from tests.support.budgets import least_gb
 from tests.support.same_result import assert_same_result
 from tests.support.small_models import QUICK, of_speakers
 
@@ -116,14 +117,13 @@ def test_a_stored_job_without_a_sample_merges_without_errors(encoders, corpus, t
 @pytest.mark.slow
 def test_memory_for_the_sample_is_planned(encoders, corpus):
     """The smallest budget grows with the rows of the sample, and not with those of a reading."""
-    least = {}
-    for source in ("sample", "reading"):
-        with pytest.raises(UserError, match="at least") as error:
-            ss.compare(encoders, corpus, **SETTINGS, device_memory_gb=1e-6, errors_source=source)
-        least[source] = int(str(error.value).split("at least ")[1].split()[0])
+    least = {
+        source: least_gb(ss.compare, encoders, corpus, **SETTINGS, errors_source=source)
+        for source in ("sample", "reading")
+    }
     assert least["sample"] > least["reading"]
     with pytest.raises(UserError, match="all models at once"):
         ss.compare(
-            encoders, corpus, **SETTINGS, device_memory_gb=least["reading"] / 1e9,
+            encoders, corpus, **SETTINGS, device_memory_gb=least["reading"],
             errors_source="reading",
         )  # fmt: skip

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.benchmarks.one_by_one import compilations
 from speechsim_jax.audio.batching import Bucket
 from speechsim_jax.measures.registry import resolve
 from speechsim_jax.models import forward
@@ -70,23 +71,14 @@ def test_what_was_compiled_ahead_is_not_compiled_again(of_host):
     outputs = Outputs((0, 1))
     given = forward.on_host(encoder) if of_host else encoder
     jax.clear_caches()
-    seconds: list[float] = []
-
-    def on_duration(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            seconds.append(duration_secs)
-
     placed = forward.on_devices(encoder, MESH, 1)
     samples, lengths = np.zeros((2, 16_080), np.float32), np.array([16_000, 9_000], np.int32)
-    jax.monitoring.register_event_duration_secs_listener(on_duration)
-    try:
+    with compilations() as seconds:
         forward.lower_encode(given, samples.shape, outputs, "highest", MESH).compile()
         assert len(seconds) == 1
         placed_batch = mesh.place_batch(samples, lengths, MESH)
         forward.encode(placed, *placed_batch, outputs, "highest", MESH)
         assert len(seconds) == 1
-    finally:
-        jax.monitoring.unregister_event_duration_listener(on_duration)
 
 
 def test_programs_are_worth_more_audio_where_models_are_small():

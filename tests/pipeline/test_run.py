@@ -13,6 +13,7 @@ from speechsim_jax.errors import UserError
 from speechsim_jax.models import forward
 from speechsim_jax.pipeline import accumulators, one_pass
 from speechsim_jax.runtime import mesh as sharding
+from tests.support.budgets import several_passes_gb
 from tests.support.paths import DATA
 from tests.support.same_result import assert_same_result
 
@@ -50,10 +51,7 @@ def one(encoders, audio) -> ss.SimilarityResult:
 
 @pytest.fixture(scope="module")
 def budget_gb(encoders, audio) -> float:
-    """Twenty per cent above the least for a layer pair: three or more passes."""
-    with pytest.raises(UserError, match=r"give at least \d+ \(") as raised:
-        ss.compare(encoders, audio, measures="lincka", device_memory_gb=1e-6, **SETTINGS)
-    return 1.2e-9 * int(re.search(r"at least (\d+)", str(raised.value))[1])
+    return several_passes_gb(ss.compare, encoders, audio, measures="lincka", **SETTINGS)
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ import speechsim_jax as ss
 from speechsim_jax.commands.workdir import partial_results
 from speechsim_jax.pipeline import accumulators
 from speechsim_jax.training.checkpoints import Checkpoints
+from tests.support.budgets import several_passes_gb
 from tests.support.paths import DATA
 
 _SETTINGS = {
@@ -144,8 +145,8 @@ def _cases(scratch: Path) -> list[Case]:
         ss.load_encoder(DATA / "parity" / name) for name in ("wav2vec2-base", "hubert-base")
     ]
     expected = ss.compare(encoders, audio, **_SETTINGS)
-    least = _least_gb(encoders, audio)
-    several = ss.compare(encoders, audio, device_memory_gb=least, **_SETTINGS)
+    budget = several_passes_gb(ss.compare, encoders, audio, **_SETTINGS)
+    several = ss.compare(encoders, audio, device_memory_gb=budget, **_SETTINGS)
     assert several.attributes["passes"] > 1
 
     def resumed(folder: Path) -> bool:
@@ -185,7 +186,7 @@ def _cases(scratch: Path) -> list[Case]:
         Case("an interrupted job", interrupted(scratch / "interrupted", 4), resumed),
         Case(
             "complete passes",
-            interrupted(scratch / "passes", 13, device_memory_gb=least),
+            interrupted(scratch / "passes", 13, device_memory_gb=budget),
             resumed,
         ),
         Case("stored statistics", stored, lambda f: _same(ss.merge([f], progress=False), expected)),
@@ -211,14 +212,6 @@ def _training_resumed(folder: Path) -> bool:
     return all(
         np.array_equal(saved.state[part]["x"], _STATE[part]["x"]) for part in ("model", "mu")
     )
-
-
-def _least_gb(encoders, audio) -> float:
-    try:
-        ss.compare(encoders, audio, device_memory_gb=1e-6, **_SETTINGS)
-    except ss.UserError as error:
-        return 1.05e-9 * int(str(error).split("at least ")[1].split()[0])
-    raise AssertionError("a kilobyte was enough")
 
 
 def _same(found: ss.SimilarityResult, expected: ss.SimilarityResult) -> bool:

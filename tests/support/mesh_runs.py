@@ -7,7 +7,6 @@ of an update and number of passes, several at a time.
 """
 
 import json
-import re
 import sys
 import unittest.mock
 
@@ -15,6 +14,7 @@ import numpy as np
 
 import speechsim_jax as ss
 from speechsim_jax.pipeline import accumulators
+from tests.support.budgets import several_passes_gb
 from tests.support.paths import DATA
 from tests.support.same_result import CHOICES
 from tests.support.wrapped import Wrapped
@@ -85,7 +85,7 @@ def main(checkpoints: str) -> None:
         mesh, *how = name.split(", ")
         given = settings | {"mesh": mesh}
         if "several passes" in how:
-            given["device_memory_gb"] = 1.2 * _least_gb(run, given)
+            given["device_memory_gb"] = several_passes_gb(run, **given)
         report[name] = against_one(run(shuffled if "shuffled" in how else audio, **given))
     pooled = {"measures": "lincka", "pool": "utterance", "null": "none"}
     a, b = (run(**pooled, mesh=mesh).matrix("lincka").values for mesh in ("data:1", "data:4"))
@@ -132,17 +132,6 @@ def _apart(
         scale = np.maximum(np.abs(b), 1e-6) if relative else 1.0
         largest = max(largest, float((np.abs(a - b) / scale).max()))
     return largest
-
-
-def _least_gb(run, settings) -> float:
-    """The smallest budget in which these can be compared."""
-    try:
-        run(**settings, device_memory_gb=1e-6)
-    except ss.UserError as error:
-        found = re.search(r"at least (\d+)", str(error))
-        assert found, error
-        return int(found[1]) / 1e9
-    raise AssertionError("a kilobyte was enough")
 
 
 if __name__ == "__main__":
