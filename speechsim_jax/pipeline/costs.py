@@ -40,10 +40,11 @@ _DECOMPOSED, _MULTIPLIED, _INFLUENCES = 31, 4, 1.9
 # Seconds in which a core compiles a forward pass: for it, and for each of its layers. Weights of
 # layers times seconds of audio that it reads in a second.
 _COMPILED, _COMPILED_LAYER, _WEIGHTS_A_SECOND = 0.5, 0.07, 4.7e8
-# Frames of the maps on which the rate of the attention sums is measured, and operations of which
-# any machine makes so few minutes that measuring, which compiles a program, would take longer.
+# Frames of the maps on which the rate of the attention sums is measured. It compiles a program, so
+# it is not done for fewer operations than these, which take some 20 s on two busy cores; a cell
+# takes as long as so many, however few the heads.
 ESTIMATED_FRAMES = 128
-_FEW_OPERATIONS = 1e10
+_FEW_OPERATIONS, _OPERATIONS_OF_A_CELL = 1e10, 1000
 
 
 def budget_bytes(device_memory_gb: float | int | None, mesh: Mesh) -> int:
@@ -291,7 +292,7 @@ def estimate(heads: int, cells: int, needed: Sequence[str]) -> Cost:
     products = 1 + ("correlation" in needed)
     # A logarithm counts as ten operations; both kinds of product are made for both orders.
     operations = cells * (products * 2 * heads**2 + 13.0 * pairs * ("divergence" in needed))
-    few = operations < _FEW_OPERATIONS
+    few = operations + _OPERATIONS_OF_A_CELL * cells < _FEW_OPERATIONS
     seconds = None if few else attention_seconds_per_cell(heads, tuple(needed)) * cells
     return Cost(pairs, cells, float(operations), seconds)
 

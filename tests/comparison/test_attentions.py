@@ -95,6 +95,14 @@ def test_the_estimate_counts_pairs_and_cells():
     assert large.seconds is not None and large.seconds > 0
 
 
+def test_many_cells_of_few_heads_are_measured(monkeypatch):
+    """However few their operations are: 1e8 cells of two heads."""
+    monkeypatch.setattr(costs, "attention_seconds_per_cell", lambda heads, needed: 1e-6)
+    many = costs.estimate(2, 100_000_000, ("distance",))
+    assert many.operations < 1e10 and many.seconds == pytest.approx(100)
+    assert str(many).endswith("about 1.7 min")
+
+
 def test_of_few_cells_nothing_is_measured(monkeypatch):
     monkeypatch.delattr(costs, "attention_seconds_per_cell")
     small = costs.estimate(8, 1_000, ("divergence",))
